@@ -1,0 +1,102 @@
+// ops.h: the operations of the model on a CPU, as one table of functions for each instruction set (plain C; x86-64 with AVX2 + FMA,
+// AVX-512, AVX-512 + bf16), chosen once at run time. cuda/kernels.h is to declare the same names in the same order.
+// Knows nothing of files, configuration or training. Matrix products are in cpu/matmul.h.
+//
+// Activations are float32 or bf16 (`type`; void pointers below); parameters, the residual stream, statistics, losses and all sums are
+// float32 or better. Rows are laid out as all kept prefix rows of the batch, B K of them, then all latent rows, B N.
+// Every function splits its work over OpenMP threads in a way that does not depend on timing: the same thread count gives the same bits.
+#ifndef PA_CPU_OPS_H
+#define PA_CPU_OPS_H
+
+#include "host/base.h"
+#include "host/params.h"
+
+typedef enum { CPU_F32, CPU_BF16 } cpu_type;
+static inline size_t cpu_size(cpu_type t) { return t == CPU_F32 ? 4 : 2; }
+
+// Weights dropped with probability p, survivors divided by 1 - p; the draw is pa_random(seed, PA_RANDOM_DROPOUT, window[b], counter).
+typedef struct {
+    float p; // 0: no dropout, the rest is not read
+    uint64_t seed;
+    const uint64_t *window; // (B)
+    uint32_t layer;         // of the model, so that each draws its own
+} cpu_dropout;
+
+// Operands of attention. Query n of a sequence sees its K prefix keys and latent keys 0..n. Element (row, head h, dim d) of a tensor is
+// at row * ld + h * D + d; rows of q, kn, vn, o: b N + n; of kp, vp: b K + k. q and k come rotated.
+typedef struct {
+    cpu_type type;
+    int batch, latents, kept, heads, dim_head; // B N K H D
+    float scale;                               // scores are scale * q.k
+    ptrdiff_t ldq, ldkv, ldo;
+    const void *q, *kp, *vp, *kn, *vn; // kp, vp unused where kept = 0
+    cpu_dropout dropout;               // of the normalised weights; counter (layer, h, n, key)
+} cpu_attn;
+
+typedef struct {
+    const char *name; // "avx512_bf16", "avx512", "avx2", "generic"
+
+    // o (B N, ldo) = softmax(scale q k^T, causal) v; lse (B, H, N): ln of the sum of exponentials, kept for the backward pass.
+    // 4 I flop a visible pair. Scores never leave a tile: memory is work's only.
+    void (*attn_fwd)(const cpu_attn *a, void *o, float *lse, void *work);
+    // Overwrites dq (ldq), dkp, dvp, dkn, dvn (ldkv) with the gradients. 8 I flop a visible pair, 10 I done.
+    void (*attn_bwd)(const cpu_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn, void *dvn,
+                     void *work);
+    // Bytes of work that either needs, for this shape and `threads` threads.
+    size_t (*attn_work)(const cpu_attn *a, int threads);
+    // One query a stream against a cache: k, v (S, H, capacity, D) of `type`, of which the first `length` are filled; q, o (S, H D) float32.
+    // Limited by reading 2 S H length D cache elements.
+    void (*attn_decode)(cpu_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q, const void *k,
+                        const void *v, float *o, void *work);
+    size_t (*attn_decode_work)(int streams, int heads, int dim_head, int capacity, int threads);
+
+    // x (rows, C) = token_emb[token[r]] + pos_emb[position[r]] (pos_emb NULL: none).
+    void (*embed_fwd)(float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb, int rows, int C);
+    // Adds to dtoken_emb, dpos_emb; each thread owns columns, so that sums have one order.
+    void (*embed_bwd)(float *dtoken_emb, float *dpos_emb, const float *dx, const int32_t *token, const int32_t *position, int rows, int C);
+    // y = LN(x; w, b), eps 1e-5. mean, rstd (rows) are kept for the backward pass. With r: z = x + r (+ bias) is written first and
+    // normalised in x's place. y NULL: only z.
+    void (*layernorm_fwd)(cpu_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r, const float *bias,
+                          const float *w, const float *b, int rows, int C);
+    // dx += LN's gradient from dy; dx_copy (may be NULL) = dx in `type`. Adds to dw, db through work (threads, 2, C) floats.
+    void (*layernorm_bwd)(cpu_type type, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x, const float *mean,
+                          const float *rstd, const float *w, int rows, int C, float *work);
+    // Rotates heads of D dims in place, pairs (j, j + R/2) for j < R/2, by table (positions, R/2, 2) of cos and sin; sign -1: back.
+    // Heads h of row r start at x + r * ld + h * D.
+    void (*rotary)(cpu_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R, float sign);
+    // RMS norm of each head's D numbers (eps 1e-6), times w (D), in place; rstd (rows, H) is kept.
+    void (*head_norm_fwd)(cpu_type type, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D);
+    // In place on dy -> dx, from the normalised y (so x is not needed where w has no zero: x rstd = y / w). Adds to dw.
+    void (*head_norm_bwd)(cpu_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd, const float *w,
+                          int rows, int H, int D, float *work);
+    // g = activation(h), dropout after it; count = rows F. The draw's counter is (layer, row of the sequence, column).
+    void (*activation_fwd)(cpu_type type, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *dropout, int rows_a_sequence);
+    // dg -> dh, in place.
+    void (*activation_bwd)(cpu_type type, pa_activation kind, void *dg, const void *h, int rows, int F, const cpu_dropout *dropout,
+                           int rows_a_sequence);
+    // logits (rows, V): nats[r] = -ln softmax(logits)[target], 0 where the target is PAD (>= V - 1) or there is none; best[r] the most probable.
+    // With dlogits (of `type`, may alias nothing): scale * d(nats + z_loss ln(Z)^2)/dlogits, zero rows for PAD.
+    void (*cross_entropy)(cpu_type type, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target, float scale,
+                          float z_loss, int rows, int V);
+    // Sum of squares in double, in a fixed order.
+    double (*sum_squares)(const float *x, size_t n);
+    // Adam as in PyTorch; g is multiplied by g_scale first and cleared after. copy (bf16, may be NULL) = p. c1, c2: 1 - beta^step.
+    void (*adam)(float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, float lr, float beta1, float beta2, float eps,
+                 float decay, bool decoupled, double c1, double c2);
+    void (*cast)(cpu_type type, void *y, const float *x, size_t n);
+    // y (S, out) = x (S, in) w^T (+ bias), w (out, in) of `type`, read once. For decoding.
+    void (*gemv)(cpu_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out);
+} cpu_ops;
+
+// The best table for this processor; the environment variable PATRAIN_ISA (a table's name) asks for a lesser one. NULL where that one
+// is not built or not supported here.
+const cpu_ops *cpu_ops_select(const char *name);
+
+// Attention and the rest are compiled once an instruction set, each file's functions named by CPU_ISA(name).
+#define CPU_PASTE_(a, b) a##_##b
+#define CPU_PASTE(a, b) CPU_PASTE_(a, b)
+#ifdef PA_ISA
+#define CPU_ISA(name) CPU_PASTE(name, PA_ISA)
+#endif
+
+#endif
