@@ -36,6 +36,7 @@ bool pa_mul_size(size_t a, size_t b, size_t *product);
 
 // CRC-32C (Castagnoli) of bytes, continued from crc (0 to start).
 uint32_t pa_crc32c(uint32_t crc, const void *bytes, size_t count);
+uint32_t pa_crc32c_plain(uint32_t crc, const void *bytes, size_t count); // the same without the processor's instruction, for tests
 
 // A file written beside its place as PATH.tmp.PID, fsynced and renamed by pa_file_commit (its folder fsynced too); until then PATH is
 // as it was. On any error nothing is left beside. Write through file->stream; a failed write is found at commit at the latest.
