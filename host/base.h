@@ -34,6 +34,8 @@ void *pa_alloc(size_t bytes);
 // Two products of sizes that refuse to overflow: false where a * b does not fit.
 bool pa_mul_size(size_t a, size_t b, size_t *product);
 
+bool pa_is_utf8(const char *text, size_t length); // valid UTF-8, as RFC 3629 has it
+
 // CRC-32C (Castagnoli) of bytes, continued from crc (0 to start).
 uint32_t pa_crc32c(uint32_t crc, const void *bytes, size_t count);
 uint32_t pa_crc32c_plain(uint32_t crc, const void *bytes, size_t count); // the same without the processor's instruction, for tests

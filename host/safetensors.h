@@ -16,7 +16,7 @@ typedef struct {
     pa_dtype dtype;
     int rank;
     int64_t shape[PA_MAX_RANK];
-    const void *data; // reading: into the mapping; writing: the caller's
+    const void *data; // aligned for dtype. Reading: into the mapping, or a copy where the file has it elsewhere; writing: the caller's
     size_t bytes;
 } pa_tensor;
 
@@ -37,7 +37,8 @@ pa_status pa_st_need(const pa_st *st, const char *name, pa_dtype dtype, int rank
 typedef struct {
     const char *key, *value;
 } pa_meta;
-// Writes path atomically, 64-byte aligned data, adding the metadata entry "crc32c". Tensors are stored in the order given.
+// Writes path atomically, 64-byte aligned data, adding the metadata entry "crc32c". Tensors are stored widest type first, so that each is
+// aligned for its type (the format allows no gaps), and otherwise in the order given.
 pa_status pa_st_write(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count, pa_err *err);
 
 #endif
