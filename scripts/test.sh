@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Every check of the project, stopping at the first that fails; the last output is ctest's summary of the main run.
+#
+#   scripts/test.sh             everything: format, sanitizers, fuzzers, clang, then all tests of the plain build
+#   scripts/test.sh --quick     the plain build and its tests alone
+#
+# PA_FUZZ_SECONDS   how long each fuzzer runs (default: 30 with CI set, else 5)
+# PA_JOBS           processes at once (default: all cores)
+#
+# The logs of the builds and of the other runs are in build/logs/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '2,10s/^# \{0,1\}//p' scripts/test.sh; }
+quick=false
+for argument in "$@"; do
+  case $argument in
+    --quick) quick=true ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; echo "test.sh: unknown argument $argument" >&2; exit 2 ;;
+  esac
+done
+
+jobs=${PA_JOBS:-$(nproc)}
+fuzz_seconds=${PA_FUZZ_SECONDS:-$([[ -n ${CI:-} ]] && echo 30 || echo 5)}
+logs=build/logs
+mkdir -p "$logs"
+# Several test programs share the cores, so threads that wait must not spin.
+export OMP_WAIT_POLICY=passive UBSAN_OPTIONS=print_stacktrace=1
+
+# check NAME COMMAND...: runs it with its output in the log of that name; says how it ended, and shows the log's end where it failed.
+check() {
+  local name=$1 log=$logs/$1.log started=$SECONDS
+  shift
+  if "$@" > "$log" 2>&1; then
+    echo "ok      $name ($((SECONDS - started)) s)"
+  else
+    local status=$?
+    tail -n 80 "$log"
+    echo "FAILED  $name: '$*' ended with status $status; the end of $log is above"
+    exit 1
+  fi
+}
+
+tree() { git status --porcelain --untracked-files=all 2> /dev/null || true; }
+
+build() { cmake --preset "$@" && cmake --build --preset "$1" -j "$jobs"; }
+
+# Tests that need the whole of MAESTRO run apart from these, with PA_MAESTRO set (.ci/run).
+run_ctest() { ctest --test-dir "build/$1" --output-on-failure --no-tests=error -j "$jobs" -LE maestro "${@:2}"; }
+
+tracked() { git ls-files -z -- "$@"; }
+
+formatted() {
+  tracked '*.c' '*.h' '*.cu' '*.cuh' '*.cpp' | xargs -0 -r clang-format --dry-run -Werror
+}
+
+scripts_checked() {
+  tracked '*.sh' .ci/run | xargs -0 -r shellcheck &&
+    tracked '*.py' | xargs -0 -r -n 1 python3 -c 'import ast, sys; ast.parse(open(sys.argv[1], "rb").read(), sys.argv[1])'
+}
+
+# Whether a configured preset has a test that the given ctest arguments choose.
+has_tests() { [[ $(ctest --test-dir "build/$1" -N "${@:2}") != *"Total Tests: 0"* ]]; }
+
+before=$(tree)
+scripts/setup.sh
+if ! $quick; then
+  check clang-format formatted
+  check scripts scripts_checked
+
+  check asan-build build asan
+  check asan-tests run_ctest asan
+
+  check tsan-configure cmake --preset tsan
+  if has_tests tsan -L threads; then
+    check tsan-build build tsan
+    check tsan-tests run_ctest tsan -L threads
+  fi
+
+  # This is also the build that clang's warnings pass over.
+  check fuzz-build build fuzz "-DPA_FUZZ_SECONDS=$fuzz_seconds"
+  if has_tests fuzz -R '^fuzz_'; then
+    check fuzz run_ctest fuzz -R '^fuzz_'
+  fi
+fi
+
+check build build cpu
+run_ctest cpu
+
+after=$(tree)
+if [[ $before != "$after" ]]; then
+  diff <(echo "$before") <(echo "$after") || true
+  echo "FAILED  the checks changed or left files in the tree (git status before and after is above)"
+  exit 1
+fi
