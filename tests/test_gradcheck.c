@@ -1,0 +1,217 @@
+// test_gradcheck.c: every gradient of a backend against central differences of the float64 reference, over every row of the tensor
+// table, for the default model and each switch. A tensor that a switch adds is found here unasked. PA_DEVICE chooses the backend.
+//
+// The tolerance. Differences are taken twice: of the exact reference, which gives the gradient g, and of the reference with the
+// relative errors of a plain bf16 computation frozen into it (reference.h), which gives a gradient as far from g as a plain bf16
+// computation's: d, the root mean square of that distance over the elements looked at of a tensor. Few elements can be near by luck,
+// so d is at least the tensor's own root mean square times that ratio over the whole model.
+//   bf16     at most twice as far as the plain computation: 2 d.
+//   float32  rounds 2^-16 as coarsely (24 bits against 8), but after each addition of a sum too, where a bf16 product sums in
+//            float32: n roundings that are as often up as down add up to sqrt(n) of them. So 2 d 2^-16 sqrt(n), n the longest sum.
+// Single elements may be 6 times as far: the tail of a normal distribution beyond six deviations is 2e-9.
+// The differences themselves are fourth order in a step of 2^-13 (2^-52 = 2e-16) of an objective of some hundred nats, so of rounding
+// error 1e-14 / 2^-13 = 1e-10: a thousandth of the float32 bounds. Where sqrelu bends its second derivative jumps, and the error is of
+// the order of the step for every hidden unit within a step of its bend: there it is 2^-17, so that next to none is.
+#include "tests/fixture.h"
+
+#include "host/philox.h"
+
+#include <assert.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { SAMPLE = 64, DEVIATIONS = 6 };
+
+typedef struct {
+    int tensor;
+    size_t element; // of the tensor
+    double exact, coarse;
+} probe;
+
+typedef struct {
+    fixture f;
+    ref_rounding frozen;
+    probe *probe;
+    int probes;
+    double *bound; // (tensors) 2 d
+} check;
+
+static double objective(const check *c, const double *w, const ref_rounding *rounding) {
+    return ref_forward(&c->f.params, w, &c->f.batch, 0, rounding, NULL, NULL).objective;
+}
+
+static double moved(const check *c, double *w, size_t at, double by, const ref_rounding *rounding) {
+    double was = w[at];
+    w[at] = was + by;
+    double value = objective(c, w, rounding);
+    w[at] = was;
+    return value;
+}
+
+static double slope(const check *c, double *w, size_t at, const ref_rounding *rounding, bool fourth_order) {
+    double h = c->f.params.model.activation == PA_SQRELU ? 0x1p-17 : 0x1p-13;
+    double near = (moved(c, w, at, h, rounding) - moved(c, w, at, -h, rounding)) / (2 * h);
+    if (!fourth_order) return near;
+    double far = (moved(c, w, at, 2 * h, rounding) - moved(c, w, at, -2 * h, rounding)) / (4 * h);
+    return (4 * near - far) / 3;
+}
+
+// All elements of small tensors, SAMPLE of larger ones: one drawn from each of SAMPLE equal parts.
+static void choose_probes(check *c) {
+    c->probe = calloc((size_t)c->f.params.count * SAMPLE, sizeof *c->probe);
+    assert_non_null(c->probe);
+    for (int t = 0; t < c->f.params.count; t++) {
+        size_t size = c->f.params.row[t].size, count = size < SAMPLE ? size : SAMPLE;
+        for (size_t i = 0; i < count; i++) {
+            double u = size > SAMPLE ? pa_uniform(pa_random(7, PA_RANDOM_EVAL, (uint64_t)t, i)) : 0;
+            c->probe[c->probes++] = (probe){.tensor = t, .element = (size_t)(((double)i + u) * (double)size / (double)count)};
+        }
+    }
+}
+
+static void take_differences(check *c) {
+#pragma omp parallel
+    {
+        double *w = fixture_doubles(c->f.params.floats);
+        memcpy(w, c->f.w, c->f.params.floats * sizeof *w);
+#pragma omp for schedule(dynamic, 8)
+        for (int i = 0; i < c->probes; i++) {
+            size_t at = c->f.params.row[c->probe[i].tensor].offset + c->probe[i].element;
+            c->probe[i].exact = slope(c, w, at, NULL, true);
+            c->probe[i].coarse = slope(c, w, at, &c->frozen, false);
+        }
+        free(w);
+    }
+}
+
+static void derive_bounds(check *c) {
+    int tensors = c->f.params.count;
+    double *square = fixture_doubles((size_t)tensors), *error = fixture_doubles((size_t)tensors), *count = fixture_doubles((size_t)tensors);
+    double squares = 0, errors = 0;
+    c->bound = fixture_doubles((size_t)tensors);
+    for (int i = 0; i < c->probes; i++) {
+        const probe *p = &c->probe[i];
+        square[p->tensor] += p->exact * p->exact;
+        error[p->tensor] += (p->coarse - p->exact) * (p->coarse - p->exact);
+        count[p->tensor]++;
+    }
+    for (int t = 0; t < tensors; t++) squares += square[t], errors += error[t];
+    for (int t = 0; t < tensors; t++) c->bound[t] = 2 * sqrt(fmax(error[t], square[t] * errors / squares) / count[t]);
+    free(square), free(error), free(count);
+}
+
+static int longest_sum(const fixture *f) {
+    const pa_model *m = &f->params.model;
+    int sums[] = {m->vocab, m->dim, pa_inner(m), pa_ff(m), f->batch.batch * f->batch.length}, longest = 0;
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) longest = sums[i] > longest ? sums[i] : longest;
+    return longest;
+}
+
+// How many tensors or elements are out of bounds. share: of the bf16 bound.
+static int compare(const check *c, const double *grad, const char *name, const char *precision, double share) {
+    int wrong = 0, worst_tensor = 0;
+    double worst = 0;
+    for (int i = 0, next; i < c->probes; i = next) {
+        int t = c->probe[i].tensor;
+        const pa_param *row = &c->f.params.row[t];
+        double bound = c->bound[t] * share, squares = 0;
+        for (next = i; next < c->probes && c->probe[next].tensor == t; next++) {
+            const probe *p = &c->probe[next];
+            double found = grad[row->offset + p->element], off = fabs(found - p->exact);
+            squares += off * off;
+            if (!(off <= DEVIATIONS * bound)) {
+                if (wrong++ < 8)
+                    print_error("%s %s: %s[%zu]: difference quotient %.9g, gradient %.9g, off by %.3g, allowed %.3g\n", name, precision,
+                                row->name, p->element, p->exact, found, off, DEVIATIONS * bound);
+            }
+        }
+        double off = sqrt(squares / (next - i));
+        if (!(off <= bound)) {
+            print_error("%s %s: %s: off by %.3g (root mean square), allowed %.3g\n", name, precision, row->name, off, bound);
+            wrong++;
+        }
+        if (off / bound > worst) worst = off / bound, worst_tensor = t;
+    }
+    print_message("  %-16s %s: nearest to its bound at %.2f of it: %s\n", name, precision, worst, c->f.params.row[worst_tensor].name);
+    return wrong;
+}
+
+static int check_backend(const check *c, const char *name, pa_precision precision) {
+    const pa_backend *be = fixture_backend();
+    pa_err err;
+    pa_context *x = fixture_open(be, &c->f, (pa_open){.precision = precision, .max_batch = c->f.batch.batch, .training = true});
+    double sum, expected = ref_forward(&c->f.params, c->f.w, &c->f.batch, 0, NULL, NULL, NULL).nats;
+    fixture_ok(be->loss_grad(x, &c->f.batch, 1, &sum, &err), &err);
+    double *grad = fixture_read(be, x, &c->f.params, PA_GRAD);
+    bool bf16 = precision == PA_PRECISION_BF16;
+    int wrong = compare(c, grad, name, bf16 ? "bf16" : "fp32", bf16 ? 1 : 0x1p-16 * sqrt(longest_sum(&c->f)));
+    if (!(fabs(sum - expected) <= (bf16 ? 0x1p-8 : 0x1p-20) * expected)) {
+        print_error("%s: sum of nats %.9g, reference %.9g\n", name, sum, expected);
+        wrong++;
+    }
+    free(grad);
+    be->close(x);
+    return wrong;
+}
+
+typedef struct {
+    const char *name;
+    pa_model model;
+    int batch, length, latents, kept; // kept < 0: no keep list
+} gradient_case;
+
+static void check_case(void **state) {
+    const gradient_case *g = *state;
+    check c = {0};
+    fixture_init(&c.f, &g->model, 3);
+    fixture_batch(&c.f, g->batch, g->length, g->latents, g->kept, 5);
+    choose_probes(&c);
+    c.frozen = ref_freeze(&c.f.params, c.f.w, &c.f.batch, 0);
+    take_differences(&c);
+    derive_bounds(&c);
+    int wrong = check_backend(&c, g->name, PA_PRECISION_FP32) + check_backend(&c, g->name, PA_PRECISION_BF16);
+    free(c.frozen.factor), free(c.probe), free(c.bound);
+    fixture_clear(&c.f);
+    assert_int_equal(wrong, 0);
+}
+
+enum { CASES = 16 };
+static int fill(gradient_case *g) {
+    pa_model base = fixture_model(), one = base;
+    one.depth = 1;
+    int n = 0;
+    g[n++] = (gradient_case){"default", base, 2, 24, 15, -1};
+    g[n++] = (gradient_case){"perceive_depth 2", one, 2, 24, 15, -1}, g[n - 1].model.perceive_depth = 2;
+    g[n++] = (gradient_case){"dropped prefix", one, 2, 24, 15, 4}, g[n - 1].model.perceive_depth = 2;
+    g[n++] = (gradient_case){"all dropped", one, 2, 24, 15, 0};
+    g[n++] = (gradient_case){"shorter prefix", one, 2, 19, 15, -1};
+    g[n++] = (gradient_case){"no prefix", one, 3, 13, 13, -1};
+    g[n++] = (gradient_case){"one latent", one, 2, 10, 1, 5};
+    g[n++] = (gradient_case){"rotary only", one, 2, 24, 15, -1}, g[n - 1].model.position = PA_POSITION_ROTARY;
+    g[n++] = (gradient_case){"sqrelu", one, 2, 24, 15, -1}, g[n - 1].model.activation = PA_SQRELU;
+    g[n++] = (gradient_case){"rotary_dims 4", one, 2, 24, 15, -1}, g[n - 1].model.rotary_dims = 4;
+    g[n++] = (gradient_case){"final_norm", one, 2, 24, 15, -1}, g[n - 1].model.final_norm = true;
+    g[n++] = (gradient_case){"qk_norm", one, 2, 24, 15, -1}, g[n - 1].model.qk_norm = true;
+    g[n++] = (gradient_case){"z_loss", one, 2, 24, 15, -1}, g[n - 1].model.z_loss = 0.1;
+    g[n++] = (gradient_case){"tie_embeddings", one, 2, 24, 15, -1}, g[n - 1].model.tie_embeddings = true;
+    g[n++] = (gradient_case){"full vocabulary", one, 2, 24, 15, 7}, g[n - 1].model.vocab = 390;
+    pa_model *all = &g[n].model;
+    g[n++] = (gradient_case){"all switches", one, 2, 23, 15, 5};
+    all->perceive_depth = 2, all->position = PA_POSITION_ROTARY, all->activation = PA_SQRELU, all->rotary_dims = 6;
+    all->final_norm = all->qk_norm = all->tie_embeddings = true, all->z_loss = 0.01;
+    return n;
+}
+
+int main(void) {
+    static gradient_case cases[CASES];
+    struct CMUnitTest tests[CASES];
+    int n = fill(cases);
+    assert(n == CASES);
+    for (int i = 0; i < n; i++) tests[i] = (struct CMUnitTest){cases[i].name, check_case, NULL, NULL, &cases[i]};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
