@@ -12,7 +12,9 @@
 #include "host/params.h"
 
 typedef enum { CPU_F32, CPU_BF16 } cpu_type;
-static inline size_t cpu_size(cpu_type t) { return t == CPU_F32 ? 4 : 2; }
+static inline size_t cpu_size(cpu_type t) {
+    return t == CPU_F32 ? 4 : 2;
+}
 
 // Weights dropped with probability p, survivors divided by 1 - p; the draw is pa_random(seed, PA_RANDOM_DROPOUT, window[b], counter).
 typedef struct {
@@ -40,18 +42,19 @@ typedef struct {
     // 4 I flop a visible pair. Scores never leave a tile: memory is work's only.
     void (*attn_fwd)(const cpu_attn *a, void *o, float *lse, void *work);
     // Overwrites dq (ldq), dkp, dvp, dkn, dvn (ldkv) with the gradients. 8 I flop a visible pair, 10 I done.
-    void (*attn_bwd)(const cpu_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn, void *dvn,
-                     void *work);
+    void (*attn_bwd)(const cpu_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
+                     void *dvn, void *work);
     // Bytes of work that either needs, for this shape and `threads` threads.
     size_t (*attn_work)(const cpu_attn *a, int threads);
-    // One query a stream against a cache: k, v (S, H, capacity, D) of `type`, of which the first `length` are filled; q, o (S, H D) float32.
-    // Limited by reading 2 S H length D cache elements.
-    void (*attn_decode)(cpu_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q, const void *k,
-                        const void *v, float *o, void *work);
+    // One query a stream against a cache: k, v (S, H, capacity, D) of `type`, of which the first `length` are filled; q, o (S, H D)
+    // float32. Limited by reading 2 S H length D cache elements.
+    void (*attn_decode)(cpu_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q,
+                        const void *k, const void *v, float *o, void *work);
     size_t (*attn_decode_work)(int streams, int heads, int dim_head, int capacity, int threads);
 
     // x (rows, C) = token_emb[token[r]] + pos_emb[position[r]] (pos_emb NULL: none).
-    void (*embed_fwd)(float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb, int rows, int C);
+    void (*embed_fwd)(float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb, int rows,
+                      int C);
     // Adds to dtoken_emb, dpos_emb; each thread owns columns, so that sums have one order.
     void (*embed_bwd)(float *dtoken_emb, float *dpos_emb, const float *dx, const int32_t *token, const int32_t *position, int rows, int C);
     // y = LN(x; w, b), eps 1e-5. mean, rstd (rows) are kept for the backward pass. With r: z = x + r (+ bias) is written first and
@@ -63,27 +66,32 @@ typedef struct {
                           const float *rstd, const float *w, int rows, int C, float *work);
     // Rotates heads of D dims in place, pairs (j, j + R/2) for j < R/2, by table (positions, R/2, 2) of cos and sin; sign -1: back.
     // Heads h of row r start at x + r * ld + h * D.
-    void (*rotary)(cpu_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R, float sign);
+    void (*rotary)(cpu_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
+                   float sign);
     // RMS norm of each head's D numbers (eps 1e-6), times w (D), in place; rstd (rows, H) is kept.
     void (*head_norm_fwd)(cpu_type type, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D);
     // In place on dy -> dx, from the normalised y (so x is not needed where w has no zero: x rstd = y / w). Adds to dw.
-    void (*head_norm_bwd)(cpu_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd, const float *w,
-                          int rows, int H, int D, float *work);
+    void (*head_norm_bwd)(cpu_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd,
+                          const float *w, int rows, int H, int D, float *work);
     // g = activation(h), dropout after it; count = rows F. The draw's counter is (layer, row of the sequence, column).
-    void (*activation_fwd)(cpu_type type, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *dropout, int rows_a_sequence);
+    void (*activation_fwd)(cpu_type type, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *dropout,
+                           int rows_a_sequence);
     // dg -> dh, in place.
     void (*activation_bwd)(cpu_type type, pa_activation kind, void *dg, const void *h, int rows, int F, const cpu_dropout *dropout,
                            int rows_a_sequence);
-    // logits (rows, V): nats[r] = -ln softmax(logits)[target], 0 where the target is PAD (>= V - 1) or there is none; best[r] the most probable.
-    // With dlogits (of `type`, may alias nothing): scale * d(nats + z_loss ln(Z)^2)/dlogits, zero rows for PAD.
-    void (*cross_entropy)(cpu_type type, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target, float scale,
-                          float z_loss, int rows, int V);
+    // logits (rows, V): nats[r] = -ln softmax(logits)[target], 0 where the target is PAD (>= V - 1) or there is none; best[r] the most
+    // probable. With dlogits (of `type`, may alias nothing): scale * d(nats + z_loss ln(Z)^2)/dlogits, zero rows for PAD.
+    void (*cross_entropy)(cpu_type type, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target,
+                          float scale, float z_loss, int rows, int V);
     // Sum of squares in double, in a fixed order.
     double (*sum_squares)(const float *x, size_t n);
     // Adam as in PyTorch; g is multiplied by g_scale first and cleared after. copy (bf16, may be NULL) = p. c1, c2: 1 - beta^step.
-    void (*adam)(float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, float lr, float beta1, float beta2, float eps,
-                 float decay, bool decoupled, double c1, double c2);
+    void (*adam)(float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, float lr, float beta1, float beta2,
+                 float eps, float decay, bool decoupled, double c1, double c2);
     void (*cast)(cpu_type type, void *y, const float *x, size_t n);
+    void (*widen)(cpu_type type, float *y, const void *x, size_t n);
+    // sum (C) += the columns of x (rows, C).
+    void (*column_sum)(float *sum, const float *x, int rows, int C);
     // y (S, out) = x (S, in) w^T (+ bias), w (out, in) of `type`, read once. For decoding.
     void (*gemv)(cpu_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out);
 } cpu_ops;

@@ -1,0 +1,117 @@
+// context.h: what the CPU backend keeps: arenas, the buffers laid out in them, and the shape of the call at hand. Private to cpu/.
+// Letters as in host/params.h; R = B N latent rows, K kept prefix positions a sequence, Q = B K prefix rows.
+#ifndef PA_CPU_CONTEXT_H
+#define PA_CPU_CONTEXT_H
+
+#include "cpu/matmul.h"
+#include "cpu/ops.h"
+#include "host/backend.h"
+
+enum { ARENA_PARAMETERS, ARENA_WEIGHTS, ARENA_GRADIENTS, ARENA_MOMENTS, ARENA_ACTIVATIONS, ARENA_BACKWARD, ARENA_CACHES, ARENAS };
+
+typedef struct {
+    const char *name;
+    char *base; // NULL while sizes are being counted
+    size_t used, size;
+} cpu_arena;
+
+// What one block keeps from the forward for the backward pass. With recomputation, and without training, all blocks share one.
+typedef struct {
+    void *zn;               // (Q + R, C) act: normalised input; prefix rows first (cross-attention only)
+    float *mean, *rstd;     // (Q + R)
+    void *q, *k, *v;        // act: q (R, ldq), k and v (Q + R, ldkv), rotated
+    float *q_rstd, *k_rstd; // (R, H), (Q + R, H), with qk_norm
+    void *o;                // (R, I) act
+    float *lse;             // (B, H, N)
+    float *z_mid;           // (R, C) after attention
+    void *zn2;              // (R, C) act
+    float *mean2, *rstd2;
+    void *h, *g; // (R, F) act: before and after the activation
+} cpu_saved;
+
+typedef struct {
+    void *k, *v; // (S, H, capacity, D) act, k rotated
+    int capacity;
+} cpu_cache;
+
+struct pa_context {
+    pa_open open;
+    const pa_params *params;
+    cpu_type type;
+    const cpu_ops *ops;
+    cpu_matmul *mm;
+    int threads, blocks;
+    cpu_arena arena[ARENAS];
+
+    float *param, *grad, *moment1, *moment2; // each params->floats
+    uint16_t *weight;                        // bf16 copy of param, or NULL
+    bool weight_stale;
+
+    float *rotary_table;       // (context, rotary / 2, 2)
+    int32_t *token, *position; // (Q + R)
+    float *xp;                 // (Q, C) embedded prefix
+    float **z;                 // blocks + 1 residual streams (R, C); two in turn where nothing is kept
+    cpu_saved *saved;          // a block
+    float *y;                  // (R, C) output of a block's last product
+    void *zf;                  // (R, C) act: what the logits are made of
+    float *mean_f, *rstd_f;    // with final_norm
+    float *logits;             // (R, V)
+    float *nats;               // (R)
+    void *work;                // of attention and reductions
+
+    float *dz, *dxp;       // (R, C), (Q, C)
+    void *dza, *dxn;       // (R, C), (Q + R, C) act
+    void *dff;             // (R, F) act
+    void *dq, *dkv, *dout; // (R, 3 I) or (R, I) and (Q + R, 2 I); (R, I) act
+    void *dlogits;         // (R, V) act
+
+    cpu_cache *cache; // a block
+    int cached;       // tokens in the window so far
+    int cached_prefix;
+    float *step; // rows of a decoding step
+    void *step_work;
+
+    int B, N, K, Q, R; // of the call at hand
+    const uint64_t *window;
+    float softmax_scale; // D^-1/2
+    double peak;
+};
+
+// Pointer to tensor t for products: bf16 copy or float32; offset in elements from its start.
+static inline const void *cpu_weight(const pa_context *c, int t, size_t offset) {
+    size_t at = c->params->row[t].offset + offset;
+    return c->weight ? (const void *)(c->weight + at) : (const void *)(c->param + at);
+}
+static inline const float *cpu_param(const pa_context *c, int t) {
+    return t < 0 ? NULL : c->param + c->params->row[t].offset;
+}
+static inline float *cpu_grad(const pa_context *c, int t) {
+    return t < 0 ? NULL : c->grad + c->params->row[t].offset;
+}
+// Element i of an activation buffer.
+static inline void *cpu_at(const pa_context *c, const void *base, size_t i) {
+    return (char *)base + i * cpu_size(c->type);
+}
+
+// open.c
+bool cpu_is_cross(const pa_context *c, int block);
+void cpu_refresh_weights(pa_context *c); // casts the parameters again if any was written
+// forward.c: embeds and runs all blocks; zf is ready after it. after(block) is called when a block's k and v are.
+pa_status cpu_set_shape(pa_context *c, const pa_batch *b, pa_err *err);
+pa_status cpu_forward(pa_context *c, const pa_batch *b, void (*after)(pa_context *c, int block, int stream), int stream, pa_err *err);
+void cpu_enter(pa_context *c, int block, const float *x, const float *r, float *z);
+pa_status cpu_body(pa_context *c, int block, bool last_product, pa_err *err);
+void cpu_attention_of(const pa_context *c, int block, cpu_attn *a);
+cpu_dropout cpu_dropout_of(const pa_context *c, int block);
+pa_status cpu_loss(pa_context *c, const pa_batch *b, double *sum, const pa_scores *scores, pa_err *err);
+// y (rows, out) = x (rows, in) w^T
+pa_status cpu_linear(pa_context *c, int rows, int in, int out, const void *x, int t, void *y, cpu_type y_type, pa_err *err);
+// backward.c
+pa_status cpu_loss_grad(pa_context *c, const pa_batch *b, float scale, double *sum, pa_err *err);
+pa_status cpu_update(pa_context *c, const pa_update *u, double *norm, pa_err *err);
+// decode.c
+size_t cpu_step_floats(const pa_context *c);
+pa_status cpu_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err);
+pa_status cpu_decode(pa_context *c, const uint16_t *tokens, float *logits, pa_err *err);
+
+#endif

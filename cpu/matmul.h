@@ -1,0 +1,24 @@
+// matmul.h: matrix products by oneDNN, one cached primitive a shape. Knows nothing of the model.
+#ifndef PA_CPU_MATMUL_H
+#define PA_CPU_MATMUL_H
+
+#include "cpu/ops.h"
+
+typedef struct cpu_matmul cpu_matmul;
+
+// Row-major operands; leading dimensions in elements. a_t: a is stored (k, m) and read transposed; b_t: b is stored (n, k).
+typedef struct {
+    int m, n, k;
+    cpu_type a, b, c; // types; sums are float32
+    bool a_t, b_t;
+    bool add; // c += instead of c =
+    int lda, ldb, ldc;
+} cpu_product;
+
+pa_status cpu_matmul_create(cpu_matmul **mm, pa_err *err);
+void cpu_matmul_destroy(cpu_matmul *mm);
+// c (m, n) = a (m, k) b (k, n). 2 m n k flop. The first call of a shape creates its primitive; later ones take no memory of ours.
+pa_status cpu_matmul_run(cpu_matmul *mm, const cpu_product *p, const void *a, const void *b, void *c, pa_err *err);
+int cpu_matmul_created(const cpu_matmul *mm); // primitives so far
+
+#endif

@@ -1,0 +1,286 @@
+// open.c: the CPU backend's memory: every arena is sized, printed and taken here, and nowhere else. Also tensors in and out.
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cpu/context.h"
+
+static const char *const arena_name[ARENAS] = {"parameters", "bf16 weights", "gradients", "moments", "activations", "backward", "caches"};
+
+bool cpu_is_cross(const pa_context *c, int block) {
+    return block < c->params->model.perceive_depth;
+}
+
+// Counts bytes while the arena has no base; then hands out the same places for real.
+static void *take(cpu_arena *a, size_t count, size_t size) {
+    size_t at = a->used;
+    a->used += (count * size + 63) & ~(size_t)63;
+    return a->base && count ? a->base + at : NULL;
+}
+
+#define F32(count) take(a, (size_t)(count), 4)
+#define ACT(count) take(a, (size_t)(count), cpu_size(c->type))
+
+static cpu_attn attention_limits(const pa_context *c, int batch, int latents, int kept) {
+    const pa_model *m = &c->params->model;
+    return (cpu_attn){.type = c->type, .batch = batch, .latents = latents, .kept = kept, .heads = m->heads, .dim_head = m->dim_head};
+}
+
+static void layout_saved(pa_context *c, cpu_arena *a, cpu_saved *s, bool cross, float *z_mid, size_t B, size_t N, size_t K) {
+    const pa_model *m = &c->params->model;
+    size_t C = (size_t)m->dim, I = (size_t)pa_inner(m), F = (size_t)pa_ff(m), H = (size_t)m->heads, R = B * N, Q = cross ? B * K : 0;
+    s->zn = ACT((Q + R) * C);
+    s->mean = F32(Q + R), s->rstd = F32(Q + R);
+    if (cross) {
+        s->q = ACT(R * I), s->k = ACT((Q + R) * 2 * I);
+        s->v = s->k ? cpu_at(c, s->k, I) : NULL;
+    } else {
+        s->q = ACT(R * 3 * I);
+        s->k = s->q ? cpu_at(c, s->q, I) : NULL, s->v = s->q ? cpu_at(c, s->q, 2 * I) : NULL;
+    }
+    s->q_rstd = F32(m->qk_norm ? R * H : 0), s->k_rstd = F32(m->qk_norm ? (Q + R) * H : 0);
+    s->o = ACT(R * I), s->lse = F32(R * H);
+    s->z_mid = z_mid ? z_mid : F32(R * C), s->zn2 = ACT(R * C);
+    s->mean2 = F32(R), s->rstd2 = F32(R);
+    s->h = ACT(R * F), s->g = ACT(R * F);
+}
+
+// Blocks whose activations are not kept lie in one place, as large as the largest.
+static void layout_activations(pa_context *c, cpu_arena *a, size_t B, size_t N, size_t K) {
+    const pa_model *m = &c->params->model;
+    size_t C = (size_t)m->dim, R = B * N, Q = B * K, R2 = (size_t)pa_rotary_dims(m) / 2;
+    bool keep_all = c->open.training && !c->open.recompute, keep_inputs = c->open.training;
+    c->rotary_table = F32((size_t)m->context * R2 * 2);
+    c->token = take(a, Q + R, 4), c->position = take(a, Q + R, 4);
+    c->xp = F32(Q * C);
+    for (int i = 0; i <= c->blocks; i++) c->z[i] = keep_inputs || i < 2 ? F32(R * C) : c->z[i - 2];
+    // Outside what blocks share: the next block's input is still made from it when that block's own buffers are first written.
+    float *z_mid = keep_all ? NULL : F32(R * C);
+    size_t start = a->used, longest = start;
+    for (int i = 0; i < c->blocks; i++) {
+        if (!keep_all) a->used = start;
+        layout_saved(c, a, &c->saved[i], cpu_is_cross(c, i), z_mid, B, N, K);
+        if (a->used > longest) longest = a->used;
+    }
+    a->used = longest;
+    c->y = F32(R * C);
+    c->zf = ACT(R * C);
+    c->mean_f = F32(R), c->rstd_f = F32(R);
+    c->logits = F32(R * (size_t)m->vocab), c->nats = F32(R);
+    cpu_attn cross = attention_limits(c, (int)B, (int)N, (int)K), self = attention_limits(c, (int)B, (int)N, 0);
+    size_t work = c->ops->attn_work(&cross, c->threads), other = c->ops->attn_work(&self, c->threads);
+    size_t norm = (size_t)c->threads * 2 * (C > (size_t)m->dim_head ? C : (size_t)m->dim_head) * 4;
+    if (other > work) work = other;
+    c->work = take(a, work > norm ? work : norm, 1);
+}
+
+static void layout_backward(pa_context *c, cpu_arena *a, size_t B, size_t N, size_t K) {
+    const pa_model *m = &c->params->model;
+    size_t C = (size_t)m->dim, I = (size_t)pa_inner(m), R = B * N, Q = B * K;
+    c->dz = F32(R * C), c->dxp = F32(Q * C);
+    c->dza = ACT(R * C), c->dxn = ACT((Q + R) * C);
+    c->dff = ACT(R * (size_t)pa_ff(m));
+    c->dq = ACT(R * 3 * I), c->dkv = ACT((Q + R) * 2 * I), c->dout = ACT(R * I);
+    c->dlogits = ACT(R * (size_t)m->vocab);
+}
+
+static void layout_caches(pa_context *c, cpu_arena *a) {
+    const pa_model *m = &c->params->model;
+    for (int i = 0; i < c->blocks; i++) {
+        cpu_cache *k = &c->cache[i];
+        k->capacity = cpu_is_cross(c, i) ? m->context : m->context - m->prefix;
+        size_t count = (size_t)c->open.streams * (size_t)k->capacity * (size_t)pa_inner(m);
+        k->k = ACT(count), k->v = ACT(count);
+    }
+    c->step = F32(cpu_step_floats(c));
+    c->step_work = take(a, c->ops->attn_decode_work(c->open.streams, m->heads, m->dim_head, m->context, c->threads), 1);
+}
+
+static void layout(pa_context *c) {
+    const pa_model *m = &c->params->model;
+    cpu_arena *a = c->arena;
+    size_t n = c->params->floats, B = (size_t)c->open.max_batch;
+    if (c->open.streams && !B) B = 1;
+    for (int i = 0; i < ARENAS; i++) a[i].used = 0;
+    c->param = take(&a[ARENA_PARAMETERS], n, 4);
+    c->weight = take(&a[ARENA_WEIGHTS], c->type == CPU_BF16 ? n : 0, 2);
+    if (c->open.training) {
+        c->grad = take(&a[ARENA_GRADIENTS], n, 4);
+        c->moment1 = take(&a[ARENA_MOMENTS], n, 4), c->moment2 = take(&a[ARENA_MOMENTS], n, 4);
+    }
+    if (B) layout_activations(c, &a[ARENA_ACTIVATIONS], B, (size_t)(m->context - m->prefix), (size_t)m->prefix);
+    if (B && c->open.training) layout_backward(c, &a[ARENA_BACKWARD], B, (size_t)(m->context - m->prefix), (size_t)m->prefix);
+    if (c->open.streams) layout_caches(c, &a[ARENA_CACHES]);
+}
+
+static size_t total(const pa_context *c) {
+    size_t sum = 0;
+    for (int i = 0; i < ARENAS; i++) sum += c->arena[i].used;
+    return sum;
+}
+
+static void print_plan(const pa_context *c, FILE *out) {
+    fprintf(out, "memory plan, %s on the CPU (%s, %d threads):\n", c->type == CPU_BF16 ? "bf16" : "fp32", c->ops->name, c->threads);
+    for (int i = 0; i < ARENAS; i++)
+        if (c->arena[i].used) fprintf(out, "  %-14s %10.1f MB\n", arena_name[i], (double)c->arena[i].used / 1e6);
+    fprintf(out, "  %-14s %10.1f MB\n", "all", (double)total(c) / 1e6);
+}
+
+static pa_status take_arenas(pa_context *c, pa_err *err) {
+    double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    if ((double)total(c) > have)
+        return pa_error(
+            err, PA_FAIL,
+            "memory: the plan needs %.1f GB, this machine has %.1f GB; try train.recompute = true or a smaller train.micro_batch",
+            (double)total(c) / 1e9, have / 1e9);
+    for (int i = 0; i < ARENAS; i++) {
+        cpu_arena *a = &c->arena[i];
+        a->name = arena_name[i];
+        a->size = a->used;
+        if (!a->size) continue;
+        a->base = mmap(NULL, a->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (a->base == MAP_FAILED) {
+            a->base = NULL;
+            return pa_error(err, PA_FAIL, "memory: arena %s: no room for %.1f MB", a->name, (double)a->size / 1e6);
+        }
+        madvise(a->base, a->size, MADV_HUGEPAGE); // fewer page walks; not there on every kernel, and not needed
+    }
+    layout(c);
+    return PA_OK;
+}
+
+static void fill_rotary(pa_context *c) {
+    const pa_model *m = &c->params->model;
+    int half = pa_rotary_dims(m) / 2;
+    if (!c->rotary_table) return;
+#pragma omp parallel for
+    for (int p = 0; p < m->context; p++)
+        for (int j = 0; j < half; j++) {
+            double angle = p * pow(10000, -(double)j / half);
+            c->rotary_table[((size_t)p * (size_t)half + (size_t)j) * 2] = (float)cos(angle);
+            c->rotary_table[((size_t)p * (size_t)half + (size_t)j) * 2 + 1] = (float)sin(angle);
+        }
+}
+
+static void cpu_close(pa_context *c) {
+    if (!c) return;
+    for (int i = 0; i < ARENAS; i++)
+        if (c->arena[i].base) munmap(c->arena[i].base, c->arena[i].size);
+    cpu_matmul_destroy(c->mm);
+    free(c->saved);
+    free(c->cache);
+    free(c->z);
+    free(c);
+}
+
+static pa_status choose_type(pa_context *c, pa_err *err) {
+    if (!(c->ops = cpu_ops_select(getenv("PATRAIN_ISA"))))
+        return pa_error(err, PA_USAGE,
+                        "PATRAIN_ISA: expected an instruction set of this processor (generic, avx2, avx512, avx512_bf16), found \"%s\"",
+                        getenv("PATRAIN_ISA"));
+    switch (c->open.precision) {
+    case PA_PRECISION_FP16:
+        return pa_error(err, PA_USAGE, "precision: fp16 is for GPUs; on the CPU expected auto, fp32 or bf16");
+    case PA_PRECISION_AUTO:
+        c->type = strcmp(c->ops->name, "avx512_bf16") ? CPU_F32 : CPU_BF16;
+        break;
+    default:
+        c->type = c->open.precision == PA_PRECISION_BF16 ? CPU_BF16 : CPU_F32;
+    }
+    return PA_OK;
+}
+
+static pa_status cpu_open(pa_context **out, const pa_open *o, pa_err *err) {
+    *out = NULL;
+    pa_context *c = calloc(1, sizeof *c);
+    if (!c) return pa_error(err, PA_FAIL, "no memory");
+    c->open = *o;
+    c->params = o->params;
+    c->threads = omp_get_max_threads();
+    c->softmax_scale = 1 / sqrtf((float)o->params->model.dim_head);
+    c->blocks = o->params->model.perceive_depth + o->params->model.depth;
+    c->saved = calloc((size_t)c->blocks, sizeof *c->saved);
+    c->cache = calloc((size_t)c->blocks, sizeof *c->cache);
+    c->z = calloc((size_t)c->blocks + 1, sizeof *c->z);
+    pa_status s = c->saved && c->cache && c->z ? choose_type(c, err) : pa_error(err, PA_FAIL, "no memory");
+    if (s) goto done;
+    layout(c);
+    if (o->plan) print_plan(c, o->plan);
+    if (o->plan_only) goto done;
+    if ((s = take_arenas(c, err)) || (s = cpu_matmul_create(&c->mm, err))) goto done;
+    fill_rotary(c);
+    *out = c;
+    return PA_OK;
+done:
+    cpu_close(c);
+    return s;
+}
+
+static float *tensor(pa_context *c, pa_kind kind, int t) {
+    float *base = kind == PA_PARAM ? c->param : kind == PA_GRAD ? c->grad : kind == PA_MOMENT1 ? c->moment1 : c->moment2;
+    return base && t >= 0 && t < c->params->count ? base + c->params->row[t].offset : NULL;
+}
+
+static pa_status cpu_read(pa_context *c, pa_kind kind, int t, float *out, pa_err *err) {
+    const float *from = tensor(c, kind, t);
+    if (!from) return pa_error(err, PA_USAGE, "read: no tensor %d of kind %d here", t, (int)kind);
+    memcpy(out, from, c->params->row[t].size * 4);
+    return PA_OK;
+}
+
+static pa_status cpu_write(pa_context *c, pa_kind kind, int t, const float *in, pa_err *err) {
+    float *to = tensor(c, kind, t);
+    if (!to) return pa_error(err, PA_USAGE, "write: no tensor %d of kind %d here", t, (int)kind);
+    memcpy(to, in, c->params->row[t].size * 4);
+    if (kind == PA_PARAM) c->weight_stale = true;
+    return PA_OK;
+}
+
+void cpu_refresh_weights(pa_context *c) {
+    if (c->weight && c->weight_stale) c->ops->cast(CPU_BF16, c->weight, c->param, c->params->floats);
+    c->weight_stale = false;
+}
+
+static size_t cpu_memory(const pa_context *c) {
+    return total(c);
+}
+
+static pa_precision cpu_precision(const pa_context *c) {
+    return c->type == CPU_BF16 ? PA_PRECISION_BF16 : PA_PRECISION_FP32;
+}
+
+// The best of a few products of 1536^3, the size from which oneDNN is at its peak; 0 where that fails.
+static double cpu_peak(pa_context *c) {
+    enum { n = 1536 };
+    if (c->peak > 0) return c->peak;
+    void *a = pa_alloc((size_t)n * n * 4), *b = pa_alloc((size_t)n * n * 4), *y = pa_alloc((size_t)n * n * 4);
+    cpu_product p = {.m = n, .n = n, .k = n, .a = c->type, .b = c->type, .c = c->type, .lda = n, .ldb = n, .ldc = n};
+    for (int i = 0; i < 8 && a && b && y; i++) {
+        double start = pa_clock();
+        if (cpu_matmul_run(c->mm, &p, a, b, y, NULL)) break;
+        double rate = 2.0 * n * n * n / (pa_clock() - start);
+        if (rate > c->peak) c->peak = rate;
+    }
+    free(a), free(b), free(y);
+    return c->peak;
+}
+
+const pa_backend *pa_backend_cpu(void) {
+    static const pa_backend backend = {.name = "cpu",
+                                       .open = cpu_open,
+                                       .close = cpu_close,
+                                       .read = cpu_read,
+                                       .write = cpu_write,
+                                       .loss = cpu_loss,
+                                       .loss_grad = cpu_loss_grad,
+                                       .update = cpu_update,
+                                       .prefill = cpu_prefill,
+                                       .decode = cpu_decode,
+                                       .memory = cpu_memory,
+                                       .peak = cpu_peak,
+                                       .precision = cpu_precision};
+    return &backend;
+}

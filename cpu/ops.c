@@ -1,0 +1,26 @@
+// ops.c: chooses the operations for this processor.
+#include "cpu/ops.h"
+
+#include <string.h>
+
+extern const cpu_ops cpu_ops_generic;
+#if defined(__x86_64__)
+extern const cpu_ops cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512_bf16;
+#endif
+
+const cpu_ops *cpu_ops_select(const char *name) {
+    const cpu_ops *table[4];
+    int count = 0;
+#if defined(__x86_64__)
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+    if (avx512 && __builtin_cpu_supports("avx512bf16")) table[count++] = &cpu_ops_avx512_bf16;
+    if (avx512) table[count++] = &cpu_ops_avx512;
+    if (avx2) table[count++] = &cpu_ops_avx2;
+#endif
+    table[count++] = &cpu_ops_generic;
+    for (int i = 0; i < count; i++)
+        if (!name || !strcmp(name, table[i]->name)) return table[i];
+    return NULL;
+}

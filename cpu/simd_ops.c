@@ -1,0 +1,258 @@
+// simd_ops.c: embeddings, rotation, activations, casts, the optimiser and small products; and the table of all operations of one
+// instruction set. Compiled once for each. Loops are plain and vectorise; see cpu/ops.h for what each computes.
+#include "cpu/attention.h"
+#include "cpu/simd_math.h"
+#include "cpu/simd_norm.h"
+#include "host/philox.h"
+
+#include <omp.h>
+
+// Below this many elements a parallel region costs more than it saves.
+enum { SMALL = 16384 };
+
+static void embed_fwd(float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb, int rows,
+                      int C) {
+#pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)C > SMALL)
+    for (int r = 0; r < rows; r++) {
+        float *to = x + (size_t)r * (size_t)C;
+        const float *t = token_emb + (size_t)token[r] * (size_t)C;
+        const float *p = pos_emb ? pos_emb + (size_t)position[r] * (size_t)C : NULL;
+        if (p)
+            for (int i = 0; i < C; i++) to[i] = t[i] + p[i];
+        else
+            memcpy(to, t, (size_t)C * 4);
+    }
+}
+
+// Each thread owns columns, so every sum has one order.
+static void embed_bwd(float *dtoken_emb, float *dpos_emb, const float *dx, const int32_t *token, const int32_t *position, int rows, int C) {
+#pragma omp parallel if ((size_t)rows * (size_t)C > SMALL)
+    {
+        int threads = omp_get_num_threads(), me = omp_get_thread_num();
+        int low = (int)((int64_t)C * me / threads), high = (int)((int64_t)C * (me + 1) / threads);
+        for (int r = 0; r < rows; r++) {
+            const float *d = dx + (size_t)r * (size_t)C;
+            float *t = dtoken_emb + (size_t)token[r] * (size_t)C, *p = dpos_emb ? dpos_emb + (size_t)position[r] * (size_t)C : NULL;
+#pragma omp simd
+            for (int i = low; i < high; i++) t[i] += d[i];
+            if (!p) continue;
+#pragma omp simd
+            for (int i = low; i < high; i++) p[i] += d[i];
+        }
+    }
+}
+
+CPU_INLINE void rotary_body(cpu_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
+                            float sign) {
+    int half = R / 2;
+#pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)(H * D) > SMALL)
+    for (int r = 0; r < rows; r++) {
+        const float *angle = table + (size_t)position[r] * (size_t)half * 2;
+        for (int h = 0; h < H; h++) {
+            void *a = act_at(t, x, (size_t)r * (size_t)ld + (size_t)h * (size_t)D), *b = act_at(t, a, (size_t)half);
+#pragma omp simd
+            for (int j = 0; j < half; j++) {
+                float c = angle[2 * j], s = sign * angle[2 * j + 1], p = act_get(t, a, (size_t)j), q = act_get(t, b, (size_t)j);
+                act_set(t, a, (size_t)j, p * c - q * s);
+                act_set(t, b, (size_t)j, q * c + p * s);
+            }
+        }
+    }
+}
+static void rotary(cpu_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
+                   float sign) {
+    if (t == CPU_F32)
+        rotary_body(CPU_F32, x, ld, position, table, rows, H, D, R, sign);
+    else
+        rotary_body(CPU_BF16, x, ld, position, table, rows, H, D, R, sign);
+}
+
+// Zeroes what the draw drops of one row of F values and divides the rest by 1 - p; one draw serves four neighbours.
+CPU_INLINE void drop_row(cpu_type t, void *x, int F, const cpu_dropout *d, int row, int rows_a_sequence) {
+    uint32_t limit = (uint32_t)((double)d->p * 4294967296.0);
+    uint64_t window = d->window[row / rows_a_sequence], base = 1ull << 63 | (uint64_t)d->layer << 48;
+    float keep = 1 / (1 - d->p);
+    uint64_t at = base + (uint64_t)(row % rows_a_sequence) * (uint64_t)((F + 3) / 4);
+    for (int i = 0; i < F; i += 4) {
+        pa_philox r = pa_random(d->seed, PA_RANDOM_DROPOUT, window, at + (uint64_t)i / 4);
+        for (int j = 0; j < 4 && i + j < F; j++) act_set(t, x, (size_t)(i + j), r.v[j] < limit ? 0 : act_get(t, x, (size_t)(i + j)) * keep);
+    }
+}
+
+CPU_INLINE void activation_fwd_body(cpu_type t, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *d,
+                                    int rows_a_sequence) {
+#pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)F > SMALL / 4)
+    for (int r = 0; r < rows; r++) {
+        const void *from = act_at(t, h, (size_t)r * (size_t)F);
+        void *to = act_at(t, g, (size_t)r * (size_t)F);
+        if (kind == PA_GELU) {
+#pragma omp simd
+            for (int i = 0; i < F; i++) {
+                float x = act_get(t, from, (size_t)i), gauss;
+                act_set(t, to, (size_t)i, x * normal_integral(x, &gauss));
+            }
+        } else {
+#pragma omp simd
+            for (int i = 0; i < F; i++) {
+                float x = act_get(t, from, (size_t)i), y = x < 0 ? 0 : x;
+                act_set(t, to, (size_t)i, y * y);
+            }
+        }
+        if (d && d->p > 0) drop_row(t, to, F, d, r, rows_a_sequence);
+    }
+}
+static void activation_fwd(cpu_type t, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *d,
+                           int rows_a_sequence) {
+    if (t == CPU_F32)
+        activation_fwd_body(CPU_F32, kind, g, h, rows, F, d, rows_a_sequence);
+    else
+        activation_fwd_body(CPU_BF16, kind, g, h, rows, F, d, rows_a_sequence);
+}
+
+CPU_INLINE void activation_bwd_body(cpu_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const cpu_dropout *d,
+                                    int rows_a_sequence) {
+#pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)F > SMALL / 4)
+    for (int r = 0; r < rows; r++) {
+        const void *from = act_at(t, h, (size_t)r * (size_t)F);
+        void *to = act_at(t, dg, (size_t)r * (size_t)F);
+        if (d && d->p > 0) drop_row(t, to, F, d, r, rows_a_sequence);
+        if (kind == PA_GELU) {
+#pragma omp simd
+            for (int i = 0; i < F; i++) {
+                float x = act_get(t, from, (size_t)i), gauss, phi = normal_integral(x, &gauss);
+                act_set(t, to, (size_t)i, act_get(t, to, (size_t)i) * (phi + x * gauss * 0.39894228f));
+            }
+        } else {
+#pragma omp simd
+            for (int i = 0; i < F; i++) {
+                float x = act_get(t, from, (size_t)i), y = x < 0 ? 0 : x;
+                act_set(t, to, (size_t)i, act_get(t, to, (size_t)i) * 2 * y);
+            }
+        }
+    }
+}
+static void activation_bwd(cpu_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const cpu_dropout *d,
+                           int rows_a_sequence) {
+    if (t == CPU_F32)
+        activation_bwd_body(CPU_F32, kind, dg, h, rows, F, d, rows_a_sequence);
+    else
+        activation_bwd_body(CPU_BF16, kind, dg, h, rows, F, d, rows_a_sequence);
+}
+
+// In a fixed order whatever the threads: blocks of 64 Ki summed alone, then the blocks one after the other.
+static double sum_squares(const float *x, size_t n) {
+    enum { block = 1 << 16 };
+    double sum = 0;
+#pragma omp parallel for ordered schedule(static, 1) if (n > block)
+    for (size_t at = 0; at < n; at += block) {
+        size_t end = at + block < n ? at + block : n;
+        double s = 0;
+#pragma omp simd reduction(+ : s)
+        for (size_t i = at; i < end; i++) s += (double)x[i] * (double)x[i];
+#pragma omp ordered
+        sum += s;
+    }
+    return sum;
+}
+
+static void adam(float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, float lr, float beta1, float beta2,
+                 float eps, float decay, bool decoupled, double c1, double c2) {
+    float keep = decoupled ? 1 - lr * decay : 1, l2 = decoupled ? 0 : decay, step = (float)(lr / c1), root = (float)(1 / sqrt(c2));
+#pragma omp parallel for simd schedule(static) if (n > SMALL)
+    for (size_t i = 0; i < n; i++) {
+        float gradient = g[i] * g_scale + l2 * p[i];
+        m[i] = beta1 * m[i] + (1 - beta1) * gradient;
+        v[i] = beta2 * v[i] + (1 - beta2) * gradient * gradient;
+        p[i] = p[i] * keep - step * m[i] / (sqrtf(v[i]) * root + eps);
+        g[i] = 0;
+    }
+    if (!copy) return;
+#pragma omp parallel for simd schedule(static) if (n > SMALL)
+    for (size_t i = 0; i < n; i++) copy[i] = bf16_of_f32(p[i]);
+}
+
+static void cast(cpu_type t, void *y, const float *x, size_t n) {
+    if (t == CPU_F32) {
+        memcpy(y, x, n * 4);
+        return;
+    }
+    uint16_t *to = y;
+#pragma omp parallel for simd schedule(static) if (n > SMALL)
+    for (size_t i = 0; i < n; i++) to[i] = bf16_of_f32(x[i]);
+}
+
+static void widen(cpu_type t, float *y, const void *x, size_t n) {
+    if (t == CPU_F32) {
+        memcpy(y, x, n * 4);
+        return;
+    }
+    const uint16_t *from = x;
+#pragma omp parallel for simd schedule(static) if (n > SMALL)
+    for (size_t i = 0; i < n; i++) y[i] = f32_of_bf16(from[i]);
+}
+
+static void column_sum(float *sum, const float *x, int rows, int C) {
+#pragma omp parallel if ((size_t)rows * (size_t)C > SMALL)
+    {
+        int threads = omp_get_num_threads(), me = omp_get_thread_num();
+        int low = (int)((int64_t)C * me / threads), high = (int)((int64_t)C * (me + 1) / threads);
+        for (int r = 0; r < rows; r++)
+#pragma omp simd
+            for (int i = low; i < high; i++) sum[i] += x[(size_t)r * (size_t)C + (size_t)i];
+    }
+}
+
+CPU_INLINE float dot(cpu_type t, const float *x, const void *w, int n) {
+    float a = 0, b = 0, c = 0, d = 0; // four chains, so that additions do not wait for one another
+    int quarter = n / 64 * 16, i = 4 * quarter;
+    const void *w1 = act_at(t, w, (size_t)quarter), *w2 = act_at(t, w1, (size_t)quarter), *w3 = act_at(t, w2, (size_t)quarter);
+#pragma omp simd reduction(+ : a, b, c, d)
+    for (int j = 0; j < quarter; j++) {
+        a += x[j] * act_get(t, w, (size_t)j), b += x[quarter + j] * act_get(t, w1, (size_t)j);
+        c += x[2 * quarter + j] * act_get(t, w2, (size_t)j), d += x[3 * quarter + j] * act_get(t, w3, (size_t)j);
+    }
+#pragma omp simd reduction(+ : a)
+    for (int j = i; j < n; j++) a += x[j] * act_get(t, w, (size_t)j);
+    return (a + b) + (c + d);
+}
+
+CPU_INLINE void gemv_body(cpu_type t, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out) {
+#pragma omp parallel for schedule(static) if ((size_t)in * (size_t)out > SMALL)
+    for (int o = 0; o < out; o++)
+        for (int s = 0; s < streams; s++)
+            y[(size_t)s * (size_t)out + (size_t)o] =
+                dot(t, x + (size_t)s * (size_t)in, act_at(t, w, (size_t)o * (size_t)in), in) + (bias ? bias[o] : 0);
+}
+static void gemv(cpu_type t, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out) {
+    if (t == CPU_F32)
+        gemv_body(CPU_F32, y, x, w, bias, streams, in, out);
+    else
+        gemv_body(CPU_BF16, y, x, w, bias, streams, in, out);
+}
+
+#define CPU_STRING_(x) #x
+#define CPU_STRING(x) CPU_STRING_(x)
+
+extern const cpu_ops CPU_ISA(cpu_ops);
+const cpu_ops CPU_ISA(cpu_ops) = {.name = CPU_STRING(PA_ISA),
+                                  .attn_fwd = CPU_ISA(attn_fwd),
+                                  .attn_bwd = CPU_ISA(attn_bwd),
+                                  .attn_work = CPU_ISA(attn_work),
+                                  .attn_decode = CPU_ISA(attn_decode),
+                                  .attn_decode_work = CPU_ISA(attn_decode_work),
+                                  .embed_fwd = embed_fwd,
+                                  .embed_bwd = embed_bwd,
+                                  .layernorm_fwd = CPU_ISA(layernorm_fwd),
+                                  .layernorm_bwd = CPU_ISA(layernorm_bwd),
+                                  .rotary = rotary,
+                                  .head_norm_fwd = CPU_ISA(head_norm_fwd),
+                                  .head_norm_bwd = CPU_ISA(head_norm_bwd),
+                                  .activation_fwd = activation_fwd,
+                                  .activation_bwd = activation_bwd,
+                                  .cross_entropy = CPU_ISA(cross_entropy),
+                                  .sum_squares = sum_squares,
+                                  .adam = adam,
+                                  .cast = cast,
+                                  .widen = widen,
+                                  .column_sum = column_sum,
+                                  .gemv = gemv};
