@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# From a fresh Debian 12 machine to a piano piece continued by a model trained here, in under ten minutes on two cores.
+#
+#   scripts/demo.sh                    trains on Bach's chorales
+#   scripts/demo.sh --midi DIR         trains on your own folder of .mid files, subfolders included
+#
+#   --minutes M    train for M minutes in all (default: what configs/demo.ini says)
+#   --out DIR      where everything goes (default: runs/demo; with --midi: runs/demo-NAME, NAME the folder's)
+#
+# Ctrl-C while it trains saves, and goes on to the music with what has been learnt so far; the same command trains on from there.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$root/scripts/demo.sh"; }
+refuse() { usage >&2; echo "demo.sh: $*" >&2; exit 2; }
+fail() { echo "demo.sh: $*" >&2; exit 1; }
+say() { printf '\n== %s\n' "$*" >&2; }
+
+midi='' minutes='' out=$root/runs/demo
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    -h | --help) usage; exit 0 ;;
+    --midi | --minutes | --out) [[ $# -ge 2 ]] || refuse "$1 needs a value" ;;
+    *) refuse "unknown argument $1" ;;
+  esac
+  case $1 in
+    --midi)
+      midi=$(realpath -m -- "$2")
+      [[ -d $midi ]] || refuse "--midi: $2 is not a folder"
+      [[ $out != "$root/runs/demo" ]] || out=$root/runs/demo-$(basename "$midi")
+      ;;
+    --minutes)
+      minutes=$2
+      [[ $minutes =~ ^[0-9]*\.?[0-9]+$ ]] || refuse "--minutes: expected a number, found $minutes"
+      ;;
+    --out) out=$(realpath -m -- "$2") ;;
+  esac
+  shift 2
+done
+cd "$root"
+out=${out#"$root"/}
+bin=build/cpu/bin
+corpus=$out/data/chorales
+tokens=$out/data/tokens
+
+# pieces FILE: how many pieces a token file holds (its header says how many offsets there are).
+pieces() {
+  python3 -c '
+import json, struct, sys
+with open(sys.argv[1], "rb") as file:
+    header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+print(header["offsets"]["shape"][0] - 1)' "$1"
+}
+
+# 1. Programs.
+started=$SECONDS
+scripts/setup.sh --build
+say "Building (build/cpu)"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { cmake --preset cpu && cmake --build --preset cpu --target paprep patrain paeval pagen; } > "$log" 2>&1; then
+  tail -n 40 "$log" >&2
+  fail "the build failed; its last lines are above"
+fi
+
+# 2. Music to tokens. What is there from an earlier run is used again.
+source=${midi:-"Bach's chorales"}
+if [[ -f $out/data/source && $(< "$out/data/source") != "$source" ]]; then
+  fail "$out was trained on $(< "$out/data/source"), not on $source: give another folder with --out"
+fi
+mkdir -p "$out/data"
+if [[ ! -f $out/data/source ]]; then
+  if [[ -n $midi ]]; then
+    say "Preparing the MIDI files of $midi"
+    $bin/paprep "$midi" "$tokens"
+  else
+    say "Preparing Bach's chorales"
+    python3 scripts/chorales.py "$corpus"
+    $bin/paprep "$corpus" "$tokens" --metadata "$corpus/chorales.csv"
+  fi
+  echo "$source" > "$out/data/source"
+fi
+
+# A small folder may leave a split empty; then the next best pieces stand in, and the figures say so.
+validation=$tokens/validation.safetensors test=$tokens/test.safetensors unseen=true
+[[ $(pieces "$tokens/train.safetensors") -gt 0 ]] || fail "no piece of $source is left to train on (see the table above)"
+if [[ $(pieces "$validation") -eq 0 ]]; then
+  validation=$test
+  [[ $(pieces "$test") -gt 0 ]] || validation=$tokens/train.safetensors unseen=false
+fi
+[[ $(pieces "$test") -gt 0 ]] || test=$validation
+
+# 3. Training. The terminal's Ctrl-C reaches patrain too: it saves and exits 75, and this script goes on.
+say "Training (Ctrl-C saves and goes on to the music)"
+trap true INT
+status=0
+$bin/patrain configs/demo.ini "data.train=$tokens/train.safetensors" "data.validation=$validation" \
+  ${minutes:+"train.minutes=$minutes"} --run-dir "$out" || status=$?
+trap - INT
+case $status in
+  0) ;;
+  75) echo "demo.sh: training was stopped and has been saved; the same command goes on with it" >&2 ;;
+  *) fail "training failed with status $status; what it said is above" ;;
+esac
+[[ -e $out/checkpoints/latest || -e $out/latest ]] || fail "training stopped before its first checkpoint, so there is no model to play; the same command starts again"
+
+# 4. How good it is.
+say "Measuring"
+before=$(python3 -c '
+import json, sys
+with open(sys.argv[1]) as lines:
+    found = (json.loads(line) for line in lines)
+    first = next((row for row in found if "eval_loss" in row), {})
+print("%.3f" % first["eval_loss"] if first.get("step") == 0 else "unknown")' "$out/metrics.jsonl")
+after=$($bin/paeval "$out" "$test" --json | python3 -c 'import json, sys; print("%.3f" % json.load(sys.stdin)["loss"])')
+
+# 5. Music: the opening of a piece it has not seen, and what the model makes of it.
+primer=$test:0
+if [[ -z $midi ]]; then
+  primer=$corpus/$(awk -F, '$3 == "test" { print $5; exit }' "$corpus/chorales.csv")
+fi
+music=$out/continuation.mid
+say "Playing"
+$bin/pagen "$out" --primer "$primer" --prime-seconds 15 --length-seconds 60 --output "$music"
+
+if $unseen; then which='pieces it has not seen'; else which='the pieces it was trained on (there are too few to keep any back)'; fi
+again="--midi $midi"
+[[ -n $midi ]] || again=
+cat << END
+
+Made in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s:
+  $music    15 s of $primer, then 60 s by the model: open it in any MIDI player
+  $out    the model, its checkpoints and its training log
+
+How good: nats a token on $which; lower is better, and one nat is a factor of e in probability
+  before training   $before
+  after training    $after
+
+What next:
+  another continuation       $bin/pagen $out --primer $primer --prime-seconds 15 --seed 2 --output $out/second.mid
+  bolder, or more careful    add --temperature 1.1, or --temperature 0.9 --top-p 0.95
+  continue your own playing  $bin/pagen $out --primer YOURS.mid --output $out/mine.mid
+  train on for longer        scripts/demo.sh ${again:+$again }--minutes 60
+  train on your own music    scripts/demo.sh --midi FOLDER
+  train on MAESTRO           README.md, "Train on MAESTRO"
+END
