@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FEED_FORWARD_RUNS (1ull << 63)
+
 typedef struct {
     const pa_params *p;
     const double *w;
@@ -108,15 +110,25 @@ static void rotary(ref *r, double *x, const int *position, int rows) {
         }
 }
 
-// 1 / (1 - p) where element `counter` of layer `layer` survives, else 0.
-static double survives(const ref *r, uint64_t counter) {
-    double p = r->p->model.dropout;
+// Dropout: 0 with probability p, else 1 / (1 - p). Element `at` of a run of draws takes one of the four words of draw at / 4.
+// Weights of cross-attention: a run for each layer, head and query; of the feed-forward: one for each layer and row of the sequence.
+static double survives(const ref *r, uint64_t run, size_t at) {
+    double p = (double)(float)r->p->model.dropout;
     if (!r->dropout || p == 0) return 1;
-    return pa_uniform(pa_random(r->seed, PA_RANDOM_DROPOUT, r->window, counter)) < p ? 0 : 1 / (1 - p);
+    uint32_t draw = pa_random(r->seed, PA_RANDOM_DROPOUT, r->window, run + at / 4).v[at % 4];
+    return draw < (uint32_t)(p * 0x1p32) ? 0 : 1 / (1 - p);
+}
+
+static uint64_t attention_run(int layer, int h, int n) {
+    return 1ull << 63 | (uint64_t)layer << 52 | (uint64_t)h << 40 | (uint64_t)n << 20;
+}
+
+static uint64_t feed_forward_run(int layer, int n, int F) {
+    return (FEED_FORWARD_RUNS | (uint64_t)layer << 48) + (uint64_t)n * (uint64_t)((F + 3) / 4);
 }
 
 // o (N, H, D): query n sees the K prefix keys and latent keys 0..n. k, v (K + N, H, D).
-static void attention(ref *r, double *o, const double *q, const double *k, const double *v, int K) {
+static void attention(ref *r, double *o, const double *q, const double *k, const double *v, int K, int layer, bool cross) {
     double *weight = take((size_t)K + r->N);
     for (int n = 0; n < r->N; n++)
         for (int h = 0; h < r->H; h++) {
@@ -131,7 +143,7 @@ static void attention(ref *r, double *o, const double *q, const double *k, const
             for (int m = 0; m <= K + n; m++) sum += weight[m] = exp(weight[m] - most);
             for (int d = 0; d < r->D; d++) on[d] = 0;
             for (int m = 0; m <= K + n; m++) {
-                double a = rounded(r, weight[m] / sum);
+                double kept = cross ? survives(r, attention_run(layer, h, n), (size_t)m) : 1, a = rounded(r, weight[m] / sum * kept);
                 for (int d = 0; d < r->D; d++) on[d] += a * v[(size_t)m * r->I + h * r->D + d];
             }
             for (int d = 0; d < r->D; d++) on[d] = rounded(r, on[d]);
@@ -139,8 +151,10 @@ static void attention(ref *r, double *o, const double *q, const double *k, const
     free(weight);
 }
 
-// z (N, C) += attention of block t; xp (K, C): the prefix, for a cross-attention.
-static void attention_block(ref *r, const pa_block_index *t, bool cross, double *z, const double *xp) {
+// z (N, C) += attention of a block; xp (K, C): the prefix, for a cross-attention.
+static void attention_block(ref *r, int layer, double *z, const double *xp) {
+    const pa_block_index *t = &r->p->block[layer];
+    bool cross = layer < r->p->model.perceive_depth;
     int N = r->N, C = r->C, I = r->I, K = cross ? r->K : 0;
     const double *wq = at(r, cross ? t->q : t->qkv);
     const double *wk = cross ? at(r, t->kv) : wq + (size_t)I * C, *wv = wk + (size_t)I * C;
@@ -156,7 +170,7 @@ static void attention_block(ref *r, const pa_block_index *t, bool cross, double 
     head_norm(r, k, at(r, t->k_norm), K + N);
     rotary(r, q, r->position + r->K, N);
     rotary(r, k, r->position + r->K - K, K + N);
-    attention(r, o, q, k, v, K);
+    attention(r, o, q, k, v, K, layer, cross);
     linear(r, y, o, at(r, t->out_w), N, I, C, true);
     const double *bias = at(r, t->out_b);
     for (size_t i = 0; i < (size_t)N * C; i++) z[i] += y[i] + (bias ? bias[i % C] : 0);
@@ -168,13 +182,17 @@ static double activation(pa_activation kind, double h) {
     return 0.5 * h * (1 + erf(h / sqrt(2)));
 }
 
-static void feed_forward(ref *r, const pa_block_index *t, int layer, double *z) {
+static void feed_forward(ref *r, int layer, double *z) {
+    const pa_block_index *t = &r->p->block[layer];
     int N = r->N, C = r->C, F = pa_ff(&r->p->model);
     double *zn = take((size_t)N * C), *h = take((size_t)N * F), *y = take((size_t)N * C);
     layer_norm(r, zn, z, at(r, t->ff_norm_w), at(r, t->ff_norm_b), N);
     linear(r, h, zn, at(r, t->ff_1), N, C, F, true);
-    (void)layer;
-    for (int i = 0; i < N * F; i++) h[i] = rounded(r, activation(r->p->model.activation, h[i]) * survives(r, (uint64_t)i));
+    for (int n = 0; n < N; n++)
+        for (int j = 0; j < F; j++) {
+            double *g = &h[(size_t)n * F + j];
+            *g = rounded(r, activation(r->p->model.activation, *g) * survives(r, feed_forward_run(layer, n, F), (size_t)j));
+        }
     linear(r, y, h, at(r, t->ff_4), N, F, C, true);
     for (int i = 0; i < N * C; i++) z[i] += y[i];
     free(zn), free(h), free(y);
@@ -216,8 +234,8 @@ static void sequence(ref *r, const pa_batch *b, int s, ref_loss *loss, double *l
     double *own = logits ? logits : take((size_t)r->N * V);
     embed(r, x, b->input + (size_t)s * b->length);
     for (int i = 0; i < m->perceive_depth + m->depth; i++) {
-        attention_block(r, &r->p->block[i], i < m->perceive_depth, z, x);
-        feed_forward(r, &r->p->block[i], i, z);
+        attention_block(r, i, z, x);
+        feed_forward(r, i, z);
     }
     if (m->final_norm)
         layer_norm(r, z, z, at(r, r->p->final_norm_w), at(r, r->p->final_norm_b), r->N);

@@ -207,7 +207,7 @@ static void greedy_continuation_is_the_same(void **state) {
         const pa_tensor *t = need(&g, "greedy", "");
         const uint16_t *expected = t->data;
         int V = g.f.params.model.vocab, prefix = g.f.batch.length - g.f.batch.latents;
-        assert_int_equal(count_of(t), g.f.params.model.context - prefix - 1);
+        assert_int_equal(count_of(t), g.f.params.model.context - g.f.params.model.prefix - 1);
         float *logits = calloc((size_t)V, sizeof *logits);
         pa_context *c = fixture_open(be, &g.f, (pa_open){.precision = PA_PRECISION_FP32, .streams = 1});
         fixture_ok(be->prefill(c, prefix + 1, 1, g.f.batch.input, logits, &err), &err);

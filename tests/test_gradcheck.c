@@ -25,7 +25,7 @@
 
 #include <cmocka.h>
 
-enum { SAMPLE = 64, DEVIATIONS = 6 };
+enum { SAMPLE = 64, DEVIATIONS = 6, SEED = 77 };
 
 typedef struct {
     int tensor;
@@ -42,7 +42,7 @@ typedef struct {
 } check;
 
 static double objective(const check *c, const double *w, const ref_rounding *rounding) {
-    return ref_forward(&c->f.params, w, &c->f.batch, 0, rounding, NULL, NULL).objective;
+    return ref_forward(&c->f.params, w, &c->f.batch, SEED, rounding, NULL, NULL).objective;
 }
 
 static double moved(const check *c, double *w, size_t at, double by, const ref_rounding *rounding) {
@@ -144,8 +144,9 @@ static int compare(const check *c, const double *grad, const char *name, const c
 static int check_backend(const check *c, const char *name, pa_precision precision) {
     const pa_backend *be = fixture_backend();
     pa_err err;
-    pa_context *x = fixture_open(be, &c->f, (pa_open){.precision = precision, .max_batch = c->f.batch.batch, .training = true});
-    double sum, expected = ref_forward(&c->f.params, c->f.w, &c->f.batch, 0, NULL, NULL, NULL).nats;
+    pa_context *x =
+        fixture_open(be, &c->f, (pa_open){.precision = precision, .max_batch = c->f.batch.batch, .training = true, .seed = SEED});
+    double sum, expected = ref_forward(&c->f.params, c->f.w, &c->f.batch, SEED, NULL, NULL, NULL).nats;
     fixture_ok(be->loss_grad(x, &c->f.batch, 1, &sum, &err), &err);
     double *grad = fixture_read(be, x, &c->f.params, PA_GRAD);
     bool bf16 = precision == PA_PRECISION_BF16;
@@ -170,8 +171,9 @@ static void check_case(void **state) {
     check c = {0};
     fixture_init(&c.f, &g->model, 3);
     fixture_batch(&c.f, g->batch, g->length, g->latents, g->kept, 5);
+    if (g->model.dropout > 0) c.f.batch.window = c.f.window;
     choose_probes(&c);
-    c.frozen = ref_freeze(&c.f.params, c.f.w, &c.f.batch, 0);
+    c.frozen = ref_freeze(&c.f.params, c.f.w, &c.f.batch, SEED);
     take_differences(&c);
     derive_bounds(&c);
     int wrong = check_backend(&c, g->name, PA_PRECISION_FP32) + check_backend(&c, g->name, PA_PRECISION_BF16);
@@ -180,7 +182,7 @@ static void check_case(void **state) {
     assert_int_equal(wrong, 0);
 }
 
-enum { CASES = 16 };
+enum { CASES = 17 };
 static int fill(gradient_case *g) {
     pa_model base = fixture_model(), one = base;
     one.depth = 1;
@@ -200,6 +202,7 @@ static int fill(gradient_case *g) {
     g[n++] = (gradient_case){"z_loss", one, 2, 24, 15, -1}, g[n - 1].model.z_loss = 0.1;
     g[n++] = (gradient_case){"tie_embeddings", one, 2, 24, 15, -1}, g[n - 1].model.tie_embeddings = true;
     g[n++] = (gradient_case){"full vocabulary", one, 2, 24, 15, 7}, g[n - 1].model.vocab = 390;
+    g[n++] = (gradient_case){"dropout", one, 2, 24, 15, 7}, g[n - 1].model.dropout = 0.3, g[n - 1].model.perceive_depth = 2;
     pa_model *all = &g[n].model;
     g[n++] = (gradient_case){"all switches", one, 2, 23, 15, 5};
     all->perceive_depth = 2, all->position = PA_POSITION_ROTARY, all->activation = PA_SQRELU, all->rotary_dims = 6;

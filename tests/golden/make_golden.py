@@ -9,7 +9,8 @@ and `…error_bf16`: how far its bf16 autocast is. test_golden.c holds ours to a
     CASE/input (B, M) CASE/target (B, N) U16, CASE/keep (B, K) I32 where prefix positions are dropped
     CASE/param/NAME F32, CASE/logits (B, N, V) F64, CASE/loss F64: mean over targets that are not PAD (vocab - 1)
     CASE/grad/NAME F32 of that mean, CASE/adam/NAME, CASE/adamw/NAME F32: parameters after three steps on that batch
-    CASE/greedy U16: tokens that follow input[0, :P + 1], the most probable each time, a full forward pass a token
+    CASE/greedy U16: tokens that follow input[0, :P + 1], the most probable each time, a full forward pass a token,
+                     until the window has its context - prefix latents
 """
 import contextlib
 import copy
@@ -108,7 +109,8 @@ def greedy(model, case: dict, tokens) -> np.ndarray:
     model.eval()
     window = tokens[:1, : case["length"] - case["latents"] + 1]
     start = window.shape[1]
-    while window.shape[1] < case["context"]:
+    full = start - 1 + case["context"] - case["prefix"]  # as many latents as a window has
+    while window.shape[1] < full:
         window = torch.cat((window, model(window)[:, -1].argmax(-1, keepdim=True)), 1)
     return window[0, start:].numpy().astype(np.uint16)
 
