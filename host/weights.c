@@ -1,0 +1,125 @@
+// weights.c: a model file found, understood and loaded: one of ours, or of perceiver_ar_pytorch. Knows nothing of training.
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "host/checkpoint.h"
+
+static bool is_folder(const char *path) {
+    struct stat s;
+    return !stat(path, &s) && S_ISDIR(s.st_mode);
+}
+static bool is_there(const char *path) {
+    struct stat s;
+    return !stat(path, &s);
+}
+
+// The model file that `from` means.
+static pa_status find_file(const char *from, char *path, size_t size, pa_err *err) {
+    const char *inside[] = {"best/model.safetensors", "latest/model.safetensors", "model.safetensors"};
+    if (!is_there(from))
+        return pa_error(err, PA_USAGE, "%s: expected a model file, a checkpoint or a run directory, found nothing there", from);
+    if (!is_folder(from)) return snprintf(path, size, "%s", from), PA_OK;
+    for (size_t i = 0; i < sizeof inside / sizeof *inside; i++) {
+        snprintf(path, size, "%s/%s", from, inside[i]);
+        if (is_there(path)) return PA_OK;
+    }
+    return pa_error(err, PA_USAGE, "%s: expected a run directory or a checkpoint, found neither best, latest nor model.safetensors in it",
+                    from);
+}
+
+// The tensor's name in our table: a wrapper's prefixes are taken off.
+static const char *plain_name(const char *name) {
+    for (;;) {
+        if (!strncmp(name, "module.", 7))
+            name += 7;
+        else if (!strncmp(name, "net.", 4))
+            name += 4;
+        else
+            return name;
+    }
+}
+
+static const pa_tensor *find_plain(const pa_st *st, const char *name) {
+    for (size_t i = 0; i < pa_st_count(st); i++)
+        if (!strcmp(plain_name(pa_st_at(st, i)->name), name)) return pa_st_at(st, i);
+    return NULL;
+}
+
+static pa_status check_tensors(const pa_weights *w, const pa_params *p, pa_err *err) {
+    for (int t = 0; t < p->count; t++) {
+        const pa_param *row = &p->row[t];
+        const pa_tensor *have = find_plain(w->file, row->name);
+        if (!have) return pa_error(err, PA_DATA, "%s: expected a tensor %s, found none", w->path, row->name);
+        if (have->dtype != PA_F32)
+            return pa_error(err, PA_DATA, "%s: %s: expected F32, found %s", w->path, row->name, pa_dtype_name(have->dtype));
+        bool same = have->rank == row->rank && have->shape[0] == row->shape[0] && (row->rank == 1 || have->shape[1] == row->shape[1]);
+        if (!same)
+            return pa_error(err, PA_DATA, "%s: %s: expected shape (%d, %d), found rank %d of (%lld, %lld)", w->path, row->name,
+                            row->shape[0], row->shape[1], have->rank, (long long)have->shape[0],
+                            (long long)(have->rank > 1 ? have->shape[1] : 1));
+    }
+    for (size_t i = 0; i < pa_st_count(w->file); i++) {
+        const char *name = plain_name(pa_st_at(w->file, i)->name);
+        if (strcmp(name, "rotary_pos_emb.inv_freq") && pa_params_find(p, name) < 0)
+            return pa_error(err, PA_DATA, "%s: expected only this model's tensors, found %s", w->path, pa_st_at(w->file, i)->name);
+    }
+    return PA_OK;
+}
+
+static pa_status read_own_metadata(pa_weights *w, const char *config, pa_err *err) {
+    const char *format = pa_st_meta(w->file, "format"), *text = pa_st_meta(w->file, "model"), *encoding = pa_st_meta(w->file, "encoding");
+    if (strcmp(format, "patrain-checkpoint-1"))
+        return pa_error(err, PA_DATA, "%s: expected format patrain-checkpoint-1, found %s", w->path, format);
+    if (!text || !encoding)
+        return pa_error(err, PA_DATA, "%s: expected metadata model and encoding, found %s", w->path, text ? "no encoding" : "no model");
+    pa_config c = pa_config_default(), given = c;
+    pa_status s = pa_config_parse(&c, w->path, text, strlen(text), err);
+    if (s || (s = pa_encoding_parse(encoding, &w->encoding, err))) return PA_DATA;
+    w->model = c.model;
+    const char *step = pa_st_meta(w->file, "step");
+    w->step = step ? atoll(step) : 0;
+    if (!config) return PA_OK;
+    if ((s = pa_config_read(&given, config, err))) return s;
+    return pa_config_same_model(&w->model, &given.model, err);
+}
+
+static pa_status read_foreign(pa_weights *w, const char *config, pa_err *err) {
+    pa_config c = pa_config_default();
+    w->foreign = true, w->encoding = PA_PERFORMANCE;
+    if (!config)
+        return pa_error(err, PA_USAGE, "%s: has no settings of its own; expected --config FILE.ini, whose [model] describes it", w->path);
+    pa_status s = pa_config_read(&c, config, err);
+    w->model = c.model;
+    return s;
+}
+
+pa_status pa_weights_open(pa_weights *w, const char *from, const char *config, pa_err *err) {
+    *w = (pa_weights){0};
+    pa_params p = {0};
+    pa_status s = find_file(from, w->path, sizeof w->path, err);
+    if (s || (s = pa_st_open(&w->file, w->path, err))) return s;
+    const char *format = pa_st_meta(w->file, "format");
+    bool ours = format && !strncmp(format, "patrain-", 8); // safetensors.torch writes "pt"
+    s = ours ? read_own_metadata(w, config, err) : read_foreign(w, config, err);
+    if (!s) s = pa_params_init(&p, &w->model, err);
+    if (!s) s = check_tensors(w, &p, err);
+    pa_params_clear(&p);
+    if (s) pa_weights_close(w);
+    return s;
+}
+
+void pa_weights_close(pa_weights *w) {
+    pa_st_close(w->file);
+    w->file = NULL;
+}
+
+pa_status pa_weights_load(const pa_weights *w, const pa_params *params, const pa_backend *backend, pa_context *ctx, pa_err *err) {
+    for (int t = 0; t < params->count; t++) {
+        const pa_tensor *have = find_plain(w->file, params->row[t].name);
+        pa_status s = have ? backend->write(ctx, PA_PARAM, t, have->data, err)
+                           : pa_error(err, PA_DATA, "%s: expected a tensor %s, found none", w->path, params->row[t].name);
+        if (s) return s;
+    }
+    return PA_OK;
+}
