@@ -68,7 +68,7 @@ pa_status pa_file_commit(pa_file *file, pa_err *err) {
     if (failed) {
         unlink(file->temporary);
         return pa_error(err, PA_FAIL, "%s: expected to write it whole, found: %s", file->path,
-                        why ? strerror(why) : "an earlier write failed");
+                        why ? strerror(why) : "an earlier write failed (a full disk?)");
     }
     if (rename(file->temporary, file->path)) {
         why = errno;
