@@ -66,7 +66,7 @@ fi
 # 2. Music to tokens. What is there from an earlier run is used again.
 source=${midi:-"Bach's chorales"}
 if [[ -f $out/data/source && $(< "$out/data/source") != "$source" ]]; then
-  fail "$out was trained on $(< "$out/data/source"), not on $source: give another folder with --out"
+  fail "$out holds a model of $(< "$out/data/source"), not of $source: name another folder with --out"
 fi
 mkdir -p "$out/data"
 if [[ ! -f $out/data/source ]]; then
@@ -124,8 +124,10 @@ say "Playing"
 $bin/pagen "$out" --primer "$primer" --prime-seconds 15 --length-seconds 60 --output "$music"
 
 if $unseen; then which='pieces it has not seen'; else which='the pieces it was trained on (there are too few to keep any back)'; fi
-again="--midi $midi"
-[[ -n $midi ]] || again=
+again=scripts/demo.sh
+[[ -z $midi ]] || again+=$(printf ' --midi %q' "$midi")
+[[ $out == runs/demo || $out == runs/demo-$(basename "$midi") ]] || again+=$(printf ' --out %q' "$out")
+play="$bin/pagen $(printf '%q' "$out") --primer"
 cat << END
 
 Made in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s:
@@ -137,10 +139,10 @@ How good: nats a token on $which; lower is better, and one nat is a factor of e 
   after training    $after
 
 What next:
-  another continuation       $bin/pagen $out --primer $primer --prime-seconds 15 --seed 2 --output $out/second.mid
+  another continuation       $play $(printf '%q' "$primer") --prime-seconds 15 --seed 2 --output second.mid
   bolder, or more careful    add --temperature 1.1, or --temperature 0.9 --top-p 0.95
-  continue your own playing  $bin/pagen $out --primer YOURS.mid --output $out/mine.mid
-  train on for longer        scripts/demo.sh ${again:+$again }--minutes 60
+  continue your own playing  $play YOURS.mid --output continued.mid
+  train on for longer        $again --minutes 60
   train on your own music    scripts/demo.sh --midi FOLDER
   train on MAESTRO           README.md, "Train on MAESTRO"
 END
