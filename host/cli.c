@@ -2,6 +2,7 @@
 #include "host/cli.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,7 +61,7 @@ static pa_status set_option(const pa_option *o, const char *text, pa_err *err) {
     }
     case PA_OPT_FLOAT: {
         double v = strtod(text, &end);
-        if (end == text || *end || !(v - v == 0)) return pa_error(err, PA_USAGE, "--%s: expected a number, found '%s'", o->name, text);
+        if (end == text || *end || !isfinite(v)) return pa_error(err, PA_USAGE, "--%s: expected a number, found '%s'", o->name, text);
         *(double *)o->value = v;
         return PA_OK;
     }

@@ -1,0 +1,222 @@
+// performance.c: the default encoding, Magenta's: the sustain pedal becomes note lengths, time becomes steps of 10 ms. The rules are in
+// README.md. Knows nothing of MIDI files.
+#include "tokenizer/score.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+enum { PITCHES = 128, NONE = -1, DEFAULT_VELOCITY = 100 };
+enum { PEDAL_DOWN, PEDAL_UP, NOTE_STARTS, NOTE_ENDS }; // at equal times, in this order
+
+// The notes that sound at one moment: a list for each pitch, through next and previous.
+typedef struct {
+    pa_note *note;
+    int *next, *previous;
+    int first[PITCHES];
+    bool *sounds;
+    bool pedal;
+} keyboard;
+
+static void press(keyboard *k, int n) {
+    int pitch = k->note[n].pitch, old = k->first[pitch];
+    k->next[n] = old;
+    k->previous[n] = NONE;
+    if (old != NONE) k->previous[old] = n;
+    k->first[pitch] = n;
+    k->sounds[n] = true;
+}
+
+static void release(keyboard *k, int n) {
+    if (k->previous[n] == NONE)
+        k->first[k->note[n].pitch] = k->next[n];
+    else
+        k->next[k->previous[n]] = k->next[n];
+    if (k->next[n] != NONE) k->previous[k->next[n]] = k->previous[n];
+    k->sounds[n] = false;
+}
+
+// Ends the sounding notes of a pitch now: all of them, or those whose key is up.
+static void end_pitch(keyboard *k, int pitch, double now, bool all) {
+    for (int n = k->first[pitch], next; n != NONE; n = next) {
+        next = k->next[n];
+        if (!all && k->note[n].end >= now) continue;
+        k->note[n].end = now;
+        release(k, n);
+    }
+}
+
+static void step_keyboard(keyboard *k, const pa_moment *m) {
+    int n = (int)m->index;
+    switch (m->order) {
+    case PEDAL_DOWN:
+        k->pedal = true;
+        break;
+    case PEDAL_UP:
+        k->pedal = false;
+        for (int p = 0; p < PITCHES; p++) end_pitch(k, p, m->time, false);
+        break;
+    case NOTE_STARTS:
+        if (k->pedal) end_pitch(k, k->note[n].pitch, m->time, true); // a note that began now is left without length: deleted below
+        press(k, n);
+        break;
+    case NOTE_ENDS:
+        if (!k->pedal && k->sounds[n]) release(k, n);
+    }
+}
+
+// Lengthens the notes of a part to what its pedal makes of them. A note that the next one of its pitch cuts at its very start has
+// end == start afterwards.
+static bool apply_pedal(const pa_part *part, pa_note *note) {
+    size_t count = part->notes, moments = 0;
+    pa_moment *moment = malloc((2 * count + part->pedals) * sizeof *moment);
+    keyboard k = {.note = note, .next = malloc(count * sizeof(int)), .previous = malloc(count * sizeof(int)), .sounds = calloc(count, 1)};
+    bool ok = moment && k.next && k.previous && k.sounds;
+    if (!ok) goto done;
+    for (int p = 0; p < PITCHES; p++) k.first[p] = NONE;
+    for (size_t i = 0; i < part->pedals; i++)
+        moment[moments++] = (pa_moment){part->pedal[i].time, part->pedal[i].down ? PEDAL_DOWN : PEDAL_UP, 0};
+    for (size_t i = 0; i < count; i++) moment[moments++] = (pa_moment){note[i].start, NOTE_STARTS, (uint32_t)i};
+    for (size_t i = 0; i < count; i++) moment[moments++] = (pa_moment){note[i].end, NOTE_ENDS, (uint32_t)i};
+    ok = pa_moment_sort(moment, moments);
+    if (!ok) goto done;
+    for (size_t i = 0; i < moments; i++) step_keyboard(&k, &moment[i]);
+    for (int p = 0; p < PITCHES; p++) end_pitch(&k, p, moment[moments - 1].time, true);
+done:
+    free(moment);
+    free(k.next);
+    free(k.previous);
+    free(k.sounds);
+    return ok;
+}
+
+// The notes of all parts but drums as they sound, in order of (start, pitch). NULL without memory.
+static pa_note *sounding_notes(const pa_score *score, size_t *count) {
+    size_t total = 0, used = 0, kept = 0;
+    for (size_t i = 0; i < score->parts; i++) total += score->part[i].drums ? 0 : score->part[i].notes;
+    pa_note *note = malloc((total + 1) * sizeof *note), *sorted = malloc((total + 1) * sizeof *sorted);
+    pa_moment *moment = malloc((total + 1) * sizeof *moment);
+    bool ok = note && sorted && moment;
+    for (size_t i = 0; i < score->parts && ok; i++) {
+        const pa_part *part = &score->part[i];
+        if (part->drums || !part->notes) continue;
+        for (size_t k = 0; k < part->notes; k++) note[used + k] = part->note[k];
+        if (part->pedals) ok = apply_pedal(part, note + used);
+        used += part->notes;
+    }
+    for (size_t i = 0; i < used && ok; i++)
+        if (note[i].end > note[i].start) moment[kept++] = (pa_moment){note[i].start, note[i].pitch, (uint32_t)i};
+    ok = ok && pa_moment_sort(moment, kept);
+    for (size_t i = 0; i < kept && ok; i++) sorted[i] = note[moment[i].index];
+    *count = kept;
+    free(note);
+    free(moment);
+    if (ok) return sorted;
+    free(sorted);
+    return NULL;
+}
+
+static int64_t step_of(double seconds) {
+    return (int64_t)floor(seconds * 100 + 0.5);
+}
+
+static int64_t end_step(const pa_note *n) {
+    int64_t start = step_of(n->start), end = step_of(n->end);
+    return end > start ? end : start + 1;
+}
+
+// Starts and ends of all notes by (step, note, start before end), as 2 * note + is_end: a counting sort by step of the sequence
+// start 0, end 0, start 1, end 1, ... NULL without memory.
+static uint32_t *order_events(const pa_note *note, size_t count) {
+    int64_t last = 0;
+    for (size_t i = 0; i < count; i++) last = end_step(&note[i]) > last ? end_step(&note[i]) : last;
+    size_t *place = calloc((size_t)last + 2, sizeof *place);
+    uint32_t *event = malloc((2 * count + 1) * sizeof *event);
+    if (!place || !event) {
+        free(place);
+        free(event);
+        return NULL;
+    }
+    for (size_t i = 0; i < count; i++) place[step_of(note[i].start) + 1]++, place[end_step(&note[i]) + 1]++;
+    for (int64_t s = 0; s < last; s++) place[s + 1] += place[s];
+    for (size_t i = 0; i < count; i++) {
+        event[place[step_of(note[i].start)]++] = 2 * (uint32_t)i;
+        event[place[end_step(&note[i])]++] = 2 * (uint32_t)i + 1;
+    }
+    free(place);
+    return event;
+}
+
+static bool write_events(pa_writer *w, const pa_note *note, const uint32_t *event, size_t events) {
+    int64_t clock = 0;
+    int bin = NONE;
+    for (size_t i = 0; i < events; i++) {
+        const pa_note *n = &note[event[i] / 2];
+        bool end = event[i] & 1;
+        int64_t step = end ? end_step(n) : step_of(n->start);
+        if (!pa_writer_shift(w, step - clock)) return false;
+        clock = step;
+        if (!end && (n->velocity - 1) / 4 != bin) {
+            bin = (n->velocity - 1) / 4;
+            if (!pa_writer_add(w, PA_VELOCITY + bin)) return false;
+        }
+        if (!pa_writer_add(w, (end ? PA_NOTE_OFF : PA_NOTE_ON) + n->pitch)) return false;
+    }
+    return true;
+}
+
+pa_status pa_performance_encode(const pa_score *score, pa_piece *piece, pa_err *err) {
+    pa_writer w = {0};
+    size_t count = 0, all = 0;
+    uint32_t *event = NULL;
+    pa_note *note = sounding_notes(score, &count);
+    bool ok = note && (event = order_events(note, count)) && write_events(&w, note, event, 2 * count);
+    *piece = (pa_piece){0};
+    if (ok) {
+        for (size_t i = 0; i < score->parts; i++) all += score->part[i].notes;
+        *piece = (pa_piece){w.token, w.count, 0, count, all - count + score->unclosed};
+    } else {
+        free(w.token);
+    }
+    free(event);
+    free(note);
+    return ok ? PA_OK : pa_error(err, PA_FAIL, "no memory for the tokens of %zu notes", count);
+}
+
+// The open notes of each pitch, first in, first out: through `next`, a note's successor at its pitch.
+bool pa_performance_decode(const uint16_t *token, size_t count, pa_part *part) {
+    int64_t clock = 0, last = 0;
+    int velocity = DEFAULT_VELOCITY, first[PITCHES], newest[PITCHES];
+    int *next = malloc((count + 1) * sizeof *next);
+    size_t kept = 0;
+    bool ok = next != NULL;
+    for (int p = 0; p < PITCHES; p++) first[p] = newest[p] = NONE;
+    for (size_t i = 0; i < count && ok && token[i] != PA_END; i++) {
+        int t = token[i], pitch = t & 127;
+        if (t < PA_NOTE_OFF) {
+            int n = (int)part->notes;
+            ok = pa_part_add_note(part, (pa_note){(double)clock / 100, -1, (uint8_t)pitch, (uint8_t)velocity});
+            if (first[pitch] == NONE)
+                first[pitch] = n;
+            else
+                next[newest[pitch]] = n;
+            newest[pitch] = n;
+        } else if (t < PA_TIME_SHIFT && first[pitch] != NONE) {
+            int n = first[pitch];
+            part->note[n].end = (double)clock / 100;
+            first[pitch] = n == newest[pitch] ? NONE : next[n];
+        } else if (t >= PA_TIME_SHIFT && t < PA_VELOCITY) {
+            clock += t - PA_TIME_SHIFT + 1;
+        } else if (t >= PA_VELOCITY && t < PA_END) {
+            velocity = (t - PA_VELOCITY) * 4 + 1;
+        }
+        if (t < PA_TIME_SHIFT) last = clock;
+    }
+    for (size_t i = 0; i < part->notes && ok; i++) {
+        pa_note n = part->note[i];
+        if (n.end < 0) n.end = (double)last / 100;
+        if (n.end > n.start) part->note[kept++] = n;
+    }
+    part->notes = kept;
+    free(next);
+    return ok;
+}

@@ -1,0 +1,217 @@
+// workers.c: files are read in forked processes that hand tokens back through a socket. libsmf aborts on what it did not expect; a worker
+// that dies, or that needs too much time or memory, is replaced, and its file refused. Knows nothing of MIDI or of either encoding.
+#include "tokenizer/workers.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MOST_WORKERS = 256, CPU_SECONDS = 60, MEMORY_GIB = 4 };
+
+// What comes back for a file, followed by its tokens.
+typedef struct {
+    pa_status status;
+    pa_piece piece; // its pointer means nothing on this side
+    char reason[sizeof(pa_err)];
+} answer;
+
+typedef struct {
+    pid_t process;
+    int socket;  // -1: no such worker
+    size_t file; // being encoded
+} worker;
+
+typedef struct {
+    const char *const *path;
+    size_t count, next; // files; the next to be handed out
+    pa_encoding encoding;
+    pa_encoded *done;
+    void *user;
+    int jobs;
+    worker worker[MOST_WORKERS];
+} pool;
+
+static bool send_all(int fd, const void *bytes, size_t count) {
+    for (const char *at = bytes; count;) {
+        ssize_t n = send(fd, at, count, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return false;
+        at += n, count -= (size_t)n;
+    }
+    return true;
+}
+
+static bool receive_all(int fd, void *bytes, size_t count) {
+    for (char *at = bytes; count;) {
+        ssize_t n = recv(fd, at, count, 0);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return false;
+        at += n, count -= (size_t)n;
+    }
+    return true;
+}
+
+static void limit(int resource, rlim_t soft) {
+    struct rlimit r;
+    if (getrlimit(resource, &r)) return;
+    r.rlim_cur = r.rlim_max != RLIM_INFINITY && r.rlim_max < soft ? r.rlim_max : soft;
+    setrlimit(resource, &r);
+}
+
+// Memory is limited beyond what the process has when it starts, which may be much: its parent's maps of large files, a device.
+static void limit_memory(void) {
+    unsigned long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f && fscanf(f, "%lu", &pages) == 1) limit(RLIMIT_AS, (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + ((rlim_t)MEMORY_GIB << 30));
+    if (f) fclose(f);
+}
+
+static void work(const pool *p, int fd) {
+    size_t file;
+    limit(RLIMIT_CORE, 0);
+    limit_memory();
+    while (receive_all(fd, &file, sizeof file)) {
+        answer a = {0};
+        pa_err err = {""};
+        limit(RLIMIT_CPU, (rlim_t)(clock() / CLOCKS_PER_SEC) + CPU_SECONDS);
+        a.status = pa_encode_file(p->path[file], p->encoding, &a.piece, &err);
+        memcpy(a.reason, &err, sizeof err);
+        if (!send_all(fd, &a, sizeof a) || !send_all(fd, a.piece.token, a.piece.count * sizeof *a.piece.token)) break;
+        pa_piece_clear(&a.piece);
+    }
+    _exit(0);
+}
+
+static pa_status start_worker(pool *p, worker *w, pa_err *err) {
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+        return pa_error(err, PA_FAIL, "no socket for a worker: %s", strerror(errno));
+    fflush(NULL); // what is buffered is written once, by this process
+    w->process = fork();
+    if (w->process < 0) {
+        int code = errno;
+        close(pair[0]);
+        close(pair[1]);
+        return pa_error(err, PA_FAIL, "no process for a worker: %s", strerror(code));
+    }
+    if (w->process == 0) {
+        close(pair[0]);
+        for (int i = 0; i < p->jobs; i++) // a worker must not keep another's socket open
+            if (p->worker[i].socket >= 0) close(p->worker[i].socket);
+        work(p, pair[1]);
+    }
+    close(pair[1]);
+    w->socket = pair[0];
+    return PA_OK;
+}
+
+static void stop_worker(worker *w, int *status) {
+    if (w->socket < 0) return;
+    close(w->socket);
+    w->socket = -1;
+    while (waitpid(w->process, status, 0) < 0 && errno == EINTR) {}
+}
+
+// The worker died over its file: says why.
+static void bury_worker(pool *p, worker *w) {
+    int status = 0;
+    char reason[sizeof(pa_err)];
+    const char *path = p->path[w->file];
+    stop_worker(w, &status);
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU)
+        snprintf(reason, sizeof reason, "%s: the MIDI reader took more than %d s of processor time", path, CPU_SECONDS);
+    else if (WIFSIGNALED(status))
+        snprintf(reason, sizeof reason, "%s: the MIDI reader stopped with signal %d (%s)", path, WTERMSIG(status),
+                 strsignal(WTERMSIG(status)));
+    else
+        snprintf(reason, sizeof reason, "%s: the MIDI reader stopped with exit status %d", path, WEXITSTATUS(status));
+    p->done(p->user, w->file, PA_DATA, (pa_piece){0}, reason);
+}
+
+// Hands the worker the next file; without one, it is stopped.
+static pa_status give_work(pool *p, worker *w, pa_err *err) {
+    int status;
+    if (p->next == p->count) {
+        stop_worker(w, &status);
+        return PA_OK;
+    }
+    if (w->socket < 0) {
+        pa_status s = start_worker(p, w, err);
+        if (s) return s;
+    }
+    w->file = p->next++;
+    send_all(w->socket, &w->file, sizeof w->file); // a worker that is gone is found when its answer is read
+    return PA_OK;
+}
+
+static pa_status take_answer(pool *p, worker *w, pa_err *err) {
+    answer a;
+    bool ok = receive_all(w->socket, &a, sizeof a);
+    if (ok && a.piece.count) {
+        a.piece.token = malloc(a.piece.count * sizeof *a.piece.token);
+        if (!a.piece.token) return pa_error(err, PA_FAIL, "no memory for %zu tokens", a.piece.count);
+        ok = receive_all(w->socket, a.piece.token, a.piece.count * sizeof *a.piece.token);
+        if (!ok) free(a.piece.token);
+    } else if (ok) {
+        a.piece.token = NULL;
+    }
+    if (ok)
+        p->done(p->user, w->file, a.status, a.piece, a.reason);
+    else
+        bury_worker(p, w);
+    return give_work(p, w, err);
+}
+
+pa_status pa_encode_files(const char *const *path, size_t count, pa_encoding e, int jobs, pa_encoded *done, void *user, pa_err *err) {
+    jobs = jobs < 1 ? 1 : jobs > MOST_WORKERS ? MOST_WORKERS : jobs;
+    if ((size_t)jobs > count) jobs = (int)count;
+    pool *p = malloc(sizeof *p);
+    if (!p) return pa_error(err, PA_FAIL, "no memory for workers");
+    *p = (pool){.path = path, .count = count, .encoding = e, .done = done, .user = user, .jobs = jobs};
+    pa_status s = PA_OK;
+    int busy = jobs;
+    for (int i = 0; i < jobs; i++) p->worker[i].socket = -1;
+    for (int i = 0; i < jobs && !s; i++) s = give_work(p, &p->worker[i], err);
+    while (!s && busy) {
+        struct pollfd ready[MOST_WORKERS];
+        for (int i = 0; i < jobs; i++) ready[i] = (struct pollfd){p->worker[i].socket, POLLIN, 0}; // poll skips sockets below 0
+        if (poll(ready, (nfds_t)jobs, -1) < 0 && errno != EINTR) s = pa_error(err, PA_FAIL, "waiting for workers: %s", strerror(errno));
+        for (int i = 0; i < jobs && !s; i++)
+            if (ready[i].fd >= 0 && ready[i].revents) s = take_answer(p, &p->worker[i], err);
+        busy = 0;
+        for (int i = 0; i < jobs; i++) busy += p->worker[i].socket >= 0;
+    }
+    for (int i = 0, status; i < jobs; i++) stop_worker(&p->worker[i], &status);
+    free(p);
+    return s;
+}
+
+typedef struct {
+    pa_status status;
+    pa_piece piece;
+    pa_err reason;
+} single;
+
+static void keep_single(void *user, size_t index, pa_status status, pa_piece piece, const char *reason) {
+    (void)index;
+    single *one = user;
+    one->status = status;
+    one->piece = piece;
+    snprintf(one->reason.text, sizeof one->reason.text, "%s", reason);
+}
+
+pa_status pa_encode_isolated(const char *path, pa_encoding e, pa_piece *piece, pa_err *err) {
+    single one = {.status = PA_FAIL};
+    *piece = (pa_piece){0};
+    pa_status s = pa_encode_files(&path, 1, e, 1, keep_single, &one, err);
+    if (s) return s;
+    *piece = one.piece;
+    return one.status ? pa_error(err, one.status, "%s", one.reason.text) : PA_OK;
+}
