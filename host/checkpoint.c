@@ -217,7 +217,7 @@ static pa_status load(const char *folder, const pa_config *c, pa_run_state *stat
     char path[PATH + 96];
     pa_weights w;
     pa_st *st = NULL;
-    pa_status s = pa_weights_open(&w, folder, NULL, err);
+    pa_status s = pa_weights_open(&w, folder, NULL, NULL, err);
     if (s) return s == PA_FAIL ? s : PA_DATA;
     snprintf(path, sizeof path, "%s/state.safetensors", folder);
     if ((s = pa_config_same_model(&w.model, &c->model, err))) goto done; // the user's to mend: not passed over

@@ -17,21 +17,22 @@ typedef struct {
 } pa_weights;
 
 // `from` is a model.safetensors, a checkpoint directory or a run directory (its `best`, else `latest`). A file without our metadata
-// needs `config`, an INI file whose [model] says what shapes can't (PA_USAGE without). With our metadata a config given must agree.
+// needs `config`, an INI file whose [model] says what shapes can't, or `model` itself (PA_USAGE without either). With our metadata what
+// is given must agree.
 // Every tensor of the model must be there with its shape, and nothing else but rotary_pos_emb.inv_freq; a leading "module." or "net."
 // of names is taken off.
-pa_status pa_weights_open(pa_weights *w, const char *from, const char *config, pa_err *err);
+pa_status pa_weights_open(pa_weights *w, const char *from, const char *config, const pa_model *model, pa_err *err);
 // Writes every parameter into an open context whose table is `params` (of w->model).
 pa_status pa_weights_load(const pa_weights *w, const pa_params *params, const pa_backend *backend, pa_context *ctx, pa_err *err);
 void pa_weights_close(pa_weights *w);
 
 // What a run must remember besides weights and moments.
 typedef struct {
-    int64_t step;        // updates done, skipped ones included
-    int64_t updates;     // updates not skipped: Adam's step
-    double seconds;      // of training so far
-    int64_t skips;       // in all
-    double best;         // best evaluation loss so far; infinity before the first
+    int64_t step;    // updates done, skipped ones included
+    int64_t updates; // updates not skipped: Adam's step
+    double seconds;  // of training so far
+    int64_t skips;   // in all
+    double best;     // best evaluation loss so far; infinity before the first
     int64_t best_step;
     uint64_t seed;
 } pa_run_state;

@@ -86,7 +86,6 @@ static pa_status read_own_metadata(pa_weights *w, const char *config, pa_err *er
 
 static pa_status read_foreign(pa_weights *w, const char *config, pa_err *err) {
     pa_config c = pa_config_default();
-    w->foreign = true, w->encoding = PA_PERFORMANCE;
     if (!config)
         return pa_error(err, PA_USAGE, "%s: has no settings of its own; expected --config FILE.ini, whose [model] describes it", w->path);
     pa_status s = pa_config_read(&c, config, err);
@@ -94,14 +93,20 @@ static pa_status read_foreign(pa_weights *w, const char *config, pa_err *err) {
     return s;
 }
 
-pa_status pa_weights_open(pa_weights *w, const char *from, const char *config, pa_err *err) {
+pa_status pa_weights_open(pa_weights *w, const char *from, const char *config, const pa_model *model, pa_err *err) {
     *w = (pa_weights){0};
     pa_params p = {0};
     pa_status s = find_file(from, w->path, sizeof w->path, err);
     if (s || (s = pa_st_open(&w->file, w->path, err))) return s;
     const char *format = pa_st_meta(w->file, "format");
-    bool ours = format && !strncmp(format, "patrain-", 8); // safetensors.torch writes "pt"
-    s = ours ? read_own_metadata(w, config, err) : read_foreign(w, config, err);
+    w->foreign = !format || strncmp(format, "patrain-", 8); // safetensors.torch writes "pt"
+    if (!w->foreign)
+        s = read_own_metadata(w, config, err);
+    else if (model)
+        w->model = *model;
+    else
+        s = read_foreign(w, config, err);
+    if (!s && model) s = pa_config_same_model(&w->model, model, err);
     if (!s) s = pa_params_init(&p, &w->model, err);
     if (!s) s = check_tensors(w, &p, err);
     pa_params_clear(&p);

@@ -1,0 +1,67 @@
+// patrain.c: the trainer's command line.
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/cli.h"
+#include "host/train.h"
+
+// configs/v4.ini -> runs/v4
+static void default_run(const char *config, char *run, size_t size) {
+    const char *name = strrchr(config, '/');
+    name = name ? name + 1 : config;
+    size_t length = strlen(name);
+    if (length > 4 && !strcmp(name + length - 4, ".ini")) length -= 4;
+    snprintf(run, size, "runs/%.*s", (int)length, name);
+}
+
+static pa_status parse_precision(const char *name, pa_config *c, pa_err *err) {
+    char text[64];
+    snprintf(text, sizeof text, "train.precision=%s", name);
+    return pa_config_set(c, text, err);
+}
+
+int main(int argc, char **argv) {
+    const char *device = "auto", *precision = NULL, *run = NULL, *init = NULL;
+    bool fresh = false, dry_run = false, print = false, done = false;
+    char default_dir[4096];
+    const pa_option option[] = {
+        {"run-dir", PA_OPT_STRING, &run, "DIR", "where the run lives (default: runs/<name of CONFIG>); resumed where it has a checkpoint",
+         "Run"},
+        {"fresh", PA_OPT_FLAG, &fresh, NULL, "start anew: an existing run directory is moved aside, not removed", NULL},
+        {"init", PA_OPT_STRING, &init, "FILE", "weights to start from: a checkpoint of ours or of perceiver_ar_pytorch", NULL},
+        {"dry-run", PA_OPT_FLAG, &dry_run, NULL, "print parameters and the memory plan, run one step, write nothing", NULL},
+        {"print-config", PA_OPT_FLAG, &print, NULL, "print the configuration, every key with its range and meaning, and end", NULL},
+        {"device", PA_OPT_CHOICE, &device, "auto|cpu|cuda", "where to compute", "Device"},
+        {"precision", PA_OPT_CHOICE, &precision, "auto|fp32|bf16|fp16", "of products and attention (default: train.precision)", NULL},
+    };
+    const pa_program program = {.name = "patrain",
+                                .summary = "Trains a Perceiver AR model on token files made by paprep.",
+                                .usage = "CONFIG.ini [section.key=value ...] [options]",
+                                .example = "patrain configs/demo.ini train.minutes=5 --run-dir runs/demo",
+                                .option = option,
+                                .options = sizeof option / sizeof *option};
+    pa_err err = {""};
+    pa_config config = pa_config_default();
+    int count = 0;
+    pa_status s = pa_cli_parse(&program, argc, argv, &count, &done, &err);
+    if (s || done) return pa_cli_end(&program, s, &err);
+    if (!count && !print) s = pa_error(&err, PA_USAGE, "expected a configuration, CONFIG.ini, found none");
+    int first = 1;
+    if (!s && count && !strchr(argv[1], '=')) s = pa_config_read(&config, argv[first++], &err);
+    for (int i = first; !s && i <= count; i++) s = pa_config_set(&config, argv[i], &err);
+    if (!s && precision) s = parse_precision(precision, &config, &err);
+    if (!s) s = pa_config_check(&config, &err);
+    if (!s && print) {
+        pa_config_print(&config, true, stdout);
+        return pa_cli_end(&program, PA_OK, &err);
+    }
+    if (!s && first == 1) s = pa_error(&err, PA_USAGE, "expected a configuration, CONFIG.ini, first, found %s", argv[1]);
+    if (!s && !run) {
+        default_run(argv[1], default_dir, sizeof default_dir);
+        run = default_dir;
+    }
+    pa_train_options o = {.run = run, .init = init, .fresh = fresh, .dry_run = dry_run};
+    if (!s) s = pa_backend_choose(device, &o.backend, &err);
+    if (!s) s = pa_train(&config, &o, &err);
+    return pa_cli_end(&program, s, &err);
+}

@@ -1,0 +1,25 @@
+// runlog.h: what a run says of itself: metrics.jsonl (an object a step and an evaluation), TensorBoard events, lines on stderr.
+#ifndef PA_RUNLOG_H
+#define PA_RUNLOG_H
+
+#include "host/base.h"
+
+typedef struct {
+    FILE *metrics, *events; // NULL: not written (--dry-run)
+} pa_runlog;
+
+typedef struct {
+    int64_t step;
+    double epoch, loss, lr, grad_norm, tokens_per_s, mfu, seconds, eta;
+    size_t memory;
+    bool skipped;
+} pa_step_log;
+
+// Opens RUN's logs. Metrics of steps after `resumed` (written after the checkpoint that the run goes on from) are taken out.
+pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, pa_err *err);
+// Writes a step's metrics, and the line on stderr where `show`.
+pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *err);
+pa_status pa_runlog_eval(pa_runlog *l, int64_t step, double loss, double loss_seed, double accuracy, double seconds, pa_err *err);
+void pa_runlog_close(pa_runlog *l);
+
+#endif

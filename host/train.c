@@ -1,0 +1,346 @@
+// train.c: the training loop. What a step computes is a function of (seed, step) alone; how long it takes and when it is interrupted
+// never change it. Knows nothing of devices.
+#include "host/train.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "host/checkpoint.h"
+#include "host/data.h"
+#include "host/generate.h"
+#include "host/rundir.h"
+#include "host/runlog.h"
+#include "host/score.h"
+
+static volatile sig_atomic_t stop_signals;
+
+static void on_signal(int signal) {
+    if (signal == SIGINT && stop_signals) _exit(130);
+    stop_signals++;
+}
+
+static void catch_signals(void) {
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    stop_signals = 0;
+    sigaction(SIGTERM, &a, NULL), sigaction(SIGINT, &a, NULL), sigaction(SIGUSR1, &a, NULL);
+    signal(SIGHUP, SIG_IGN);
+}
+
+typedef struct {
+    const pa_config *config;
+    const pa_train_options *options;
+    const pa_backend *backend;
+    pa_context *ctx;
+    pa_comm comm;
+    pa_params params;
+    pa_tokens train, validation;
+    bool has_validation;
+    pa_sampler sampler;
+    pa_run_state state;
+    pa_runlog log;
+    int lock, micro, first, windows; // this rank's windows of a step: `windows` of them from `first`
+    int kept, skips_in_a_row;
+    double started, peak; // clock at the start less seconds trained before; flop/s
+    uint16_t *tokens;     // (windows, context + 1)
+    uint16_t *input, *target;
+    int32_t *keep;
+    uint64_t *number;
+    int64_t saved_step;
+} trainer;
+
+double pa_learning_rate(const pa_config *c, int64_t step, double progress) {
+    double warm = c->optimizer.warmup > 0 ? (double)(step + 1) / c->optimizer.warmup : 1, low = c->optimizer.final_lr, at = 1;
+    progress = progress < 0 ? 0 : progress > 1 ? 1 : progress;
+    switch (c->optimizer.schedule) {
+    case PA_SCHEDULE_CONSTANT:
+        break;
+    case PA_SCHEDULE_COSINE:
+        at = low + (1 - low) * 0.5 * (1 + cos(M_PI * progress));
+        break;
+    case PA_SCHEDULE_LINEAR:
+        at = low + (1 - low) * (1 - progress);
+        break;
+    case PA_SCHEDULE_WSD:
+        at = progress > 1 - c->optimizer.decay ? low + (1 - low) * (1 - progress) / c->optimizer.decay : 1;
+        break;
+    }
+    return c->optimizer.lr * (warm < 1 ? warm : 1) * at;
+}
+
+static double epochs_done(const trainer *t) {
+    return (double)t->state.step * t->config->train.global_batch / (double)t->sampler.epoch_windows;
+}
+
+// Share of the run that is done, by the limit that is nearest; 0 without a limit.
+static double progress(const trainer *t) {
+    const pa_config *c = t->config;
+    double p = 0, by_steps = c->train.steps ? (double)t->state.step / (double)c->train.steps : 0;
+    double by_epochs = c->train.epochs > 0 ? epochs_done(t) / c->train.epochs : 0;
+    double by_time = c->train.minutes > 0 ? (pa_clock() - t->started) / (60 * c->train.minutes) : 0;
+    p = by_steps > p ? by_steps : p, p = by_epochs > p ? by_epochs : p, p = by_time > p ? by_time : p;
+    return p;
+}
+
+// The windows of a step, and how many targets all ranks' windows score.
+static pa_status draw_windows(trainer *t, double *scored, pa_err *err) {
+    const pa_model *m = &t->config->model;
+    size_t length = (size_t)m->context + 1;
+    *scored = 0;
+    for (int i = 0; i < t->windows; i++) {
+        uint16_t *w = t->tokens + (size_t)i * length;
+        t->number[i] = (uint64_t)t->state.step * (uint64_t)t->config->train.global_batch + (uint64_t)(t->first + i);
+        pa_sampler_window(&t->sampler, t->number[i], w);
+        for (int at = m->prefix + 1; at <= m->context; at++) *scored += w[at] != PA_PAD;
+    }
+    return pa_comm_sum_f64(&t->comm, scored, 1, err);
+}
+
+static pa_status micro_batch(trainer *t, int from, int count, float scale, double *sum, pa_err *err) {
+    const pa_model *m = &t->config->model;
+    int M = m->context, N = M - m->prefix;
+    for (int i = 0; i < count; i++) {
+        const uint16_t *w = t->tokens + (size_t)(from + i) * ((size_t)M + 1);
+        memcpy(t->input + (size_t)i * (size_t)M, w, (size_t)M * 2);
+        memcpy(t->target + (size_t)i * (size_t)N, w + m->prefix + 1, (size_t)N * 2);
+        pa_keep_positions((uint64_t)t->config->train.seed, t->number[from + i], m->prefix, t->kept, t->keep + (size_t)i * (size_t)t->kept);
+    }
+    pa_batch b = {.batch = count,
+                  .length = M,
+                  .latents = N,
+                  .input = t->input,
+                  .target = t->target,
+                  .keep = t->keep,
+                  .kept = t->kept,
+                  .window = t->number + from};
+    return t->backend->loss_grad(t->ctx, &b, scale, sum, err);
+}
+
+static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
+    const pa_config *c = t->config;
+    double began = pa_clock(), scored, sum = 0, part;
+    pa_status s = draw_windows(t, &scored, err);
+    for (int from = 0; !s && from < t->windows; from += t->micro) {
+        int count = t->windows - from < t->micro ? t->windows - from : t->micro;
+        s = micro_batch(t, from, count, scored > 0 ? (float)(1 / scored) : 0, &part, err);
+        sum += part;
+    }
+    if (s || (s = pa_comm_sum_f64(&t->comm, &sum, 1, err))) return s;
+    pa_update u = {.lr = pa_learning_rate(c, t->state.step, progress(t)),
+                   .beta1 = c->optimizer.beta1,
+                   .beta2 = c->optimizer.beta2,
+                   .eps = c->optimizer.eps,
+                   .weight_decay = c->optimizer.weight_decay,
+                   .decoupled = c->optimizer.name == PA_ADAMW,
+                   .clip = c->train.grad_clip,
+                   .step = t->state.updates + 1};
+    if ((s = t->backend->update(t->ctx, &u, &log->grad_norm, err))) return s;
+    log->skipped = !isfinite(log->grad_norm);
+    t->skips_in_a_row = log->skipped ? t->skips_in_a_row + 1 : 0;
+    t->state.step++, t->state.updates += !log->skipped, t->state.skips += log->skipped;
+    pa_flops f = pa_count_flops(&c->model, c->train.global_batch, t->kept, c->model.context - c->model.prefix);
+    double took = pa_clock() - began;
+    t->state.seconds = pa_clock() - t->started;
+    log->step = t->state.step, log->epoch = epochs_done(t), log->loss = scored > 0 ? sum / scored : 0, log->lr = u.lr;
+    log->tokens_per_s = scored / took, log->seconds = took, log->memory = t->backend->memory(t->ctx);
+    log->mfu = t->peak > 0 ? (f.linear_forward + f.linear_backward + f.attention_forward + f.attention_backward) / took / t->peak : NAN;
+    double p = progress(t);
+    log->eta = p > 0 ? t->state.seconds * (1 - p) / p : NAN;
+    return PA_OK;
+}
+
+static pa_status save(trainer *t, bool best, pa_err *err) {
+    t->saved_step = t->state.step;
+    return pa_checkpoint_save(t->options->run, t->config, t->train.encoding, &t->state, &t->params, t->backend, t->ctx, best, err);
+}
+
+// One crop of each validation piece, the same ones each time. Saves where it is the best so far.
+static pa_status evaluate(trainer *t, pa_err *err) {
+    const pa_config *c = t->config;
+    double began = pa_clock();
+    int64_t pieces = t->validation.pieces, correct = 0, tokens = 0;
+    if (c->log.eval_pieces && c->log.eval_pieces < pieces) pieces = c->log.eval_pieces;
+    pa_score score;
+    pa_status s =
+        pa_score_crops(t->backend, t->ctx, &c->model, &t->validation, pieces, (uint64_t)c->train.seed, t->micro, true, &score, err);
+    if (s) return s;
+    for (int i = 0; i < PA_CLASSES; i++) correct += score.correct[i], tokens += score.tokens[i];
+    double loss = pa_score_loss(&score), took = pa_clock() - began;
+    s = pa_runlog_eval(&t->log, t->state.step, loss, pa_score_loss_seed(&score), tokens ? (double)correct / (double)tokens : 0, took, err);
+    if (s || c->checkpoint.best_by != PA_BEST_BY_EVAL_LOSS || !t->state.step || !(loss < t->state.best)) return s;
+    t->state.best = loss, t->state.best_step = t->state.step;
+    return save(t, true, err);
+}
+
+// A continuation of the first validation piece's opening, to hear how the run is doing.
+static pa_status sample(trainer *t, pa_err *err) {
+    enum { length = 1024 };
+    const pa_tokens *v = &t->validation;
+    const pa_model *m = &t->config->model;
+    uint16_t *out = malloc(((size_t)m->context + length) * sizeof *out);
+    pa_note *notes = NULL;
+    size_t made = 0, count = 0, primer = (size_t)(v->offsets[1] - v->offsets[0]);
+    char path[4096 + 64];
+    if (!out) return pa_error(err, PA_FAIL, "no memory for a sample");
+    if (primer > (size_t)m->prefix + 1) primer = (size_t)m->prefix + 1;
+    memcpy(out, v->tokens, primer * sizeof *out);
+    pa_sampling_options o = pa_sampling_default();
+    o.seed = (uint64_t)t->state.step;
+    pa_status s = pa_generate(t->backend, t->ctx, m, &o, v->tokens, primer, 1, length, out + primer, &made, NULL, NULL, err);
+    if (!s) s = pa_decode(out, primer + made, v->encoding, &notes, &count, err);
+    snprintf(path, sizeof path, "%s/samples/step-%08lld.mid", t->options->run, (long long)t->state.step);
+    if (!s) s = pa_midi_write(path, notes, count, err);
+    free(notes), free(out);
+    return s;
+}
+
+static bool due(int64_t step, int64_t every) {
+    return every > 0 && step % every == 0;
+}
+
+static pa_status loop(trainer *t, pa_err *err) {
+    const pa_config *c = t->config;
+    pa_status s = PA_OK;
+    pa_step_log log = {0};
+    if (t->has_validation && c->log.eval_every && !t->state.step && (s = evaluate(t, err))) return s;
+    while (progress(t) < 1 && !stop_signals) {
+        if ((s = train_step(t, &log, err))) return s;
+        int64_t step = t->state.step;
+        if ((s = pa_runlog_step(&t->log, &log, due(step, c->log.every) || step == 1 || log.skipped, err))) return s;
+        if (t->skips_in_a_row >= c->train.max_skips && c->train.max_skips)
+            return pa_error(err, PA_FAIL, "step %lld: loss or gradient not finite %d times in a row; the last checkpoint is step %lld",
+                            (long long)step, t->skips_in_a_row, (long long)(t->saved_step > 0 ? t->saved_step : 0));
+        if (t->has_validation && due(step, c->log.eval_every) && (s = evaluate(t, err))) return s;
+        if (t->has_validation && due(step, c->log.sample_every) && (s = sample(t, err))) return s;
+        if (due(step, c->checkpoint.every) && t->saved_step != step && (s = save(t, false, err))) return s;
+    }
+    if (stop_signals) {
+        if (t->saved_step != t->state.step && (s = save(t, false, err))) return s;
+        return pa_error(err, PA_STOPPED, "stopped on request at step %lld, saved; the same command goes on from there",
+                        (long long)t->state.step);
+    }
+    if (t->has_validation && c->log.eval_every && !due(t->state.step, c->log.eval_every) && (s = evaluate(t, err))) return s;
+    return t->saved_step == t->state.step ? PA_OK : save(t, false, err);
+}
+
+static pa_status open_data(trainer *t, pa_err *err) {
+    const pa_config *c = t->config;
+    pa_status s = pa_tokens_open(&t->train, c->data.train, err);
+    if (s) return s;
+    if (*c->data.validation) {
+        if ((s = pa_tokens_open(&t->validation, c->data.validation, err))) return s;
+        if (t->train.encoding != t->validation.encoding)
+            return pa_error(err, PA_USAGE, "%s: expected the encoding of %s, %s, found %s", c->data.validation, c->data.train,
+                            pa_encoding_name(t->train.encoding), pa_encoding_name(t->validation.encoding));
+        t->has_validation = t->validation.pieces > 0;
+    }
+    return pa_sampler_init(&t->sampler, &t->train, c, err);
+}
+
+// Rows that keep the matrix products at their peak and the activations small.
+static int choose_micro(const pa_config *c, int windows) {
+    int rows = c->model.context - c->model.prefix, fit = (8192 + rows - 1) / rows;
+    int micro = c->train.micro_batch ? c->train.micro_batch : fit;
+    return micro < windows ? micro : windows;
+}
+
+static pa_status open_backend(trainer *t, pa_err *err) {
+    const pa_config *c = t->config;
+    pa_open o = {.params = &t->params,
+                 .precision = c->train.precision,
+                 .max_batch = t->micro,
+                 .training = true,
+                 .recompute = c->train.recompute,
+                 .streams = c->log.sample_every && t->has_validation && !t->options->dry_run ? 1 : 0,
+                 .seed = (uint64_t)c->train.seed,
+                 .comm = &t->comm,
+                 .plan = stderr};
+    pa_status s = t->backend->open(&t->ctx, &o, err);
+    if (!s) t->peak = t->backend->peak(t->ctx);
+    return s;
+}
+
+static pa_status take_buffers(trainer *t, pa_err *err) {
+    const pa_model *m = &t->config->model;
+    size_t M = (size_t)m->context, B = (size_t)t->micro, W = (size_t)t->windows;
+    t->tokens = malloc(W * (M + 1) * 2 + 1), t->number = malloc(W * 8 + 1);
+    t->input = malloc(B * M * 2 + 1), t->target = malloc(B * (M - (size_t)m->prefix) * 2 + 1),
+    t->keep = malloc(B * (size_t)t->kept * 4 + 1);
+    return t->tokens && t->number && t->input && t->target && t->keep ? PA_OK : pa_error(err, PA_FAIL, "no memory for a step's windows");
+}
+
+static pa_status first_weights(trainer *t, pa_err *err) {
+    pa_weights w;
+    if (!t->options->init) {
+        float *values = malloc(t->params.floats * 4);
+        if (!values) return pa_error(err, PA_FAIL, "no memory to draw the first weights");
+        pa_status s = PA_OK;
+        for (int i = 0; !s && i < t->params.count; i++) {
+            pa_params_draw(&t->params, i, (uint64_t)t->config->train.seed, values);
+            s = t->backend->write(t->ctx, PA_PARAM, i, values, err);
+        }
+        free(values);
+        return s;
+    }
+    pa_status s = pa_weights_open(&w, t->options->init, NULL, &t->config->model, err);
+    if (s) return s;
+    s = pa_weights_load(&w, &t->params, t->backend, t->ctx, err);
+    if (!s) fprintf(stderr, "weights of %s\n", w.path);
+    pa_weights_close(&w);
+    return s;
+}
+
+static pa_status start_run(trainer *t, pa_err *err) {
+    const pa_train_options *o = t->options;
+    bool found = false;
+    t->state = (pa_run_state){.best = INFINITY, .seed = (uint64_t)t->config->train.seed};
+    t->saved_step = -1;
+    pa_status s = PA_OK;
+    if (!o->dry_run) {
+        if ((s = pa_rundir_open(o->run, o->fresh, &t->lock, err))) return s;
+        if ((s = pa_checkpoint_resume(o->run, t->config, &t->state, &t->params, t->backend, t->ctx, &found, err))) return s;
+    }
+    if (!found && (s = first_weights(t, err))) return s;
+    if (found) {
+        fprintf(stderr, "%s: going on from step %lld\n", o->run, (long long)t->state.step);
+        t->saved_step = t->state.step;
+    }
+    if (!o->dry_run && ((s = pa_rundir_write_config(o->run, t->config, err)) || (s = pa_runlog_open(&t->log, o->run, t->state.step, err))))
+        return s;
+    t->started = pa_clock() - t->state.seconds;
+    return PA_OK;
+}
+
+static pa_status dry_step(trainer *t, pa_err *err) {
+    pa_step_log log = {0};
+    pa_status s = train_step(t, &log, err);
+    if (!s) s = pa_runlog_step(&t->log, &log, true, err);
+    if (!s) fprintf(stderr, "dry run: one step of %.2f s done, nothing written\n", log.seconds);
+    return s;
+}
+
+pa_status pa_train(const pa_config *config, const pa_train_options *options, pa_err *err) {
+    trainer t = {.config = config, .options = options, .backend = options->backend, .comm = pa_comm_single(), .lock = -1};
+    int batch = config->train.global_batch, rank = t.comm.rank, size = t.comm.size;
+    t.first = (int)((int64_t)batch * rank / size), t.windows = (int)((int64_t)batch * (rank + 1) / size) - t.first;
+    t.micro = choose_micro(config, t.windows);
+    t.kept = pa_kept(config->model.prefix, config->model.prefix_dropout);
+    pa_status s = pa_params_init(&t.params, &config->model, err);
+    if (s || (s = open_data(&t, err)) || (s = take_buffers(&t, err))) goto done;
+    fprintf(stderr, "%.2f million parameters in %d tensors; %d windows a step, %d at a time; %lld windows an epoch\n",
+            (double)t.params.parameters / 1e6, t.params.count, batch, t.micro, (long long)t.sampler.epoch_windows);
+    if ((s = open_backend(&t, err)) || (s = start_run(&t, err))) goto done;
+    catch_signals();
+    s = options->dry_run ? dry_step(&t, err) : loop(&t, err);
+done:
+    pa_runlog_close(&t.log);
+    if (t.ctx) t.backend->close(t.ctx);
+    if (t.lock >= 0) close(t.lock);
+    pa_sampler_clear(&t.sampler);
+    pa_tokens_close(&t.train), pa_tokens_close(&t.validation);
+    pa_params_clear(&t.params);
+    free(t.tokens), free(t.number), free(t.input), free(t.target), free(t.keep);
+    return s;
+}
