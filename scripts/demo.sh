@@ -102,7 +102,7 @@ case $status in
   75) echo "demo.sh: training was stopped and has been saved; the same command goes on with it" >&2 ;;
   *) fail "training failed with status $status; what it said is above" ;;
 esac
-[[ -e $out/checkpoints/latest || -e $out/latest ]] || fail "training stopped before its first checkpoint, so there is no model to play; the same command starts again"
+[[ -e $out/latest ]] || fail "training stopped before its first checkpoint, so there is no model to play; the same command starts again"
 
 # 4. How good it is.
 say "Measuring"

@@ -52,7 +52,8 @@ run_ctest() { ctest --test-dir "build/$1" --output-on-failure --no-tests=error -
 tracked() { git ls-files -z -- "$@"; }
 
 formatted() {
-  tracked '*.c' '*.h' '*.cu' '*.cuh' '*.cpp' | xargs -0 -r clang-format --dry-run -Werror
+  tracked '*.c' '*.h' '*.cu' '*.cuh' '*.cpp' | xargs -0 -r clang-format --dry-run -Werror ||
+    { echo "clang-format -i FILE lays a file out anew"; false; }
 }
 
 scripts_checked() {
