@@ -1,0 +1,169 @@
+// simd_attention_tile.c: the register-blocked product that both passes of attention are made of, and the packing of its operands.
+// Knows nothing of softmax or masks.
+#include "cpu/attention.h"
+
+#define product CPU_ISA(attn_product)
+
+// C (rows, vectors VW): rows and vectors are constants once inlined, so the sums stay in registers: 24 of 32 for 6 x 4, for each unit of 4
+// loads of B and 6 broadcasts of A. 2 rows vectors VW flop a unit (4 with pairs).
+SIMD_INLINE void kernel(const bool pairs, const int rows, const int vectors, int units, const uint32_t *a, ptrdiff_t a_row,
+                        ptrdiff_t a_step, const uint32_t *b, ptrdiff_t b_row, float *c, ptrdiff_t c_row, bool add) {
+    vf sum[ATTN_ROWS][ATTN_VECTORS];
+    SIMD_UNROLL
+    for (int i = 0; i < rows; i++) SIMD_UNROLL
+    for (int j = 0; j < vectors; j++) sum[i][j] = add ? vf_load(c + i * c_row + j * VW) : (vf){0};
+    for (int t = 0; t < units; t++, a += a_step, b += b_row) {
+        vu bt[ATTN_VECTORS];
+        SIMD_UNROLL
+        for (int j = 0; j < vectors; j++) bt[j] = vu_load(b + j * VW);
+        SIMD_UNROLL
+        for (int i = 0; i < rows; i++) {
+            vu at = vu_set(a[i * a_row]);
+            SIMD_UNROLL
+            for (int j = 0; j < vectors; j++) {
+#if SIMD_PAIRS
+                if (pairs)
+                    sum[i][j] = vf_dot(sum[i][j], at, bt[j]);
+                else
+#endif
+                    sum[i][j] += (vf)at * (vf)bt[j];
+            }
+        }
+    }
+    SIMD_UNROLL
+    for (int i = 0; i < rows; i++) SIMD_UNROLL
+    for (int j = 0; j < vectors; j++) vf_store(c + i * c_row + j * VW, sum[i][j]);
+    (void)pairs;
+}
+
+// All rows for one column strip: whole register tiles, then one smaller.
+SIMD_INLINE void strip(const bool pairs, const int vectors, int rows, int units, attn_a a, const uint32_t *b, ptrdiff_t b_row, float *c,
+                       ptrdiff_t c_row, bool add) {
+    int i = 0;
+    for (; i + ATTN_ROWS <= rows; i += ATTN_ROWS)
+        kernel(pairs, ATTN_ROWS, vectors, units, a.p + i * a.row, a.row, a.step, b, b_row, c + i * c_row, c_row, add);
+    const uint32_t *at = a.p + i * a.row;
+    c += i * c_row;
+    switch (rows - i) {
+    case 1:
+        kernel(pairs, 1, vectors, units, at, a.row, a.step, b, b_row, c, c_row, add);
+        break;
+    case 2:
+        kernel(pairs, 2, vectors, units, at, a.row, a.step, b, b_row, c, c_row, add);
+        break;
+    case 3:
+        kernel(pairs, 3, vectors, units, at, a.row, a.step, b, b_row, c, c_row, add);
+        break;
+    case 4:
+        kernel(pairs, 4, vectors, units, at, a.row, a.step, b, b_row, c, c_row, add);
+        break;
+    case 5:
+        kernel(pairs, 5, vectors, units, at, a.row, a.step, b, b_row, c, c_row, add);
+        break;
+    default:
+        break;
+    }
+}
+
+SIMD_INLINE void strips(const bool pairs, int rows, int cols, int units, attn_a a, attn_b b, attn_c c, bool add) {
+    for (; cols > 0; cols -= ATTN_PANEL, b.p += b.panel, c.p += c.panel) {
+        int vectors = cols < ATTN_PANEL ? (cols + VW - 1) / VW : ATTN_VECTORS;
+        if (vectors == 1) strip(pairs, 1, rows, units, a, b.p, b.row, c.p, c.row, add);
+        if (vectors == 2) strip(pairs, 2, rows, units, a, b.p, b.row, c.p, c.row, add);
+#if SIMD_REGISTERS == 32
+        if (vectors == 3) strip(pairs, 3, rows, units, a, b.p, b.row, c.p, c.row, add);
+        if (vectors == 4) strip(pairs, 4, rows, units, a, b.p, b.row, c.p, c.row, add);
+#endif
+    }
+}
+
+void product(bool pairs, int rows, int cols, int units, attn_a a, attn_b b, attn_c c, bool add) {
+#if SIMD_PAIRS
+    if (pairs) {
+        strips(true, rows, cols, units, a, b, c, add);
+        return;
+    }
+#endif
+    (void)pairs;
+    strips(false, rows, cols, units, a, b, c, add);
+}
+
+attn_plan CPU_ISA(attn_plan_make)(const cpu_attn *a) {
+    attn_plan p = {.pairs = SIMD_PAIRS && a->type == CPU_BF16};
+    p.per = p.pairs ? 2 : 1;
+    p.keys = a->kept + a->latents;
+    p.key_pad = (p.keys + 3) / 4 * 4;
+    p.query_pad = (a->latents + ATTN_QUERIES - 1) / ATTN_QUERIES * ATTN_QUERIES;
+    p.units = (a->dim_head + p.per - 1) / p.per;
+    p.width = p.units * p.per;
+    p.dim_pad = (a->dim_head + ATTN_PANEL - 1) / ATTN_PANEL * ATTN_PANEL;
+    p.heads = (size_t)a->batch * (size_t)a->heads;
+    p.key_plane = attn_line((size_t)p.key_pad * (size_t)p.units);
+    p.query_plane = attn_line((size_t)p.query_pad * (size_t)p.units);
+    return p;
+}
+
+size_t CPU_ISA(attn_work)(const cpu_attn *a, int threads) {
+    size_t forward = CPU_ISA(attn_fwd_units)(a, threads), backward = CPU_ISA(attn_bwd_units)(a, threads);
+    return 4 * (forward > backward ? forward : backward) + 64;
+}
+
+void CPU_ISA(attn_units)(bool pairs, cpu_type type, uint32_t *dst, const void *src, int D) {
+    if (!src) {
+        memset(dst, 0, 4 * (size_t)(pairs ? (D + 1) / 2 : D));
+    } else if (type == CPU_F32) {
+        memcpy(dst, src, 4 * (size_t)D);
+    } else if (pairs) {
+        if (D % 2) dst[D / 2] = 0;
+        memcpy(dst, src, 2 * (size_t)D);
+    } else {
+        const uint16_t *h = src;
+        for (int d = 0; d < D; d++) dst[d] = (uint32_t)h[d] << 16;
+    }
+}
+
+void CPU_ISA(attn_units_across)(bool pairs, cpu_type type, uint32_t *dst, const void *src0, const void *src1, int D) {
+    if (!pairs) {
+        CPU_ISA(attn_units)(false, type, dst, src0, D);
+        return;
+    }
+    static const uint16_t zeros[ATTN_DIM];
+    const uint16_t *even = src0 ? src0 : zeros, *odd = src1 ? src1 : zeros;
+    for (int d = 0; d < D; d++) dst[d] = even[d] | (uint32_t)odd[d] << 16;
+    if (D % 2) dst[D] = 0;
+}
+
+void CPU_ISA(attn_transpose)(uint32_t *dst, ptrdiff_t dst_row, const uint32_t *src, ptrdiff_t src_row, int rows, int cols) {
+    for (int j = 0; j < cols; j++)
+        for (int i = 0; i < rows; i++) dst[j * dst_row + i] = src[i * src_row + j];
+}
+
+void CPU_ISA(attn_store)(cpu_type type, void *dst, const float *src, float factor, int D) {
+    int d = 0;
+    if (type == CPU_F32) {
+        float *f = dst;
+        for (; d < D; d++) f[d] = factor * src[d];
+        return;
+    }
+    uint16_t *h = dst;
+    for (; d + VW <= D; d += VW) vf_store_bf16(h + d, vf_load(src + d) * factor);
+    for (; d < D; d++) h[d] = bf16_from_float(factor * src[d]);
+}
+
+void CPU_ISA(attn_pack_keys)(const cpu_attn *a, const attn_plan *p, uint32_t *dst, const void *prefix, const void *own, bool across) {
+    const int step = 64;
+    const int64_t blocks = (p->key_pad + step - 1) / step, count = (int64_t)p->heads * blocks;
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < count; i++) {
+        int head = (int)(i / blocks), first = (int)(i % blocks) * step, b = head / a->heads, h = head % a->heads;
+        int last = first + step < p->key_pad ? first + step : p->key_pad;
+        uint32_t *plane = dst + (size_t)head * p->key_plane;
+        for (int m = first; m < last; m += across ? p->per : 1) {
+            const void *row = attn_key_row(a, prefix, own, b, h, m);
+            if (across) CPU_ISA(attn_units_across)
+            (p->pairs, a->type, plane + (size_t)(m / p->per) * (size_t)p->width, row, attn_key_row(a, prefix, own, b, h, m + 1),
+             a->dim_head);
+            else CPU_ISA(attn_units)(p->pairs, a->type, plane + (size_t)m * (size_t)p->units, row, a->dim_head);
+        }
+    }
+}
