@@ -157,8 +157,8 @@ pa_status cpu_update(pa_context *c, const pa_update *u, double *norm, pa_err *er
         const pa_param *row = &p->row[i];
         size_t at = row->offset;
         c->ops->adam(c->param + at, c->grad + at, c->moment1 + at, c->moment2 + at, c->weight ? c->weight + at : NULL, row->size, scale,
-                     (float)u->lr, (float)u->beta1, (float)u->beta2, (float)u->eps, row->decays ? (float)u->weight_decay : 0, u->decoupled,
-                     1 - pow(u->beta1, (double)u->step), 1 - pow(u->beta2, (double)u->step));
+                     u->lr, u->beta1, u->beta2, u->eps, row->decays ? u->weight_decay : 0, u->decoupled, 1 - pow(u->beta1, (double)u->step),
+                     1 - pow(u->beta2, (double)u->step));
     }
     return PA_OK;
 }

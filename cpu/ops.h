@@ -86,8 +86,8 @@ typedef struct {
     // Sum of squares in double, in a fixed order.
     double (*sum_squares)(const float *x, size_t n);
     // Adam as in PyTorch; g is multiplied by g_scale first and cleared after. copy (bf16, may be NULL) = p. c1, c2: 1 - beta^step.
-    void (*adam)(float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, float lr, float beta1, float beta2,
-                 float eps, float decay, bool decoupled, double c1, double c2);
+    void (*adam)(float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, double lr, double beta1, double beta2,
+                 double eps, double decay, bool decoupled, double c1, double c2);
     void (*cast)(cpu_type type, void *y, const float *x, size_t n);
     void (*widen)(cpu_type type, float *y, const void *x, size_t n);
     // sum (C) += the columns of x (rows, C).

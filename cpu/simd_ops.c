@@ -155,14 +155,17 @@ static double sum_squares(const float *x, size_t n) {
     return sum;
 }
 
-static void adam(float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, float lr, float beta1, float beta2,
-                 float eps, float decay, bool decoupled, double c1, double c2) {
-    float keep = decoupled ? 1 - lr * decay : 1, l2 = decoupled ? 0 : decay, step = (float)(lr / c1), root = (float)(1 / sqrt(c2));
+// Constants in double until the last: 1 - 0.999 in float32 would be off by 2e-5 of itself.
+static void adam(float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, double lr, double beta1, double beta2,
+                 double epsilon, double decay, bool decoupled, double c1, double c2) {
+    float keep = decoupled ? (float)(1 - lr * decay) : 1, l2 = decoupled ? 0 : (float)decay, step = (float)(lr / c1),
+          root = (float)(1 / sqrt(c2));
+    float b1 = (float)beta1, a1 = (float)(1 - beta1), b2 = (float)beta2, a2 = (float)(1 - beta2), eps = (float)epsilon;
 #pragma omp parallel for simd schedule(static) if (n > SMALL)
     for (size_t i = 0; i < n; i++) {
         float gradient = g[i] * g_scale + l2 * p[i];
-        m[i] = beta1 * m[i] + (1 - beta1) * gradient;
-        v[i] = beta2 * v[i] + (1 - beta2) * gradient * gradient;
+        m[i] = b1 * m[i] + a1 * gradient;
+        v[i] = b2 * v[i] + a2 * gradient * gradient;
         p[i] = p[i] * keep - step * m[i] / (sqrtf(v[i]) * root + eps);
         g[i] = 0;
     }
