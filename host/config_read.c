@@ -245,7 +245,7 @@ pa_status pa_config_parse(pa_config *c, const char *name, const char *text, size
         goto done;
     }
     int line = ini_parse_stream(read_line, &r, take_key, &r);
-    if (line && !r.status)
+    if (line && (!r.status || line < r.number)) // inih goes on behind a line it can't read
         r.status = pa_error(err, PA_USAGE, "%.400s:%d: expected \"key = value\" or \"[section]\", found neither", name, line);
     if (!r.status) *c = r.c;
 done:
