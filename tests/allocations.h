@@ -1,4 +1,6 @@
-// allocations.h: counts calls of malloc and its kin, and of mmap, in the whole process, libraries included.
+// allocations.h: counts calls of malloc and its kin, and of mmap, in the whole process, libraries included. Blocks of less than a page
+// that the OpenMP and C++ runtimes take for their bookkeeping are not counted: libgomp takes one for a parallel region, oneDNN some
+// list nodes for a product's arguments, and neither can be told not to.
 #ifndef PA_TESTS_ALLOCATIONS_H
 #define PA_TESTS_ALLOCATIONS_H
 
