@@ -22,7 +22,7 @@ enum {
     ATTN_ROWS = 6,                               // rows of the register tile
     ATTN_VECTORS = SIMD_REGISTERS == 32 ? 4 : 2, // vectors a row of it
     ATTN_PANEL = ATTN_VECTORS * VW,              // columns of it; packed panels are this wide
-    ATTN_QUERIES = 64,                           // queries a block of the backward pass, whole panels
+    ATTN_QUERIES = 128,                          // queries a block of the backward pass, whole panels
     ATTN_DIM = 256,                              // most dims a head
 };
 
@@ -32,7 +32,7 @@ typedef struct {
     int per;            // numbers a unit: 2 with pairs, else 1
     int keys;           // K + N
     int key_pad;        // keys to a multiple of 4: dropout draws for 4 neighbours
-    int query_pad;      // N to whole blocks
+    int query_pad;      // N to whole panels
     int units;          // units a row of D
     int width;          // units a row of units that run over rows: units * per
     int dim_pad;        // D to whole panels

@@ -96,25 +96,31 @@ static scratch scratch_at(const attn_plan *p, uint32_t *at) {
 static void pack_panel(const cpu_attn *a, const attn_plan *p, const void *src, ptrdiff_t ld, uint32_t *dst, uint32_t *dst_across,
                        uint32_t *rows, int b, int h, int n) {
     const int D = a->dim_head, units = p->units;
-    uint32_t line[ATTN_DIM];
+    const size_t size = cpu_size(a->type), panel = (size_t)(p->query_pad / p->per) * ATTN_PANEL;
     for (int i = 0; i < ATTN_PANEL; i++)
         CPU_ISA(attn_units)(p->pairs, a->type, rows + i * units, attn_query_row(a, src, ld, b, h, n + i), D);
     CPU_ISA(attn_transpose)(dst + (size_t)n * (size_t)units, ATTN_PANEL, rows, units, ATTN_PANEL, units);
     for (int i = n / p->per; i < (n + ATTN_PANEL) / p->per; i++) {
-        const void *row = attn_query_row(a, src, ld, b, h, i * p->per), *next = attn_query_row(a, src, ld, b, h, i * p->per + 1);
-        CPU_ISA(attn_units_across)(p->pairs, a->type, line, row, next, D);
-        for (int d = 0; d < p->dim_pad; d += ATTN_PANEL) {
-            uint32_t *to = dst_across + ((size_t)d / ATTN_PANEL * (size_t)(p->query_pad / p->per) + (size_t)i) * ATTN_PANEL;
-            int count = D - d < ATTN_PANEL ? D - d : ATTN_PANEL;
-            memcpy(to, line + d, 4 * (size_t)count);
-            memset(to + count, 0, 4 * (size_t)(ATTN_PANEL - count));
+        const char *row = attn_query_row(a, src, ld, b, h, i * p->per), *next = attn_query_row(a, src, ld, b, h, i * p->per + 1);
+        for (int d = 0; d < D; d += ATTN_PANEL) {
+            uint32_t *to = dst_across + (size_t)d / ATTN_PANEL * panel + (size_t)i * ATTN_PANEL;
+            const int count = D - d < ATTN_PANEL ? D - d : ATTN_PANEL;
+            const size_t skip = (size_t)d * size;
+            CPU_ISA(attn_units_across)(p->pairs, a->type, to, row ? row + skip : NULL, next ? next + skip : NULL, count);
+            for (int c = count; c < ATTN_PANEL; c++) to[c] = 0;
         }
     }
 }
 
+SIMD_INLINE vf load(cpu_type type, const void *x, int d) {
+    return type == CPU_F32 ? vf_load((const float *)x + d) : vf_load_bf16((const uint16_t *)x + d);
+}
 static float dot(cpu_type type, const void *x, const void *y, int D) {
-    float sum = 0;
-    for (int d = 0; d < D; d++)
+    vf sums = {0};
+    int d = 0;
+    for (; d + VW <= D; d += VW) sums += load(type, x, d) * load(type, y, d);
+    float sum = vf_sum(sums);
+    for (; d < D; d++)
         sum += type == CPU_F32 ? ((const float *)x)[d] * ((const float *)y)[d]
                                : bf16_to_float(((const uint16_t *)x)[d]) * bf16_to_float(((const uint16_t *)y)[d]);
     return sum;
@@ -216,9 +222,10 @@ static void differentiate_any(bool pairs, bool mask, const cpu_attn *a, const sc
 #undef CASE
 }
 
-// Keys m .. m + rows - 1 against queries n .. n + QUERIES - 1 of a head.
-static void tile(const cpu_attn *a, const attn_plan *p, const layout *l, scratch *s, float *dquery, int head, int m, int rows, int n) {
-    const int D = a->dim_head, per = p->per, queries = a->latents - n < ATTN_QUERIES ? a->latents - n : ATTN_QUERIES;
+// Keys m .. m + rows - 1 against queries n .. n + queries - 1 of a head.
+static void tile(const cpu_attn *a, const attn_plan *p, const layout *l, scratch *s, float *dquery, int head, int m, int rows, int n,
+                 int queries) {
+    const int D = a->dim_head, per = p->per;
     const int lanes = (queries + 2 * VW - 1) / (2 * VW) * (2 * VW), visible = m - a->kept - n;
     const size_t hd = (size_t)head, Q = (size_t)p->query_pad, first = hd * p->key_plane + (size_t)m * (size_t)p->units;
     const uint32_t *query = l->query + hd * p->query_plane + (size_t)n * (size_t)p->units;
@@ -260,8 +267,13 @@ static void share(const cpu_attn *a, const attn_plan *p, const layout *l, scratc
         const int rows = p->key_pad - m < BWD_KEYS ? p->key_pad - m : BWD_KEYS;
         memset(s->dk, 0, sizeof(float) * (size_t)rows * (size_t)p->dim_pad);
         memset(s->dv, 0, sizeof(float) * (size_t)rows * (size_t)p->dim_pad);
-        for (int n = m < a->kept ? 0 : (m - a->kept) / ATTN_QUERIES * ATTN_QUERIES; n < a->latents; n += ATTN_QUERIES)
-            tile(a, p, l, s, dquery, head, m, rows, n);
+        const int hidden = m < a->kept ? 0 : m - a->kept,
+                  diagonal = m + rows - a->kept; // queries before see none of the block, from see all
+        for (int n = hidden / ATTN_PANEL * ATTN_PANEL, step; n < a->latents; n += step) {
+            step = n < diagonal ? ATTN_PANEL : ATTN_QUERIES;
+            if (step > a->latents - n) step = a->latents - n;
+            tile(a, p, l, s, dquery, head, m, rows, n, step);
+        }
         for (int r = 0; r < rows && m + r < p->keys; r++) {
             void *dk = (void *)attn_key_row(a, dkp, dkn, head / a->heads, head % a->heads, m + r);
             void *dv = (void *)attn_key_row(a, dvp, dvn, head / a->heads, head % a->heads, m + r);

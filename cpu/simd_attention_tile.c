@@ -93,7 +93,7 @@ attn_plan CPU_ISA(attn_plan_make)(const cpu_attn *a) {
     p.per = p.pairs ? 2 : 1;
     p.keys = a->kept + a->latents;
     p.key_pad = (p.keys + 3) / 4 * 4;
-    p.query_pad = (a->latents + ATTN_QUERIES - 1) / ATTN_QUERIES * ATTN_QUERIES;
+    p.query_pad = (a->latents + ATTN_PANEL - 1) / ATTN_PANEL * ATTN_PANEL;
     p.units = (a->dim_head + p.per - 1) / p.per;
     p.width = p.units * p.per;
     p.dim_pad = (a->dim_head + ATTN_PANEL - 1) / ATTN_PANEL * ATTN_PANEL;
@@ -133,9 +133,43 @@ void CPU_ISA(attn_units_across)(bool pairs, cpu_type type, uint32_t *dst, const 
     if (D % 2) dst[D] = 0;
 }
 
+#ifdef SIMD_AVX512
+// 16 x 16 in registers: at each step, blocks of 1, 2, 4, 8 change places across the diagonal.
+static void transpose_block(uint32_t *dst, ptrdiff_t dst_row, const uint32_t *src, ptrdiff_t src_row) {
+    const vi lane = vi_lanes();
+    vu x[16];
+    SIMD_UNROLL
+    for (int i = 0; i < 16; i++) x[i] = vu_load(src + i * src_row);
+    SIMD_UNROLL
+    for (int step = 1; step < 16; step *= 2) {
+        const vi odd = (lane & step) != 0, upper = (lane - step + 16) & odd,
+                 lower = lane & ~odd; // b[l - step] or a[l]; b[l] or a[l + step]
+        const __m512i first = (__m512i)(upper | lower), second = (__m512i)((lane + 16) & odd) | (__m512i)((lane + step) & ~odd);
+        SIMD_UNROLL
+        for (int i = 0; i < 16; i++) {
+            if (i & step) continue;
+            __m512i a = (__m512i)x[i], b = (__m512i)x[i + step];
+            x[i] = (vu)_mm512_permutex2var_epi32(a, first, b);
+            x[i + step] = (vu)_mm512_permutex2var_epi32(a, second, b);
+        }
+    }
+    SIMD_UNROLL
+    for (int i = 0; i < 16; i++) vu_store(dst + i * dst_row, x[i]);
+}
+#endif
+
 void CPU_ISA(attn_transpose)(uint32_t *dst, ptrdiff_t dst_row, const uint32_t *src, ptrdiff_t src_row, int rows, int cols) {
-    for (int j = 0; j < cols; j++)
-        for (int i = 0; i < rows; i++) dst[j * dst_row + i] = src[i * src_row + j];
+    for (int i = 0; i < rows; i += 16)
+        for (int j = 0; j < cols; j += 16) {
+#ifdef SIMD_AVX512
+            if (i + 16 <= rows && j + 16 <= cols) {
+                transpose_block(dst + j * dst_row + i, dst_row, src + i * src_row + j, src_row);
+                continue;
+            }
+#endif
+            for (int c = j; c < j + 16 && c < cols; c++)
+                for (int r = i; r < i + 16 && r < rows; r++) dst[c * dst_row + r] = src[r * src_row + c];
+        }
 }
 
 void CPU_ISA(attn_store)(cpu_type type, void *dst, const float *src, float factor, int D) {

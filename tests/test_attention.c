@@ -1,9 +1,9 @@
 // test_attention.c: attention of every instruction set that this machine has, against a plain float64 computation. Knows nothing of tiles.
 //
 // Tolerance by rule: a tensor may be at most twice as far (largest error) from float64 as the plain computation in the same type is, plus
-// one rounding of the tensor's largest number; a gradient also the rounding of its largest summand (sums may cancel, and in small tensors
-// the plain computation may be lucky) and of lse, which is handed over in float32 and so off by 2^-24 lse, a share by which weights are
-// then off.
+// one rounding of the tensor's largest number. A gradient also: the rounding of its largest summand, for sums may cancel and the plain
+// computation be lucky in a small tensor; and 2^-24 of the magnitude of scores, for a score, and lse, are float32, and the weights that
+// follow are off by that share (2^-23 for the two sums in dS).
 #include "cpu/ops.h"
 #include "cpu/simd.h"
 #include "host/philox.h"
@@ -41,7 +41,7 @@ typedef struct {
     uint64_t window[4];
     tensor q, kp, vp, kn, vn, dout;
     double *exact[RESULTS], *plain[RESULTS];
-    double summand; // largest of dq, dk
+    double score, terms, summand; // largest: sum of magnitudes in a score; the same in a summand of dq or dk; such a summand
 } problem;
 
 static uint64_t draws;
@@ -102,6 +102,11 @@ static double sum_round(rounding r, double x) {
 static double store_round(rounding r, double x) {
     return r == EXACT ? x : low(r == PLAIN_F32 ? CPU_F32 : CPU_BF16, x);
 }
+static double magnitude(const double *x, const double *y, int D) {
+    double sum = 0;
+    for (int d = 0; d < D; d++) sum += fabs(x[d] * y[d]);
+    return sum;
+}
 static double dot(rounding r, const double *x, const double *y, int D) {
     double sum = 0;
     for (int d = 0; d < D; d++) sum = sum_round(r, sum + x[d] * y[d]);
@@ -132,12 +137,16 @@ static void plain_query(problem *t, rounding r, double **to, int b, int h, int n
     for (int m = 0; m < seen; m++) {
         const double *k = row_of(t->kp.number, t->kn.number, s, b, m) + h * D, *v = row_of(t->vp.number, t->vn.number, s, b, m) + h * D;
         double *dk = row_of(to[DKP], to[DKN], s, b, m) + h * D, *dv = row_of(to[DVP], to[DVN], s, b, m) + h * D;
+        t->score = fmax(t->score, c * magnitude(q, k, D));
         double dp = dot(r, dout, v, D), w = store_round(r, p[m] * z[m]), ds = store_round(r, p[m] * sum_round(r, dp * z[m] - delta));
+        double terms = c * p[m] * (magnitude(dout, v, D) * z[m] + magnitude(dout, to[O] + at, D)),
+               summand = c * p[m] * (fabs(dp * z[m]) + fabs(delta));
         for (int d = 0; d < D; d++) {
             to[DQ][at + (size_t)d] = sum_round(r, to[DQ][at + (size_t)d] + c * ds * k[d]);
             dk[d] = sum_round(r, dk[d] + c * ds * q[d]);
             dv[d] = sum_round(r, dv[d] + w * dout[d]);
-            t->summand = fmax(t->summand, fabs(c) * p[m] * (fabs(dp * z[m]) + fabs(delta)) * fmax(fabs(k[d]), fabs(q[d])));
+            t->terms = fmax(t->terms, terms * fmax(fabs(k[d]), fabs(q[d])));
+            t->summand = fmax(t->summand, summand * fmax(fabs(k[d]), fabs(q[d])));
         }
     }
     free(p);
@@ -233,8 +242,8 @@ static void check(const problem *t, const char *isa, int which, const tensor *go
     double error = largest(got->number, t->exact[which], n), plain_error = largest(t->plain[which], t->exact[which], n);
     double bound = 2 * plain_error + unit * largest(t->exact[which], NULL, n);
     if (which == LSE) bound += 4 * unit + (t->type == CPU_BF16 ? 3e-6 : 0); // of sums near 1; vf_exp2 of degree 4
-    if (which >= DQ) bound += 0x1p-24 * largest(t->exact[LSE], NULL, result_size(&t->s, LSE)) * largest(t->exact[which], NULL, n);
-    if (which == DQ || which == DKP || which == DKN) bound += fmax(unit, 0x1p-22) * t->summand;
+    if (which >= DQ) bound += 0x1p-24 * t->score * largest(t->exact[which], NULL, n);
+    if (which == DQ || which == DKP || which == DKN) bound += unit * t->summand + 0x1p-23 * t->terms;
     if (!(error <= bound))
         fail_msg("%s %s B %d N %d K %d H %d D %d spread %g drop %g threads %d: %s is off by %g, plain computation by %g, allowed %g", isa,
                  type == CPU_F32 ? "f32" : "bf16", t->s.batch, t->s.latents, t->s.kept, t->s.heads, t->s.dim_head, (double)t->s.spread,
