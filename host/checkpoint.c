@@ -221,6 +221,10 @@ static pa_status load(const char *folder, const pa_config *c, pa_run_state *stat
     if (s) return s == PA_FAIL ? s : PA_DATA;
     snprintf(path, sizeof path, "%s/state.safetensors", folder);
     if ((s = pa_config_same_model(&w.model, &c->model, err))) goto done; // the user's to mend: not passed over
+    if (access(path, F_OK) && errno == ENOENT) {
+        s = pa_error(err, PA_DATA, "%s: expected the run's state beside model.safetensors, found none", path);
+        goto done;
+    }
     if ((s = pa_st_open(&st, path, err)) || (s = read_state(st, state, err))) goto done;
     if (state->seed != (uint64_t)c->train.seed) {
         s = pa_error(err, PA_USAGE, "train.seed: checkpoint %llu, configuration %lld", (unsigned long long)state->seed,
