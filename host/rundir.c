@@ -13,9 +13,11 @@ enum { PATH = 4096, MOST = 3500 }; // longer run paths would not leave room for 
 static pa_status move_aside(const char *run, pa_err *err) {
     char old[PATH + 32];
     struct stat s;
+    int length = (int)strlen(run);
     if (lstat(run, &s)) return PA_OK;
+    while (length > 1 && run[length - 1] == '/') length--; // as the shell completes a folder's name
     for (int i = 1; i < 10000; i++) {
-        snprintf(old, sizeof old, "%s.old-%d", run, i);
+        snprintf(old, sizeof old, "%.*s.old-%d", length, run, i);
         if (!lstat(old, &s)) continue;
         if (rename(run, old)) return pa_error(err, PA_FAIL, "%s: cannot be moved to %s: %s", run, old, strerror(errno));
         fprintf(stderr, "%s moved to %s\n", run, old);
