@@ -26,7 +26,6 @@ static void catch_signals(void) {
     struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     stop_signals = 0;
     sigaction(SIGTERM, &a, NULL), sigaction(SIGINT, &a, NULL), sigaction(SIGUSR1, &a, NULL);
-    signal(SIGHUP, SIG_IGN);
 }
 
 typedef struct {
@@ -200,6 +199,14 @@ static bool due(int64_t step, int64_t every) {
     return every > 0 && step % every == 0;
 }
 
+// After too many skipped steps. None of them was saved: the newest checkpoint is of the last step that was finite, or before.
+static pa_status give_up(const trainer *t, pa_err *err) {
+    char last[64] = "there is no checkpoint";
+    if (t->saved_step >= 0) snprintf(last, sizeof last, "the last checkpoint is step %lld", (long long)t->saved_step);
+    return pa_error(err, PA_FAIL, "step %lld: loss or gradient not finite %d times in a row; %s", (long long)t->state.step,
+                    t->skips_in_a_row, last);
+}
+
 static pa_status loop(trainer *t, pa_err *err) {
     const pa_config *c = t->config;
     pa_status s = PA_OK;
@@ -209,17 +216,15 @@ static pa_status loop(trainer *t, pa_err *err) {
         if ((s = train_step(t, &log, err))) return s;
         int64_t step = t->state.step;
         if ((s = pa_runlog_step(&t->log, &log, due(step, c->log.every) || step == 1 || log.skipped, err))) return s;
-        if (t->skips_in_a_row >= c->train.max_skips && c->train.max_skips)
-            return pa_error(err, PA_FAIL, "step %lld: loss or gradient not finite %d times in a row; the last checkpoint is step %lld",
-                            (long long)step, t->skips_in_a_row, (long long)(t->saved_step > 0 ? t->saved_step : 0));
+        if (t->skips_in_a_row >= c->train.max_skips && c->train.max_skips) return give_up(t, err);
         if (t->has_validation && due(step, c->log.eval_every) && (s = evaluate(t, err))) return s;
         if (t->has_validation && due(step, c->log.sample_every) && (s = sample(t, err))) return s;
-        if (due(step, c->checkpoint.every) && t->saved_step != step && (s = save(t, false, err))) return s;
+        if (due(step, c->checkpoint.every) && !log.skipped && t->saved_step != step && (s = save(t, false, err))) return s;
     }
     if (stop_signals) {
         if (t->saved_step != t->state.step && (s = save(t, false, err))) return s;
-        return pa_error(err, PA_STOPPED, "stopped on request at step %lld, saved; the same command goes on from there",
-                        (long long)t->state.step);
+        fprintf(stderr, "stopped on request at step %lld, saved; the same command goes on from there\n", (long long)t->state.step);
+        return PA_STOPPED;
     }
     if (t->has_validation && c->log.eval_every && !due(t->state.step, c->log.eval_every) && (s = evaluate(t, err))) return s;
     return t->saved_step == t->state.step ? PA_OK : save(t, false, err);
@@ -327,6 +332,7 @@ pa_status pa_train(const pa_config *config, const pa_train_options *options, pa_
     t.first = (int)((int64_t)batch * rank / size), t.windows = (int)((int64_t)batch * (rank + 1) / size) - t.first;
     t.micro = choose_micro(config, t.windows);
     t.kept = pa_kept(config->model.prefix, config->model.prefix_dropout);
+    signal(SIGHUP, SIG_IGN), signal(SIGXFSZ, SIG_IGN); // a file that may not grow is an error of write, to be told of
     pa_status s = pa_params_init(&t.params, &config->model, err);
     if (s || (s = open_data(&t, err)) || (s = take_buffers(&t, err))) goto done;
     fprintf(stderr, "%.2f million parameters in %d tensors; %d windows a step, %d at a time; %lld windows an epoch\n",
