@@ -22,6 +22,7 @@ typedef struct {
     int64_t tick;      // of the event being read
     int64_t last_tick; // of the last one written
     uint8_t status;    // running status; 0 before the first channel message
+    bool whole;        // the track's chunk is not cut by the end of the file
     bool ended;        // the end of the track was read
     pa_err *err;
 } cleaner;
@@ -40,7 +41,8 @@ static void put_big32(uint8_t *at, uint32_t v) {
 }
 
 static pa_status cut_short(cleaner *c) {
-    return pa_error(c->err, PA_DATA, "track %d, byte %zu: expected the rest of an event, found the end of the track", c->track, c->at);
+    return pa_error(c->err, PA_DATA, "track %d, byte %zu: expected the rest of an event, found the end of the %s", c->track, c->at,
+                    c->whole ? "track" : "file; it is cut short");
 }
 
 // A number in 7-bit groups, most significant first.
@@ -150,9 +152,9 @@ static pa_status clean_event(cleaner *c) {
 // first, whose place is that of the tempo.
 static pa_status clean_track(cleaner *c, size_t count, uint32_t length, bool *kept) {
     size_t header = c->written;
-    bool whole = length <= count - c->at;
+    c->whole = length <= count - c->at;
     put(c, (const uint8_t *)"MTrk\0\0\0", 8);
-    c->end = whole ? c->at + length : count;
+    c->end = c->whole ? c->at + length : count;
     c->tick = c->last_tick = 0;
     c->status = 0;
     c->ended = false;
@@ -160,8 +162,8 @@ static pa_status clean_track(cleaner *c, size_t count, uint32_t length, bool *ke
         pa_status s = clean_event(c);
         if (s) return s;
     }
-    if (!c->ended && !whole)
-        return pa_error(c->err, PA_DATA, "track %d: expected %u bytes, found the end of the file; the file is cut short", c->track, length);
+    if (!c->ended && !c->whole)
+        return pa_error(c->err, PA_DATA, "track %d: expected %u bytes, found the end of the file; it is cut short", c->track, length);
     c->at = c->end;
     *kept = c->track == 1 || c->written > header + 8;
     if (!*kept) {
@@ -176,7 +178,7 @@ static pa_status clean_track(cleaner *c, size_t count, uint32_t length, bool *ke
 static pa_status clean_tracks(cleaner *c, size_t count, int announced) {
     int kept_tracks = 0;
     while (c->track < announced) {
-        if (count - c->at < 8) return pa_error(c->err, PA_DATA, "expected %d tracks, found %d; the file is cut short", announced, c->track);
+        if (count - c->at < 8) return pa_error(c->err, PA_DATA, "expected %d tracks, found %d; it is cut short", announced, c->track);
         const uint8_t *chunk = c->in + c->at;
         uint32_t length = big32(chunk + 4);
         c->at += 8;
