@@ -52,7 +52,7 @@ done:
 
 static pa_status write_state(const char *folder, const pa_run_state *r, const pa_params *p, const pa_backend *backend, pa_context *ctx,
                              pa_err *err) {
-    char path[PATH + 256], value[7][32];
+    char path[PATH + 256], value[8][32];
     size_t count = (size_t)p->count;
     pa_tensor *tensors = calloc(2 * count, sizeof *tensors);
     char(*names)[80] = calloc(2 * count, sizeof *names);
@@ -66,9 +66,10 @@ static pa_status write_state(const char *folder, const pa_run_state *r, const pa
     snprintf(value[0], 32, "%lld", (long long)r->step), snprintf(value[1], 32, "%lld", (long long)r->updates);
     snprintf(value[2], 32, "%.17g", r->seconds), snprintf(value[3], 32, "%lld", (long long)r->skips);
     snprintf(value[4], 32, "%.17g", r->best), snprintf(value[5], 32, "%lld", (long long)r->best_step);
-    snprintf(value[6], 32, "%llu", (unsigned long long)r->seed);
-    pa_meta meta[] = {{"format", "patrain-state-1"}, {"step", value[0]}, {"updates", value[1]},   {"seconds", value[2]},
-                      {"skips", value[3]},           {"best", value[4]}, {"best_step", value[5]}, {"seed", value[6]}};
+    snprintf(value[6], 32, "%llu", (unsigned long long)r->seed), snprintf(value[7], 32, "%lld", (long long)r->evaluated);
+    pa_meta meta[] = {{"format", "patrain-state-1"}, {"step", value[0]},  {"updates", value[1]},
+                      {"seconds", value[2]},         {"skips", value[3]}, {"best", value[4]},
+                      {"best_step", value[5]},       {"seed", value[6]},  {"evaluated", value[7]}};
     if ((s = gather(tensors, "moment1.", names, buffer, PA_MOMENT1, p, backend, ctx, err))) goto done;
     if ((s = gather(tensors + count, "moment2.", names + count, buffer + p->floats, PA_MOMENT2, p, backend, ctx, err))) goto done;
     s = pa_st_write(path, tensors, 2 * count, meta, sizeof meta / sizeof *meta, err);
@@ -184,8 +185,8 @@ failed:
 }
 
 static pa_status read_state(const pa_st *st, pa_run_state *r, pa_err *err) {
-    const char *key[] = {"step", "updates", "seconds", "skips", "best", "best_step", "seed"}, *value[7];
-    for (int i = 0; i < 7; i++)
+    const char *key[] = {"step", "updates", "seconds", "skips", "best", "best_step", "seed", "evaluated"}, *value[8];
+    for (int i = 0; i < 8; i++)
         if (!(value[i] = pa_st_meta(st, key[i])))
             return pa_error(err, PA_DATA, "%s: expected metadata %s, found none", pa_st_path(st), key[i]);
     *r = (pa_run_state){.step = atoll(value[0]),
@@ -194,7 +195,8 @@ static pa_status read_state(const pa_st *st, pa_run_state *r, pa_err *err) {
                         .skips = atoll(value[3]),
                         .best = atof(value[4]),
                         .best_step = atoll(value[5]),
-                        .seed = strtoull(value[6], NULL, 10)};
+                        .seed = strtoull(value[6], NULL, 10),
+                        .evaluated = atoll(value[7])};
     return PA_OK;
 }
 

@@ -34,6 +34,7 @@ typedef struct {
     int64_t skips;   // in all
     double best;     // best evaluation loss so far; infinity before the first
     int64_t best_step;
+    int64_t evaluated; // step of the last evaluation; -1 before the first
     uint64_t seed;
 } pa_run_state;
 

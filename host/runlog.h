@@ -15,7 +15,7 @@ typedef struct {
     bool skipped;
 } pa_step_log;
 
-// Opens RUN's logs. Metrics of steps after `resumed` (written after the checkpoint that the run goes on from) are taken out.
+// Opens RUN's logs. Metrics of steps after `resumed` (written after the checkpoint that the run goes on from; -1: it starts) are taken out.
 pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, pa_err *err);
 // Writes a step's metrics, and the line on stderr where `show`.
 pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *err);

@@ -167,6 +167,7 @@ static pa_status evaluate(trainer *t, pa_err *err) {
     if (s) return s;
     for (int i = 0; i < PA_CLASSES; i++) correct += score.correct[i], tokens += score.tokens[i];
     double loss = pa_score_loss(&score), took = pa_clock() - began;
+    t->state.evaluated = t->state.step;
     s = pa_runlog_eval(&t->log, t->state.step, loss, pa_score_loss_seed(&score), tokens ? (double)correct / (double)tokens : 0, took, err);
     if (s || c->checkpoint.best_by != PA_BEST_BY_EVAL_LOSS || !t->state.step || !(loss < t->state.best)) return s;
     t->state.best = loss, t->state.best_step = t->state.step;
@@ -211,7 +212,8 @@ static pa_status loop(trainer *t, pa_err *err) {
     const pa_config *c = t->config;
     pa_status s = PA_OK;
     pa_step_log log = {0};
-    if (t->has_validation && c->log.eval_every && !t->state.step && (s = evaluate(t, err))) return s;
+    bool evaluates = t->has_validation && c->log.eval_every;
+    if (evaluates && !t->state.step && t->state.evaluated < 0 && (s = evaluate(t, err))) return s;
     while (progress(t) < 1 && !stop_signals) {
         if ((s = train_step(t, &log, err))) return s;
         int64_t step = t->state.step;
@@ -226,7 +228,7 @@ static pa_status loop(trainer *t, pa_err *err) {
         fprintf(stderr, "stopped on request at step %lld, saved; the same command goes on from there\n", (long long)t->state.step);
         return PA_STOPPED;
     }
-    if (t->has_validation && c->log.eval_every && !due(t->state.step, c->log.eval_every) && (s = evaluate(t, err))) return s;
+    if (evaluates && t->state.evaluated != t->state.step && (s = evaluate(t, err))) return s;
     return t->saved_step == t->state.step ? PA_OK : save(t, false, err);
 }
 
@@ -300,7 +302,7 @@ static pa_status first_weights(trainer *t, pa_err *err) {
 static pa_status start_run(trainer *t, pa_err *err) {
     const pa_train_options *o = t->options;
     bool found = false;
-    t->state = (pa_run_state){.best = INFINITY, .seed = (uint64_t)t->config->train.seed};
+    t->state = (pa_run_state){.best = INFINITY, .seed = (uint64_t)t->config->train.seed, .evaluated = -1};
     t->saved_step = -1;
     pa_status s = PA_OK;
     if (!o->dry_run) {
@@ -312,7 +314,8 @@ static pa_status start_run(trainer *t, pa_err *err) {
         fprintf(stderr, "%s: going on from step %lld\n", o->run, (long long)t->state.step);
         t->saved_step = t->state.step;
     }
-    if (!o->dry_run && ((s = pa_rundir_write_config(o->run, t->config, err)) || (s = pa_runlog_open(&t->log, o->run, t->state.step, err))))
+    if (!o->dry_run &&
+        ((s = pa_rundir_write_config(o->run, t->config, err)) || (s = pa_runlog_open(&t->log, o->run, found ? t->state.step : -1, err))))
         return s;
     t->started = pa_clock() - t->state.seconds;
     return PA_OK;
