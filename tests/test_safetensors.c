@@ -84,6 +84,7 @@ static const struct {
     {"{" T("a", "U8", "1", "1,0") "}", 1, "tensor \"a\": expected data_offsets in order within 0 to 1, found 1 to 0"},
     {"{" T("a", "U8", "2", "0,2") "}", 1, "tensor \"a\": expected data_offsets in order within 0 to 1, found 0 to 2"},
     {"{" T("a", "U8", "2", "0,1") "}", 1, "tensor \"a\": expected 2 bytes of data for its shape and dtype, found 1"},
+    {"{" T("a", "U8", "1", "0,2") "}", 2, "tensor \"a\": expected 1 bytes of data for its shape and dtype, found 2"},
     {"{" T("a", "F32", "1", "0,2") "}", 2, "tensor \"a\": expected 4 bytes of data for its shape and dtype, found 2"},
     {"{" T("a", "U8", "", "0,0") "}", 0, "tensor \"a\": expected 1 bytes of data for its shape and dtype, found 0"},
     {"{" T("a", "U8", "2", "0,2") "," T("b", "U8", "2", "1,3") "}", 3, "tensor \"b\": expected its data at byte 2, found it at 1 (an overlap)"},
