@@ -6,12 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-void pa_tokens_window(const pa_tokens *t, int64_t piece, int64_t start, int length, uint16_t *out) {
+static uint16_t token_at(const pa_tokens *t, int64_t piece, int64_t at) {
     int64_t count = t->offsets[piece + 1] - t->offsets[piece];
-    for (int64_t i = 0; i < length; i++) {
-        int64_t at = start + i;
-        out[i] = at < count ? t->tokens[t->offsets[piece] + at] : at == count ? PA_END : PA_PAD;
-    }
+    return at < count ? t->tokens[t->offsets[piece] + at] : at == count ? PA_END : PA_PAD;
+}
+
+void pa_tokens_window(const pa_tokens *t, int64_t piece, int64_t start, int length, uint16_t *out) {
+    for (int64_t i = 0; i < length; i++) out[i] = token_at(t, piece, start + i);
 }
 
 int64_t pa_crop_start(const pa_tokens *t, int64_t piece, int context, pa_philox draw) {
@@ -22,23 +23,16 @@ int64_t pa_crop_start(const pa_tokens *t, int64_t piece, int context, pa_philox 
 pa_status pa_sampler_init(pa_sampler *s, const pa_tokens *tokens, const pa_config *config, pa_err *err) {
     *s = (pa_sampler){.tokens = tokens, .config = config, .epoch = -1};
     if (!tokens->pieces) return pa_error(err, PA_DATA, "%s: expected at least one piece, found none", config->data.train);
-    int context = config->model.context;
     s->order = malloc((size_t)tokens->pieces * sizeof *s->order);
-    // A stretch that slows down needs no more tokens than context + 1; one that speeds up drops shifts that round to nothing.
-    s->scratch = malloc((size_t)context * 2 * sizeof *s->scratch + 64);
-    if (!s->order || !s->scratch) {
-        pa_sampler_clear(s);
-        return pa_error(err, PA_FAIL, "no memory for the order of %lld pieces", (long long)tokens->pieces);
-    }
-    int64_t by_tokens = (tokens->offsets[tokens->pieces] + context - 1) / context;
+    if (!s->order) return pa_error(err, PA_FAIL, "no memory for the order of %lld pieces", (long long)tokens->pieces);
+    int64_t context = config->model.context, by_tokens = (tokens->offsets[tokens->pieces] + context - 1) / context;
     s->epoch_windows = config->data.sampling == PA_SAMPLING_PIECE ? tokens->pieces : by_tokens > 0 ? by_tokens : 1;
     return PA_OK;
 }
 
 void pa_sampler_clear(pa_sampler *s) {
     free(s->order);
-    free(s->scratch);
-    s->order = NULL, s->scratch = NULL;
+    s->order = NULL;
 }
 
 // Fisher and Yates' shuffle by (seed, epoch).
@@ -89,36 +83,38 @@ static int fitting_shift(const uint16_t *token, int count, int shift) {
     return shift < down ? down : shift > up ? up : shift;
 }
 
+// Moves a window by as much of `shift` as fits.
+static void transpose(uint16_t *token, int count, int shift) {
+    shift = fitting_shift(token, count, shift);
+    for (int i = 0; i < count; i++)
+        if (token[i] < PA_TIME_SHIFT) token[i] = (uint16_t)(token[i] + shift);
+}
+
 static void put_shift(uint16_t *out, int length, int *made, int64_t steps) {
     for (; steps > 0 && *made < length; steps -= 100) out[(*made)++] = (uint16_t)(PA_TIME_SHIFT + (steps < 100 ? steps : 100) - 1);
 }
 
-// Writes `length` augmented tokens from `count` given ones. The stretched clock is rounded, not each shift, so that it does not drift.
-static void augment(const pa_sampler *s, uint64_t w, const uint16_t *token, int count, uint16_t *out, int length) {
-    int shift = fitting_shift(token, count, draw_offset(s, w, 0, s->config->data.augment_transpose));
-    int louder = draw_offset(s, w, 1, s->config->data.augment_velocity), made = 0;
-    double factor = 1 + s->config->data.augment_stretch * (2 * pa_uniform(draw(s, PA_RANDOM_AUGMENT, w, 2)) - 1);
+// Writes `length` tokens of a piece from `start`, time stretched by `factor` and velocities moved by `louder` bins. The stretched clock is
+// rounded, not each shift, so that it does not drift. Shifts may merge or vanish, so that more tokens are read than written.
+static void stretch(const pa_tokens *t, int64_t piece, int64_t start, double factor, int louder, uint16_t *out, int length) {
     int64_t clock = 0, sent = 0; // steps of 10 ms: of the music as written; put out so far
-    for (int i = 0; i < count && made < length; i++) {
-        int t = token[i];
-        if (t >= PA_TIME_SHIFT && t < PA_VELOCITY) {
-            clock += t - PA_TIME_SHIFT + 1;
+    int made = 0;
+    for (int64_t at = start; made < length; at++) {
+        int token = token_at(t, piece, at);
+        if (token >= PA_TIME_SHIFT && token < PA_VELOCITY) {
+            clock += token - PA_TIME_SHIFT + 1;
             continue;
         }
         int64_t now = llround((double)clock * factor);
         put_shift(out, length, &made, now - sent);
         sent = now;
         if (made == length) break;
-        if (t < PA_TIME_SHIFT) {
-            t += shift;
-        } else if (t < PA_END) {
-            int bin = t - PA_VELOCITY + louder;
-            t = PA_VELOCITY + (bin < 0 ? 0 : bin > 31 ? 31 : bin);
+        if (token >= PA_VELOCITY && token < PA_END) {
+            int bin = token - PA_VELOCITY + louder;
+            token = PA_VELOCITY + (bin < 0 ? 0 : bin > 31 ? 31 : bin);
         }
-        out[made++] = (uint16_t)t;
+        out[made++] = (uint16_t)token;
     }
-    put_shift(out, length, &made, llround((double)clock * factor) - sent);
-    while (made < length) out[made++] = PA_PAD;
 }
 
 void pa_sampler_window(pa_sampler *s, uint64_t w, uint16_t *out) {
@@ -138,10 +134,9 @@ void pa_sampler_window(pa_sampler *s, uint64_t w, uint16_t *out) {
         pa_tokens_window(t, piece, start, context + 1, out);
         return;
     }
-    int more =
-        context + 1 + (int)(context * (c->data.augment_stretch < 0.9 ? c->data.augment_stretch : 0.9)); // shifts that merge or vanish
-    pa_tokens_window(t, piece, start, more, s->scratch);
-    augment(s, w, s->scratch, more, out, context + 1);
+    double factor = 1 + c->data.augment_stretch * (2 * pa_uniform(draw(s, PA_RANDOM_AUGMENT, w, 2)) - 1);
+    stretch(t, piece, start, factor, draw_offset(s, w, 1, c->data.augment_velocity), out, context + 1);
+    transpose(out, context + 1, draw_offset(s, w, 0, c->data.augment_transpose));
 }
 
 // Knuth's selection sampling (TAOCP 2, 3.4.2, algorithm S).

@@ -32,7 +32,6 @@ typedef struct {
     int64_t epoch_windows; // windows an epoch: the pieces, or the corpus' tokens over context
     int64_t *order;        // of the pieces in epoch `epoch`
     int64_t epoch;
-    uint16_t *scratch; // (context + 1), a window before augmentation
 } pa_sampler;
 pa_status pa_sampler_init(pa_sampler *s, const pa_tokens *tokens, const pa_config *config, pa_err *err);
 void pa_sampler_clear(pa_sampler *s);
