@@ -178,27 +178,32 @@ static void shorter_pieces_end_and_are_filled_up(void **state) {
     }
 }
 
-static void token_sampling_follows_length(void **state) {
-    (void)state;
-    const int length[] = {19, 39, 59, 119}; // with END 20, 40, 60, 120: 12 boxes of 20
-    enum { WINDOWS = 12 * 400 };
+// Lengths that, each with its END, are whole numbers of boxes of `unit` tokens.
+static void check_token_sampling(const int *length, int unit, int boxes) {
+    enum { EACH = 400 };
     corpus c;
     pa_sampler s;
     uint16_t w[CONTEXT + 1];
-    int count[4] = {0}, boxes[12] = {0}, box = 0;
+    int count[4] = {0}, box[24] = {0}, k = 0;
     make(&c, length, 4);
     c.config.data.sampling = PA_SAMPLING_TOKEN;
     start(&s, &c);
-    assert_int_equal(s.epoch_windows, (236 + CONTEXT - 1) / CONTEXT);
-    for (int i = 0; i < WINDOWS; i++) {
+    assert_int_equal(s.epoch_windows, (c.offset[4] + CONTEXT - 1) / CONTEXT);
+    for (int i = 0; i < EACH * boxes; i++) {
         pa_sampler_window(&s, (uint64_t)i, w);
-        count[piece_of(&c, w[0])]++;
+        count[w[0] == PA_END ? 0 : piece_of(&c, w[0])]++;
     }
-    for (int p = 0; p < 4; p++) // a piece of k boxes: each gets its share, so that the sum over boxes is k times the piece's
-        for (int k = (length[p] + 1) / 20; k; k--) boxes[box++] = count[p] * 20 / (length[p] + 1);
-    assert_int_equal(box, 12);
-    check_uniform(boxes, 12, WINDOWS);
+    for (int p = 0; p < 4; p++) // a piece of n boxes: each gets its share
+        for (int n = (length[p] + 1) / unit, i = 0; i < n; i++) box[k++] = count[p] / n;
+    assert_int_equal(k, boxes);
+    check_uniform(box, boxes, EACH * boxes);
     pa_sampler_clear(&s);
+}
+
+static void token_sampling_follows_length(void **state) {
+    (void)state;
+    check_token_sampling((int[]){19, 39, 59, 119}, 20, 12);
+    check_token_sampling((int[]){0, 1, 2, 3}, 1, 10);
 }
 
 static void no_pieces_are_refused(void **state) {
