@@ -17,6 +17,7 @@ typedef struct {
     bool dropout;
     int P, K, N, C, H, D, I, R;
     int *position; // (K + N) of each key: kept prefix, then latents
+    double *turn;  // of rotary
     ref_rounding rounding;
 } ref;
 
@@ -102,12 +103,23 @@ static void rotary(ref *r, double *x, const int *position, int rows) {
     for (int n = 0; n < rows; n++)
         for (int h = 0; h < r->H; h++, x += r->D) {
             for (int j = 0; j < half; j++) {
-                double angle = position[n] * pow(10000, -2.0 * j / r->R), a = x[j], b = x[j + half];
-                x[j] = a * cos(angle) - b * sin(angle);
-                x[j + half] = b * cos(angle) + a * sin(angle);
+                const double *turn = r->turn + 2 * ((size_t)position[n] * half + j), a = x[j], b = x[j + half];
+                x[j] = a * turn[0] - b * turn[1];
+                x[j + half] = b * turn[0] + a * turn[1];
             }
             for (int d = 0; d < r->R; d++) x[d] = rounded(r, x[d]);
         }
+}
+
+// Cosine and sine of each position's turns, (length, R/2, 2).
+static double *turns(const ref *r, int length) {
+    int half = r->R / 2;
+    double *turn = take((size_t)length * r->R);
+    for (int i = 0; i < length * half; i++) {
+        double angle = i / half * pow(10000, -2.0 * (i % half) / r->R);
+        turn[2 * i] = cos(angle), turn[2 * i + 1] = sin(angle);
+    }
+    return turn;
 }
 
 // Dropout: 0 with probability p, else 1 / (1 - p). Element `at` of a run of draws takes one of the four words of draw at / 4.
@@ -257,13 +269,14 @@ static ref_loss run(const pa_params *p, const double *w, const pa_batch *b, uint
     r.N = b->latents, r.P = b->length - b->latents, r.K = b->keep ? b->kept : r.P;
     r.position = calloc((size_t)r.K + r.N, sizeof *r.position);
     assert(r.position);
+    r.turn = turns(&r, b->length);
     ref_loss loss = {0};
     for (int s = 0; s < b->batch; s++) {
         r.window = b->window ? b->window[s] : 0;
         double *l = logits ? logits + (size_t)s * r.N * m->vocab : NULL;
         sequence(&r, b, s, &loss, l, nats ? nats + (size_t)s * r.N : NULL);
     }
-    free(r.position);
+    free(r.position), free(r.turn);
     *rounding = r.rounding;
     return loss;
 }
