@@ -165,10 +165,10 @@ static pa_status score_windows(scorer *r, const window *w, int batch, pa_score *
 }
 
 pa_status pa_score_pieces(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_tokens *t, int64_t pieces, int stride,
-                          int batch, bool progress, pa_score *score, pa_err *err) {
+                          int batch, pa_score *score, pa_err *err) {
     scorer r = {0};
     plan p = {0};
-    pa_progress bar = {0};
+    pa_progress bar;
     int N = m->context - m->prefix;
     double total = 0;
     *score = (pa_score){0};
@@ -185,16 +185,16 @@ pa_status pa_score_pieces(const pa_backend *backend, pa_context *ctx, const pa_m
     if (s) goto done;
     if (p.count) qsort(p.item, p.count, sizeof *p.item, by_shape);
     for (size_t i = 0; i < p.count; i++) total += p.item[i].count;
-    if (progress) pa_progress_start(&bar, "scoring", "tokens", total);
+    pa_progress_start(&bar, "scoring", "tokens", total);
     for (size_t i = 0; i < p.count && !s;) {
         const window *w = &p.item[i];
         int same = 1;
         while (same < batch && i + (size_t)same < p.count && w[same].prefix == w->prefix && w[same].latents == w->latents) same++;
         s = score_windows(&r, w, same, score, err);
         i += (size_t)same;
-        if (progress) pa_progress_update(&bar, (double)pa_score_tokens(score));
+        pa_progress_update(&bar, (double)pa_score_tokens(score));
     }
-    if (progress) pa_progress_end(&bar);
+    pa_progress_end(&bar);
 done:
     free(p.item);
     scorer_clear(&r);
@@ -246,10 +246,12 @@ static void add_crop(const scorer *r, int slot, bool seed_too, pa_score *score) 
 pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_tokens *t, int64_t pieces, uint64_t seed,
                          int batch, bool seed_too, pa_score *score, pa_err *err) {
     scorer r = {0};
+    pa_progress bar;
     *score = (pa_score){0};
     if (!batch) batch = pa_score_batch(m);
     pieces = most_pieces(t, pieces);
     pa_status s = scorer_init(&r, backend, ctx, m, t, batch, seed_too, err);
+    pa_progress_start(&bar, "evaluating", "pieces", (double)pieces);
     for (int64_t p = 0; p < pieces && !s; p += batch) {
         int B = pieces - p < batch ? (int)(pieces - p) : batch;
         double sum;
@@ -258,7 +260,9 @@ pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, const pa_mo
         x.kept = m->prefix;
         s = backend->loss(ctx, &x, &sum, &(pa_scores){.nats = r.nats, .best = r.best, .logits = r.logits}, err);
         for (int b = 0; b < B && !s; b++) add_crop(&r, b, seed_too, score);
+        pa_progress_update(&bar, (double)(p + B));
     }
+    pa_progress_end(&bar);
     scorer_clear(&r);
     return s;
 }

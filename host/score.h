@@ -1,5 +1,5 @@
 // score.h: how well a model predicts token files: whole pieces with every token scored once, or one crop of each piece.
-// Knows nothing of files, devices or printing.
+// Both show their progress on stderr. Knows nothing of devices or of how results are told.
 #ifndef PA_HOST_SCORE_H
 #define PA_HOST_SCORE_H
 
@@ -31,7 +31,7 @@ int pa_score_batch(const pa_model *m);
 // window they start at 0 with a shorter prefix; a piece's last window ends with it. Sums don't depend on `batch`, the windows at a
 // time (0: pa_score_batch), at most what ctx was opened for.
 pa_status pa_score_pieces(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_tokens *t, int64_t pieces, int stride,
-                          int batch, bool progress, pa_score *score, pa_err *err);
+                          int batch, pa_score *score, pa_err *err);
 // One crop of each of the first `pieces` pieces (0: all), its start drawn from (seed, piece), as the seed project drew its own: context + 1
 // tokens where the piece has as many, else all of it, END as the last target, and PAD. The N latents' targets but PAD are scored. With
 // seed_too also by its definition: PAD is scored and token 0 is not (ignore_index), a mean over each crop and then over the crops, which

@@ -71,11 +71,11 @@ static void every_token_once(void **state) {
                 for (int p = 0; p < PIECES; p++)
                     for (int i = 1; i < p; i++)
                         add_by_rule(&expected, &ctx.model, stride, c.token + c.offset[p], i - 1, c.token[c.offset[p] + i]);
-                if (pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, stride, 1, false, &score, &err)) fail_msg("%s", err.text);
+                if (pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, stride, 1, &score, &err)) fail_msg("%s", err.text);
                 check_same(&score, &expected);
                 assert_int_equal(pa_score_tokens(&score), c.offset[PIECES] - (PIECES - 1));
                 int singly = ctx.calls, batch = 2 + (context + stride) % 7;
-                assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, stride, batch, false, &other, &err), PA_OK);
+                assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, stride, batch, &other, &err), PA_OK);
                 assert_true(ctx.calls - singly < singly); // windows do share batches
                 assert_memory_equal(&score, &other, sizeof score);
             }
@@ -89,16 +89,16 @@ static void counts(void **state) {
     pa_err err;
     make(&c);
     pa_context ctx = fake_context(9, 4, 4096, 0);
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 6, 0, 0, false, &some, &err), PA_OK);
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 6, 0, 0, &some, &err), PA_OK);
     for (int p = 0; p < 6; p++)
         for (int i = 1; i < p; i++) add_by_rule(&expected, &ctx.model, 2, c.token + c.offset[p], i - 1, c.token[c.offset[p] + i]);
     check_same(&some, &expected);
     assert_int_equal(some.notes, 0 + 0 + 0 + 0 + 1 + 1);
     assert_true(fabs(some.seconds - 7.5) < 1e-6);
     assert_true(fabs(pa_score_loss(&some) * (double)pa_score_tokens(&some) - pa_score_nats(&some)) < 1e-9);
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 1000, 0, 0, false, &all, &err), PA_OK);
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 1000, 0, 0, &all, &err), PA_OK);
     assert_int_equal(pa_score_tokens(&all), c.offset[PIECES] - (PIECES - 1));
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 1, 0, 0, false, &some, &err), PA_OK);
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 1, 0, 0, &some, &err), PA_OK);
     assert_true(isnan(pa_score_loss(&some))); // an empty piece: nothing to score
     assert_int_equal(pa_score_batch(&(pa_model){.context = 4096, .prefix = 1024}), 2);
     assert_int_equal(pa_score_batch(&(pa_model){.context = 16384, .prefix = 512}), 1);
@@ -155,16 +155,16 @@ static void refuses(void **state) {
     make(&c);
     pa_context ctx = fake_context(8, 3, 4, 0);
     for (int stride = -1; stride <= 6; stride += 7) {
-        assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, stride, 4, false, &score, &err), PA_USAGE);
+        assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, stride, 4, &score, &err), PA_USAGE);
         assert_non_null(strstr(err.text, "stride: expected 1 to 5"));
     }
     ctx.fail_at = 3;
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, 0, 4, false, &score, &err), PA_FAIL);
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, 0, 4, &score, &err), PA_FAIL);
     assert_string_equal(err.text, "the device is on fire");
     ctx.calls = 0;
     assert_int_equal(pa_score_crops(&fake_backend, &ctx, &ctx.model, &c.file, 0, 1, 4, true, &score, &err), PA_FAIL);
     ctx.model.vocab = 100;
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, 0, 4, false, &score, &err), PA_USAGE);
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, 0, 4, &score, &err), PA_USAGE);
     assert_non_null(strstr(err.text, "model.vocab: expected 390"));
 }
 

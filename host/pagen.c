@@ -1,0 +1,216 @@
+// pagen.c: continues a piece: primer in, music out. Sampling is in generate.c, reading and writing of music in music.c.
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/cli.h"
+#include "host/generate.h"
+#include "host/inference.h"
+#include "host/music.h"
+
+#define NOT_GIVEN INT64_MIN
+enum {
+    MOST_STREAMS = 8,      // continuations made at a time
+    TOKENS_A_SECOND = 250, // more are no music: where only seconds are asked for, the model is stuck in one moment
+    DEFAULT_SECONDS = 60,
+};
+
+static const char *config, *primer_path, *output, *device = "auto", *precision = "auto";
+static double prime_seconds = -1, length_seconds = -1;
+static int64_t prime_tokens = NOT_GIVEN, length_tokens = NOT_GIVEN, number = 1, seed = 1, top_k, refill;
+static bool with_primer, without_primer;
+static pa_sampling_options sampling; // its defaults are set in main
+
+static const pa_option option[] = {
+    {"primer", PA_OPT_STRING, &primer_path, "IN",
+     "what to continue: a MIDI file, or TOKENS.safetensors[:PIECE]; without, it starts from nothing", "Music"},
+    {"output", PA_OPT_STRING, &output, "OUT", "OUT.mid (with --number: OUT-1.mid, OUT-2.mid, ...), or OUT.safetensors for tokens", NULL},
+    {"prime-seconds", PA_OPT_FLOAT, &prime_seconds, "S", "continue from the first S seconds of the primer (default: from its end)", NULL},
+    {"prime-tokens", PA_OPT_INT, &prime_tokens, "N", "continue from its first N tokens", NULL},
+    {"length-seconds", PA_OPT_FLOAT, &length_seconds, "S", "seconds of music to make (default: 60)", NULL},
+    {"length-tokens", PA_OPT_INT, &length_tokens, "N", "tokens to make; with both, what is reached first", NULL},
+    {"number", PA_OPT_INT, &number, "K", "continuations to make", NULL},
+    {"with-primer", PA_OPT_FLAG, &with_primer, NULL, "OUT begins with the primer (default)", NULL},
+    {"without-primer", PA_OPT_FLAG, &without_primer, NULL, "OUT holds the continuation only", NULL},
+    {"stop-at-end", PA_OPT_FLAG, &sampling.stop_at_end, NULL, "end where the model ends the piece", NULL},
+    {"seed", PA_OPT_INT, &seed, "N", "of the draws: another seed, another continuation", "Sampling"},
+    {"temperature", PA_OPT_FLOAT, &sampling.temperature, "T", "below 1 more careful, above 1 bolder; 0 is greedy", NULL},
+    {"top-k", PA_OPT_INT, &top_k, "K", "only the K most probable tokens; 0: all", NULL},
+    {"top-p", PA_OPT_FLOAT, &sampling.top_p, "P", "only the fewest most probable ones that have share P together", NULL},
+    {"min-p", PA_OPT_FLOAT, &sampling.min_p, "P", "only those at least P times as probable as the most probable", NULL},
+    {"repetition-penalty", PA_OPT_FLOAT, &sampling.repetition_penalty, "R", "above 1: tokens of the window become less probable", NULL},
+    {"greedy", PA_OPT_FLAG, &sampling.greedy, NULL, "always the most probable token", NULL},
+    {"refill", PA_OPT_INT, &refill, "R", "latents that a new window begins with; 0: half of them", NULL},
+    {"config", PA_OPT_STRING, &config, "C.ini", "the model's settings, for a file of perceiver_ar_pytorch", "Checkpoint and device"},
+    {"device", PA_OPT_CHOICE, &device, "auto|cpu|cuda", "where to compute", NULL},
+    {"precision", PA_OPT_CHOICE, &precision, "auto|fp32|bf16|fp16", "of products and attention", NULL},
+};
+static const pa_program program = {.name = "pagen",
+                                   .summary = "Continues a piece of piano music with a trained model.",
+                                   .usage = "CHECKPOINT --primer IN.mid --output OUT.mid [options]\nCHECKPOINT --output OUT.mid [options]",
+                                   .example = "pagen runs/v1 --primer opening.mid --output continuation.mid --length-seconds 60 --seed 1",
+                                   .option = option,
+                                   .options = sizeof option / sizeof *option};
+
+static volatile sig_atomic_t interrupted;
+static void on_signal(int signal_number) {
+    (void)signal_number;
+    interrupted = 1;
+}
+
+// The first request to stop writes what there is; a second one ends the program at once.
+static void catch_signals(void) {
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+}
+
+// Watches streams while they grow.
+typedef struct {
+    const uint16_t *out;
+    size_t length;
+    int streams, open; // streams that have not reached their end
+    int64_t limit;     // in steps of 10 ms; 0: none
+    int64_t steps[MOST_STREAMS];
+    bool closed[MOST_STREAMS];
+    pa_progress bar;
+} watch;
+
+static bool watch_token(void *arg, size_t done) {
+    watch *w = arg;
+    int64_t least = INT64_MAX;
+    for (int s = 0; s < w->streams; s++) {
+        uint16_t token = w->out[(size_t)s * w->length + done - 1];
+        if (token >= PA_TIME_SHIFT && token < PA_VELOCITY) w->steps[s] += token - PA_TIME_SHIFT + 1;
+        if (!w->closed[s] && (token == PA_PAD || (w->limit && w->steps[s] >= w->limit))) {
+            w->closed[s] = true;
+            w->open--;
+        }
+        if (!w->closed[s] && w->steps[s] < least) least = w->steps[s];
+    }
+    pa_progress_update(&w->bar, w->limit && least < INT64_MAX ? (double)least / 100 : (double)done);
+    return w->open && !interrupted;
+}
+
+typedef struct {
+    pa_inference model;
+    pa_music music; // primer, and what has been made
+    size_t length;  // most tokens of a continuation
+    int64_t limit;  // steps of 10 ms
+    int streams;    // at a time
+    double took;
+    size_t tokens; // made, those cut off again included
+} job;
+
+// Makes the continuations first, first + 1, … and adds them to the music.
+static pa_status make_some(job *j, int first, int wanted, uint16_t *out, size_t *made, pa_err *err) {
+    watch w = {.out = out, .length = j->length, .streams = j->streams, .open = j->streams, .limit = j->limit};
+    pa_sampling_options o = sampling;
+    o.stream = (uint64_t)first;
+    pa_progress_start(&w.bar, "playing", j->limit ? "s of music" : "tokens", j->limit ? (double)j->limit / 100 : (double)j->length);
+    double began = pa_clock();
+    pa_status s = pa_generate(j->model.backend, j->model.ctx, &j->model.params.model, &o, j->music.primer, j->music.primer_count,
+                              j->streams, j->length, out, made, watch_token, &w, err);
+    j->took += pa_clock() - began;
+    pa_progress_end(&w.bar);
+    for (int k = 0; k < wanted && !s; k++) {
+        const uint16_t *token = out + (size_t)k * j->length;
+        j->tokens += made[k];
+        s = pa_music_add(&j->music, token, made[k], j->limit, err);
+        if (!s && j->limit && !interrupted && length_tokens == NOT_GIVEN && made[k] == j->length)
+            fprintf(
+                stderr,
+                "pagen: continuation %d: stopped after %zu tokens, which hold only %.1f s of music; try another --seed or --temperature\n",
+                first + k + 1, made[k], pa_token_seconds(token, made[k]));
+    }
+    return s;
+}
+
+static pa_status make_all(job *j, pa_err *err) {
+    int rounds = ((int)number + MOST_STREAMS - 1) / MOST_STREAMS;
+    size_t bytes;
+    j->streams = ((int)number + rounds - 1) / rounds;
+    pa_status s = pa_inference_start(&j->model, precision, 0, j->streams, err);
+    if (s) return s;
+    uint16_t *out = pa_mul_size(j->length, (size_t)j->streams * sizeof *out, &bytes) ? malloc(bytes) : NULL;
+    size_t made[MOST_STREAMS];
+    if (!out) return pa_error(err, PA_FAIL, "no memory for %d continuations of %zu tokens", j->streams, j->length);
+    for (int first = 0; first < number && !s && !interrupted; first += j->streams) {
+        int wanted = (int)number - first < j->streams ? (int)number - first : j->streams;
+        s = make_some(j, first, wanted, out, made, err);
+    }
+    free(out);
+    return s;
+}
+
+static pa_status check_options(pa_err *err) {
+    const struct {
+        const char *name;
+        int64_t value, least, most;
+    } range[] = {{"prime-tokens", prime_tokens, 1, INT64_MAX},
+                 {"length-tokens", length_tokens, 1, 1 << 30},
+                 {"number", number, 1, 10000},
+                 {"seed", seed, 0, INT64_MAX},
+                 {"top-k", top_k, 0, PA_VOCAB},
+                 {"refill", refill, 0, INT32_MAX}};
+    for (size_t i = 0; i < sizeof range / sizeof *range; i++)
+        if (range[i].value != NOT_GIVEN && (range[i].value < range[i].least || range[i].value > range[i].most))
+            return pa_error(err, PA_USAGE, "--%s: expected %lld to %lld, found %lld", range[i].name, (long long)range[i].least,
+                            (long long)range[i].most, (long long)range[i].value);
+    for (int i = 0; i < 2; i++) {
+        double seconds = i ? length_seconds : prime_seconds;
+        if (seconds != -1 && !(seconds >= 0.01 && seconds <= 1e6))
+            return pa_error(err, PA_USAGE, "--%s: expected 0.01 to 1000000 s, found %g", i ? "length-seconds" : "prime-seconds", seconds);
+    }
+    if (prime_seconds != -1 && prime_tokens != NOT_GIVEN)
+        return pa_error(err, PA_USAGE, "expected --prime-seconds or --prime-tokens, found both");
+    if (with_primer && without_primer) return pa_error(err, PA_USAGE, "expected --with-primer or --without-primer, found both");
+    if (!primer_path && (prime_seconds != -1 || prime_tokens != NOT_GIVEN || with_primer || without_primer))
+        return pa_error(err, PA_USAGE, "expected --primer IN.mid beside an option about the primer, found none");
+    if (!output) return pa_error(err, PA_USAGE, "expected --output OUT.mid or OUT.safetensors, found none");
+    sampling.top_k = (int)top_k, sampling.refill = (int)refill, sampling.seed = (uint64_t)seed;
+    return pa_music_check_output(output, primer_path, (int)number, err);
+}
+
+static pa_status generate(job *j, const char *checkpoint, pa_err *err) {
+    pa_status s = pa_inference_open(&j->model, checkpoint, config, device, err);
+    if (!s) s = pa_sampling_check(&sampling, &j->model.params.model, err);
+    if (s) return s;
+    j->music.encoding = j->model.weights.encoding;
+    if (primer_path && (s = pa_music_read_primer(&j->music, &j->model, primer_path, err))) return s;
+    int64_t steps = prime_seconds == -1 ? INT64_MAX : llround(prime_seconds * 100);
+    if ((s = pa_music_cut_primer(&j->music, steps, prime_tokens == NOT_GIVEN ? SIZE_MAX : (size_t)prime_tokens, err))) return s;
+    if (length_seconds == -1 && length_tokens == NOT_GIVEN) length_seconds = DEFAULT_SECONDS;
+    j->limit = length_seconds == -1 ? 0 : llround(length_seconds * 100);
+    j->length = length_tokens != NOT_GIVEN ? (size_t)length_tokens : 1000 + (size_t)(length_seconds * TOKENS_A_SECOND);
+    catch_signals();
+    if ((s = make_all(j, err))) return s;
+    if (interrupted) fprintf(stderr, "pagen: stopped on request; what there is so far is written\n");
+    if ((s = pa_music_write(&j->music, output, (int)number, without_primer, err))) return s;
+    printf("%zu tokens in %.1f s, %.0f tokens/s; %s on %s; %s, step %lld\n", j->tokens, j->took,
+           j->took > 0 ? (double)j->tokens / j->took : 0, pa_inference_precision(&j->model), j->model.backend->name, j->model.weights.path,
+           (long long)j->model.weights.step);
+    return pa_music_report(&j->music, output, (int)number, err);
+}
+
+static pa_status run(int argc, char **argv, pa_err *err) {
+    bool done;
+    int given;
+    job j = {0};
+    sampling = pa_sampling_default();
+    pa_status s = pa_cli_parse(&program, argc, argv, &given, &done, err);
+    if (s || done) return s;
+    if (given != 1)
+        return pa_error(err, PA_USAGE, "expected CHECKPOINT alone beside the options, found %d arguments (pagen --help)", given);
+    s = check_options(err);
+    if (!s) s = generate(&j, argv[1], err);
+    pa_music_clear(&j.music);
+    pa_inference_close(&j.model);
+    return s;
+}
+
+int main(int argc, char **argv) {
+    pa_err err = {""};
+    return pa_cli_end(&program, run(argc, argv, &err), &err);
+}
