@@ -46,18 +46,38 @@ static const pa_tensor *find_plain(const pa_st *st, const char *name) {
     return NULL;
 }
 
+// "(390, 512)", "(512)".
+static const char *shape_text(char text[static 64], int rank, int64_t rows, int64_t columns) {
+    if (rank == 1)
+        snprintf(text, 64, "(%lld)", (long long)rows);
+    else if (rank == 2)
+        snprintf(text, 64, "(%lld, %lld)", (long long)rows, (long long)columns);
+    else
+        snprintf(text, 64, "one of %d dimensions", rank);
+    return text;
+}
+
+static pa_status check_tensor(const pa_weights *w, const pa_param *row, pa_err *err) {
+    const pa_tensor *have = find_plain(w->file, row->name);
+    char expected[64], found[64];
+    if (!have) return pa_error(err, PA_DATA, "%s: expected a tensor %s, found none", w->path, row->name);
+    for (size_t i = pa_st_count(w->file); i-- > 0;) {
+        const pa_tensor *other = pa_st_at(w->file, i);
+        if (other != have && !strcmp(plain_name(other->name), row->name))
+            return pa_error(err, PA_DATA, "%s: expected %s once, found %s and %s", w->path, row->name, have->name, other->name);
+    }
+    if (have->dtype != PA_F32)
+        return pa_error(err, PA_DATA, "%s: %s: expected F32, found %s", w->path, row->name, pa_dtype_name(have->dtype));
+    if (have->rank == row->rank && have->shape[0] == row->shape[0] && (row->rank == 1 || have->shape[1] == row->shape[1])) return PA_OK;
+    return pa_error(err, PA_DATA, "%s: %s: expected shape %s, found %s", w->path, row->name,
+                    shape_text(expected, row->rank, row->shape[0], row->shape[1]),
+                    shape_text(found, have->rank, have->shape[0], have->shape[1]));
+}
+
 static pa_status check_tensors(const pa_weights *w, const pa_params *p, pa_err *err) {
     for (int t = 0; t < p->count; t++) {
-        const pa_param *row = &p->row[t];
-        const pa_tensor *have = find_plain(w->file, row->name);
-        if (!have) return pa_error(err, PA_DATA, "%s: expected a tensor %s, found none", w->path, row->name);
-        if (have->dtype != PA_F32)
-            return pa_error(err, PA_DATA, "%s: %s: expected F32, found %s", w->path, row->name, pa_dtype_name(have->dtype));
-        bool same = have->rank == row->rank && have->shape[0] == row->shape[0] && (row->rank == 1 || have->shape[1] == row->shape[1]);
-        if (!same)
-            return pa_error(err, PA_DATA, "%s: %s: expected shape (%d, %d), found rank %d of (%lld, %lld)", w->path, row->name,
-                            row->shape[0], row->shape[1], have->rank, (long long)have->shape[0],
-                            (long long)(have->rank > 1 ? have->shape[1] : 1));
+        pa_status s = check_tensor(w, &p->row[t], err);
+        if (s) return s;
     }
     for (size_t i = 0; i < pa_st_count(w->file); i++) {
         const char *name = plain_name(pa_st_at(w->file, i)->name);
