@@ -128,6 +128,13 @@ static inline void expect_tokens(const midi *m, pa_encoding e, const char *expec
     pa_piece_clear(&piece);
 }
 
+// The same numbers in every run.
+static inline uint32_t draw(uint32_t below) {
+    static uint32_t state = 1;
+    state = state * 1664525 + 1013904223;
+    return (uint32_t)((uint64_t)state * below >> 32);
+}
+
 static inline void expect_refused(const midi *m, const char *reason) {
     pa_piece piece;
     pa_err err = {""};
