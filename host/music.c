@@ -224,11 +224,11 @@ pa_status pa_music_write(const pa_music *m, const char *path, int number, bool w
     return PA_OK;
 }
 
-static pa_status print_row(const char *name, const pa_note *note, size_t first, size_t count, double seconds, pa_err *err) {
+static pa_status print_row(const char *name, int width, const pa_note *note, size_t first, size_t count, double seconds, pa_err *err) {
     pa_repetition r;
     pa_status s = pa_repetition_measure(note, first, count, &r, err);
     if (!s)
-        printf("%-28.28s%7zu%9.1f%9.1f%9d%10.1f%9.1f %%%9zu\n", name, r.notes, seconds, seconds > 0 ? (double)r.notes / seconds : 0,
+        printf("%-*s%7zu%9.1f%9.1f%9d%10.1f%9.1f %%%9zu\n", width, name, r.notes, seconds, seconds > 0 ? (double)r.notes / seconds : 0,
                r.pitches, r.velocity, 100 * r.heard, r.longest);
     return s;
 }
@@ -236,16 +236,18 @@ static pa_status print_row(const char *name, const pa_note *note, size_t first, 
 pa_status pa_music_report(const pa_music *m, const char *path, int number, pa_err *err) {
     char name[4096];
     double before = pa_token_seconds(m->primer, m->primer_count);
-    printf("\n%-28s%7s%9s%9s%9s%10s%11s%9s\n", "", "notes", "seconds", "notes/s", "pitches", "velocity", "heard 16", "longest");
+    int width = (int)strlen(base_name(path)) + 8; // room for a number in it
+    if (width < 20) width = 20;
+    printf("\n%-*s%7s%9s%9s%9s%10s%11s%9s\n", width, "", "notes", "seconds", "notes/s", "pitches", "velocity", "heard 16", "longest");
     pa_status s = PA_OK;
     for (size_t k = 0; k < m->takes && !s; k++) {
         pa_note *note;
         size_t first, count;
         if ((s = decode(m, k, &note, &first, &count, err))) break;
-        if (!k && m->primer_count) s = print_row("primer", note, 0, first, before, err);
+        if (!k && m->primer_count) s = print_row("primer", width, note, 0, first, before, err);
         if (!s) s = file_name(path, k, number, name, sizeof name, err);
         if (ends_with(path, ".safetensors")) snprintf(name, sizeof name, "continuation %zu", k + 1);
-        if (!s) s = print_row(base_name(name), note, first, count, pa_token_seconds(m->take[k].token, m->take[k].count), err);
+        if (!s) s = print_row(base_name(name), width, note, first, count, pa_token_seconds(m->take[k].token, m->take[k].count), err);
         free(note);
     }
     if (!s)

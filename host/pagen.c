@@ -17,7 +17,7 @@ enum {
 };
 
 static const char *config, *primer_path, *output, *device = "auto", *precision = "auto";
-static double prime_seconds = -1, length_seconds = -1;
+static double prime_seconds = (double)NAN, length_seconds = (double)NAN; // NaN: not given
 static int64_t prime_tokens = NOT_GIVEN, length_tokens = NOT_GIVEN, number = 1, seed = 1, top_k, refill;
 static bool with_primer, without_primer;
 static pa_sampling_options sampling; // its defaults are set in main
@@ -160,13 +160,13 @@ static pa_status check_options(pa_err *err) {
                             (long long)range[i].most, (long long)range[i].value);
     for (int i = 0; i < 2; i++) {
         double seconds = i ? length_seconds : prime_seconds;
-        if (seconds != -1 && !(seconds >= 0.01 && seconds <= 1e6))
+        if (!isnan(seconds) && !(seconds >= 0.01 && seconds <= 1e6))
             return pa_error(err, PA_USAGE, "--%s: expected 0.01 to 1000000 s, found %g", i ? "length-seconds" : "prime-seconds", seconds);
     }
-    if (prime_seconds != -1 && prime_tokens != NOT_GIVEN)
+    if (!isnan(prime_seconds) && prime_tokens != NOT_GIVEN)
         return pa_error(err, PA_USAGE, "expected --prime-seconds or --prime-tokens, found both");
     if (with_primer && without_primer) return pa_error(err, PA_USAGE, "expected --with-primer or --without-primer, found both");
-    if (!primer_path && (prime_seconds != -1 || prime_tokens != NOT_GIVEN || with_primer || without_primer))
+    if (!primer_path && (!isnan(prime_seconds) || prime_tokens != NOT_GIVEN || with_primer || without_primer))
         return pa_error(err, PA_USAGE, "expected --primer IN.mid beside an option about the primer, found none");
     if (!output) return pa_error(err, PA_USAGE, "expected --output OUT.mid or OUT.safetensors, found none");
     sampling.top_k = (int)top_k, sampling.refill = (int)refill, sampling.seed = (uint64_t)seed;
@@ -179,10 +179,10 @@ static pa_status generate(job *j, const char *checkpoint, pa_err *err) {
     if (s) return s;
     j->music.encoding = j->model.weights.encoding;
     if (primer_path && (s = pa_music_read_primer(&j->music, &j->model, primer_path, err))) return s;
-    int64_t steps = prime_seconds == -1 ? INT64_MAX : llround(prime_seconds * 100);
+    int64_t steps = isnan(prime_seconds) ? INT64_MAX : llround(prime_seconds * 100);
     if ((s = pa_music_cut_primer(&j->music, steps, prime_tokens == NOT_GIVEN ? SIZE_MAX : (size_t)prime_tokens, err))) return s;
-    if (length_seconds == -1 && length_tokens == NOT_GIVEN) length_seconds = DEFAULT_SECONDS;
-    j->limit = length_seconds == -1 ? 0 : llround(length_seconds * 100);
+    if (isnan(length_seconds) && length_tokens == NOT_GIVEN) length_seconds = DEFAULT_SECONDS;
+    j->limit = isnan(length_seconds) ? 0 : llround(length_seconds * 100);
     j->length = length_tokens != NOT_GIVEN ? (size_t)length_tokens : 1000 + (size_t)(length_seconds * TOKENS_A_SECOND);
     catch_signals();
     if ((s = make_all(j, err))) return s;

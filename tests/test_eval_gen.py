@@ -1,0 +1,422 @@
+#!/usr/bin/env python3
+"""paeval and pagen, run as programs on a tiny checkpoint that patrain makes here from made-up pieces.
+
+Skipped (exit 77) where one of the programs is not built. PA_BIN is their folder, PA_DEVICE the device.
+"""
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(os.environ.get("PA_BIN", ROOT / "build/cpu/bin")).resolve()
+DEVICE = os.environ.get("PA_DEVICE", "cpu")
+CONTEXT, PREFIX = 64, 24
+LATENTS = CONTEXT - PREFIX
+NAMES = ["NOTE_ON", "NOTE_OFF", "TIME_SHIFT", "VELOCITY"]
+
+if not all((BIN / program).exists() for program in ("paprep", "patrain", "paeval", "pagen")):
+    print(f"skipped: {BIN} does not hold all programs")
+    sys.exit(77)
+
+
+def command(program, *arguments):
+    on = [] if program == "paprep" else ["--device", DEVICE]
+    return [str(BIN / program), *map(str, arguments), *on]
+
+
+def run(program, *arguments, status=0):
+    """What it prints; (stdout, stderr) where the status is another than 0."""
+    done = subprocess.run(command(program, *arguments), capture_output=True, text=True, timeout=120)
+    if done.returncode != status:
+        raise AssertionError(f"{done.args}\nexit {done.returncode}, expected {status}\n{done.stdout}{done.stderr}")
+    return done.stdout if status == 0 else done.stderr
+
+
+def load(path):
+    """Tensors and metadata of a safetensors file."""
+    data = Path(path).read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + size])
+    meta, tensors = header.pop("__metadata__", {}), {}
+    for name, t in header.items():
+        code = {"F32": "f", "I64": "q", "U16": "H"}[t["dtype"]]
+        begin, end = (8 + size + offset for offset in t["data_offsets"])
+        tensors[name] = struct.unpack(f"<{(end - begin) // struct.calcsize('<' + code)}{code}", data[begin:end])
+    return tensors, meta
+
+
+def save(path, tensors, meta=None):
+    """tensors: name -> (dtype, shape, values). Widest first, as they must be aligned."""
+    header, body = {"__metadata__": meta or {}}, b""
+    for name, (dtype, shape, values) in tensors.items():
+        raw = struct.pack(f"<{len(values)}{ {'F32': 'f', 'I64': 'q', 'U16': 'H'}[dtype] }", *values)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(raw)]}
+        body += raw
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    Path(path).write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+def pieces(path):
+    t, _ = load(path)
+    return [list(t["tokens"][a:b]) for a, b in zip(t["offsets"], t["offsets"][1:])]
+
+
+def seconds(tokens):
+    return sum(t - 255 for t in tokens if 256 <= t < 356) / 100
+
+
+def events(midi):
+    return [line.split() for line in run("paprep", "--events", midi).splitlines()]
+
+
+def variable_length(n):
+    groups = [n & 127]
+    while n := n >> 7:
+        groups.append(n & 127 | 128)
+    return bytes(reversed(groups))
+
+
+def midi(notes, seconds):
+    """A type-0 file of notes (start, end, pitch, velocity) whose tick is a millisecond, the pedal down for half of each second."""
+    played = [(1000 * s + half, 0, bytes([0xB0, 64, down])) for s in range(seconds) for half, down in ((0, 127), (500, 0))]
+    for start, end, pitch, velocity in notes:
+        played += [(round(1000 * start), 2, bytes([0x90, pitch, velocity])), (round(1000 * end), 1, bytes([0x80, pitch, 0]))]
+    track, now = b"", 0
+    for at, _, event in sorted(played):
+        track += variable_length(at - now) + event
+        now = at
+    track += b"\x00\xff\x2f\x00"
+    return b"MThd" + struct.pack(">IHHH", 6, 0, 1, 500) + b"MTrk" + struct.pack(">I", len(track)) + track
+
+
+def make(folder):
+    """A corpus, its tokens in both encodings, and a checkpoint."""
+    rng, rows = random.Random(3), ["canonical_composer,canonical_title,split,year,midi_filename,audio_filename,duration"]
+    (folder / "midi").mkdir()
+    for i in range(6):
+        notes, at = [], 0.0
+        for _ in range(60 + 20 * i):
+            at += rng.choice([0.0, 0.1, 0.25, 0.4])
+            notes.append((at, at + rng.uniform(0.1, 0.9), 40 + rng.randrange(40), rng.randrange(30, 100)))
+        (folder / "midi" / f"{i}.mid").write_bytes(midi(notes, int(at) + 2))
+        rows.append(f"Nobody,Piece {i},{('train', 'validation')[i % 2]},2004,{i}.mid,{i}.wav,40.0")
+    (folder / "midi" / "maestro-v3.0.0.csv").write_text("\n".join(rows) + "\n")
+    run("paprep", folder / "midi", folder / "tokens")
+    run("paprep", folder / "midi", folder / "neural", "--encoding", "midi-neural")
+    (folder / "c.ini").write_text(f"""[model]
+context = {CONTEXT}
+prefix = {PREFIX}
+dim = 32
+heads = 2
+dim_head = 16
+depth = 1
+[data]
+train = {folder}/tokens/train.safetensors
+validation = {folder}/tokens/validation.safetensors
+[train]
+steps = 3
+global_batch = 2
+[optimizer]
+lr = 0.01
+warmup = 1
+""")
+    run("patrain", folder / "c.ini", "--run-dir", folder / "run")
+
+
+class Program(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.at = Path(cls.folder.name)
+        make(cls.at)
+        cls.run_dir, cls.tokens = cls.at / "run", cls.at / "tokens" / "validation.safetensors"
+        cls.primer = cls.at / "midi" / "1.mid"
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def out(self, name):
+        return self.at / f"{self._testMethodName}-{name}"
+
+    def generate(self, name, *arguments, primer=None):
+        """pagen's tokens, one list a continuation, without the primer."""
+        out = self.out(name)
+        run("pagen", self.run_dir, "--primer", primer or self.primer, "--output", out, "--without-primer", "--precision", "fp32", *arguments)
+        return pieces(out)
+
+    def refused(self, program, status, says, *arguments):
+        said = run(program, *arguments, status=status)
+        for part in [says] if isinstance(says, str) else says:
+            self.assertIn(part, said)
+
+
+class Eval(Program):
+    def measure(self, *arguments):
+        return json.loads(run("paeval", self.run_dir, self.tokens, "--precision", "fp32", "--json", *arguments))
+
+    def test_counts_and_sums(self):
+        files = pieces(self.tokens)
+        r = self.measure()
+        self.assertEqual(r["tokens"], sum(len(p) - 1 for p in files))
+        self.assertEqual((r["pieces"], r["stride"], r["context"], r["prefix"]), (len(files), LATENTS // 2, CONTEXT, PREFIX))
+        self.assertEqual(sum(c["tokens"] for c in r["classes"].values()), r["tokens"])
+        self.assertEqual(list(r["classes"]), NAMES)
+        nats = sum(c["tokens"] * c["loss"] for c in r["classes"].values())
+        self.assertAlmostEqual(nats / r["tokens"], r["loss"], places=6)
+        self.assertAlmostEqual(nats / r["notes"], r["nats_per_note"], places=5)
+        self.assertAlmostEqual(nats / r["seconds"], r["nats_per_second"], places=5)
+        self.assertEqual(r["notes"], sum(load(self.tokens)[0]["notes"]))
+        self.assertTrue(0 < r["loss"] < 8 and 0 < r["loss_seed"] < 12 and 0 <= r["accuracy"] < 1)
+        self.assertEqual(self.measure("--pieces", 1)["tokens"], len(files[0]) - 1)
+
+    def test_batch_changes_nothing_and_table_says_the_same(self):
+        whole = self.measure()
+        for batch in (1, 3):
+            self.assertAlmostEqual(self.measure("--batch", batch)["loss"], whole["loss"], places=5)
+        text = run("paeval", self.run_dir, self.tokens, "--precision", "fp32")
+        self.assertIn(f"{whole['loss']:.4f} a token, {whole['nats_per_note']:.4f} a note", text)
+        self.assertIn(f"loss_seed   {whole['loss_seed']:.4f}", text)
+        for name in NAMES:
+            self.assertIn(name, text)
+
+    def test_logits_give_the_loss(self):
+        """A piece that is one full window: scored by paeval, and again here from its logits."""
+        piece = pieces(self.tokens)[1][:CONTEXT + 1]
+        meta = load(self.tokens)[1]
+        meta = {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")}
+        one = self.out("one.safetensors")
+        save(one, {"offsets": ("I64", [2], [0, len(piece)]), "notes": ("I64", [1], [9]), "seconds": ("F32", [1], [5.0]),
+                   "tokens": ("U16", [len(piece)], piece)}, meta)
+        save(self.out("x.safetensors"), {"x": ("I64", [2, CONTEXT], piece[:-1] + piece[:-1])})
+        run("paeval", self.run_dir, self.out("x.safetensors"), "--logits", self.out("l.safetensors"), "--precision", "fp32", "--batch", 1)
+        logits = load(self.out("l.safetensors"))[0]["logits"]
+        self.assertEqual(len(logits), 2 * LATENTS * 390)
+        self.assertEqual(logits[:LATENTS * 390], logits[LATENTS * 390:])
+        nats = 0.0
+        for n in range(LATENTS):
+            row = logits[n * 390:(n + 1) * 390]
+            nats += math.log(sum(map(math.exp, row))) - row[piece[PREFIX + 1 + n]]
+        # The seed's crop of a piece of context + 1 tokens can only be this window.
+        r = json.loads(run("paeval", self.run_dir, one, "--precision", "fp32", "--json"))
+        self.assertNotIn(0, piece)
+        self.assertAlmostEqual(r["loss_seed"], nats / LATENTS, places=4)
+        self.assertEqual(r["tokens"], CONTEXT)
+
+    def test_refuses(self):
+        at, x = self.at, self.out("x.safetensors")
+        self.refused("paeval", 3, ["neural/validation.safetensors", "expected performance", "found midi-neural"], self.run_dir,
+                     at / "neural" / "validation.safetensors")
+        self.refused("paeval", 2, f"stride: expected 1 to {LATENTS}", self.run_dir, self.tokens, "--stride", LATENTS + 1)
+        self.refused("paeval", 2, "--stride: expected 1", self.run_dir, self.tokens, "--stride", -1)
+        self.refused("paeval", 2, "--batch: expected 1 to 4096, found 0", self.run_dir, self.tokens, "--batch", 0)
+        self.refused("paeval", 2, "nowhere", at / "nowhere", self.tokens)
+        self.refused("paeval", 2, "found 1 arguments", self.run_dir)
+        self.refused("paeval", 2, "both", self.run_dir, self.tokens, "--json", "--logits", x)
+        for shape, values, says in (([1, CONTEXT + 1], [1] * (CONTEXT + 1), f"windows of {PREFIX + 1} to {CONTEXT} tokens, found 1 of {CONTEXT + 1}"),
+                                    ([1, PREFIX], [1] * PREFIX, f"found 1 of {PREFIX}"),
+                                    ([0, CONTEXT], [], "found 0 of"),
+                                    ([PREFIX + 1], [1] * PREFIX + [390], f"x[{PREFIX}]: expected an id below 390, found 390"),
+                                    ([1, 1, CONTEXT], [1] * CONTEXT, "3 dimensions"),
+                                    ([PREFIX + 1], [1] * PREFIX + [-1], "found -1")):
+            save(x, {"x": ("I64", shape, values)})
+            self.refused("paeval", 3, ["x.safetensors: x", says], self.run_dir, x, "--logits", self.out("l.safetensors"))
+        save(x, {"y": ("I64", [1], [1])})
+        self.refused("paeval", 3, "expected a tensor x (B, M) or tokens", self.run_dir, x, "--logits", self.out("l.safetensors"))
+        self.assertFalse(self.out("l.safetensors").exists())
+        meta = load(self.tokens)[1]
+        save(x, {"offsets": ("I64", [2], [0, 1]), "notes": ("I64", [1], [1]), "seconds": ("F32", [1], [1.0]), "tokens": ("U16", [1], [60])},
+             {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")})
+        self.refused("paeval", 3, "at least two tokens", self.run_dir, x)
+
+
+class Generate(Program):
+    def test_same_seed_same_music(self):
+        arguments = ("--length-tokens", 3 * CONTEXT)
+        a, b, c = self.generate("a.safetensors", *arguments), self.generate("b.safetensors", *arguments), self.generate("c.safetensors", *arguments, "--seed", 2)
+        self.assertEqual(a, b)
+        self.assertNotEqual(a, c)
+        self.assertEqual(len(a[0]), 3 * CONTEXT)
+        for name in ("x", "y"):
+            run("pagen", self.run_dir, "--primer", self.primer, "--output", self.out(name + ".mid"), *arguments)
+        self.assertEqual(self.out("x.mid").read_bytes(), self.out("y.mid").read_bytes())
+
+    def test_a_continuation_is_the_same_in_any_company(self):
+        many = self.generate("many.safetensors", "--length-tokens", 100, "--number", 10)  # two rounds of five
+        self.assertEqual(len({tuple(p) for p in many}), 10)
+        self.assertEqual(many[:1], self.generate("one.safetensors", "--length-tokens", 100))
+        self.assertEqual(many[:3], self.generate("three.safetensors", "--length-tokens", 100, "--number", 3))
+
+    def test_greedy_is_what_the_logits_say(self):
+        """Cached decoding against whole forward passes, across windows."""
+        piece, refill = pieces(self.tokens)[0], 30
+        made = self.generate("g.safetensors", "--greedy", "--prime-tokens", PREFIX + refill, "--refill", refill, "--length-tokens", 24)[0]
+        self.assertEqual(piece, pieces(self.tokens)[0])
+        tokens, opened = piece[:PREFIX + refill] + made, 0
+        for i in range(PREFIX + refill, len(tokens)):
+            if i - opened > CONTEXT:
+                opened = i - PREFIX - refill
+            save(self.out("x.safetensors"), {"tokens": ("U16", [i - opened], tokens[opened:i])})
+            run("paeval", self.run_dir, self.out("x.safetensors"), "--logits", self.out("l.safetensors"), "--precision", "fp32")
+            last = load(self.out("l.safetensors"))[0]["logits"][-390:]
+            self.assertEqual(tokens[i], max(range(388), key=lambda v: last[v]), f"token {i}")
+        self.assertGreater(opened, 0)
+
+    def test_lengths(self):
+        whole = pieces(self.tokens)[0]
+        made = self.generate("s.safetensors", "--length-seconds", 4, "--prime-seconds", 3)[0]
+        self.assertAlmostEqual(seconds(made), 4, places=9)
+        out = self.out("w.safetensors")
+        run("pagen", self.run_dir, "--primer", f"{self.tokens}:0", "--output", out, "--length-tokens", 40, "--prime-seconds", 3, "--precision", "fp32")
+        both = pieces(out)[0]
+        primer = both[:-40]
+        self.assertEqual(primer, whole[:len(primer)])
+        self.assertTrue(seconds(primer) <= 3 < seconds(whole[:len(primer) + 1]))
+        self.assertEqual(both[-40:][:len(made) - 1], made[:40][:-1])  # a MIDI file and its tokens are the same primer
+        run("pagen", self.run_dir, "--primer", f"{self.tokens}:1", "--output", out, "--length-tokens", 7)
+        self.assertEqual(pieces(out)[0][:-7], pieces(self.tokens)[1])  # the whole primer unless told otherwise
+        t, meta = load(out)
+        self.assertEqual((meta["encoding"], meta["split"], len(t["seconds"])), ("performance", "generated", 1))
+        self.assertIn("validation.safetensors, continuation 1", meta["names"])
+
+    def test_midi_with_and_without_primer(self):
+        common = ("--primer", self.primer, "--prime-seconds", 5, "--length-seconds", 6, "--number", 2, "--seed", 4)
+        said = run("pagen", self.run_dir, "--output", self.out("w.mid"), *common)
+        run("pagen", self.run_dir, "--output", self.out("o.mid"), *common, "--without-primer")
+        self.assertFalse(self.out("w.mid").exists())
+        begun = [e for e in events(self.primer) if float(e[0]) < 5 and e[2] == "NOTE_ON"]
+        for k in (1, 2):
+            both, alone = events(self.out(f"w-{k}.mid")), events(self.out(f"o-{k}.mid"))
+            ons = [(e[2], e[3]) for e in both if e[2] == "NOTE_ON"]
+            self.assertEqual(ons[:len(begun)], [(e[2], e[3]) for e in begun])
+            late = [(round(float(e[0]) - 5, 2), e[3]) for e in both if e[2] == "NOTE_ON" and float(e[0]) >= 5]
+            early = [(round(float(e[0]), 2), e[3]) for e in alone if e[2] == "NOTE_ON"]
+            shift = late[0][0] - early[0][0]  # the primer ends with its last event before 5 s
+            self.assertEqual([(round(t - shift, 2), p) for t, p in late], early)
+            self.assertTrue(-0.5 < shift <= 0)
+            self.assertLessEqual(float(both[-1][0]), 11.0)
+            self.assertEqual(sum(e[2] == "NOTE_ON" for e in alone), sum(e[2] == "NOTE_OFF" for e in alone))  # all are ended
+            self.assertRegex(said, rf"w-{k}\.mid +{len(late)}\b")
+        self.assertRegex(said, r"primer +\d+ +[45]\.\d")
+        self.assertRegex(said, r"\d+ tokens in [\d.]+ s, \d+ tokens/s")
+
+    def test_from_nothing(self):
+        for name in ("a", "b"):
+            run("pagen", self.run_dir, "--output", self.out(name + ".safetensors"), "--length-tokens", 80, "--number", 3, "--precision", "fp32")
+        a = pieces(self.out("a.safetensors"))
+        self.assertEqual(a, pieces(self.out("b.safetensors")))
+        for p in a:
+            self.assertEqual(len(p), 80)
+            self.assertTrue(356 <= p[0] < 388)
+        self.assertEqual(len({tuple(p) for p in a}), 3)
+
+    def test_interrupt_writes_what_there_is(self):
+        out = self.out("i.mid")
+        process = subprocess.Popen(command("pagen", self.run_dir, "--primer", self.primer, "--output", out, "--length-tokens", 1 << 30),
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # Its caches are taken and it plays once it has used some processor time.
+        ticks = os.sysconf("SC_CLK_TCK")
+        for _ in range(600):
+            used = sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13])) / ticks
+            if used > 0.3 or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said, told = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0, told)
+        self.assertIn("stopped on request", told)
+        self.assertGreater(int(re.search(r"(\d+) tokens in", said)[1]), 0)
+        self.assertTrue(events(out))
+        self.assertEqual([p.name for p in self.at.glob(out.name + "*")], [out.name])
+
+    def test_checkpoint_by_any_of_its_names(self):
+        made = [pieces(self.out("x.safetensors")) for c in ("", "latest", "latest/model.safetensors")
+                if not run("pagen", self.run_dir / c, "--output", self.out("x.safetensors"), "--length-tokens", 30, "--precision", "fp32") is None]
+        self.assertEqual(made[0], made[1])
+        self.assertEqual(made[0], made[2])
+
+    def test_other_encoding(self):
+        shutil.copy(self.at / "c.ini", self.out("c.ini"))
+        run("patrain", self.out("c.ini"), f"data.train={self.at}/neural/train.safetensors", f"data.validation={self.at}/neural/train.safetensors",
+            "--run-dir", self.out("run"))
+        self.refused("pagen", 3, "expected midi-neural", self.out("run"), "--primer", self.tokens, "--output", self.out("x.mid"))
+        neural = self.at / "neural" / "validation.safetensors"
+        if pieces(neural) and pieces(neural)[0]:
+            run("pagen", self.out("run"), "--primer", neural, "--output", self.out("x.mid"), "--length-tokens", 50)
+            self.assertTrue(self.out("x.mid").exists())
+
+    def test_broken_checkpoint(self):
+        """Weights that are not finite make no music and no loss, but a message."""
+        path = self.run_dir / "latest" / "model.safetensors"
+        data = bytearray(path.read_bytes())
+        size = struct.unpack("<Q", data[:8])[0]
+        header = json.loads(data[8:8 + size])
+        begin, _ = header["to_logits.weight"]["data_offsets"]
+        struct.pack_into("<f", data, 8 + size + begin, math.nan)
+        broken = self.out("m.safetensors")
+        broken.write_bytes(data)
+        self.refused("pagen", 3, "m.safetensors", broken, "--output", self.out("x.mid"))  # the checksum tells
+        text = json.dumps({**header, "__metadata__": {k: v for k, v in header["__metadata__"].items() if k != "crc32c"}},
+                          separators=(",", ":")).encode()
+        broken.write_bytes(struct.pack("<Q", size) + text.ljust(size) + data[8 + size:])
+        self.refused("pagen", 1, ["token 1 of stream 0", "logits: expected finite numbers, found"], broken, "--output", self.out("x.mid"))
+        self.refused("paeval", 1, "expected a finite loss, found", broken, self.tokens)
+        self.assertFalse(self.out("x.mid").exists())
+
+    def test_refuses(self):
+        base = (self.run_dir, "--primer", self.primer)
+        good, own = (*base, "--output", self.out("x.mid")), self.out("own.mid")
+        shutil.copy(self.primer, own)
+        for status, says, arguments in (
+                (2, "expected --output", base),
+                (2, "--output: expected a name in .mid", (*base, "--output", "x.wav")),
+                (1, "nowhere", (*base, "--output", self.at / "nowhere" / "x.mid")),
+                (2, "expected another file than the primer", (self.run_dir, "--primer", own, "--output", own)),
+                (3, "none.mid", (self.run_dir, "--primer", self.at / "none.mid", "--output", self.out("x.mid"))),
+                (3, "c.ini", (self.run_dir, "--primer", self.at / "c.ini", "--output", self.out("x.mid"))),
+                (2, "expected a piece below 3, found 9", (self.run_dir, "--primer", f"{self.tokens}:9", "--output", self.out("x.mid"))),
+                (2, "expected --primer", (self.run_dir, "--output", self.out("x.mid"), "--prime-seconds", 3)),
+                (2, "found 2 arguments", (*good, "more")),
+                (2, "found both", (*good, "--with-primer", "--without-primer")),
+                (2, "found both", (*good, "--prime-seconds", 3, "--prime-tokens", 3)),
+                (2, "--prime-seconds", (*good, "--prime-seconds", 0)),
+                (2, "--length-tokens: expected 1", (*good, "--length-tokens", 0)),
+                (2, "--length-seconds: expected", (*good, "--length-seconds", -1)),
+                (2, "--number: expected 1", (*good, "--number", 0)),
+                (2, "--seed: expected 0", (*good, "--seed", -1)),
+                (2, "temperature: expected 0 (greedy) to 100, found -1", (*good, "--temperature", -1)),
+                (2, "top-p: expected more than 0", (*good, "--top-p", 0)),
+                (2, "min-p: expected 0 to 1", (*good, "--min-p", 2)),
+                (2, "--top-k: expected 0 to 390", (*good, "--top-k", 391)),
+                (2, "repetition-penalty", (*good, "--repetition-penalty", 0)),
+                (2, f"refill: expected 1 to {LATENTS}", (*good, "--refill", LATENTS + 1)),
+                (2, "--wav: unknown option", (*good, "--wav", "x.wav"))):
+            self.refused("pagen", status, says, *arguments)
+        self.assertFalse(self.out("x.mid").exists())
+        self.assertEqual(own.read_bytes(), self.primer.read_bytes())
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command("pagen", *good, "--length-tokens", 5), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("standard output", done.stderr)
+
+    def test_help(self):
+        for program in ("paeval", "pagen"):
+            self.assertIn("Example", run(program, "--help"))
+            self.assertRegex(run(program, "--version"), rf"^{program} \d")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    unittest.main()
