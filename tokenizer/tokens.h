@@ -26,8 +26,8 @@ typedef struct {
 typedef struct {
     uint16_t *token;
     size_t count;
-    double seconds;         // of the piece: end of its last note
-    size_t notes, dropped;  // notes encoded; notes of the file that were dropped (never closed, zero length)
+    double seconds;        // of the piece: end of its last note, before the pedal
+    size_t notes, dropped; // notes encoded; notes of the file without a token: never closed, zero length, drums, …
 } pa_piece;
 
 // Reads a MIDI file and encodes it. In this process: a malformed file may abort it (libsmf asserts); pa_encode_isolated does not.
