@@ -4,14 +4,14 @@
 #include <string.h>
 
 extern const cpu_ops cpu_ops_generic;
-#if defined(__x86_64__)
+#ifdef PA_X86
 extern const cpu_ops cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512_bf16;
 #endif
 
 const cpu_ops *cpu_ops_select(const char *name) {
     const cpu_ops *table[4];
     int count = 0;
-#if defined(__x86_64__)
+#ifdef PA_X86
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl");

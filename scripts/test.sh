@@ -79,7 +79,8 @@ if ! $quick; then
     check tsan-tests run_ctest tsan -L threads
   fi
 
-  # This is also the build that clang's warnings pass over.
+  check clang-build build clang
+
   check fuzz-build build fuzz "-DPA_FUZZ_SECONDS=$fuzz_seconds"
   if has_tests fuzz -R '^fuzz_'; then
     check fuzz run_ctest fuzz -R '^fuzz_'
