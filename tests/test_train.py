@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""patrain run as a program, interrupted in every way: what it computes is that of a run left alone, to the bit. Its messages, files and
+logs are in test_train_files.py."""
+
+import math
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+import programs
+
+
+class Run(unittest.TestCase):
+    """A folder with a corpus and tiny.ini, for all tests of a class; a run directory of its own for each."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="patrain-test-"))
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        programs.make_corpus(cls.folder)
+
+    def train(self, run, *arguments, status=0, **options):
+        done = programs.train(self.folder, run, *arguments, **options)
+        self.assertEqual(done.returncode, status, done.stderr)
+        return done
+
+    def start(self, run, *arguments):
+        line = programs.command(self.folder, run, *arguments)
+        process = subprocess.Popen(line, env=programs.environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def wait_for_step(self, process, step):
+        """Until its line on stderr: True, or False where it ended before."""
+        for line in process.stderr:
+            found = re.match(r"step (\d+)  epoch", line)
+            if found and int(found[1]) >= step:
+                return True
+        return False
+
+    def assert_same_run(self, one, other):
+        """Losses, evaluations and every tensor of the last and of the best checkpoint."""
+        for ours, theirs in zip(programs.losses(self.folder / one), programs.losses(self.folder / other)):
+            self.assertEqual(ours, theirs)
+        for which in ("latest", "best"):
+            a, b = (programs.checkpoint(self.folder / run, which) for run in (one, other))
+            self.assertEqual(a, b)
+            self.assertGreater(len(a[0]), 20)
+
+
+class Stopped(Run):
+    LONG = ("train.steps=400", "checkpoint.every=50", "log.eval_every=90")
+
+    def stop_thrice(self, precision):
+        whole, parts = f"whole-{precision}", f"parts-{precision}"
+        arguments = (*self.LONG, "--precision", precision)
+        self.train(whole, *arguments)
+        for number, at in ((signal.SIGTERM, 40), (signal.SIGUSR1, 130), (signal.SIGINT, 250)):
+            process = self.start(parts, *arguments)
+            self.assertTrue(self.wait_for_step(process, at))
+            process.send_signal(number)
+            said = process.stderr.read()
+            self.assertEqual(process.wait(), 75, said)
+            stopped = re.search(r"stopped on request at step (\d+), saved; the same command goes on from there\n$", said)
+            self.assertTrue(stopped, said)
+            self.assertLess(int(stopped[1]), 400)
+            latest = (self.folder / parts / "latest").resolve()
+            self.assertEqual(latest.name, f"step-{int(stopped[1]):08}")
+        done = self.train(parts, *arguments)
+        self.assertIn(f"{self.folder}/{parts}: going on from step {stopped[1]}\n", done.stderr)
+        self.assert_same_run(whole, parts)
+
+    def test_to_the_bit_in_fp32(self):
+        self.stop_thrice("fp32")
+
+    def test_to_the_bit_in_bf16(self):
+        self.stop_thrice("bf16")
+
+    def test_a_finished_run_stays_as_it_is(self):
+        self.train("finished")
+        before = (self.folder / "finished/metrics.jsonl").read_text()
+        self.train("finished")
+        self.assertEqual((self.folder / "finished/metrics.jsonl").read_text(), before)
+        self.train("finished", "train.steps=50")
+        self.assertEqual([s[0] for s in programs.losses(self.folder / "finished")[0]], list(range(1, 51)))
+
+
+class Killed(Run):
+    """kill -9 at ten random moments, half of them while a checkpoint is being written."""
+
+    ARGUMENTS = ("train.steps=300", "checkpoint.every=3", "checkpoint.keep=2", "log.eval_every=40", "--precision", "fp32")
+
+    def kill_while_saving(self, process, folder):
+        while process.poll() is None:
+            if any(".tmp." in p.name for p in folder.iterdir()):
+                process.kill()
+        return any(".tmp." in p.name for p in folder.iterdir())
+
+    def test_to_the_bit(self):
+        rng, leavings, step = random.Random(4), 0, 0
+        self.train("whole", *self.ARGUMENTS)
+        folder = self.folder / "killed"
+        for i in range(10):
+            process = self.start("killed", *self.ARGUMENTS)
+            step += rng.randrange(1, 28)
+            self.assertTrue(self.wait_for_step(process, step))
+            if i % 2:
+                leavings += self.kill_while_saving(process, folder / "checkpoints")
+            else:
+                time.sleep(rng.random() * 0.02)
+                process.kill()
+            process.stderr.read()
+            self.assertEqual(process.wait(), -signal.SIGKILL)
+        self.assertGreater(leavings, 0)
+        self.train("killed", *self.ARGUMENTS)
+        self.assertEqual([s[0] for s in programs.losses(folder)[0]], list(range(1, 301)))
+        self.assertEqual([e[0] for e in programs.losses(folder)[1]], [*range(0, 300, 40), 300])
+        self.assert_same_run("whole", "killed")
+        self.assertFalse([p for p in folder.rglob("*.tmp.*")])
+
+    def test_before_the_first_checkpoint(self):
+        self.train("whole-2", "train.steps=200", "checkpoint.every=0", "log.eval_every=200")
+        process = self.start("killed-2", "train.steps=200", "checkpoint.every=0", "log.eval_every=200")
+        self.assertTrue(self.wait_for_step(process, 10))
+        process.kill()
+        process.wait()
+        self.train("killed-2", "train.steps=200", "checkpoint.every=0", "log.eval_every=200")
+        self.assert_same_run("whole-2", "killed-2")
+
+
+class Trajectory(Run):
+    """What must not change the numbers, and what the numbers must be."""
+
+    STEPS = ("train.steps=12", "log.eval_every=0", "--precision", "fp32")
+
+    def test_micro_batches(self):
+        """A window's loss does not depend on its batch but for the rounding of products cut differently (2^-24 a sum of some 100 terms:
+        within 1e-6 of a loss), which each step of Adam may double while gradients near 0 make up their minds."""
+        self.train("whole", *self.STEPS)
+        expected = programs.losses(self.folder / "whole")[0]
+        for micro in (1, 2, 3):
+            self.train(f"micro-{micro}", *self.STEPS, f"train.micro_batch={micro}")
+            for (step, loss, lr, norm), (_, ours, our_lr, our_norm) in zip(expected, programs.losses(self.folder / f"micro-{micro}")[0]):
+                self.assertAlmostEqual(ours, loss, delta=1e-6 * loss * 2 ** (step - 1))
+                self.assertAlmostEqual(our_norm, norm, delta=1e-5 * norm * 2 ** (step - 1))
+                self.assertEqual(our_lr, lr)
+
+    def test_recomputation(self):
+        for precision in ("fp32", "bf16"):
+            for recompute in ("true", "false"):
+                self.train(f"recompute-{precision}-{recompute}", f"train.recompute={recompute}", "--precision", precision)
+            self.assert_same_run(f"recompute-{precision}-true", f"recompute-{precision}-false")
+
+    def test_it_learns(self):
+        self.train("learns", "train.steps=200", "log.eval_every=200", "--precision", "fp32")
+        steps, evaluations = programs.metrics(self.folder / "learns")
+        self.assertLess(abs(steps[0]["loss"] - math.log(390)), 0.6)
+        self.assertLess(steps[-1]["loss"], 3)
+        self.assertLess(evaluations[-1]["eval_loss"], evaluations[0]["eval_loss"] - 2)
+
+    def test_seeds_differ(self):
+        self.train("seed-1", *self.STEPS)
+        self.train("seed-2", *self.STEPS, "train.seed=2")
+        self.assertNotEqual(programs.losses(self.folder / "seed-1")[0][0][1], programs.losses(self.folder / "seed-2")[0][0][1])
+
+    def test_learning_rates(self):
+        n, warm, low, decay = 20, 4, 0.1, 0.25
+        shape = {
+            "constant": lambda p: 1,
+            "cosine": lambda p: low + (1 - low) * (1 + math.cos(math.pi * p)) / 2,
+            "linear": lambda p: low + (1 - low) * (1 - p),
+            "wsd": lambda p: 1 if p <= 1 - decay else low + (1 - low) * (1 - p) / decay,
+        }
+        for name, at in shape.items():
+            self.train(name, f"train.steps={n}", f"optimizer.schedule={name}", f"optimizer.decay={decay}", f"optimizer.final_lr={low}")
+            rates = [m["lr"] for m in programs.metrics(self.folder / name)[0]]
+            for step, rate in enumerate(rates):
+                self.assertAlmostEqual(rate, 3e-3 * min(1, (step + 1) / warm) * at(step / n), delta=1e-15)
+
+    def test_epochs_end_a_run(self):
+        self.train("epochs", "train.steps=0", "train.epochs=2", "optimizer.schedule=linear", "optimizer.final_lr=0")
+        steps = programs.metrics(self.folder / "epochs")[0]
+        self.assertEqual(len(steps), 5)  # 9 pieces an epoch, 4 a step: 18 are reached in the fifth
+        self.assertEqual([m["epoch"] for m in steps], [4 * (i + 1) / 9 for i in range(5)])
+        self.assertAlmostEqual(steps[4]["lr"], 3e-3 * (1 - 16 / 18), delta=1e-15)
+
+    def test_a_window_of_nothing_to_score(self):
+        programs.write_tokens(self.folder / "short.safetensors", [3, 4, 5])
+        done = self.train("short", "train.steps=5", f"data.train={self.folder}/short.safetensors")
+        self.assertEqual([m["loss"] for m in programs.metrics(self.folder / "short")[0]], [0] * 5)
+        self.assertNotIn("skipped", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
