@@ -49,13 +49,13 @@ int main(int argc, char **argv) {
     int first = 1;
     if (!s && count && !strchr(argv[1], '=')) s = pa_config_read(&config, argv[first++], &err);
     for (int i = first; !s && i <= count; i++) s = pa_config_set(&config, argv[i], &err);
+    if (!s && first == 1 && !print) s = pa_error(&err, PA_USAGE, "expected a configuration, CONFIG.ini, first, found %s", argv[1]);
     if (!s && precision) s = parse_precision(precision, &config, &err);
     if (!s) s = pa_config_check(&config, &err);
     if (!s && print) {
         pa_config_print(&config, true, stdout);
         return pa_cli_end(&program, PA_OK, &err);
     }
-    if (!s && first == 1) s = pa_error(&err, PA_USAGE, "expected a configuration, CONFIG.ini, first, found %s", argv[1]);
     if (!s && !run) {
         default_run(argv[1], default_dir, sizeof default_dir);
         run = default_dir;
