@@ -4,6 +4,7 @@
 #ifndef PA_CPU_SIMD_H
 #define PA_CPU_SIMD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -35,6 +36,7 @@
 #define SIMD_INLINE static inline __attribute__((always_inline))
 // Before a loop whose count is a constant once its function is inlined, so that arrays of vectors become registers.
 #ifdef __clang__
+#pragma clang diagnostic ignored "-Wpass-failed" // a hint: some counts are known in some of the places a function is inlined in
 #define SIMD_UNROLL _Pragma("unroll")
 #else
 #define SIMD_UNROLL _Pragma("GCC unroll 16")
@@ -70,7 +72,7 @@ SIMD_INLINE vf vf_select(vi mask, vf a, vf b) {
     return (vf)(((vi)a & mask) | ((vi)b & ~mask));
 }
 SIMD_INLINE vi vi_lanes(void) { // 0, 1, 2, ...
-    vi v;
+    vi v = {0};
     for (int i = 0; i < VW; i++) v[i] = i;
     return v;
 }
@@ -98,6 +100,33 @@ SIMD_INLINE float vf_sum(vf v) { // in one order: halves folded onto each other
     for (int n = VW / 2; n > 0; n /= 2)
         for (int i = 0; i < n; i++) x[i] += x[i + n];
     return x[0];
+}
+
+// Lane i = the sum of the lanes of x[i].
+SIMD_INLINE vf vf_sums(vf x[VW]) {
+#if defined(SIMD_AVX512)
+    const __m512i lane = (__m512i)vi_lanes();
+    SIMD_UNROLL
+    for (int step = 8; step > 0; step /= 2) { // halves of two vectors become one: lanes with `step` belong to the second
+        const __mmask16 second = (__mmask16)(step == 8 ? 0xff00 : step == 4 ? 0xf0f0 : step == 2 ? 0xcccc : 0xaaaa);
+        const __m512i other = _mm512_xor_si512(lane, _mm512_set1_epi32(step)),
+                      index = _mm512_mask_add_epi32(other, second, other, _mm512_set1_epi32(16));
+        SIMD_UNROLL
+        for (int i = 0; i < step; i++) {
+            __m512 a = (__m512)x[i], b = (__m512)x[i + step];
+            x[i] = (vf)_mm512_mask_blend_ps(second, a, b) + (vf)_mm512_permutex2var_ps(a, index, b);
+        }
+    }
+    return x[0];
+#elif VW == 8
+    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps((__m256)x[0], (__m256)x[1]), _mm256_hadd_ps((__m256)x[2], (__m256)x[3]));
+    __m256 b = _mm256_hadd_ps(_mm256_hadd_ps((__m256)x[4], (__m256)x[5]), _mm256_hadd_ps((__m256)x[6], (__m256)x[7]));
+    return (vf)_mm256_permute2f128_ps(a, b, 0x20) + (vf)_mm256_permute2f128_ps(a, b, 0x31);
+#else
+    vf sums = {0};
+    for (int i = 0; i < VW; i++) sums[i] = vf_sum(x[i]);
+    return sums;
+#endif
 }
 
 // bf16: the upper half of a float, rounded to nearest even; NaN stays NaN.

@@ -5,7 +5,7 @@
 #include "cpu/attention.h"
 #include <math.h>
 
-enum { DECODE_KEYS = 256 };
+enum { DECODE_KEYS = 512, AHEAD = 8192 }; // AHEAD: bytes that are asked for before their turn
 
 typedef struct {
     float top, sum, out[]; // (D)
@@ -20,91 +20,159 @@ size_t CPU_ISA(attn_decode_work)(int streams, int heads, int dim_head, int capac
     return 64 + 4 * (size_t)streams * (size_t)heads * (size_t)((capacity + DECODE_KEYS - 1) / DECODE_KEYS) * part_floats(dim_head);
 }
 
-SIMD_INLINE vf load(const cpu_type type, const char *row, int d) {
-    return type == CPU_F32 ? vf_load((const float *)(const void *)row + d) : vf_load_bf16((const uint16_t *)(const void *)row + d);
-}
+// Rows are read 32-bit lane by lane: a float, or two bf16, of which the lower and the upper are used as two vectors.
+typedef struct {
+    int rest;       // dims after the whole vectors
+    const float *q; // (D) of the whole vectors: for bf16 VW even dims, then VW odd ones; then the rest
+    size_t row;     // bytes
+} reader;
+
 SIMD_INLINE float element(const cpu_type type, const char *row, int d) {
     return type == CPU_F32 ? ((const float *)(const void *)row)[d] : bf16_to_float(((const uint16_t *)(const void *)row)[d]);
 }
 
-// count keys' rows, one after another, at k and v. q is (D) floats.
-SIMD_INLINE void stretch(const cpu_type type, part *to, const float *q, const char *k, const char *v, int count, int D, float c) {
-    const size_t row = (size_t)D * (type == CPU_F32 ? 4 : 2);
-    float score[DECODE_KEYS], top = -1e30f;
-    for (int i = 0; i < count; i++) {
-        vf sum = {0};
-        int d = 0;
-        for (; d + VW <= D; d += VW) sum += vf_load(q + d) * load(type, k + (size_t)i * row, d);
-        float rest = 0;
-        for (; d < D; d++) rest += q[d] * element(type, k + (size_t)i * row, d);
-        score[i] = (vf_sum(sum) + rest) * c;
-        top = score[i] > top ? score[i] : top;
+SIMD_INLINE void fetch(const cpu_type type, const int lanes, const char *row) {
+    SIMD_UNROLL
+    for (int d = 0; d < lanes; d += type == CPU_F32 ? 16 : 32) __builtin_prefetch(row + (size_t)d * cpu_size(type));
+}
+
+// Scores of VW keys; rows from `count` on are not read and their scores are not meant.
+SIMD_INLINE vf scores(const cpu_type type, const int lanes, const reader *r, const char *k, int count) {
+    vf sum[VW], rest;
+    SIMD_UNROLL
+    for (int i = 0; i < VW; i++) {
+        const char *row = k + (size_t)(i < count ? i : 0) * r->row;
+        sum[i] = (vf){0};
+        fetch(type, lanes, row + AHEAD);
+        if (type == CPU_F32) SIMD_UNROLL
+        for (int d = 0; d < lanes; d += VW) sum[i] += vf_load(r->q + d) * vf_load(row + 4 * d);
+        else SIMD_UNROLL for (int d = 0; d < lanes; d += 2 * VW) {
+            vu pair = vu_load(row + 2 * d);
+            sum[i] += vf_load(r->q + d) * (vf)(pair << 16) + vf_load(r->q + d + VW) * (vf)(pair & 0xffff0000u);
+        }
     }
-    for (int i = count; i % VW; i++) score[i] = -1e30f;
+    rest = vf_sums(sum);
+    for (int i = 0; r->rest && i < count; i++)
+        for (int d = lanes; d < lanes + r->rest; d++) rest[i] += r->q[d] * element(type, k + (size_t)i * r->row, d);
+    return rest;
+}
+
+SIMD_INLINE void add_row(const cpu_type type, const int vectors, vf sum[4], float weight, const char *v) {
+    const vf w = vf_set(weight);
+    SIMD_UNROLL
+    for (int j = 0; j < vectors; j++) {
+        if (type == CPU_F32) {
+            sum[j] += w * vf_load(v + 4 * j * VW);
+        } else if (j % 2 == 0) {
+            vu pair = vu_load(v + 2 * j * VW);
+            sum[j] += w * (vf)(pair << 16), sum[j + 1] += w * (vf)(pair & 0xffff0000u);
+        }
+    }
+}
+
+// out (lanes, then rest; in the order of reader.q) = weighted sum of the rows at v, `vectors` vectors at a time; even and odd rows apart,
+// so that additions need not wait for each other.
+SIMD_INLINE void blend(const cpu_type type, const int vectors, const reader *r, const float *weight, const char *v, int count, float *out,
+                       int d) {
+    vf even[4] = {{0}}, odd[4] = {{0}};
+    v += (size_t)d * cpu_size(type);
+    int i = 0;
+    for (; i + 2 <= count; i += 2, v += 2 * r->row) {
+        fetch(type, vectors * VW, v + AHEAD);
+        fetch(type, vectors * VW, v + r->row + AHEAD);
+        add_row(type, vectors, even, weight[i], v);
+        add_row(type, vectors, odd, weight[i + 1], v + r->row);
+    }
+    if (i < count) add_row(type, vectors, even, weight[i], v);
+    SIMD_UNROLL
+    for (int j = 0; j < vectors; j++) vf_store(out + d + j * VW, even[j] + odd[j]);
+}
+
+// count keys' rows, one after another, at k and v.
+SIMD_INLINE void stretch(const cpu_type type, const int lanes, part *to, const reader *r, const char *k, const char *v, int count,
+                         float c) {
+    float weight[DECODE_KEYS], top = -1e30f;
+    vf tops = vf_set(top);
+    for (int i = 0; i < count; i += VW) {
+        const int keys = count - i < VW ? count - i : VW;
+        vf s = keys == VW ? scores(type, lanes, r, k + (size_t)i * r->row, VW) : scores(type, lanes, r, k + (size_t)i * r->row, keys);
+        for (int j = keys; j < VW; j++) s[j] = -1e30f;
+        vf_store(weight + i, s);
+        tops = vf_max(s, tops);
+    }
+    for (int i = 0; i < VW; i++) top = tops[i] > top ? tops[i] : top;
     vf sums = {0};
     for (int i = 0; i < count; i += VW) {
-        vf p = vf_exp2(vf_load(score + i) - top, 6);
-        vf_store(score + i, p);
+        vf p = vf_exp2((vf_load(weight + i) - top) * c, 6);
+        vf_store(weight + i, p);
         sums += p;
     }
     to->top = top;
     to->sum = vf_sum(sums);
     int d = 0;
-    for (; d + 4 * VW <= D; d += 4 * VW) {
-        vf sum[4] = {{0}};
-        for (int i = 0; i < count; i++) SIMD_UNROLL
-        for (int j = 0; j < 4; j++) sum[j] += score[i] * load(type, v + (size_t)i * row, d + j * VW);
-        for (int j = 0; j < 4; j++) vf_store(to->out + d + j * VW, sum[j]);
-    }
-    for (; d + VW <= D; d += VW) {
-        vf sum = {0};
-        for (int i = 0; i < count; i++) sum += score[i] * load(type, v + (size_t)i * row, d);
-        vf_store(to->out + d, sum);
-    }
-    for (; d < D; d++) {
+    for (; d + 4 * VW <= lanes; d += 4 * VW) blend(type, 4, r, weight, v, count, to->out, d);
+    for (; d + 2 * VW <= lanes; d += 2 * VW) blend(type, 2, r, weight, v, count, to->out, d);
+    if (type == CPU_F32 && d < lanes) blend(type, 1, r, weight, v, count, to->out, d);
+    for (d = lanes; d < lanes + r->rest; d++) {
         float sum = 0;
-        for (int i = 0; i < count; i++) sum += score[i] * element(type, v + (size_t)i * row, d);
+        for (int i = 0; i < count; i++) sum += weight[i] * element(type, v + (size_t)i * r->row, d);
         to->out[d] = sum;
     }
 }
 
+SIMD_INLINE void stretch_type(const int lanes, cpu_type type, part *to, const reader *r, const char *k, const char *v, int count, float c) {
+    if (type == CPU_F32)
+        stretch(CPU_F32, lanes, to, r, k, v, count, c);
+    else
+        stretch(CPU_BF16, lanes, to, r, k, v, count, c);
+}
+
+// order[d]: where dim d of a row stands in reader.q and part.out.
+static void find_order(int order[ATTN_DIM], cpu_type type, int lanes, int D) {
+    for (int d = 0; d < D; d++) order[d] = type == CPU_F32 || d >= lanes ? d : d / (2 * VW) * (2 * VW) + d % 2 * VW + d % (2 * VW) / 2;
+}
+
 // Joins a head's parts.
-static void join(float *o, const float *parts, int count, int D) {
-    float top = -1e30f, sum = 0;
+static void join(float *o, const float *parts, int count, int D, const int *order, float c) {
+    float top = -1e30f, sum = 0, out[ATTN_DIM] = {0};
     for (int i = 0; i < count; i++) {
         const part *p = (const part *)(const void *)(parts + (size_t)i * part_floats(D));
         top = p->top > top ? p->top : top;
     }
-    for (int d = 0; d < D; d++) o[d] = 0;
     for (int i = 0; i < count; i++) {
         const part *p = (const part *)(const void *)(parts + (size_t)i * part_floats(D));
-        float factor = exp2f(p->top - top);
+        const float factor = exp2f((p->top - top) * c);
         sum += factor * p->sum;
-        for (int d = 0; d < D; d++) o[d] += factor * p->out[d];
+        for (int d = 0; d < D; d++) out[d] += factor * p->out[d];
     }
-    for (int d = 0; d < D; d++) o[d] /= sum;
+    for (int d = 0; d < D; d++) o[d] = out[order[d]] / sum;
 }
 
 void CPU_ISA(attn_decode)(cpu_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q,
                           const void *k, const void *v, float *o, void *work) {
-    const int parts = (length + DECODE_KEYS - 1) / DECODE_KEYS, D = dim_head;
+    const int parts = (length + DECODE_KEYS - 1) / DECODE_KEYS, D = dim_head, step = type == CPU_F32 ? VW : 2 * VW, lanes = D / step * step;
     const float c = scale * 1.44269504088896341f;
     const int64_t all = (int64_t)streams * heads, tasks = all * parts;
     float *at = (float *)(((uintptr_t)work + 63) / 64 * 64);
 #pragma omp parallel
     {
+        float placed[ATTN_DIM];
+        int order[ATTN_DIM];
+        find_order(order, type, lanes, D);
+        const reader r = {D - lanes, placed, (size_t)D * cpu_size(type)};
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < tasks; t++) {
             const int64_t head = t / parts;
             const int first = (int)(t % parts) * DECODE_KEYS, count = length - first < DECODE_KEYS ? length - first : DECODE_KEYS;
-            const size_t row = (size_t)D * cpu_size(type), offset = ((size_t)head * (size_t)capacity + (size_t)first) * row;
+            const size_t offset = ((size_t)head * (size_t)capacity + (size_t)first) * r.row;
             part *to = (part *)(void *)(at + (size_t)t * part_floats(D));
-            if (type == CPU_F32)
-                stretch(CPU_F32, to, q + head * D, (const char *)k + offset, (const char *)v + offset, count, D, c);
+            for (int d = 0; d < D; d++) placed[order[d]] = q[head * D + d];
+            if (lanes == 64)
+                stretch_type(64, type, to, &r, (const char *)k + offset, (const char *)v + offset, count, c);
             else
-                stretch(CPU_BF16, to, q + head * D, (const char *)k + offset, (const char *)v + offset, count, D, c);
+                stretch_type(lanes, type, to, &r, (const char *)k + offset, (const char *)v + offset, count, c);
         }
 #pragma omp for schedule(static)
-        for (int64_t head = 0; head < all; head++) join(o + head * D, at + (size_t)(head * parts) * part_floats(D), parts, D);
+        for (int64_t head = 0; head < all; head++) join(o + head * D, at + (size_t)(head * parts) * part_floats(D), parts, D, order, c);
     }
 }
