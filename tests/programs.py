@@ -26,7 +26,7 @@ steps = 40
 [optimizer]
 lr = 3e-3
 schedule = cosine
-warmup = 4
+warmup = 0
 [checkpoint]
 every = 10
 [log]

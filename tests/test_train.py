@@ -180,7 +180,8 @@ class Trajectory(Run):
             "wsd": lambda p: 1 if p <= 1 - decay else low + (1 - low) * (1 - p) / decay,
         }
         for name, at in shape.items():
-            self.train(name, f"train.steps={n}", f"optimizer.schedule={name}", f"optimizer.decay={decay}", f"optimizer.final_lr={low}")
+            self.train(name, f"train.steps={n}", f"optimizer.schedule={name}", "optimizer.warmup=4", f"optimizer.decay={decay}",
+                       f"optimizer.final_lr={low}")
             rates = [m["lr"] for m in programs.metrics(self.folder / name)[0]]
             for step, rate in enumerate(rates):
                 self.assertAlmostEqual(rate, 3e-3 * min(1, (step + 1) / warm) * at(step / n), delta=1e-15)

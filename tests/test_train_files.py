@@ -1,0 +1,329 @@
+#!/usr/bin/env python3
+"""patrain's messages and exit statuses, and what it leaves in a run directory: logs, TensorBoard events, checkpoints, nothing on a dry run,
+and the old checkpoint where the disk is full or the numbers are lost. That runs go on to the bit is in test_train.py."""
+
+import math
+import pathlib
+import re
+import resource
+import signal
+import socket
+import struct
+import time
+import unittest
+
+import programs
+from test_train import Run
+
+SLOW = ("model.context=512", "model.prefix=128", "model.dim=256", "train.global_batch=32", "log.eval_every=0")  # a second or more a step
+
+
+def tree(folder):
+    """Every path below a folder, with the bytes of files and the targets of links."""
+    return {p: p.readlink() if p.is_symlink() else p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+class Refused(Run):
+    def refuse(self, status, message, *arguments, run="refused", **options):
+        done = programs.train(self.folder, run, *arguments, **options)
+        self.assertEqual(done.stderr.splitlines()[-1], "patrain: " + message.replace("FOLDER", str(self.folder)))
+        self.assertEqual(done.returncode, status)
+        self.assertEqual(done.stdout, "")
+
+    def refuse_line(self, status, message, *arguments):
+        """The whole command line, not one of tiny.ini."""
+        done = programs.subprocess.run([programs.PATRAIN, *arguments], capture_output=True, text=True, env=programs.environment())
+        self.assertEqual((done.returncode, done.stderr), (status, f"patrain: {message}\n".replace("FOLDER", str(self.folder))))
+
+    def test_usage(self):
+        f = str(self.folder)
+        self.refuse_line(2, "expected a configuration, CONFIG.ini, found none")
+        self.refuse_line(2, "expected a configuration, CONFIG.ini, first, found train.steps=1", "train.steps=1")
+        self.refuse_line(2, "FOLDER/none.ini: expected a file that can be read, found: No such file or directory", f + "/none.ini")
+        self.refuse_line(2, "--frehs: unknown option; the nearest is --fresh (patrain --help lists all)", f + "/tiny.ini", "--frehs")
+        self.refuse_line(2, "--device: expected auto|cpu|cuda, found 'tpu'", f + "/tiny.ini", "--device", "tpu")
+        (self.folder / "bad.ini").write_text("[model]\ndim = 8\nheads = many\n")
+        self.refuse_line(2, 'FOLDER/bad.ini:3: model.heads: expected a whole number from 1 to 1024, found "many"', f + "/bad.ini")
+        (self.folder / "unknown.ini").write_text("[train]\nstep = 8\n")
+        self.refuse_line(2, "FOLDER/unknown.ini:2: train.step: expected a known key (nearest: train.steps), found an unknown one",
+                         f + "/unknown.ini")
+
+    def test_settings(self):
+        self.refuse(2, "train.stepz: expected a known key (nearest: train.steps), found an unknown one", "train.stepz=3")
+        self.refuse(2, 'optimizer.lr: expected a number above 0 and at most 1, found "1e30"', "optimizer.lr=1e30")
+        self.refuse(2, "model.prefix: expected 0 to 31, found 32", "model.prefix=32")
+        self.refuse(2, "train.micro_batch: expected at most train.global_batch, 4, found 5", "train.micro_batch=5")
+        self.refuse(2, "precision: fp16 is for GPUs; on the CPU expected auto, fp32 or bf16", "--precision", "fp16")
+        self.assertFalse((self.folder / "refused").exists())
+
+    def test_cuda_where_there_is_none(self):
+        done = programs.train(self.folder, "refused", "--device", "cuda", "train.steps=1", "log.eval_every=0")
+        if done.returncode:
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("patrain: --device cuda: ", done.stderr)
+
+    def test_token_files(self):
+        def data(name):
+            return f"data.train={self.folder}/{name}"
+
+        self.refuse(1, "FOLDER/none: expected a file that can be read, found: No such file or directory", data("none"))
+        whole = (self.folder / "train.safetensors").read_bytes()
+        (self.folder / "torn.safetensors").write_bytes(whole[:-100])
+        done = programs.train(self.folder, "refused", data("torn.safetensors"))
+        self.assertEqual(done.returncode, 3)
+        self.assertRegex(done.stderr, r"torn\.safetensors: tensor \"tokens\": expected data_offsets in order within 0 to \d+, found ")
+        (self.folder / "flipped.safetensors").write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+        done = programs.train(self.folder, "refused", data("flipped.safetensors"))
+        self.assertEqual(done.returncode, 3)
+        self.assertRegex(done.stderr, r"flipped\.safetensors: expected data with CRC-32C \w{8}, found \w{8}: the file is damaged\n")
+        programs.write_tokens(self.folder / "neural.safetensors", [50], encoding="midi-neural")
+        self.refuse(2, "FOLDER/validation.safetensors: expected the encoding of FOLDER/neural.safetensors, midi-neural, found performance",
+                    data("neural.safetensors"))
+        programs.write_tokens(self.folder / "empty.safetensors", [])
+        self.refuse(3, "FOLDER/empty.safetensors: expected at least one piece, found none", data("empty.safetensors"))
+        self.assertFalse((self.folder / "refused").exists())
+
+    def test_run_directories(self):
+        (self.folder / "file").write_text("")
+        self.refuse(1, "FOLDER/file: expected a folder, found a file", run="file/run")
+        self.refuse(2, "--run-dir: expected a path of 1 to 3500 bytes, found 4000", "--run-dir", "x" * 4000)
+
+    def test_another_run_s_settings(self):
+        self.train("first", "train.steps=5")
+        self.refuse(2, "train.seed: checkpoint 1, configuration 2", "train.seed=2", run="first")
+        self.refuse(2, "model.dim: checkpoint 16, configuration 24; model.depth: checkpoint 2, configuration 1", "model.dim=24",
+                    "model.depth=1", run="first")
+        self.refuse(2, "FOLDER/none: expected a model file, a checkpoint or a run directory, found nothing there", "--init",
+                    str(self.folder / "none"), run="second")
+
+    def test_a_second_run_in_the_same_directory(self):
+        process = self.start("busy", *SLOW, "train.steps=100")
+        self.assertTrue(self.wait_for_step(process, 1))
+        for more in ((), ("--fresh",)):
+            self.refuse(1, f"FOLDER/busy: another run has this directory (process {process.pid} on {socket.gethostname()})", *more,
+                        run="busy")
+        process.kill()
+        process.wait()
+        self.train("busy", "train.steps=2")  # the lock went with the process
+
+
+class Directories(Run):
+    def test_dry_run_writes_nothing(self):
+        self.train("kept", "train.steps=5")
+        before = tree(self.folder)
+        for run in ("new", "kept"):
+            done = self.train(run, "--dry-run", "--fresh")
+            self.assertRegex(done.stderr, r"million parameters in \d+ tensors; 4 windows a step, 4 at a time; 9 windows an epoch\n")
+            self.assertRegex(done.stderr, r"memory plan, .*\n  parameters +\d+\.\d MB\n(.*\n)+  all +\d+\.\d MB\n")
+            self.assertRegex(done.stderr, r"step 1  epoch .*\ndry run: one step of \d+\.\d\d s done, nothing written\n$")
+        self.assertEqual(tree(self.folder), before)
+
+    def test_fresh_moves_aside(self):
+        self.train("fresh", "train.steps=5")
+        old = tree(self.folder / "fresh")
+        done = self.train("fresh", "train.steps=3", "--fresh")
+        self.assertIn(f"{self.folder}/fresh moved to {self.folder}/fresh.old-1\n", done.stderr)
+        moved = {self.folder / "fresh" / p.relative_to(self.folder / "fresh.old-1"): v for p, v in tree(self.folder / "fresh.old-1").items()}
+        old.pop(self.folder / "fresh/lock"), moved.pop(self.folder / "fresh/lock")
+        self.assertEqual(moved, old)
+        self.assertEqual(len(programs.metrics(self.folder / "fresh")[0]), 3)
+        self.train("fresh/", "train.steps=2", "--fresh")  # as the shell completes it
+        self.assertTrue((self.folder / "fresh.old-2/latest/model.safetensors").exists())
+
+    def test_config_is_written_whole(self):
+        self.train("config", "train.steps=3", "model.depth=1")
+        text = (self.folder / "config/config.ini").read_text()
+        self.assertIn("\ndepth = 1\n", text)
+        programs.subprocess.run([programs.PATRAIN, str(self.folder / "config/config.ini"), "--run-dir", str(self.folder / "again"),
+                                 "--device", "cpu"], env=programs.environment(), check=True, capture_output=True)
+        self.assertEqual((self.folder / "again/config.ini").read_text(), text)
+        self.assert_same_run("config", "again")
+
+    def test_init_takes_another_runs_weights(self):
+        self.train("source", "train.steps=20")
+        done = self.train("init", "train.steps=5", "--init", str(self.folder / "source"), "train.seed=9")
+        self.assertIn(f"weights of {self.folder}/source/best/model.safetensors\n", done.stderr)
+        steps, evaluations = programs.metrics(self.folder / "init")
+        best = min(m["eval_loss"] for m in programs.metrics(self.folder / "source")[1])
+        self.assertLess(abs(evaluations[0]["eval_loss"] - best), 0.2)  # another seed, other crops
+        self.assertEqual([m["step"] for m in steps], [1, 2, 3, 4, 5])
+        source = programs.checkpoint(self.folder / "source", "best")[0]
+        programs.write_safetensors(self.folder / "theirs", [(f"module.{n}", *t) for n, t in source.items()], {"format": "pt"})
+        self.train("theirs-run", "train.steps=5", "--init", str(self.folder / "theirs"), "train.seed=9")
+        self.assert_same_run("init", "theirs-run")
+
+
+class Logs(Run):
+    def events(self, path):
+        """(step, tag, value) of a TensorBoard file, every frame's length and checksums checked; tag None for the version record."""
+        data, out = path.read_bytes(), []
+
+        def check(raw, masked):
+            crc = programs.crc32c(raw)
+            self.assertEqual(struct.unpack("<I", masked)[0], ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            check(data[:8], data[8:12])
+            record, data, tail = data[12 : 12 + length], data[16 + length :], data[12 + length : 16 + length]
+            check(record, tail)
+            fields = dict(self.fields(record))
+            self.assertLess(abs(struct.unpack("<d", fields[1])[0] - time.time()), 600)
+            if 3 in fields:
+                out.append((fields[2], None, fields[3]))
+            else:
+                ((number, value),) = self.fields(fields[5])
+                value = dict(self.fields(value))
+                self.assertEqual(number, 1)
+                out.append((fields[2], value[1].decode(), struct.unpack("<f", value[2])[0]))
+        return out
+
+    def fields(self, data):
+        """(number, value) of a protobuf message."""
+
+        def varint():
+            nonlocal data
+            value = shift = 0
+            while True:
+                byte, data = data[0], data[1:]
+                value |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    return value
+
+        out = []
+        while data:
+            key = varint()
+            if key & 7 == 0:
+                out.append((key >> 3, varint()))
+                continue
+            size = {1: 8, 5: 4}.get(key & 7) or varint()
+            value, data = data[:size], data[size:]
+            self.assertEqual(len(value), size)
+            out.append((key >> 3, value))
+        return out
+
+    def test_tensorboard(self):
+        self.train("events", "train.steps=200", "log.every=5", "log.eval_every=100")
+        (path,) = (self.folder / "events").glob("events.out.tfevents.*")
+        events = self.events(path)
+        self.assertEqual(events[0], (0, None, b"brain.Event:2"))
+        steps, evaluations = programs.metrics(self.folder / "events")
+        shown = [m for m in steps if m["step"] % 5 == 0 or m["step"] == 1]
+        for tag, key, of in (("loss", "loss", shown), ("lr", "lr", shown), ("grad_norm", "grad_norm", shown)):
+            expected = [(m["step"], struct.unpack("<f", struct.pack("<f", m[key]))[0]) for m in of]
+            self.assertEqual([(s, v) for s, t, v in events if t == f"train/{tag}"], expected)
+        evaluated = [(s, v) for s, t, v in events if t == "eval/loss"]
+        self.assertEqual([s for s, v in evaluated], [0, 100, 200])
+        self.assertAlmostEqual(evaluated[2][1], evaluations[2]["eval_loss"], delta=1e-6)
+        self.assertEqual({t for _, t, _ in events[1:]}, {"train/loss", "train/lr", "train/grad_norm", "train/tokens_per_s", "eval/loss"})
+
+    def test_metrics(self):
+        self.train("metrics", "train.steps=6", "log.every=3", "log.eval_every=3")
+        steps, evaluations = programs.metrics(self.folder / "metrics")
+        self.assertEqual([m["step"] for m in steps], [1, 2, 3, 4, 5, 6])
+        for m in steps:
+            self.assertEqual(list(m), ["step", "epoch", "loss", "lr", "grad_norm", "tokens_per_s", "mfu", "seconds"])
+            self.assertTrue(all(math.isfinite(v) for v in m.values()))
+        self.assertEqual([m["step"] for m in evaluations], [0, 3, 6])
+        self.assertEqual(list(evaluations[0]), ["step", "eval_loss", "eval_loss_seed", "eval_accuracy", "eval_seconds"])
+
+    def test_progress_lines(self):
+        done = self.train("lines", "train.steps=6", "log.every=3", "log.eval_every=0")
+        shown = re.findall(r"^step (\d+)  epoch \d\.\d\d  loss \d\.\d{4}  lr \S+  norm \S+  \d+ tokens/s  mfu \d+\.\d%  \d+\.\d\d GB  left 0:00:\d\d$",
+                           done.stderr, re.MULTILINE)
+        self.assertEqual(shown, ["1", "3", "6"])
+
+    def test_a_torn_line_is_dropped(self):
+        self.train("torn", "train.steps=10")
+        with open(self.folder / "torn/metrics.jsonl", "a") as f:
+            f.write('{"step":11,"loss":3.1}\n{"step":12,"lo')
+        self.train("torn", "train.steps=14")
+        self.assertEqual([m["step"] for m in programs.metrics(self.folder / "torn")[0]], list(range(1, 15)))
+
+
+class Lost(Run):
+    """Numbers that are not finite."""
+
+    def spoil(self, run, value):
+        """The latest checkpoint with one weight changed; its checksum is right."""
+        path = (self.folder / run / "latest").resolve() / "model.safetensors"
+        tensors, meta = programs.read_safetensors(path)
+        kind, shape, raw = tensors["to_logits.weight"]
+        tensors["to_logits.weight"] = (kind, shape, struct.pack("<f", value) + raw[4:])
+        meta.pop("crc32c")
+        programs.write_safetensors(path, [(name, *t) for name, t in tensors.items()], meta)
+
+    def test_too_many_skips_stop_the_run(self):
+        self.train("lost", "train.steps=10", "log.eval_every=0")
+        self.spoil("lost", math.nan)
+        before = tree(self.folder / "lost/checkpoints")
+        done = self.train("lost", "train.steps=40", "train.max_skips=3", "checkpoint.every=1", "log.eval_every=0", status=1)
+        self.assertEqual(done.stderr.count("  (skipped: not finite)\n"), 3)
+        self.assertEqual(done.stderr.splitlines()[-1],
+                         "patrain: step 13: loss or gradient not finite 3 times in a row; the last checkpoint is step 10")
+        self.assertEqual(tree(self.folder / "lost/checkpoints"), before)
+        steps = programs.metrics(self.folder / "lost")[0]
+        self.assertEqual([(m["loss"], m["grad_norm"], m["skipped"]) for m in steps[10:]], [(None, None, True)] * 3)
+
+    def test_without_a_checkpoint(self):
+        self.train("source", "train.steps=5", "log.eval_every=0")
+        self.spoil("source", math.inf)
+        done = self.train("nothing", "--init", str(self.folder / "source"), "train.max_skips=2", status=1)
+        self.assertEqual(done.stderr.splitlines()[-1],
+                         "patrain: step 2: loss or gradient not finite 2 times in a row; there is no checkpoint")
+        self.assertEqual(list((self.folder / "nothing/checkpoints").iterdir()), [])
+
+
+class FullDisk(Run):
+    def limited(self, size):
+        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    def test_while_saving(self):
+        self.train("whole", "--precision", "fp32")
+        self.train("full", "train.steps=40", "--precision", "fp32", "train.minutes=0", status=0)
+        (self.folder / "full").rename(self.folder / "full-whole")
+        process = self.start("full", "--precision", "fp32")
+        self.assertTrue(self.wait_for_step(process, 12))
+        process.kill()
+        process.wait()
+        newest = sorted((self.folder / "full/checkpoints").glob("step-????????"))[-1]
+        before = tree(newest)
+        room = (newest / "state.safetensors").stat().st_size - 1
+        done = self.train("full", "--precision", "fp32", status=1, preexec_fn=self.limited(room))
+        self.assertRegex(done.stderr.splitlines()[-1],
+                         r"^patrain: .*step-\d{8}\.tmp\.\d+/state\.safetensors: expected to write \d+ bytes, found: File too large$")
+        self.assertEqual(tree(newest), before)
+        self.assertEqual(sorted((self.folder / "full/checkpoints").iterdir())[-1], newest)
+        self.train("full", "--precision", "fp32")
+        self.assert_same_run("whole", "full")
+
+    def test_while_logging(self):
+        done = self.train("log", "checkpoint.every=0", status=1, preexec_fn=self.limited(2000))
+        self.assertEqual(done.stderr.splitlines()[-1], "patrain: metrics.jsonl: cannot be written: File too large")
+
+
+class Signals(Run):
+    def test_hangup_is_ignored(self):
+        process = self.start("hangup", "train.steps=300", "log.eval_every=0")
+        self.assertTrue(self.wait_for_step(process, 5))
+        process.send_signal(signal.SIGHUP)
+        said = process.stderr.read()
+        self.assertEqual(process.wait(), 0)
+        self.assertIn("\nstep 300  ", said)
+
+    def test_a_second_interrupt_exits_at_once(self):
+        process = self.start("twice", *SLOW, "train.steps=100", "checkpoint.every=0")
+        self.assertTrue(self.wait_for_step(process, 1))
+        time.sleep(0.2)  # into the second step
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        self.assertEqual(process.wait(), 130)
+        self.assertEqual(said, "")
+        self.assertEqual(list((self.folder / "twice/checkpoints").iterdir()), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
