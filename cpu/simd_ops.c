@@ -70,7 +70,7 @@ static void rotary(cpu_type t, void *x, ptrdiff_t ld, const int32_t *position, c
 // Zeroes what the draw drops of one row of F values and divides the rest by 1 - p; one draw serves four neighbours.
 CPU_INLINE void drop_row(cpu_type t, void *x, int F, const cpu_dropout *d, int row, int rows_a_sequence) {
     uint32_t limit = (uint32_t)((double)d->p * 4294967296.0);
-    uint64_t window = d->window[row / rows_a_sequence], base = 1ull << 63 | (uint64_t)d->layer << 48;
+    uint64_t window = d->window[row / rows_a_sequence], base = (uint64_t)d->layer << 48; // attention's draws have bit 63
     float keep = 1 / (1 - d->p);
     uint64_t at = base + (uint64_t)(row % rows_a_sequence) * (uint64_t)((F + 3) / 4);
     for (int i = 0; i < F; i += 4) {

@@ -31,9 +31,9 @@ static pa_status write_model(const char *folder, const pa_config *c, pa_encoding
                              const pa_backend *backend, pa_context *ctx, pa_err *err) {
     char path[PATH + 256], step[32];
     size_t count = (size_t)p->count;
-    pa_tensor *tensors = calloc(count, sizeof *tensors);
+    pa_tensor *tensors = calloc(count + 1, sizeof *tensors);
     char(*names)[80] = calloc(count, sizeof *names);
-    float *buffer = malloc(p->floats * 4);
+    float *buffer = malloc(p->floats * 4), frequency[128]; // dim_head is at most 256
     char *text = pa_config_model_text(&c->model);
     pa_status s = PA_OK;
     if (!tensors || !names || !buffer || !text) {
@@ -44,6 +44,10 @@ static pa_status write_model(const char *folder, const pa_config *c, pa_encoding
     snprintf(step, sizeof step, "%lld", (long long)state->step);
     pa_meta meta[] = {{"format", "patrain-checkpoint-1"}, {"model", text}, {"encoding", pa_encoding_name(encoding)}, {"step", step}};
     if ((s = gather(tensors, "", names, buffer, PA_PARAM, p, backend, ctx, err))) goto done;
+    // A buffer of perceiver_ar_pytorch, so that its load_state_dict finds all it asks for; nothing here reads it.
+    int half = pa_rotary_dims(&p->model) / 2;
+    for (int j = 0; j < half; j++) frequency[j] = (float)pow(10000, -(double)j / half);
+    tensors[count++] = (pa_tensor){"rotary_pos_emb.inv_freq", PA_F32, 1, {half}, frequency, (size_t)half * 4};
     s = pa_st_write(path, tensors, count, meta, sizeof meta / sizeof *meta, err);
 done:
     free(tensors), free(names), free(buffer), free(text);

@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FEED_FORWARD_RUNS (1ull << 63)
-
 typedef struct {
     const pa_params *p;
     const double *w;
@@ -136,7 +134,7 @@ static uint64_t attention_run(int layer, int h, int n) {
 }
 
 static uint64_t feed_forward_run(int layer, int n, int F) {
-    return (FEED_FORWARD_RUNS | (uint64_t)layer << 48) + (uint64_t)n * (uint64_t)((F + 3) / 4);
+    return ((uint64_t)layer << 48) + (uint64_t)n * (uint64_t)((F + 3) / 4);
 }
 
 // o (N, H, D): query n sees the K prefix keys and latent keys 0..n. k, v (K + N, H, D).

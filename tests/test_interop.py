@@ -144,9 +144,9 @@ class Interop(unittest.TestCase):
             state = load_file(self.at / f"run{i}" / "latest" / "model.safetensors")
             model = build(m)
             before = model.to_logits.weight.clone()
-            missing, unexpected = model.load_state_dict(state, strict=False)
-            self.assertLessEqual(set(missing), {"rotary_pos_emb.inv_freq"})  # a buffer that the class makes itself
-            self.assertEqual(unexpected, [])
+            frequencies = model.rotary_pos_emb.inv_freq.clone()
+            model.load_state_dict(state)  # strict: neither missing nor unexpected
+            self.assertTrue(torch.allclose(model.rotary_pos_emb.inv_freq, frequencies, rtol=1e-6, atol=0))
             self.assertFalse(torch.equal(before, model.to_logits.weight))
             self.check_logits(model, m, self.at / f"run{i}")
 
