@@ -287,15 +287,25 @@ class Generate(Program):
         self.assertEqual(both[-40:][:len(made) - 1], made[:40][:-1])  # a MIDI file and its tokens are the same primer
         run("pagen", self.run_dir, "--primer", f"{self.tokens}:1", "--output", out, "--length-tokens", 7)
         self.assertEqual(pieces(out)[0][:-7], pieces(self.tokens)[1])  # the whole primer unless told otherwise
+        self.assertEqual(pieces(self.ended(out)), [[60, 300, 188, 388, 61]])
+        run("pagen", self.run_dir, "--primer", self.ended(out), "--output", out, "--length-tokens", 7)
+        self.assertEqual(pieces(out)[0][:-7], [60, 300, 188])  # what a piece's END closes goes on before it
         t, meta = load(out)
         self.assertEqual((meta["encoding"], meta["split"], len(t["seconds"])), ("performance", "generated", 1))
-        self.assertIn("validation.safetensors, continuation 1", meta["names"])
+        self.assertIn("ended.safetensors, continuation 1", meta["names"])
+
+    def ended(self, like):
+        path, meta = self.out("ended.safetensors"), load(like)[1]
+        save(path, {"offsets": ("I64", [2], [0, 5]), "notes": ("I64", [1], [1]), "seconds": ("F32", [1], [0.4]),
+                    "tokens": ("U16", [5], [60, 300, 188, 388, 61])}, {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")})
+        return path
 
     def test_midi_with_and_without_primer(self):
         common = ("--primer", self.primer, "--prime-seconds", 5, "--length-seconds", 6, "--number", 2, "--seed", 4)
         said = run("pagen", self.run_dir, "--output", self.out("w.mid"), *common)
         run("pagen", self.run_dir, "--output", self.out("o.mid"), *common, "--without-primer")
         self.assertFalse(self.out("w.mid").exists())
+        run("pagen", self.run_dir, "--output", self.out("t.safetensors"), *common)
         begun = [e for e in events(self.primer) if float(e[0]) < 5 and e[2] == "NOTE_ON"]
         for k in (1, 2):
             both, alone = events(self.out(f"w-{k}.mid")), events(self.out(f"o-{k}.mid"))
@@ -306,7 +316,15 @@ class Generate(Program):
             shift = late[0][0] - early[0][0]  # the primer ends with its last event before 5 s
             self.assertEqual([(round(t - shift, 2), p) for t, p in late], early)
             self.assertTrue(-0.5 < shift <= 0)
-            self.assertLessEqual(float(both[-1][0]), 11.0)
+            tokens, sounding, now = pieces(self.out("t.safetensors"))[k - 1], {}, 0
+            for t in tokens:
+                now += t - 255 if 256 <= t < 356 else 0
+                if t < 128:
+                    sounding[t] = now
+                elif t < 256:
+                    sounding.pop(t - 128, None)
+            self.assertTrue(any(start < now for start in sounding.values()))
+            self.assertAlmostEqual(float(both[-1][0]), now / 100, places=2)  # what still sounds is ended at the end
             self.assertEqual(sum(e[2] == "NOTE_ON" for e in alone), sum(e[2] == "NOTE_OFF" for e in alone))  # all are ended
             self.assertRegex(said, rf"w-{k}\.mid +{len(late)}\b")
         self.assertRegex(said, r"primer +\d+ +[45]\.\d")
