@@ -9,16 +9,16 @@
 typedef enum { PA_PRECISION_AUTO, PA_PRECISION_FP32, PA_PRECISION_BF16, PA_PRECISION_FP16 } pa_precision;
 
 typedef struct {
-    const pa_params *params;  // kept by reference
-    pa_precision precision;   // of matrix products and attention; parameters, norms, softmax, loss and optimiser stay float32
-    int max_batch;            // most sequences of one loss or loss_grad call; 0: neither will be called
-    bool training;            // gradients and moments are taken; else loss_grad and update fail
-    bool recompute;           // keep only each block's input and compute the rest again in the backward pass
-    int streams;              // sequences that prefill and decode advance together; 0: neither will be called
-    uint64_t seed;            // of dropout
+    const pa_params *params; // kept by reference
+    pa_precision precision;  // of matrix products and attention; parameters, norms, softmax, loss and optimiser stay float32
+    int max_batch;           // most sequences of one loss or loss_grad call; 0: neither will be called
+    bool training;           // gradients and moments are taken; else loss_grad and update fail
+    bool recompute;          // keep only each block's input and compute the rest again in the backward pass
+    int streams;             // sequences that prefill and decode advance together; 0: neither will be called
+    uint64_t seed;           // of dropout
     pa_comm *comm;
-    FILE *plan;               // the memory plan by arena is printed here before anything is taken; NULL: not printed
-    bool plan_only;           // print the plan and return PA_OK with *ctx = NULL
+    FILE *plan;     // the memory plan by arena is printed here before anything is taken; NULL: not printed
+    bool plan_only; // print the plan and return PA_OK with *ctx = NULL
 } pa_open;
 
 // What one call computes on. Inputs are the first `length` tokens of a window, the last `latents` of which are predicted from.
@@ -40,9 +40,9 @@ typedef struct {
 
 typedef struct {
     double lr, beta1, beta2, eps, weight_decay;
-    bool decoupled;   // AdamW: decay outside the moments; else Adam with L2, as in PyTorch
-    double clip;      // gradients are scaled down to this global norm; 0: never
-    int64_t step;     // 1 for the first update: bias correction
+    bool decoupled; // AdamW: decay outside the moments; else Adam with L2, as in PyTorch
+    double clip;    // gradients are scaled down to this global norm; 0: never
+    int64_t step;   // 1 for the first update: bias correction
 } pa_update;
 
 typedef enum { PA_PARAM, PA_GRAD, PA_MOMENT1, PA_MOMENT2 } pa_kind;
@@ -62,7 +62,8 @@ typedef struct {
     // Sums gradients over ranks, takes their global norm (before clipping), updates, and clears them. A norm that is not finite:
     // parameters and moments stay, gradients are cleared, *norm says it.
     pa_status (*update)(pa_context *ctx, const pa_update *u, double *norm, pa_err *err);
-    // Fills the caches with `streams` sequences of `length` tokens of which the last `latents` are latents; logits (streams, V) of the last.
+    // Fills the caches with `streams` sequences of `length` tokens of which the last `latents` are latents; logits (streams, V) of the
+    // last.
     pa_status (*prefill)(pa_context *ctx, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err);
     // Appends one token a stream as one more latent; PA_USAGE when the window is full.
     pa_status (*decode)(pa_context *ctx, const uint16_t *tokens, float *logits, pa_err *err);

@@ -14,10 +14,10 @@ typedef struct {
     pa_model model;
     struct {
         char train[1024], validation[1024]; // token files
-        pa_sampling sampling;    // piece: each piece once an epoch (the seed's way); token: windows uniform over all tokens
-        int augment_transpose;   // semitones, either way, 0: none
-        double augment_stretch;  // 0.05: time times 0.95 to 1.05
-        int augment_velocity;    // velocity bins, either way
+        pa_sampling sampling;               // piece: each piece once an epoch (the seed's way); token: windows uniform over all tokens
+        int augment_transpose;              // semitones, either way, 0: none
+        double augment_stretch;             // 0.05: time times 0.95 to 1.05
+        int augment_velocity;               // velocity bins, either way
     } data;
     struct {
         int global_batch, micro_batch; // windows a step, over all ranks; at once on one device (0: chosen)

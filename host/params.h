@@ -19,14 +19,18 @@ typedef struct {
     double z_loss;             // weight of the mean of ln(Z)^2 in the training objective
     pa_position position;
     pa_activation activation;
-    int rotary_dims;           // R; 0: max(32, D / 2), at most D, even
+    int rotary_dims; // R; 0: max(32, D / 2), at most D, even
     bool final_norm, qk_norm, tie_embeddings;
 } pa_model;
 
-pa_model pa_model_default(void);                     // v1's shapes, every switch at its default
+pa_model pa_model_default(void);                          // v1's shapes, every switch at its default
 pa_status pa_model_check(const pa_model *m, pa_err *err); // PA_USAGE names the field, expected and found
-static inline int pa_inner(const pa_model *m) { return m->heads * m->dim_head; }
-static inline int pa_ff(const pa_model *m) { return m->ff_mult * m->dim; }
+static inline int pa_inner(const pa_model *m) {
+    return m->heads * m->dim_head;
+}
+static inline int pa_ff(const pa_model *m) {
+    return m->ff_mult * m->dim;
+}
 int pa_rotary_dims(const pa_model *m); // R, resolved
 
 typedef enum {
@@ -43,7 +47,7 @@ typedef struct {
     size_t offset, size; // in floats; offset into the arena of all parameters (each starts on a multiple of 16 floats)
     pa_init init;
     float scale;
-    bool decays;         // weight decay applies: matrices yes; norms, biases and embeddings no
+    bool decays; // weight decay applies: matrices yes; norms, biases and embeddings no
 } pa_param;
 
 // Where each role stands in the table. -1: the model has no such tensor.
@@ -56,8 +60,8 @@ typedef struct {
     pa_model model;
     pa_param *row;
     int count;
-    size_t floats;     // of the whole arena, padding included
-    size_t parameters; // trainable numbers, padding excluded
+    size_t floats;                                              // of the whole arena, padding included
+    size_t parameters;                                          // trainable numbers, padding excluded
     int token_emb, pos_emb, final_norm_w, final_norm_b, logits; // logits = token_emb where tied
     pa_block_index *block;                                      // perceive_depth + depth of them
 } pa_params;

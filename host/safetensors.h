@@ -27,12 +27,13 @@ typedef struct pa_st pa_st;
 pa_status pa_st_open(pa_st **st, const char *path, pa_err *err);
 void pa_st_close(pa_st *st); // NULL is fine
 size_t pa_st_count(const pa_st *st);
-const pa_tensor *pa_st_at(const pa_st *st, size_t index);           // in file order
-const pa_tensor *pa_st_find(const pa_st *st, const char *name);     // NULL if absent
-const char *pa_st_meta(const pa_st *st, const char *key);           // NULL if absent
+const pa_tensor *pa_st_at(const pa_st *st, size_t index);       // in file order
+const pa_tensor *pa_st_find(const pa_st *st, const char *name); // NULL if absent
+const char *pa_st_meta(const pa_st *st, const char *key);       // NULL if absent
 const char *pa_st_path(const pa_st *st);
 // Finds name and checks dtype and shape (rank < 0: any shape; a dimension < 0: any size). PA_DATA names file and tensor.
-pa_status pa_st_need(const pa_st *st, const char *name, pa_dtype dtype, int rank, const int64_t *shape, const pa_tensor **found, pa_err *err);
+pa_status pa_st_need(const pa_st *st, const char *name, pa_dtype dtype, int rank, const int64_t *shape, const pa_tensor **found,
+                     pa_err *err);
 
 typedef struct {
     const char *key, *value;
