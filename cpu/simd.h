@@ -39,7 +39,7 @@
 #pragma clang diagnostic ignored "-Wpass-failed" // a hint: some counts are known in some of the places a function is inlined in
 #define SIMD_UNROLL _Pragma("unroll")
 #else
-#define SIMD_UNROLL _Pragma("GCC unroll 16")
+#define SIMD_UNROLL _Pragma("GCC unroll 32")
 #endif
 
 typedef float vf __attribute__((vector_size(4 * VW), may_alias));

@@ -8,31 +8,26 @@
 // loads of B and 6 broadcasts of A. 2 rows vectors VW flop a unit (4 with pairs).
 SIMD_INLINE void kernel(const bool pairs, const int rows, const int vectors, int units, const uint32_t *a, ptrdiff_t a_row,
                         ptrdiff_t a_step, const uint32_t *b, ptrdiff_t b_row, float *c, ptrdiff_t c_row, bool add) {
-    vf sum[ATTN_ROWS][ATTN_VECTORS];
+    vf sum[ATTN_ROWS * ATTN_VECTORS]; // one index, for clang 14 does not unroll two loops in time to keep the sums in registers
     SIMD_UNROLL
-    for (int i = 0; i < rows; i++) SIMD_UNROLL
-    for (int j = 0; j < vectors; j++) sum[i][j] = add ? vf_load(c + i * c_row + j * VW) : (vf){0};
+    for (int i = 0; i < rows * vectors; i++) sum[i] = add ? vf_load(c + i / vectors * c_row + i % vectors * VW) : (vf){0};
     for (int t = 0; t < units; t++, a += a_step, b += b_row) {
         vu bt[ATTN_VECTORS];
         SIMD_UNROLL
         for (int j = 0; j < vectors; j++) bt[j] = vu_load(b + j * VW);
         SIMD_UNROLL
-        for (int i = 0; i < rows; i++) {
-            vu at = vu_set(a[i * a_row]);
-            SIMD_UNROLL
-            for (int j = 0; j < vectors; j++) {
+        for (int i = 0; i < rows * vectors; i++) {
+            const vu at = vu_set(a[i / vectors * a_row]);
 #if SIMD_PAIRS
-                if (pairs)
-                    sum[i][j] = vf_dot(sum[i][j], at, bt[j]);
-                else
+            if (pairs)
+                sum[i] = vf_dot(sum[i], at, bt[i % vectors]);
+            else
 #endif
-                    sum[i][j] += (vf)at * (vf)bt[j];
-            }
+                sum[i] += (vf)at * (vf)bt[i % vectors];
         }
     }
     SIMD_UNROLL
-    for (int i = 0; i < rows; i++) SIMD_UNROLL
-    for (int j = 0; j < vectors; j++) vf_store(c + i * c_row + j * VW, sum[i][j]);
+    for (int i = 0; i < rows * vectors; i++) vf_store(c + i / vectors * c_row + i % vectors * VW, sum[i]);
     (void)pairs;
 }
 
