@@ -10,10 +10,6 @@
 #include <sys/mman.h>
 
 static atomic_size_t calls;
-static struct {
-    uintptr_t start, end; // of a runtime library's code
-} runtime[8];
-static int runtimes;
 
 size_t allocations_so_far(void) {
     return calls;
@@ -32,6 +28,11 @@ bool allocations_counted(void) {
     return false;
 }
 #else
+static struct {
+    uintptr_t start, end; // of a runtime library's code
+} runtime[8];
+static int runtimes;
+
 bool allocations_counted(void) {
     return true;
 }
