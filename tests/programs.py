@@ -109,7 +109,7 @@ def make_corpus(folder):
 
 def command(folder, run, *arguments):
     """patrain's command line on the tiny model, on two threads of the CPU."""
-    return [PATRAIN, str(folder / "tiny.ini"), "--device", "cpu", "--run-dir", str(folder / run), *arguments]
+    return [PATRAIN, str(folder / "tiny.ini"), "--device", "cpu", "--run-dir", f"{folder}/{run}", *arguments]
 
 
 def environment(**more):
