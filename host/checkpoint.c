@@ -163,8 +163,11 @@ static pa_status prune(const char *run, int keep, pa_err *err) {
 // Puts a finished folder in its place in one step, also over an older one of the same name.
 static pa_status place(const char *temporary, const char *folder, pa_err *err) {
     if (!rename(temporary, folder)) return PA_OK;
-    if ((errno == EEXIST || errno == ENOTEMPTY) && !renameat2(AT_FDCWD, temporary, AT_FDCWD, folder, RENAME_EXCHANGE))
-        return pa_remove_tree(temporary, err);
+    if (errno == EEXIST || errno == ENOTEMPTY) {
+        if (!renameat2(AT_FDCWD, temporary, AT_FDCWD, folder, RENAME_EXCHANGE)) return pa_remove_tree(temporary, err);
+        // A file system that can't exchange two folders, such as NFS.
+        if (!pa_remove_tree(folder, NULL) && !rename(temporary, folder)) return PA_OK;
+    }
     return pa_error(err, PA_FAIL, "%s: cannot be renamed to %s: %s", temporary, folder, strerror(errno));
 }
 
