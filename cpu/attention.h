@@ -10,6 +10,7 @@
 #include "cpu/simd.h"
 #include "host/philox.h"
 
+// work: attn_work(a, omp_get_max_threads()) bytes. Numbers that are not finite reach whatever sees them, and what shares a tile with it.
 void CPU_ISA(attn_fwd)(const cpu_attn *a, void *o, float *lse, void *work);
 void CPU_ISA(attn_bwd)(const cpu_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
                        void *dvn, void *work);
@@ -65,10 +66,10 @@ typedef struct {
 // C (rows, cols) = A (rows, units) B (units, cols), or += with add. 2 rows cols units flop (4 with pairs). cols is rounded up to VW.
 void CPU_ISA(attn_product)(bool pairs, int rows, int cols, int units, attn_a a, attn_b b, attn_c c, bool add);
 
-// Packing. src NULL stands for a row of zeros.
-void CPU_ISA(attn_units)(bool pairs, cpu_type type, uint32_t *dst, const void *src, int D); // a row along D
-void CPU_ISA(attn_units_across)(bool pairs, cpu_type type, uint32_t *dst, const void *src0, const void *src1,
-                                int D); // rows' units, D of them
+// Packing. src NULL stands for a row of zeros. A row in units along D; or D units across two rows (one where units are floats).
+void CPU_ISA(attn_units)(bool pairs, cpu_type type, uint32_t *dst, const void *src, int D);
+void CPU_ISA(attn_units_across)(bool pairs, cpu_type type, uint32_t *dst, const void *src0, const void *src1, int D);
+// dst (cols, rows) = src (rows, cols) transposed.
 void CPU_ISA(attn_transpose)(uint32_t *dst, ptrdiff_t dst_row, const uint32_t *src, ptrdiff_t src_row, int rows, int cols);
 // dst (D) of `type` = factor src.
 void CPU_ISA(attn_store)(cpu_type type, void *dst, const float *src, float factor, int D);

@@ -179,7 +179,7 @@ SIMD_INLINE vf vf_exp2(vf x, const int degree) {
 #ifdef SIMD_AVX512
     return (vf)_mm512_scalef_ps((__m512)y, (__m512)n);
 #else
-    return y * (vf)(((vi)shifted - 0x4b400000 + 127) << 23);
+    return y * (vf)(((vu)shifted - 0x4b400000u + 127u) << 23);
 #endif
 }
 

@@ -15,7 +15,7 @@ typedef struct {
     float *score, *dweight; // (CHUNK, QUERIES) S^T, dP^T
     uint32_t *weight;       // (KEYS, QUERIES / per) units: P^T
     uint32_t *dscore;       // the same of dS^T
-    uint32_t *across;       // (QUERIES / PANEL, KEYS / per, PANEL) units of dS^T across keys; dscore itself without pairs
+    uint32_t *across;       // (KEYS / per, QUERIES) units of dS^T across keys; dscore itself without pairs
     float *dk, *dv;         // (KEYS, dim_pad)
     uint32_t *rows;         // (PANEL, D) to transpose
 } scratch;

@@ -1,9 +1,9 @@
 // test_attention.c: attention of every instruction set that this machine has, against a plain float64 computation. Knows nothing of tiles.
 //
 // Tolerance by rule: a tensor may be at most twice as far (largest error) from float64 as the plain computation in the same type is, plus
-// one rounding of the tensor's largest number. A gradient also: the rounding of its largest summand, for sums may cancel and the plain
-// computation be lucky in a small tensor; and 2^-24 of the magnitude of scores, for a score, and lse, are float32, and the weights that
-// follow are off by that share (2^-23 for the two sums in dS).
+// one rounding of the tensor's largest number, plus 2^-24 of the magnitude of scores: these, and lse, are float32, and the weights that
+// follow are off by that share. dq and dk also: one rounding of the largest summand, for sums may cancel and the plain computation be lucky
+// in a small tensor, and 2^-23 of the magnitude of the two sums in dS.
 #include "cpu/ops.h"
 #include "cpu/simd.h"
 #include "host/philox.h"
@@ -241,8 +241,10 @@ static void check(const problem *t, const char *isa, int which, const tensor *go
         for (int c = 0; c < got->cols; c++) got->number[r * got->cols + c] = get(type, got->data, r * got->ld + c);
     double error = largest(got->number, t->exact[which], n), plain_error = largest(t->plain[which], t->exact[which], n);
     double bound = 2 * plain_error + unit * largest(t->exact[which], NULL, n);
-    if (which == LSE) bound += 4 * unit + (t->type == CPU_BF16 ? 3e-6 : 0); // of sums near 1; vf_exp2 of degree 4
-    if (which >= DQ) bound += 0x1p-24 * t->score * largest(t->exact[which], NULL, n);
+    if (which == LSE)
+        bound += unit * (4 + t->score) + (t->type == CPU_BF16 ? 3e-6 : 0); // 4: of sums near 1; 3e-6: vf_exp2 of degree 4
+    else
+        bound += 0x1p-24 * t->score * largest(t->exact[which], NULL, n);
     if (which == DQ || which == DKP || which == DKN) bound += unit * t->summand + 0x1p-23 * t->terms;
     if (!(error <= bound))
         fail_msg("%s %s B %d N %d K %d H %d D %d spread %g drop %g threads %d: %s is off by %g, plain computation by %g, allowed %g", isa,
