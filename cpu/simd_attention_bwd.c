@@ -9,7 +9,7 @@
 #include "cpu/attention.h"
 #include <omp.h>
 
-enum { BWD_CHUNK = 12, BWD_KEYS = 192 }; // keys; multiples of ATTN_ROWS and of 4
+enum { BWD_CHUNK = 24, BWD_KEYS = 192 }; // keys; multiples of ATTN_ROWS and of 4
 
 typedef struct {
     float *score, *dweight; // (CHUNK, QUERIES) S^T, dP^T
