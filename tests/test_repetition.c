@@ -13,7 +13,7 @@
 enum { MOST = 300 };
 
 static pa_repetition measure(const uint8_t *pitch, size_t first, size_t count) {
-    pa_note note[MOST];
+    pa_note note[MOST] = {0};
     pa_repetition r;
     pa_err err;
     for (size_t i = 0; i < count; i++) note[i] = (pa_note){(double)i, (double)i + 1, pitch[i], (uint8_t)(40 + i % 3)};
