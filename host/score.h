@@ -1,7 +1,7 @@
 // score.h: how well a model predicts token files: whole pieces with every token scored once, or one crop of each piece.
 // Both show their progress on stderr. Knows nothing of devices or of how results are told.
-#ifndef PA_HOST_SCORE_H
-#define PA_HOST_SCORE_H
+#ifndef PA_SCORE_H
+#define PA_SCORE_H
 
 #include "host/backend.h"
 #include "host/data.h"

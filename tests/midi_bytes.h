@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "tokenizer/score.h"
+#include "tokenizer/song.h"
 
 typedef struct {
     uint8_t byte[1 << 16];
@@ -106,13 +106,13 @@ static inline char *tokens_text(const uint16_t *token, size_t count) {
 // From a copy of exactly the file's size, so that a read past its end is seen.
 static inline pa_status encode_bytes(const uint8_t *bytes, size_t count, pa_encoding e, pa_piece *piece, pa_err *err) {
     uint8_t *copy = malloc(count ? count : 1);
-    pa_score score = {0};
+    pa_song song = {0};
     assert_non_null(copy);
     if (count) memcpy(copy, bytes, count);
     *piece = (pa_piece){0};
-    pa_status s = pa_score_read(&score, copy, count, err);
-    if (!s) s = pa_encode_score(&score, e, piece, err);
-    pa_score_clear(&score);
+    pa_status s = pa_song_read(&song, copy, count, err);
+    if (!s) s = pa_encode_song(&song, e, piece, err);
+    pa_song_clear(&song);
     free(copy);
     return s;
 }

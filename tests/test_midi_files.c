@@ -37,7 +37,7 @@ static void tempo_changes(void **state) {
 // Bit for bit: a segment more would round the times that follow differently.
 static void a_tempo_that_repeats_is_no_change(void **state) {
     (void)state;
-    pa_score score[2];
+    pa_song song[2];
     for (int repeated = 0; repeated < 2; repeated++) {
         midi_header(&m, 1, 2, 480);
         midi_begin(&m);
@@ -47,14 +47,14 @@ static void a_tempo_that_repeats_is_no_change(void **state) {
         midi_begin(&m);
         for (int i = 0; i < 500; i++) MIDI_PUT(&m, "\x07\x90\x3c\x40\x05\x80\x3c\x40");
         midi_end(&m);
-        assert_int_equal(pa_score_read(&score[repeated], m.byte, m.count, NULL), PA_OK);
+        assert_int_equal(pa_song_read(&song[repeated], m.byte, m.count, NULL), PA_OK);
     }
     for (int i = 0; i < 500; i++) {
-        assert_memory_equal(&score[0].part->note[i].start, &score[1].part->note[i].start, sizeof(double));
-        assert_memory_equal(&score[0].part->note[i].end, &score[1].part->note[i].end, sizeof(double));
+        assert_memory_equal(&song[0].part->note[i].start, &song[1].part->note[i].start, sizeof(double));
+        assert_memory_equal(&song[0].part->note[i].end, &song[1].part->note[i].end, sizeof(double));
     }
-    pa_score_clear(&score[0]);
-    pa_score_clear(&score[1]);
+    pa_song_clear(&song[0]);
+    pa_song_clear(&song[1]);
 }
 
 static void without_a_tempo_it_is_120(void **state) {

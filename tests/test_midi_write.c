@@ -22,9 +22,9 @@ static size_t draw_notes(pa_note *note, size_t most, bool overlap) {
 
 static pa_piece encode_notes(pa_note *note, size_t count) {
     pa_part part = {.note = note, .notes = count};
-    const pa_score score = {.part = &part, .parts = 1};
+    const pa_song song = {.part = &part, .parts = 1};
     pa_piece piece;
-    assert_int_equal(pa_encode_score(&score, PA_PERFORMANCE, &piece, NULL), PA_OK);
+    assert_int_equal(pa_encode_song(&song, PA_PERFORMANCE, &piece, NULL), PA_OK);
     return piece;
 }
 

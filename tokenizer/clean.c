@@ -8,7 +8,7 @@
 // - a chunk of another kind costs it the last track, and a length past the end is read past the end: only whole MTrk chunks;
 // - a tempo or metre change in a later track makes it compute the time of every event again: tempo in the first track only.
 // Only notes, sustain pedal, program changes and tempo are copied, which is also three times faster than parsing everything.
-#include "tokenizer/score.h"
+#include "tokenizer/song.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 // neural.c: the encoding of the seed project (jason9693/midi-neural-processor as tvergho/perceiver-ar-piano ships it), with its flaws:
 // models were trained on them. README.md says which. Knows nothing of MIDI files.
-#include "tokenizer/score.h"
+#include "tokenizer/song.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -140,24 +140,24 @@ static size_t count_different(const note_list *list, size_t notes) {
     return different;
 }
 
-pa_status pa_neural_encode(const pa_score *score, pa_piece *piece, pa_err *err) {
+pa_status pa_neural_encode(const pa_song *song, pa_piece *piece, pa_err *err) {
     size_t total = 0, used = 0;
-    for (size_t i = 0; i < score->parts; i++) total += score->part[i].notes;
+    for (size_t i = 0; i < song->parts; i++) total += song->part[i].notes;
     pa_note *note = malloc((total + 1) * sizeof *note);
     pa_moment *event = NULL;
     note_list list = {0};
     pa_writer w = {0};
     bool ok = note != NULL;
     *piece = (pa_piece){0};
-    for (size_t i = 0; i < score->parts && ok; i++) {
-        const pa_part *part = &score->part[i];
+    for (size_t i = 0; i < song->parts && ok; i++) {
+        const pa_part *part = &song->part[i];
         for (size_t k = 0; k < part->notes; k++) note[used + k] = part->note[k];
         ok = window_notes(part, note, used, &list);
         used += part->notes;
     }
     ok = ok && (event = order_events(note, &list)) && write_events(&w, note, event, 2 * list.count);
     if (ok) {
-        *piece = (pa_piece){w.token, w.count, 0, list.count, total - count_different(&list, total) + score->unclosed};
+        *piece = (pa_piece){w.token, w.count, 0, list.count, total - count_different(&list, total) + song->unclosed};
     } else {
         free(w.token);
     }

@@ -1,6 +1,6 @@
 // performance.c: the default encoding, Magenta's: the sustain pedal becomes note lengths, time becomes steps of 10 ms. The rules are in
 // README.md. Knows nothing of MIDI files.
-#include "tokenizer/score.h"
+#include "tokenizer/song.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -90,14 +90,14 @@ done:
 }
 
 // The notes of all parts but drums as they sound, in order of (start, pitch). NULL without memory.
-static pa_note *sounding_notes(const pa_score *score, size_t *count) {
+static pa_note *sounding_notes(const pa_song *song, size_t *count) {
     size_t total = 0, used = 0, kept = 0;
-    for (size_t i = 0; i < score->parts; i++) total += score->part[i].drums ? 0 : score->part[i].notes;
+    for (size_t i = 0; i < song->parts; i++) total += song->part[i].drums ? 0 : song->part[i].notes;
     pa_note *note = malloc((total + 1) * sizeof *note), *sorted = malloc((total + 1) * sizeof *sorted);
     pa_moment *moment = malloc((total + 1) * sizeof *moment);
     bool ok = note && sorted && moment;
-    for (size_t i = 0; i < score->parts && ok; i++) {
-        const pa_part *part = &score->part[i];
+    for (size_t i = 0; i < song->parts && ok; i++) {
+        const pa_part *part = &song->part[i];
         if (part->drums || !part->notes) continue;
         for (size_t k = 0; k < part->notes; k++) note[used + k] = part->note[k];
         if (part->pedals) ok = apply_pedal(part, note + used);
@@ -164,16 +164,16 @@ static bool write_events(pa_writer *w, const pa_note *note, const uint32_t *even
     return true;
 }
 
-pa_status pa_performance_encode(const pa_score *score, pa_piece *piece, pa_err *err) {
+pa_status pa_performance_encode(const pa_song *song, pa_piece *piece, pa_err *err) {
     pa_writer w = {0};
     size_t count = 0, all = 0;
     uint32_t *event = NULL;
-    pa_note *note = sounding_notes(score, &count);
+    pa_note *note = sounding_notes(song, &count);
     bool ok = note && (event = order_events(note, count)) && write_events(&w, note, event, 2 * count);
     *piece = (pa_piece){0};
     if (ok) {
-        for (size_t i = 0; i < score->parts; i++) all += score->part[i].notes;
-        *piece = (pa_piece){w.token, w.count, 0, count, all - count + score->unclosed};
+        for (size_t i = 0; i < song->parts; i++) all += song->part[i].notes;
+        *piece = (pa_piece){w.token, w.count, 0, count, all - count + song->unclosed};
     } else {
         free(w.token);
     }

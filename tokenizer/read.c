@@ -1,6 +1,6 @@
 // read.c: a MIDI file's bytes to notes and pedal in seconds, by instrument: tempo map, pairing of note-ons and note-offs. Parsed by
 // libsmf. Knows nothing of tokens.
-#include "tokenizer/score.h"
+#include "tokenizer/song.h"
 
 #include <smf.h>
 #include <stdlib.h>
@@ -22,7 +22,7 @@ typedef struct {
 
 // What is known at one point of one track. Indexes and not pointers, because the arrays grow.
 typedef struct {
-    pa_score *score;
+    pa_song *song;
     const tempo *map;
     size_t segments, segment; // of the map; the one that holds the current tick
     open_note *open;          // every note-on of the track so far
@@ -30,7 +30,7 @@ typedef struct {
     size_t still_open;
     int first[CHANNELS * PITCHES], last[CHANNELS * PITCHES]; // open notes by key, oldest first
     uint8_t program[CHANNELS];
-    int part[CHANNELS][PROGRAMS]; // of the score, or NONE before its first closed note
+    int part[CHANNELS][PROGRAMS]; // of the song, or NONE before its first closed note
     pa_part waiting[CHANNELS];    // pedal that came before its part's first closed note
 } track_state;
 
@@ -46,21 +46,21 @@ void *pa_grow(void *items, size_t *room, size_t count, size_t size) {
     return grown;
 }
 
-void pa_score_clear(pa_score *score) {
-    for (size_t i = 0; i < score->parts; i++) {
-        free(score->part[i].note);
-        free(score->part[i].pedal);
+void pa_song_clear(pa_song *song) {
+    for (size_t i = 0; i < song->parts; i++) {
+        free(song->part[i].note);
+        free(song->part[i].pedal);
     }
-    free(score->part);
-    *score = (pa_score){0};
+    free(song->part);
+    *song = (pa_song){0};
 }
 
-pa_part *pa_score_add_part(pa_score *score) {
-    pa_part *grown = pa_grow(score->part, &score->part_room, score->parts, sizeof *grown);
+pa_part *pa_song_add_part(pa_song *song) {
+    pa_part *grown = pa_grow(song->part, &song->part_room, song->parts, sizeof *grown);
     if (!grown) return NULL;
-    score->part = grown;
-    score->part[score->parts] = (pa_part){0};
-    return &score->part[score->parts++];
+    song->part = grown;
+    song->part[song->parts] = (pa_part){0};
+    return &song->part[song->parts++];
 }
 
 bool pa_part_add_note(pa_part *part, pa_note note) {
@@ -115,19 +115,19 @@ static double seconds_at(const track_state *t, int tick) {
 
 static pa_part *current_part(track_state *t, int channel) {
     int part = t->part[channel][t->program[channel]];
-    return part == NONE ? NULL : &t->score->part[part];
+    return part == NONE ? NULL : &t->song->part[part];
 }
 
 // The part of a closed note. A new one takes the pedal that was waiting for it.
 static pa_part *part_of_note(track_state *t, int channel) {
     pa_part *part = current_part(t, channel);
     if (part) return part;
-    part = pa_score_add_part(t->score);
+    part = pa_song_add_part(t->song);
     if (!part) return NULL;
     *part = t->waiting[channel];
     part->drums = channel == DRUMS;
     t->waiting[channel] = (pa_part){0};
-    t->part[channel][t->program[channel]] = (int)t->score->parts - 1;
+    t->part[channel][t->program[channel]] = (int)t->song->parts - 1;
     return part;
 }
 
@@ -157,7 +157,7 @@ static bool note_off(track_state *t, int channel, int pitch, int tick) {
         if (!part || !pa_part_add_note(part, n)) return false;
         t->still_open--;
     }
-    for (int n = note; n != NONE && !closed; n = t->open[n].next) t->still_open--, t->score->unclosed++;
+    for (int n = note; n != NONE && !closed; n = t->open[n].next) t->still_open--, t->song->unclosed++;
     t->first[key] = closed ? note : NONE;
     return true;
 }
@@ -193,7 +193,7 @@ static pa_status read_track(track_state *t, const smf_track_t *track, pa_err *er
             return pa_error(err, PA_DATA, "expected at most %d s of music, found an event at %.0f s", PA_LONGEST_PIECE, now);
         if (!read_event(t, e->midi_buffer, e->time_pulses)) return no_memory(err);
     }
-    t->score->unclosed += t->still_open;
+    t->song->unclosed += t->still_open;
     for (int c = 0; c < CHANNELS; c++) {
         free(t->waiting[c].pedal);
         t->waiting[c] = (pa_part){0};
@@ -201,12 +201,12 @@ static pa_status read_track(track_state *t, const smf_track_t *track, pa_err *er
     return PA_OK;
 }
 
-static pa_status read_tracks(pa_score *score, const smf_t *smf, const pa_clean *clean, pa_err *err) {
+static pa_status read_tracks(pa_song *song, const smf_t *smf, const pa_clean *clean, pa_err *err) {
     tempo *map = NULL;
     track_state *t = calloc(1, sizeof *t);
     pa_status s = PA_OK;
     if (!t) return no_memory(err);
-    t->score = score;
+    t->song = song;
     for (guint i = 0; i < smf->tracks_array->len && !s; i++) {
         const smf_track_t *track = g_ptr_array_index(smf->tracks_array, i);
         if (i == 0) t->map = map = read_tempo(track, clean, &t->segments);
@@ -242,10 +242,10 @@ static void keep_message(const gchar *domain, GLogLevelFlags level, const gchar 
     snprintf(text, sizeof((pa_err *)0)->text, "%s", message);
 }
 
-pa_status pa_score_read(pa_score *score, const uint8_t *bytes, size_t count, pa_err *err) {
+pa_status pa_song_read(pa_song *song, const uint8_t *bytes, size_t count, pa_err *err) {
     pa_clean clean;
     pa_err log = {""};
-    *score = (pa_score){0};
+    *song = (pa_song){0};
     pa_status s = pa_midi_clean(&clean, bytes, count, err);
     if (s) return s;
     GLogFunc handler = g_log_set_default_handler(keep_message, log.text);
@@ -253,10 +253,10 @@ pa_status pa_score_read(pa_score *score, const uint8_t *bytes, size_t count, pa_
     if (!smf || log.text[0])
         s = pa_error(err, PA_DATA, "libsmf refuses the file: %s", log.text);
     else
-        s = read_tracks(score, smf, &clean, err);
+        s = read_tracks(song, smf, &clean, err);
     if (smf) free_song(smf);
     g_log_set_default_handler(handler, NULL);
     free(clean.bytes);
-    if (s) pa_score_clear(score);
+    if (s) pa_song_clear(song);
     return s;
 }

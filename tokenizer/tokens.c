@@ -1,5 +1,5 @@
 // tokens.c: what both encodings share: names, writing tokens, sorting events by time, reading a file. Knows neither encoding's rules.
-#include "tokenizer/score.h"
+#include "tokenizer/song.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -102,10 +102,10 @@ static pa_status read_bytes(const char *path, uint8_t **bytes, size_t *count, pa
     return s;
 }
 
-pa_status pa_encode_score(const pa_score *score, pa_encoding e, pa_piece *piece, pa_err *err) {
-    pa_status s = e == PA_PERFORMANCE ? pa_performance_encode(score, piece, err) : pa_neural_encode(score, piece, err);
-    for (size_t i = 0; i < score->parts && !s; i++)
-        for (size_t k = 0; k < score->part[i].notes; k++) piece->seconds = fmax(piece->seconds, score->part[i].note[k].end);
+pa_status pa_encode_song(const pa_song *song, pa_encoding e, pa_piece *piece, pa_err *err) {
+    pa_status s = e == PA_PERFORMANCE ? pa_performance_encode(song, piece, err) : pa_neural_encode(song, piece, err);
+    for (size_t i = 0; i < song->parts && !s; i++)
+        for (size_t k = 0; k < song->part[i].notes; k++) piece->seconds = fmax(piece->seconds, song->part[i].note[k].end);
     return s;
 }
 
@@ -113,12 +113,12 @@ pa_status pa_encode_file(const char *path, pa_encoding e, pa_piece *piece, pa_er
     uint8_t *bytes;
     size_t count;
     pa_err reason = {""};
-    pa_score score = {0};
+    pa_song song = {0};
     *piece = (pa_piece){0};
     pa_status s = read_bytes(path, &bytes, &count, &reason);
-    if (!s) s = pa_score_read(&score, bytes, count, &reason);
-    if (!s) s = pa_encode_score(&score, e, piece, &reason);
-    pa_score_clear(&score);
+    if (!s) s = pa_song_read(&song, bytes, count, &reason);
+    if (!s) s = pa_encode_song(&song, e, piece, &reason);
+    pa_song_clear(&song);
     free(bytes);
     return s ? pa_error(err, s, "%s: %s", path, reason.text) : PA_OK;
 }

@@ -1,7 +1,7 @@
 // fuzz_midi.c: MIDI bytes through both encodings, in this process: clean.c's promise is that libsmf, which aborts on what it does not
 // expect, never sees such bytes. An even first byte: the rest is a file. An odd one: the rest is a list of events, so that the fuzzer
 // spends its time on pairing, pedal and order and not on framing.
-#include "tokenizer/score.h"
+#include "tokenizer/song.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -49,7 +49,7 @@ static void check_piece(const pa_piece *piece, pa_encoding e) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    pa_score score;
+    pa_song song;
     pa_err err = {""};
     if (size == 0) return 0;
     bool events = data[0] & 1;
@@ -60,15 +60,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         count = make_file(data + 1, size - 1, file);
     else
         memcpy(file, data + 1, count);
-    pa_status s = pa_score_read(&score, file, count, &err);
+    pa_status s = pa_song_read(&song, file, count, &err);
     require(s == PA_OK || (s == PA_DATA && !events && *err.text && !strstr(err.text, "libsmf")));
     for (pa_encoding e = PA_PERFORMANCE; e <= PA_MIDI_NEURAL && !s; e++) {
         pa_piece piece;
-        require(pa_encode_score(&score, e, &piece, NULL) == PA_OK);
+        require(pa_encode_song(&song, e, &piece, NULL) == PA_OK);
         check_piece(&piece, e);
         pa_piece_clear(&piece);
     }
-    pa_score_clear(&score);
+    pa_song_clear(&song);
     free(file);
     return 0;
 }

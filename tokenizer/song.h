@@ -1,7 +1,7 @@
-// score.h: what a MIDI file comes down to before it is encoded: notes and pedal by instrument, in seconds. Private to tokenizer/.
+// song.h: what a MIDI file comes down to before it is encoded: notes and pedal by instrument, in seconds. Private to tokenizer/.
 // Knows nothing of tokens.
-#ifndef PA_SCORE_H
-#define PA_SCORE_H
+#ifndef PA_SONG_H
+#define PA_SONG_H
 
 #include "tokenizer/tokens.h"
 
@@ -28,21 +28,21 @@ typedef struct {
     pa_part *part; // in order of the first closed note
     size_t parts, part_room;
     size_t unclosed; // notes of the file that were never closed, or lasted no tick
-} pa_score;
+} pa_song;
 
-void pa_score_clear(pa_score *score);
-pa_part *pa_score_add_part(pa_score *score);                         // NULL without memory
+void pa_song_clear(pa_song *song);
+pa_part *pa_song_add_part(pa_song *song);                            // NULL without memory
 bool pa_part_add_note(pa_part *part, pa_note note);                  // false without memory
 bool pa_part_add_pedal(pa_part *part, double time, bool down);       // false without memory
 void *pa_grow(void *items, size_t *room, size_t count, size_t size); // room for one more than count; NULL (items stay) without memory
 
 // A MIDI file's bytes. PA_DATA with a reason where they are refused.
-pa_status pa_score_read(pa_score *score, const uint8_t *bytes, size_t count, pa_err *err);
+pa_status pa_song_read(pa_song *song, const uint8_t *bytes, size_t count, pa_err *err);
 
-// The two encodings. piece->token is malloc'ed; a score without notes is an empty piece.
-pa_status pa_performance_encode(const pa_score *score, pa_piece *piece, pa_err *err);
-pa_status pa_neural_encode(const pa_score *score, pa_piece *piece, pa_err *err);
-pa_status pa_encode_score(const pa_score *score, pa_encoding e, pa_piece *piece, pa_err *err);
+// The two encodings. piece->token is malloc'ed; a song without notes is an empty piece.
+pa_status pa_performance_encode(const pa_song *song, pa_piece *piece, pa_err *err);
+pa_status pa_neural_encode(const pa_song *song, pa_piece *piece, pa_err *err);
+pa_status pa_encode_song(const pa_song *song, pa_encoding e, pa_piece *piece, pa_err *err);
 // Their inverses: notes in order of start, added to an empty part. Every token is below PA_VOCAB. False without memory.
 bool pa_performance_decode(const uint16_t *token, size_t count, pa_part *part);
 bool pa_neural_decode(const uint16_t *token, size_t count, pa_part *part);
