@@ -106,13 +106,13 @@ esac
 
 # 4. How good it is.
 say "Measuring"
-before=$(python3 -c '
+# The same crops of the validation pieces before and after; then each token of the test pieces.
+read -r before after < <(python3 -c '
 import json, sys
 with open(sys.argv[1]) as lines:
-    found = (json.loads(line) for line in lines)
-    first = next((row for row in found if "eval_loss" in row), {})
-print("%.3f" % first["eval_loss"] if first.get("step") == 0 else "unknown")' "$out/metrics.jsonl")
-after=$($bin/paeval "$out" "$test" --json | python3 -c 'import json, sys; print("%.3f" % json.load(sys.stdin)["loss"])')
+    losses = {row["step"]: row["eval_loss"] for row in map(json.loads, lines) if "eval_loss" in row}
+print("%.3f" % losses[0] if 0 in losses else "unknown", "%.3f" % losses[max(losses)] if losses else "unknown")' "$out/metrics.jsonl")
+whole=$($bin/paeval "$out" "$test" --json | python3 -c 'import json, sys; print("%.3f" % json.load(sys.stdin)["loss"])')
 
 # 5. Music: the opening of a piece it has not seen, and what the model makes of it.
 primer=$test:0
@@ -137,6 +137,7 @@ Made in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s:
 How good: nats a token on $which; lower is better, and one nat is a factor of e in probability
   before training   $before
   after training    $after
+  and over the whole of the test pieces, the best checkpoint: $whole
 
 What next:
   another continuation       $play $(printf '%q' "$primer") --prime-seconds 15 --seed 2 --output second.mid
