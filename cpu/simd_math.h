@@ -8,45 +8,30 @@
 #include <string.h>
 
 #include "cpu/ops.h"
+#include "cpu/simd.h"
 
-#define CPU_INLINE static inline __attribute__((always_inline))
-
-CPU_INLINE float f32_of_bits(uint32_t u) {
+SIMD_INLINE float f32_of_bits(uint32_t u) {
     float f;
     memcpy(&f, &u, 4);
     return f;
 }
-CPU_INLINE uint32_t bits_of_f32(float f) {
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    return u;
-}
-
-CPU_INLINE float f32_of_bf16(uint16_t h) {
-    return f32_of_bits((uint32_t)h << 16);
-}
-// To nearest, ties to even; a NaN stays one.
-CPU_INLINE uint16_t bf16_of_f32(float f) {
-    uint32_t u = bits_of_f32(f), rounded = u + 0x7fff + (u >> 16 & 1);
-    return (uint16_t)((f == f ? rounded : 0x7fc00000u) >> 16);
-}
 
 // Element i of a tensor of type t. With t a constant, as in the two calls of a body, the test is gone.
-CPU_INLINE float act_get(cpu_type t, const void *x, size_t i) {
-    return t == CPU_F32 ? ((const float *)x)[i] : f32_of_bf16(((const uint16_t *)x)[i]);
+SIMD_INLINE float act_get(cpu_type t, const void *x, size_t i) {
+    return t == CPU_F32 ? ((const float *)x)[i] : bf16_to_float(((const uint16_t *)x)[i]);
 }
-CPU_INLINE void act_set(cpu_type t, void *x, size_t i, float value) {
+SIMD_INLINE void act_set(cpu_type t, void *x, size_t i, float value) {
     if (t == CPU_F32)
         ((float *)x)[i] = value;
     else
-        ((uint16_t *)x)[i] = bf16_of_f32(value);
+        ((uint16_t *)x)[i] = bf16_from_float(value);
 }
-CPU_INLINE void *act_at(cpu_type t, const void *x, size_t i) {
+SIMD_INLINE void *act_at(cpu_type t, const void *x, size_t i) {
     return (char *)x + i * (t == CPU_F32 ? 4 : 2);
 }
 
 // e^x for x <= 88, 0 below -87.3; within 2 units in the last place. x = n ln 2 + r, |r| <= ln 2 / 2, Taylor's series of degree 7 in r.
-CPU_INLINE float exp_f32(float x) {
+SIMD_INLINE float exp_f32(float x) {
     float in = x < -87.3f ? -87.3f : x > 88.0f ? 88.0f : x;   // a NaN goes through
     float n = (in * 1.44269504f + 12582912.0f) - 12582912.0f; // to nearest, by the addition's own rounding
     float r = (in - n * 0.693359375f) + n * 2.12194440e-4f;   // ln 2 in two parts, the first exact with n
@@ -60,7 +45,7 @@ CPU_INLINE float exp_f32(float x) {
 
 // Normal distribution: its integral Phi(x) and e^(-x^2/2). With u = |x| / sqrt(2): Phi(-|x|) = erfc(u) / 2, erfc(u) = e^(-u^2) t P(t),
 // t = 1 / (1 + 0.4 u); P is a least-maximum fit of degree 9 to e^(u^2) erfc(u) on 0 <= u <= 9.5 with a relative error of 7e-9.
-CPU_INLINE float normal_integral(float x, float *gauss) {
+SIMD_INLINE float normal_integral(float x, float *gauss) {
     float u = fabsf(x) * 0.70710678f, t = 1.0f / (1.0f + 0.4f * u), g = exp_f32(-0.5f * x * x);
     float p = -0.030597033f;
     p = p * t + 0.20348403f, p = p * t - 0.51174301f, p = p * t + 0.56478170f, p = p * t - 0.29888900f, p = p * t + 0.27991945f;

@@ -8,7 +8,7 @@
 
 enum { SMALL = 16384 };
 
-CPU_INLINE void layernorm_row(cpu_type t, const float *z, void *y, float *mean, float *rstd, const float *w, const float *b, int C) {
+SIMD_INLINE void layernorm_row(cpu_type t, const float *z, void *y, float *mean, float *rstd, const float *w, const float *b, int C) {
     float sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
     for (int i = 0; i < C; i++) sum += z[i];
@@ -21,8 +21,8 @@ CPU_INLINE void layernorm_row(cpu_type t, const float *z, void *y, float *mean, 
     for (int i = 0; i < C; i++) act_set(t, y, (size_t)i, (z[i] - m) * s * w[i] + b[i]);
 }
 
-CPU_INLINE void layernorm_fwd_body(cpu_type t, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
-                                   const float *bias, const float *w, const float *b, int rows, int C) {
+SIMD_INLINE void layernorm_fwd_body(cpu_type t, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
+                                    const float *bias, const float *w, const float *b, int rows, int C) {
 #pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)C > SMALL)
     for (int row = 0; row < rows; row++) {
         size_t at = (size_t)row * (size_t)C;
@@ -57,7 +57,7 @@ void CPU_ISA(layernorm_fwd)(cpu_type t, float *z, void *y, float *mean, float *r
 }
 
 // Adds the threads' partial sums, part (threads, 2, width), to one or two sums, in the order of the threads.
-CPU_INLINE void add_partials(float *first, float *second, const float *part, int threads, int width) {
+SIMD_INLINE void add_partials(float *first, float *second, const float *part, int threads, int width) {
     for (int t = 0; t < threads; t++) {
         const float *p = part + (size_t)t * 2 * (size_t)width;
 #pragma omp simd
@@ -68,8 +68,8 @@ CPU_INLINE void add_partials(float *first, float *second, const float *part, int
     }
 }
 
-CPU_INLINE void layernorm_bwd_row(cpu_type t, float *dx, void *copy, float *dw, float *db, const void *dy, const float *x, float mean,
-                                  float rstd, const float *w, int C) {
+SIMD_INLINE void layernorm_bwd_row(cpu_type t, float *dx, void *copy, float *dw, float *db, const void *dy, const float *x, float mean,
+                                   float rstd, const float *w, int C) {
     float a = 0, b = 0;
 #pragma omp simd reduction(+ : a, b)
     for (int i = 0; i < C; i++) {
@@ -85,8 +85,8 @@ CPU_INLINE void layernorm_bwd_row(cpu_type t, float *dx, void *copy, float *dw, 
     for (int i = 0; i < C; i++) act_set(t, copy, (size_t)i, dx[i]);
 }
 
-CPU_INLINE void layernorm_bwd_body(cpu_type t, float *dx, void *copy, float *dw, float *db, const void *dy, const float *x,
-                                   const float *mean, const float *rstd, const float *w, int rows, int C, float *work) {
+SIMD_INLINE void layernorm_bwd_body(cpu_type t, float *dx, void *copy, float *dw, float *db, const void *dy, const float *x,
+                                    const float *mean, const float *rstd, const float *w, int rows, int C, float *work) {
     int threads = 1;
 #pragma omp parallel if ((size_t)rows * (size_t)C > SMALL)
     {
@@ -112,7 +112,7 @@ void CPU_ISA(layernorm_bwd)(cpu_type t, float *dx, void *copy, float *dw, float 
         layernorm_bwd_body(CPU_BF16, dx, copy, dw, db, dy, x, mean, rstd, w, rows, C, work);
 }
 
-CPU_INLINE void head_norm_fwd_body(cpu_type t, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
+SIMD_INLINE void head_norm_fwd_body(cpu_type t, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
 #pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)(H * D) > SMALL)
     for (int row = 0; row < rows; row++)
         for (int h = 0; h < H; h++) {
@@ -133,8 +133,8 @@ void CPU_ISA(head_norm_fwd)(cpu_type t, void *x, ptrdiff_t ld, float *rstd, cons
         head_norm_fwd_body(CPU_BF16, x, ld, rstd, w, rows, H, D);
 }
 
-CPU_INLINE void head_norm_bwd_body(cpu_type t, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd,
-                                   const float *w, int rows, int H, int D, float *work) {
+SIMD_INLINE void head_norm_bwd_body(cpu_type t, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd,
+                                    const float *w, int rows, int H, int D, float *work) {
     int threads = 1;
 #pragma omp parallel if ((size_t)rows * (size_t)(H * D) > SMALL)
     {
@@ -172,8 +172,8 @@ void CPU_ISA(head_norm_bwd)(cpu_type t, void *dy, ptrdiff_t ld_dy, float *dw, co
         head_norm_bwd_body(CPU_BF16, dy, ld_dy, dw, x, ld_x, rstd, w, rows, H, D, work);
 }
 
-CPU_INLINE void cross_entropy_row(cpu_type t, void *d, float *nats, uint16_t *best, const float *x, int target, float scale, float z_loss,
-                                  int V) {
+SIMD_INLINE void cross_entropy_row(cpu_type t, void *d, float *nats, uint16_t *best, const float *x, int target, float scale, float z_loss,
+                                   int V) {
     float top = x[0], sum = 0;
 #pragma omp simd reduction(max : top)
     for (int i = 0; i < V; i++) top = x[i] > top ? x[i] : top;
@@ -194,8 +194,8 @@ CPU_INLINE void cross_entropy_row(cpu_type t, void *d, float *nats, uint16_t *be
     if (scored) act_set(t, d, (size_t)target, factor * exp_f32(x[target] - top) - scale);
 }
 
-CPU_INLINE void cross_entropy_body(cpu_type t, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target,
-                                   float scale, float z_loss, int rows, int V) {
+SIMD_INLINE void cross_entropy_body(cpu_type t, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target,
+                                    float scale, float z_loss, int rows, int V) {
 #pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)V > SMALL)
     for (int r = 0; r < rows; r++) {
         size_t at = (size_t)r * (size_t)V;

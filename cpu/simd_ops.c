@@ -42,8 +42,8 @@ static void embed_bwd(float *dtoken_emb, float *dpos_emb, const float *dx, const
     }
 }
 
-CPU_INLINE void rotary_body(cpu_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
-                            float sign) {
+SIMD_INLINE void rotary_body(cpu_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
+                             float sign) {
     int half = R / 2;
 #pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)(H * D) > SMALL)
     for (int r = 0; r < rows; r++) {
@@ -68,7 +68,7 @@ static void rotary(cpu_type t, void *x, ptrdiff_t ld, const int32_t *position, c
 }
 
 // Zeroes what the draw drops of one row of F values and divides the rest by 1 - p; one draw serves four neighbours.
-CPU_INLINE void drop_row(cpu_type t, void *x, int F, const cpu_dropout *d, int row, int rows_a_sequence) {
+SIMD_INLINE void drop_row(cpu_type t, void *x, int F, const cpu_dropout *d, int row, int rows_a_sequence) {
     uint32_t limit = (uint32_t)((double)d->p * 4294967296.0);
     uint64_t window = d->window[row / rows_a_sequence], base = (uint64_t)d->layer << 48; // attention's draws have bit 63
     float keep = 1 / (1 - d->p);
@@ -79,8 +79,8 @@ CPU_INLINE void drop_row(cpu_type t, void *x, int F, const cpu_dropout *d, int r
     }
 }
 
-CPU_INLINE void activation_fwd_body(cpu_type t, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *d,
-                                    int rows_a_sequence) {
+SIMD_INLINE void activation_fwd_body(cpu_type t, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *d,
+                                     int rows_a_sequence) {
 #pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)F > SMALL / 4)
     for (int r = 0; r < rows; r++) {
         const void *from = act_at(t, h, (size_t)r * (size_t)F);
@@ -109,8 +109,8 @@ static void activation_fwd(cpu_type t, pa_activation kind, void *g, const void *
         activation_fwd_body(CPU_BF16, kind, g, h, rows, F, d, rows_a_sequence);
 }
 
-CPU_INLINE void activation_bwd_body(cpu_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const cpu_dropout *d,
-                                    int rows_a_sequence) {
+SIMD_INLINE void activation_bwd_body(cpu_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const cpu_dropout *d,
+                                     int rows_a_sequence) {
 #pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)F > SMALL / 4)
     for (int r = 0; r < rows; r++) {
         const void *from = act_at(t, h, (size_t)r * (size_t)F);
@@ -171,7 +171,7 @@ static void adam(float *p, float *g, float *m, float *v, uint16_t *copy, size_t 
     }
     if (!copy) return;
 #pragma omp parallel for simd schedule(static) if (n > SMALL)
-    for (size_t i = 0; i < n; i++) copy[i] = bf16_of_f32(p[i]);
+    for (size_t i = 0; i < n; i++) copy[i] = bf16_from_float(p[i]);
 }
 
 static void cast(cpu_type t, void *y, const float *x, size_t n) {
@@ -181,7 +181,7 @@ static void cast(cpu_type t, void *y, const float *x, size_t n) {
     }
     uint16_t *to = y;
 #pragma omp parallel for simd schedule(static) if (n > SMALL)
-    for (size_t i = 0; i < n; i++) to[i] = bf16_of_f32(x[i]);
+    for (size_t i = 0; i < n; i++) to[i] = bf16_from_float(x[i]);
 }
 
 static void widen(cpu_type t, float *y, const void *x, size_t n) {
@@ -191,7 +191,7 @@ static void widen(cpu_type t, float *y, const void *x, size_t n) {
     }
     const uint16_t *from = x;
 #pragma omp parallel for simd schedule(static) if (n > SMALL)
-    for (size_t i = 0; i < n; i++) y[i] = f32_of_bf16(from[i]);
+    for (size_t i = 0; i < n; i++) y[i] = bf16_to_float(from[i]);
 }
 
 static void column_sum(float *sum, const float *x, int rows, int C) {
@@ -205,7 +205,7 @@ static void column_sum(float *sum, const float *x, int rows, int C) {
     }
 }
 
-CPU_INLINE float dot(cpu_type t, const float *x, const void *w, int n) {
+SIMD_INLINE float dot(cpu_type t, const float *x, const void *w, int n) {
     float a = 0, b = 0, c = 0, d = 0; // four chains, so that additions do not wait for one another
     int quarter = n / 64 * 16, i = 4 * quarter;
     const void *w1 = act_at(t, w, (size_t)quarter), *w2 = act_at(t, w1, (size_t)quarter), *w3 = act_at(t, w2, (size_t)quarter);
@@ -219,7 +219,7 @@ CPU_INLINE float dot(cpu_type t, const float *x, const void *w, int n) {
     return (a + b) + (c + d);
 }
 
-CPU_INLINE void gemv_body(cpu_type t, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out) {
+SIMD_INLINE void gemv_body(cpu_type t, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out) {
 #pragma omp parallel for schedule(static) if ((size_t)in * (size_t)out > SMALL)
     for (int o = 0; o < out; o++)
         for (int s = 0; s < streams; s++)
