@@ -159,13 +159,13 @@ static pa_status save(trainer *t, bool best, pa_err *err) {
 static pa_status evaluate(trainer *t, pa_err *err) {
     const pa_config *c = t->config;
     double began = pa_clock();
-    int64_t pieces = t->validation.pieces, correct = 0, tokens = 0;
-    if (c->log.eval_pieces && c->log.eval_pieces < pieces) pieces = c->log.eval_pieces;
+    int64_t correct = 0, tokens;
     pa_score score;
-    pa_status s =
-        pa_score_crops(t->backend, t->ctx, &c->model, &t->validation, pieces, (uint64_t)c->train.seed, t->micro, true, &score, err);
+    pa_status s = pa_score_crops(t->backend, t->ctx, &c->model, &t->validation, c->log.eval_pieces, (uint64_t)c->train.seed, t->micro, true,
+                                 &score, err);
     if (s) return s;
-    for (int i = 0; i < PA_CLASSES; i++) correct += score.correct[i], tokens += score.tokens[i];
+    for (int i = 0; i < PA_CLASSES; i++) correct += score.correct[i];
+    tokens = pa_score_tokens(&score);
     double loss = pa_score_loss(&score), took = pa_clock() - began;
     t->state.evaluated = t->state.step;
     s = pa_runlog_eval(&t->log, t->state.step, loss, pa_score_loss_seed(&score), tokens ? (double)correct / (double)tokens : 0, took, err);
