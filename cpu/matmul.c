@@ -1,5 +1,8 @@
 // matmul.c: matrix products by oneDNN, one cached primitive a shape. Knows nothing of the model.
+// Where oneDNN has no product of bf16 for this processor (no AVX-512), bf16 operands are widened to float32 first: the same numbers, for
+// the time and the memory of the copies.
 #include "cpu/matmul.h"
+#include "cpu/simd.h"
 
 #include <oneapi/dnnl/dnnl.h>
 #include <stdlib.h>
@@ -9,6 +12,7 @@ typedef struct {
     cpu_product key;
     dnnl_primitive_t primitive;
     dnnl_memory_t a, b, c, scratch;
+    bool widen; // bf16 operands go through float32 copies
 } entry;
 
 struct cpu_matmul {
@@ -16,8 +20,10 @@ struct cpu_matmul {
     dnnl_stream_t stream;
     entry *entries;
     int count, capacity;
-    void *scratch;
+    void *scratch; // shared by all entries: the largest that one of them wants
     size_t scratch_size;
+    void *wide[3]; // float32 copies of a, b and c
+    size_t wide_size[3];
 };
 
 static pa_status dnnl_error(pa_err *err, const char *what, dnnl_status_t status) {
@@ -61,6 +67,7 @@ void cpu_matmul_destroy(cpu_matmul *mm) {
     if (mm->engine) dnnl_engine_destroy(mm->engine);
     free(mm->entries);
     free(mm->scratch);
+    for (int i = 0; i < 3; i++) free(mm->wide[i]);
     free(mm);
 }
 
@@ -73,14 +80,65 @@ static dnnl_status_t describe(dnnl_memory_desc_t *md, int rows, int columns, cpu
     return dnnl_memory_desc_init_by_strides(md, 2, dims, t == CPU_F32 ? dnnl_f32 : dnnl_bf16, strides);
 }
 
-static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *p, pa_err *err) {
+static pa_status reserve(void **p, size_t *size, size_t need, pa_err *err) {
+    if (need <= *size) return PA_OK;
+    free(*p);
+    *size = 0;
+    if (!(*p = pa_alloc(need))) return pa_error(err, PA_FAIL, "no memory for %zu bytes of a matrix product's scratch", need);
+    *size = need;
+    return PA_OK;
+}
+
+typedef struct {
+    int rows, columns, ld; // as stored
+    cpu_type type;
+} operand;
+enum { A, B, C };
+
+static void operands(const cpu_product *p, operand o[3]) {
+    o[A] = (operand){p->a_t ? p->k : p->m, p->a_t ? p->m : p->k, p->lda, p->a};
+    o[B] = (operand){p->b_t ? p->n : p->k, p->b_t ? p->k : p->n, p->ldb, p->b};
+    o[C] = (operand){p->m, p->n, p->ldc, p->c};
+}
+
+// The same product with bf16 operands as dense float32.
+static cpu_product widened(const cpu_product *p) {
+    cpu_product w = *p;
+    operand o[3];
+    operands(p, o);
+    if (w.a == CPU_BF16) w.a = CPU_F32, w.lda = o[A].columns;
+    if (w.b == CPU_BF16) w.b = CPU_F32, w.ldb = o[B].columns;
+    if (w.c == CPU_BF16) w.c = CPU_F32, w.ldc = o[C].columns;
+    return w;
+}
+
+static void widen(float *to, const uint16_t *from, const operand *o) {
+#pragma omp parallel for schedule(static)
+    for (int r = 0; r < o->rows; r++) {
+        float *t = to + (size_t)r * (size_t)o->columns;
+        const uint16_t *f = from + (size_t)r * (size_t)o->ld;
+        for (int i = 0; i < o->columns; i++) t[i] = bf16_to_float(f[i]);
+    }
+}
+
+static void narrow(uint16_t *to, const float *from, const operand *o) {
+#pragma omp parallel for schedule(static)
+    for (int r = 0; r < o->rows; r++) {
+        uint16_t *t = to + (size_t)r * (size_t)o->ld;
+        const float *f = from + (size_t)r * (size_t)o->columns;
+        for (int i = 0; i < o->columns; i++) t[i] = bf16_from_float(f[i]);
+    }
+}
+
+static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *key, bool wide, pa_err *err) {
     pa_status result = PA_OK;
+    const cpu_product product = wide ? widened(key) : *key, *p = &product;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_post_ops_t ops = NULL;
     dnnl_primitive_desc_t pd = NULL;
     dnnl_memory_desc_t a, b, c;
     dnnl_matmul_desc_t d;
-    *e = (entry){.key = *p};
+    *e = (entry){.key = *key, .widen = wide};
     TRY(describe(&a, p->m, p->k, p->a, p->a_t, p->lda));
     TRY(describe(&b, p->k, p->n, p->b, p->b_t, p->ldb));
     TRY(describe(&c, p->m, p->n, p->c, false, p->ldc));
@@ -92,7 +150,12 @@ static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *p, pa
         TRY(dnnl_primitive_attr_set_post_ops(attr, ops));
     }
     TRY(dnnl_matmul_desc_init(&d, &a, &b, NULL, &c));
-    TRY(dnnl_primitive_desc_create(&pd, &d, attr, mm->engine, NULL));
+    dnnl_status_t created = dnnl_primitive_desc_create(&pd, &d, attr, mm->engine, NULL);
+    if (created == dnnl_unimplemented && !wide && (p->a == CPU_BF16 || p->b == CPU_BF16 || p->c == CPU_BF16)) {
+        result = entry_create(mm, e, key, true, err);
+        goto clean;
+    }
+    TRY(created);
     TRY(dnnl_primitive_create(&e->primitive, pd));
     const dnnl_memory_desc_t *s = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
     TRY(dnnl_memory_create(&e->a, &a, mm->engine, DNNL_MEMORY_NONE));
@@ -100,13 +163,13 @@ static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *p, pa
     TRY(dnnl_memory_create(&e->c, &c, mm->engine, DNNL_MEMORY_NONE));
     TRY(dnnl_memory_create(&e->scratch, s, mm->engine, DNNL_MEMORY_NONE));
     size_t need = dnnl_memory_desc_get_size(s);
-    if (need > mm->scratch_size) {
-        free(mm->scratch);
-        mm->scratch_size = need;
-        if (!(mm->scratch = pa_alloc(need))) {
-            mm->scratch_size = 0;
-            result = pa_error(err, PA_FAIL, "no memory for %zu bytes of a matrix product's scratch", need);
-        }
+    if ((result = reserve(&mm->scratch, &mm->scratch_size, need, err))) goto done;
+    operand o[3];
+    operands(key, o);
+    for (int i = 0; wide && i < 3; i++) {
+        if (o[i].type != CPU_BF16) continue;
+        size_t bytes = (size_t)o[i].rows * (size_t)o[i].columns * sizeof(float);
+        if ((result = reserve(&mm->wide[i], &mm->wide_size[i], bytes, err))) goto done;
     }
     if (getenv("PATRAIN_DEBUG_MATMUL")) {
         const char *info = NULL;
@@ -115,10 +178,11 @@ static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *p, pa
                 p->add, info, need);
     }
 done:
+    if (result) entry_clear(e);
+clean:
     if (ops) dnnl_post_ops_destroy(ops);
     if (attr) dnnl_primitive_attr_destroy(attr);
     if (pd) dnnl_primitive_desc_destroy(pd);
-    if (result) entry_clear(e);
     return result;
 }
 
@@ -136,7 +200,7 @@ static pa_status find(cpu_matmul *mm, const cpu_product *p, entry **found, pa_er
         if (!grown) return pa_error(err, PA_FAIL, "no memory");
         mm->entries = grown, mm->capacity = capacity;
     }
-    pa_status s = entry_create(mm, &mm->entries[mm->count], p, err);
+    pa_status s = entry_create(mm, &mm->entries[mm->count], p, false, err);
     if (s) return s;
     *found = &mm->entries[mm->count++];
     return PA_OK;
@@ -147,13 +211,22 @@ pa_status cpu_matmul_run(cpu_matmul *mm, const cpu_product *p, const void *a, co
     entry *e = NULL;
     if (p->m == 0 || p->n == 0) return PA_OK;
     if ((result = find(mm, p, &e, err))) return result;
-    TRY(dnnl_memory_set_data_handle(e->a, (void *)a));
-    TRY(dnnl_memory_set_data_handle(e->b, (void *)b));
-    TRY(dnnl_memory_set_data_handle(e->c, c));
+    operand o[3];
+    operands(p, o);
+    const void *in[3] = {a, b, c};
+    for (int i = 0; e->widen && i < 3; i++) {
+        if (o[i].type != CPU_BF16) continue;
+        if (i != C || p->add) widen(mm->wide[i], in[i], &o[i]);
+        in[i] = mm->wide[i];
+    }
+    TRY(dnnl_memory_set_data_handle(e->a, (void *)in[A]));
+    TRY(dnnl_memory_set_data_handle(e->b, (void *)in[B]));
+    TRY(dnnl_memory_set_data_handle(e->c, (void *)in[C]));
     TRY(dnnl_memory_set_data_handle(e->scratch, mm->scratch));
     dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, e->a}, {DNNL_ARG_WEIGHTS, e->b}, {DNNL_ARG_DST, e->c}, {DNNL_ARG_SCRATCHPAD, e->scratch}};
     TRY(dnnl_primitive_execute(e->primitive, mm->stream, 4, args));
     TRY(dnnl_stream_wait(mm->stream));
+    if (in[C] != c) narrow(c, in[C], &o[C]);
 done:
     return result;
 }

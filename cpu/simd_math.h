@@ -26,6 +26,21 @@ SIMD_INLINE void act_set(cpu_type t, void *x, size_t i, float value) {
     else
         ((uint16_t *)x)[i] = bf16_from_float(value);
 }
+// Elements i to i + n, n <= VW; lanes beyond are 0.
+SIMD_INLINE vf act_load(cpu_type t, const void *x, size_t i, int n) {
+    if (n == VW) return t == CPU_F32 ? vf_load((const float *)x + i) : vf_load_bf16((const uint16_t *)x + i);
+    vf v = {0};
+    for (int j = 0; j < n; j++) v[j] = act_get(t, x, i + (size_t)j);
+    return v;
+}
+SIMD_INLINE void act_store(cpu_type t, void *x, size_t i, int n, vf v) {
+    if (n == VW && t == CPU_F32)
+        vf_store((float *)x + i, v);
+    else if (n == VW)
+        vf_store_bf16((uint16_t *)x + i, v);
+    else
+        for (int j = 0; j < n; j++) act_set(t, x, i + (size_t)j, v[j]);
+}
 SIMD_INLINE void *act_at(cpu_type t, const void *x, size_t i) {
     return (char *)x + i * (t == CPU_F32 ? 4 : 2);
 }
@@ -45,14 +60,14 @@ SIMD_INLINE float exp_f32(float x) {
 
 // Normal distribution: its integral Phi(x) and e^(-x^2/2). With u = |x| / sqrt(2): Phi(-|x|) = erfc(u) / 2, erfc(u) = e^(-u^2) t P(t),
 // t = 1 / (1 + 0.4 u); P is a least-maximum fit of degree 9 to e^(u^2) erfc(u) on 0 <= u <= 9.5 with a relative error of 7e-9.
-SIMD_INLINE float normal_integral(float x, float *gauss) {
-    float u = fabsf(x) * 0.70710678f, t = 1.0f / (1.0f + 0.4f * u), g = exp_f32(-0.5f * x * x);
-    float p = -0.030597033f;
-    p = p * t + 0.20348403f, p = p * t - 0.51174301f, p = p * t + 0.56478170f, p = p * t - 0.29888900f, p = p * t + 0.27991945f;
+SIMD_INLINE vf normal_integral(vf x, vf *gauss) {
+    vf u = (vf)((vu)x & 0x7fffffffu) * 0.70710678f, t = 1.0f / (1.0f + 0.4f * u), g = vf_exp2(-0.72134752f * x * x, 6);
+    vf p = t * -0.030597033f + 0.20348403f;
+    p = p * t - 0.51174301f, p = p * t + 0.56478170f, p = p * t - 0.29888900f, p = p * t + 0.27991945f;
     p = p * t + 0.12694190f, p = p * t + 0.21551132f, p = p * t + 0.22487999f, p = p * t + 0.22571066f;
-    float tail = 0.5f * g * t * p;
+    vf tail = 0.5f * g * t * p;
     *gauss = g;
-    return x < 0.0f ? tail : 1.0f - tail;
+    return vf_select(x < 0.0f, tail, 1.0f - tail);
 }
 
 #endif

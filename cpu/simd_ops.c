@@ -85,18 +85,10 @@ SIMD_INLINE void activation_fwd_body(cpu_type t, pa_activation kind, void *g, co
     for (int r = 0; r < rows; r++) {
         const void *from = act_at(t, h, (size_t)r * (size_t)F);
         void *to = act_at(t, g, (size_t)r * (size_t)F);
-        if (kind == PA_GELU) {
-#pragma omp simd
-            for (int i = 0; i < F; i++) {
-                float x = act_get(t, from, (size_t)i), gauss;
-                act_set(t, to, (size_t)i, x * normal_integral(x, &gauss));
-            }
-        } else {
-#pragma omp simd
-            for (int i = 0; i < F; i++) {
-                float x = act_get(t, from, (size_t)i), y = x < 0 ? 0 : x;
-                act_set(t, to, (size_t)i, y * y);
-            }
+        for (int i = 0; i < F; i += VW) {
+            int n = F - i < VW ? F - i : VW;
+            vf x = act_load(t, from, (size_t)i, n), gauss, positive = vf_select(x < 0.0f, (vf){0}, x); // NaN stays
+            act_store(t, to, (size_t)i, n, kind == PA_GELU ? x * normal_integral(x, &gauss) : positive * positive);
         }
         if (d && d->p > 0) drop_row(t, to, F, d, r, rows_a_sequence);
     }
@@ -116,18 +108,10 @@ SIMD_INLINE void activation_bwd_body(cpu_type t, pa_activation kind, void *dg, c
         const void *from = act_at(t, h, (size_t)r * (size_t)F);
         void *to = act_at(t, dg, (size_t)r * (size_t)F);
         if (d && d->p > 0) drop_row(t, to, F, d, r, rows_a_sequence);
-        if (kind == PA_GELU) {
-#pragma omp simd
-            for (int i = 0; i < F; i++) {
-                float x = act_get(t, from, (size_t)i), gauss, phi = normal_integral(x, &gauss);
-                act_set(t, to, (size_t)i, act_get(t, to, (size_t)i) * (phi + x * gauss * 0.39894228f));
-            }
-        } else {
-#pragma omp simd
-            for (int i = 0; i < F; i++) {
-                float x = act_get(t, from, (size_t)i), y = x < 0 ? 0 : x;
-                act_set(t, to, (size_t)i, act_get(t, to, (size_t)i) * 2 * y);
-            }
+        for (int i = 0; i < F; i += VW) {
+            int n = F - i < VW ? F - i : VW;
+            vf x = act_load(t, from, (size_t)i, n), up = act_load(t, to, (size_t)i, n), gauss, phi = normal_integral(x, &gauss);
+            act_store(t, to, (size_t)i, n, up * (kind == PA_GELU ? phi + 0.39894228f * x * gauss : 2.0f * vf_select(x < 0.0f, (vf){0}, x)));
         }
     }
 }

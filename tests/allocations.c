@@ -30,6 +30,7 @@ bool allocations_counted(void) {
 #else
 static struct {
     uintptr_t start, end; // of a runtime library's code
+    size_t below;         // blocks smaller than this are its own affair
 } runtime[8];
 static int runtimes;
 
@@ -37,15 +38,25 @@ bool allocations_counted(void) {
     return true;
 }
 
+// oneDNN's products for processors without AVX-512 (gemm:jit) take their packing buffers from malloc on every call.
+static bool packs(const char *library) {
+#if defined(__x86_64__)
+    return strstr(library, "libdnnl") && !__builtin_cpu_supports("avx512f");
+#else
+    return strstr(library, "libdnnl");
+#endif
+}
+
 static int find_runtimes(struct dl_phdr_info *library, size_t size, void *unused) {
     const char *name = library->dlpi_name;
     (void)size, (void)unused;
-    if (!strstr(name, "libgomp") && !strstr(name, "libomp") && !strstr(name, "libstdc++")) return 0;
+    if (!packs(name) && !strstr(name, "libgomp") && !strstr(name, "libomp") && !strstr(name, "libstdc++")) return 0;
     for (int i = 0; i < library->dlpi_phnum; i++) {
         const ElfW(Phdr) *part = &library->dlpi_phdr[i];
         if (part->p_type != PT_LOAD || !(part->p_flags & PF_X) || runtimes == 8) continue;
         runtime[runtimes].start = library->dlpi_addr + part->p_vaddr;
         runtime[runtimes].end = runtime[runtimes].start + part->p_memsz;
+        runtime[runtimes].below = packs(name) ? SIZE_MAX : 4096;
         runtimes++;
     }
     return 0;
@@ -56,8 +67,8 @@ __attribute__((constructor)) static void start(void) {
 }
 
 static void count(const void *caller, size_t size) {
-    for (int i = 0; i < runtimes && size < 4096; i++)
-        if ((uintptr_t)caller >= runtime[i].start && (uintptr_t)caller < runtime[i].end) return;
+    for (int i = 0; i < runtimes; i++)
+        if (size < runtime[i].below && (uintptr_t)caller >= runtime[i].start && (uintptr_t)caller < runtime[i].end) return;
     calls++;
 }
 
