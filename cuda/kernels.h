@@ -1,0 +1,117 @@
+// kernels.h: the operations of the model on an NVIDIA GPU: the names, meanings and argument order of cpu/ops.h, a stream before them.
+// Pointers are device memory unless said. A call launches and returns; errors show in cudaGetLastError and when the stream is next waited
+// for. No call takes memory, waits, or reads the host's memory later: all can be captured in a graph. Knows nothing of files,
+// configuration or training. Matrix products are in cuda/matmul.h.
+//
+// Activations are float32, bf16 or fp16 (`type`; void pointers below); parameters, the residual stream, statistics, losses and all sums
+// are float32 or better. Rows are laid out as all kept prefix rows of the batch, B K of them, then all latent rows, B N. Pointers are
+// aligned to 16 bytes, and so are rows of activations where the row's width allows.
+// Every operation gives the same bits each time: sums have one order, and nothing is added by atomics.
+#ifndef PA_CUDA_KERNELS_H
+#define PA_CUDA_KERNELS_H
+
+#include <cuda_runtime.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { CUDA_F32, CUDA_BF16, CUDA_F16 } cuda_type;
+static inline size_t cuda_size(cuda_type t) {
+    return t == CUDA_F32 ? 4 : 2;
+}
+typedef enum { CUDA_GELU, CUDA_SQRELU } cuda_activation;
+
+// As cpu_dropout; window is device memory.
+typedef struct {
+    float p;
+    uint64_t seed;
+    const uint64_t *window; // (B)
+    uint32_t layer;
+} cuda_dropout;
+
+// As cpu_attn.
+typedef struct {
+    cuda_type type;
+    int batch, latents, kept, heads, dim_head; // B N K H D; D a multiple of 8, at most 128
+    float scale;
+    ptrdiff_t ldq, ldkv, ldo;
+    const void *q, *kp, *vp, *kn, *vn;
+    cuda_dropout dropout;
+} cuda_attn;
+
+// What changes from step to step, in device memory so that a captured step can be replayed.
+typedef struct {
+    float loss_scale; // times nats = what is differentiated; fp16's loss scaling included
+    float grad_scale; // what gradients are multiplied by before the update, clipping not included
+    float clip;       // most norm; 0: never clipped
+    float lr, beta1, beta2, eps, decay;
+    float c1, c2; // 1 - beta^step
+    int decoupled;
+} cuda_scalars;
+
+// cuda/attention_fwd.cu, cuda/attention_bwd.cu. Scores never leave a tile. fp16 and bf16 by tensor cores (bf16 from sm_80), float32 by
+// plain arithmetic.
+void cuda_attn_fwd(cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work);
+void cuda_attn_bwd(cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp,
+                   void *dvp, void *dkn, void *dvn, void *work);
+size_t cuda_attn_work(const cuda_attn *a); // bytes that either needs
+
+// cuda/decode.cu. One query a stream against a cache k, v (S, H, capacity, D) of `type`: first puts this position's key and value
+// (k_new, v_new (S, H D) float32) at row *length of it, then attends to rows 0 .. *length. *length is device memory, not advanced here.
+void cuda_attn_decode(cudaStream_t stream, cuda_type type, int streams, int heads, int dim_head, const int *length, int capacity,
+                      float scale, const float *q, const float *k_new, const float *v_new, void *k, void *v, float *o, void *work);
+size_t cuda_attn_decode_work(int streams, int heads, int dim_head, int capacity);
+// y (S, out) = x (S, in) w^T (+ bias), w (out, in) of `type`, read once.
+void cuda_gemv(cudaStream_t stream, cuda_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in,
+               int out);
+
+// cuda/embed.cu. Gradients by one block a token (and position), which adds its rows in order.
+void cuda_embed_fwd(cudaStream_t stream, float *x, const int32_t *token, const int32_t *position, const float *token_emb,
+                    const float *pos_emb, int rows, int C);
+void cuda_embed_bwd(cudaStream_t stream, float *dtoken_emb, float *dpos_emb, const float *dx, const int32_t *token, const int32_t *position,
+                    int rows, int C, int V, int positions);
+
+// cuda/norm.cu. work: cuda_norm_work(C) bytes.
+size_t cuda_norm_work(int C);
+void cuda_layernorm_fwd(cudaStream_t stream, cuda_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
+                        const float *bias, const float *w, const float *b, int rows, int C);
+void cuda_layernorm_bwd(cudaStream_t stream, cuda_type type, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x,
+                        const float *mean, const float *rstd, const float *w, int rows, int C, float *work);
+void cuda_head_norm_fwd(cudaStream_t stream, cuda_type type, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D);
+void cuda_head_norm_bwd(cudaStream_t stream, cuda_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x,
+                        const float *rstd, const float *w, int rows, int H, int D, float *work);
+// sum (C) += the columns of x (rows, C).
+void cuda_column_sum(cudaStream_t stream, float *sum, const float *x, int rows, int C, float *work);
+
+// cuda/pointwise.cu
+void cuda_rotary(cudaStream_t stream, cuda_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H,
+                 int D, int R, float sign);
+void cuda_activation_fwd(cudaStream_t stream, cuda_type type, cuda_activation kind, void *g, const void *h, int rows, int F,
+                         const cuda_dropout *dropout, int rows_a_sequence);
+void cuda_activation_bwd(cudaStream_t stream, cuda_type type, cuda_activation kind, void *dg, const void *h, int rows, int F,
+                         const cuda_dropout *dropout, int rows_a_sequence);
+void cuda_cast(cudaStream_t stream, cuda_type type, void *y, const float *x, size_t n);
+void cuda_widen(cudaStream_t stream, cuda_type type, float *y, const void *x, size_t n);
+
+// cuda/loss.cu. scale is read from device memory: scalars->loss_scale. best may be NULL. Sum of nats in one order: *sum (double).
+void cuda_cross_entropy(cudaStream_t stream, cuda_type type, void *dlogits, float *nats, uint16_t *best, const float *logits,
+                        const uint16_t *target, const cuda_scalars *scalars, float z_loss, int rows, int V);
+void cuda_sum(cudaStream_t stream, double *sum, const float *x, size_t n);
+
+// cuda/optimizer.cu. *sum (double) = sum of squares in one order; work: cuda_sum_squares_work() bytes.
+size_t cuda_sum_squares_work(void);
+void cuda_sum_squares(cudaStream_t stream, double *sum, const float *x, size_t n, void *work);
+// Adam over all n numbers at once, as in PyTorch: g is multiplied by scalars->grad_scale, and by clip / norm where the norm,
+// grad_scale sqrt(*squares), is larger than clip; then cleared. Where the norm is not finite p, m, v and copy stay, g is cleared.
+// decays (n / 16): whether weight decay applies to these 16 numbers (tensors start on multiples of 16). copy (of `type`) = p; NULL: none.
+void cuda_adam(cudaStream_t stream, float *p, float *g, float *m, float *v, cuda_type type, void *copy, const uint8_t *decays, size_t n,
+               const double *squares, const cuda_scalars *scalars);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
