@@ -268,8 +268,14 @@ static double cpu_peak(pa_context *c) {
     return c->peak;
 }
 
+static pa_status cpu_present(pa_err *err) {
+    (void)err;
+    return PA_OK;
+}
+
 const pa_backend *pa_backend_cpu(void) {
     static const pa_backend backend = {.name = "cpu",
+                                       .present = cpu_present,
                                        .open = cpu_open,
                                        .close = cpu_close,
                                        .read = cpu_read,

@@ -50,6 +50,7 @@ typedef enum { PA_PARAM, PA_GRAD, PA_MOMENT1, PA_MOMENT2 } pa_kind;
 typedef struct pa_context pa_context;
 typedef struct {
     const char *name;
+    pa_status (*present)(pa_err *err);                                  // PA_OK, or why this machine can't run it
     pa_status (*open)(pa_context **ctx, const pa_open *o, pa_err *err); // parameters start at zero
     void (*close)(pa_context *ctx);
     // Tensor `t` of the table as float32, in PyTorch's order.
@@ -73,7 +74,8 @@ typedef struct {
 } pa_backend;
 
 const pa_backend *pa_backend_cpu(void);
-// By --device: "auto", "cpu" or "cuda"; PA_USAGE where that one is not built or not there.
+const pa_backend *pa_backend_cuda(void); // only where it is built: PA_WITH_CUDA
+// By --device: "auto", "cpu" or "cuda"; PA_USAGE where that one is not built. "auto" takes a GPU that is there, and says why not else.
 pa_status pa_backend_choose(const char *device, const pa_backend **backend, pa_err *err);
 
 #endif

@@ -1,0 +1,163 @@
+// context.h: what the CUDA backend keeps: arenas, the buffers laid out in them, and the shape of the call at hand. Private to cuda/.
+// Letters as in host/params.h; R = B N latent rows, K kept prefix positions a sequence, Q = B K prefix rows. Mirrors cpu/context.h.
+#ifndef PA_CUDA_CONTEXT_H
+#define PA_CUDA_CONTEXT_H
+
+#include "cuda/kernels.h"
+#include "cuda/matmul.h"
+#include "host/backend.h"
+
+enum {
+    ARENA_PARAMETERS,
+    ARENA_WEIGHTS,
+    ARENA_GRADIENTS,
+    ARENA_MOMENTS,
+    ARENA_ACTIVATIONS,
+    ARENA_BACKWARD,
+    ARENA_CACHES,
+    ARENA_OTHER,
+    ARENAS
+};
+
+typedef struct {
+    const char *name;
+    char *base; // device memory; NULL while sizes are being counted
+    size_t used, size;
+} cuda_arena;
+
+// What one block keeps from the forward for the backward pass. With recomputation, and without training, all blocks share one.
+typedef struct {
+    void *zn;               // (Q + R, C) act: normalised input; prefix rows first (cross-attention only)
+    float *mean, *rstd;     // (Q + R)
+    void *q, *k, *v;        // act: q (R, ldq), k and v (Q + R, ldkv), rotated
+    float *q_rstd, *k_rstd; // (R, H), (Q + R, H), with qk_norm
+    void *o;                // (R, I) act
+    float *lse;             // (B, H, N)
+    float *z_mid;           // (R, C) after attention
+    void *zn2;              // (R, C) act
+    float *mean2, *rstd2;
+    void *h, *g; // (R, F) act: before and after the activation
+} cuda_saved;
+
+typedef struct {
+    void *k, *v; // (S, H, capacity, D) act, k rotated
+    int capacity;
+} cuda_cache;
+
+// What a call needs of the host, in one block of pinned memory and its twin on the device, so that one copy carries it.
+typedef struct {
+    cuda_scalars *scalars;
+    int32_t *token, *position; // (Q + R)
+    uint16_t *target;          // (R)
+    uint64_t *window;          // (B)
+} cuda_input;
+
+// A captured call, replayed for the same shape.
+typedef struct {
+    int B, M, N, K;
+    bool dropout;
+    cudaGraphExec_t run; // NULL: the shape was seen once, not captured
+} cuda_step_graph;
+enum { CUDA_GRAPHS = 4 };
+
+struct pa_context {
+    pa_open open;
+    const pa_params *params;
+    cuda_type type;
+    cuda_matmul *mm;
+    cudaStream_t stream;
+    cudaGraphExec_t update_graph, decode_graph;
+    cuda_step_graph graph[CUDA_GRAPHS];
+    int graphs;
+    int blocks;
+    cuda_arena arena[ARENAS];
+
+    float *param, *grad, *moment1, *moment2; // each params->floats
+    void *weight;                            // copy of param in `type`, or NULL with float32
+    uint8_t *decays;                         // (floats / 16)
+    bool weight_stale;
+
+    char *pinned; // host, input_size bytes: the twin of the inputs below
+    size_t input_size;
+    cuda_input host, in;
+    double *squares, *nats_sum; // on the device; their twins follow the pinned inputs
+    double *host_sums;          // (2) pinned: squares, nats_sum
+
+    float *rotary_table;    // (context, rotary / 2, 2)
+    float *xp;              // (Q, C) embedded prefix
+    float **z;              // blocks + 1 residual streams (R, C); two in turn where nothing is kept
+    cuda_saved *saved;      // a block
+    float *y;               // (R, C) output of a block's last product
+    void *zf;               // (R, C) act: what the logits are made of
+    float *mean_f, *rstd_f; // with final_norm
+    float *logits;          // (R, V)
+    float *nats;            // (R)
+    uint16_t *best;         // (R)
+    void *work;             // of attention and reductions
+    void *workspace;        // of cuBLASLt
+
+    float *dz, *dxp;       // (R, C), (Q, C)
+    void *dza, *dxn;       // (R, C), (Q + R, C) act
+    void *dff;             // (R, F) act
+    void *dq, *dkv, *dout; // (R, 3 I) or (R, I) and (Q + R, 2 I); (R, I) act
+    void *dlogits;         // (R, V) act
+
+    cuda_cache *cache; // a block
+    int cached;        // tokens in the window so far
+    int cached_prefix;
+    int32_t *step_in, *host_step_in; // rows filled in self caches, in cross caches; tokens (S); positions (S); device and pinned
+    float *step, *host_logits;       // rows of a decoding step; (S, V) pinned
+    void *step_work;
+
+    int B, M, N, K, Q, R; // of the call at hand
+    bool dropout;
+    float softmax_scale; // D^-1/2
+    float loss_scaling;  // fp16: losses are multiplied by this before they are differentiated; 1 else
+    int good_steps;      // since it last changed
+    double peak;
+};
+
+// Pointer to tensor t for products; offset in elements from its start.
+static inline const void *cuda_weight(const pa_context *c, int t, size_t offset) {
+    size_t at = c->params->row[t].offset + offset;
+    return c->weight ? (const void *)((const uint16_t *)c->weight + at) : (const void *)(c->param + at);
+}
+static inline const float *cuda_param(const pa_context *c, int t) {
+    return t < 0 ? NULL : c->param + c->params->row[t].offset;
+}
+static inline float *cuda_grad(const pa_context *c, int t) {
+    return t < 0 ? NULL : c->grad + c->params->row[t].offset;
+}
+// Element i of an activation buffer.
+static inline void *cuda_at(const pa_context *c, const void *base, size_t i) {
+    return (char *)base + i * cuda_size(c->type);
+}
+
+// open.c
+bool cuda_is_cross(const pa_context *c, int block);
+// PA_OK, or an error that says what failed, where, and that nothing saved is lost.
+pa_status cuda_check(cudaError_t status, const char *what, pa_err *err);
+pa_status cuda_wait(pa_context *c, const char *what, pa_err *err); // for the stream; reports faults of launches too
+// forward.c: embeds and runs all blocks; zf is ready after it. after(block) is called when a block's k and v are.
+pa_status cuda_set_shape(pa_context *c, const pa_batch *b, pa_err *err); // checks, and fills the pinned inputs
+pa_status cuda_send_input(pa_context *c, pa_err *err);
+pa_status cuda_forward(pa_context *c, void (*after)(pa_context *c, int block, int stream), int stream, pa_err *err);
+void cuda_enter(pa_context *c, int block, const float *x, const float *r, float *z);
+pa_status cuda_body(pa_context *c, int block, bool last_product, pa_err *err);
+void cuda_attention_of(const pa_context *c, int block, cuda_attn *a);
+cuda_dropout cuda_dropout_of(const pa_context *c, int block);
+void cuda_refresh_weights(pa_context *c);
+pa_status cuda_loss(pa_context *c, const pa_batch *b, double *sum, const pa_scores *scores, pa_err *err);
+// y (rows, out) = x (rows, in) w^T
+pa_status cuda_linear(pa_context *c, int rows, int in, int out, const void *x, int t, void *y, cuda_type y_type, pa_err *err);
+// backward.c
+pa_status cuda_loss_grad(pa_context *c, const pa_batch *b, float scale, double *sum, pa_err *err);
+pa_status cuda_update(pa_context *c, const pa_update *u, double *norm, pa_err *err);
+// Makes a graph of what `work` enqueues; launch it with cudaGraphLaunch.
+pa_status cuda_capture(pa_context *c, cudaGraphExec_t *run, pa_status (*work)(pa_context *, pa_err *), pa_err *err);
+// decode.c
+size_t cuda_step_floats(const pa_context *c);
+pa_status cuda_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err);
+pa_status cuda_decode(pa_context *c, const uint16_t *tokens, float *logits, pa_err *err);
+
+#endif

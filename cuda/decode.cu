@@ -1,0 +1,210 @@
+// decode.cu: what a decoding step needs beyond the row kernels: attention of one query a stream against a cache, and products of few rows
+// with a matrix. Both are limited by reading: 2 S H (length + 1) D elements of cache; in out elements of weights, once for up to 4 streams.
+#include "cuda/device.cuh"
+#include "cuda/kernels.h"
+
+enum { THREADS = 128, WARPS = THREADS / 32, UNROLL = 4, SPLIT_KEYS = 128, MOST_SPLITS = 64 };
+
+// Eight neighbours as float32.
+template <typename T> static __device__ __forceinline__ void load8(float x[8], const T *p) {
+    uint4 bits = *reinterpret_cast<const uint4 *>(p);
+    const T *t = reinterpret_cast<const T *>(&bits);
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] = cuda_to_float(t[i]);
+}
+template <> __device__ __forceinline__ void load8<float>(float x[8], const float *p) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+        float4 v = *reinterpret_cast<const float4 *>(p + i);
+        x[i] = v.x, x[i + 1] = v.y, x[i + 2] = v.z, x[i + 3] = v.w;
+    }
+}
+
+// Softmax over some keys so far: largest score, sum of exponentials (base 2) below it, and 8 dims of the weighted sum of values.
+struct partial {
+    float top, sum, o[8];
+};
+
+static __device__ __forceinline__ void join(partial &a, const partial &b) {
+    float top = fmaxf(a.top, b.top);
+    float fa = a.top == top ? 1.0f : exp2f(a.top - top), fb = b.top == top ? 1.0f : exp2f(b.top - top);
+    a.top = top, a.sum = a.sum * fa + b.sum * fb;
+#pragma unroll
+    for (int i = 0; i < 8; i++) a.o[i] = a.o[i] * fa + b.o[i] * fb;
+}
+
+static __device__ __forceinline__ partial shuffled(const partial &p, int mask) {
+    partial q;
+    q.top = __shfl_xor_sync(0xffffffffu, p.top, mask), q.sum = __shfl_xor_sync(0xffffffffu, p.sum, mask);
+#pragma unroll
+    for (int i = 0; i < 8; i++) q.o[i] = __shfl_xor_sync(0xffffffffu, p.o[i], mask);
+    return q;
+}
+
+// A block: keys [from, to) of one head of one stream. `lanes` neighbouring lanes (a power of two) share a key, 8 dims each.
+template <typename T> static __device__ partial attend(const T *k, const T *v, const float q[8], int from, int to, int D, int lanes) {
+    const int lane = threadIdx.x % 32, part = lane % lanes, keys = 32 / lanes, stride = WARPS * keys;
+    const int dim = part * 8 < D ? part * 8 : 0; // lanes beyond D read the first dims and count for nothing
+    partial p = {-INFINITY, 0, {0, 0, 0, 0, 0, 0, 0, 0}};
+    // The same number of turns for every lane, so that all meet at the shuffles.
+    for (int base = from; base < to; base += stride * UNROLL) {
+        float score[UNROLL], top = p.top;
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++) {
+            int m = base + (u * WARPS + threadIdx.x / 32) * keys + lane / lanes;
+            float x[8], s = 0;
+            load8(x, k + (size_t)(m < to ? m : from) * D + dim);
+#pragma unroll
+            for (int i = 0; i < 8; i++) s += q[i] * x[i];
+            for (int step = 1; step < lanes; step *= 2) s += __shfl_xor_sync(0xffffffffu, s, step);
+            score[u] = m < to ? s : -INFINITY;
+            top = fmaxf(top, score[u]);
+        }
+        if (top == -INFINITY) continue; // nothing seen by this group of lanes yet; no meeting point follows
+        float factor = exp2f(p.top - top);
+        p.top = top, p.sum *= factor;
+#pragma unroll
+        for (int i = 0; i < 8; i++) p.o[i] *= factor;
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++) {
+            int m = base + (u * WARPS + threadIdx.x / 32) * keys + lane / lanes;
+            float x[8], w = exp2f(score[u] - top);
+            load8(x, v + (size_t)(m < to ? m : from) * D + dim);
+            p.sum += w;
+#pragma unroll
+            for (int i = 0; i < 8; i++) p.o[i] += w * x[i];
+        }
+    }
+    for (int step = lanes; step < 32; step *= 2) join(p, shuffled(p, step));
+    return p;
+}
+
+// Grid (splits, S H). Each block's result goes to work, then the last block of a head joins them in their order.
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    attn_decode_kernel(int H, int D, int lanes, const int *length, int capacity, float scale, const float *q, const float *k_new,
+                       const float *v_new, T *k, T *v, float *o, partial *work, unsigned *arrived) {
+    __shared__ partial shared[WARPS][16];
+    __shared__ bool last;
+    const int splits = gridDim.x, head = blockIdx.y, n = *length + 1, each = (n + splits - 1) / splits;
+    const int from = min((int)blockIdx.x * each, n), to = min(from + each, n), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int part = lane % lanes, parts = D / 8;
+    k += (size_t)head * capacity * D, v += (size_t)head * capacity * D;
+    if (from < n && to == n) { // this position's own key and value
+        for (int d = threadIdx.x; d < D; d += THREADS) {
+            k[(size_t)(n - 1) * D + d] = cuda_from_float<T>(k_new[(size_t)head * D + d]);
+            v[(size_t)(n - 1) * D + d] = cuda_from_float<T>(v_new[(size_t)head * D + d]);
+        }
+        __syncthreads();
+    }
+    float x[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] = part < parts ? q[(size_t)head * D + part * 8 + i] * (scale * 1.44269504f) : 0.0f;
+    partial p = attend(k, v, x, from, to, D, lanes);
+    if (lane < parts) shared[warp][lane] = p;
+    __syncthreads();
+    if (threadIdx.x < parts) {
+        for (int w = 1; w < WARPS; w++) join(p, shared[w][threadIdx.x]);
+        work[((size_t)head * splits + blockIdx.x) * parts + threadIdx.x] = p;
+        __threadfence();
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(&arrived[head], 1u) + 1 == (unsigned)splits;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    if (threadIdx.x == 0) arrived[head] = 0;
+    if (threadIdx.x >= parts) return;
+    p = work[(size_t)head * splits * parts + threadIdx.x];
+    for (int s = 1; s < splits; s++) join(p, work[((size_t)head * splits + s) * parts + threadIdx.x]);
+    for (int i = 0; i < 8; i++) o[(size_t)head * D + threadIdx.x * 8 + i] = p.o[i] / p.sum;
+}
+
+static int splits_of(int capacity) {
+    int splits = (capacity + SPLIT_KEYS - 1) / SPLIT_KEYS;
+    return splits < 1 ? 1 : splits > MOST_SPLITS ? MOST_SPLITS : splits;
+}
+static size_t counters(int streams, int heads) { // bytes of them, before the partial results
+    return ((size_t)streams * heads * 4 + 255) / 256 * 256;
+}
+
+size_t cuda_attn_decode_work(int streams, int heads, int dim_head) {
+    return counters(streams, heads) + (size_t)streams * heads * MOST_SPLITS * (dim_head / 8) * sizeof(partial);
+}
+
+template <typename T>
+static void attn_decode(cudaStream_t stream, int streams, int heads, int D, const int *length, int capacity, float scale, const float *q,
+                        const float *k_new, const float *v_new, void *k, void *v, float *o, void *work) {
+    int lanes = 1;
+    while (lanes * 8 < D) lanes *= 2;
+    dim3 grid(splits_of(capacity), streams * heads);
+    CUDA_LAUNCH((attn_decode_kernel<T>), grid, dim3(THREADS), 0, stream, heads, D, lanes, length, capacity, scale, q, k_new, v_new, (T *)k,
+                (T *)v, o, (partial *)((char *)work + counters(streams, heads)), (unsigned *)work);
+}
+
+void cuda_attn_decode(cudaStream_t stream, cuda_type type, int streams, int heads, int dim_head, const int *length, int capacity,
+                      float scale, const float *q, const float *k_new, const float *v_new, void *k, void *v, float *o, void *work) {
+    if (type == CUDA_F32)
+        attn_decode<float>(stream, streams, heads, dim_head, length, capacity, scale, q, k_new, v_new, k, v, o, work);
+    else if (type == CUDA_BF16)
+        attn_decode<__nv_bfloat16>(stream, streams, heads, dim_head, length, capacity, scale, q, k_new, v_new, k, v, o, work);
+    else
+        attn_decode<__half>(stream, streams, heads, dim_head, length, capacity, scale, q, k_new, v_new, k, v, o, work);
+}
+
+enum { GEMV_STREAMS = 4, GEMV_ROWS = 8 }; // streams a pass over the weights; rows a block, a warp each
+
+// WIDE: rows are whole 16-byte groups.
+template <typename T, bool WIDE>
+__global__ void __launch_bounds__(32 * GEMV_ROWS)
+    gemv_kernel(float *y, const float *x, const T *w, const float *bias, int streams, int in, int out) {
+    const int row = blockIdx.x * GEMV_ROWS + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (row >= out) return;
+    const T *from = w + (size_t)row * in;
+    float sum[GEMV_STREAMS] = {0, 0, 0, 0};
+    if (WIDE) {
+        for (int i = lane * 8; i < in; i += 256) {
+            float a[8], b[8];
+            load8(a, from + i);
+#pragma unroll
+            for (int s = 0; s < GEMV_STREAMS; s++) {
+                if (s >= streams) break;
+                load8(b, x + (size_t)s * in + i);
+#pragma unroll
+                for (int j = 0; j < 8; j++) sum[s] += a[j] * b[j];
+            }
+        }
+    } else {
+        for (int i = lane; i < in; i += 32)
+            for (int s = 0; s < GEMV_STREAMS && s < streams; s++) sum[s] += cuda_to_float(from[i]) * x[(size_t)s * in + i];
+    }
+#pragma unroll
+    for (int s = 0; s < GEMV_STREAMS; s++) {
+        if (s >= streams) break;
+        float all = sum[s];
+        for (int step = 16; step; step /= 2) all += __shfl_xor_sync(0xffffffffu, all, step);
+        if (lane == 0) y[(size_t)s * out + row] = bias ? all + bias[row] : all;
+    }
+}
+
+template <typename T>
+static void gemv(cudaStream_t stream, float *y, const float *x, const T *w, const float *bias, int streams, int in, int out) {
+    dim3 grid((out + GEMV_ROWS - 1) / GEMV_ROWS), block(32 * GEMV_ROWS);
+    for (int s = 0; s < streams; s += GEMV_STREAMS) {
+        int n = streams - s < GEMV_STREAMS ? streams - s : GEMV_STREAMS;
+        if (in % 8 == 0 && (uintptr_t)w % 16 == 0 && (uintptr_t)x % 16 == 0)
+            CUDA_LAUNCH((gemv_kernel<T, true>), grid, block, 0, stream, y + (size_t)s * out, x + (size_t)s * in, w, bias, n, in, out);
+        else
+            CUDA_LAUNCH((gemv_kernel<T, false>), grid, block, 0, stream, y + (size_t)s * out, x + (size_t)s * in, w, bias, n, in, out);
+    }
+}
+
+void cuda_gemv(cudaStream_t stream, cuda_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in,
+               int out) {
+    if (type == CUDA_F32)
+        gemv(stream, y, x, (const float *)w, bias, streams, in, out);
+    else if (type == CUDA_BF16)
+        gemv(stream, y, x, (const __nv_bfloat16 *)w, bias, streams, in, out);
+    else
+        gemv(stream, y, x, (const __half *)w, bias, streams, in, out);
+}

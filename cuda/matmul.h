@@ -1,0 +1,30 @@
+// matmul.h: matrix products by cuBLASLt, one cached plan a shape. Knows nothing of the model.
+#ifndef PA_CUDA_MATMUL_H
+#define PA_CUDA_MATMUL_H
+
+#include "cuda/kernels.h"
+#include "host/base.h"
+
+typedef struct cuda_matmul cuda_matmul;
+
+// Row-major operands in device memory; leading dimensions in elements. a_t: a is stored (k, m) and read transposed; b_t: b is stored
+// (n, k).
+typedef struct {
+    int m, n, k;
+    cuda_type a, b, c; // a and b alike; sums are float32 (never TF32)
+    bool a_t, b_t;
+    bool add; // c += instead of c =
+    int lda, ldb, ldc;
+} cuda_product;
+
+enum { CUDA_MATMUL_WORKSPACE = 32 << 20 }; // bytes
+
+// workspace: CUDA_MATMUL_WORKSPACE bytes of device memory, the caller's.
+pa_status cuda_matmul_create(cuda_matmul **mm, cudaStream_t stream, void *workspace, pa_err *err);
+void cuda_matmul_destroy(cuda_matmul *mm);
+// c (m, n) = a (m, k) b (k, n). 2 m n k flop. The first call of a shape makes its plan: the library's first choices are timed on the
+// operands at hand, and the fastest is kept; that call must not be captured. Later ones only launch.
+pa_status cuda_matmul_run(cuda_matmul *mm, const cuda_product *p, const void *a, const void *b, void *c, pa_err *err);
+int cuda_matmul_created(const cuda_matmul *mm); // plans so far
+
+#endif

@@ -1,0 +1,400 @@
+// open.c: the CUDA backend's device and memory: every arena is sized, printed and taken here, and nowhere else. Also tensors in and out.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/context.h"
+
+static const char *const arena_name[ARENAS] = {"parameters",  "16-bit weights", "gradients", "moments",
+                                               "activations", "backward",       "caches",    "workspace"};
+
+bool cuda_is_cross(const pa_context *c, int block) {
+    return block < c->params->model.perceive_depth;
+}
+
+pa_status cuda_check(cudaError_t status, const char *what, pa_err *err) {
+    switch (status) {
+    case cudaSuccess:
+        return PA_OK;
+    case cudaErrorNoDevice:
+        return pa_error(err, PA_FAIL, "CUDA: no GPU here; --device cpu needs none");
+    case cudaErrorInsufficientDriver:
+        return pa_error(err, PA_FAIL, "CUDA: no NVIDIA driver, or one older than this build's CUDA %d.%d needs; --device cpu needs none",
+                        CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    case cudaErrorMemoryAllocation:
+        return pa_error(err, PA_FAIL, "CUDA: out of memory while %s", what);
+    case cudaErrorECCUncorrectable:
+        return pa_error(err, PA_FAIL, "CUDA: the GPU's memory had an uncorrectable error while %s; the last checkpoint is whole", what);
+    default:
+        return pa_error(err, PA_FAIL, "CUDA: %s while %s (%s)", cudaGetErrorString(status), what, cudaGetErrorName(status));
+    }
+}
+
+pa_status cuda_wait(pa_context *c, const char *what, pa_err *err) {
+    cudaError_t launched = cudaGetLastError();
+    return cuda_check(launched ? launched : cudaStreamSynchronize(c->stream), what, err);
+}
+
+// Counts bytes while the arena has no base; then hands out the same places for real.
+static void *take(cuda_arena *a, size_t count, size_t size) {
+    size_t at = a->used;
+    a->used += (count * size + 255) & ~(size_t)255;
+    return a->base && count ? a->base + at : NULL;
+}
+
+#define F32(count) take(a, (size_t)(count), 4)
+#define ACT(count) take(a, (size_t)(count), cuda_size(c->type))
+
+static void layout_saved(pa_context *c, cuda_arena *a, cuda_saved *s, bool cross, float *z_mid, size_t B, size_t N, size_t K) {
+    const pa_model *m = &c->params->model;
+    size_t C = (size_t)m->dim, I = (size_t)pa_inner(m), F = (size_t)pa_ff(m), H = (size_t)m->heads, R = B * N, Q = cross ? B * K : 0;
+    s->zn = ACT((Q + R) * C);
+    s->mean = F32(Q + R), s->rstd = F32(Q + R);
+    if (cross) {
+        s->q = ACT(R * I), s->k = ACT((Q + R) * 2 * I);
+        s->v = s->k ? cuda_at(c, s->k, I) : NULL;
+    } else {
+        s->q = ACT(R * 3 * I);
+        s->k = s->q ? cuda_at(c, s->q, I) : NULL, s->v = s->q ? cuda_at(c, s->q, 2 * I) : NULL;
+    }
+    s->q_rstd = F32(m->qk_norm ? R * H : 0), s->k_rstd = F32(m->qk_norm ? (Q + R) * H : 0);
+    s->o = ACT(R * I), s->lse = F32(R * H);
+    s->z_mid = z_mid ? z_mid : F32(R * C), s->zn2 = ACT(R * C);
+    s->mean2 = F32(R), s->rstd2 = F32(R);
+    s->h = ACT(R * F), s->g = ACT(R * F);
+}
+
+static cuda_attn attention_limits(const pa_context *c, int batch, int latents, int kept) {
+    const pa_model *m = &c->params->model;
+    return (cuda_attn){.type = c->type, .batch = batch, .latents = latents, .kept = kept, .heads = m->heads, .dim_head = m->dim_head};
+}
+
+static size_t work_bytes(const pa_context *c, size_t B, size_t N, size_t K) {
+    const pa_model *m = &c->params->model;
+    cuda_attn cross = attention_limits(c, (int)B, (int)N, (int)K), self = attention_limits(c, (int)B, (int)N, 0);
+    size_t need[] = {cuda_attn_work(&cross), cuda_attn_work(&self), cuda_norm_work(m->dim), cuda_norm_work(m->dim_head),
+                     cuda_sum_squares_work()};
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof need / sizeof *need; i++)
+        if (need[i] > most) most = need[i];
+    return most;
+}
+
+// Blocks whose activations are not kept lie in one place, as large as the largest.
+static void layout_activations(pa_context *c, cuda_arena *a, size_t B, size_t N, size_t K) {
+    const pa_model *m = &c->params->model;
+    size_t C = (size_t)m->dim, R = B * N, Q = B * K;
+    bool keep_all = c->open.training && !c->open.recompute, keep_inputs = c->open.training;
+    c->xp = F32(Q * C);
+    for (int i = 0; i <= c->blocks; i++) c->z[i] = keep_inputs || i < 2 ? F32(R * C) : c->z[i - 2];
+    // Outside what blocks share: the next block's input is still made from it when that block's own buffers are first written.
+    float *z_mid = keep_all ? NULL : F32(R * C);
+    size_t start = a->used, longest = start;
+    for (int i = 0; i < c->blocks; i++) {
+        if (!keep_all) a->used = start;
+        layout_saved(c, a, &c->saved[i], cuda_is_cross(c, i), z_mid, B, N, K);
+        if (a->used > longest) longest = a->used;
+    }
+    a->used = longest;
+    c->y = F32(R * C);
+    c->zf = ACT(R * C);
+    c->mean_f = F32(R), c->rstd_f = F32(R);
+    c->logits = F32(R * (size_t)m->vocab), c->nats = F32(R);
+    c->best = take(a, R, 2);
+}
+
+static void layout_backward(pa_context *c, cuda_arena *a, size_t B, size_t N, size_t K) {
+    const pa_model *m = &c->params->model;
+    size_t C = (size_t)m->dim, I = (size_t)pa_inner(m), R = B * N, Q = B * K;
+    c->dz = F32(R * C), c->dxp = F32(Q * C);
+    c->dza = ACT(R * C), c->dxn = ACT((Q + R) * C);
+    c->dff = ACT(R * (size_t)pa_ff(m));
+    c->dq = ACT(R * 3 * I), c->dkv = ACT((Q + R) * 2 * I), c->dout = ACT(R * I);
+    c->dlogits = ACT(R * (size_t)m->vocab);
+}
+
+static void layout_caches(pa_context *c, cuda_arena *a) {
+    const pa_model *m = &c->params->model;
+    int S = c->open.streams;
+    for (int i = 0; i < c->blocks; i++) {
+        cuda_cache *k = &c->cache[i];
+        k->capacity = cuda_is_cross(c, i) ? m->context : m->context - m->prefix;
+        size_t count = (size_t)S * (size_t)k->capacity * (size_t)pa_inner(m);
+        k->k = ACT(count), k->v = ACT(count);
+    }
+    c->step = F32(cuda_step_floats(c));
+    c->step_in = take(a, 2 + 2 * (size_t)S, 4);
+    c->step_work = take(a, cuda_attn_decode_work(S, m->heads, m->dim_head), 1);
+}
+
+// Inputs at the same offsets in pinned memory and on the device.
+static size_t layout_input(cuda_input *in, char *base, size_t B, size_t rows, size_t targets) {
+    cuda_arena block = {.base = base}, *a = &block;
+    in->scalars = take(a, 1, sizeof *in->scalars);
+    in->token = take(a, rows, 4), in->position = take(a, rows, 4);
+    in->target = take(a, targets, 2);
+    in->window = take(a, B, 8);
+    return a->used;
+}
+
+static void layout_other(pa_context *c, cuda_arena *a, size_t B, size_t N, size_t K) {
+    const pa_model *m = &c->params->model;
+    c->rotary_table = F32((size_t)m->context * (size_t)pa_rotary_dims(m));
+    c->decays = take(a, c->open.training ? c->params->floats / 16 : 0, 1);
+    c->input_size = layout_input(&c->in, NULL, B, B * (K + N), B * N);
+    char *in = take(a, c->input_size, 1);
+    if (in) layout_input(&c->in, in, B, B * (K + N), B * N);
+    c->squares = take(a, 2, 8), c->nats_sum = c->squares ? c->squares + 1 : NULL;
+    c->work = take(a, work_bytes(c, B, N, K), 1);
+    c->workspace = take(a, CUDA_MATMUL_WORKSPACE, 1);
+}
+
+static void layout(pa_context *c) {
+    const pa_model *m = &c->params->model;
+    cuda_arena *a = c->arena;
+    size_t n = c->params->floats, B = (size_t)c->open.max_batch, N = (size_t)(m->context - m->prefix), K = (size_t)m->prefix;
+    if (c->open.streams && !B) B = 1;
+    for (int i = 0; i < ARENAS; i++) a[i].used = 0;
+    c->param = take(&a[ARENA_PARAMETERS], n, 4);
+    c->weight = take(&a[ARENA_WEIGHTS], c->type == CUDA_F32 ? 0 : n, 2);
+    if (c->open.training) {
+        c->grad = take(&a[ARENA_GRADIENTS], n, 4);
+        c->moment1 = take(&a[ARENA_MOMENTS], n, 4), c->moment2 = take(&a[ARENA_MOMENTS], n, 4);
+    }
+    if (B) layout_activations(c, &a[ARENA_ACTIVATIONS], B, N, K);
+    if (B && c->open.training) layout_backward(c, &a[ARENA_BACKWARD], B, N, K);
+    if (c->open.streams) layout_caches(c, &a[ARENA_CACHES]);
+    layout_other(c, &a[ARENA_OTHER], B, N, K);
+}
+
+static size_t total(const pa_context *c) {
+    size_t sum = 0;
+    for (int i = 0; i < ARENAS; i++) sum += c->arena[i].used;
+    return sum;
+}
+
+static void print_plan(const pa_context *c, const char *device, FILE *out) {
+    fprintf(out, "memory plan, %s on %s:\n", c->type == CUDA_F32 ? "fp32" : c->type == CUDA_BF16 ? "bf16" : "fp16", device);
+    for (int i = 0; i < ARENAS; i++)
+        if (c->arena[i].used) fprintf(out, "  %-14s %10.1f MB\n", arena_name[i], (double)c->arena[i].used / 1e6);
+    fprintf(out, "  %-14s %10.1f MB\n", "all", (double)total(c) / 1e6);
+}
+
+static pa_status take_arenas(pa_context *c, pa_err *err) {
+    for (int i = 0; i < ARENAS; i++) {
+        cuda_arena *a = &c->arena[i];
+        a->name = arena_name[i];
+        a->size = a->used;
+        if (!a->size) continue;
+        cudaError_t status = cudaMalloc((void **)&a->base, a->size);
+        size_t left = 0, all = 0;
+        if (status == cudaErrorMemoryAllocation) {
+            cudaGetLastError();
+            cudaMemGetInfo(&left, &all);
+            a->base = NULL;
+            return pa_error(err, PA_FAIL,
+                            "CUDA: out of memory: arena %s wants %.1f MB, %.1f of %.1f MB are free (the plan needs %.1f MB); try "
+                            "train.recompute = true or a smaller train.micro_batch",
+                            a->name, (double)a->size / 1e6, (double)left / 1e6, (double)all / 1e6, (double)total(c) / 1e6);
+        }
+        pa_status s = cuda_check(status, "taking memory", err);
+        if (!s) s = cuda_check(cudaMemset(a->base, 0, a->size), "clearing memory", err);
+        if (s) return s;
+    }
+    layout(c);
+    return PA_OK;
+}
+
+static pa_status take_pinned(pa_context *c, pa_err *err) {
+    const pa_model *m = &c->params->model;
+    size_t S = (size_t)c->open.streams, B = (size_t)c->open.max_batch, N = (size_t)(m->context - m->prefix), K = (size_t)m->prefix;
+    if (S && !B) B = 1;
+    size_t sums = c->input_size, step = sums + 256, logits = step + ((2 + 2 * S) * 4 + 255) / 256 * 256;
+    pa_status s = cuda_check(cudaMallocHost((void **)&c->pinned, logits + S * (size_t)m->vocab * 4), "taking pinned memory", err);
+    if (s) return s;
+    layout_input(&c->host, c->pinned, B, B * (K + N), B * N);
+    c->host_sums = (double *)(void *)(c->pinned + sums);
+    c->host_step_in = (int32_t *)(void *)(c->pinned + step);
+    c->host_logits = (float *)(void *)(c->pinned + logits);
+    return PA_OK;
+}
+
+// Constants: rotation angles, and which parameters decay.
+static pa_status fill_tables(pa_context *c, pa_err *err) {
+    const pa_model *m = &c->params->model;
+    size_t half = (size_t)pa_rotary_dims(m) / 2, angles = (size_t)m->context * half, groups = c->params->floats / 16;
+    float *table = malloc((angles * 2 + 1) * sizeof *table);
+    uint8_t *decays = calloc(groups + 1, 1);
+    pa_status s = table && decays ? PA_OK : pa_error(err, PA_FAIL, "no memory");
+    for (size_t i = 0; !s && i < angles; i++) {
+        double angle = (double)(i / half) * pow(10000, -(double)(i % half) / (double)half);
+        table[2 * i] = (float)cos(angle), table[2 * i + 1] = (float)sin(angle);
+    }
+    for (int t = 0; !s && t < c->params->count; t++) {
+        const pa_param *row = &c->params->row[t];
+        if (row->decays) memset(decays + row->offset / 16, 1, (row->size + 15) / 16);
+    }
+    if (!s && angles) s = cuda_check(cudaMemcpy(c->rotary_table, table, angles * 8, cudaMemcpyHostToDevice), "copying tables", err);
+    if (!s && c->decays) s = cuda_check(cudaMemcpy(c->decays, decays, groups, cudaMemcpyHostToDevice), "copying tables", err);
+    free(table), free(decays);
+    return s;
+}
+
+static void cuda_close(pa_context *c) {
+    if (!c) return;
+    if (c->stream) cudaStreamSynchronize(c->stream);
+    for (int i = 0; i < c->graphs; i++)
+        if (c->graph[i].run) cudaGraphExecDestroy(c->graph[i].run);
+    if (c->update_graph) cudaGraphExecDestroy(c->update_graph);
+    if (c->decode_graph) cudaGraphExecDestroy(c->decode_graph);
+    cuda_matmul_destroy(c->mm);
+    for (int i = 0; i < ARENAS; i++)
+        if (c->arena[i].base) cudaFree(c->arena[i].base);
+    if (c->pinned) cudaFreeHost(c->pinned);
+    if (c->stream) cudaStreamDestroy(c->stream);
+    free(c->saved);
+    free(c->cache);
+    free(c->z);
+    free(c);
+}
+
+static pa_status cuda_present(pa_err *err) {
+    int count = 0;
+    setenv("CUDA_MODULE_LOADING", "EAGER", 0); // kernels loaded late would be loaded while a graph is captured
+    pa_status s = cuda_check(cudaGetDeviceCount(&count), "looking for a GPU", err);
+    if (s) cudaGetLastError();
+    return s ? s : count ? PA_OK : cuda_check(cudaErrorNoDevice, "looking for a GPU", err);
+}
+
+// Without a GPU the plan is still made, for one that has bf16.
+static pa_status choose_type(pa_context *c, const struct cudaDeviceProp *p, pa_err *err) {
+    bool bf16 = p->major >= 8;
+    switch (c->open.precision) {
+    case PA_PRECISION_FP32:
+        c->type = CUDA_F32;
+        break;
+    case PA_PRECISION_FP16:
+        c->type = CUDA_F16;
+        break;
+    case PA_PRECISION_BF16:
+        if (!bf16) return pa_error(err, PA_USAGE, "precision: %s has no bf16; expected auto, fp16 or fp32", p->name);
+        c->type = CUDA_BF16;
+        break;
+    default:
+        c->type = bf16 ? CUDA_BF16 : CUDA_F16;
+    }
+    return PA_OK;
+}
+
+static pa_status prepare(pa_context *c, pa_err *err) {
+    const pa_model *m = &c->params->model;
+    struct cudaDeviceProp properties = {.name = "a GPU, none is here", .major = 8};
+    pa_err absent;
+    pa_status present = cuda_present(&absent), s = PA_OK;
+    if (!present) s = cuda_check(cudaGetDeviceProperties(&properties, 0), "asking for the GPU's properties", err);
+    if (s || (s = choose_type(c, &properties, err))) return s;
+    if (m->dim_head % 8 || m->dim_head > 128)
+        return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
+    layout(c);
+    if (c->open.plan) print_plan(c, properties.name, c->open.plan);
+    if (c->open.plan_only) return PA_OK;
+    if (present) return err ? *err = absent, present : present;
+    if ((s = cuda_check(cudaSetDevice(0), "choosing the GPU", err)) || (s = take_arenas(c, err)) || (s = take_pinned(c, err))) return s;
+    if ((s = cuda_check(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "making a stream", err))) return s;
+    if ((s = cuda_matmul_create(&c->mm, c->stream, c->workspace, err))) return s;
+    return fill_tables(c, err);
+}
+
+static pa_status cuda_open(pa_context **out, const pa_open *o, pa_err *err) {
+    *out = NULL;
+    pa_context *c = calloc(1, sizeof *c);
+    if (!c) return pa_error(err, PA_FAIL, "no memory");
+    c->open = *o;
+    c->params = o->params;
+    c->softmax_scale = 1 / sqrtf((float)o->params->model.dim_head);
+    c->blocks = o->params->model.perceive_depth + o->params->model.depth;
+    c->saved = calloc((size_t)c->blocks, sizeof *c->saved);
+    c->cache = calloc((size_t)c->blocks, sizeof *c->cache);
+    c->z = calloc((size_t)c->blocks + 1, sizeof *c->z);
+    pa_status s = c->saved && c->cache && c->z ? prepare(c, err) : pa_error(err, PA_FAIL, "no memory");
+    c->loss_scaling = c->type == CUDA_F16 ? 65536 : 1;
+    if (s || o->plan_only)
+        cuda_close(c);
+    else
+        *out = c;
+    return s;
+}
+
+static float *tensor(pa_context *c, pa_kind kind, int t) {
+    float *base = kind == PA_PARAM ? c->param : kind == PA_GRAD ? c->grad : kind == PA_MOMENT1 ? c->moment1 : c->moment2;
+    return base && t >= 0 && t < c->params->count ? base + c->params->row[t].offset : NULL;
+}
+
+static pa_status cuda_read(pa_context *c, pa_kind kind, int t, float *out, pa_err *err) {
+    const float *from = tensor(c, kind, t);
+    if (!from) return pa_error(err, PA_USAGE, "read: no tensor %d of kind %d here", t, (int)kind);
+    pa_status s = cuda_wait(c, "finishing work before reading a tensor", err);
+    size_t n = c->params->row[t].size;
+    if (!s) s = cuda_check(cudaMemcpy(out, from, n * 4, cudaMemcpyDeviceToHost), "reading a tensor", err);
+    // Gradients are kept times the loss scaling, a power of two.
+    for (size_t i = 0; !s && kind == PA_GRAD && c->loss_scaling != 1 && i < n; i++) out[i] /= c->loss_scaling;
+    return s;
+}
+
+static pa_status cuda_write(pa_context *c, pa_kind kind, int t, const float *in, pa_err *err) {
+    float *to = tensor(c, kind, t);
+    if (!to) return pa_error(err, PA_USAGE, "write: no tensor %d of kind %d here", t, (int)kind);
+    pa_status s = cuda_wait(c, "finishing work before writing a tensor", err);
+    if (!s) s = cuda_check(cudaMemcpy(to, in, c->params->row[t].size * 4, cudaMemcpyHostToDevice), "writing a tensor", err);
+    if (kind == PA_PARAM) c->weight_stale = true;
+    return s;
+}
+
+static size_t cuda_memory(const pa_context *c) {
+    return total(c);
+}
+
+static pa_precision cuda_precision(const pa_context *c) {
+    return c->type == CUDA_F32 ? PA_PRECISION_FP32 : c->type == CUDA_BF16 ? PA_PRECISION_BF16 : PA_PRECISION_FP16;
+}
+
+// The best of a few products of 4096^3 (512^3 in the emulator); 0 where that fails.
+static double cuda_peak(pa_context *c) {
+#ifdef PA_EMULATOR
+    enum { n = 512 };
+#else
+    enum { n = 4096 };
+#endif
+    void *a = NULL, *b = NULL, *y = NULL;
+    size_t bytes = (size_t)n * n * cuda_size(c->type);
+    cuda_product p = {.m = n, .n = n, .k = n, .a = c->type, .b = c->type, .c = c->type, .lda = n, .ldb = n, .ldc = n};
+    if (c->peak > 0) return c->peak;
+    if (!cudaMalloc(&a, bytes) && !cudaMalloc(&b, bytes) && !cudaMalloc(&y, bytes) && !cudaMemset(a, 0, bytes) && !cudaMemset(b, 0, bytes))
+        for (int i = 0; i < 8; i++) {
+            double start = pa_clock();
+            if (cuda_matmul_run(c->mm, &p, a, b, y, NULL) || cudaStreamSynchronize(c->stream)) break;
+            double rate = 2.0 * n * n * n / (pa_clock() - start);
+            if (rate > c->peak) c->peak = rate;
+        }
+    cudaFree(a), cudaFree(b), cudaFree(y);
+    cudaGetLastError();
+    return c->peak;
+}
+
+const pa_backend *pa_backend_cuda(void) {
+    static const pa_backend backend = {.name = "cuda",
+                                       .present = cuda_present,
+                                       .open = cuda_open,
+                                       .close = cuda_close,
+                                       .read = cuda_read,
+                                       .write = cuda_write,
+                                       .loss = cuda_loss,
+                                       .loss_grad = cuda_loss_grad,
+                                       .update = cuda_update,
+                                       .prefill = cuda_prefill,
+                                       .decode = cuda_decode,
+                                       .memory = cuda_memory,
+                                       .peak = cuda_peak,
+                                       .precision = cuda_precision};
+    return &backend;
+}
