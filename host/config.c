@@ -55,7 +55,7 @@ const pa_key pa_keys[] = {
     {KEY(train, recompute), BOOL, .help = "Keep only each block's input and compute the rest again: less memory, about a third more work."},
     {KEY(train, grad_clip), REAL(0, INFINITY), .help = "Gradients are scaled down to this global norm; 0: never."},
     {KEY(train, seed), INT64(0, WHOLE), .help = "Of every random draw."},
-    {KEY(train, max_skips), INT(0, 1000000), .help = "Steps in a row that may be skipped for a loss or gradient that is not finite."},
+    {KEY(train, max_skips), INT(0, 1000000), .help = "Steps in a row that may be skipped for a loss or gradient that is not finite; 0: any number."},
 
     {KEY(optimizer, name), ENUM("adam|adamw"), .help = "adamw decays weights outside the moments, adam through the gradient."},
     {KEY(optimizer, lr), ABOVE(0, 1), .help = "Learning rate after the warm-up."},

@@ -69,6 +69,15 @@ pa_status pa_rundir_open(const char *run, bool fresh, int *lock, pa_err *err) {
     return lock_run(run, lock, err);
 }
 
+void pa_rundir_abandon(const char *run) {
+    static const char *const name[] = {"samples", "checkpoints", "lock", ""};
+    char path[PATH + 32];
+    for (int i = 0; i < 4; i++) {
+        snprintf(path, sizeof path, "%s/%s", run, name[i]);
+        if (remove(path)) return; // something is in it: not a run that never began
+    }
+}
+
 pa_status pa_rundir_write_config(const char *run, const pa_config *c, pa_err *err) {
     char path[PATH];
     pa_file f;

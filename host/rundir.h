@@ -7,6 +7,8 @@
 // Makes RUN with checkpoints/ and samples/ (with `fresh`, after moving an existing one to RUN.old-N) and locks it for this process:
 // PA_FAIL names the process that has it. *lock is to be closed at the end; the lock goes with the process, however it ends.
 pa_status pa_rundir_open(const char *run, bool fresh, int *lock, pa_err *err);
+// Removes what pa_rundir_open made, of a run that could not begin; a directory that has anything in it stays.
+void pa_rundir_abandon(const char *run);
 // RUN/config.ini, resolved.
 pa_status pa_rundir_write_config(const char *run, const pa_config *c, pa_err *err);
 

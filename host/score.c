@@ -244,7 +244,7 @@ static void add_crop(const scorer *r, int slot, bool seed_too, pa_score *score) 
 }
 
 pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_tokens *t, int64_t pieces, uint64_t seed,
-                         int batch, bool seed_too, pa_score *score, pa_err *err) {
+                         int batch, bool seed_too, const volatile sig_atomic_t *stop, pa_score *score, pa_err *err) {
     scorer r = {0};
     pa_progress bar;
     *score = (pa_score){0};
@@ -255,6 +255,10 @@ pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, const pa_mo
     for (int64_t p = 0; p < pieces && !s; p += batch) {
         int B = pieces - p < batch ? (int)(pieces - p) : batch;
         double sum;
+        if (stop && *stop) {
+            s = PA_STOPPED;
+            break;
+        }
         for (int b = 0; b < B; b++) gather_crop(&r, p + b, seed, b);
         pa_batch x = {.batch = B, .length = m->context, .latents = m->context - m->prefix, .input = r.input, .target = r.target};
         x.kept = m->prefix;

@@ -3,6 +3,8 @@
 #ifndef PA_SCORE_H
 #define PA_SCORE_H
 
+#include <signal.h>
+
 #include "host/backend.h"
 #include "host/data.h"
 
@@ -35,8 +37,8 @@ pa_status pa_score_pieces(const pa_backend *backend, pa_context *ctx, const pa_m
 // One crop of each of the first `pieces` pieces (0: all), its start drawn from (seed, piece), as the seed project drew its own: context + 1
 // tokens where the piece has as many, else all of it, END as the last target, and PAD. The N latents' targets but PAD are scored. With
 // seed_too also by its definition: PAD is scored and token 0 is not (ignore_index), a mean over each crop and then over the crops, which
-// is its mean over batches at its batch size of 1.
+// is its mean over batches at its batch size of 1. Where stop is not NULL and becomes set: PA_STOPPED, and no score.
 pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_tokens *t, int64_t pieces, uint64_t seed,
-                         int batch, bool seed_too, pa_score *score, pa_err *err);
+                         int batch, bool seed_too, const volatile sig_atomic_t *stop, pa_score *score, pa_err *err);
 
 #endif

@@ -155,14 +155,15 @@ static pa_status save(trainer *t, bool best, pa_err *err) {
     return pa_checkpoint_save(t->options->run, t->config, t->train.encoding, &t->state, &t->params, t->backend, t->ctx, best, err);
 }
 
-// One crop of each validation piece, the same ones each time. Saves where it is the best so far.
+// One crop of each validation piece, the same ones each time. Saves where it is the best so far. A signal to stop ends it without a result
+// (PA_STOPPED); the run that goes on begins with it.
 static pa_status evaluate(trainer *t, pa_err *err) {
     const pa_config *c = t->config;
     double began = pa_clock();
     int64_t correct = 0, tokens;
     pa_score score;
     pa_status s = pa_score_crops(t->backend, t->ctx, &c->model, &t->validation, c->log.eval_pieces, (uint64_t)c->train.seed, t->micro, true,
-                                 &score, err);
+                                 &stop_signals, &score, err);
     if (s) return s;
     for (int i = 0; i < PA_CLASSES; i++) correct += score.correct[i];
     tokens = pa_score_tokens(&score);
@@ -172,6 +173,11 @@ static pa_status evaluate(trainer *t, pa_err *err) {
     if (s || c->checkpoint.best_by != PA_BEST_BY_EVAL_LOSS || !t->state.step || !(loss < t->state.best)) return s;
     t->state.best = loss, t->state.best_step = t->state.step;
     return save(t, true, err);
+}
+
+static pa_status evaluate_or_stop(trainer *t, pa_err *err) {
+    pa_status s = evaluate(t, err);
+    return s == PA_STOPPED ? PA_OK : s; // the loop sees the signal too
 }
 
 // A continuation of the first validation piece's opening, to hear how the run is doing.
@@ -213,22 +219,23 @@ static pa_status loop(trainer *t, pa_err *err) {
     pa_status s = PA_OK;
     pa_step_log log = {0};
     bool evaluates = t->has_validation && c->log.eval_every;
-    if (evaluates && !t->state.step && t->state.evaluated < 0 && (s = evaluate(t, err))) return s;
+    if (evaluates && due(t->state.step, c->log.eval_every) && t->state.evaluated != t->state.step && (s = evaluate_or_stop(t, err)))
+        return s;
     while (progress(t) < 1 && !stop_signals) {
         if ((s = train_step(t, &log, err))) return s;
         int64_t step = t->state.step;
         if ((s = pa_runlog_step(&t->log, &log, due(step, c->log.every) || step == 1 || log.skipped, err))) return s;
         if (t->skips_in_a_row >= c->train.max_skips && c->train.max_skips) return give_up(t, err);
-        if (t->has_validation && due(step, c->log.eval_every) && (s = evaluate(t, err))) return s;
+        if (t->has_validation && due(step, c->log.eval_every) && (s = evaluate_or_stop(t, err))) return s;
         if (t->has_validation && due(step, c->log.sample_every) && (s = sample(t, err))) return s;
         if (due(step, c->checkpoint.every) && !log.skipped && t->saved_step != step && (s = save(t, false, err))) return s;
     }
+    if (!stop_signals && evaluates && t->state.evaluated != t->state.step && (s = evaluate_or_stop(t, err))) return s;
     if (stop_signals) {
         if (t->saved_step != t->state.step && (s = save(t, false, err))) return s;
         fprintf(stderr, "stopped on request at step %lld, saved; the same command goes on from there\n", (long long)t->state.step);
         return PA_STOPPED;
     }
-    if (evaluates && t->state.evaluated != t->state.step && (s = evaluate(t, err))) return s;
     return t->saved_step == t->state.step ? PA_OK : save(t, false, err);
 }
 
@@ -309,7 +316,10 @@ static pa_status start_run(trainer *t, pa_err *err) {
         if ((s = pa_rundir_open(o->run, o->fresh, &t->lock, err))) return s;
         if ((s = pa_checkpoint_resume(o->run, t->config, &t->state, &t->params, t->backend, t->ctx, &found, err))) return s;
     }
-    if (!found && (s = first_weights(t, err))) return s;
+    if (!found && (s = first_weights(t, err))) {
+        if (!o->dry_run) pa_rundir_abandon(o->run);
+        return s;
+    }
     if (found) {
         fprintf(stderr, "%s: going on from step %lld\n", o->run, (long long)t->state.step);
         t->saved_step = t->state.step;

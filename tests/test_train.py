@@ -60,10 +60,11 @@ class Stopped(Run):
     LONG = ("train.steps=400", "checkpoint.every=50", "log.eval_every=90")
 
     def stop_thrice(self, precision):
+        """The first time where an evaluation begins."""
         whole, parts = f"whole-{precision}", f"parts-{precision}"
         arguments = (*self.LONG, "--precision", precision)
         self.train(whole, *arguments)
-        for number, at in ((signal.SIGTERM, 40), (signal.SIGUSR1, 130), (signal.SIGINT, 250)):
+        for number, at in ((signal.SIGTERM, 90), (signal.SIGUSR1, 130), (signal.SIGINT, 250)):
             process = self.start(parts, *arguments)
             self.assertTrue(self.wait_for_step(process, at))
             process.send_signal(number)

@@ -95,6 +95,7 @@ class Refused(Run):
                     "model.depth=1", run="first")
         self.refuse(2, "FOLDER/none: expected a model file, a checkpoint or a run directory, found nothing there", "--init",
                     str(self.folder / "none"), run="second")
+        self.assertFalse((self.folder / "second").exists())
 
     def test_a_second_run_in_the_same_directory(self):
         process = self.start("busy", *SLOW, "train.steps=100")
