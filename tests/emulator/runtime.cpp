@@ -1,0 +1,442 @@
+// runtime.cpp: the runtime API of the stand-in cuda_runtime.h, on plain memory. What a stream is asked for is done at once, in order, or
+// (PA_EMULATOR_SEED odd, as it is unless set) only when someone waits for it: a host that reads too early, or writes what is still to be
+// read, is found out by one of the two.
+//
+//   PA_EMULATOR_SEED      order of threads and of streams' work; default 1; 0: the natural order, at once
+//   PA_EMULATOR_SM        75, 80 (default) or 90: which GPU this is; 0: none
+//   PA_EMULATOR_MEMORY    bytes of device memory; default 16e9
+#include <cuda_runtime.h>
+
+#include "tests/emulator/emulator.h"
+
+#include <map>
+#include <memory>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+typedef std::function<void()> work;
+
+struct CUgraph_st {
+    std::vector<work> nodes;
+};
+struct CUgraphExec_st {
+    std::shared_ptr<const std::vector<work>> nodes;
+};
+struct CUstream_st {
+    std::vector<work> queue;
+    CUgraph_st *capture = nullptr;
+    bool invalid = false;  // the capture
+    bool blocking = false; // the null stream waits for it
+};
+struct CUevent_st {
+    cudaStream_t on = nullptr;
+    double when = 0; // seconds
+    bool recorded = false, captured = false;
+};
+
+namespace emulator {
+
+static cudaError_t last = cudaSuccess;
+static std::map<char *, size_t> device, pinned;
+static size_t used;
+static std::map<const void *, int> dynamic_limit; // by kernel
+static CUstream_st null_stream;
+static std::vector<cudaStream_t> streams = {&null_stream};
+
+static struct { uint64_t seed, arch, memory; } settings;
+
+static uint64_t setting(const char *name, uint64_t otherwise) {
+    const char *value = getenv(name);
+    return value && *value ? strtoull(value, nullptr, 10) : otherwise;
+}
+void read_settings() {
+    settings.seed = setting("PA_EMULATOR_SEED", 1), settings.arch = setting("PA_EMULATOR_SM", 80);
+    settings.memory = setting("PA_EMULATOR_MEMORY", 16000000000u);
+}
+static const bool settings_were_read = (read_settings(), true);
+int architecture() {
+    return (int)settings.arch;
+}
+uint64_t seed() {
+    return settings.seed;
+}
+static size_t memory() {
+    return settings.memory;
+}
+
+static cudaError_t failed(cudaError_t e) {
+    if (e) last = e;
+    return e;
+}
+
+static CUstream_st *real(cudaStream_t s) {
+    return s ? s : &null_stream;
+}
+
+static void finish(CUstream_st *s) {
+    std::vector<work> queue;
+    queue.swap(s->queue);
+    for (work &w : queue) w();
+}
+static void finish_all() {
+    for (cudaStream_t s : streams) finish(s);
+}
+static void finish_null() {
+    for (cudaStream_t s : streams)
+        if (s == &null_stream || s->blocking) finish(s);
+}
+
+void enqueue(cudaStream_t stream, work w) {
+    CUstream_st *s = real(stream);
+    if (s->capture)
+        s->capture->nodes.push_back(std::move(w));
+    else if (seed() % 2)
+        s->queue.push_back(std::move(w));
+    else
+        w();
+}
+
+// Calls that may not be made while this thread captures: they fail, and so does the capture.
+static bool forbidden() {
+    bool any = false;
+    for (cudaStream_t s : streams)
+        if (s->capture) any = s->invalid = true;
+    return any;
+}
+#define NOT_WHILE_CAPTURING                                                                                                                \
+    if (forbidden()) return failed(cudaErrorStreamCaptureUnsupported)
+
+static bool within(const std::map<char *, size_t> &of, const void *p, size_t bytes) {
+    char *c = (char *)p;
+    auto after = of.upper_bound(c);
+    if (after == of.begin()) return false;
+    --after;
+    return c + bytes <= after->first + after->second;
+}
+
+// Whether memory is where the kind says.
+static cudaError_t check_copy(const void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
+    if (!bytes) return cudaSuccess;
+    if (!to || !from) return cudaErrorInvalidValue;
+    const bool to_device = within(device, to, bytes), from_device = within(device, from, bytes);
+    const bool wants_to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+    const bool wants_from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+    if (kind != cudaMemcpyDefault && (wants_to != to_device || wants_from != from_device)) return cudaErrorInvalidValue;
+    return cudaSuccess;
+}
+
+cudaError_t function_attributes(cudaFuncAttributes *a, const void *kernel) {
+    if (!architecture()) return failed(cudaErrorNoDevice);
+    const auto limit = dynamic_limit.find(kernel);
+    *a = {};
+    a->maxThreadsPerBlock = 1024, a->ptxVersion = a->binaryVersion = architecture();
+    a->maxDynamicSharedSizeBytes = limit == dynamic_limit.end() ? 48 << 10 : limit->second;
+    return cudaSuccess;
+}
+
+static int most_shared() { // bytes a block, where a kernel asks for it
+    return architecture() >= 90 ? 227 << 10 : architecture() >= 80 ? 163 << 10 : 64 << 10;
+}
+
+cudaError_t set_function_attribute(const void *kernel, cudaFuncAttribute attribute, int value) {
+    if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
+        if (value < 0 || value > most_shared()) return failed(cudaErrorInvalidValue);
+        dynamic_limit[kernel] = value;
+    }
+    return cudaSuccess;
+}
+
+cudaError_t check_launch(const void *kernel, dim3 grid, dim3 block, size_t shared) {
+    const auto limit = dynamic_limit.find(kernel);
+    const uint64_t threads = (uint64_t)block.x * block.y * block.z;
+    if (!architecture()) return failed(cudaErrorNoDevice);
+    if (!threads || threads > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 ||
+        grid.z > 65535)
+        return failed(cudaErrorInvalidConfiguration);
+    if (shared > (size_t)(limit == dynamic_limit.end() ? 48 << 10 : limit->second)) return failed(cudaErrorInvalidValue);
+    return cudaSuccess;
+}
+
+static cudaError_t allocate(std::map<char *, size_t> &in, void **p, size_t bytes) {
+    NOT_WHILE_CAPTURING;
+    if (!architecture()) return failed(cudaErrorNoDevice);
+    *p = nullptr;
+    if (!bytes) return cudaSuccess;
+    if (&in == &device && bytes > memory() - used) return failed(cudaErrorMemoryAllocation);
+    // Exactly as many as asked for, so that the address sanitizer sees what lies beyond; no number until something is written.
+    if (posix_memalign(p, 256, bytes)) return failed(cudaErrorMemoryAllocation);
+    memset(*p, 0xff, bytes);
+    in[(char *)*p] = bytes;
+    if (&in == &device) used += bytes;
+    return cudaSuccess;
+}
+
+static cudaError_t release(std::map<char *, size_t> &from, void *p) {
+    NOT_WHILE_CAPTURING;
+    if (!p) return cudaSuccess;
+    const auto at = from.find((char *)p);
+    if (at == from.end()) return failed(cudaErrorInvalidValue);
+    finish_all(); // cudaFree waits for the device
+    if (&from == &device) used -= at->second;
+    from.erase(at);
+    free(p);
+    return cudaSuccess;
+}
+
+static double now() {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+} // namespace emulator
+
+using namespace emulator;
+
+static const struct {
+    cudaError_t code;
+    const char *name, *text;
+} errors[] = {
+    {cudaSuccess, "cudaSuccess", "no error"},
+    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
+    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
+    {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
+    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
+    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
+    {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
+    {cudaErrorIllegalState, "cudaErrorIllegalState", "the operation cannot be performed in the present state"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"},
+    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture"},
+    {cudaErrorCapturedEvent, "cudaErrorCapturedEvent", "operation not permitted on an event last recorded in a capturing stream"},
+};
+
+extern "C" {
+
+const char *cudaGetErrorName(cudaError_t e) {
+    for (const auto &row : errors)
+        if (row.code == e) return row.name;
+    return "unrecognized error code";
+}
+const char *cudaGetErrorString(cudaError_t e) {
+    for (const auto &row : errors)
+        if (row.code == e) return row.text;
+    return "unrecognized error code";
+}
+cudaError_t cudaGetLastError(void) {
+    const cudaError_t e = last;
+    last = cudaSuccess;
+    return e;
+}
+cudaError_t cudaPeekAtLastError(void) {
+    return last;
+}
+
+cudaError_t cudaGetDeviceCount(int *count) {
+    *count = architecture() ? 1 : 0;
+    return architecture() ? cudaSuccess : failed(cudaErrorNoDevice);
+}
+cudaError_t cudaGetDevice(int *device_number) {
+    *device_number = 0;
+    return architecture() ? cudaSuccess : failed(cudaErrorNoDevice);
+}
+cudaError_t cudaSetDevice(int device_number) {
+    return !architecture() ? failed(cudaErrorNoDevice) : device_number ? failed(cudaErrorInvalidDevice) : cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device_number) {
+    if (cudaSetDevice(device_number)) return last;
+    *p = {};
+    snprintf(p->name, sizeof p->name, "emulated sm_%d", architecture());
+    p->major = architecture() / 10, p->minor = architecture() % 10;
+    p->totalGlobalMem = memory(), p->sharedMemPerBlock = 48 << 10, p->sharedMemPerBlockOptin = (size_t)most_shared();
+    p->sharedMemPerMultiprocessor = (size_t)most_shared() + (architecture() >= 80 ? 1024 : 0);
+    p->multiProcessorCount = 4, p->warpSize = 32, p->maxThreadsPerBlock = 1024, p->maxThreadsPerMultiProcessor = 2048;
+    p->regsPerBlock = 65536, p->l2CacheSize = 4 << 20;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr a, int device_number) {
+    cudaDeviceProp p;
+    if (cudaGetDeviceProperties(&p, device_number)) return last;
+    switch (a) {
+    case cudaDevAttrMultiProcessorCount:
+        *value = p.multiProcessorCount;
+        break;
+    case cudaDevAttrComputeCapabilityMajor:
+        *value = p.major;
+        break;
+    case cudaDevAttrComputeCapabilityMinor:
+        *value = p.minor;
+        break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        *value = most_shared();
+        break;
+    default:
+        return failed(cudaErrorInvalidValue);
+    }
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize(void) {
+    NOT_WHILE_CAPTURING;
+    finish_all();
+    return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void **p, size_t bytes) {
+    return allocate(device, p, bytes);
+}
+cudaError_t cudaFree(void *p) {
+    return release(device, p);
+}
+cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned) {
+    return allocate(pinned, p, bytes);
+}
+cudaError_t cudaMallocHost(void **p, size_t bytes) {
+    return allocate(pinned, p, bytes);
+}
+cudaError_t cudaFreeHost(void *p) {
+    return release(pinned, p);
+}
+cudaError_t cudaMemGetInfo(size_t *left, size_t *all) {
+    *left = memory() - used, *all = memory();
+    return cudaSuccess;
+}
+
+// On the null stream, which waits for all but non-blocking ones.
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
+    NOT_WHILE_CAPTURING;
+    const cudaError_t e = check_copy(to, from, bytes, kind);
+    finish_null();
+    if (!e && bytes) memmove(to, from, bytes);
+    return failed(e);
+}
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
+    return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
+}
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
+                              enum cudaMemcpyKind kind, cudaStream_t stream) {
+    if (!width || !height) return cudaSuccess;
+    if (width > to_pitch || width > from_pitch) return failed(cudaErrorInvalidValue);
+    for (size_t last_row = 0; last_row<height; last_row += height> 1 ? height - 1 : 1) {
+        const cudaError_t e = check_copy((char *)to + last_row * to_pitch, (const char *)from + last_row * from_pitch, width, kind);
+        if (e) return failed(e);
+    }
+    enqueue(stream, [=] {
+        for (size_t row = 0; row < height; row++) memmove((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width);
+    });
+    return cudaSuccess;
+}
+cudaError_t cudaMemset(void *p, int value, size_t bytes) {
+    NOT_WHILE_CAPTURING;
+    if (bytes && !within(device, p, bytes)) return failed(cudaErrorInvalidValue);
+    finish_null();
+    if (bytes) memset(p, value, bytes);
+    return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t stream) {
+    if (!bytes) return cudaSuccess;
+    if (!within(device, p, bytes)) return failed(cudaErrorInvalidValue);
+    enqueue(stream, [=] { memset(p, value, bytes); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
+    if (!architecture()) return failed(cudaErrorNoDevice);
+    streams.push_back(*stream = new CUstream_st);
+    (*stream)->blocking = !(flags & cudaStreamNonBlocking);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamCreate(cudaStream_t *stream) {
+    return cudaStreamCreateWithFlags(stream, 0);
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    if (!stream) return failed(cudaErrorInvalidResourceHandle);
+    finish(stream);
+    streams.erase(std::find(streams.begin(), streams.end(), stream));
+    delete stream->capture;
+    delete stream;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    CUstream_st *s = real(stream);
+    if (s->capture) return s->invalid = true, failed(cudaErrorStreamCaptureUnsupported);
+    finish(s);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode) {
+    if (!stream) return failed(cudaErrorStreamCaptureUnsupported); // the null stream can't be captured
+    if (stream->capture) return failed(cudaErrorIllegalState);
+    stream->capture = new CUgraph_st, stream->invalid = false;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    *graph = nullptr;
+    if (!stream || !stream->capture) return failed(cudaErrorIllegalState);
+    CUgraph_st *made = stream->capture;
+    stream->capture = nullptr;
+    if (stream->invalid) return delete made, failed(cudaErrorStreamCaptureInvalidated);
+    *graph = made;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
+    CUstream_st *s = real(stream);
+    *status = !s->capture ? cudaStreamCaptureStatusNone : s->invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+    CUstream_st *other = event->on;
+    if (real(stream)->capture || event->captured) return failed(cudaErrorNotSupported); // of the emulator
+    if (other && other != real(stream)) enqueue(stream, [=] { finish(other); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
+    *event = new CUevent_st;
+    return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t *event) {
+    return cudaEventCreateWithFlags(event, 0);
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    finish_all();
+    delete event;
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    event->on = real(stream), event->recorded = true, event->captured = event->on->capture;
+    enqueue(stream, [=] { event->when = now(); });
+    return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    if (event->captured) return forbidden(), failed(cudaErrorCapturedEvent);
+    if (event->on) finish(event->on);
+    return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t stop) {
+    if (!start->recorded || !stop->recorded) return failed(cudaErrorInvalidResourceHandle);
+    if (start->captured || stop->captured) return failed(cudaErrorCapturedEvent);
+    if (!start->on->queue.empty() || !stop->on->queue.empty()) return failed(cudaErrorNotReady);
+    *milliseconds = (float)(1e3 * (stop->when - start->when));
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *run, cudaGraph_t graph, unsigned long long) {
+    if (!graph) return failed(cudaErrorInvalidValue);
+    *run = new CUgraphExec_st{std::make_shared<const std::vector<work>>(graph->nodes)};
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t run, cudaStream_t stream) {
+    if (!run) return failed(cudaErrorInvalidValue);
+    enqueue(stream, [nodes = run->nodes] {
+        for (const work &w : *nodes) w();
+    });
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t run) {
+    delete run;
+    return cudaSuccess;
+}
+}
