@@ -24,6 +24,7 @@ struct cpu_matmul {
     size_t scratch_size;
     void *wide[3]; // float32 copies of a, b and c
     size_t wide_size[3];
+    double seconds, flop; // of all runs
 };
 
 static pa_status dnnl_error(pa_err *err, const char *what, dnnl_status_t status) {
@@ -73,6 +74,10 @@ void cpu_matmul_destroy(cpu_matmul *mm) {
 
 int cpu_matmul_created(const cpu_matmul *mm) {
     return mm->count;
+}
+
+void cpu_matmul_spent(const cpu_matmul *mm, double *seconds, double *flop) {
+    *seconds = mm->seconds, *flop = mm->flop;
 }
 
 static dnnl_status_t describe(dnnl_memory_desc_t *md, int rows, int columns, cpu_type t, bool transposed, int ld) {
@@ -210,6 +215,7 @@ pa_status cpu_matmul_run(cpu_matmul *mm, const cpu_product *p, const void *a, co
     pa_status result = PA_OK;
     entry *e = NULL;
     if (p->m == 0 || p->n == 0) return PA_OK;
+    double start = pa_clock();
     if ((result = find(mm, p, &e, err))) return result;
     operand o[3];
     operands(p, o);
@@ -227,6 +233,7 @@ pa_status cpu_matmul_run(cpu_matmul *mm, const cpu_product *p, const void *a, co
     TRY(dnnl_primitive_execute(e->primitive, mm->stream, 4, args));
     TRY(dnnl_stream_wait(mm->stream));
     if (in[C] != c) narrow(c, in[C], &o[C]);
+    mm->seconds += pa_clock() - start, mm->flop += 2.0 * p->m * p->n * p->k;
 done:
     return result;
 }

@@ -19,6 +19,7 @@ pa_status cpu_matmul_create(cpu_matmul **mm, pa_err *err);
 void cpu_matmul_destroy(cpu_matmul *mm);
 // c (m, n) = a (m, k) b (k, n). 2 m n k flop. The first call of a shape creates its primitive; later ones take no memory of ours.
 pa_status cpu_matmul_run(cpu_matmul *mm, const cpu_product *p, const void *a, const void *b, void *c, pa_err *err);
-int cpu_matmul_created(const cpu_matmul *mm); // primitives so far
+int cpu_matmul_created(const cpu_matmul *mm);                               // primitives so far
+void cpu_matmul_spent(const cpu_matmul *mm, double *seconds, double *flop); // in all runs so far, the creation of primitives included
 
 #endif

@@ -1,0 +1,67 @@
+// bench.h: what pabench's files share: times, roofs, rows of whole models, other libraries' times. Private to bench/.
+#ifndef PA_BENCH_H
+#define PA_BENCH_H
+
+#include "host/backend.h"
+#include "tests/cases.h"
+
+typedef struct {
+    double median, low, high; // seconds; low and high: the quartiles
+    int runs;
+} bench_time;
+
+// How long and how often to measure.
+typedef struct {
+    double seconds; // of one row, about
+    int least;      // runs at least, but one of what takes longer than `seconds` four times over
+    int most;       // 0: as many as fit
+} bench_effort;
+
+// Runs work once to warm up, then again and again; before (may be NULL) is called, untimed, ahead of each.
+typedef struct {
+    void (*before)(void *what);
+    pa_status (*work)(void *what, pa_err *err);
+    void *what;
+} bench_job;
+pa_status bench_measure(const bench_job *job, bench_effort effort, bench_time *t, pa_err *err);
+// Leaves nothing of what was used before in any cache.
+void bench_flush(void);
+
+// What this machine reaches at this hour: the best of several sizes and runs, with all threads.
+typedef struct {
+    double flops[2];   // of a matrix product, by cpu_type; 0 where there is none of its own
+    double read, copy; // bytes a second; copy counts what is read and what is written
+} bench_roof;
+pa_status bench_roofs(bool bf16, bench_roof *best, pa_err *err); // raises what it finds too low
+
+// oneDNN's time for a case's work, where it has it: has is false else. note says in what the work differs.
+pa_status bench_onednn(const case_row *row, bench_effort effort, bool *has, bench_time *t, const char **note, pa_err *err);
+
+typedef enum {
+    PART_LINEAR,
+    PART_ATTENTION,
+    PART_ACTIVATION,
+    PART_NORMS,
+    PART_LOSS,
+    PART_OPTIMIZER,
+    PART_OTHER,
+    PART_REST,
+    PARTS
+} bench_part;
+extern const char *const bench_part_name[PARTS];
+
+// One call of a whole model.
+typedef struct {
+    char name[48];   // "v1 train fp32"
+    bool read_bound; // its roof is `bytes` at the read bandwidth, else `flop` at the matrix product's
+    bench_time time;
+    double tokens, flop, bytes, memory; // of one call; memory of all arenas
+    double part[PARTS];                 // mean seconds; all 0 where the backend does not say
+} bench_model;
+enum { BENCH_MODELS = 4 };
+// Training step, prefill of a full window and decoding at its end for a model of the case table; `threads` below all of them: only the
+// step.
+pa_status bench_models(const pa_backend *be, const case_model *v, pa_precision precision, int threads, bench_effort effort,
+                       bench_model row[BENCH_MODELS], int *rows, pa_err *err);
+
+#endif

@@ -1,0 +1,108 @@
+// measure.c: times with their spread, and the roofs that they are held against. Knows nothing of what is measured.
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench/bench.h"
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+pa_status bench_measure(const bench_job *job, bench_effort effort, bench_time *t, pa_err *err) {
+    enum { MOST = 400 };
+    double seconds[MOST], all = 0;
+    int runs = 0;
+    for (int i = -1; i < MOST && (!effort.most || i < effort.most); i++) {
+        if (job->before) job->before(job->what);
+        double start = pa_clock();
+        pa_status s = job->work(job->what, err);
+        if (s) return s;
+        double spent = pa_clock() - start;
+        if (i < 0 && spent < 4 * effort.seconds) continue; // that was the warm-up
+        seconds[runs++] = spent, all += spent;
+        if (all > 4 * effort.seconds || (all > effort.seconds && runs >= effort.least)) break;
+    }
+    qsort(seconds, (size_t)runs, sizeof *seconds, by_size);
+    *t = (bench_time){seconds[runs / 2], seconds[runs / 4], seconds[runs - 1 - runs / 4], runs};
+    return PA_OK;
+}
+
+enum { FLUSH = 128 << 20, STREAM = 256 << 20 };
+
+void bench_flush(void) {
+    static char *other;
+    static char value;
+    if (!other && !(other = malloc(FLUSH))) return;
+    value++;
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < FLUSH; i += 1 << 16) memset(other + i, value, 1 << 16);
+}
+
+typedef struct {
+    uint64_t *from, *to, sum;
+    cpu_matmul *mm;
+    cpu_product p;
+} stream;
+
+static pa_status read_all(void *what, pa_err *err) {
+    stream *s = what;
+    uint64_t sum = 0;
+#pragma omp parallel for schedule(static) reduction(+ : sum)
+    for (size_t block = 0; block < STREAM / 8; block += 4096) {
+        const uint64_t *p = s->from + block;
+        for (size_t i = 0; i < 4096; i++) sum += p[i];
+    }
+    s->sum += sum;
+    (void)err;
+    return PA_OK;
+}
+
+static pa_status copy_all(void *what, pa_err *err) {
+    stream *s = what;
+#pragma omp parallel
+    {
+        size_t threads = (size_t)omp_get_num_threads(), me = (size_t)omp_get_thread_num(), words = STREAM / 8;
+        size_t low = words * me / threads, high = words * (me + 1) / threads;
+        memcpy(s->to + low, s->from + low, (high - low) * 8);
+    }
+    (void)err;
+    return PA_OK;
+}
+
+static pa_status multiply(void *what, pa_err *err) {
+    stream *s = what;
+    return cpu_matmul_run(s->mm, &s->p, s->from, s->to, s->to + STREAM / 16, err);
+}
+
+static pa_status best_of(pa_status (*work)(void *, pa_err *), stream *s, double amount, double *best, pa_err *err) {
+    for (int i = 0; i < 8; i++) {
+        double start = pa_clock();
+        pa_status e = work(s, err);
+        if (e) return e;
+        double rate = amount / (pa_clock() - start);
+        if (rate > *best) *best = rate;
+    }
+    return PA_OK;
+}
+
+pa_status bench_roofs(bool bf16, bench_roof *best, pa_err *err) {
+    stream s = {.from = pa_alloc(STREAM), .to = pa_alloc(STREAM)};
+    pa_status e = s.from && s.to ? cpu_matmul_create(&s.mm, err) : pa_error(err, PA_FAIL, "no memory for %d MB", 2 * (STREAM >> 20));
+    for (size_t i = 0; !e && i < STREAM / 8; i++) s.from[i] = 0x3f803f803f803f80u; // near 1, as float32 and as bf16
+    if (!e) e = copy_all(&s, err);                                                 // pages that are there
+    if (!e) e = best_of(read_all, &s, STREAM, &best->read, err);
+    if (!e) e = best_of(copy_all, &s, 2.0 * STREAM, &best->copy, err);
+    static const int size[] = {1536, 2048, 3072};
+    for (int type = CPU_F32; !e && type <= (bf16 ? CPU_BF16 : CPU_F32); type++)
+        for (int i = 0; !e && i < 3; i++) {
+            int n = size[i];
+            cpu_type t = (cpu_type)type;
+            s.p = (cpu_product){.m = n, .n = n, .k = n, .a = t, .b = t, .c = t, .b_t = true, .lda = n, .ldb = n, .ldc = n};
+            e = best_of(multiply, &s, 2.0 * n * n * n, &best->flops[type], err);
+        }
+    cpu_matmul_destroy(s.mm);
+    free(s.from), free(s.to);
+    return e;
+}
