@@ -189,18 +189,15 @@ static void column_sum(float *sum, const float *x, int rows, int C) {
     }
 }
 
+// From one end to the other, so that w is one stream to the prefetcher; four sums, so that additions do not wait for one another.
 SIMD_INLINE float dot(cpu_type t, const float *x, const void *w, int n) {
-    float a = 0, b = 0, c = 0, d = 0; // four chains, so that additions do not wait for one another
-    int quarter = n / 64 * 16, i = 4 * quarter;
-    const void *w1 = act_at(t, w, (size_t)quarter), *w2 = act_at(t, w1, (size_t)quarter), *w3 = act_at(t, w2, (size_t)quarter);
-#pragma omp simd reduction(+ : a, b, c, d)
-    for (int j = 0; j < quarter; j++) {
-        a += x[j] * act_get(t, w, (size_t)j), b += x[quarter + j] * act_get(t, w1, (size_t)j);
-        c += x[2 * quarter + j] * act_get(t, w2, (size_t)j), d += x[3 * quarter + j] * act_get(t, w3, (size_t)j);
-    }
-#pragma omp simd reduction(+ : a)
-    for (int j = i; j < n; j++) a += x[j] * act_get(t, w, (size_t)j);
-    return (a + b) + (c + d);
+    vf sum[4] = {{0}, {0}, {0}, {0}};
+    int i = 0;
+    for (; i + 4 * VW <= n; i += 4 * VW) SIMD_UNROLL
+    for (int j = 0; j < 4; j++) sum[j] += vf_load(x + i + j * VW) * act_load(t, w, (size_t)(i + j * VW), VW);
+    float rest = 0;
+    for (; i < n; i++) rest += x[i] * act_get(t, w, (size_t)i);
+    return vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
 SIMD_INLINE void gemv_body(cpu_type t, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out) {
