@@ -71,6 +71,15 @@ static pa_status copy_all(void *what, pa_err *err) {
     return PA_OK;
 }
 
+// Each number read and written where it is, as the optimiser does.
+static pa_status change_all(void *what, pa_err *err) {
+    stream *s = what;
+#pragma omp parallel for simd schedule(static)
+    for (size_t i = 0; i < STREAM / 8; i++) s->to[i] += 1;
+    (void)err;
+    return PA_OK;
+}
+
 static pa_status multiply(void *what, pa_err *err) {
     stream *s = what;
     return cpu_matmul_run(s->mm, &s->p, s->from, s->to, s->to + STREAM / 16, err);
@@ -88,11 +97,12 @@ static pa_status best_of(pa_status (*work)(void *, pa_err *), stream *s, double 
 }
 
 pa_status bench_roofs(bool bf16, bench_roof *best, pa_err *err) {
-    stream s = {.from = pa_alloc(STREAM), .to = pa_alloc(STREAM)};
+    stream s = {.from = case_memory(STREAM), .to = case_memory(STREAM)};
     pa_status e = s.from && s.to ? cpu_matmul_create(&s.mm, err) : pa_error(err, PA_FAIL, "no memory for %d MB", 2 * (STREAM >> 20));
     for (size_t i = 0; !e && i < STREAM / 8; i++) s.from[i] = 0x3f803f803f803f80u; // near 1, as float32 and as bf16
     if (!e) e = copy_all(&s, err);                                                 // pages that are there
     if (!e) e = best_of(read_all, &s, STREAM, &best->read, err);
+    if (!e) e = best_of(change_all, &s, 2.0 * STREAM, &best->copy, err);
     if (!e) e = best_of(copy_all, &s, 2.0 * STREAM, &best->copy, err);
     static const int size[] = {1536, 2048, 3072};
     for (int type = CPU_F32; !e && type <= (bf16 ? CPU_BF16 : CPU_F32); type++)

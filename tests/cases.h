@@ -76,6 +76,7 @@ pa_status case_open(case_run *r, const case_row *row, const cpu_ops *ops, pa_err
 void case_reset(case_run *r); // operands that are changed in place as they were
 pa_status case_execute(case_run *r, pa_err *err);
 void case_close(case_run *r);
+void *case_memory(size_t bytes); // zeroed, in large pages where the system has them, as a backend's memory is; free() it
 
 // After one case_execute on fresh operands: the output that is furthest from float64. At most `samples` rows (or sums) of each output are
 // computed again.

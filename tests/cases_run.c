@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "cpu/simd.h"
 #include "tests/cases.h"
@@ -14,6 +15,14 @@ static double draw(int operand, size_t i) {
     return (double)((z ^ z >> 29) >> 12) * 0x1p-51 - 1;
 }
 
+void *case_memory(size_t bytes) {
+    enum { PAGE = 2 << 20 };
+    if (bytes < 4 * PAGE) return pa_alloc(bytes);
+    void *p = aligned_alloc(PAGE, (bytes + PAGE - 1) / PAGE * PAGE);
+    if (p) madvise(p, bytes, MADV_HUGEPAGE), memset(p, 0, bytes);
+    return p;
+}
+
 typedef struct {
     case_run *run;
     bool failed;
@@ -22,7 +31,7 @@ typedef struct {
 static void *take(maker *m, int i, size_t bytes) {
     case_operand *x = &m->run->x[i];
     x->bytes = bytes;
-    x->data = pa_alloc(bytes + 64);
+    x->data = case_memory(bytes + 64);
     if (!x->data) m->failed = true;
     if (x->data) memset(x->data, 0xff, bytes); // NaN, until it is written
     return x->data;
