@@ -80,13 +80,25 @@ SIMD_INLINE vi vi_lanes(void) { // 0, 1, 2, ...
 SIMD_INLINE vf vf_max(vf x, vf m) {
 #ifdef SIMD_AVX512
     return (vf)_mm512_max_ps((__m512)x, (__m512)m);
+#elif VW == 8
+    return (vf)_mm256_max_ps((__m256)x, (__m256)m);
 #else
     return vf_select(x > m, x, m);
+#endif
+}
+// The smaller; m where x is NaN.
+SIMD_INLINE vf vf_min(vf x, vf m) {
+#if VW == 8
+    return (vf)_mm256_min_ps((__m256)x, (__m256)m);
+#else
+    return vf_select(x < m, x, m);
 #endif
 }
 SIMD_INLINE bool vf_any_greater(vf a, vf b) {
 #ifdef SIMD_AVX512
     return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ) != 0;
+#elif VW == 8
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ)) != 0;
 #else
     vi m = a > b;
     int32_t any = 0;
@@ -168,8 +180,7 @@ SIMD_INLINE vf vf_exp2(vf x, const int degree) {
     vf n = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-    vf t = vf_select(x < -127.0f, vf_set(-127.0f), x); // written so that NaN passes
-    t = vf_select(t > 128.0f, vf_set(128.0f), t);
+    vf t = vf_min(vf_set(128.0f), vf_max(vf_set(-127.0f), x)); // NaN passes
     vf shifted = t + 12582912.0f; // 1.5 * 2^23: the integer lands in the low bits
     vf f = t - (shifted - 12582912.0f);
 #endif
