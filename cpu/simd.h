@@ -181,7 +181,7 @@ SIMD_INLINE vf vf_exp2(vf x, const int degree) {
     vf f = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
     vf t = vf_min(vf_set(128.0f), vf_max(vf_set(-127.0f), x)); // NaN passes
-    vf shifted = t + 12582912.0f; // 1.5 * 2^23: the integer lands in the low bits
+    vf shifted = t + 12582912.0f;                              // 1.5 * 2^23: the integer lands in the low bits
     vf f = t - (shifted - 12582912.0f);
 #endif
     vf y = vf_set(c[degree]);
