@@ -5,6 +5,12 @@
 
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define PA_EVERYWHERE __host__ __device__
+#else
+#define PA_EVERYWHERE
+#endif
+
 // What a draw is for. Values are part of the file format of a run (a resumed run must draw the same): append only.
 enum {
     PA_RANDOM_INIT = 1,    // step: tensor, index: element
@@ -21,7 +27,7 @@ typedef struct {
     uint32_t v[4];
 } pa_philox;
 
-static inline pa_philox pa_philox_raw(uint64_t key, uint64_t high, uint64_t low) {
+PA_EVERYWHERE static inline pa_philox pa_philox_raw(uint64_t key, uint64_t high, uint64_t low) {
     uint32_t c0 = (uint32_t)low, c1 = (uint32_t)(low >> 32), c2 = (uint32_t)high, c3 = (uint32_t)(high >> 32);
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int round = 0; round < 10; round++) {
@@ -30,11 +36,12 @@ static inline pa_philox pa_philox_raw(uint64_t key, uint64_t high, uint64_t low)
         c1 = (uint32_t)p1, c3 = (uint32_t)p0, c0 = n0, c2 = n2;
         k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
     }
-    return (pa_philox){{c0, c1, c2, c3}};
+    pa_philox r = {{c0, c1, c2, c3}};
+    return r;
 }
 
 // 128 random bits for (seed, purpose, step, index). purpose < 256, step < 2^56.
-static inline pa_philox pa_random(uint64_t seed, unsigned purpose, uint64_t step, uint64_t index) {
+PA_EVERYWHERE static inline pa_philox pa_random(uint64_t seed, unsigned purpose, uint64_t step, uint64_t index) {
     return pa_philox_raw(seed, (uint64_t)purpose << 56 | step, index);
 }
 

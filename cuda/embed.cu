@@ -1,0 +1,107 @@
+// embed.cu: the sum of embeddings and its gradient, each sum in the order of the rows. Knows nothing of where tokens come from.
+#include "cuda/rows.cuh"
+
+enum { THREADS = 256, WARPS = THREADS / 32, EACH = 4, CHUNK = THREADS * EACH, COLUMNS = 128, POSITIONS = 32 };
+
+// A block a row: 8 C bytes read (of which embeddings stay in the cache), 4 C written, C flop.
+static __global__ void __launch_bounds__(128)
+    embed_kernel(float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb, int C, bool wide) {
+    const size_t row = blockIdx.x;
+    const float *t = token_emb + (size_t)token[row] * C, *p = pos_emb ? pos_emb + (size_t)position[row] * C : NULL;
+    x += row * C;
+    if (wide) {
+        for (int i = threadIdx.x * 4; i < C; i += 512) {
+            float4 a = *(const float4 *)(t + i);
+            if (p) {
+                float4 b = *(const float4 *)(p + i);
+                a.x += b.x, a.y += b.y, a.z += b.z, a.w += b.w;
+            }
+            *(float4 *)(x + i) = a;
+        }
+    } else {
+        for (int i = threadIdx.x; i < C; i += 128) x[i] = p ? t[i] + p[i] : t[i];
+    }
+}
+void cuda_embed_fwd(cudaStream_t stream, float *x, const int32_t *token, const int32_t *position, const float *token_emb,
+                    const float *pos_emb, int rows, int C) {
+    const bool wide = C % 4 == 0 && cuda_wide(x, 0) && cuda_wide(token_emb, 0) && cuda_wide(pos_emb, 0);
+    if (rows) CUDA_LAUNCH(embed_kernel, dim3(rows), dim3(128), 0, stream, x, token, position, token_emb, pos_emb, C, wide);
+}
+
+// Rows from `base` on, CHUNK of them, whose index is in [low, high): to list, in order. Returns how many; all threads meet at its start.
+static __device__ int find_rows(int *list, int *counts, const int32_t *index, int base, int rows, int low, int high) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    unsigned votes[EACH];
+    int mine = 0, before = 0, all = 0;
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+        int row = base + (warp * EACH + k) * 32 + lane, i = row < rows ? index[row] : -1;
+        votes[k] = __ballot_sync(0xffffffffu, i >= low && i < high);
+        mine += __popc(votes[k]);
+    }
+    __syncthreads(); // the last chunk's list has been read
+    if (lane == 0) counts[warp] = mine;
+    __syncthreads();
+    for (int w = 0; w < WARPS; w++) {
+        if (w < warp) before += counts[w];
+        all += counts[w];
+    }
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+        if (votes[k] >> lane & 1) list[before + __popc(votes[k] & ((1u << lane) - 1))] = base + (warp * EACH + k) * 32 + lane;
+        before += __popc(votes[k]);
+    }
+    __syncthreads();
+    return all;
+}
+
+// Grid (V, C / COLUMNS): one token, COLUMNS columns of its gradient. Warp w adds every WARPS-th row that has the token, then the warps'
+// sums are added in their order. 4 C bytes read a row; each block also reads all token ids, 4 bytes a row: V C / COLUMNS times, from the
+// second level cache (v3: 390 x 8 x 7.2k rows x 4 = 90 MB, some 20 us on an H100, as long as reading the rows).
+static __global__ void __launch_bounds__(THREADS) embed_token_kernel(float *demb, const float *dx, const int32_t *token, int rows, int C) {
+    __shared__ int list[CHUNK], counts[WARPS];
+    __shared__ float sums[WARPS][COLUMNS];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.y * COLUMNS + lane;
+    float sum[4] = {0, 0, 0, 0};
+    for (int base = 0; base < rows; base += CHUNK) {
+        int found = find_rows(list, counts, token, base, rows, blockIdx.x, blockIdx.x + 1);
+#pragma unroll 4
+        for (int i = warp; i < found; i += WARPS) {
+            const float *d = dx + (size_t)list[i] * C + column;
+#pragma unroll
+            for (int k = 0; k < 4; k++) sum[k] += column + 32 * k < C ? d[32 * k] : 0.0f;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < 4; k++) sums[warp][lane + 32 * k] = sum[k];
+    __syncthreads();
+    const int mine = blockIdx.y * COLUMNS + threadIdx.x;
+    if (threadIdx.x >= COLUMNS || mine >= C) return;
+    float all = demb[(size_t)blockIdx.x * C + mine];
+    for (int w = 0; w < WARPS; w++) all += sums[w][threadIdx.x];
+    demb[(size_t)blockIdx.x * C + mine] = all;
+}
+
+// A block: POSITIONS neighbouring positions, of which warp w has every WARPS-th; their gradients are added to in memory, row by row (a
+// batch has few rows a position). 12 C bytes a row; ids are read positions / POSITIONS times (v4: 512 x 16k x 4 = 33 MB).
+static __global__ void __launch_bounds__(THREADS)
+    embed_position_kernel(float *demb, const float *dx, const int32_t *position, int rows, int C) {
+    __shared__ int list[CHUNK], counts[WARPS];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, low = blockIdx.x * POSITIONS;
+    for (int base = 0; base < rows; base += CHUNK) {
+        int found = find_rows(list, counts, position, base, rows, low, low + POSITIONS);
+        for (int i = 0; i < found; i++) {
+            int at = position[list[i]];
+            if (at % WARPS != warp) continue;
+            for (int c = lane; c < C; c += 32) demb[(size_t)at * C + c] += dx[(size_t)list[i] * C + c];
+        }
+    }
+}
+void cuda_embed_bwd(cudaStream_t stream, float *dtoken_emb, float *dpos_emb, const float *dx, const int32_t *token, const int32_t *position,
+                    int rows, int C, int V, int positions) {
+    if (!rows) return;
+    CUDA_LAUNCH(embed_token_kernel, dim3(V, cuda_blocks((size_t)C, COLUMNS)), dim3(THREADS), 0, stream, dtoken_emb, dx, token, rows, C);
+    if (dpos_emb)
+        CUDA_LAUNCH(embed_position_kernel, dim3(cuda_blocks((size_t)positions, POSITIONS)), dim3(THREADS), 0, stream, dpos_emb, dx,
+                    position, rows, C);
+}

@@ -1,0 +1,167 @@
+// pointwise.cu: rotary positions, activations with dropout, casts. Each reads its operands once and writes once; limited by that. Knows
+// nothing of the model.
+#include "cuda/rows.cuh"
+#include "host/philox.h"
+
+enum { THREADS = 256 };
+
+// A thread turns E neighbouring pairs: (j, j + R/2) of a head. With s bytes a number: 4 s bytes of it and 8 of the table (which stays in
+// the cache, shared by the heads), 6 flop a pair.
+template <typename T, int E>
+static __global__ void __launch_bounds__(THREADS)
+    rotary_kernel(T *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int half, float sign) {
+    const int each = half / E;
+    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= (size_t)rows * H * each) return;
+    const int j = (int)(i % each) * E, head = (int)(i / each % H), row = (int)(i / each / H);
+    T *a = x + row * ld + (ptrdiff_t)head * D + j;
+    const float *angle = table + ((size_t)position[row] * half + j) * 2;
+    float p[E], q[E], turn[2 * E];
+    if (E == 8) {
+        cuda_load8(p, a), cuda_load8(q, a + half), cuda_load8(turn, angle), cuda_load8(turn + E, angle + E);
+    } else {
+        p[0] = cuda_to_float(a[0]), q[0] = cuda_to_float(a[half]), turn[0] = angle[0], turn[1] = angle[1];
+    }
+#pragma unroll
+    for (int k = 0; k < E; k++) {
+        float c = turn[2 * k], s = sign * turn[2 * k + 1], was = p[k];
+        p[k] = was * c - q[k] * s, q[k] = q[k] * c + was * s;
+    }
+    if (E == 8) {
+        cuda_store8(a, p), cuda_store8(a + half, q);
+    } else {
+        a[0] = cuda_from_float<T>(p[0]), a[half] = cuda_from_float<T>(q[0]);
+    }
+}
+
+template <typename T>
+static void rotary(cudaStream_t stream, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
+                   float sign) {
+    const int half = R / 2;
+    const size_t pairs = (size_t)rows * H * half;
+    if (!pairs) return;
+    if (cuda_wide(x, ld) && D % 8 == 0 && half % 8 == 0 && cuda_wide(table, half))
+        CUDA_LAUNCH((rotary_kernel<T, 8>), dim3(cuda_blocks(pairs / 8, THREADS)), dim3(THREADS), 0, stream, (T *)x, ld, position, table,
+                    rows, H, D, half, sign);
+    else
+        CUDA_LAUNCH((rotary_kernel<T, 1>), dim3(cuda_blocks(pairs, THREADS)), dim3(THREADS), 0, stream, (T *)x, ld, position, table, rows,
+                    H, D, half, sign);
+}
+void cuda_rotary(cudaStream_t stream, cuda_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H,
+                 int D, int R, float sign) {
+    CUDA_TYPED(type, rotary, stream, x, ld, position, table, rows, H, D, R, sign);
+}
+
+// What a thread multiplies column i and the next of its row by: 0 where the draw drops, else 1 / (1 - p). One draw serves four columns.
+template <int E> static __device__ __forceinline__ void survive(float keep[E], const cuda_dropout &d, int row, int i, int F, int sequence) {
+    if (!(d.p > 0)) {
+#pragma unroll
+        for (int k = 0; k < E; k++) keep[k] = 1;
+        return;
+    }
+    const uint32_t limit = (uint32_t)((double)d.p * 4294967296.0);
+    const uint64_t at = ((uint64_t)d.layer << 48) + (uint64_t)(row % sequence) * (uint64_t)((F + 3) / 4) + (uint64_t)i / 4;
+    const uint64_t window = d.window[row / sequence];
+    const float kept = 1 / (1 - d.p);
+#pragma unroll
+    for (int k = 0; k < E; k += 4) {
+        pa_philox r = pa_random(d.seed, PA_RANDOM_DROPOUT, window, at + k / 4);
+#pragma unroll
+        for (int j = 0; j < 4 && k + j < E; j++) keep[k + j] = r.v[E == 1 ? i % 4 : j] < limit ? 0.0f : kept;
+    }
+}
+
+// g = activation(h), or its derivative. The integral of the normal distribution by erfc, so that its tail is exact too.
+static __device__ __forceinline__ float activation(cuda_activation kind, bool back, float x) {
+    if (kind == CUDA_SQRELU) {
+        float positive = x < 0 ? 0.0f : x; // NaN stays
+        return back ? 2 * positive : positive * positive;
+    }
+    float phi = 0.5f * erfcf(-0.70710678f * x);
+    return back ? phi + 0.39894228f * x * expf(-0.5f * x * x) : x * phi;
+}
+
+// E neighbours a thread. Forward: g = activation(h), 2 s bytes; backward: g = g activation'(h), 3 s bytes; about 40 flop; 20 integer
+// multiplications a number more with dropout.
+template <typename T, bool BACK, int E>
+static __global__ void __launch_bounds__(THREADS)
+    activation_kernel(cuda_activation kind, T *g, const T *h, int rows, int F, cuda_dropout dropout, int sequence) {
+    const int each = F / E;
+    const size_t t = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    if (t >= (size_t)rows * each) return;
+    const int row = (int)(t / each), i = (int)(t % each) * E;
+    float x[E], up[E], keep[E];
+    if (E == 8) {
+        cuda_load8(x, h + t * E);
+        if (BACK) cuda_load8(up, g + t * E);
+    } else {
+        x[0] = cuda_to_float(h[t]);
+        if (BACK) up[0] = cuda_to_float(g[t]);
+    }
+    survive<E>(keep, dropout, row, i, F, sequence);
+#pragma unroll
+    for (int k = 0; k < E; k++) x[k] = keep[k] == 0 ? 0.0f : activation(kind, BACK, x[k]) * (BACK ? up[k] * keep[k] : keep[k]);
+    if (E == 8)
+        cuda_store8(g + t * E, x);
+    else
+        g[t] = cuda_from_float<T>(x[0]);
+}
+
+template <typename T>
+static void run_activation(cudaStream_t stream, bool back, cuda_activation kind, void *g, const void *h, int rows, int F,
+                           const cuda_dropout *dropout, int sequence) {
+    cuda_dropout d = {0, 0, NULL, 0};
+    if (dropout) d = *dropout;
+    const bool wide = cuda_wide(g, F) && cuda_wide(h, F);
+    dim3 grid(cuda_blocks((size_t)rows * F, wide ? 8 * THREADS : THREADS)), block(THREADS);
+    if (!rows) return;
+    if (back && wide)
+        CUDA_LAUNCH((activation_kernel<T, true, 8>), grid, block, 0, stream, kind, (T *)g, (const T *)h, rows, F, d, sequence);
+    else if (back)
+        CUDA_LAUNCH((activation_kernel<T, true, 1>), grid, block, 0, stream, kind, (T *)g, (const T *)h, rows, F, d, sequence);
+    else if (wide)
+        CUDA_LAUNCH((activation_kernel<T, false, 8>), grid, block, 0, stream, kind, (T *)g, (const T *)h, rows, F, d, sequence);
+    else
+        CUDA_LAUNCH((activation_kernel<T, false, 1>), grid, block, 0, stream, kind, (T *)g, (const T *)h, rows, F, d, sequence);
+}
+void cuda_activation_fwd(cudaStream_t stream, cuda_type type, cuda_activation kind, void *g, const void *h, int rows, int F,
+                         const cuda_dropout *dropout, int rows_a_sequence) {
+    CUDA_TYPED(type, run_activation, stream, false, kind, g, h, rows, F, dropout, rows_a_sequence);
+}
+void cuda_activation_bwd(cudaStream_t stream, cuda_type type, cuda_activation kind, void *dg, const void *h, int rows, int F,
+                         const cuda_dropout *dropout, int rows_a_sequence) {
+    CUDA_TYPED(type, run_activation, stream, true, kind, dg, h, rows, F, dropout, rows_a_sequence);
+}
+
+// Eight neighbours a thread, the last n % 8 by one; WIDE: both ends aligned. 4 + s bytes a number.
+template <typename To, typename From, bool WIDE>
+static __global__ void __launch_bounds__(THREADS) convert_kernel(To *y, const From *x, size_t n) {
+    const size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 8;
+    float v[8];
+    if (WIDE && i + 8 <= n) {
+        cuda_load8(v, x + i);
+        cuda_store8(y + i, v);
+    } else {
+        for (size_t j = i; j < n && j < i + 8; j++) y[j] = cuda_from_float<To>(cuda_to_float(x[j]));
+    }
+}
+template <typename To, typename From> static void convert(cudaStream_t stream, To *y, const From *x, size_t n) {
+    dim3 grid(cuda_blocks(n, 8 * THREADS)), block(THREADS);
+    if (!n) return;
+    if (cuda_wide(y, 0) && cuda_wide(x, 0))
+        CUDA_LAUNCH((convert_kernel<To, From, true>), grid, block, 0, stream, y, x, n);
+    else
+        CUDA_LAUNCH((convert_kernel<To, From, false>), grid, block, 0, stream, y, x, n);
+}
+template <typename T> static void cast(cudaStream_t stream, void *y, const float *x, size_t n) {
+    convert(stream, (T *)y, x, n);
+}
+template <typename T> static void widen(cudaStream_t stream, float *y, const void *x, size_t n) {
+    convert(stream, y, (const T *)x, n);
+}
+void cuda_cast(cudaStream_t stream, cuda_type type, void *y, const float *x, size_t n) {
+    CUDA_TYPED(type, cast, stream, y, x, n);
+}
+void cuda_widen(cudaStream_t stream, cuda_type type, float *y, const void *x, size_t n) {
+    CUDA_TYPED(type, widen, stream, y, x, n);
+}
