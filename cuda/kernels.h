@@ -48,7 +48,8 @@ typedef struct {
     float loss_scale; // times nats = what is differentiated; fp16's loss scaling included
     float grad_scale; // what gradients are multiplied by before the update, clipping not included
     float clip;       // most norm; 0: never clipped
-    float lr, beta1, beta2, eps, decay;
+    double beta1, beta2; // 1 - 0.999 in float32 would be off by 2e-5 of itself
+    float lr, eps, decay;
     float c1, c2; // 1 - beta^step
     int decoupled;
 } cuda_scalars;

@@ -142,7 +142,7 @@ static __global__ void __launch_bounds__(512) layernorm_bwd_kernel(float *dx, T 
     for (int row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
         const size_t at = (size_t)row * C + i;
         const float m = mean[row], s = rstd[row];
-        float g[8], hat[8], a = 0, b = 0;
+        float g[8] = {}, hat[8] = {}, a = 0, b = 0;
         if (mine) {
             cuda_load8(g, dy + at), cuda_load8(hat, x + at);
 #pragma unroll

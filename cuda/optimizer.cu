@@ -58,7 +58,7 @@ static __device__ adam_constants constants_of(const cuda_scalars *s, double squa
     k.finite = norm <= 1.7976931348623157e308;
     k.scale = (float)(s->grad_scale * (s->clip > 0 && norm > s->clip ? s->clip / norm : 1.0));
     k.keep = s->decoupled ? (float)(1 - decay) : 1.0f, k.l2 = s->decoupled ? 0.0f : s->decay;
-    k.b1 = s->beta1, k.a1 = 1 - s->beta1, k.b2 = s->beta2, k.a2 = 1 - s->beta2;
+    k.b1 = (float)s->beta1, k.a1 = (float)(1 - s->beta1), k.b2 = (float)s->beta2, k.a2 = (float)(1 - s->beta2);
     k.step = (float)((double)s->lr / s->c1), k.root = (float)(1 / sqrt((double)s->c2)), k.eps = s->eps;
     return k;
 }
