@@ -1,6 +1,7 @@
 // patrain.c: the trainer's command line.
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "host/cli.h"
 #include "host/train.h"
@@ -18,6 +19,16 @@ static pa_status parse_precision(const char *name, pa_config *c, pa_err *err) {
     char text[64];
     snprintf(text, sizeof text, "train.precision=%s", name);
     return pa_config_set(c, text, err);
+}
+
+// An error of one rank ends all. What every rank saw is told by rank 0; another speaks where rank 0 has not ended the run by then.
+static int end(const pa_program *p, pa_status s, const pa_err *err, pa_comm *comm) {
+    bool failed = s && s != PA_STOPPED;
+    if (failed && comm->rank) usleep(500000);
+    int code = pa_cli_end(p, s, err);
+    if (failed) pa_comm_abort(comm, code);
+    pa_comm_end(comm);
+    return code;
 }
 
 int main(int argc, char **argv) {
@@ -61,7 +72,9 @@ int main(int argc, char **argv) {
         run = default_dir;
     }
     pa_train_options o = {.run = run, .init = init, .fresh = fresh, .dry_run = dry_run};
+    o.comm = pa_comm_single();
+    if (!s) s = pa_comm_start(&o.comm, &err);
     if (!s) s = pa_backend_choose(device, &o.backend, &err);
     if (!s) s = pa_train(&config, &o, &err);
-    return pa_cli_end(&program, s, &err);
+    return end(&program, s, &err, &o.comm);
 }

@@ -42,6 +42,8 @@ typedef struct {
     pa_runlog log;
     int lock, micro, first, windows; // this rank's windows of a step: `windows` of them from `first`
     int kept, skips_in_a_row;
+    double progress;      // share of the run that is done, as all ranks agreed before this step
+    bool stopping;        // a rank was asked to stop
     double started, peak; // clock at the start less seconds trained before; flop/s
     uint16_t *tokens;     // (windows, context + 1)
     uint16_t *input, *target;
@@ -127,7 +129,7 @@ static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
         sum += part;
     }
     if (s || (s = pa_comm_sum_f64(&t->comm, &sum, 1, err))) return s;
-    pa_update u = {.lr = pa_learning_rate(c, t->state.step, progress(t)),
+    pa_update u = {.lr = pa_learning_rate(c, t->state.step, t->progress),
                    .beta1 = c->optimizer.beta1,
                    .beta2 = c->optimizer.beta2,
                    .eps = c->optimizer.eps,
@@ -152,6 +154,7 @@ static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
 
 static pa_status save(trainer *t, bool best, pa_err *err) {
     t->saved_step = t->state.step;
+    if (t->comm.rank) return PA_OK;
     return pa_checkpoint_save(t->options->run, t->config, t->train.encoding, &t->state, &t->params, t->backend, t->ctx, best, err);
 }
 
@@ -202,6 +205,14 @@ static pa_status sample(trainer *t, pa_err *err) {
     return s;
 }
 
+// Clocks and signals differ between ranks: rank 0's share of the run that is done holds for all, and a signal to any of them.
+static pa_status agree(trainer *t, pa_err *err) {
+    double said[] = {t->comm.rank ? 0 : progress(t), stop_signals != 0};
+    pa_status s = pa_comm_sum_f64(&t->comm, said, 2, err);
+    t->progress = said[0], t->stopping = said[1] > 0;
+    return s;
+}
+
 static bool due(int64_t step, int64_t every) {
     return every > 0 && step % every == 0;
 }
@@ -218,22 +229,24 @@ static pa_status loop(trainer *t, pa_err *err) {
     const pa_config *c = t->config;
     pa_status s = PA_OK;
     pa_step_log log = {0};
-    bool evaluates = t->has_validation && c->log.eval_every;
+    bool first = !t->comm.rank, hears = first && t->has_validation, evaluates = hears && c->log.eval_every;
     if (evaluates && due(t->state.step, c->log.eval_every) && t->state.evaluated != t->state.step && (s = evaluate_or_stop(t, err)))
         return s;
-    while (progress(t) < 1 && !stop_signals) {
+    while (!(s = agree(t, err)) && t->progress < 1 && !t->stopping) {
         if ((s = train_step(t, &log, err))) return s;
         int64_t step = t->state.step;
-        if ((s = pa_runlog_step(&t->log, &log, due(step, c->log.every) || step == 1 || log.skipped, err))) return s;
+        if ((s = pa_runlog_step(&t->log, &log, first && (due(step, c->log.every) || step == 1 || log.skipped), err))) return s;
         if (t->skips_in_a_row >= c->train.max_skips && c->train.max_skips) return give_up(t, err);
-        if (t->has_validation && due(step, c->log.eval_every) && (s = evaluate_or_stop(t, err))) return s;
-        if (t->has_validation && due(step, c->log.sample_every) && (s = sample(t, err))) return s;
+        if (hears && due(step, c->log.eval_every) && (s = evaluate_or_stop(t, err))) return s;
+        if (hears && due(step, c->log.sample_every) && (s = sample(t, err))) return s;
         if (due(step, c->checkpoint.every) && !log.skipped && t->saved_step != step && (s = save(t, false, err))) return s;
     }
-    if (!stop_signals && evaluates && t->state.evaluated != t->state.step && (s = evaluate_or_stop(t, err))) return s;
-    if (stop_signals) {
+    if (s) return s;
+    if (!t->stopping && evaluates && t->state.evaluated != t->state.step && (s = evaluate_or_stop(t, err))) return s;
+    if (t->stopping) {
         if (t->saved_step != t->state.step && (s = save(t, false, err))) return s;
-        fprintf(stderr, "stopped on request at step %lld, saved; the same command goes on from there\n", (long long)t->state.step);
+        if (first)
+            fprintf(stderr, "stopped on request at step %lld, saved; the same command goes on from there\n", (long long)t->state.step);
         return PA_STOPPED;
     }
     return t->saved_step == t->state.step ? PA_OK : save(t, false, err);
@@ -257,7 +270,8 @@ static pa_status open_data(trainer *t, pa_err *err) {
 static int choose_micro(const pa_config *c, int windows) {
     int rows = c->model.context - c->model.prefix, fit = (8192 + rows - 1) / rows;
     int micro = c->train.micro_batch ? c->train.micro_batch : fit;
-    return micro < windows ? micro : windows;
+    micro = micro < windows ? micro : windows;
+    return micro ? micro : 1; // a rank without a window still has a model
 }
 
 static pa_status open_backend(trainer *t, pa_err *err) {
@@ -270,7 +284,7 @@ static pa_status open_backend(trainer *t, pa_err *err) {
                  .streams = c->log.sample_every && t->has_validation && !t->options->dry_run ? 1 : 0,
                  .seed = (uint64_t)c->train.seed,
                  .comm = &t->comm,
-                 .plan = stderr};
+                 .plan = t->comm.rank ? NULL : stderr};
     pa_status s = t->backend->open(&t->ctx, &o, err);
     if (!s) t->peak = t->backend->peak(t->ctx);
     return s;
@@ -301,7 +315,7 @@ static pa_status first_weights(trainer *t, pa_err *err) {
     pa_status s = pa_weights_open(&w, t->options->init, NULL, &t->config->model, err);
     if (s) return s;
     s = pa_weights_load(&w, &t->params, t->backend, t->ctx, err);
-    if (!s) fprintf(stderr, "weights of %s\n", w.path);
+    if (!s && !t->comm.rank) fprintf(stderr, "weights of %s\n", w.path);
     pa_weights_close(&w);
     return s;
 }
@@ -313,18 +327,26 @@ static pa_status start_run(trainer *t, pa_err *err) {
     t->saved_step = -1;
     pa_status s = PA_OK;
     if (!o->dry_run) {
-        if ((s = pa_rundir_open(o->run, o->fresh, &t->lock, err))) return s;
+        if (!t->comm.rank && (s = pa_rundir_open(o->run, o->fresh, &t->lock, err))) return s;
+        double tidy = 0, at; // the others read once rank 0 has the lock and has removed what an interrupted save left
+        if (t->comm.rank && (s = pa_comm_sum_f64(&t->comm, &tidy, 1, err))) return s;
         if ((s = pa_checkpoint_resume(o->run, t->config, &t->state, &t->params, t->backend, t->ctx, &found, err))) return s;
+        if (!t->comm.rank && (s = pa_comm_sum_f64(&t->comm, &tidy, 1, err))) return s;
+        at = (double)t->state.step;
+        if ((s = pa_comm_sum_f64(&t->comm, &at, 1, err))) return s;
+        if (at != (double)t->state.step * t->comm.size)
+            return pa_error(err, PA_FAIL, "%s: rank %d found another checkpoint than the others, step %lld", o->run, t->comm.rank,
+                            (long long)t->state.step);
     }
     if (!found && (s = first_weights(t, err))) {
-        if (!o->dry_run) pa_rundir_abandon(o->run);
+        if (!o->dry_run && !t->comm.rank) pa_rundir_abandon(o->run);
         return s;
     }
     if (found) {
-        fprintf(stderr, "%s: going on from step %lld\n", o->run, (long long)t->state.step);
+        if (!t->comm.rank) fprintf(stderr, "%s: going on from step %lld\n", o->run, (long long)t->state.step);
         t->saved_step = t->state.step;
     }
-    if (!o->dry_run &&
+    if (!o->dry_run && !t->comm.rank &&
         ((s = pa_rundir_write_config(o->run, t->config, err)) || (s = pa_runlog_open(&t->log, o->run, found ? t->state.step : -1, err))))
         return s;
     t->started = pa_clock() - t->state.seconds;
@@ -333,14 +355,15 @@ static pa_status start_run(trainer *t, pa_err *err) {
 
 static pa_status dry_step(trainer *t, pa_err *err) {
     pa_step_log log = {0};
-    pa_status s = train_step(t, &log, err);
-    if (!s) s = pa_runlog_step(&t->log, &log, true, err);
-    if (!s) fprintf(stderr, "dry run: one step of %.2f s done, nothing written\n", log.seconds);
+    pa_status s = agree(t, err);
+    if (!s) s = train_step(t, &log, err);
+    if (!s) s = pa_runlog_step(&t->log, &log, !t->comm.rank, err);
+    if (!s && !t->comm.rank) fprintf(stderr, "dry run: one step of %.2f s done, nothing written\n", log.seconds);
     return s;
 }
 
 pa_status pa_train(const pa_config *config, const pa_train_options *options, pa_err *err) {
-    trainer t = {.config = config, .options = options, .backend = options->backend, .comm = pa_comm_single(), .lock = -1};
+    trainer t = {.config = config, .options = options, .backend = options->backend, .comm = options->comm, .lock = -1};
     int batch = config->train.global_batch, rank = t.comm.rank, size = t.comm.size;
     t.first = (int)((int64_t)batch * rank / size), t.windows = (int)((int64_t)batch * (rank + 1) / size) - t.first;
     t.micro = choose_micro(config, t.windows);
@@ -348,8 +371,9 @@ pa_status pa_train(const pa_config *config, const pa_train_options *options, pa_
     signal(SIGHUP, SIG_IGN), signal(SIGXFSZ, SIG_IGN); // a file that may not grow is an error of write, to be told of
     pa_status s = pa_params_init(&t.params, &config->model, err);
     if (s || (s = open_data(&t, err)) || (s = take_buffers(&t, err))) goto done;
-    fprintf(stderr, "%.2f million parameters in %d tensors; %d windows a step, %d at a time; %lld windows an epoch\n",
-            (double)t.params.parameters / 1e6, t.params.count, batch, t.micro, (long long)t.sampler.epoch_windows);
+    if (!rank)
+        fprintf(stderr, "%.2f million parameters in %d tensors; %d windows a step, %d at a time; %lld windows an epoch\n",
+                (double)t.params.parameters / 1e6, t.params.count, batch, t.micro, (long long)t.sampler.epoch_windows);
     if ((s = open_backend(&t, err)) || (s = start_run(&t, err))) goto done;
     catch_signals();
     s = options->dry_run ? dry_step(&t, err) : loop(&t, err);

@@ -11,6 +11,7 @@ typedef struct {
     bool fresh;       // move an existing run directory aside first
     bool dry_run;     // one step, nothing written
     const pa_backend *backend;
+    pa_comm comm; // the ranks; only rank 0 prints and writes
 } pa_train_options;
 
 // PA_STOPPED where a signal ended it after saving.

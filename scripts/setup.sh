@@ -11,7 +11,7 @@ fail() { echo "setup.sh: $*" >&2; exit 1; }
 
 # cmocka is in the first set because a configured tree always has its tests; pip fetches the demo's scores.
 build=(build-essential cmake ninja-build pkg-config git python3 python3-pip ca-certificates
-  libsmf-dev libinih-dev libdnnl-dev libcjson-dev libcmocka-dev)
+  libsmf-dev libinih-dev libdnnl-dev libcjson-dev libcmocka-dev libopenmpi-dev openmpi-bin)
 tests=(clang clang-format libclang-rt-14-dev libomp-dev python3-venv shellcheck xz-utils)
 
 packages=("${build[@]}" "${tests[@]}")
