@@ -7,7 +7,17 @@
 #include "cpu/ops.h"
 #include "host/backend.h"
 
-enum { ARENA_PARAMETERS, ARENA_WEIGHTS, ARENA_GRADIENTS, ARENA_MOMENTS, ARENA_ACTIVATIONS, ARENA_BACKWARD, ARENA_CACHES, ARENAS };
+enum {
+    ARENA_PARAMETERS,
+    ARENA_WEIGHTS,
+    ARENA_INT8,
+    ARENA_GRADIENTS,
+    ARENA_MOMENTS,
+    ARENA_ACTIVATIONS,
+    ARENA_BACKWARD,
+    ARENA_CACHES,
+    ARENAS
+};
 
 typedef struct {
     const char *name;
@@ -45,6 +55,9 @@ struct pa_context {
 
     float *param, *grad, *moment1, *moment2; // each params->floats
     uint16_t *weight;                        // bf16 copy of param, or NULL
+    int8_t *weight8;                         // with int8: the numbers of products' weights, at their places in param, and
+    float *scale;                            // one for each of their rows; tensor t's from scale[scale_at[t]], -1 where it has none
+    ptrdiff_t *scale_at;                     // (tensors)
     bool weight_stale;
 
     float *rotary_table;       // (context, rotary / 2, 2)
@@ -95,7 +108,7 @@ static inline void *cpu_at(const pa_context *c, const void *base, size_t i) {
 
 // open.c
 bool cpu_is_cross(const pa_context *c, int block);
-void cpu_refresh_weights(pa_context *c); // casts the parameters again if any was written
+void cpu_refresh_weights(pa_context *c); // rounds and casts the parameters again if any was written
 // forward.c: embeds and runs all blocks; zf is ready after it. after(block) is called when a block's k and v are.
 pa_status cpu_set_shape(pa_context *c, const pa_batch *b, pa_err *err);
 pa_status cpu_forward(pa_context *c, const pa_batch *b, void (*after)(pa_context *c, int block, int stream), int stream, pa_err *err);

@@ -67,6 +67,16 @@ static void append(const pa_context *c, void *cache, int capacity, int at, const
     for (size_t h = 0; h < heads; h++) c->ops->cast(c->type, cpu_at(c, cache, (h * (size_t)capacity + (size_t)at) * D), rows + h * D, D);
 }
 
+// y (S, out) = x (S, in) w^T (+ bias): `out` rows of tensor t from `first`.
+static void product(const pa_context *c, float *y, const float *x, int t, int first, const float *bias, int in, int out) {
+    size_t at = (size_t)first * (size_t)in;
+    int S = c->open.streams;
+    if (c->weight8 && c->scale_at[t] >= 0)
+        c->ops->gemv_int8(y, x, c->weight8 + c->params->row[t].offset + at, c->scale + c->scale_at[t] + first, bias, S, in, out);
+    else
+        c->ops->gemv(c->type, y, x, cpu_weight(c, t, at), bias, S, in, out);
+}
+
 static void attend(pa_context *c, int block, const step_rows *r) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
@@ -74,10 +84,9 @@ static void attend(pa_context *c, int block, const step_rows *r) {
     int S = c->open.streams, C = m->dim, I = pa_inner(m), H = m->heads, D = m->dim_head, rotary = pa_rotary_dims(m);
     bool cross = cpu_is_cross(c, block);
     int at = cross ? c->cached : c->cached - c->cached_prefix; // of the new key in this cache
-    size_t step = (size_t)I * (size_t)C;
-    c->ops->gemv(c->type, r->q, r->xn, cpu_weight(c, cross ? t->q : t->qkv, 0), NULL, S, C, I);
-    c->ops->gemv(c->type, r->k, r->xn, cpu_weight(c, cross ? t->kv : t->qkv, cross ? 0 : step), NULL, S, C, I);
-    c->ops->gemv(c->type, r->v, r->xn, cpu_weight(c, cross ? t->kv : t->qkv, cross ? step : 2 * step), NULL, S, C, I);
+    product(c, r->q, r->xn, cross ? t->q : t->qkv, 0, NULL, C, I);
+    product(c, r->k, r->xn, cross ? t->kv : t->qkv, cross ? 0 : I, NULL, C, I);
+    product(c, r->v, r->xn, cross ? t->kv : t->qkv, cross ? I : 2 * I, NULL, C, I);
     if (m->qk_norm) {
         c->ops->head_norm_fwd(CPU_F32, r->q, I, r->head_rstd, cpu_param(c, t->q_norm), S, H, D);
         c->ops->head_norm_fwd(CPU_F32, r->k, I, r->head_rstd, cpu_param(c, t->k_norm), S, H, D);
@@ -87,7 +96,7 @@ static void attend(pa_context *c, int block, const step_rows *r) {
     append(c, cache->k, cache->capacity, at, r->k);
     append(c, cache->v, cache->capacity, at, r->v);
     c->ops->attn_decode(c->type, S, H, D, at + 1, cache->capacity, c->softmax_scale, r->q, cache->k, cache->v, r->o, c->step_work);
-    c->ops->gemv(c->type, r->y, r->o, cpu_weight(c, t->out_w, 0), cpu_param(c, t->out_b), S, I, C);
+    product(c, r->y, r->o, t->out_w, 0, cpu_param(c, t->out_b), I, C);
 }
 
 pa_status cpu_decode(pa_context *c, const uint16_t *tokens, float *logits, pa_err *err) {
@@ -112,13 +121,13 @@ pa_status cpu_decode(pa_context *c, const uint16_t *tokens, float *logits, pa_er
         attend(c, i, &r);
         c->ops->layernorm_fwd(CPU_F32, r.x, r.xn, r.mean, r.rstd, r.x, r.y, NULL, cpu_param(c, t->ff_norm_w), cpu_param(c, t->ff_norm_b), S,
                               C);
-        c->ops->gemv(c->type, r.hidden, r.xn, cpu_weight(c, t->ff_1, 0), NULL, S, C, F);
+        product(c, r.hidden, r.xn, t->ff_1, 0, NULL, C, F);
         c->ops->activation_fwd(CPU_F32, m->activation, r.g, r.hidden, S, F, NULL, 1);
-        c->ops->gemv(c->type, r.y, r.g, cpu_weight(c, t->ff_4, 0), NULL, S, F, C);
+        product(c, r.y, r.g, t->ff_4, 0, NULL, F, C);
     }
     c->ops->layernorm_fwd(CPU_F32, r.x, r.xn, r.mean, r.rstd, r.x, r.y, NULL, cpu_param(c, p->final_norm_w), cpu_param(c, p->final_norm_b),
                           S, C);
-    c->ops->gemv(c->type, logits, r.xn, cpu_weight(c, p->logits, 0), NULL, S, C, m->vocab);
+    product(c, logits, r.xn, p->logits, 0, NULL, C, m->vocab);
     c->cached++;
     return PA_OK;
 }

@@ -8,7 +8,8 @@
 
 #include "cpu/context.h"
 
-static const char *const arena_name[ARENAS] = {"parameters", "bf16 weights", "gradients", "moments", "activations", "backward", "caches"};
+static const char *const arena_name[ARENAS] = {"parameters", "bf16 weights", "int8 weights", "gradients",
+                                               "moments",    "activations",  "backward",     "caches"};
 
 bool cpu_is_cross(const pa_context *c, int block) {
     return block < c->params->model.perceive_depth;
@@ -107,6 +108,16 @@ static void layout(pa_context *c) {
     for (int i = 0; i < ARENAS; i++) a[i].used = 0;
     c->param = take(&a[ARENA_PARAMETERS], n, 4);
     c->weight = take(&a[ARENA_WEIGHTS], c->type == CPU_BF16 ? n : 0, 2);
+    if (c->open.int8) {
+        size_t rows = 0;
+        for (int t = 0; t < c->params->count; t++) {
+            const pa_param *row = &c->params->row[t];
+            bool product = row->rank == 2 && t != c->params->token_emb && t != c->params->pos_emb;
+            c->scale_at[t] = product ? (ptrdiff_t)rows : -1;
+            if (product) rows += (size_t)row->shape[0];
+        }
+        c->weight8 = take(&a[ARENA_INT8], n, 1), c->scale = take(&a[ARENA_INT8], rows, 4);
+    }
     if (c->open.training) {
         c->grad = take(&a[ARENA_GRADIENTS], n, 4);
         c->moment1 = take(&a[ARENA_MOMENTS], n, 4), c->moment2 = take(&a[ARENA_MOMENTS], n, 4);
@@ -170,7 +181,7 @@ static void cpu_close(pa_context *c) {
     for (int i = 0; i < ARENAS; i++)
         if (c->arena[i].base) munmap(c->arena[i].base, c->arena[i].size);
     cpu_matmul_destroy(c->mm);
-    free(c->saved);
+    free(c->saved), free(c->scale_at);
     free(c->cache);
     free(c->z);
     free(c);
@@ -205,7 +216,9 @@ static pa_status cpu_open(pa_context **out, const pa_open *o, pa_err *err) {
     c->saved = calloc((size_t)c->blocks, sizeof *c->saved);
     c->cache = calloc((size_t)c->blocks, sizeof *c->cache);
     c->z = calloc((size_t)c->blocks + 1, sizeof *c->z);
-    pa_status s = c->saved && c->cache && c->z ? choose_type(c, err) : pa_error(err, PA_FAIL, "no memory");
+    c->scale_at = calloc((size_t)o->params->count, sizeof *c->scale_at);
+    pa_status s = c->saved && c->cache && c->z && c->scale_at ? choose_type(c, err) : pa_error(err, PA_FAIL, "no memory");
+    if (!s && o->int8 && o->training) s = pa_error(err, PA_USAGE, "weights of 8 bits are for evaluation and generation, not for training");
     if (s) goto done;
     layout(c);
     if (o->plan) print_plan(c, o->plan);
@@ -239,7 +252,29 @@ static pa_status cpu_write(pa_context *c, pa_kind kind, int t, const float *in, 
     return PA_OK;
 }
 
+// q = round(w / scale), scale = max |w| of the row / 127; the parameters become what that stands for, so that evaluation and prefill
+// compute with the weights that decoding reads.
+static void round_weights(pa_context *c, int t) {
+    const pa_param *tensor = &c->params->row[t];
+    int rows = (int)tensor->shape[0], in = (int)tensor->shape[1];
+#pragma omp parallel for schedule(static)
+    for (int r = 0; r < rows; r++) {
+        size_t at = tensor->offset + (size_t)r * (size_t)in;
+        float *w = c->param + at, most = 0;
+        for (int i = 0; i < in; i++) most = fabsf(w[i]) > most || isnan(w[i]) ? fabsf(w[i]) : most; // NaN stays
+        float scale = most / 127, inverse = most > 0 ? 127 / most : 0;
+        for (int i = 0; i < in; i++) {
+            float q = w[i] * inverse;
+            c->weight8[at + (size_t)i] = (int8_t)(isnan(q) ? 0 : lrintf(q));
+            w[i] = scale * c->weight8[at + (size_t)i];
+        }
+        c->scale[c->scale_at[t] + r] = scale;
+    }
+}
+
 void cpu_refresh_weights(pa_context *c) {
+    for (int t = 0; c->weight8 && c->weight_stale && t < c->params->count; t++)
+        if (c->scale_at[t] >= 0) round_weights(c, t);
     if (c->weight && c->weight_stale) c->ops->cast(CPU_BF16, c->weight, c->param, c->params->floats);
     c->weight_stale = false;
 }

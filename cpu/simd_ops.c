@@ -214,6 +214,32 @@ static void gemv(cpu_type t, float *y, const float *x, const void *w, const floa
         gemv_body(CPU_BF16, y, x, w, bias, streams, in, out);
 }
 
+// VW neighbours of 8 bits.
+SIMD_INLINE vf vf_load_int8(const int8_t *p) {
+    typedef int8_t vb __attribute__((vector_size(VW), may_alias));
+    vb b;
+    memcpy(&b, p, sizeof b);
+    return __builtin_convertvector(__builtin_convertvector(b, vi), vf);
+}
+
+SIMD_INLINE float dot_int8(const float *x, const int8_t *w, int n) {
+    vf sum[4] = {{0}, {0}, {0}, {0}};
+    int i = 0;
+    for (; i + 4 * VW <= n; i += 4 * VW) SIMD_UNROLL
+    for (int j = 0; j < 4; j++) sum[j] += vf_load(x + i + j * VW) * vf_load_int8(w + i + j * VW);
+    float rest = 0;
+    for (; i < n; i++) rest += x[i] * (float)w[i];
+    return vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
+}
+
+static void gemv_int8(float *y, const float *x, const int8_t *w, const float *scale, const float *bias, int streams, int in, int out) {
+#pragma omp parallel for schedule(static) if ((size_t)in * (size_t)out > SMALL)
+    for (int o = 0; o < out; o++)
+        for (int s = 0; s < streams; s++)
+            y[(size_t)s * (size_t)out + (size_t)o] =
+                scale[o] * dot_int8(x + (size_t)s * (size_t)in, w + (size_t)o * (size_t)in, in) + (bias ? bias[o] : 0);
+}
+
 #define CPU_STRING_(x) #x
 #define CPU_STRING(x) CPU_STRING_(x)
 
@@ -239,4 +265,5 @@ const cpu_ops CPU_ISA(cpu_ops) = {.name = CPU_STRING(PA_ISA),
                                   .cast = cast,
                                   .widen = widen,
                                   .column_sum = column_sum,
-                                  .gemv = gemv};
+                                  .gemv = gemv,
+                                  .gemv_int8 = gemv_int8};

@@ -293,6 +293,7 @@ static pa_status prepare(pa_context *c, pa_err *err) {
     pa_status present = cuda_present(&absent), s = PA_OK;
     if (!present) s = cuda_check(cudaGetDeviceProperties(&properties, 0), "asking for the GPU's properties", err);
     if (s || (s = choose_type(c, &properties, err))) return s;
+    if (c->open.int8) return pa_error(err, PA_USAGE, "weights of 8 bits: on the CPU only so far; expected --device cpu with --int8");
     if (m->dim_head % 8 || m->dim_head > 128)
         return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
     layout(c);

@@ -13,6 +13,7 @@ typedef struct {
     pa_precision precision;  // of matrix products and attention; parameters, norms, softmax, loss and optimiser stay float32
     int max_batch;           // most sequences of one loss or loss_grad call; 0: neither will be called
     bool training;           // gradients and moments are taken; else loss_grad and update fail
+    bool int8;               // weights of products rounded to 8 bits, a scale a row, and read as such when decoding; not with training
     bool recompute;          // keep only each block's input and compute the rest again in the backward pass
     int streams;             // sequences that prefill and decode advance together; 0: neither will be called
     uint64_t seed;           // of dropout

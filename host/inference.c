@@ -13,11 +13,12 @@ pa_status pa_inference_open(pa_inference *x, const char *checkpoint, const char 
     return s;
 }
 
-pa_status pa_inference_start(pa_inference *x, const char *precision, int max_batch, int streams, pa_err *err) {
-    pa_open o = {.params = &x->params, .max_batch = max_batch, .streams = streams, .comm = &x->comm};
+pa_status pa_inference_start(pa_inference *x, const char *precision, bool int8, int max_batch, int streams, pa_err *err) {
+    pa_open o = {.params = &x->params, .int8 = int8, .max_batch = max_batch, .streams = streams, .comm = &x->comm};
     while (strcmp(precision_name[o.precision], precision))
         if (++o.precision > PA_PRECISION_FP16)
             return pa_error(err, PA_USAGE, "--precision: expected auto, fp32, bf16 or fp16, found %s", precision);
+    x->int8 = int8;
     pa_status s = x->backend->open(&x->ctx, &o, err);
     return s ? s : pa_weights_load(&x->weights, &x->params, x->backend, x->ctx, err);
 }
@@ -39,5 +40,6 @@ pa_status pa_inference_tokens(const pa_inference *x, pa_tokens *t, const char *p
 }
 
 const char *pa_inference_precision(const pa_inference *x) {
-    return precision_name[x->backend->precision(x->ctx)];
+    static const char *const rounded[] = {"", "fp32, int8 weights", "bf16, int8 weights", "fp16, int8 weights"};
+    return (x->int8 ? rounded : precision_name)[x->backend->precision(x->ctx)];
 }

@@ -9,6 +9,7 @@ typedef struct {
     pa_weights weights;
     pa_params params;
     pa_comm comm;
+    bool int8;
     const pa_backend *backend;
     pa_context *ctx; // NULL before pa_inference_start
 } pa_inference;
@@ -16,8 +17,8 @@ typedef struct {
 // Finds and checks the checkpoint (checkpoint.h) and the device; x->params.model is known then. Clear with pa_inference_close, also where
 // it failed.
 pa_status pa_inference_open(pa_inference *x, const char *checkpoint, const char *config, const char *device, pa_err *err);
-// Takes the memory and loads the weights. max_batch and streams as in pa_open; precision is auto, fp32, bf16 or fp16.
-pa_status pa_inference_start(pa_inference *x, const char *precision, int max_batch, int streams, pa_err *err);
+// Takes the memory and loads the weights. int8, max_batch and streams as in pa_open; precision is auto, fp32, bf16 or fp16.
+pa_status pa_inference_start(pa_inference *x, const char *precision, bool int8, int max_batch, int streams, pa_err *err);
 void pa_inference_close(pa_inference *x);
 
 // Opens a token file, which must have the checkpoint's encoding: PA_DATA names both. A foreign checkpoint doesn't know its own.

@@ -12,7 +12,7 @@
 
 static const char *config, *logits_path, *device = "auto", *precision = "auto";
 static int64_t stride = NOT_GIVEN, batch = NOT_GIVEN, pieces = NOT_GIVEN;
-static bool json;
+static bool json, int8;
 
 static const pa_option option[] = {
     {"stride", PA_OPT_INT, &stride, "S", "tokens from one window to the next (default: half of the latents)", "Measuring"},
@@ -23,6 +23,7 @@ static const pa_option option[] = {
     {"config", PA_OPT_STRING, &config, "C.ini", "the model's settings, for a file of perceiver_ar_pytorch", "Checkpoint and device"},
     {"device", PA_OPT_CHOICE, &device, "auto|cpu|cuda", "where to compute", NULL},
     {"precision", PA_OPT_CHOICE, &precision, "auto|fp32|bf16|fp16", "of products and attention", NULL},
+    {"int8", PA_OPT_FLAG, &int8, NULL, "round the weights of products to 8 bits", NULL},
     {"batch", PA_OPT_INT, &batch, "B", "windows at a time (default: about 8192 latents)", NULL},
 };
 static const pa_program program = {
@@ -125,7 +126,7 @@ static pa_status measure(pa_inference *x, const char *path, pa_err *err) {
     int N = m->context - m->prefix, B = batch > 0 ? (int)batch : pa_score_batch(m);
     result r = {.model = x, .tokens = &t, .tokens_path = path, .stride = stride > 0 ? (int)stride : N > 1 ? N / 2 : 1};
     r.pieces = pieces > 0 && pieces < t.pieces ? pieces : t.pieces;
-    if ((s = pa_inference_start(x, precision, B, 0, err))) goto done;
+    if ((s = pa_inference_start(x, precision, int8, B, 0, err))) goto done;
     double began = pa_clock();
     if ((s = pa_score_pieces(x->backend, x->ctx, m, &t, r.pieces, r.stride, B, &r.whole, err))) goto done;
     r.took = pa_clock() - began;
@@ -190,7 +191,7 @@ static pa_status write_logits(pa_inference *x, const char *path, pa_err *err) {
         s = pa_error(err, PA_FAIL, "no memory for logits (%lld, %d, %d)", (long long)B, N, m->vocab);
         goto done;
     }
-    if ((s = pa_inference_start(x, precision, most < B ? most : (int)B, 0, err))) goto done;
+    if ((s = pa_inference_start(x, precision, int8, most < B ? most : (int)B, 0, err))) goto done;
     for (int64_t b = 0; b < B && !s; b += most) {
         double sum;
         pa_batch at = {

@@ -19,7 +19,7 @@ enum {
 static const char *config, *primer_path, *output, *device = "auto", *precision = "auto";
 static double prime_seconds = (double)NAN, length_seconds = (double)NAN; // NaN: not given
 static int64_t prime_tokens = NOT_GIVEN, length_tokens = NOT_GIVEN, number = 1, seed = 1, top_k, refill;
-static bool with_primer, without_primer;
+static bool with_primer, without_primer, int8;
 static pa_sampling_options sampling; // its defaults are set in main
 
 static const pa_option option[] = {
@@ -45,6 +45,7 @@ static const pa_option option[] = {
     {"config", PA_OPT_STRING, &config, "C.ini", "the model's settings, for a file of perceiver_ar_pytorch", "Checkpoint and device"},
     {"device", PA_OPT_CHOICE, &device, "auto|cpu|cuda", "where to compute", NULL},
     {"precision", PA_OPT_CHOICE, &precision, "auto|fp32|bf16|fp16", "of products and attention", NULL},
+    {"int8", PA_OPT_FLAG, &int8, NULL, "round the weights of products to 8 bits", NULL},
 };
 static const pa_program program = {.name = "pagen",
                                    .summary = "Continues a piece of piano music with a trained model.",
@@ -131,7 +132,7 @@ static pa_status make_all(job *j, pa_err *err) {
     int rounds = ((int)number + MOST_STREAMS - 1) / MOST_STREAMS;
     size_t bytes;
     j->streams = ((int)number + rounds - 1) / rounds;
-    pa_status s = pa_inference_start(&j->model, precision, 0, j->streams, err);
+    pa_status s = pa_inference_start(&j->model, precision, int8, 0, j->streams, err);
     if (s) return s;
     uint16_t *out = pa_mul_size(j->length, (size_t)j->streams * sizeof *out, &bytes) ? malloc(bytes) : NULL;
     size_t made[MOST_STREAMS];

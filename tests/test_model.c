@@ -257,6 +257,56 @@ static void cached_decoding_equals_the_full_pass(void **state) {
     }
 }
 
+// Weights of 8 bits: each row of a product's weight holds multiples of its largest / 127, at most half of one from what was written; the
+// full pass and the decoder compute with those. All else stays.
+static void weights_of_8_bits(void **state) {
+    (void)state;
+    const pa_backend *be = fixture_backend();
+    shape s[SHAPES];
+    for (int i = 0, n = shapes(s); i < n; i++) {
+        fixture f;
+        pa_err err;
+        double sum;
+        make(&f, &s[i], 37);
+        f.batch.keep = NULL, f.batch.kept = s[i].length - s[i].latents;
+        pa_open o = {.precision = PA_PRECISION_FP32, .max_batch = s[i].batch, .streams = s[i].batch, .int8 = true};
+        pa_context *c = fixture_open(be, &f, o);
+        fixture_ok(be->loss(c, &f.batch, &sum, NULL, &err), &err);
+        double *rounded = fixture_read(be, c, &f.params, PA_PARAM);
+        int products = 0;
+        for (int t = 0; t < f.params.count; t++) {
+            const pa_param *row = &f.params.row[t];
+            bool product = row->rank == 2 && t != f.params.token_emb && t != f.params.pos_emb;
+            size_t in = product ? (size_t)row->shape[1] : row->size;
+            products += product;
+            for (size_t r = 0; r < row->size / in; r++) {
+                double *was = f.w + row->offset + r * in, *is = rounded + row->offset + r * in, most = 0;
+                for (size_t j = 0; j < in; j++) most = fmax(most, fabs(was[j]));
+                for (size_t j = 0; j < in; j++) {
+                    double q = is[j] / (most / 127);
+                    if (product)
+                        assert_true(fabs(q - round(q)) < 1e-4 && fabs(is[j] - was[j]) <= most / 127 * 0.5001);
+                    else
+                        assert_true(is[j] == was[j]);
+                }
+            }
+        }
+        assert_true(products > 5 && fixture_distance(rounded, f.w, f.params.floats) > 0);
+        memcpy(f.w, rounded, f.params.floats * sizeof *rounded); // what the reference computes with
+        check_cached(s[i].name, be, c, &f, 1, PA_PRECISION_FP32);
+        be->close(c);
+        free(rounded);
+        fixture_clear(&f);
+    }
+    fixture f;
+    make(&f, &s[0], 37);
+    pa_context *c = NULL;
+    pa_err err;
+    pa_open o = {.params = &f.params, .max_batch = 1, .training = true, .int8 = true};
+    assert_int_equal(be->open(&c, &o, &err), PA_USAGE);
+    fixture_clear(&f);
+}
+
 // loss and caches of one context do not disturb each other.
 static void evaluation_between_tokens_changes_nothing(void **state) {
     (void)state;
@@ -320,6 +370,7 @@ int main(void) {
         cmocka_unit_test(no_earlier_prediction_moves),
         cmocka_unit_test(dropped_positions_are_not_seen),
         cmocka_unit_test(cached_decoding_equals_the_full_pass),
+        cmocka_unit_test(weights_of_8_bits),
         cmocka_unit_test(evaluation_between_tokens_changes_nothing),
         cmocka_unit_test(what_is_wrong_is_refused),
     };
