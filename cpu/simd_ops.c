@@ -216,10 +216,16 @@ static void gemv(cpu_type t, float *y, const float *x, const void *w, const floa
 
 // VW neighbours of 8 bits.
 SIMD_INLINE vf vf_load_int8(const int8_t *p) {
+#if defined(SIMD_AVX512)
+    return __builtin_convertvector((vi)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)), vf);
+#elif defined(__AVX2__)
+    return __builtin_convertvector((vi)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)), vf);
+#else
     typedef int8_t vb __attribute__((vector_size(VW), may_alias));
     vb b;
     memcpy(&b, p, sizeof b);
     return __builtin_convertvector(__builtin_convertvector(b, vi), vf);
+#endif
 }
 
 SIMD_INLINE float dot_int8(const float *x, const int8_t *w, int n) {

@@ -45,9 +45,9 @@ typedef struct {
 
 // What changes from step to step, in device memory so that a captured step can be replayed.
 typedef struct {
-    float loss_scale; // times nats = what is differentiated; fp16's loss scaling included
-    float grad_scale; // what gradients are multiplied by before the update, clipping not included
-    float clip;       // most norm; 0: never clipped
+    float loss_scale;    // times nats = what is differentiated; fp16's loss scaling included
+    float grad_scale;    // what gradients are multiplied by before the update, clipping not included
+    float clip;          // most norm; 0: never clipped
     double beta1, beta2; // 1 - 0.999 in float32 would be off by 2e-5 of itself
     float lr, eps, decay;
     float c1, c2; // 1 - beta^step

@@ -37,6 +37,10 @@ typedef struct {
 // an unknown option, the nearest known one.
 pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *positionals, bool *done, pa_err *err);
 
+// The first call of a main that computes: threads that wait spin briefly, unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is set. libgomp's
+// default keeps busy cores from any other work (bench/log.md). It reads its settings when it is loaded, so the program starts itself again.
+void pa_cli_spin_briefly(char **argv);
+
 // The end of a main: prints the error, if status is one, flushes stdout (a full disk is a failure too) and returns the exit status.
 int pa_cli_end(const pa_program *p, pa_status status, const pa_err *err);
 

@@ -234,5 +234,6 @@ static pa_status run(int argc, char **argv, pa_err *err) {
 
 int main(int argc, char **argv) {
     pa_err err = {""};
+    pa_cli_spin_briefly(argv);
     return pa_cli_end(&program, run(argc, argv, &err), &err);
 }

@@ -54,6 +54,7 @@ int main(int argc, char **argv) {
     pa_err err = {""};
     pa_config config = pa_config_default();
     int count = 0;
+    pa_cli_spin_briefly(argv);
     pa_status s = pa_cli_parse(&program, argc, argv, &count, &done, &err);
     if (s || done) return pa_cli_end(&program, s, &err);
     if (!count && !print) s = pa_error(&err, PA_USAGE, "expected a configuration, CONFIG.ini, found none");
