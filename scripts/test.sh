@@ -81,6 +81,9 @@ if ! $quick; then
 
   check clang-build build clang
 
+  check emulator-build build emulator
+  check emulator-tests run_ctest emulator -L emulator
+
   check fuzz-build build fuzz "-DPA_FUZZ_SECONDS=$fuzz_seconds"
   if has_tests fuzz -R '^fuzz_'; then
     check fuzz run_ctest fuzz -R '^fuzz_'
