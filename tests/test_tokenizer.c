@@ -93,6 +93,12 @@ static void a_pedal_that_stays_down_holds_to_the_last_event(void **state) {
     PERFORMANCE("T10 V15 +60 T20 +62 T40 -60 -62", 0, DOWN(0), ON(100, 60, 64), OFF(200, 60), ON(300, 62, 64), OFF(700, 62));
 }
 
+static void a_pedal_pressed_again_holds_to_its_last_event(void **state) {
+    (void)state;
+    PERFORMANCE("T10 V15 +60 T80 -60", 0, DOWN(0), ON(100, 60, 64), OFF(200, 60), DOWN(500), DOWN(900));
+    PERFORMANCE("T10 V15 +60 T50 -60", 0, UP(0), DOWN(0), DOWN(50), ON(100, 60, 64), OFF(200, 60), DOWN(500), UP(600), UP(900));
+}
+
 static void pedal_down_comes_before_a_note_off(void **state) {
     (void)state;
     PERFORMANCE("T10 V15 +60 T80 -60", 0, ON(100, 60, 64), OFF(500, 60), DOWN(500), UP(900));
@@ -347,6 +353,7 @@ int main(void) {
         cmocka_unit_test(other_pitches_sound_on),
         cmocka_unit_test(a_note_without_length_is_deleted),
         cmocka_unit_test(a_pedal_that_stays_down_holds_to_the_last_event),
+        cmocka_unit_test(a_pedal_pressed_again_holds_to_its_last_event),
         cmocka_unit_test(pedal_down_comes_before_a_note_off),
         cmocka_unit_test(pedal_up_comes_before_a_note_on),
         cmocka_unit_test(pedal_down_comes_before_pedal_up),

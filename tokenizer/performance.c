@@ -64,6 +64,15 @@ static void step_keyboard(keyboard *k, const pa_moment *m) {
     }
 }
 
+// Sorted pedal messages without those that change nothing: pianos send the pedal's position, so nine of ten repeat the last. The final
+// one stays, since what it holds down ends with it.
+static size_t drop_repeated(pa_moment *moment, size_t count) {
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++)
+        if (!kept || moment[i].order != moment[kept - 1].order || i + 1 == count) moment[kept++] = moment[i];
+    return kept;
+}
+
 // Lengthens the notes of a part to what its pedal makes of them. A note that the next one of its pitch cuts at its very start has
 // end == start afterwards.
 static bool apply_pedal(const pa_part *part, pa_note *note) {
@@ -75,6 +84,9 @@ static bool apply_pedal(const pa_part *part, pa_note *note) {
     for (int p = 0; p < PITCHES; p++) k.first[p] = NONE;
     for (size_t i = 0; i < part->pedals; i++)
         moment[moments++] = (pa_moment){part->pedal[i].time, part->pedal[i].down ? PEDAL_DOWN : PEDAL_UP, 0};
+    ok = pa_moment_sort(moment, moments);
+    if (!ok) goto done;
+    moments = drop_repeated(moment, moments);
     for (size_t i = 0; i < count; i++) moment[moments++] = (pa_moment){note[i].start, NOTE_STARTS, (uint32_t)i};
     for (size_t i = 0; i < count; i++) moment[moments++] = (pa_moment){note[i].end, NOTE_ENDS, (uint32_t)i};
     ok = pa_moment_sort(moment, moments);
