@@ -1,22 +1,34 @@
 #!/usr/bin/env bash
-# A CUDA toolkit from PyPI's NVIDIA packages, for machines that have none: compiler, runtime and cuBLAS, about 1 GB, in a virtual
-# environment outside the tree. Prints the CMake settings that find it. Needs Python 3 with venv, and at run time NVIDIA's driver 580 or
-# newer: CUDA 12's packages lack the compiler, so CUDA 13 is the floor.
-#     scripts/setup_cuda.sh [FOLDER]          default: $XDG_CACHE_HOME/patrain/cuda
+# A CUDA toolkit from PyPI's NVIDIA packages, for machines that have none: nvcc, runtime, cuBLAS, cuDNN with its frontend, NCCL and
+# compute-sanitizer, about 1.9 GB, in a virtual environment outside the tree. Needs Python 3 with venv, and at run time NVIDIA's driver
+# 580 or newer: CUDA 12's packages lack the compiler, so CUDA 13 is the floor.
+#
+#   scripts/setup_cuda.sh [FOLDER]     default: $XDG_CACHE_HOME/patrain/cuda, where CMake looks by itself
+#
+# Prints FOLDER/toolkit, laid out as an installed toolkit is; for another FOLDER: cmake --preset default -DPA_CUDA_ROOT=FOLDER/toolkit
 set -euo pipefail
-dir=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/patrain/cuda}
+case ${1:-} in -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+dir=$(realpath -m "${1:-${XDG_CACHE_HOME:-$HOME/.cache}/patrain/cuda}")
 
-[ -x "$dir/bin/pip" ] || python3 -m venv "$dir"
-"$dir/bin/pip" install --quiet --disable-pip-version-check 'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-crt==13.0.*' 'nvidia-nvvm==13.0.*' \
-  'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*' 'nvidia-cublas==13.0.*' >&2
+fail() { echo "setup_cuda.sh: $*" >&2; exit 1; }
+[[ $(uname -sm) == "Linux x86_64" || $(uname -sm) == "Linux aarch64" ]] || fail "expected Linux on x86_64 or aarch64, found $(uname -sm)"
+[[ -x $dir/bin/pip ]] || python3 -m venv "$dir" || fail "expected Python 3 with venv (Debian: python3-venv)"
+# Without what they depend on: each is named here, and the frontend's Python side wants a gigabyte that its headers don't.
+"$dir/bin/pip" install --quiet --disable-pip-version-check --no-deps 'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-crt==13.0.*' \
+  'nvidia-nvvm==13.0.*' 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*' 'nvidia-cublas==13.0.*' 'nvidia-cuda-nvrtc==13.0.*' \
+  'nvidia-cuda-sanitizer-api==13.0.*' 'nvidia-cudnn-cu13==9.19.*' 'nvidia-cudnn-frontend==1.32.*' 'nvidia-nccl-cu13==2.28.*' >&2 ||
+  fail "pip could not install NVIDIA's packages; its message is above"
 
-toolkit=$(echo "$dir"/lib/python3*/site-packages/nvidia/cu13)
-[ -x "$toolkit/bin/nvcc" ] || { echo "setup_cuda.sh: expected nvcc in $toolkit/bin, found none" >&2; exit 1; }
-# Names that linkers look for; the packages carry only the versioned ones.
+packages=$("$dir/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+toolkit=$packages/nvidia/cu13
+[[ -x $toolkit/bin/nvcc ]] || fail "expected nvcc in $toolkit/bin, found none"
+# One tree: cuDNN, NCCL and the frontend's headers beside CUDA's, and the names that linkers look for beside the versioned ones.
+ln -sf "$packages"/nvidia/cudnn/include/* "$packages"/nvidia/nccl/include/* "$packages"/include/cudnn_* "$toolkit/include/"
+ln -sf "$packages"/nvidia/cudnn/lib/*.so.* "$packages"/nvidia/nccl/lib/*.so.* "$toolkit/lib/"
 for lib in "$toolkit"/lib/*.so.*; do
-  name=${lib%%.so.*}.so
-  [ -e "$name" ] || ln -s "$(basename "$lib")" "$name"
+  ln -sf "$(basename "$lib")" "${lib%%.so.*}.so"
 done
-[ -e "$toolkit/lib64" ] || ln -s lib "$toolkit/lib64"
+ln -sfn lib "$toolkit/lib64"
+ln -sfn "${toolkit#"$dir"/}" "$dir/toolkit"
 echo "setup_cuda.sh: $("$toolkit/bin/nvcc" --version | grep release)" >&2
-echo "-DCMAKE_CUDA_COMPILER=$toolkit/bin/nvcc -DCUDAToolkit_ROOT=$toolkit"
+echo "$dir/toolkit"
