@@ -2,6 +2,7 @@
 """patrain run as a program, interrupted in every way: what it computes is that of a run left alone, to the bit. Its messages, files and
 logs are in test_train_files.py."""
 
+import fcntl
 import math
 import pathlib
 import random
@@ -31,8 +32,10 @@ class Run(unittest.TestCase):
         return done
 
     def start(self, run, *arguments):
+        """Its stderr holds a page, so that it is never more than some 80 lines ahead of a reader who has to wait for a processor."""
         line = programs.command(self.folder, run, *arguments)
         process = subprocess.Popen(line, env=programs.environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
@@ -46,11 +49,11 @@ class Run(unittest.TestCase):
                 return True
         return False
 
-    def assert_same_run(self, one, other):
+    def assert_same_run(self, one, other, links=("latest", "best")):
         """Losses, evaluations and every tensor of the last and of the best checkpoint."""
         for ours, theirs in zip(programs.losses(self.folder / one), programs.losses(self.folder / other)):
             self.assertEqual(ours, theirs)
-        for which in ("latest", "best"):
+        for which in links:
             a, b = (programs.checkpoint(self.folder / run, which) for run in (one, other))
             self.assertEqual(a, b)
             self.assertGreater(len(a[0]), 20)

@@ -3,6 +3,7 @@
 and the old checkpoint where the disk is full or the numbers are lost. That runs go on to the bit is in test_train.py."""
 
 import math
+import os
 import pathlib
 import re
 import resource
@@ -15,7 +16,8 @@ import unittest
 import programs
 from test_train import Run
 
-SLOW = ("model.context=512", "model.prefix=128", "model.dim=256", "train.global_batch=32", "log.eval_every=0")  # a second or more a step
+# More than two seconds of processor time a step.
+SLOW = ("model.context=512", "model.prefix=128", "model.dim=256", "train.global_batch=32", "log.eval_every=0")
 
 
 def tree(folder):
@@ -98,8 +100,9 @@ class Refused(Run):
         self.assertFalse((self.folder / "second").exists())
 
     def test_a_second_run_in_the_same_directory(self):
-        process = self.start("busy", *SLOW, "train.steps=100")
+        process = self.start("busy", "train.steps=100", "checkpoint.every=0", "log.eval_every=0")
         self.assertTrue(self.wait_for_step(process, 1))
+        process.send_signal(signal.SIGSTOP)
         for more in ((), ("--fresh",)):
             self.refuse(1, f"FOLDER/busy: another run has this directory (process {process.pid} on {socket.gethostname()})", *more,
                         run="busy")
@@ -281,26 +284,23 @@ class FullDisk(Run):
         return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     def test_while_saving(self):
-        self.train("whole", "--precision", "fp32")
-        self.train("full", "train.steps=40", "--precision", "fp32", "train.minutes=0", status=0)
-        (self.folder / "full").rename(self.folder / "full-whole")
-        process = self.start("full", "--precision", "fp32")
-        self.assertTrue(self.wait_for_step(process, 12))
-        process.kill()
-        process.wait()
-        newest = sorted((self.folder / "full/checkpoints").glob("step-????????"))[-1]
+        """A constant rate, so that a run of 12 steps is the beginning of one of 40."""
+        settings = ("--precision", "fp32", "optimizer.schedule=constant", "log.eval_every=0")
+        self.train("whole", *settings)
+        self.train("full", *settings, "train.steps=12")
+        newest = self.folder / "full/checkpoints/step-00000012"
         before = tree(newest)
         room = (newest / "state.safetensors").stat().st_size - 1
-        done = self.train("full", "--precision", "fp32", status=1, preexec_fn=self.limited(room))
+        done = self.train("full", *settings, status=1, preexec_fn=self.limited(room))
         self.assertRegex(done.stderr.splitlines()[-1],
-                         r"^patrain: .*step-\d{8}\.tmp\.\d+/state\.safetensors: expected to write \d+ bytes, found: File too large$")
+                         r"^patrain: .*step-00000020\.tmp\.\d+/state\.safetensors: expected to write \d+ bytes, found: File too large$")
         self.assertEqual(tree(newest), before)
         self.assertEqual(sorted((self.folder / "full/checkpoints").iterdir())[-1], newest)
-        self.train("full", "--precision", "fp32")
-        self.assert_same_run("whole", "full")
+        self.train("full", *settings)
+        self.assert_same_run("whole", "full", ("latest",))
 
     def test_while_logging(self):
-        done = self.train("log", "checkpoint.every=0", status=1, preexec_fn=self.limited(2000))
+        done = self.train("log", "checkpoint.every=0", "log.eval_every=0", status=1, preexec_fn=self.limited(2000))
         self.assertEqual(done.stderr.splitlines()[-1], "patrain: metrics.jsonl: cannot be written: File too large")
 
 
@@ -316,14 +316,30 @@ class Signals(Run):
     def test_a_second_interrupt_exits_at_once(self):
         process = self.start("twice", *SLOW, "train.steps=100", "checkpoint.every=0")
         self.assertTrue(self.wait_for_step(process, 1))
-        time.sleep(0.2)  # into the second step
+        self.compute(process, 0.2)  # into the second step
         process.send_signal(signal.SIGINT)
-        time.sleep(0.1)
+        while self.pending(process):
+            time.sleep(0.001)
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
         self.assertEqual(process.wait(), 130)
         self.assertEqual(said, "")
         self.assertEqual(list((self.folder / "twice/checkpoints").iterdir()), [])
+
+    def compute(self, process, seconds):
+        """Waits until the process has used so much more processor time."""
+
+        def used():
+            return sum(map(int, pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+
+        until = used() + seconds * os.sysconf("SC_CLK_TCK")
+        while used() < until:
+            time.sleep(0.001)
+
+    def pending(self, process):
+        """Whether an interrupt was sent and not yet taken."""
+        masks = re.findall(r"^S(?:hd|ig)Pnd:\s*(\w+)", pathlib.Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+        return any(int(mask, 16) >> signal.SIGINT - 1 & 1 for mask in masks)
 
 
 if __name__ == "__main__":
