@@ -40,7 +40,11 @@ def prefix_attention(self, x, context, context_mask=None, rotary_pos_emb=None):
     k, v = (heads(t, self.heads) for t in self.to_kv(torch.cat((context, x), dim=1)).chunk(2, dim=-1))
     q = library.apply_rotary_pos_emb(rotary_pos_emb, heads(self.to_q(x), self.heads))
     k = library.apply_rotary_pos_emb(positions, k)
-    visible = torch.ones(rows, k.shape[-2], dtype=torch.bool).tril(k.shape[-2] - rows)
+    if q.is_cuda:
+        from torch.nn.attention.bias import causal_lower_right  # takes the fused kernels, which a mask does not
+        visible = causal_lower_right(rows, k.shape[-2])
+    else:
+        visible = torch.ones(rows, k.shape[-2], dtype=torch.bool).tril(k.shape[-2] - rows)
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
     return self.to_out(o.transpose(1, 2).flatten(2))
 
@@ -58,11 +62,13 @@ def build(m: dict, form: str):
 def main(options: dict) -> None:
     torch.set_num_threads(options["threads"])
     m, form, bf16 = options["model"], options["form"], options["precision"] == "bf16"
-    model = build(m, form)
+    device, batch = options.get("device", "cpu"), options.get("batch", 1)
+    model = build(m, form).to(device)
+    torch.set_default_device(device)
     adam = torch.optim.Adam(model.parameters(), lr=3e-4, betas=(0.9, 0.999), eps=1e-8, **({"fused": True} if form == "best" else {}))
     run = torch.compile(model) if options["compile"] else model
-    x = torch.randint(0, PAD - 1, (1, m["context"]), generator=torch.Generator().manual_seed(2))
-    cast = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
+    x = torch.randint(0, PAD - 1, (batch, m["context"]), generator=torch.Generator("cpu").manual_seed(2), device="cpu").to(device)
+    cast = torch.autocast(device, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
     def step() -> float:
         model.train()
@@ -71,6 +77,8 @@ def main(options: dict) -> None:
             loss = run(x, labels=x)
         loss.backward()
         adam.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
         return loss.item()
 
     def forward() -> float:
@@ -78,18 +86,42 @@ def main(options: dict) -> None:
         with torch.no_grad(), cast:
             return run(x)[0, -1, 0].item()
 
+    def warm_up() -> None:
+        for _ in range(options["warm"]):
+            step()
+        if options["warm_forward"]:
+            forward()
+
     # The first loss, of the first weights with every prefix position kept, is the check that all forms compute the same.
-    model.eval()
-    with torch.no_grad():
-        first = model(x, labels=x).item()
+    first = None
+    if device == "cpu":
+        model.eval()
+        with torch.no_grad():
+            first = model(x, labels=x).item()
     if options["weights"]:
         from safetensors.torch import save_file
         save_file({"x": x, **{f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}}, options["weights"])
-    for _ in range(options["warm"]):
-        step()
-    if options["warm_forward"]:
-        forward()
-    print("READY", json.dumps({"loss": first}), flush=True)
+    tries = 0
+    while True:  # other processes may take memory for a while; what does not fit alone is halved
+        full = False
+        try:
+            warm_up()
+        except torch.OutOfMemoryError:
+            full = True
+        if not full:
+            break
+        adam.zero_grad()
+        torch.cuda.empty_cache()
+        tries += 1
+        if tries < options.get("tries", 1):
+            time.sleep(5)
+        elif len(x) == 1:
+            raise SystemExit("out of memory with one sequence")
+        else:
+            x, tries = x[: len(x) // 2], 0
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    print("READY", json.dumps({"loss": first, "batch": len(x)}), flush=True)
     for line in sys.stdin:
         began = time.perf_counter()
         value = {"step": step, "forward": forward}[line.strip()]()

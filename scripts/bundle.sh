@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# A folder that runs on another x86-64 Linux machine with a GPU: programs, their tests, pabench, configurations, tokens of your music, and
+# bench/gpu.sh, which runs it all. NVIDIA's libraries stay out; gpu.sh finds them there, in a toolkit or in Python's packages.
+#
+#   scripts/bundle.sh OUT_DIR --midi MIDI_DIR
+#
+#   --build DIR      take the programs from this build folder instead of building them for sm_75, sm_80, sm_90a and newer (build/bundle)
+#   --build75 DIR    the same for the build of compute_75 PTX alone, which any newer GPU runs as a T4 would (build/bundle-75); "" for none
+#
+# Needs glibc there no older than here. Everything else that the programs load lies beside them in lib/, found by a relative path.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+usage() { sed -n '2,11s/^# \{0,1\}//p' "$root/scripts/bundle.sh"; }
+refuse() { usage >&2; echo "bundle.sh: $*" >&2; exit 2; }
+fail() { echo "bundle.sh: $*" >&2; exit 1; }
+say() { printf '== %s\n' "$*" >&2; }
+
+out='' midi='' build=$root/build/bundle build75=$root/build/bundle-75 given=false given75=false
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    -h | --help) usage; exit 0 ;;
+    --midi | --build | --build75) [[ $# -ge 2 ]] || refuse "$1 needs a value" ;;&
+    --midi) midi=$2; shift 2 ;;
+    --build) build=$2 given=true; shift 2 ;;
+    --build75) build75=$2 given75=true; shift 2 ;;
+    -*) refuse "unknown argument $1" ;;
+    *) [[ -z $out ]] || refuse "expected one folder, found $out and $1"; out=$1; shift ;;
+  esac
+done
+[[ -n $out && -n $midi ]] || refuse "expected OUT_DIR and --midi MIDI_DIR"
+[[ -d $midi ]] || refuse "--midi: $midi is not a folder"
+[[ ! -e $out ]] || fail "$out is there already"
+
+programs=(paprep patrain paeval pagen pabench test_cuda_ops test_golden test_gradcheck test_model test_step test_optimizer)
+
+# make_build DIR ARCHITECTURES RUN_PATH
+make_build() {
+  say "Building for $2 ($1)"
+  local log
+  log=$(mktemp)
+  # One shared library holds the kernels, for all programs. The old kind of run path serves the libraries' own needs too.
+  if ! { cmake -S "$root" -B "$1" -G Ninja -DPA_MPI=OFF -DBUILD_SHARED_LIBS=ON "-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$1/lib" \
+    "-DCMAKE_CUDA_ARCHITECTURES=$2" -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=$3" \
+    -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags &&
+    cmake --build "$1" -j "${PA_JOBS:-$(nproc)}" --target "${programs[@]}"; } > "$log" 2>&1; then
+    tail -n 40 "$log" >&2
+    fail "the build failed; its last lines are above"
+  fi
+  rm -f "$log"
+  grep -q '^PA_NVCC:FILEPATH=/' "$1/CMakeCache.txt" || fail "no CUDA toolkit was found to build with (scripts/setup_cuda.sh gets one)"
+}
+# shellcheck disable=SC2016 # $ORIGIN is the loader's word
+$given || make_build "$build" '75-real;80-real;90a-real;90-virtual' '$ORIGIN/../lib'
+# shellcheck disable=SC2016
+$given75 || make_build "$build75" 75-virtual '$ORIGIN/../lib-75;$ORIGIN/../lib'
+
+say "Tokens of $midi"
+part=$out.part
+rm -rf "$part"
+mkdir -p "$part"/{bench/peers,tests/golden}
+trap 'rm -rf "$part"' EXIT
+"$build/bin/paprep" "$midi" "$part/data"
+
+say "Programs and what they load"
+copy_programs() { # FROM SUFFIX
+  mkdir -p "$part/bin$2" "$part/lib$2"
+  for p in "${programs[@]}"; do
+    [[ -x $1/bin/$p ]] || fail "expected $1/bin/$p, found none"
+    strip -o "$part/bin$2/$p" "$1/bin/$p"
+  done
+  [[ ! -e $1/lib/libpa.so ]] || strip -o "$part/lib$2/libpa.so" "$1/lib/libpa.so"
+}
+copy_programs "$build" ''
+[[ -z $build75 ]] || copy_programs "$build75" -75
+for p in "${programs[@]}"; do ldd "$build/bin/$p"; done | awk '/not found/ { next } $2 == "=>" { print $3 }' | sort -u |
+  grep -Ev '/(libc|libm|libdl|librt|libpthread|libpa|libcuda|libcublas|libcublasLt|libcudnn[a-z_]*|libnccl)\.so' |
+  while IFS= read -r library; do strip -o "$part/lib/$(basename "$library")" "$library"; done
+
+cp -r "$root/configs" "$part/"
+cp "$root/tests/golden/golden.safetensors" "$part/tests/golden/"
+cp "$root/bench/gpu.sh" "$root/bench/gpu.py" "$part/bench/"
+cp "$root/bench/peers/torch_worker.py" "$part/bench/peers/"
+{ git -C "$root" describe --always --dirty 2> /dev/null || echo unknown; } > "$part/VERSION"
+python3 -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target "$part/python" perceiver-ar-pytorch==0.0.10 2> /dev/null ||
+  say "perceiver_ar_pytorch could not be fetched: gpu.sh will leave PyTorch out"
+mv "$part" "$out"
+say "$(du -sh "$out" | cut -f1) in $out; there: $(basename "$out")/bench/gpu.sh"
