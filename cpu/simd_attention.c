@@ -193,7 +193,7 @@ void CPU_ISA(attn_fwd)(const cpu_attn *a, void *o, float *lse, void *work) {
         scratch s = scratch_at(a, rest + (size_t)omp_get_thread_num() * attn_line(scratch_units(a)));
 #pragma omp for schedule(dynamic, 1)
         for (int64_t t = 0; t < tasks; t++) { // the longest first, so that threads end together
-            int n = (panels - 1 - (int)(t / (int64_t)p.heads)) * ATTN_PANEL, head = (int)(t % (int64_t)p.heads);
+            int n = (panels - 1 - (int)(t % panels)) * ATTN_PANEL, head = (int)(t / panels);
             panel(a, &p, &s, keys + (size_t)head * p.key_plane, values + (size_t)head * p.key_plane, head / a->heads, head % a->heads, n);
             finish(a, &s, o, lse, head / a->heads, head % a->heads, n);
         }
