@@ -54,8 +54,7 @@ typedef struct {
     int decoupled;
 } cuda_scalars;
 
-// cuda/attention_fwd.cu, cuda/attention_bwd.cu. Scores never leave a tile. fp16 and bf16 by tensor cores (bf16 from sm_80), float32 by
-// plain arithmetic.
+// cuda/attention_fwd.cu, cuda/attention_bwd.cu. Scores never leave a tile. All types by plain float32 arithmetic.
 void cuda_attn_fwd(cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work);
 void cuda_attn_bwd(cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp,
                    void *dvp, void *dkn, void *dvn, void *work);

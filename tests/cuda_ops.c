@@ -15,9 +15,11 @@ static struct {
     void *host, *device;
     size_t bytes;
     bool back, narrow;
+    size_t rows, row, ld; // bytes; row 0: all of it comes back
+    char *was;            // before the call, where rows come back
 } operand[OPERANDS];
 static int operands;
-static bool half;
+static cuda_ops_half half;
 
 static void check(cudaError_t e, const char *what) {
     if (!e) return;
@@ -47,14 +49,14 @@ static void *add(const void *host, size_t bytes, bool back, bool narrow) {
     if (!host) return NULL;
     if (operands == OPERANDS) abort();
     check(cudaMalloc(&device, bytes + 16), "cudaMalloc");
-    if (narrow && half) {
+    if (narrow && half == CUDA_OPS_CONVERTED) {
         if (!(other = malloc(bytes + 2))) abort();
         convert(other, host, bytes / 2, true);
     }
     check(cudaMemcpy(device, other ? other : host, bytes, cudaMemcpyHostToDevice), "cudaMemcpy");
     free(other);
     operand[operands].host = (void *)(uintptr_t)host, operand[operands].device = device, operand[operands].bytes = bytes;
-    operand[operands].back = back, operand[operands++].narrow = narrow && half;
+    operand[operands].back = back, operand[operands].row = 0, operand[operands++].narrow = narrow && half == CUDA_OPS_CONVERTED;
     return device;
 }
 // Plain memory: read, or also written.
@@ -72,12 +74,32 @@ static void *change_act(cpu_type t, void *host, size_t n) {
     return add(host, n * cpu_size(t), true, t != CPU_F32);
 }
 
+// Rows that a kernel writes come back; what lies between them must be as it was.
+static void rows_back(int i) {
+    char *now = malloc(operand[i].bytes + 1), *was = operand[i].was;
+    if (!now) abort();
+    check(cudaMemcpy(now, operand[i].device, operand[i].bytes, cudaMemcpyDeviceToHost), "cudaMemcpy");
+    if (operand[i].narrow) convert((uint16_t *)now, (uint16_t *)now, operand[i].bytes / 2, false);
+    for (size_t r = 0; r < operand[i].rows; r++) {
+        const size_t from = r * operand[i].ld, end = from + operand[i].row, next = from + operand[i].ld;
+        memcpy((char *)operand[i].host + from, now + from, operand[i].row);
+        if (r + 1 < operand[i].rows && !operand[i].narrow && memcmp(was + end, now + end, next - end)) {
+            fprintf(stderr, "operand %d: row %zu was written beyond its end\n", i, r);
+            abort();
+        }
+    }
+    free(now), free(was);
+}
+
 static void done(void) {
     check(cudaGetLastError(), "launch");
     check(cudaDeviceSynchronize(), "kernel");
     for (int i = 0; i < operands; i++) {
-        if (operand[i].back) check(cudaMemcpy(operand[i].host, operand[i].device, operand[i].bytes, cudaMemcpyDeviceToHost), "cudaMemcpy");
-        if (operand[i].back && operand[i].narrow) convert(operand[i].host, operand[i].host, operand[i].bytes / 2, false);
+        if (operand[i].row)
+            rows_back(i);
+        else if (operand[i].back)
+            check(cudaMemcpy(operand[i].host, operand[i].device, operand[i].bytes, cudaMemcpyDeviceToHost), "cudaMemcpy");
+        if (operand[i].back && !operand[i].row && operand[i].narrow) convert(operand[i].host, operand[i].host, operand[i].bytes / 2, false);
         check(cudaFree(operand[i].device), "cudaFree");
     }
     operands = 0;
@@ -228,8 +250,70 @@ static void adam(float *p, float *g, float *m, float *v, uint16_t *copy, size_t 
     free(narrow), free(decays);
 }
 
-const cpu_ops *cuda_ops_table(bool as_half) {
+// Attention. Gradients of keys and values may lie in one array, each in a part of its rows.
+static void *change_rows(cpu_type t, void *host, int rows, ptrdiff_t ld, int width) {
+    if (!rows) return NULL;
+    void *device = change_act(t, host, spread(rows, ld, width));
+    operand[operands - 1].rows = (size_t)rows, operand[operands - 1].row = (size_t)width * cpu_size(t);
+    operand[operands - 1].ld = (size_t)ld * cpu_size(t);
+    operand[operands - 1].was = malloc(operand[operands - 1].bytes);
+    if (!operand[operands - 1].was) abort();
+    memcpy(operand[operands - 1].was, host, operand[operands - 1].bytes);
+    return device;
+}
+static cuda_attn shape_of(const cpu_attn *a) {
+    return (cuda_attn){.type = type_of(a->type),
+                       .batch = a->batch,
+                       .latents = a->latents,
+                       .kept = a->kept,
+                       .heads = a->heads,
+                       .dim_head = a->dim_head,
+                       .scale = a->scale,
+                       .ldq = a->ldq,
+                       .ldkv = a->ldkv,
+                       .ldo = a->ldo};
+}
+static cuda_attn attention_of(const cpu_attn *a) {
+    const int I = a->heads * a->dim_head, rows = a->batch * a->latents, prefix = a->batch * a->kept;
+    cuda_attn c = shape_of(a);
+    c.q = use_act(a->type, a->q, spread(rows, a->ldq, I));
+    c.kp = prefix ? use_act(a->type, a->kp, spread(prefix, a->ldkv, I)) : NULL;
+    c.vp = prefix ? use_act(a->type, a->vp, spread(prefix, a->ldkv, I)) : NULL;
+    c.kn = use_act(a->type, a->kn, spread(rows, a->ldkv, I));
+    c.vn = use_act(a->type, a->vn, spread(rows, a->ldkv, I));
+    if (a->dropout.p > 0)
+        c.dropout = (cuda_dropout){a->dropout.p, a->dropout.seed, use(a->dropout.window, (size_t)a->batch * 8), a->dropout.layer};
+    return c;
+}
+static void attn_fwd(const cpu_attn *a, void *o, float *lse, void *work) {
+    const int rows = a->batch * a->latents;
+    cuda_attn c = attention_of(a);
+    cuda_attn_fwd(0, &c, change_rows(a->type, o, rows, a->ldo, a->heads * a->dim_head), change(lse, product(rows, a->heads) * 4),
+                  change(work, cuda_attn_work(&c)));
+    done();
+}
+static void attn_bwd(const cpu_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
+                     void *dvn, void *work) {
+    const int I = a->heads * a->dim_head, rows = a->batch * a->latents, prefix = a->batch * a->kept;
+    cuda_attn c = attention_of(a);
+    cuda_attn_bwd(0, &c, use_act(a->type, o, spread(rows, a->ldo, I)), use(lse, product(rows, a->heads) * 4),
+                  use_act(a->type, dout, spread(rows, a->ldo, I)), change_rows(a->type, dq, rows, a->ldq, I),
+                  change_rows(a->type, dkp, prefix, a->ldkv, I), change_rows(a->type, dvp, prefix, a->ldkv, I),
+                  change_rows(a->type, dkn, rows, a->ldkv, I), change_rows(a->type, dvn, rows, a->ldkv, I),
+                  change(work, cuda_attn_work(&c)));
+    done();
+}
+static size_t attn_work(const cpu_attn *a, int threads) {
+    const cuda_attn c = shape_of(a);
+    (void)threads;
+    return cuda_attn_work(&c);
+}
+
+const cpu_ops *cuda_ops_table(cuda_ops_half as_half) {
     static const cpu_ops table = {.name = "cuda",
+                                  .attn_fwd = attn_fwd,
+                                  .attn_bwd = attn_bwd,
+                                  .attn_work = attn_work,
                                   .embed_fwd = embed_fwd,
                                   .embed_bwd = embed_bwd,
                                   .layernorm_fwd = layernorm_fwd,

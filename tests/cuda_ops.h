@@ -2,13 +2,12 @@
 #ifndef PA_TESTS_CUDA_OPS_H
 #define PA_TESTS_CUDA_OPS_H
 
-#include <stdbool.h>
-
 #include "cpu/ops.h"
 
 // Each call copies its operands to the device, runs the kernel, waits, and copies back; it ends the program where CUDA reports an error.
-// half: what the table's user gives and takes as bf16 is fp16 on the device (bf16 numbers from 2^-14 to 65280 are fp16 numbers too).
-// Operations that the table lacks are NULL.
-const cpu_ops *cuda_ops_table(bool half);
+// What its user gives and takes as bf16 is that on the device too; or fp16 there, converted on the way (bf16 numbers from 2^-14 to 65280
+// are fp16 numbers too); or fp16 in truth. Operations that the table lacks are NULL.
+typedef enum { CUDA_OPS_BF16, CUDA_OPS_CONVERTED, CUDA_OPS_HALF } cuda_ops_half;
+const cpu_ops *cuda_ops_table(cuda_ops_half half);
 
 #endif

@@ -1,4 +1,5 @@
 // test_attention.c: attention of every instruction set that this machine has, against a plain float64 computation. Knows nothing of tiles.
+// With PA_TEST_CUDA: the CUDA kernels instead, in the emulator or on a GPU, in fp16 too.
 //
 // Tolerance by rule: a tensor may be at most twice as far (largest error) from float64 as the plain computation in the same type is, plus
 // one rounding of the tensor's largest number, plus 2^-24 of the magnitude of scores: these, and lse, are float32, and the weights that
@@ -17,7 +18,29 @@
 
 enum { O, LSE, DQ, DKP, DVP, DKN, DVN, RESULTS };
 static const char *const result_name[] = {"o", "lse", "dq", "dkp", "dvp", "dkn", "dvn"};
+static bool half; // what is called bf16 is fp16
+#ifdef PA_TEST_CUDA
+#include "tests/cuda_ops.h"
+static const char *const isa_name[] = {"cuda"};
+enum { MARGIN = 8, HALVES = 2 }; // rows of activations are aligned to 16 bytes, or they are read number by number
+static const cpu_ops *table(int i) {
+    (void)i;
+    return cuda_ops_table(half ? CUDA_OPS_HALF : CUDA_OPS_BF16);
+}
+static bool covered(int D) {
+    return D % 8 == 0 && D <= 128;
+}
+#else
 static const char *const isa_name[] = {"generic", "avx2", "avx512", "avx512_bf16"};
+enum { MARGIN = 1, HALVES = 1 };
+static const cpu_ops *table(int i) {
+    return cpu_ops_select(isa_name[i]);
+}
+static bool covered(int D) {
+    return D > 0;
+}
+#endif
+enum { TABLES = sizeof isa_name / sizeof *isa_name };
 
 typedef struct {
     int batch, latents, kept, heads, dim_head;
@@ -48,17 +71,22 @@ static uint64_t draws;
 static double uniform(void) {
     return 2 * pa_uniform(pa_random(7, PA_RANDOM_INIT, 0, draws++)) - 1;
 }
-static double low(cpu_type type, double x) {
-    return type == CPU_F32 ? (double)(float)x : (double)bf16_to_float(bf16_from_float((float)x));
-}
 static double get(cpu_type type, const void *p, ptrdiff_t i) {
-    return type == CPU_F32 ? (double)((const float *)p)[i] : (double)bf16_to_float(((const uint16_t *)p)[i]);
+    if (type == CPU_F32) return (double)((const float *)p)[i];
+    return half ? (double)((const _Float16 *)p)[i] : (double)bf16_to_float(((const uint16_t *)p)[i]);
 }
 static void put(cpu_type type, void *p, ptrdiff_t i, double x) {
     if (type == CPU_F32)
         ((float *)p)[i] = (float)x;
+    else if (half)
+        ((_Float16 *)p)[i] = (_Float16)x;
     else
         ((uint16_t *)p)[i] = bf16_from_float((float)x);
+}
+static double low(cpu_type type, double x) {
+    float place[1];
+    put(type, place, 0, x);
+    return get(type, place, 0);
 }
 
 static tensor tensor_make(cpu_type type, int rows, int cols, ptrdiff_t ld, double spread) {
@@ -169,7 +197,8 @@ static void plain(problem *t, rounding r, double **to) {
 
 static void problem_make(problem *t, shape s, cpu_type type) {
     const int I = s.heads * s.dim_head, B = s.batch;
-    const ptrdiff_t ldq = I + 5, ldkv = 2 * I + 1, ldo = I + 3;
+    const int margin = s.dim_head == 40 ? 1 : MARGIN;
+    const ptrdiff_t ldq = I + 5 * margin, ldkv = 2 * I + margin, ldo = I + 3 * margin;
     *t = (problem){.s = s, .type = type, .window = {5, 1ull << 40, 77, 1}};
     t->q = tensor_make(type, B * s.latents, I, ldq, (double)s.spread);
     t->kp = tensor_make(type, B * s.kept, I, ldkv, 2);
@@ -236,7 +265,7 @@ static double largest(const double *x, const double *y, size_t n) {
 static void check(const problem *t, const char *isa, int which, const tensor *got) {
     const cpu_type type = which == LSE ? CPU_F32 : t->type;
     const size_t n = (size_t)got->rows * (size_t)got->cols;
-    const double unit = type == CPU_F32 ? 0x1p-24 : 0x1p-9;
+    const double unit = type == CPU_F32 ? 0x1p-24 : half ? 0x1p-12 : 0x1p-9;
     for (int r = 0; r < got->rows; r++)
         for (int c = 0; c < got->cols; c++) got->number[r * got->cols + c] = get(type, got->data, r * got->ld + c);
     double error = largest(got->number, t->exact[which], n), plain_error = largest(t->plain[which], t->exact[which], n);
@@ -248,16 +277,19 @@ static void check(const problem *t, const char *isa, int which, const tensor *go
     if (which == DQ || which == DKP || which == DKN) bound += unit * t->summand + 0x1p-23 * t->terms;
     if (!(error <= bound))
         fail_msg("%s %s B %d N %d K %d H %d D %d spread %g drop %g threads %d: %s is off by %g, plain computation by %g, allowed %g", isa,
-                 type == CPU_F32 ? "f32" : "bf16", t->s.batch, t->s.latents, t->s.kept, t->s.heads, t->s.dim_head, (double)t->s.spread,
-                 (double)t->s.drop, t->s.threads, result_name[which], error, plain_error, bound);
+                 type == CPU_F32 ? "f32"
+                 : half          ? "fp16"
+                                 : "bf16",
+                 t->s.batch, t->s.latents, t->s.kept, t->s.heads, t->s.dim_head, (double)t->s.spread, (double)t->s.drop, t->s.threads,
+                 result_name[which], error, plain_error, bound);
     check_margins(type, got);
 }
 
 static void check_shape(shape s, cpu_type type) {
     problem t;
     problem_make(&t, s, type);
-    for (int i = 0; i < 4; i++) {
-        const cpu_ops *ops = cpu_ops_select(isa_name[i]);
+    for (int i = 0; i < TABLES; i++) {
+        const cpu_ops *ops = table(i);
         if (!ops) continue;
         tensor got[RESULTS], again[RESULTS];
         run(ops, &t, got);
@@ -272,14 +304,23 @@ static void check_shape(shape s, cpu_type type) {
     problem_free(&t);
 }
 
+static void check_types(shape s) {
+    if (!covered(s.dim_head)) return;
+    check_shape(s, CPU_F32);
+    for (int i = 0; i < HALVES; i++) {
+        half = i;
+        check_shape(s, CPU_BF16);
+    }
+    half = false;
+}
+
 static void test_edge_sizes(void **state) {
     static const int latents[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 200}, kept[] = {0, 1, 37}, dims[] = {64, 8, 32, 40, 128};
     int i = 0;
     for (size_t n = 0; n < sizeof latents / sizeof *latents; n++)
         for (size_t k = 0; k < 3; k++, i++) {
             shape s = {1 + i % 2, latents[n], kept[k], 1 + i % 3, dims[i % 5], 2, 0, 1 + i % 3};
-            check_shape(s, CPU_F32);
-            check_shape(s, CPU_BF16);
+            check_types(s);
         }
     (void)state;
 }
@@ -292,10 +333,7 @@ static void test_special_shapes(void **state) {
         {1, 20, 211, 1, 200, 2, 0, 2},  {1, 37, 29, 1, 256, 4, 0, 2},     {1, 449, 3, 1, 16, 2, 0, 7},    {3, 97, 95, 2, 96, 2, 0, 4},
         {1, 1, 1000, 1, 64, 20, 0, 2},  {2, 130, 131, 2, 64, 2, 0.1f, 2}, {1, 67, 9, 3, 40, 20, 0.5f, 3}, {1, 200, 0, 1, 32, 2, 0.9f, 1},
     };
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        check_shape(shapes[i], CPU_F32);
-        check_shape(shapes[i], CPU_BF16);
-    }
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check_types(shapes[i]);
     (void)state;
 }
 
@@ -305,8 +343,8 @@ static void test_dropout_share(void **state) {
     problem_make(&t, (shape){2, 100, 100, 2, 8, 0, 0.3f, 2}, CPU_F32);
     for (int i = 0; i < t.vp.rows * (int)t.vp.ld; i++) ((float *)t.vp.data)[i] = 1;
     for (int i = 0; i < t.vn.rows * (int)t.vn.ld; i++) ((float *)t.vn.data)[i] = 1;
-    for (int i = 0; i < 4; i++) {
-        const cpu_ops *ops = cpu_ops_select(isa_name[i]);
+    for (int i = 0; i < TABLES; i++) {
+        const cpu_ops *ops = table(i);
         if (!ops) continue;
         tensor got[RESULTS];
         run(ops, &t, got);
@@ -327,8 +365,8 @@ static void test_causality_and_nan(void **state) {
     for (int type = 0; type < 2; type++) {
         problem t;
         problem_make(&t, (shape){1, N, K, 1, D, 2, 0, 2}, (cpu_type)type);
-        for (int i = 0; i < 4; i++) {
-            const cpu_ops *ops = cpu_ops_select(isa_name[i]);
+        for (int i = 0; i < TABLES; i++) {
+            const cpu_ops *ops = table(i);
             if (!ops) continue;
             tensor before[RESULTS], after[RESULTS], nan[RESULTS];
             run(ops, &t, before);
@@ -357,6 +395,7 @@ static void test_causality_and_nan(void **state) {
     (void)state;
 }
 
+#ifndef PA_TEST_CUDA
 // A cache holding a sequence's keys gives its last query what the whole computation gives.
 static void check_decode(shape s, cpu_type type) {
     const int S = s.batch, H = s.heads, D = s.dim_head, length = s.kept + s.latents, capacity = length + 9;
@@ -383,8 +422,8 @@ static void check_decode(shape s, cpu_type type) {
         exact[i] = t.exact[O][at], near[i] = t.plain[O][at];
     }
     omp_set_num_threads(s.threads);
-    for (int i = 0; i < 4; i++) {
-        const cpu_ops *ops = cpu_ops_select(isa_name[i]);
+    for (int i = 0; i < TABLES; i++) {
+        const cpu_ops *ops = table(i);
         if (!ops) continue;
         size_t bytes = ops->attn_decode_work(S, H, D, capacity, s.threads);
         unsigned char *work = malloc(bytes + 64);
@@ -410,11 +449,17 @@ static void test_decode(void **state) {
     }
     (void)state;
 }
+#endif
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_edge_sizes), cmocka_unit_test(test_special_shapes),    cmocka_unit_test(test_dropout_share),
-        cmocka_unit_test(test_decode),     cmocka_unit_test(test_causality_and_nan),
+        cmocka_unit_test(test_edge_sizes),
+        cmocka_unit_test(test_special_shapes),
+        cmocka_unit_test(test_dropout_share),
+#ifndef PA_TEST_CUDA
+        cmocka_unit_test(test_decode),
+#endif
+        cmocka_unit_test(test_causality_and_nan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
