@@ -4,7 +4,7 @@
 #   scripts/test.sh             everything: format, sanitizers, fuzzers, clang, then all tests of the plain build
 #   scripts/test.sh --quick     the plain build and its tests alone
 #
-# PA_FUZZ_SECONDS   how long each fuzzer runs (default: 30 with CI set, else 5)
+# PA_FUZZ_SECONDS   how long each fuzzer runs (default: 60 with CI set, else 5)
 # PA_JOBS           processes at once (default: all cores)
 #
 # The logs of the builds and of the other runs are in build/logs/.
@@ -22,7 +22,7 @@ for argument in "$@"; do
 done
 
 jobs=${PA_JOBS:-$(nproc)}
-fuzz_seconds=${PA_FUZZ_SECONDS:-$([[ -n ${CI:-} ]] && echo 30 || echo 5)}
+fuzz_seconds=${PA_FUZZ_SECONDS:-$([[ -n ${CI:-} ]] && echo 60 || echo 5)}
 logs=build/logs
 mkdir -p "$logs"
 # Several test programs share the cores, so threads that wait must not spin.

@@ -85,7 +85,7 @@ static void check_scores(const fixture *f, const pa_scores *s, double sum) {
     for (int r = 0; r < f->batch.batch * f->batch.latents; r++) {
         const float *row = s->logits + (size_t)r * (size_t)V;
         double most = -INFINITY, z = 0;
-        for (int j = 0; j < V; j++) most = fmax(most, (double)row[j]);
+        for (int j = 0; j < V; j++) most = (double)row[j] > most ? (double)row[j] : most;
         for (int j = 0; j < V; j++) z += exp((double)row[j] - most);
         double nats = f->batch.target[r] < V - 1 ? most + log(z) - (double)row[f->batch.target[r]] : 0;
         // Of order 10, in float32, through V exponentials.
