@@ -38,13 +38,31 @@ typedef struct {
     uint64_t seed;
 } pa_run_state;
 
-// Writes RUN/checkpoints/step-XXXXXXXX (model.safetensors, state.safetensors) whole or not at all and points RUN/latest at it, and
-// RUN/best too where `best`; then removes all but the `keep` newest, never what latest or best point at.
-pa_status pa_checkpoint_save(const char *run, const pa_config *c, pa_encoding encoding, const pa_run_state *state, const pa_params *params,
-                             const pa_backend *backend, pa_context *ctx, bool best, pa_err *err);
-// Finds the newest checkpoint of RUN that is whole (a damaged one is told of on stderr and passed over) and loads weights, moments and
+// A run as its checkpoints see it; all of it outlives them.
+typedef struct {
+    const char *dir;
+    const pa_config *config;
+    pa_encoding encoding;
+    const pa_params *params;
+    const pa_backend *backend;
+    pa_context *ctx;
+} pa_run;
+
+// Writes checkpoints while training goes on. Takes memory for a copy of weights and moments, 12 bytes a parameter.
+typedef struct pa_saver pa_saver;
+pa_status pa_saver_open(pa_saver **s, const pa_run *run, pa_err *err);
+// Copies weights, moments and state, and begins to write DIR/checkpoints/step-XXXXXXXX (model.safetensors, state.safetensors): whole,
+// synced and read back before it takes its place, or not at all. Then DIR/latest points at it, and DIR/best too where `best`; then all but
+// the `keep` newest are removed, never what latest or best point at. Waits for the one before, whose error it returns.
+pa_status pa_saver_save(pa_saver *s, const pa_run_state *state, bool best, pa_err *err);
+pa_status pa_saver_check(pa_saver *s, pa_err *err); // the error of one that failed meanwhile; doesn't wait
+pa_status pa_saver_wait(pa_saver *s, pa_err *err);  // until the last one is there, or its error
+void pa_saver_close(pa_saver *s);                   // waits; NULL is fine
+
+// Finds the newest checkpoint of the run that is whole (a damaged one is told of on stderr and passed over) and loads weights, moments and
 // state. *found = false where there is none at all; PA_DATA where there are some and none is whole.
-pa_status pa_checkpoint_resume(const char *run, const pa_config *c, pa_run_state *state, const pa_params *params, const pa_backend *backend,
-                               pa_context *ctx, bool *found, pa_err *err);
+pa_status pa_checkpoint_resume(const pa_run *run, pa_run_state *state, bool *found, pa_err *err);
+// Steps of all checkpoints in DIR, newest first (free them); what interrupted saves left is put in order on the way.
+pa_status pa_checkpoint_list(const char *dir, int64_t **step, size_t *count, pa_err *err);
 
 #endif

@@ -65,7 +65,7 @@ pa_status pa_rundir_open(const char *run, bool fresh, int *lock, pa_err *err) {
     snprintf(path, sizeof path, "%s/samples", run);
     if ((s = pa_make_dirs(path, err))) return s;
     snprintf(path, sizeof path, "%s/checkpoints", run);
-    if ((s = pa_make_dirs(path, err))) return s;
+    if ((s = pa_make_dirs(path, err)) || (s = pa_sync_dir(run, err))) return s;
     return lock_run(run, lock, err);
 }
 

@@ -40,6 +40,8 @@ typedef struct {
     pa_sampler sampler;
     pa_run_state state;
     pa_runlog log;
+    pa_run run;
+    pa_saver *saver;                 // of rank 0, unless nothing is to be written
     int lock, micro, first, windows; // this rank's windows of a step: `windows` of them from `first`
     int kept, skips_in_a_row;
     double progress;      // share of the run that is done, as all ranks agreed before this step
@@ -155,7 +157,7 @@ static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
 static pa_status save(trainer *t, bool best, pa_err *err) {
     t->saved_step = t->state.step;
     if (t->comm.rank) return PA_OK;
-    return pa_checkpoint_save(t->options->run, t->config, t->train.encoding, &t->state, &t->params, t->backend, t->ctx, best, err);
+    return pa_saver_save(t->saver, &t->state, best, err);
 }
 
 // One crop of each validation piece, the same ones each time. Saves where it is the best so far. A signal to stop ends it without a result
@@ -217,8 +219,15 @@ static bool due(int64_t step, int64_t every) {
     return every > 0 && step % every == 0;
 }
 
+// Until the last checkpoint is on the disk.
+static pa_status saved(trainer *t, pa_err *err) {
+    return t->saver ? pa_saver_wait(t->saver, err) : PA_OK;
+}
+
 // After too many skipped steps. None of them was saved: the newest checkpoint is of the last step that was finite, or before.
-static pa_status give_up(const trainer *t, pa_err *err) {
+static pa_status give_up(trainer *t, pa_err *err) {
+    pa_status s = saved(t, err);
+    if (s) return s;
     char last[64] = "there is no checkpoint";
     if (t->saved_step >= 0) snprintf(last, sizeof last, "the last checkpoint is step %lld", (long long)t->saved_step);
     return pa_error(err, PA_FAIL, "step %lld: loss or gradient not finite %d times in a row; %s", (long long)t->state.step,
@@ -234,6 +243,7 @@ static pa_status loop(trainer *t, pa_err *err) {
         return s;
     while (!(s = agree(t, err)) && t->progress < 1 && !t->stopping) {
         if ((s = train_step(t, &log, err))) return s;
+        if (t->saver && (s = pa_saver_check(t->saver, err))) return s;
         int64_t step = t->state.step;
         if ((s = pa_runlog_step(&t->log, &log, first && (due(step, c->log.every) || step == 1 || log.skipped), err))) return s;
         if (t->skips_in_a_row >= c->train.max_skips && c->train.max_skips) return give_up(t, err);
@@ -245,11 +255,13 @@ static pa_status loop(trainer *t, pa_err *err) {
     if (!t->stopping && evaluates && t->state.evaluated != t->state.step && (s = evaluate_or_stop(t, err))) return s;
     if (t->stopping) {
         if (t->saved_step != t->state.step && (s = save(t, false, err))) return s;
+        if ((s = saved(t, err))) return s;
         if (first)
             fprintf(stderr, "stopped on request at step %lld, saved; the same command goes on from there\n", (long long)t->state.step);
         return PA_STOPPED;
     }
-    return t->saved_step == t->state.step ? PA_OK : save(t, false, err);
+    if (t->saved_step != t->state.step && (s = save(t, false, err))) return s;
+    return saved(t, err);
 }
 
 static pa_status open_data(trainer *t, pa_err *err) {
@@ -325,12 +337,14 @@ static pa_status start_run(trainer *t, pa_err *err) {
     bool found = false;
     t->state = (pa_run_state){.best = INFINITY, .seed = (uint64_t)t->config->train.seed, .evaluated = -1};
     t->saved_step = -1;
+    t->run = (pa_run){o->run, t->config, t->train.encoding, &t->params, t->backend, t->ctx};
     pa_status s = PA_OK;
     if (!o->dry_run) {
+        if (!t->comm.rank && (s = pa_saver_open(&t->saver, &t->run, err))) return s;
         if (!t->comm.rank && (s = pa_rundir_open(o->run, o->fresh, &t->lock, err))) return s;
         double tidy = 0, at; // the others read once rank 0 has the lock and has removed what an interrupted save left
         if (t->comm.rank && (s = pa_comm_sum_f64(&t->comm, &tidy, 1, err))) return s;
-        if ((s = pa_checkpoint_resume(o->run, t->config, &t->state, &t->params, t->backend, t->ctx, &found, err))) return s;
+        if ((s = pa_checkpoint_resume(&t->run, &t->state, &found, err))) return s;
         if (!t->comm.rank && (s = pa_comm_sum_f64(&t->comm, &tidy, 1, err))) return s;
         at = (double)t->state.step;
         if ((s = pa_comm_sum_f64(&t->comm, &at, 1, err))) return s;
@@ -378,6 +392,7 @@ pa_status pa_train(const pa_config *config, const pa_train_options *options, pa_
     catch_signals();
     s = options->dry_run ? dry_step(&t, err) : loop(&t, err);
 done:
+    pa_saver_close(t.saver); // what is being written is finished, whatever ended the run
     pa_runlog_close(&t.log);
     if (t.ctx) t.backend->close(t.ctx);
     if (t.lock >= 0) close(t.lock);

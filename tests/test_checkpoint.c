@@ -45,8 +45,18 @@ static double train(bench *b) {
     return sum;
 }
 
+static pa_run run_of(const bench *b) {
+    return (pa_run){b->run, &b->config, PA_MIDI_NEURAL, &b->f.params, fixture_backend(), b->ctx};
+}
+
 static pa_status try_save(bench *b, bool best, pa_err *err) {
-    return pa_checkpoint_save(b->run, &b->config, PA_MIDI_NEURAL, &b->state, &b->f.params, fixture_backend(), b->ctx, best, err);
+    pa_run run = run_of(b);
+    pa_saver *saver;
+    pa_status s = pa_saver_open(&saver, &run, err);
+    if (!s) s = pa_saver_save(saver, &b->state, best, err);
+    if (!s) s = pa_saver_wait(saver, err);
+    pa_saver_close(saver);
+    return s;
 }
 
 static void save(bench *b, int64_t step, bool best) {
@@ -56,7 +66,8 @@ static void save(bench *b, int64_t step, bool best) {
 }
 
 static pa_status resume(bench *b, bool *found, pa_err *err) {
-    return pa_checkpoint_resume(b->run, &b->config, &b->state, &b->f.params, fixture_backend(), b->ctx, found, err);
+    pa_run run = run_of(b);
+    return pa_checkpoint_resume(&run, &b->state, found, err);
 }
 
 static const char *in_run(const char *name) {
@@ -149,6 +160,58 @@ static void infinity_is_kept_as_the_best_before_the_first(void **state) {
     end(&b);
 }
 
+// ---- in the background
+
+static void what_is_saved_is_what_was_there_when_it_began(void **state) {
+    (void)state;
+    bench a, b;
+    pa_err err;
+    pa_saver *saver;
+    bool found;
+    begin(&a), begin(&b);
+    pa_run run = run_of(&a);
+    fixture_ok(pa_saver_open(&saver, &run, &err), &err);
+    for (int i = 1; i <= 5; i++) { // the last of them is under way when the next begins, and when the saver is closed
+        train(&a), train(&b);
+        a.state.step = i;
+        fixture_ok(pa_saver_save(saver, &a.state, false, &err), &err);
+    }
+    a.state.step = 6; // both are the trainer's again
+    train(&a);
+    pa_saver_close(saver);
+    double *w = fixture_read(fixture_backend(), b.ctx, &b.f.params, PA_PARAM);
+    fixture_ok(resume(&b, &found, &err), &err);
+    assert_true(found && b.state.step == 5);
+    double *have = fixture_read(fixture_backend(), b.ctx, &b.f.params, PA_PARAM);
+    assert_memory_equal(w, have, a.f.params.floats * sizeof *w);
+    free(w), free(have);
+    end(&a), end(&b);
+}
+
+static void an_error_in_the_background_comes_forward(void **state) {
+    (void)state;
+    bench b;
+    pa_err err, again;
+    pa_saver *saver;
+    begin(&b);
+    save(&b, 1, false);
+    pa_run run = run_of(&b);
+    fixture_ok(pa_saver_open(&saver, &run, &err), &err);
+    scratch_limit(1000);
+    b.state.step = 2;
+    fixture_ok(pa_saver_save(saver, &b.state, false, &err), &err);
+    while (!pa_saver_check(saver, &err)) usleep(1000);
+    assert_non_null(strstr(err.text, "/model.safetensors: expected to write "));
+    assert_int_equal(pa_saver_wait(saver, &again), PA_FAIL);
+    assert_string_equal(again.text, err.text);
+    assert_int_equal(pa_saver_save(saver, &b.state, false, &again), PA_FAIL); // the run is over
+    assert_string_equal(again.text, err.text);
+    scratch_limit(0);
+    pa_saver_close(saver);
+    assert_string_equal(steps_of(), "1");
+    end(&b);
+}
+
 // ---- which ones are there
 
 static void the_newest_and_the_best_are_kept(void **state) {
@@ -206,6 +269,26 @@ static void leavings_of_interrupted_saves_are_removed(void **state) {
     end(&b);
 }
 
+// Where two folders can't be exchanged, the old one of a step stands aside for a moment.
+static void a_folder_that_stood_aside_comes_back(void **state) {
+    (void)state;
+    bench b;
+    pa_err err;
+    bool found;
+    begin(&b);
+    save(&b, 5, false), save(&b, 6, false);
+    char from[512];
+    snprintf(from, sizeof from, "%s", in_run("checkpoints/step-00000006"));
+    assert_int_equal(rename(from, in_run("checkpoints/step-00000006.old")), 0);
+    fixture_ok(resume(&b, &found, &err), &err);
+    assert_int_equal(b.state.step, 6);
+    assert_string_equal(steps_of(), "5 6");
+    fixture_ok(pa_make_dirs(in_run("checkpoints/step-00000005.old"), &err), &err); // the new one is there: the old one goes
+    fixture_ok(resume(&b, &found, &err), &err);
+    assert_string_equal(steps_of(), "5 6");
+    end(&b);
+}
+
 // ---- damage
 
 static void shorten(const char *name) {
@@ -237,6 +320,16 @@ static void copy_of_tokens(const char *name) { // a safetensors file, and whole,
     fixture_ok(pa_st_write(in_run(name), NULL, 0, &meta, 1, NULL), &(pa_err){""});
 }
 
+static void state_of_another_step(const char *name) {
+    char *text, from[512];
+    size_t length;
+    snprintf(from, sizeof from, "%s", in_run("checkpoints/step-00000010/state.safetensors"));
+    assert_int_equal(pa_read_text(from, &text, &length, NULL), PA_OK);
+    FILE *f = fopen(in_run(name), "wb");
+    assert_true(f && fwrite(text, 1, length, f) == length && !fclose(f));
+    free(text);
+}
+
 #define NEWEST "checkpoints/step-00000020"
 static const struct {
     void (*damage)(const char *name);
@@ -252,6 +345,7 @@ static const struct {
     {take_away, NEWEST "/state.safetensors", "expected the run's state beside model.safetensors, found none"},
     {copy_of_tokens, NEWEST "/model.safetensors", "expected format patrain-checkpoint-1, found patrain-tokens-1"},
     {copy_of_tokens, NEWEST "/state.safetensors", "expected metadata step, found none"},
+    {state_of_another_step, NEWEST "/state.safetensors", "expected step 20, of model.safetensors, found 10"},
 };
 enum { DAMAGES = sizeof damages / sizeof *damages };
 
@@ -396,9 +490,12 @@ int main(void) {
         SCRATCH_TEST(a_run_goes_on_to_the_bit),
         SCRATCH_TEST(a_run_without_checkpoint_starts),
         SCRATCH_TEST(infinity_is_kept_as_the_best_before_the_first),
+        SCRATCH_TEST(what_is_saved_is_what_was_there_when_it_began),
+        SCRATCH_TEST(an_error_in_the_background_comes_forward),
         SCRATCH_TEST(the_newest_and_the_best_are_kept),
         SCRATCH_TEST(the_same_step_is_saved_over),
         SCRATCH_TEST(leavings_of_interrupted_saves_are_removed),
+        SCRATCH_TEST(a_folder_that_stood_aside_comes_back),
         SCRATCH_TEST(a_damaged_checkpoint_is_passed_over_and_told_of),
         SCRATCH_TEST(nothing_but_damage_is_an_error),
         SCRATCH_TEST(another_model_or_seed_is_refused_by_name),

@@ -1,0 +1,236 @@
+// checkpoint_write.c: checkpoints written in the background: training waits for a copy of the numbers, a thread brings the copy to the
+// disk. A checkpoint appears by one rename, once it has been read back; until then, and if anything fails, the run's directory is as it
+// was.
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "host/checkpoint.h"
+
+enum { PATH = 4096 };
+
+// Between pa_saver_save and the end of `thread` everything but `written` is the thread's.
+struct pa_saver {
+    const pa_run *run;
+    pa_run_state state;
+    bool best;
+    float *copy; // (3, floats) parameters and both moments
+    char *model; // its settings as text
+    bool started;
+    pthread_t thread;
+    atomic_bool written; // or failed
+    pa_status status;
+    pa_err err;
+};
+
+pa_status pa_saver_open(pa_saver **out, const pa_run *run, pa_err *err) {
+    pa_saver *s = *out = calloc(1, sizeof *s);
+    size_t bytes = run->params->floats * 12;
+    if (s) *s = (pa_saver){.run = run, .copy = malloc(bytes), .model = pa_config_model_text(&run->config->model)};
+    if (s && s->copy && s->model) return PA_OK;
+    pa_saver_close(s), *out = NULL;
+    return pa_error(err, PA_FAIL, "%s: no memory for a copy of weights and moments, %.1f MB", run->dir, (double)bytes * 1e-6);
+}
+
+void pa_saver_close(pa_saver *s) {
+    if (!s) return;
+    pa_saver_wait(s, NULL);
+    free(s->copy), free(s->model), free(s);
+}
+
+// ---- the copy
+
+static pa_status copy_all(pa_saver *s, pa_err *err) {
+    static const pa_kind kinds[] = {PA_PARAM, PA_MOMENT1, PA_MOMENT2};
+    const pa_run *r = s->run;
+    for (size_t k = 0; k < 3; k++)
+        for (int t = 0; t < r->params->count; t++) {
+            pa_status status = r->backend->read(r->ctx, kinds[k], t, s->copy + k * r->params->floats + r->params->row[t].offset, err);
+            if (status) return status;
+        }
+    return PA_OK;
+}
+
+// Tensors of one kind: views of the copy.
+static void view(pa_tensor *out, char (*names)[80], const char *prefix, const float *copy, const pa_params *p) {
+    for (int t = 0; t < p->count; t++) {
+        const pa_param *row = &p->row[t];
+        snprintf(names[t], sizeof names[t], "%s%s", prefix, row->name);
+        out[t] = (pa_tensor){names[t], PA_F32, row->rank, {row->shape[0], row->shape[1]}, copy + row->offset, row->size * 4};
+    }
+}
+
+// ---- the thread
+
+// Written and read back: a file system that lost or changed a byte on the way is found while the last checkpoint is still there.
+static pa_status write_file(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count, pa_err *err) {
+    pa_st *back = NULL;
+    pa_status status = pa_st_write(path, tensors, count, meta, meta_count, err);
+    if (!status) status = pa_st_open(&back, path, err);
+    pa_st_close(back);
+    return status;
+}
+
+static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
+    char path[PATH + 256], step[32];
+    float frequency[128]; // dim_head is at most 256
+    const pa_params *p = s->run->params;
+    size_t count = (size_t)p->count;
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    snprintf(step, sizeof step, "%lld", (long long)s->state.step);
+    view(tensors, names, "", s->copy, p);
+    // A buffer of perceiver_ar_pytorch, so that its load_state_dict finds all it asks for; nothing here reads it.
+    int half = pa_rotary_dims(&p->model) / 2;
+    for (int j = 0; j < half; j++) frequency[j] = (float)pow(10000, -(double)j / half);
+    tensors[count++] = (pa_tensor){"rotary_pos_emb.inv_freq", PA_F32, 1, {half}, frequency, (size_t)half * 4};
+    const pa_meta meta[] = {
+        {"format", "patrain-checkpoint-1"}, {"model", s->model}, {"encoding", pa_encoding_name(s->run->encoding)}, {"step", step}};
+    return write_file(path, tensors, count, meta, sizeof meta / sizeof *meta, err);
+}
+
+static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
+    char path[PATH + 256], value[8][32];
+    const pa_params *p = s->run->params;
+    const pa_run_state *r = &s->state;
+    size_t count = (size_t)p->count;
+    snprintf(path, sizeof path, "%s/state.safetensors", folder);
+    snprintf(value[0], 32, "%lld", (long long)r->step), snprintf(value[1], 32, "%lld", (long long)r->updates);
+    snprintf(value[2], 32, "%.17g", r->seconds), snprintf(value[3], 32, "%lld", (long long)r->skips);
+    snprintf(value[4], 32, "%.17g", r->best), snprintf(value[5], 32, "%lld", (long long)r->best_step);
+    snprintf(value[6], 32, "%llu", (unsigned long long)r->seed), snprintf(value[7], 32, "%lld", (long long)r->evaluated);
+    const pa_meta meta[] = {{"format", "patrain-state-1"}, {"step", value[0]},  {"updates", value[1]},
+                            {"seconds", value[2]},         {"skips", value[3]}, {"best", value[4]},
+                            {"best_step", value[5]},       {"seed", value[6]},  {"evaluated", value[7]}};
+    view(tensors, names, "moment1.", s->copy + p->floats, p);
+    view(tensors + count, names + count, "moment2.", s->copy + 2 * p->floats, p);
+    return write_file(path, tensors, 2 * count, meta, sizeof meta / sizeof *meta, err);
+}
+
+static pa_status write_folder(const pa_saver *s, const char *folder, pa_err *err) {
+    size_t count = (size_t)s->run->params->count;
+    pa_tensor *tensors = calloc(2 * count + 1, sizeof *tensors);
+    char(*names)[80] = calloc(2 * count, sizeof *names);
+    pa_status status = tensors && names ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu names", folder, 2 * count);
+    if (!status) status = pa_make_dirs(folder, err);
+    if (!status) status = write_model(s, folder, tensors, names, err);
+    if (!status) status = write_state(s, folder, tensors, names, err);
+    if (!status) status = pa_sync_dir(folder, err);
+    free(tensors), free(names);
+    return status;
+}
+
+// Puts a finished folder in its place, over an older one of the same name in one step where the file system can exchange two folders, else
+// (NFS) so that one of them is found whatever happens between (pa_checkpoint_list).
+static pa_status place(const char *temporary, const char *folder, pa_err *err) {
+    char old[PATH + 128];
+    if (!rename(temporary, folder)) return PA_OK;
+    if (errno == EEXIST || errno == ENOTEMPTY) {
+        if (!renameat2(AT_FDCWD, temporary, AT_FDCWD, folder, RENAME_EXCHANGE)) return pa_remove_tree(temporary, err);
+        snprintf(old, sizeof old, "%s.old", folder);
+        if (!rename(folder, old)) {
+            if (!rename(temporary, folder)) return pa_remove_tree(old, err);
+            int why = errno;
+            rename(old, folder);
+            errno = why;
+        }
+    }
+    return pa_error(err, PA_FAIL, "%s: cannot be renamed to %s: %s", temporary, folder, strerror(errno));
+}
+
+// RUN/name -> target, replaced in one step.
+static pa_status point(const char *run, const char *name, const char *target, pa_err *err) {
+    char link[PATH], temporary[PATH + 32];
+    snprintf(link, sizeof link, "%s/%s", run, name);
+    snprintf(temporary, sizeof temporary, "%s.tmp.%d", link, (int)getpid());
+    unlink(temporary);
+    if (symlink(target, temporary) || rename(temporary, link)) {
+        int e = errno;
+        unlink(temporary);
+        return pa_error(err, PA_FAIL, "%s: cannot link to %s: %s", link, target, strerror(e));
+    }
+    return pa_sync_dir(run, err);
+}
+
+// Removes all but the `keep` newest checkpoints, the one just written first among them, and never what latest or best point at. Newer ones
+// than that, which could not be read when the run went on, stay until its steps pass theirs.
+static pa_status prune(const char *run, int64_t step, int keep, pa_err *err) {
+    int64_t *steps;
+    size_t count, first = 0;
+    char path[PATH + 64], target[2][256] = {"", ""};
+    const char *links[] = {"latest", "best"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s", run, links[i]);
+        ssize_t n = readlink(path, target[i], sizeof target[i] - 1);
+        target[i][n > 0 ? n : 0] = 0;
+    }
+    pa_status s = pa_checkpoint_list(run, &steps, &count, err);
+    while (!s && first < count && steps[first] > step) first++;
+    for (size_t i = first + (size_t)(keep > 1 ? keep : 1); !s && i < count; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)steps[i]);
+        if (!strcmp(name, target[0]) || !strcmp(name, target[1])) continue;
+        snprintf(path, sizeof path, "%s/%s", run, name);
+        s = pa_remove_tree(path, err);
+    }
+    free(steps);
+    return s;
+}
+
+static pa_status write_all(const pa_saver *s, pa_err *err) {
+    char parent[PATH], name[64], folder[PATH + 64], temporary[PATH + 128];
+    const char *run = s->run->dir;
+    snprintf(parent, sizeof parent, "%s/checkpoints", run);
+    snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)s->state.step);
+    snprintf(folder, sizeof folder, "%s/%s", run, name);
+    snprintf(temporary, sizeof temporary, "%s.tmp.%d", folder, (int)getpid());
+    pa_status status = write_folder(s, temporary, err);
+    if (!status) status = place(temporary, folder, err);
+    if (status) {
+        pa_remove_tree(temporary, NULL); // the first error is the one to tell
+        return status;
+    }
+    if ((status = pa_sync_dir(parent, err)) || (status = point(run, "latest", name, err))) return status;
+    if (s->best && (status = point(run, "best", name, err))) return status;
+    return prune(run, s->state.step, s->run->config->checkpoint.keep, err);
+}
+
+static void *write_in_thread(void *saver) {
+    pa_saver *s = saver;
+    s->status = write_all(s, &s->err);
+    atomic_store(&s->written, true);
+    return NULL;
+}
+
+// ---- between the two
+
+pa_status pa_saver_wait(pa_saver *s, pa_err *err) {
+    if (s->started) pthread_join(s->thread, NULL);
+    s->started = false;
+    if (s->status && err) *err = s->err;
+    return s->status;
+}
+
+pa_status pa_saver_check(pa_saver *s, pa_err *err) {
+    return s->started && atomic_load(&s->written) ? pa_saver_wait(s, err) : PA_OK;
+}
+
+pa_status pa_saver_save(pa_saver *s, const pa_run_state *state, bool best, pa_err *err) {
+    pa_status status = pa_saver_wait(s, err);
+    if (status || (status = copy_all(s, err))) return status;
+    s->state = *state, s->best = best, s->status = PA_OK;
+    atomic_store(&s->written, false);
+    sigset_t all, before; // signals are for the thread that trains
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    s->started = !pthread_create(&s->thread, NULL, write_in_thread, s);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (s->started) return PA_OK;
+    write_in_thread(s); // no thread to be had: training waits
+    return pa_saver_wait(s, err);
+}
