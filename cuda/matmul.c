@@ -98,11 +98,14 @@ done:
 }
 
 // Times the candidates, and leaves the library's first choice only for one that is faster by more than a twentieth: noise should not
-// choose, for another algorithm may sum in another order. A sum is not added meanwhile, but written to memory taken for it.
+// choose, for another algorithm may sum in another order. A sum is not added meanwhile, but written to memory taken for it. No epilogue of
+// the library is used: its GELU is the tanh approximation, and the model's bias is added where the residual is.
 static void choose(cuda_matmul *mm, plan *p, const cublasLtMatmulHeuristicResult_t *candidate, int found, const void *a, const void *b,
                    void *c) {
+    enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     p->algorithm = candidate[0].algo;
     void *d = c;
+    if (cudaStreamIsCapturing(mm->stream, &capture) || capture != cudaStreamCaptureStatusNone) return; // nothing may be timed now
     if (found < 2 || (p->key.add && cudaMalloc(&d, (size_t)p->key.m * (size_t)p->key.ldc * cuda_size(p->key.c)))) {
         cudaGetLastError(); // no room to time: the library's first choice
         return;

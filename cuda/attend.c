@@ -1,0 +1,194 @@
+// attend.c: see attend.h. cuDNN's kernels were seen to give NaN for shapes near the model's (d = 64, lengths that are no multiple of 128, a
+// mask), so that no shape is trusted before it was compared here.
+#include "cuda/attend.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef PA_WITH_CUDNN
+
+cuda_attend *cuda_attend_create(cudaStream_t stream) {
+    (void)stream;
+    return NULL;
+}
+void cuda_attend_destroy(cuda_attend *t) {
+    (void)t;
+}
+size_t cuda_attend_work(cuda_attend *t, const cuda_attn *a, bool back) {
+    (void)t, (void)back;
+    return cuda_attn_work(a);
+}
+void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work, size_t size) {
+    (void)t, (void)size;
+    cuda_attn_fwd(stream, a, o, lse, work);
+}
+void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq,
+                     void *dkp, void *dvp, void *dkn, void *dvn, void *work, size_t size) {
+    (void)t, (void)size;
+    cuda_attn_bwd(stream, a, o, lse, dout, dq, dkp, dvp, dkn, dvn, work);
+}
+
+#else
+#include "cpu/simd.h"
+#include "cuda/cudnn.h"
+
+enum { PROOFS = 32 }; // shapes, either way; more of them run on our kernels
+
+typedef struct {
+    cuda_attn shape;
+    bool back, equal;
+} proof;
+
+struct cuda_attend {
+    cuda_cudnn *cudnn;
+    proof proofs[PROOFS];
+    int count;
+};
+
+cuda_attend *cuda_attend_create(cudaStream_t stream) {
+    const char *wanted = getenv("PATRAIN_CUDNN");
+    int device, major = 0;
+    if (wanted && !strcmp(wanted, "0")) return NULL;
+    if (cudaGetDevice(&device) || cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) || major != 9) return NULL;
+    cuda_attend *t = calloc(1, sizeof *t);
+    if (t && (t->cudnn = cuda_cudnn_create(stream))) return t;
+    free(t);
+    return NULL;
+}
+
+void cuda_attend_destroy(cuda_attend *t) {
+    if (!t) return;
+    cuda_cudnn_destroy(t->cudnn);
+    free(t);
+}
+
+static size_t larger(size_t x, size_t y) {
+    return x > y ? x : y;
+}
+
+size_t cuda_attend_work(cuda_attend *t, const cuda_attn *a, bool back) {
+    size_t theirs = t && cuda_cudnn_expresses(a) ? cuda_cudnn_work(t->cudnn, a, back) : 0;
+    return larger(cuda_attn_work(a), theirs == SIZE_MAX ? 0 : theirs);
+}
+
+// One sequence of a shape on drawn numbers: operands, then each output twice, ours first.
+enum { T_Q, T_K, T_V, T_DOUT, T_O, T_LSE, T_DQ, T_DK, T_DV, T_WORK, TENSORS };
+typedef struct {
+    cuda_attn a;
+    void *x[2][TENSORS];
+    size_t bytes[TENSORS];
+} trial;
+
+static uint16_t draw(uint32_t *state, cuda_type type) { // from -2 to 2
+    *state = *state * 1664525 + 1013904223;
+    float x = (float)(int32_t)*state * 0x1p-30f;
+    uint16_t bits;
+    if (type == CUDA_BF16) return bf16_from_float(x);
+    _Float16 half = (_Float16)x;
+    memcpy(&bits, &half, 2);
+    return bits;
+}
+
+static bool take(trial *r, const cuda_attn *shape, size_t work) {
+    cuda_attn a = *shape;
+    a.batch = 1, a.dropout.p = 0;
+    const size_t q = (size_t)a.latents * (size_t)a.ldq * 2, o = (size_t)a.latents * (size_t)a.ldo * 2;
+    const size_t keys = (size_t)(a.kept + a.latents), k = keys * (size_t)a.ldkv * 2, most = larger(larger(q, o), k) / 2;
+    const size_t bytes[TENSORS] = {q, k, k, o, o, (size_t)a.heads * (size_t)a.latents * 4, q, k, k, work};
+    uint16_t *numbers = malloc((most + 3 * 1001) * 2);
+    uint32_t state = 1;
+    bool ok = numbers != NULL;
+    for (size_t i = 0; ok && i < most + 3 * 1001; i++) numbers[i] = draw(&state, a.type);
+    for (int i = 0; ok && i < TENSORS; i++)
+        for (int which = 0; ok && which < (i < T_O || i == T_WORK ? 1 : 2); which++) {
+            ok = !cudaMalloc(&r->x[which][i], bytes[i] + 16) && !cudaMemset(r->x[which][i], 0, bytes[i]);
+            if (ok && i < T_O) ok = !cudaMemcpy(r->x[which][i], numbers + i * 1001, bytes[i], cudaMemcpyHostToDevice);
+        }
+    free(numbers);
+    a.q = r->x[0][T_Q], a.kp = r->x[0][T_K], a.vp = r->x[0][T_V];
+    a.kn = (const char *)a.kp + (size_t)(a.kept * a.ldkv) * 2, a.vn = (const char *)a.vp + (size_t)(a.kept * a.ldkv) * 2;
+    r->a = a;
+    memcpy(r->bytes, bytes, sizeof bytes);
+    return ok;
+}
+
+static float number(cuda_type type, int tensor, const void *p, size_t i) {
+    _Float16 half;
+    if (tensor == T_LSE) return ((const float *)p)[i];
+    if (type == CUDA_BF16) return bf16_to_float(((const uint16_t *)p)[i]);
+    memcpy(&half, (const uint16_t *)p + i, 2);
+    return (float)half;
+}
+
+// Each side rounds to the type twice on the way, weights and results, so that they differ by at most four roundings in norm; logarithms of
+// sums by less than one, for they make weights again.
+static bool agree(const trial *r, int tensor) {
+    const double u = r->a.type == CUDA_BF16 ? 0x1p-8 : 0x1p-11;
+    const size_t n = r->bytes[tensor] / (tensor == T_LSE ? 4 : 2);
+    void *x = malloc(r->bytes[tensor]), *y = malloc(r->bytes[tensor]);
+    double apart = 0, size = 0, most = 0;
+    bool ok = x && y && !cudaMemcpy(x, r->x[0][tensor], r->bytes[tensor], cudaMemcpyDeviceToHost) &&
+              !cudaMemcpy(y, r->x[1][tensor], r->bytes[tensor], cudaMemcpyDeviceToHost);
+    for (size_t i = 0; ok && i < n; i++) {
+        double a = number(r->a.type, tensor, x, i), d = number(r->a.type, tensor, y, i) - a;
+        size += a * a, apart += d * d;
+        if (!(fabs(d) <= most)) most = fabs(d); // NaN stays
+    }
+    free(x), free(y);
+    return ok && (tensor == T_LSE ? most <= u : apart <= 16 * u * u * size);
+}
+
+static bool run_both(cuda_attend *t, cudaStream_t stream, const trial *r, bool back) {
+    const cuda_attn *a = &r->a;
+    void *const *x = r->x[0], *const *y = r->x[1], *work = r->x[0][T_WORK];
+    size_t prefix = (size_t)(a->kept * a->ldkv) * 2;
+    cuda_attn_fwd(stream, a, x[T_O], x[T_LSE], work);
+    if (!back) return cuda_cudnn_fwd(t->cudnn, a, y[T_O], y[T_LSE], work) && !cudaStreamSynchronize(stream);
+    cuda_attn_bwd(stream, a, x[T_O], x[T_LSE], x[T_DOUT], x[T_DQ], x[T_DK], x[T_DV], (char *)x[T_DK] + prefix, (char *)x[T_DV] + prefix,
+                  work);
+    return cuda_cudnn_bwd(t->cudnn, a, x[T_O], x[T_LSE], x[T_DOUT], y[T_DQ], y[T_DK], y[T_DV], work) && !cudaStreamSynchronize(stream);
+}
+
+static bool prove(cuda_attend *t, cudaStream_t stream, const cuda_attn *shape, bool back) {
+    trial r = {0};
+    cuda_attn one = *shape; // where its keys lie, one sequence has them in one piece
+    one.batch = 1;
+    size_t work = cuda_cudnn_work(t->cudnn, &one, back);
+    bool equal = work != SIZE_MAX && take(&r, shape, larger(work, cuda_attn_work(&one))) && run_both(t, stream, &r, back);
+    if (!back)
+        equal = equal && agree(&r, T_O) && agree(&r, T_LSE);
+    else
+        equal = equal && agree(&r, T_DQ) && agree(&r, T_DK) && agree(&r, T_DV);
+    for (int i = 0; i < TENSORS; i++) cudaFree(r.x[0][i]), cudaFree(r.x[1][i]);
+    cudaGetLastError(); // no room to try is no error: our kernels run
+    return equal;
+}
+
+static bool same(const cuda_attn *x, const cuda_attn *y) {
+    return x->type == y->type && x->batch == y->batch && x->latents == y->latents && x->kept == y->kept && x->heads == y->heads &&
+           x->dim_head == y->dim_head && x->ldq == y->ldq && x->ldkv == y->ldkv && x->ldo == y->ldo;
+}
+
+static bool usable(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, bool back, size_t size) {
+    enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    if (!t || !cuda_cudnn_expresses(a)) return false;
+    for (int i = 0; i < t->count; i++)
+        if (t->proofs[i].back == back && same(&t->proofs[i].shape, a)) return t->proofs[i].equal;
+    if (t->count == PROOFS || cudaStreamIsCapturing(stream, &capture) || capture != cudaStreamCaptureStatusNone) return false;
+    size_t work = cuda_cudnn_work(t->cudnn, a, back);
+    bool equal = work <= size && prove(t, stream, a, back);
+    t->proofs[t->count++] = (proof){*a, back, equal};
+    return equal;
+}
+
+void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work, size_t size) {
+    if (!usable(t, stream, a, false, size) || !cuda_cudnn_fwd(t->cudnn, a, o, lse, work)) cuda_attn_fwd(stream, a, o, lse, work);
+}
+
+void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq,
+                     void *dkp, void *dvp, void *dkn, void *dvn, void *work, size_t size) {
+    if (!usable(t, stream, a, true, size) || !cuda_cudnn_bwd(t->cudnn, a, o, lse, dout, dq, dkp, dvp, work))
+        cuda_attn_bwd(stream, a, o, lse, dout, dq, dkp, dvp, dkn, dvn, work);
+}
+#endif

@@ -1,0 +1,20 @@
+// attend.h: which attention runs: cuDNN's, where it was proved equal to our kernels on this GPU, else ours. Knows nothing of the model.
+#ifndef PA_CUDA_ATTEND_H
+#define PA_CUDA_ATTEND_H
+
+#include "cuda/kernels.h"
+
+typedef struct cuda_attend cuda_attend;
+
+// NULL where there is only one choice: built without cuDNN, or none is found, a GPU other than sm_90, or PATRAIN_CUDNN=0.
+cuda_attend *cuda_attend_create(cudaStream_t stream);
+void cuda_attend_destroy(cuda_attend *t);
+// Bytes of work for cuda_attend_fwd, or with back for cuda_attend_bwd. t may be NULL here and below.
+size_t cuda_attend_work(cuda_attend *t, const cuda_attn *a, bool back);
+// As cuda_attn_fwd and cuda_attn_bwd, with `size` bytes of work. The first call of a shape takes memory for a while and waits: both run on
+// drawn numbers and are compared. If that call is being captured, our kernels run.
+void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work, size_t size);
+void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq,
+                     void *dkp, void *dvp, void *dkn, void *dvn, void *work, size_t size);
+
+#endif
