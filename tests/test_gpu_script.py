@@ -52,12 +52,13 @@ class Bundle(unittest.TestCase):
         self.assertRegex(results, r"(?m)^v1 layernorm_fwd fp32 +[\d.]+")
 
     def test_a_part_that_fails_or_hangs(self):
-        patrain, golden = self.bundle / "bin/patrain", self.bundle / "bin/test_golden"
-        programs = {p: p.read_bytes() for p in (patrain, golden)}
+        patrain, golden, ops = (self.bundle / "bin" / name for name in ("patrain", "test_golden", "test_cuda_ops"))
+        programs = {p: p.read_bytes() for p in (patrain, golden, ops)}
         try:
             patrain.write_text("#!/bin/sh\necho words of an error >&2\nexit 1\n")
             golden.write_text("#!/bin/sh\nsleep 100\n")
-            done, results, states = self.gpu("--only", "training,generation,tests", "--seconds", 15)
+            ops.write_text("#!/bin/sh\n")
+            done, results, states = self.gpu("--only", "training,generation,tests", "--seconds", 10)
         finally:
             for p, data in programs.items():
                 p.write_bytes(data)
