@@ -7,17 +7,30 @@
 
 #include "cpu/context.h"
 
+// Gradients of tensor t and of all behind it in the table are final: the backward pass goes through it from its end to its start.
+static pa_status made(pa_context *c, int t, pa_err *err) {
+    size_t from = t < c->params->count ? c->params->row[t].offset : c->params->floats;
+    return c->summing ? pa_comm_reduce_ready(c->open.comm, c->final = from, err) : PA_OK;
+}
+
+// Between long operations: what other ranks have sent meanwhile is summed and answered.
+static pa_status go_on(pa_context *c, pa_err *err) {
+    return c->summing ? pa_comm_reduce_ready(c->open.comm, c->final, err) : PA_OK;
+}
+
 // dx (rows, in) (+)= dy (rows, out) w
 static pa_status input_gradient(pa_context *c, int rows, int in, int out, const void *dy, int ldy, int t, void *dx, bool add, pa_err *err) {
     cpu_product p = {.m = rows, .n = in, .k = out, .a = c->type, .b = c->type, .c = c->type, .add = add, .lda = ldy, .ldb = in, .ldc = in};
-    return cpu_matmul_run(c->mm, &p, dy, cpu_weight(c, t, 0), dx, err);
+    pa_status e = cpu_matmul_run(c->mm, &p, dy, cpu_weight(c, t, 0), dx, err);
+    return e ? e : go_on(c, err);
 }
 
 // dw (out, in) += dy^T x
 static pa_status weight_gradient(pa_context *c, int rows, int in, int out, const void *dy, int ldy, const void *x, int t, pa_err *err) {
     cpu_product p = {
         .m = out, .n = in, .k = rows, .a = c->type, .b = c->type, .c = CPU_F32, .a_t = true, .add = true, .lda = ldy, .ldb = in, .ldc = in};
-    return cpu_matmul_run(c->mm, &p, dy, x, cpu_grad(c, t), err);
+    pa_status e = cpu_matmul_run(c->mm, &p, dy, x, cpu_grad(c, t), err);
+    return e ? e : go_on(c, err);
 }
 
 // The feed-forward half: from dz, dza at the block's end to dz, dza after attention.
@@ -35,7 +48,7 @@ static pa_status ff_backward(pa_context *c, int block, pa_err *err) {
     if ((e = input_gradient(c, R, C, F, c->dff, F, t->ff_1, c->dxn, false, err))) return e;
     c->ops->layernorm_bwd(c->type, c->dz, c->dza, cpu_grad(c, t->ff_norm_w), cpu_grad(c, t->ff_norm_b), c->dxn, s->z_mid, s->mean2,
                           s->rstd2, cpu_param(c, t->ff_norm_w), R, C, c->work);
-    return PA_OK;
+    return made(c, t->ff_norm_w, err);
 }
 
 // Gradients of q, k, v through rotation and head norms, in place.
@@ -96,7 +109,7 @@ static pa_status attention_backward(pa_context *c, int block, pa_err *err) {
                               s->rstd, cpu_param(c, t->context_norm_w), Q, C, c->work);
     c->ops->layernorm_bwd(c->type, c->dz, c->dza, cpu_grad(c, t->norm_w), cpu_grad(c, t->norm_b), cpu_at(c, c->dxn, (size_t)Q * (size_t)C),
                           c->z[block], s->mean + Q, s->rstd + Q, cpu_param(c, t->norm_w), R, C, c->work);
-    return PA_OK;
+    return made(c, t->norm_w, err);
 }
 
 // From the logits' gradient to dz, dza at the last block's end.
@@ -114,7 +127,7 @@ static pa_status head_backward(pa_context *c, pa_err *err) {
     } else {
         c->ops->widen(c->type, c->dz, c->dza, (size_t)R * (size_t)C);
     }
-    return PA_OK;
+    return made(c, p->model.final_norm ? p->final_norm_w : p->model.tie_embeddings ? p->count : p->logits, err);
 }
 
 pa_status cpu_loss_grad(pa_context *c, const pa_batch *b, float scale, double *sum, pa_err *err) {
@@ -122,12 +135,15 @@ pa_status cpu_loss_grad(pa_context *c, const pa_batch *b, float scale, double *s
     const pa_model *m = &p->model;
     int C = m->dim;
     if (!c->dz) return pa_error(err, PA_USAGE, "loss_grad: this context was not opened for training");
+    if (c->summing) return pa_error(err, PA_USAGE, "loss_grad: expected an update after the last gradient of a step");
     pa_status e = cpu_forward(c, b, NULL, 0, err);
     if (e || (e = cpu_linear(c, c->R, C, m->vocab, c->zf, p->logits, c->logits, CPU_F32, err))) return e;
     c->ops->cross_entropy(c->type, c->dlogits, c->nats, NULL, c->logits, b->target, scale, (float)m->z_loss, c->R, m->vocab);
     *sum = 0;
     for (int r = 0; r < c->R; r++) *sum += (double)c->nats[r];
     memset(c->dxp, 0, (size_t)c->Q * (size_t)C * 4);
+    c->final = p->floats, c->summing = b->last && c->open.comm->size > 1;
+    if (c->summing && (e = pa_comm_reduce_begin(c->open.comm, c->grad, p->floats, c->shared, err))) return e;
     if ((e = head_backward(c, err))) return e;
     for (int i = c->blocks - 1; i >= 0; i--) {
         if (c->open.recompute) {
@@ -139,26 +155,67 @@ pa_status cpu_loss_grad(pa_context *c, const pa_batch *b, float scale, double *s
     float *tokens = cpu_grad(c, p->token_emb), *positions = cpu_grad(c, p->pos_emb);
     c->ops->embed_bwd(tokens, positions, c->dxp, c->token, c->position, c->Q, C);
     c->ops->embed_bwd(tokens, positions, c->dz, c->token + c->Q, c->position + c->Q, c->R, C);
-    return PA_OK;
+    return made(c, 0, err);
 }
 
-pa_status cpu_update(pa_context *c, const pa_update *u, double *norm, pa_err *err) {
-    const pa_params *p = c->params;
-    if (!c->grad) return pa_error(err, PA_USAGE, "update: this context was not opened for training");
-    pa_status e = pa_comm_sum_f32(c->open.comm, c->grad, p->floats, err);
-    if (e) return e;
-    *norm = sqrt(c->ops->sum_squares(c->grad, p->floats));
-    if (!isfinite(*norm)) {
-        memset(c->grad, 0, p->floats * 4);
+// The sum of squares over the sum of all ranks' gradients: each adds up those of its shares, whether it has the others' or not.
+static pa_status sum_squares(pa_context *c, double *sum, pa_err *err) {
+    size_t n = c->params->floats;
+    pa_comm *comm = c->open.comm;
+    *sum = 0;
+    if (comm->size == 1) {
+        *sum = c->ops->sum_squares(c->grad, n);
         return PA_OK;
     }
-    float scale = u->clip > 0 && *norm > u->clip ? (float)(u->clip / *norm) : 1;
+    for (size_t b = 0; b < pa_comm_buckets(comm, n); b++) {
+        pa_span own = pa_comm_share(comm, n, b, comm->rank);
+        *sum += c->ops->sum_squares(c->grad + own.from, own.to - own.from);
+    }
+    return pa_comm_sum_f64(comm, sum, 1, err);
+}
+
+// Parameters [own.from, own.to), whose moments begin at `moment`.
+static void update_span(pa_context *c, const pa_update *u, float scale, pa_span own, size_t moment) {
+    const pa_params *p = c->params;
     for (int i = 0; i < p->count; i++) {
         const pa_param *row = &p->row[i];
-        size_t at = row->offset;
-        c->ops->adam(c->param + at, c->grad + at, c->moment1 + at, c->moment2 + at, c->weight ? c->weight + at : NULL, row->size, scale,
+        size_t from = row->offset > own.from ? row->offset : own.from;
+        size_t to = row->offset + row->size < own.to ? row->offset + row->size : own.to, m = moment + from - own.from;
+        if (from >= to) continue;
+        c->ops->adam(c->param + from, c->grad + from, c->moment1 + m, c->moment2 + m, c->weight ? c->weight + from : NULL, to - from, scale,
                      u->lr, u->beta1, u->beta2, u->eps, row->decays ? u->weight_decay : 0, u->decoupled, 1 - pow(u->beta1, (double)u->step),
                      1 - pow(u->beta2, (double)u->step));
     }
+}
+
+// This rank's shares alone; then all ranks' parameters come together.
+static pa_status update_shares(pa_context *c, const pa_update *u, float scale, pa_err *err) {
+    pa_comm *comm = c->open.comm;
+    size_t n = c->params->floats, moment = 0;
+    for (size_t b = 0; b < pa_comm_buckets(comm, n); b++) {
+        pa_span own = pa_comm_share(comm, n, b, comm->rank);
+        update_span(c, u, scale, own, moment);
+        moment += own.to - own.from;
+    }
+    memset(c->grad, 0, n * 4);
+    c->weight_stale = true;
+    return pa_comm_gather_shares(comm, c->param, n, err);
+}
+
+pa_status cpu_update(pa_context *c, const pa_update *u, double *norm, pa_err *err) {
+    size_t n = c->params->floats;
+    double squares;
+    if (!c->grad) return pa_error(err, PA_USAGE, "update: this context was not opened for training");
+    pa_status e = c->summing ? PA_OK : pa_comm_reduce_begin(c->open.comm, c->grad, n, c->shared, err);
+    c->summing = false;
+    if (e || (e = pa_comm_reduce_end(c->open.comm, err)) || (e = sum_squares(c, &squares, err))) return e;
+    *norm = sqrt(squares);
+    if (!isfinite(*norm)) {
+        memset(c->grad, 0, n * 4);
+        return PA_OK;
+    }
+    float scale = u->clip > 0 && *norm > u->clip ? (float)(u->clip / *norm) : 1;
+    if (c->shared) return update_shares(c, u, scale, err);
+    update_span(c, u, scale, (pa_span){0, n}, 0);
     return PA_OK;
 }

@@ -53,11 +53,14 @@ struct pa_context {
     int threads, blocks;
     cpu_arena arena[ARENAS];
 
-    float *param, *grad, *moment1, *moment2; // each params->floats
-    uint16_t *weight;                        // bf16 copy of param, or NULL
-    int8_t *weight8;                         // with int8: the numbers of products' weights, at their places in param, and
-    float *scale;                            // one for each of their rows; tensor t's from scale[scale_at[t]], -1 where it has none
-    ptrdiff_t *scale_at;                     // (tensors)
+    float *param, *grad;      // each params->floats
+    float *moment1, *moment2; // the same, or with `shared` those of this rank's shares, one after the other (pa_comm_share)
+    bool shared, summing;     // several ranks with `zero`; between the last loss_grad of a step and its update
+    size_t final;             // while summing: gradients from here on are final
+    uint16_t *weight;         // bf16 copy of param, or NULL
+    int8_t *weight8;          // with int8: the numbers of products' weights, at their places in param, and
+    float *scale;             // one for each of their rows; tensor t's from scale[scale_at[t]], -1 where it has none
+    ptrdiff_t *scale_at;      // (tensors)
     bool weight_stale;
 
     float *rotary_table;       // (context, rotary / 2, 2)

@@ -120,7 +120,8 @@ static void layout(pa_context *c) {
     }
     if (c->open.training) {
         c->grad = take(&a[ARENA_GRADIENTS], n, 4);
-        c->moment1 = take(&a[ARENA_MOMENTS], n, 4), c->moment2 = take(&a[ARENA_MOMENTS], n, 4);
+        size_t own = c->shared ? pa_comm_share_floats(c->open.comm, n) : n;
+        c->moment1 = take(&a[ARENA_MOMENTS], own, 4), c->moment2 = take(&a[ARENA_MOMENTS], own, 4);
     }
     if (B) layout_activations(c, &a[ARENA_ACTIVATIONS], B, (size_t)(m->context - m->prefix), (size_t)m->prefix);
     if (B && c->open.training) layout_backward(c, &a[ARENA_BACKWARD], B, (size_t)(m->context - m->prefix), (size_t)m->prefix);
@@ -210,6 +211,7 @@ static pa_status cpu_open(pa_context **out, const pa_open *o, pa_err *err) {
     if (!c) return pa_error(err, PA_FAIL, "no memory");
     c->open = *o;
     c->params = o->params;
+    c->shared = o->zero && o->comm->size > 1;
     c->threads = omp_get_max_threads();
     c->softmax_scale = 1 / sqrtf((float)o->params->model.dim_head);
     c->blocks = o->params->model.perceive_depth + o->params->model.depth;
@@ -232,14 +234,26 @@ done:
     return s;
 }
 
+static bool is_moment(pa_kind kind) {
+    return kind == PA_MOMENT1 || kind == PA_MOMENT2;
+}
+
+static float *moments(pa_context *c, pa_kind kind) {
+    return kind == PA_MOMENT1 ? c->moment1 : c->moment2;
+}
+
 static float *tensor(pa_context *c, pa_kind kind, int t) {
-    float *base = kind == PA_PARAM ? c->param : kind == PA_GRAD ? c->grad : kind == PA_MOMENT1 ? c->moment1 : c->moment2;
+    float *base = kind == PA_PARAM ? c->param : kind == PA_GRAD ? c->grad : moments(c, kind);
     return base && t >= 0 && t < c->params->count ? base + c->params->row[t].offset : NULL;
 }
 
 static pa_status cpu_read(pa_context *c, pa_kind kind, int t, float *out, pa_err *err) {
     const float *from = tensor(c, kind, t);
     if (!from) return pa_error(err, PA_USAGE, "read: no tensor %d of kind %d here", t, (int)kind);
+    if (c->shared && is_moment(kind)) {
+        const pa_param *row = &c->params->row[t];
+        return pa_comm_gather_part(c->open.comm, moments(c, kind), c->params->floats, row->offset, row->offset + row->size, out, err);
+    }
     memcpy(out, from, c->params->row[t].size * 4);
     return PA_OK;
 }
@@ -247,6 +261,11 @@ static pa_status cpu_read(pa_context *c, pa_kind kind, int t, float *out, pa_err
 static pa_status cpu_write(pa_context *c, pa_kind kind, int t, const float *in, pa_err *err) {
     float *to = tensor(c, kind, t);
     if (!to) return pa_error(err, PA_USAGE, "write: no tensor %d of kind %d here", t, (int)kind);
+    if (c->shared && is_moment(kind)) {
+        const pa_param *row = &c->params->row[t];
+        pa_comm_keep_part(c->open.comm, moments(c, kind), c->params->floats, row->offset, row->offset + row->size, in);
+        return PA_OK;
+    }
     memcpy(to, in, c->params->row[t].size * 4);
     if (kind == PA_PARAM) c->weight_stale = true;
     return PA_OK;

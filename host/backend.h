@@ -17,9 +17,10 @@ typedef struct {
     bool recompute;          // keep only each block's input and compute the rest again in the backward pass
     int streams;             // sequences that prefill and decode advance together; 0: neither will be called
     uint64_t seed;           // of dropout
-    pa_comm *comm;
-    FILE *plan;     // the memory plan by arena is printed here before anything is taken; NULL: not printed
-    bool plan_only; // print the plan and return PA_OK with *ctx = NULL
+    pa_comm *comm;           // kept by reference
+    bool zero;               // with several ranks: moments of this rank's shares alone (pa_comm_share)
+    FILE *plan;              // the memory plan by arena is printed here before anything is taken; NULL: not printed
+    bool plan_only;          // print the plan and return PA_OK with *ctx = NULL
 } pa_open;
 
 // What one call computes on. Inputs are the first `length` tokens of a window, the last `latents` of which are predicted from.
@@ -30,6 +31,7 @@ typedef struct {
     const int32_t *keep;        // (B, kept) prefix positions that are attended to, ascending; NULL: all of them
     int kept;                   // with keep; P without
     const uint64_t *window;     // (B) the run's window numbers, which dropout draws by; NULL: no dropout (evaluation)
+    bool last;                  // the last of an update's calls of loss_grad: ranks begin to sum while its backward pass goes on
 } pa_batch;
 
 // Any of these may be NULL.
@@ -54,15 +56,15 @@ typedef struct {
     pa_status (*present)(pa_err *err);                                  // PA_OK, or why this machine can't run it
     pa_status (*open)(pa_context **ctx, const pa_open *o, pa_err *err); // parameters start at zero
     void (*close)(pa_context *ctx);
-    // Tensor `t` of the table as float32, in PyTorch's order.
+    // Tensor `t` of the table as float32, in PyTorch's order. With `zero` all ranks read a moment together, and all of them get it.
     pa_status (*read)(pa_context *ctx, pa_kind kind, int t, float *out, pa_err *err);
     pa_status (*write)(pa_context *ctx, pa_kind kind, int t, const float *in, pa_err *err);
     // Sum of nats over scored targets.
     pa_status (*loss)(pa_context *ctx, const pa_batch *b, double *sum, const pa_scores *scores, pa_err *err);
     // Same, and adds `scale` times the gradient of (sum of nats + z_loss * sum of ln(Z)^2) to the gradients.
     pa_status (*loss_grad)(pa_context *ctx, const pa_batch *b, float scale, double *sum, pa_err *err);
-    // Sums gradients over ranks, takes their global norm (before clipping), updates, and clears them. A norm that is not finite:
-    // parameters and moments stay, gradients are cleared, *norm says it.
+    // Sums gradients over ranks (as far as loss_grad has not), takes their global norm (before clipping), updates, and clears them. A norm
+    // that is not finite: parameters and moments stay, gradients are cleared, *norm says it.
     pa_status (*update)(pa_context *ctx, const pa_update *u, double *norm, pa_err *err);
     // Fills the caches with `streams` sequences of `length` tokens of which the last `latents` are latents; logits (streams, V) of the
     // last.

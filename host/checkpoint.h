@@ -58,6 +58,8 @@ pa_status pa_saver_save(pa_saver *s, const pa_run_state *state, bool best, pa_er
 pa_status pa_saver_check(pa_saver *s, pa_err *err); // the error of one that failed meanwhile; doesn't wait
 pa_status pa_saver_wait(pa_saver *s, pa_err *err);  // until the last one is there, or its error
 void pa_saver_close(pa_saver *s);                   // waits; NULL is fine
+// The other ranks' part in a save where moments are shared out (train.zero): rank 0 reads them, which all do together.
+pa_status pa_saver_lend(const pa_run *run, pa_err *err);
 
 // Finds the newest checkpoint of the run that is whole (a damaged one is told of on stderr and passed over) and loads weights, moments and
 // state. *found = false where there is none at all; PA_DATA where there are some and none is whole.

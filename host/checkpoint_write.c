@@ -57,6 +57,17 @@ static pa_status copy_all(pa_saver *s, pa_err *err) {
     return PA_OK;
 }
 
+pa_status pa_saver_lend(const pa_run *r, pa_err *err) {
+    float *buffer = malloc(r->params->floats * 4);
+    pa_status status =
+        buffer ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for moments, %.1f MB", r->dir, (double)r->params->floats * 4e-6);
+    for (int k = 0; k < 2; k++) // in the order of copy_all
+        for (int t = 0; t < r->params->count && !status; t++)
+            status = r->backend->read(r->ctx, k ? PA_MOMENT2 : PA_MOMENT1, t, buffer + r->params->row[t].offset, err);
+    free(buffer);
+    return status;
+}
+
 // Tensors of one kind: views of the copy.
 static void view(pa_tensor *out, char (*names)[80], const char *prefix, const float *copy, const pa_params *p) {
     for (int t = 0; t < p->count; t++) {

@@ -56,6 +56,8 @@ const pa_key pa_keys[] = {
     {KEY(train, grad_clip), REAL(0, INFINITY), .help = "Gradients are scaled down to this global norm; 0: never."},
     {KEY(train, seed), INT64(0, WHOLE), .help = "Of every random draw."},
     {KEY(train, max_skips), INT(0, 1000000), .help = "Steps in a row that may be skipped for a loss or gradient that is not finite; 0: any number."},
+    {KEY(train, zero), INT(0, 1), .help = "1: each rank keeps the moments of its share of the parameters alone and updates those (ZeRO-1); the same results."},
+    {KEY(train, timeout), ABOVE(0, 1e6), .help = "Seconds that a rank waits for a silent one before it ends the run; longer than saving, sampling and a step take."},
 
     {KEY(optimizer, name), ENUM("adam|adamw"), .help = "adamw decays weights outside the moments, adam through the gradient."},
     {KEY(optimizer, lr), ABOVE(0, 1), .help = "Learning rate after the warm-up."},
@@ -84,7 +86,7 @@ pa_config pa_config_default(void) {
     return (pa_config){
         .model = pa_model_default(),
         .data = {.train = "data/train.safetensors", .validation = "data/validation.safetensors"},
-        .train = {.global_batch = 8, .grad_clip = 1, .seed = 1, .max_skips = 20},
+        .train = {.global_batch = 8, .grad_clip = 1, .seed = 1, .max_skips = 20, .timeout = 600},
         .optimizer = {.name = PA_ADAMW,
                       .lr = 3e-4,
                       .beta1 = 0.9,

@@ -28,6 +28,8 @@ typedef struct {
         double grad_clip;
         int64_t seed;
         int max_skips;
+        int zero;       // 1: moments are shared out over the ranks (ZeRO-1)
+        double timeout; // seconds that a rank waits for the others
     } train;
     struct {
         pa_optimizer name;

@@ -138,7 +138,7 @@ static pa_status measure(pa_inference *x, const char *path, pa_err *err) {
         s = pa_error(err, PA_FAIL, "%s: expected a finite loss, found %g", x->weights.path, pa_score_nats(&r.whole));
         goto done;
     }
-    if ((s = pa_score_crops(x->backend, x->ctx, m, &t, r.pieces, 1, B, true, NULL, &r.crops, err))) goto done;
+    if ((s = pa_score_crops(x->backend, x->ctx, NULL, m, &t, r.pieces, 1, B, true, NULL, &r.crops, err))) goto done;
     if (json)
         s = print_json(&r, err);
     else

@@ -21,18 +21,26 @@ static pa_status parse_precision(const char *name, pa_config *c, pa_err *err) {
     return pa_config_set(c, text, err);
 }
 
-// An error of one rank ends all. What every rank saw is told by rank 0; another speaks where rank 0 has not ended the run by then.
-static int end(const pa_program *p, pa_status s, const pa_err *err, pa_comm *comm) {
+// An error of one rank ends all. Of ranks that share mpirun's output rank 0 tells what every rank saw; another speaks where rank 0 has not
+// ended the run by then.
+static int end(const pa_program *p, pa_status s, const pa_err *err, pa_comm *comm, bool alone) {
     bool failed = s && s != PA_STOPPED;
-    if (failed && comm->rank) usleep(500000);
+    for (unsigned left = failed && comm->rank && !alone ? 3 : 0; left;) left = sleep(left); // mpirun's SIGTERM would cut it short
     int code = pa_cli_end(p, s, err);
-    if (failed) pa_comm_abort(comm, code);
-    pa_comm_end(comm);
+    if (failed)
+        pa_comm_abort(comm, code);
+    else
+        pa_comm_end(comm);
     return code;
 }
 
+static int clamp(int64_t x) {
+    return x > INT32_MAX ? INT32_MAX : x < -1 ? -1 : (int)x;
+}
+
 int main(int argc, char **argv) {
-    const char *device = "auto", *precision = NULL, *run = NULL, *init = NULL;
+    const char *device = "auto", *precision = NULL, *run = NULL, *init = NULL, *rendezvous = NULL;
+    int64_t rank = -1, world = -1;
     bool fresh = false, dry_run = false, print = false, done = false;
     char default_dir[4096];
     const pa_option option[] = {
@@ -44,6 +52,10 @@ int main(int argc, char **argv) {
         {"print-config", PA_OPT_FLAG, &print, NULL, "print the configuration, every key with its range and meaning, and end", NULL},
         {"device", PA_OPT_CHOICE, &device, "auto|cpu|cuda", "where to compute", "Device"},
         {"precision", PA_OPT_CHOICE, &precision, "auto|fp32|bf16|fp16", "of products and attention (default: train.precision)", NULL},
+        {"rendezvous", PA_OPT_STRING, &rendezvous, "FILE",
+         "of ranks that are not started by mpirun or srun: a file, or folder, that all can see", "Ranks"},
+        {"rank", PA_OPT_INT, &rank, "K", "with --rendezvous: which one this is, from 0 (default: $RANK, $SLURM_PROCID)", NULL},
+        {"world", PA_OPT_INT, &world, "W", "with --rendezvous: how many there are (default: $WORLD_SIZE, $SLURM_NTASKS)", NULL},
     };
     const pa_program program = {.name = "patrain",
                                 .summary = "Trains a Perceiver AR model on token files made by paprep.",
@@ -74,8 +86,11 @@ int main(int argc, char **argv) {
     }
     pa_train_options o = {.run = run, .init = init, .fresh = fresh, .dry_run = dry_run};
     o.comm = pa_comm_single();
-    if (!s) s = pa_comm_start(&o.comm, &err);
+    if (!s && !rendezvous && (rank >= 0 || world >= 0))
+        s = pa_error(&err, PA_USAGE, "--rank, --world: expected --rendezvous FILE beside them, found none");
+    pa_comm_options ranks = {.rendezvous = rendezvous, .rank = clamp(rank), .world = clamp(world), .timeout = config.train.timeout};
+    if (!s) s = pa_comm_start(&o.comm, &ranks, &err);
     if (!s) s = pa_backend_choose(device, &o.backend, &err);
     if (!s) s = pa_train(&config, &o, &err);
-    return end(&program, s, &err, &o.comm);
+    return end(&program, s, &err, &o.comm, rendezvous);
 }

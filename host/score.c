@@ -243,30 +243,53 @@ static void add_crop(const scorer *r, int slot, bool seed_too, pa_score *score) 
     score->seed_crops++;
 }
 
-pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_tokens *t, int64_t pieces, uint64_t seed,
-                         int batch, bool seed_too, const volatile sig_atomic_t *stop, pa_score *score, pa_err *err) {
+// What each piece gave, from all ranks, in the order of pieces: however many ranks, one answer.
+static pa_status add_crops(pa_comm *comm, pa_score *crop, int64_t pieces, bool stopped, pa_score *score, pa_err *err) {
+    double stops = stopped;
+    pa_status s = pa_comm_sum_f64(comm, &stops, 1, err);
+    pa_span *of = calloc((size_t)comm->size, sizeof *of);
+    if (!s && !of) s = pa_error(err, PA_FAIL, "no memory for the scores of %d ranks", comm->size);
+    if (!s && stops > 0) s = PA_STOPPED;
+    for (int r = 0; r < comm->size && !s; r++)
+        of[r] = (pa_span){(size_t)(pieces * r / comm->size) * sizeof *crop, (size_t)(pieces * (r + 1) / comm->size) * sizeof *crop};
+    if (!s) s = pa_comm_gather(comm, crop, of, err);
+    for (int64_t p = 0; p < pieces && !s; p++) {
+        for (int c = 0; c < PA_CLASSES; c++)
+            score->nats[c] += crop[p].nats[c], score->tokens[c] += crop[p].tokens[c], score->correct[c] += crop[p].correct[c];
+        score->seed_sum += crop[p].seed_sum, score->seed_crops += crop[p].seed_crops;
+    }
+    free(of);
+    return s;
+}
+
+pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, pa_comm *comm, const pa_model *m, const pa_tokens *t, int64_t pieces,
+                         uint64_t seed, int batch, bool seed_too, const volatile sig_atomic_t *stop, pa_score *score, pa_err *err) {
     scorer r = {0};
     pa_progress bar;
+    pa_comm alone = pa_comm_single();
+    if (!comm) comm = &alone;
     *score = (pa_score){0};
     if (!batch) batch = pa_score_batch(m);
     pieces = most_pieces(t, pieces);
-    pa_status s = scorer_init(&r, backend, ctx, m, t, batch, seed_too, err);
-    pa_progress_start(&bar, "evaluating", "pieces", (double)pieces);
-    for (int64_t p = 0; p < pieces && !s; p += batch) {
-        int B = pieces - p < batch ? (int)(pieces - p) : batch;
+    int64_t first = pieces * comm->rank / comm->size, end = pieces * (comm->rank + 1) / comm->size;
+    pa_score *crop = calloc((size_t)pieces + 1, sizeof *crop);
+    bool shown = !comm->rank, stopped = false;
+    pa_status s = crop ? scorer_init(&r, backend, ctx, m, t, batch, seed_too, err) : pa_error(err, PA_FAIL, "no memory for scores");
+    if (shown) pa_progress_start(&bar, "evaluating", "pieces", (double)(end - first));
+    for (int64_t p = first; p < end && !s; p += batch) {
+        int B = end - p < batch ? (int)(end - p) : batch;
         double sum;
-        if (stop && *stop) {
-            s = PA_STOPPED;
-            break;
-        }
+        if ((stopped = stop && *stop)) break;
         for (int b = 0; b < B; b++) gather_crop(&r, p + b, seed, b);
         pa_batch x = {.batch = B, .length = m->context, .latents = m->context - m->prefix, .input = r.input, .target = r.target};
         x.kept = m->prefix;
         s = backend->loss(ctx, &x, &sum, &(pa_scores){.nats = r.nats, .best = r.best, .logits = r.logits}, err);
-        for (int b = 0; b < B && !s; b++) add_crop(&r, b, seed_too, score);
-        pa_progress_update(&bar, (double)(p + B));
+        for (int b = 0; b < B && !s; b++) add_crop(&r, b, seed_too, &crop[p + b]);
+        if (shown) pa_progress_update(&bar, (double)(p + B - first));
     }
-    pa_progress_end(&bar);
+    if (shown) pa_progress_end(&bar);
+    if (!s) s = add_crops(comm, crop, pieces, stopped, score, err);
+    free(crop);
     scorer_clear(&r);
     return s;
 }

@@ -37,8 +37,9 @@ pa_status pa_score_pieces(const pa_backend *backend, pa_context *ctx, const pa_m
 // One crop of each of the first `pieces` pieces (0: all), its start drawn from (seed, piece), as the seed project drew its own: context + 1
 // tokens where the piece has as many, else all of it, END as the last target, and PAD. The N latents' targets but PAD are scored. With
 // seed_too also by its definition: PAD is scored and token 0 is not (ignore_index), a mean over each crop and then over the crops, which
-// is its mean over batches at its batch size of 1. Where stop is not NULL and becomes set: PA_STOPPED, and no score.
-pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_tokens *t, int64_t pieces, uint64_t seed,
-                         int batch, bool seed_too, const volatile sig_atomic_t *stop, pa_score *score, pa_err *err);
+// is its mean over batches at its batch size of 1. The ranks of `comm` (NULL: this process alone) share the pieces out and all get the
+// score. Where stop is not NULL and becomes set on one of them: PA_STOPPED, and no score.
+pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, pa_comm *comm, const pa_model *m, const pa_tokens *t, int64_t pieces,
+                         uint64_t seed, int batch, bool seed_too, const volatile sig_atomic_t *stop, pa_score *score, pa_err *err);
 
 #endif

@@ -117,7 +117,8 @@ static pa_status micro_batch(trainer *t, int from, int count, float scale, doubl
                   .target = t->target,
                   .keep = t->keep,
                   .kept = t->kept,
-                  .window = t->number + from};
+                  .window = t->number + from,
+                  .last = from + count == t->windows};
     return t->backend->loss_grad(t->ctx, &b, scale, sum, err);
 }
 
@@ -130,7 +131,7 @@ static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
         s = micro_batch(t, from, count, scored > 0 ? (float)(1 / scored) : 0, &part, err);
         sum += part;
     }
-    if (s || (s = pa_comm_sum_f64(&t->comm, &sum, 1, err))) return s;
+    if (s) return s;
     pa_update u = {.lr = pa_learning_rate(c, t->state.step, t->progress),
                    .beta1 = c->optimizer.beta1,
                    .beta2 = c->optimizer.beta2,
@@ -139,7 +140,7 @@ static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
                    .decoupled = c->optimizer.name == PA_ADAMW,
                    .clip = c->train.grad_clip,
                    .step = t->state.updates + 1};
-    if ((s = t->backend->update(t->ctx, &u, &log->grad_norm, err))) return s;
+    if ((s = t->backend->update(t->ctx, &u, &log->grad_norm, err)) || (s = pa_comm_sum_f64(&t->comm, &sum, 1, err))) return s;
     log->skipped = !isfinite(log->grad_norm);
     t->skips_in_a_row = log->skipped ? t->skips_in_a_row + 1 : 0;
     t->state.step++, t->state.updates += !log->skipped, t->state.skips += log->skipped;
@@ -156,7 +157,7 @@ static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
 
 static pa_status save(trainer *t, bool best, pa_err *err) {
     t->saved_step = t->state.step;
-    if (t->comm.rank) return PA_OK;
+    if (t->comm.rank) return t->config->train.zero ? pa_saver_lend(&t->run, err) : PA_OK;
     return pa_saver_save(t->saver, &t->state, best, err);
 }
 
@@ -167,14 +168,16 @@ static pa_status evaluate(trainer *t, pa_err *err) {
     double began = pa_clock();
     int64_t correct = 0, tokens;
     pa_score score;
-    pa_status s = pa_score_crops(t->backend, t->ctx, &c->model, &t->validation, c->log.eval_pieces, (uint64_t)c->train.seed, t->micro, true,
-                                 &stop_signals, &score, err);
+    pa_status s = pa_score_crops(t->backend, t->ctx, &t->comm, &c->model, &t->validation, c->log.eval_pieces, (uint64_t)c->train.seed,
+                                 t->micro, true, &stop_signals, &score, err);
     if (s) return s;
     for (int i = 0; i < PA_CLASSES; i++) correct += score.correct[i];
     tokens = pa_score_tokens(&score);
     double loss = pa_score_loss(&score), took = pa_clock() - began;
     t->state.evaluated = t->state.step;
-    s = pa_runlog_eval(&t->log, t->state.step, loss, pa_score_loss_seed(&score), tokens ? (double)correct / (double)tokens : 0, took, err);
+    if (!t->comm.rank)
+        s = pa_runlog_eval(&t->log, t->state.step, loss, pa_score_loss_seed(&score), tokens ? (double)correct / (double)tokens : 0, took,
+                           err);
     if (s || c->checkpoint.best_by != PA_BEST_BY_EVAL_LOSS || !t->state.step || !(loss < t->state.best)) return s;
     t->state.best = loss, t->state.best_step = t->state.step;
     return save(t, true, err);
@@ -238,7 +241,7 @@ static pa_status loop(trainer *t, pa_err *err) {
     const pa_config *c = t->config;
     pa_status s = PA_OK;
     pa_step_log log = {0};
-    bool first = !t->comm.rank, hears = first && t->has_validation, evaluates = hears && c->log.eval_every;
+    bool first = !t->comm.rank, hears = t->has_validation, evaluates = hears && c->log.eval_every;
     if (evaluates && due(t->state.step, c->log.eval_every) && t->state.evaluated != t->state.step && (s = evaluate_or_stop(t, err)))
         return s;
     while (!(s = agree(t, err)) && t->progress < 1 && !t->stopping) {
@@ -248,7 +251,7 @@ static pa_status loop(trainer *t, pa_err *err) {
         if ((s = pa_runlog_step(&t->log, &log, first && (due(step, c->log.every) || step == 1 || log.skipped), err))) return s;
         if (t->skips_in_a_row >= c->train.max_skips && c->train.max_skips) return give_up(t, err);
         if (hears && due(step, c->log.eval_every) && (s = evaluate_or_stop(t, err))) return s;
-        if (hears && due(step, c->log.sample_every) && (s = sample(t, err))) return s;
+        if (first && hears && due(step, c->log.sample_every) && (s = sample(t, err))) return s;
         if (due(step, c->checkpoint.every) && !log.skipped && t->saved_step != step && (s = save(t, false, err))) return s;
     }
     if (s) return s;
@@ -296,10 +299,12 @@ static pa_status open_backend(trainer *t, pa_err *err) {
                  .streams = c->log.sample_every && t->has_validation && !t->options->dry_run ? 1 : 0,
                  .seed = (uint64_t)c->train.seed,
                  .comm = &t->comm,
+                 .zero = t->config->train.zero == 1,
                  .plan = t->comm.rank ? NULL : stderr};
     pa_status s = t->backend->open(&t->ctx, &o, err);
-    if (!s) t->peak = t->backend->peak(t->ctx);
-    return s;
+    if (s) return s;
+    t->peak = t->backend->peak(t->ctx);
+    return pa_comm_sum_f64(&t->comm, &t->peak, 1, err);
 }
 
 static pa_status take_buffers(trainer *t, pa_err *err) {

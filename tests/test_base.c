@@ -320,7 +320,7 @@ static void progress_is_shown_now_and_then(void **state) {
 
 static void one_process_sums_to_its_own(void **state) {
     (void)state;
-    pa_comm one = pa_comm_single(), two = {1, 2};
+    pa_comm one = pa_comm_single(), two = {.rank = 1, .size = 2};
     float f[2] = {1, 2};
     double d[1] = {3};
     assert_int_equal(one.rank, 0);

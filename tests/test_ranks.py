@@ -1,19 +1,22 @@
 #!/usr/bin/env python3
-"""patrain over several ranks of MPI: the trajectory of one, resumed on any number, stopped together. Skipped (77) without mpirun."""
+"""patrain over several ranks, started by mpirun (where it is there) and one by one: one trajectory, resumed on any number, stopped
+together; and what happens when a rank dies or falls silent. PA_MPIRUN: another mpirun than the path's."""
 
+import os
 import pathlib
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import unittest
 
 import programs
 
+MPIRUN = shutil.which(os.environ.get("PA_MPIRUN", "mpirun"))
 SETTINGS = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
-ENVIRONMENT = programs.environment(**SETTINGS, OMP_NUM_THREADS="1", OMPI_MCA_hwloc_base_binding_policy="none")
+# Buckets of 8 kB: the tiny model's gradients are some ten of them.
+ENVIRONMENT = programs.environment(**SETTINGS, OMP_NUM_THREADS="1", OMPI_MCA_hwloc_base_binding_policy="none", PATRAIN_BUCKET="8192")
 
 
 class Ranks(unittest.TestCase):
@@ -23,13 +26,36 @@ class Ranks(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.folder)
         programs.make_corpus(cls.folder)
 
-    def line(self, ranks, run, *arguments):
-        return ["mpirun", "-n", str(ranks), *programs.command(self.folder, run, *arguments)]
+    def start(self, ranks, run, *arguments, mpi=False):
+        """The processes of a run: mpirun, or each rank."""
+        line = programs.command(self.folder, run, *arguments)
+        if mpi and not MPIRUN:
+            self.skipTest("no mpirun here")
+        lines = [[MPIRUN, "-n", str(ranks), *line]] if mpi else []
+        for rank in range(0 if mpi else ranks):
+            lines.append([*line, "--rendezvous", f"{self.folder}/{run}.meet", "--rank", str(rank), "--world", str(ranks)])
+        processes = [subprocess.Popen(line, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) for line in lines]
+        for process in processes:
+            self.addCleanup(process.stderr.close)
+            self.addCleanup(process.wait)
+            self.addCleanup(process.kill)
+        return processes
 
-    def train(self, ranks, run, *arguments, status=0):
-        done = subprocess.run(self.line(ranks, run, *arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-        self.assertEqual(done.returncode, status, done.stderr)
-        return done
+    def finish(self, processes):
+        """What each said, once all have ended; their exit codes."""
+        said = [process.communicate(timeout=120)[1] for process in processes]
+        return said, [process.returncode for process in processes]
+
+    def train(self, ranks, run, *arguments, mpi=False, status=0):
+        said, codes = self.finish(self.start(ranks, run, *arguments, mpi=mpi))
+        self.assertEqual(set(codes), {status}, said)
+        return said[0]
+
+    def wait_for_step(self, process, step):
+        for line in process.stderr:
+            if line.startswith(f"step {step} "):
+                return
+        self.fail(f"no step {step}")
 
     def losses(self, run):
         return programs.losses(self.folder / run)
@@ -40,53 +66,136 @@ class Ranks(unittest.TestCase):
             self.assertEqual([row[0] for row in ours], [row[0] for row in theirs])
             for a, b in zip(ours, theirs):
                 for x, y in zip(a, b):
-                    self.assertAlmostEqual(x, y, delta=1e-4 * max(1, abs(x)))
+                    self.assertAlmostEqual(x, y, delta=1e-5 * max(1, abs(x)))
+
+    def assert_same(self, one, other):
+        self.assertEqual(self.losses(one), self.losses(other))
+        for which in ("latest", "best"):
+            a, b = (programs.checkpoint(self.folder / run, which) for run in (one, other))
+            self.assertTrue(a == b, f"{which} of {one} and {other} differ")
 
     def test_trajectory_of_any_number_of_ranks(self):
-        self.train(1, "one")
+        self.train(1, "one", "train.precision=fp32")
         self.assertEqual(len(self.losses("one")[0]), 40)
         for ranks in (2, 3, 4, 8):  # of 4 windows: four of the eight have none
             with self.subTest(ranks=ranks):
-                self.train(ranks, f"ranks-{ranks}", f"train.micro_batch={1 if ranks == 2 else 0}")
+                self.train(ranks, f"ranks-{ranks}", f"train.micro_batch={ranks % 3}", f"train.zero={ranks // 2 % 2}", "train.precision=fp32")
                 self.assert_close("one", f"ranks-{ranks}")
 
-    def test_same_ranks_same_bits_also_through_a_stop(self):
-        self.train(3, "again-1")
-        self.train(3, "again-2", "train.steps=40")
-        self.assertEqual(self.losses("again-1"), self.losses("again-2"))
-        for which in ("latest", "best"):
-            self.assertEqual(programs.checkpoint(self.folder / "again-1", which), programs.checkpoint(self.folder / "again-2", which))
+    def test_same_ranks_same_bits(self):
+        """However they were started, whoever keeps the moments."""
+        self.train(3, "bits")
+        self.train(3, "bits-zero", "train.zero=1")
+        self.assert_same("bits", "bits-zero")
+        if MPIRUN:
+            self.train(3, "bits-mpi", "train.zero=1", mpi=True)
+            self.assert_same("bits", "bits-mpi")
 
-    def test_stopped_on_four_goes_on_on_fewer(self):
+    def test_moments_are_shared_out(self):
+        plan = {}
+        for zero in (0, 1):
+            said = self.train(4, "plan", f"train.zero={zero}", "--dry-run")
+            plan[zero] = {name: float(size) for name, size in re.findall(r"^  (\w+) +([\d.]+) MB$", said, re.M)}
+        self.assertAlmostEqual(plan[1]["moments"], plan[0]["moments"] / 4, delta=0.051)  # printed to 0.1
+        self.assertEqual(plan[1]["parameters"], plan[0]["parameters"])
+
+    def stopped_on_four_goes_on_on_fewer(self, run, mpi):
         long = ("train.steps=3000", "checkpoint.every=100", "log.eval_every=1000")
-        process = subprocess.Popen(self.line(4, "elastic", *long), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-        self.addCleanup(process.stderr.close)
-        self.addCleanup(process.kill)
-        for line in process.stderr:
-            if line.startswith("step 120 "):
-                break
-        process.send_signal(signal.SIGUSR1)  # mpirun hands it on; SIGTERM it answers by killing the ranks
-        said = process.stderr.read()
-        process.wait()
-        stopped = re.search(r"stopped on request at step (\d+), saved", said)
+        processes = self.start(4, run, *long, "train.zero=1", mpi=mpi)
+        self.wait_for_step(processes[0], 120)
+        processes[-1].send_signal(signal.SIGUSR1)  # one rank, or mpirun, which hands it on; SIGTERM it answers by killing the ranks
+        said, codes = self.finish(processes)
+        if not mpi:
+            self.assertEqual(set(codes), {75}, said)
+        stopped = re.search(r"stopped on request at step (\d+), saved", said[0])
         self.assertTrue(stopped, said)
         step = int(stopped[1])
         self.assertLess(step, 3000)
-        for ranks in (3, 2, 1):
+        for ranks, zero in ((3, 1), (2, 0), (1, 0)):
             step += 5
-            done = self.train(ranks, "elastic", f"train.steps={step}", *long[1:])
-            self.assertEqual(done.stderr.count("going on from step"), 1)
-        self.assertEqual([row[0] for row in self.losses("elastic")[0]], list(range(1, step + 1)))
+            said = self.train(ranks, run, f"train.steps={step}", *long[1:], f"train.zero={zero}")
+            self.assertEqual(said.count("going on from step"), 1)
+        self.assertEqual([row[0] for row in self.losses(run)[0]], list(range(1, step + 1)))
+
+    def test_stopped_on_four_goes_on_on_fewer(self):
+        self.stopped_on_four_goes_on_on_fewer("elastic", False)
+
+    def test_stopped_under_mpirun(self):
+        self.stopped_on_four_goes_on_on_fewer("elastic-mpi", True)
 
     def test_an_error_of_one_rank_ends_all(self):
         (self.folder / "taken").write_text("a file where the run's directory should be")
-        done = subprocess.run(self.line(3, "taken"), env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
-        self.assertEqual(done.returncode, 1, done.stderr)
-        self.assertEqual(done.stderr.count("patrain: "), 1, done.stderr)
+        said, codes = self.finish(self.start(3, "taken"))
+        self.assertEqual(codes, [1, 1, 1], said)
+        self.assertRegex(said[0], "^(?s:.*)patrain: [^\n]*taken[^\n]*\n$")
+        for other in said[1:]:
+            self.assertRegex(other, "^patrain: communication: rank 0 has gone [^\n]*\n$")
+        if MPIRUN:
+            said, codes = self.finish(self.start(3, "taken", mpi=True))
+            self.assertEqual(codes, [1], said)
+            self.assertEqual(said[0].count("patrain: "), 1, said[0])
+
+    LONG = ("train.steps=400", "checkpoint.every=50", "log.eval_every=100")
+
+    def lose_a_rank(self, run, rank, by, *arguments, mpi=False):
+        """The processes of a run that has lost a rank, and that rank's place among them."""
+        processes = self.start(3, run, *self.LONG, *arguments, mpi=mpi)
+        self.wait_for_step(processes[0], 130)
+        if mpi:
+            children = pathlib.Path(f"/proc/{processes[0].pid}/task/{processes[0].pid}/children").read_text().split()
+            self.assertEqual(len(children), 3)
+            os.kill(int(children[rank]), by)
+        else:
+            processes[rank].send_signal(by)
+        return processes
+
+    def go_on(self, run, mpi):
+        """The same command goes on, and it is as if nothing had been."""
+        if not (self.folder / "undisturbed").exists():
+            self.train(3, "undisturbed", *self.LONG)
+        self.assertIn("going on from step", self.train(3, run, *self.LONG, mpi=mpi))
+        self.assert_same("undisturbed", run)
+
+    def test_a_rank_that_is_killed(self):
+        for rank in (0, 1):
+            with self.subTest(rank=rank):
+                processes = self.lose_a_rank(f"killed-{rank}", rank, signal.SIGKILL)
+                said, codes = self.finish(processes)
+                self.assertEqual(codes, [-9 if r == rank else 1 for r in range(3)], said)
+                for r in {0, 1, 2} - {rank}:
+                    told = [line for line in said[r].splitlines() if line.startswith("patrain:")]
+                    self.assertEqual(len(told), 1, said[r])
+                    self.assertIn(f"rank {rank} has gone", told[0])
+                self.go_on(f"killed-{rank}", False)
+
+    def test_a_rank_that_is_killed_under_mpirun(self):
+        said, codes = self.finish(self.lose_a_rank("killed-mpi", 1, signal.SIGKILL, mpi=True))
+        self.assertNotEqual(codes, [0], said)
+        self.go_on("killed-mpi", True)
+
+    def test_a_rank_that_is_stopped(self):
+        processes = self.lose_a_rank("silent", 1, signal.SIGSTOP, "train.timeout=3")
+        for r in (0, 2):
+            said = processes[r].communicate(timeout=120)[1]
+            self.assertEqual(processes[r].returncode, 1, said)
+            self.assertEqual(said.count("patrain: communication: nothing from rank 1 for 3 s (train.timeout)"), 1, said)
+        processes[1].send_signal(signal.SIGCONT)  # and finds that the others have left
+        self.assertIn("has gone", processes[1].communicate(timeout=120)[1])
+        self.assertEqual(processes[1].returncode, 1)
+        self.go_on("silent", False)
+
+    def test_a_rank_that_is_stopped_under_mpirun(self):
+        said, codes = self.finish(self.lose_a_rank("silent-mpi", 1, signal.SIGSTOP, "train.timeout=3", mpi=True))
+        self.assertNotEqual(codes, [0], said)
+        self.assertEqual(said[0].count("patrain: communication: nothing from rank 1 for 3 s (train.timeout)"), 1, said)
+        self.go_on("silent-mpi", True)
+
+    def test_ranks_that_make_no_sense(self):
+        for arguments, text in ((["--rank", "1"], "expected --rendezvous FILE"), (["--rendezvous", "x", "--rank", "2", "--world", "2"], "found 2")):
+            done = programs.train(self.folder, "nonsense", *arguments)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn(text, done.stderr)
 
 
 if __name__ == "__main__":
-    if not shutil.which("mpirun"):
-        print("mpirun is not here: skipped")
-        sys.exit(77)
-    unittest.main()
+    unittest.main(verbosity=2)

@@ -137,14 +137,14 @@ static void seed_loss(void **state) {
             }
             if (count) expected.seed_sum += sum / count, expected.seed_crops++;
         }
-        assert_int_equal(pa_score_crops(&fake_backend, &ctx, &ctx.model, &c.file, 0, SEED, 3, true, NULL, &score, &err), PA_OK);
+        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.file, 0, SEED, 3, true, NULL, &score, &err), PA_OK);
         check_same(&score, &expected);
         assert_int_equal(score.seed_crops, expected.seed_crops);
         assert_true(fabs(pa_score_loss_seed(&score) - expected.seed_sum / (double)expected.seed_crops) < 1e-6);
-        assert_int_equal(pa_score_crops(&fake_backend, &ctx, &ctx.model, &c.file, 0, SEED, 4, false, NULL, &without, &err), PA_OK);
+        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.file, 0, SEED, 4, false, NULL, &without, &err), PA_OK);
         const volatile sig_atomic_t stop = 1;
         pa_score none;
-        assert_int_equal(pa_score_crops(&fake_backend, &ctx, &ctx.model, &c.file, 0, SEED, 4, false, &stop, &none, &err), PA_STOPPED);
+        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.file, 0, SEED, 4, false, &stop, &none, &err), PA_STOPPED);
         assert_memory_equal(without.nats, score.nats, sizeof score.nats);
         assert_true(isnan(pa_score_loss_seed(&without)));
     }
@@ -165,7 +165,7 @@ static void refuses(void **state) {
     assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, 0, 4, &score, &err), PA_FAIL);
     assert_string_equal(err.text, "the device is on fire");
     ctx.calls = 0;
-    assert_int_equal(pa_score_crops(&fake_backend, &ctx, &ctx.model, &c.file, 0, 1, 4, true, NULL, &score, &err), PA_FAIL);
+    assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.file, 0, 1, 4, true, NULL, &score, &err), PA_FAIL);
     ctx.model.vocab = 100;
     assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, 0, 4, &score, &err), PA_USAGE);
     assert_non_null(strstr(err.text, "model.vocab: expected 390"));

@@ -1,0 +1,234 @@
+// comm_join.c: how ranks that were started one by one find each other. Rank 0 listens and writes its address and a random word into a file
+// that all of them see; the others go there, and are told where to find one another. A file that an earlier run left leads to nobody, and
+// is read again until it is the right one. Rank 0 removes it once all have come.
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "host/comm_link.h"
+
+enum { HOST = 64, WORD = 16, RETRY_MS = 50 };
+
+// What a rank says of itself to one that it goes to. Numbers in network order.
+typedef struct {
+    uint8_t word[WORD]; // of the file
+    uint32_t world, rank, port;
+    char host[HOST];
+} greeting;
+
+typedef struct {
+    uint32_t address, port; // address 0: the machine of rank 0
+    char host[HOST];
+} place;
+
+typedef struct {
+    pa_comm *comm;
+    char path[4096 + 16];
+    double until, timeout;
+    int *fd, listener;
+    greeting own;
+    char host[256], port[16]; // of rank 0, as the file has them
+    place *table;             // (world)
+} joining;
+
+static pa_status late(const joining *j, pa_err *err) {
+    char missing[256] = "";
+    size_t used = 0;
+    if (j->comm->rank) return pa_error(err, PA_FAIL, "%s: expected rank 0 to be there within %g s (train.timeout)", j->path, j->timeout);
+    for (int r = 1; r < j->comm->size && used < sizeof missing - 16; r++)
+        if (j->fd[r] < 0) used += (size_t)snprintf(missing + used, sizeof missing - used, " %d", r);
+    return pa_error(err, PA_FAIL, "%s: expected %d ranks within %g s (train.timeout), still missing:%s", j->path, j->comm->size, j->timeout,
+                    missing);
+}
+
+// 0 once the socket is ready, -1 when time is up.
+static int ready(const joining *j, int fd, short events) {
+    for (;;) {
+        double left = j->until - pa_clock();
+        struct pollfd p = {.fd = fd, .events = events};
+        if (left <= 0) return -1;
+        if (poll(&p, 1, left < 1 ? (int)(left * 1000) + 1 : 1000) > 0) return 0;
+    }
+}
+
+static bool move_all(const joining *j, int fd, void *data, size_t bytes, bool out) {
+    for (char *at = data; bytes;) {
+        if (ready(j, fd, out ? POLLOUT : POLLIN)) return false;
+        ssize_t n = out ? send(fd, at, bytes, MSG_DONTWAIT | MSG_NOSIGNAL) : recv(fd, at, bytes, MSG_DONTWAIT);
+        if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+        if (n <= 0) return false;
+        at += n, bytes -= (size_t)n;
+    }
+    return true;
+}
+
+static pa_status start_listening(joining *j, pa_err *err) {
+    struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_ANY)};
+    socklen_t length = sizeof any;
+    j->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (j->listener < 0 || bind(j->listener, (struct sockaddr *)&any, sizeof any) || listen(j->listener, 1024) ||
+        getsockname(j->listener, (struct sockaddr *)&any, &length))
+        return pa_error(err, PA_FAIL, "communication: cannot listen for other ranks: %s", strerror(errno));
+    j->own.port = htonl(ntohs(any.sin_port));
+    return PA_OK;
+}
+
+static int accept_one(const joining *j, uint32_t *address) {
+    struct sockaddr_in from;
+    socklen_t length = sizeof from;
+    int fd;
+    do {
+        if (ready(j, j->listener, POLLIN)) return -1;
+        fd = accept4(j->listener, (struct sockaddr *)&from, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    } while (fd < 0);
+    *address = ntohl(from.sin_addr.s_addr) >> 24 == 127 ? 0 : from.sin_addr.s_addr;
+    return fd;
+}
+
+// A socket to host:port, -1 where nobody listens there.
+static int go_to(const joining *j, const char *host, const char *port) {
+    struct addrinfo want = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *found = NULL;
+    int fd = -1;
+    if (getaddrinfo(host, port, &want, &found)) return -1;
+    for (struct addrinfo *a = found; a && fd < 0; a = a->ai_next) {
+        int error = 0;
+        socklen_t length = sizeof error;
+        fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (fd < 0) break;
+        if ((!connect(fd, a->ai_addr, a->ai_addrlen) || errno == EINPROGRESS) && !ready(j, fd, POLLOUT) &&
+            !getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) && !error)
+            break;
+        close(fd), fd = -1;
+    }
+    freeaddrinfo(found);
+    return fd;
+}
+
+// Takes in who comes with the right word, whoever else comes is turned away; until `count` ranks have come.
+static pa_status receive(joining *j, int count, pa_err *err) {
+    for (int come = 0; come < count;) {
+        uint32_t address;
+        greeting g;
+        int fd = accept_one(j, &address);
+        joining soon = *j;
+        if (fd < 0) return late(j, err);
+        soon.until = soon.until < pa_clock() + 5 ? soon.until : pa_clock() + 5; // a stranger may say nothing
+        if (!move_all(&soon, fd, &g, sizeof g, false) || memcmp(g.word, j->own.word, WORD)) {
+            close(fd);
+            continue;
+        }
+        uint32_t rank = ntohl(g.rank), world = ntohl(g.world);
+        if (world != (uint32_t)j->comm->size || rank >= world || j->fd[rank] >= 0) {
+            close(fd);
+            return pa_error(err, PA_USAGE, "%s: rank %d has --world %d; one came with --rank %u --world %u%s", j->path, j->comm->rank,
+                            j->comm->size, rank, world, world == (uint32_t)j->comm->size ? ", as another has" : "");
+        }
+        j->fd[rank] = fd, come++;
+        g.host[HOST - 1] = 0;
+        if (!j->comm->rank) {
+            j->table[rank] = (place){.address = address, .port = g.port};
+            memcpy(j->table[rank].host, g.host, HOST);
+        }
+    }
+    return PA_OK;
+}
+
+static pa_status write_file(joining *j, pa_err *err) {
+    pa_file f;
+    if (getrandom(j->own.word, WORD, 0) != WORD) return pa_error(err, PA_FAIL, "communication: no random numbers");
+    pa_status s = pa_file_create(&f, j->path, err);
+    if (s) return s;
+    fprintf(f.stream, "patrain-rendezvous-1 %s %u ", j->host, ntohl(j->own.port));
+    for (int i = 0; i < WORD; i++) fprintf(f.stream, "%02x", j->own.word[i]);
+    fprintf(f.stream, "\n");
+    return pa_file_commit(&f, err);
+}
+
+static pa_status first_rank(joining *j, pa_err *err) {
+    size_t size = (size_t)j->comm->size * sizeof *j->table;
+    pa_status s = write_file(j, err);
+    if (s) return s;
+    memcpy(j->table[0].host, j->own.host, HOST);
+    s = receive(j, j->comm->size - 1, err);
+    unlink(j->path);
+    for (int r = 1; r < j->comm->size && !s; r++)
+        if (!move_all(j, j->fd[r], j->table, size, true)) s = pa_rank_gone(r, "while ranks found each other", err);
+    return s;
+}
+
+static bool read_file(joining *j) {
+    char word[2 * WORD + 1];
+    FILE *f = fopen(j->path, "r");
+    bool whole = f && fscanf(f, "patrain-rendezvous-1 %255s %15s %32s", j->host, j->port, word) == 3 && strlen(word) == 2 * WORD;
+    for (int i = 0; whole && i < WORD; i++) whole = sscanf(word + 2 * i, "%2hhx", &j->own.word[i]) == 1;
+    if (f) fclose(f);
+    return whole;
+}
+
+// Goes to rank 0, by the file of the moment, until it hands out the table.
+static pa_status find_first_rank(joining *j, pa_err *err) {
+    size_t size = (size_t)j->comm->size * sizeof *j->table;
+    for (; pa_clock() < j->until; usleep(RETRY_MS * 1000)) {
+        if (!read_file(j)) continue;
+        if (!strcmp(j->host, j->own.host)) strcpy(j->host, "127.0.0.1");
+        int fd = go_to(j, j->host, j->port);
+        if (fd < 0) continue;
+        if (move_all(j, fd, &j->own, sizeof j->own, true) && move_all(j, fd, j->table, size, false)) {
+            j->fd[0] = fd;
+            return PA_OK;
+        }
+        close(fd);
+    }
+    return late(j, err);
+}
+
+// Rank 0 is found by the file, of the others each goes to those before it.
+static pa_status other_rank(joining *j, pa_err *err) {
+    pa_status s = find_first_rank(j, err);
+    for (int r = 1; r < j->comm->rank && !s; r++) {
+        char address[INET_ADDRSTRLEN], port[16];
+        snprintf(port, sizeof port, "%u", ntohl(j->table[r].port));
+        inet_ntop(AF_INET, &j->table[r].address, address, sizeof address);
+        j->fd[r] = go_to(j, j->table[r].address ? address : j->host, port);
+        if (j->fd[r] < 0 || !move_all(j, j->fd[r], &j->own, sizeof j->own, true))
+            s = pa_error(err, PA_FAIL, "communication: rank %d cannot be reached at %s port %s", r, j->table[r].address ? address : j->host,
+                         port);
+    }
+    return s ? s : receive(j, j->comm->size - 1 - j->comm->rank, err);
+}
+
+static void count_neighbours(const joining *j) {
+    pa_comm *c = j->comm;
+    c->local_rank = c->local_size = 0;
+    for (int r = 0; r < c->size; r++)
+        if (!strcmp(j->table[r].host, j->own.host)) c->local_size++, c->local_rank += r < c->rank;
+}
+
+pa_status pa_tcp_join(pa_comm *c, const char *path, double timeout, int *fd, pa_err *err) {
+    joining j = {.comm = c, .until = pa_clock() + timeout, .timeout = timeout, .fd = fd, .listener = -1};
+    struct stat there;
+    int on = 1;
+    if (strlen(path) >= 4096) return pa_error(err, PA_USAGE, "--rendezvous: expected a path of up to 4095 bytes, found %zu", strlen(path));
+    snprintf(j.path, sizeof j.path, !stat(path, &there) && S_ISDIR(there.st_mode) ? "%s/rendezvous" : "%s", path);
+    j.own.world = htonl((uint32_t)c->size), j.own.rank = htonl((uint32_t)c->rank);
+    gethostname(j.own.host, HOST - 1);
+    gethostname(j.host, HOST - 1);
+    j.table = calloc((size_t)c->size, sizeof *j.table);
+    pa_status s = j.table ? start_listening(&j, err) : pa_error(err, PA_FAIL, "no memory");
+    if (!s) s = c->rank ? other_rank(&j, err) : first_rank(&j, err);
+    if (!s) count_neighbours(&j);
+    for (int r = 0; r < c->size && !s; r++)
+        if (fd[r] >= 0) setsockopt(fd[r], IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (j.listener >= 0) close(j.listener);
+    free(j.table);
+    return s;
+}

@@ -1,0 +1,252 @@
+// Ranks that find each other by a file: what they sum, to the bit; and that every wait ends when a rank goes, falls silent or never comes.
+// Each rank is a process of its own, and its verdict the exit code.
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "host/comm.h"
+#include "tests/scratch.h"
+
+enum { FLOATS = 5003, MOST = 5 };
+
+// In a rank: ends it with the line that failed.
+#define HOLDS(condition)                                                                                                                   \
+    if (!(condition)) return fprintf(stderr, "rank %d, line %d: %s\n", c->rank, __LINE__, err.text), 100
+
+static pa_err err;
+static double timeout;
+
+static pa_status join(pa_comm *c, int rank, int world, double seconds) {
+    err.text[0] = 0;
+    return pa_comm_start(c, &(pa_comm_options){.rendezvous = scratch("meet"), .rank = rank, .world = world, .timeout = seconds}, &err);
+}
+
+// Runs `body` on every rank and returns the exit codes in code[world]; -signal where one ended a rank.
+static void run(int world, int (*body)(pa_comm *), int *code) {
+    pid_t process[MOST];
+    fflush(NULL);
+    for (int r = 0; r < world; r++)
+        if (!(process[r] = fork())) {
+            pa_comm c;
+            pa_status s = join(&c, r, world, timeout);
+            if (s) fprintf(stderr, "rank %d: %s\n", r, err.text), _exit(101);
+            int verdict = body(&c);
+            if (verdict)
+                pa_comm_abort(&c, verdict);
+            else
+                pa_comm_end(&c);
+            _exit(verdict);
+        }
+    int left = world;
+    for (int stopped = -1; left;) {
+        int status;
+        pid_t p = waitpid(-1, &status, WUNTRACED);
+        for (int r = 0; r < world; r++) {
+            if (process[r] != p) continue;
+            if (WIFSTOPPED(status)) {
+                stopped = r;
+                continue;
+            }
+            code[r] = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+            left--;
+        }
+        if (left == 1 && stopped >= 0) kill(process[stopped], SIGKILL);
+    }
+}
+
+static void all_hold(int world, int (*body)(pa_comm *)) {
+    int code[MOST] = {0};
+    timeout = 60;
+    run(world, body, code);
+    for (int r = 0; r < world; r++) assert_int_equal(code[r], 0);
+}
+
+// Number i of a rank: of many magnitudes, so that the order of a sum shows.
+static float number(int rank, size_t i) {
+    uint32_t x = (uint32_t)i * 2654435761u + (uint32_t)rank * 40503u + 12345u;
+    x ^= x >> 15, x *= 2246822519u, x ^= x >> 13;
+    return (float)((int)(x & 0xffff) - 32768) * (x & 0x10000 ? 1e-3f : 1.0f);
+}
+
+static float expected(int world, size_t i) {
+    float sum = number(0, i);
+    for (int r = 1; r < world; r++) sum += number(r, i);
+    return sum;
+}
+
+// The array as it is made: from its end, with pauses, other ones on each rank.
+static pa_status make_and_sum(pa_comm *c, float *data, size_t count, bool scatter) {
+    unsigned seed = (unsigned)c->rank + 1;
+    pa_status s = pa_comm_reduce_begin(c, data, count, scatter, &err);
+    for (size_t from = count; from && !s;) {
+        size_t n = (size_t)rand_r(&seed) % 700;
+        for (size_t to = from, i = from = from > n ? from - n : 0; i < to; i++) data[i] = number(c->rank, i);
+        if (rand_r(&seed) % 4 == 0) usleep((useconds_t)rand_r(&seed) % 3000);
+        s = pa_comm_reduce_ready(c, from, &err);
+    }
+    return s ? s : pa_comm_reduce_end(c, &err);
+}
+
+static int sums(pa_comm *c) {
+    static float data[FLOATS], own[FLOATS], part[FLOATS];
+    HOLDS(!make_and_sum(c, data, FLOATS, false));
+    for (size_t i = 0; i < FLOATS; i++) HOLDS(data[i] == expected(c->size, i));
+
+    for (size_t i = 0; i < FLOATS; i++) data[i] = number(c->rank, i);
+    HOLDS(!pa_comm_sum_f32(c, data, FLOATS, &err));
+    for (size_t i = 0; i < FLOATS; i++) HOLDS(data[i] == expected(c->size, i));
+
+    HOLDS(!make_and_sum(c, data, FLOATS, true));
+    size_t at = 0;
+    for (size_t b = 0; b < pa_comm_buckets(c, FLOATS); b++) {
+        pa_span s = pa_comm_share(c, FLOATS, b, c->rank);
+        for (size_t i = s.from; i < s.to; i++) HOLDS(data[i] == expected(c->size, i));
+        for (size_t i = s.from; i < s.to; i++) own[at++] = data[i];
+    }
+    HOLDS(at == pa_comm_share_floats(c, FLOATS));
+    HOLDS(!pa_comm_gather_shares(c, data, FLOATS, &err));
+    for (size_t i = 0; i < FLOATS; i++) HOLDS(data[i] == expected(c->size, i));
+
+    const size_t from[] = {0, 17, 4096, 5002}, to[] = {FLOATS, 18, 4999, 5003};
+    for (int k = 0; k < 4; k++) {
+        HOLDS(!pa_comm_gather_part(c, own, FLOATS, from[k], to[k], part, &err));
+        for (size_t i = from[k]; i < to[k]; i++) HOLDS(part[i - from[k]] == expected(c->size, i));
+        for (size_t i = from[k]; i < to[k]; i++) part[i - from[k]] *= 2;
+        pa_comm_keep_part(c, own, FLOATS, from[k], to[k], part);
+        HOLDS(!pa_comm_gather_part(c, own, FLOATS, from[k], to[k], part, &err));
+        for (size_t i = from[k]; i < to[k]; i++) HOLDS(part[i - from[k]] == 2 * expected(c->size, i));
+        for (size_t i = from[k]; i < to[k]; i++) part[i - from[k]] /= 2;
+        pa_comm_keep_part(c, own, FLOATS, from[k], to[k], part);
+    }
+
+    double d[2] = {0.1 * (c->rank + 1), c->rank == 1 ? 1e300 : 1}, x = 0.1, y = 1;
+    for (int r = 1; r < c->size; r++) x += 0.1 * (r + 1), y += r == 1 ? 1e300 : 1;
+    HOLDS(!pa_comm_sum_f64(c, d, 2, &err) && d[0] == x && d[1] == y);
+    return 0;
+}
+
+// Exactly what no algorithm can do without: 2 (W - 1) / W of the data a rank.
+static int least(pa_comm *c) {
+    enum { n = 1 << 14 };
+    static float data[n];
+    uint64_t before = pa_comm_sent(c).bytes;
+    HOLDS(!pa_comm_sum_f32(c, data, n, &err));
+    HOLDS(pa_comm_sent(c).bytes - before == 2ull * (unsigned)(c->size - 1) * n * sizeof *data / (unsigned)c->size);
+    return 0;
+}
+
+static void ranks_sum_in_their_order(void **state) {
+    (void)state;
+    setenv("PATRAIN_BUCKET", "4096", 1);
+    for (int world = 2; world <= MOST; world++) all_hold(world, sums);
+    all_hold(2, least), all_hold(4, least);
+    unsetenv("PATRAIN_BUCKET");
+    all_hold(3, sums); // all in one bucket
+}
+
+static int one_goes(pa_comm *c) {
+    double x = 1;
+    HOLDS(!pa_comm_sum_f64(c, &x, 1, &err));
+    if (c->rank == 1) _exit(7);
+    pa_status s = pa_comm_sum_f64(c, &x, 1, &err);
+    HOLDS(s == PA_FAIL && strstr(err.text, "communication: rank 1 has gone ("));
+    return 1;
+}
+
+static int one_stops(pa_comm *c) {
+    double x = 1;
+    HOLDS(!pa_comm_sum_f64(c, &x, 1, &err));
+    if (c->rank == 1) raise(SIGSTOP);
+    pa_status s = pa_comm_sum_f64(c, &x, 1, &err);
+    HOLDS(s == PA_FAIL && strstr(err.text, "communication: nothing from rank 1 for 2 s (train.timeout)"));
+    return 1;
+}
+
+static int one_computes(pa_comm *c) {
+    if (c->rank == 1) _exit(7);
+    sleep(60); // ends before
+    return 100;
+}
+
+static void a_rank_that_goes_is_told(void **state) {
+    int code[MOST] = {0};
+    (void)state;
+    timeout = 60;
+    run(3, one_goes, code);
+    assert_int_equal(code[1], 7);
+    assert_true(code[0] == 1 && code[2] == 1);
+    run(2, one_computes, code);
+    assert_int_equal(code[0], 1);
+}
+
+static void a_silent_rank_is_told_after_the_timeout(void **state) {
+    int code[MOST] = {0};
+    (void)state;
+    timeout = 2;
+    run(3, one_stops, code);
+    assert_int_equal(code[1], -SIGKILL);
+    assert_true(code[0] == 1 && code[2] == 1);
+}
+
+static int nothing(pa_comm *c) {
+    double x = c->local_rank;
+    HOLDS(c->local_size == c->size && c->local_rank == c->rank);
+    HOLDS(access(scratch("meet"), F_OK));
+    HOLDS(!pa_comm_sum_f64(c, &x, 1, &err));
+    return 0;
+}
+
+static void what_an_earlier_run_left_is_no_obstacle(void **state) {
+    (void)state;
+    scratch_put("meet", "patrain-rendezvous-1 nowhere.invalid 1 00112233445566778899aabbccddeeff\n");
+    all_hold(3, nothing);
+    scratch_put("meet", "patrain-rendez");
+    all_hold(2, nothing);
+}
+
+// The message, behind the file's name.
+static void said(const char *text) {
+    const char *path = scratch("meet");
+    assert_memory_equal(err.text, path, strlen(path));
+    assert_string_equal(err.text + strlen(path) + 2, text);
+}
+
+static void ranks_that_do_not_fit_are_refused(void **state) {
+    pa_comm c;
+    (void)state;
+    assert_int_equal(join(&c, 0, 3, 0.2), PA_FAIL);
+    said("expected 3 ranks within 0.2 s (train.timeout), still missing: 1 2");
+    assert_int_equal(access(scratch("meet"), F_OK), -1);
+    assert_int_equal(join(&c, 2, 3, 0.2), PA_FAIL);
+    said("expected rank 0 to be there within 0.2 s (train.timeout)");
+    assert_int_equal(join(&c, 3, 3, 1), PA_USAGE);
+    assert_string_equal(err.text, "--rank: expected 0 to 2 with --world 3, found 3");
+    assert_int_equal(join(&c, 0, 0, 1), PA_USAGE);
+    setenv("RANK", "0", 1), setenv("WORLD_SIZE", "1", 1);
+    assert_int_equal(join(&c, -1, -1, 1), PA_OK);
+    assert_true(c.rank == 0 && c.size == 1);
+    unsetenv("RANK"), unsetenv("WORLD_SIZE");
+
+    fflush(NULL);
+    pid_t other = fork();
+    if (!other) _exit(join(&c, 1, 4, 1) == PA_FAIL ? 0 : 1);
+    assert_int_equal(join(&c, 0, 3, 60), PA_USAGE);
+    said("rank 0 has --world 3; one came with --rank 1 --world 4");
+    int status;
+    waitpid(other, &status, 0);
+    assert_int_equal(status, 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        SCRATCH_TEST(ranks_sum_in_their_order),
+        SCRATCH_TEST(a_rank_that_goes_is_told),
+        SCRATCH_TEST(a_silent_rank_is_told_after_the_timeout),
+        SCRATCH_TEST(what_an_earlier_run_left_is_no_obstacle),
+        SCRATCH_TEST(ranks_that_do_not_fit_are_refused),
+    };
+    setenv("OMP_NUM_THREADS", "1", 1);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
