@@ -82,8 +82,8 @@ pa_comm_traffic pa_comm_sent(const pa_comm *c) {
 }
 
 pa_status pa_rank_gone(int rank, const char *why, pa_err *err) {
-    return pa_error(err, PA_FAIL,
-                    "communication: rank %d has gone (%s); what was saved is whole, and the same command goes on from it", rank, why);
+    return pa_error(err, PA_FAIL, "communication: rank %d has gone (%s); what was saved is whole, and the same command goes on from it",
+                    rank, why);
 }
 
 // ---- exchanges
