@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { PATH = 4096 };
@@ -111,14 +112,24 @@ static pa_status load_moments(const pa_st *st, const pa_run *run, pa_err *err) {
     return PA_OK;
 }
 
+// A run's checkpoints are folders and files of its own: what a link leads to may be another's, and may change.
+static pa_status refuse_link(const char *path, pa_err *err) {
+    struct stat info;
+    if (lstat(path, &info) || !S_ISLNK(info.st_mode)) return PA_OK;
+    return pa_error(err, PA_DATA, "%s: expected the run's own, found a link", path);
+}
+
 static pa_status load(const char *folder, const pa_run *run, pa_run_state *state, pa_err *err) {
     char path[PATH + 96];
     pa_weights w;
     pa_st *st = NULL;
     const pa_config *c = run->config;
-    pa_status s = pa_weights_open(&w, folder, NULL, NULL, err);
-    if (s) return s == PA_FAIL ? s : PA_DATA;
+    pa_status s = refuse_link(folder, err);
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    if (s || (s = refuse_link(path, err))) return s;
     snprintf(path, sizeof path, "%s/state.safetensors", folder);
+    if ((s = refuse_link(path, err))) return s;
+    if ((s = pa_weights_open(&w, folder, NULL, NULL, err))) return s == PA_FAIL ? s : PA_DATA;
     if ((s = pa_config_same_model(&w.model, &c->model, err))) goto done; // the user's to mend: not passed over
     if (access(path, F_OK) && errno == ENOENT) {
         s = pa_error(err, PA_DATA, "%s: expected the run's state beside model.safetensors, found none", path);

@@ -1,5 +1,6 @@
-// safetensors.c: reads a safetensors file: maps it and checks all of it before any pointer is handed out. A file may come from anyone.
-// Knows nothing of what the tensors mean. Writing is in safetensors_write.c.
+// safetensors.c: reads a safetensors file: all of it is read and checked before it is mapped and any pointer handed out. A file may come
+// from anyone, and its disk may fail: that is an error of read, where a mapping would end the program. Knows nothing of what the tensors
+// mean. Writing is in safetensors_write.c.
 #include "host/safetensors.h"
 
 #include <cJSON.h>
@@ -21,8 +22,9 @@ struct pa_st {
     uint8_t *map;
     size_t map_bytes;
     const uint8_t *data;
-    size_t data_bytes;
-    cJSON *json; // holds names and metadata
+    size_t header_bytes, data_bytes;
+    uint32_t crc; // of the data
+    cJSON *json;  // holds names and metadata
     const cJSON *meta;
     pa_tensor *tensor; // ascending in the file
     size_t count;
@@ -58,34 +60,70 @@ static shown show(const char *name) {
     return s;
 }
 
-static pa_status map_file(pa_st *st, pa_err *err) {
-    pa_status status = PA_OK;
+static pa_status open_file(const char *path, int *out, size_t *bytes, pa_err *err) {
     struct stat info;
-    int fd = open(st->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a named pipe must not keep us waiting
-    if (fd < 0 || fstat(fd, &info)) {
-        status = pa_error(err, PA_FAIL, "%s: expected a file that can be read, found: %s", st->path, strerror(errno));
-        goto done;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a named pipe must not keep us waiting
+    *out = fd;
+    if (fd < 0 || fstat(fd, &info)) return pa_error(err, PA_FAIL, "%s: expected a file that can be read, found: %s", path, strerror(errno));
+    if (!S_ISREG(info.st_mode))
+        return pa_error(err, PA_DATA, "%s: expected a safetensors file, found %s", path,
+                        S_ISDIR(info.st_mode) ? "a folder" : "a pipe, socket or device");
+    if (info.st_size < 8)
+        return pa_error(err, PA_DATA, "%s: expected a safetensors file of at least 8 bytes, found %lld", path, (long long)info.st_size);
+    *bytes = (size_t)info.st_size;
+    return PA_OK;
+}
+
+static pa_status read_at(const pa_st *st, int fd, void *out, size_t count, size_t at, pa_err *err) {
+    for (size_t done = 0; done < count;) {
+        ssize_t got = pread(fd, (char *)out + done, count - done, (off_t)(at + done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0)
+            return pa_error(err, PA_FAIL, "%s: expected to read %zu bytes, found after %zu: %s", st->path, st->map_bytes, at + done,
+                            got ? strerror(errno) : "the end");
+        done += (size_t)got;
     }
-    if (!S_ISREG(info.st_mode)) {
-        const char *found = S_ISDIR(info.st_mode) ? "a folder" : "a pipe, socket or device";
-        status = pa_error(err, PA_DATA, "%s: expected a safetensors file, found %s", st->path, found);
-        goto done;
+    return PA_OK;
+}
+
+static pa_status read_header(pa_st *st, int fd, pa_err *err) {
+    uint64_t length;
+    pa_status status = read_at(st, fd, &length, 8, 0, err);
+    if (status) return status;
+    if (length > MOST_HEADER)
+        return pa_error(err, PA_DATA, "%s: expected a header of at most %d bytes, found %llu", st->path, MOST_HEADER,
+                        (unsigned long long)length);
+    if (length > st->map_bytes - 8)
+        return pa_error(err, PA_DATA, "%s: expected a header of %llu bytes, found %zu", st->path, (unsigned long long)length,
+                        st->map_bytes - 8);
+    st->header_bytes = length;
+    st->data_bytes = st->map_bytes - 8 - length;
+    st->header = malloc(length + 1);
+    if (!st->header) return pa_error(err, PA_FAIL, "%s: expected memory for a header of %llu bytes", st->path, (unsigned long long)length);
+    st->header[length] = 0;
+    return read_at(st, fd, st->header, length, 8, err);
+}
+
+static pa_status read_data(pa_st *st, int fd, pa_err *err) {
+    size_t room = st->data_bytes < 1 << 20 ? st->data_bytes : 1 << 20, begin = st->map_bytes - st->data_bytes;
+    void *buffer = malloc(room + 1);
+    pa_status status = buffer ? PA_OK : pa_error(err, PA_FAIL, "%s: expected memory for %zu bytes", st->path, room);
+    for (size_t at = 0; at < st->data_bytes && !status; at += room) {
+        size_t part = st->data_bytes - at < room ? st->data_bytes - at : room;
+        status = read_at(st, fd, buffer, part, begin + at, err);
+        if (!status) st->crc = pa_crc32c(st->crc, buffer, part);
     }
-    if (info.st_size < 8) {
-        status =
-            pa_error(err, PA_DATA, "%s: expected a safetensors file of at least 8 bytes, found %lld", st->path, (long long)info.st_size);
-        goto done;
-    }
-    void *map = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map == MAP_FAILED) {
-        status = pa_error(err, PA_FAIL, "%s: expected to map %lld bytes, found: %s", st->path, (long long)info.st_size, strerror(errno));
-        goto done;
-    }
-    st->map = map;
-    st->map_bytes = (size_t)info.st_size;
-done:
-    if (fd >= 0) close(fd);
+    free(buffer);
     return status;
+}
+
+static pa_status map_file(pa_st *st, int fd, pa_err *err) {
+    void *map = mmap(NULL, st->map_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (map == MAP_FAILED)
+        return pa_error(err, PA_FAIL, "%s: expected to map %zu bytes, found: %s", st->path, st->map_bytes, strerror(errno));
+    st->map = map;
+    st->data = st->map + st->map_bytes - st->data_bytes;
+    return PA_OK;
 }
 
 // "\u0000" in a JSON string would end a C string early, and hide the rest of a name.
@@ -99,21 +137,8 @@ static bool has_escaped_nul(const char *s) {
 }
 
 static pa_status parse_header(pa_st *st, pa_err *err) {
-    uint64_t length;
+    size_t length = st->header_bytes;
     const char *end = NULL;
-    memcpy(&length, st->map, 8);
-    if (length > MOST_HEADER)
-        return pa_error(err, PA_DATA, "%s: expected a header of at most %d bytes, found %llu", st->path, MOST_HEADER,
-                        (unsigned long long)length);
-    if (length > st->map_bytes - 8)
-        return pa_error(err, PA_DATA, "%s: expected a header of %llu bytes, found %zu", st->path, (unsigned long long)length,
-                        st->map_bytes - 8);
-    st->data = st->map + 8 + length;
-    st->data_bytes = st->map_bytes - 8 - length;
-    st->header = malloc(length + 1);
-    if (!st->header) return pa_error(err, PA_FAIL, "%s: expected memory for a header of %llu bytes", st->path, (unsigned long long)length);
-    memcpy(st->header, st->map + 8, length);
-    st->header[length] = 0;
     if (st->header[0] != '{') return pa_error(err, PA_DATA, "%s: expected a header that starts with '{', found another byte", st->path);
     if (strlen(st->header) != length || has_escaped_nul(st->header) || !pa_is_utf8(st->header, length))
         return pa_error(err, PA_DATA, "%s: expected a header in UTF-8 without NUL, found another byte", st->path);
@@ -226,6 +251,30 @@ static pa_status parse_tensors(pa_st *st, pa_err *err) {
     return check_places(st, err);
 }
 
+static bool is_sum(const char *text) {
+    return strlen(text) == 8 && strspn(text, "0123456789abcdefABCDEF") == 8;
+}
+
+// The writer puts the entry first, so that nothing that looks like it comes before.
+uint32_t pa_st_header_crc(const char *header, size_t length, const char **digits) {
+    static const char KEY[] = "\"header_crc32c\":\"";
+    const char *found = strstr(header, KEY);
+    *digits = found ? found + sizeof KEY - 1 : NULL;
+    if (!found || *digits + 8 > header + length) return 0;
+    uint32_t crc = pa_crc32c(0, header, (size_t)(*digits - header));
+    crc = pa_crc32c(crc, "00000000", 8);
+    return pa_crc32c(crc, *digits + 8, (size_t)(header + length - *digits - 8));
+}
+
+static pa_status check_header(const pa_st *st, pa_err *err) {
+    const char *sum = pa_st_meta(st, "header_crc32c"), *digits;
+    char found[16];
+    if (!sum) return PA_OK;
+    snprintf(found, sizeof found, "%08x", pa_st_header_crc(st->header, st->header_bytes, &digits));
+    if (digits && !strcmp(sum, found) && !strncmp(digits, found, 8)) return PA_OK;
+    return pa_error(err, PA_DATA, "%s: expected a header with CRC-32C %s, found %s: the file is damaged", st->path, show(sum).text, found);
+}
+
 static pa_status check_meta(const pa_st *st, pa_err *err) {
     size_t count;
     if (!st->meta) return PA_OK;
@@ -236,13 +285,14 @@ static pa_status check_meta(const pa_st *st, pa_err *err) {
             return pa_error(err, PA_DATA, "%s: metadata \"%s\": expected text in quotes, found something else", st->path,
                             show(e->string).text);
     pa_status status = check_names(st, st->meta, &count, err);
+    if (status || (status = check_header(st, err))) return status;
     const char *sum = pa_st_meta(st, "crc32c");
-    if (status || !sum) return status;
-    if (strlen(sum) != 8 || strspn(sum, "0123456789abcdefABCDEF") != 8)
+    if (!sum) return PA_OK;
+    if (!is_sum(sum))
         return pa_error(err, PA_DATA, "%s: metadata \"crc32c\": expected 8 hexadecimal digits, found \"%s\"", st->path, show(sum).text);
-    uint32_t expected = (uint32_t)strtoul(sum, NULL, 16), found = pa_crc32c(0, st->data, st->data_bytes);
-    if (found == expected) return PA_OK;
-    return pa_error(err, PA_DATA, "%s: expected data with CRC-32C %08x, found %08x: the file is damaged", st->path, expected, found);
+    uint32_t expected = (uint32_t)strtoul(sum, NULL, 16);
+    if (st->crc == expected) return PA_OK;
+    return pa_error(err, PA_DATA, "%s: expected data with CRC-32C %08x, found %08x: the file is damaged", st->path, expected, st->crc);
 }
 
 static pa_status align_tensors(pa_st *st, pa_err *err) {
@@ -265,11 +315,16 @@ pa_status pa_st_open(pa_st **out, const char *path, pa_err *err) {
         free(st);
         return pa_error(err, PA_FAIL, "%s: expected memory to open it", path);
     }
-    pa_status status = map_file(st, err);
+    int fd;
+    pa_status status = open_file(path, &fd, &st->map_bytes, err);
+    if (!status) status = read_header(st, fd, err);
+    if (!status) status = map_file(st, fd, err);
     if (!status) status = parse_header(st, err);
     if (!status) status = parse_tensors(st, err);
+    if (!status) status = read_data(st, fd, err);
     if (!status) status = check_meta(st, err);
     if (!status) status = align_tensors(st, err);
+    if (fd >= 0) close(fd);
     if (status)
         pa_st_close(st);
     else
@@ -310,6 +365,10 @@ const char *pa_st_meta(const pa_st *st, const char *key) {
 
 const char *pa_st_path(const pa_st *st) {
     return st->path;
+}
+
+uint32_t pa_st_crc(const pa_st *st) {
+    return st->crc;
 }
 
 // "(390, 512)"; a negative dimension reads "any".

@@ -1,5 +1,5 @@
 // safetensors.h: the one file format: tokens, checkpoints, golden vectors. Reading maps the file into memory and checks everything
-// (header size, JSON, names, dtypes, shapes, offsets that overlap, leave gaps or overflow, the data checksum if the metadata has one)
+// (header size, JSON, names, dtypes, shapes, offsets that overlap, leave gaps or overflow, the checksums if the metadata has them)
 // before any pointer is handed out. Writing goes beside the file and renames. Format: github.com/huggingface/safetensors.
 #ifndef PA_SAFETENSORS_H
 #define PA_SAFETENSORS_H
@@ -23,7 +23,8 @@ typedef struct {
 typedef struct pa_st pa_st;
 
 // PA_DATA for a file that is no valid safetensors file (one line: what was expected and found), PA_FAIL where it can't be read.
-// A metadata entry "crc32c" (8 hex digits over the data section) is verified if present.
+// Metadata entries "crc32c" (8 hex digits over the data section) and "header_crc32c" (over the header with these very digits as zeros) are
+// verified if present.
 pa_status pa_st_open(pa_st **st, const char *path, pa_err *err);
 void pa_st_close(pa_st *st); // NULL is fine
 size_t pa_st_count(const pa_st *st);
@@ -31,15 +32,19 @@ const pa_tensor *pa_st_at(const pa_st *st, size_t index);       // in file order
 const pa_tensor *pa_st_find(const pa_st *st, const char *name); // NULL if absent
 const char *pa_st_meta(const pa_st *st, const char *key);       // NULL if absent
 const char *pa_st_path(const pa_st *st);
+uint32_t pa_st_crc(const pa_st *st); // CRC-32C of the data section
 // Finds name and checks dtype and shape (rank < 0: any shape; a dimension < 0: any size). PA_DATA names file and tensor.
 pa_status pa_st_need(const pa_st *st, const char *name, pa_dtype dtype, int rank, const int64_t *shape, const pa_tensor **found,
                      pa_err *err);
+// CRC-32C of a header of `length` bytes (NUL-terminated) with the digits of its own entry taken as zeros; *digits is their place, NULL
+// where there are none.
+uint32_t pa_st_header_crc(const char *header, size_t length, const char **digits);
 
 typedef struct {
     const char *key, *value;
 } pa_meta;
-// Writes path atomically, 64-byte aligned data, adding the metadata entry "crc32c". Tensors are stored widest type first, so that each is
-// aligned for its type (the format allows no gaps), and otherwise in the order given.
+// Writes path atomically, 64-byte aligned data, adding the metadata entries "header_crc32c" and "crc32c". Tensors are stored widest type
+// first, so that each is aligned for its type (the format allows no gaps), and otherwise in the order given.
 pa_status pa_st_write(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count, pa_err *err);
 
 #endif

@@ -330,6 +330,14 @@ static void state_of_another_step(const char *name) {
     free(text);
 }
 
+static void link_to_another_place(const char *name) {
+    char from[512], to[512];
+    snprintf(from, sizeof from, "%s", in_run(name));
+    snprintf(to, sizeof to, "%s", in_run("elsewhere"));
+    assert_int_equal(rename(from, to), 0);
+    assert_int_equal(symlink(to, from), 0);
+}
+
 #define NEWEST "checkpoints/step-00000020"
 static const struct {
     void (*damage)(const char *name);
@@ -345,6 +353,9 @@ static const struct {
     {take_away, NEWEST "/state.safetensors", "expected the run's state beside model.safetensors, found none"},
     {copy_of_tokens, NEWEST "/model.safetensors", "expected format patrain-checkpoint-1, found patrain-tokens-1"},
     {copy_of_tokens, NEWEST "/state.safetensors", "expected metadata step, found none"},
+    {link_to_another_place, NEWEST, "expected the run's own, found a link"},
+    {link_to_another_place, NEWEST "/model.safetensors", "expected the run's own, found a link"},
+    {link_to_another_place, NEWEST "/state.safetensors", "expected the run's own, found a link"},
     {state_of_another_step, NEWEST "/state.safetensors", "expected step 20, of model.safetensors, found 10"},
 };
 enum { DAMAGES = sizeof damages / sizeof *damages };
