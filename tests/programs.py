@@ -49,13 +49,13 @@ def crc32c(data, table=[]):
 
 
 def write_safetensors(path, tensors, meta):
-    """tensors: (name, type, shape, values or bytes), the widest types first."""
+    """tensors: (name, type, shape, values or bytes), the widest types first. The header has no checksum."""
     header, data = {}, b""
     for name, kind, shape, values in tensors:
         raw = values if isinstance(values, bytes) else struct.pack(f"<{len(values)}{KINDS[kind]}", *values)
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
         data += raw
-    header["__metadata__"] = meta | {"crc32c": f"{crc32c(data):08x}"}
+    header["__metadata__"] = {k: v for k, v in meta.items() if k != "header_crc32c"} | {"crc32c": f"{crc32c(data):08x}"}
     text = json.dumps(header).encode()
     pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + data)
 

@@ -386,7 +386,7 @@ class Generate(Program):
         broken = self.out("m.safetensors")
         broken.write_bytes(data)
         self.refused("pagen", 3, "m.safetensors", broken, "--output", self.out("x.mid"))  # the checksum tells
-        text = json.dumps({**header, "__metadata__": {k: v for k, v in header["__metadata__"].items() if k != "crc32c"}},
+        text = json.dumps({**header, "__metadata__": {k: v for k, v in header["__metadata__"].items() if "crc32c" not in k}},
                           separators=(",", ":")).encode()
         broken.write_bytes(struct.pack("<Q", size) + text.ljust(size) + data[8 + size:])
         self.refused("pagen", 1, ["token 1 of stream 0", "logits: expected finite numbers, found"], broken, "--output", self.out("x.mid"))
