@@ -156,7 +156,7 @@ static pa_status train_step(void *what, pa_err *err) {
     double sum, norm;
     pa_status s = b->be->loss_grad(b->c, &b->batch, 1.0f / (float)b->batch.latents, &sum, err);
     pa_update u = {.lr = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .clip = 1, .step = ++b->step};
-    return s ? s : b->be->update(b->c, &u, &norm, err);
+    return s ? s : b->be->update(b->c, &u, &norm, NULL, err);
 }
 
 static pa_status prefill(void *what, pa_err *err) {

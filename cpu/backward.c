@@ -139,8 +139,10 @@ pa_status cpu_loss_grad(pa_context *c, const pa_batch *b, float scale, double *s
     pa_status e = cpu_forward(c, b, NULL, 0, err);
     if (e || (e = cpu_linear(c, c->R, C, m->vocab, c->zf, p->logits, c->logits, CPU_F32, err))) return e;
     c->ops->cross_entropy(c->type, c->dlogits, c->nats, NULL, c->logits, b->target, scale, (float)m->z_loss, c->R, m->vocab);
-    *sum = 0;
-    for (int r = 0; r < c->R; r++) *sum += (double)c->nats[r];
+    double nats = 0;
+    for (int r = 0; r < c->R; r++) nats += (double)c->nats[r];
+    c->nats_sum += nats;
+    if (sum) *sum = nats;
     memset(c->dxp, 0, (size_t)c->Q * (size_t)C * 4);
     c->final = p->floats, c->summing = b->last && c->open.comm->size > 1;
     if (c->summing && (e = pa_comm_reduce_begin(c->open.comm, c->grad, p->floats, c->shared, err))) return e;
@@ -202,7 +204,7 @@ static pa_status update_shares(pa_context *c, const pa_update *u, float scale, p
     return pa_comm_gather_shares(comm, c->param, n, err);
 }
 
-pa_status cpu_update(pa_context *c, const pa_update *u, double *norm, pa_err *err) {
+pa_status cpu_update(pa_context *c, const pa_update *u, double *norm, double *nats, pa_err *err) {
     size_t n = c->params->floats;
     double squares;
     if (!c->grad) return pa_error(err, PA_USAGE, "update: this context was not opened for training");
@@ -210,6 +212,8 @@ pa_status cpu_update(pa_context *c, const pa_update *u, double *norm, pa_err *er
     c->summing = false;
     if (e || (e = pa_comm_reduce_end(c->open.comm, err)) || (e = sum_squares(c, &squares, err))) return e;
     *norm = sqrt(squares);
+    if (nats) *nats = c->nats_sum;
+    c->nats_sum = 0;
     if (!isfinite(*norm)) {
         memset(c->grad, 0, n * 4);
         return PA_OK;

@@ -90,6 +90,7 @@ struct pa_context {
     int B, N, K, Q, R; // of the call at hand
     const uint64_t *window;
     float softmax_scale; // D^-1/2
+    double nats_sum;     // of loss_grad calls since the last update
     double peak;
 };
 
@@ -124,7 +125,7 @@ pa_status cpu_loss(pa_context *c, const pa_batch *b, double *sum, const pa_score
 pa_status cpu_linear(pa_context *c, int rows, int in, int out, const void *x, int t, void *y, cpu_type y_type, pa_err *err);
 // backward.c
 pa_status cpu_loss_grad(pa_context *c, const pa_batch *b, float scale, double *sum, pa_err *err);
-pa_status cpu_update(pa_context *c, const pa_update *u, double *norm, pa_err *err);
+pa_status cpu_update(pa_context *c, const pa_update *u, double *norm, double *nats, pa_err *err);
 // decode.c
 size_t cpu_step_floats(const pa_context *c);
 pa_status cpu_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err);

@@ -135,12 +135,12 @@ static pa_status enqueue(pa_context *c, pa_err *err) {
     const pa_params *p = c->params;
     const pa_model *m = &p->model;
     int C = m->dim;
-    pa_status e = cuda_send_input(c, err);
-    if (e || (e = cuda_forward(c, NULL, 0, err))) return e;
+    pa_status e = cuda_forward(c, NULL, 0, err);
+    if (e) return e;
     if ((e = cuda_linear(c, c->R, C, m->vocab, c->zf, p->logits, c->logits, CUDA_F32, err))) return e;
-    cuda_cross_entropy(c->stream, c->type, c->dlogits, c->nats, NULL, c->logits, c->in.target, c->in.scalars, (float)m->z_loss, c->R,
+    cuda_cross_entropy(c->stream, c->type, c->dlogits, c->nats, NULL, c->logits, c->in.target, c->scalars, (float)m->z_loss, c->R,
                        m->vocab);
-    cuda_sum(c->stream, c->nats_sum, c->nats, (size_t)c->R);
+    cuda_sum(c->stream, &c->sums[CUDA_NATS], &c->sums[CUDA_TOTAL], c->nats, (size_t)c->R);
     if ((e = cuda_check(cudaMemsetAsync(c->dxp, 0, (size_t)c->Q * (size_t)C * 4, c->stream), "clearing a gradient", err))) return e;
     if ((e = head_backward(c, err))) return e;
     for (int i = c->blocks - 1; i >= 0; i--) {
@@ -154,8 +154,7 @@ static pa_status enqueue(pa_context *c, pa_err *err) {
     const int32_t *token = c->in.token, *position = c->in.position;
     cuda_embed_bwd(c->stream, tokens, positions, c->dxp, token, position, c->Q, C, m->vocab, m->context);
     cuda_embed_bwd(c->stream, tokens, positions, c->dz, token + c->Q, position + c->Q, c->R, C, m->vocab, m->context);
-    return cuda_check(cudaMemcpyAsync(&c->host_sums[1], c->nats_sum, sizeof(double), cudaMemcpyDeviceToHost, c->stream),
-                      "fetching the loss", err);
+    return PA_OK;
 }
 
 pa_status cuda_capture(pa_context *c, cudaGraphExec_t *run, pa_status (*work)(pa_context *, pa_err *), pa_err *err) {
@@ -183,24 +182,29 @@ static cuda_step_graph *graph_of(pa_context *c) {
 
 pa_status cuda_loss_grad(pa_context *c, const pa_batch *b, float scale, double *sum, pa_err *err) {
     if (!c->dz) return pa_error(err, PA_USAGE, "loss_grad: this context was not opened for training");
-    pa_status e = cuda_set_shape(c, b, err);
-    if (e) return e;
-    c->host.scalars->loss_scale = scale * c->loss_scaling;
+    cuda_slot *slot = c->staged;
+    if (!b && !slot) return pa_error(err, PA_USAGE, "loss_grad: no batch was staged");
+    if (!b) c->staged = NULL;
+    pa_status e = b ? cuda_send(c, b, &slot, err) : PA_OK;
+    if (e || (e = cuda_take(c, slot, scale * c->loss_scaling, err))) return e;
     cuda_refresh_weights(c);
     cuda_step_graph *g = graph_of(c);
     if (g && !g->run) e = cuda_capture(c, &g->run, enqueue, err);
     if (!e) e = g ? cuda_check(cudaGraphLaunch(g->run, c->stream), "starting a step", err) : enqueue(c, err);
-    if (e || (e = cuda_wait(c, "computing gradients", err))) return e;
-    *sum = c->host_sums[1];
+    if (e || !sum) return e;
+    cudaError_t status = cudaMemcpyAsync(&c->host_sums[CUDA_NATS], &c->sums[CUDA_NATS], sizeof *sum, cudaMemcpyDeviceToHost, c->stream);
+    if ((e = cuda_check(status, "fetching a loss", err)) || (e = cuda_wait(c, "computing gradients", err))) return e;
+    *sum = c->host_sums[CUDA_NATS];
     return PA_OK;
 }
 
 static pa_status enqueue_update(pa_context *c, pa_err *err) {
-    cudaError_t status = cudaMemcpyAsync(c->in.scalars, c->host.scalars, sizeof *c->in.scalars, cudaMemcpyHostToDevice, c->stream);
-    cuda_sum_squares(c->stream, c->squares, c->grad, c->params->floats, c->work);
-    cuda_adam(c->stream, c->param, c->grad, c->moment1, c->moment2, c->type, c->weight, c->decays, c->params->floats, c->squares,
-              c->in.scalars);
-    if (!status) status = cudaMemcpyAsync(&c->host_sums[0], c->squares, sizeof(double), cudaMemcpyDeviceToHost, c->stream);
+    cudaError_t status = cudaMemcpyAsync(c->scalars, c->host_scalars, sizeof *c->scalars, cudaMemcpyHostToDevice, c->stream);
+    cuda_sum_squares(c->stream, &c->sums[CUDA_SQUARES], c->grad, c->params->floats, c->work);
+    cuda_adam(c->stream, c->param, c->grad, c->moment1, c->moment2, c->type, c->weight, c->decays, c->params->floats,
+              &c->sums[CUDA_SQUARES], c->scalars);
+    if (!status) status = cudaMemcpyAsync(c->host_sums, c->sums, CUDA_SUMS * sizeof(double), cudaMemcpyDeviceToHost, c->stream);
+    if (!status) status = cudaMemsetAsync(&c->sums[CUDA_TOTAL], 0, sizeof(double), c->stream);
     return cuda_check(status, "updating", err);
 }
 
@@ -213,11 +217,11 @@ static void rescale_loss(pa_context *c, bool finite) {
         c->loss_scaling = c->loss_scaling < 16777216 ? c->loss_scaling * 2 : c->loss_scaling, c->good_steps = 0;
 }
 
-pa_status cuda_update(pa_context *c, const pa_update *u, double *norm, pa_err *err) {
+pa_status cuda_update(pa_context *c, const pa_update *u, double *norm, double *nats, pa_err *err) {
     if (!c->grad) return pa_error(err, PA_USAGE, "update: this context was not opened for training");
     if (c->open.comm->size > 1) return pa_error(err, PA_USAGE, "update: several ranks are not there yet with --device cuda");
     pa_status e = PA_OK;
-    *c->host.scalars = (cuda_scalars){.grad_scale = 1 / c->loss_scaling,
+    *c->host_scalars = (cuda_scalars){.grad_scale = 1 / c->loss_scaling,
                                       .clip = (float)u->clip,
                                       .lr = (float)u->lr,
                                       .beta1 = u->beta1,
@@ -229,8 +233,9 @@ pa_status cuda_update(pa_context *c, const pa_update *u, double *norm, pa_err *e
                                       .decoupled = u->decoupled};
     if (!c->update_graph) e = cuda_capture(c, &c->update_graph, enqueue_update, err);
     if (!e) e = cuda_check(cudaGraphLaunch(c->update_graph, c->stream), "starting an update", err);
-    if (e || (e = cuda_wait(c, "updating", err))) return e;
-    *norm = sqrt(c->host_sums[0]) / (double)c->loss_scaling;
+    if (e || (e = cuda_wait(c, "computing a step", err))) return e;
+    *norm = sqrt(c->host_sums[CUDA_SQUARES]) / (double)c->loss_scaling;
+    if (nats) *nats = c->host_sums[CUDA_TOTAL];
     rescale_loss(c, isfinite(*norm));
     return PA_OK;
 }

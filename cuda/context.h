@@ -10,6 +10,7 @@
 enum {
     ARENA_PARAMETERS,
     ARENA_WEIGHTS,
+    ARENA_INT8,
     ARENA_GRADIENTS,
     ARENA_MOMENTS,
     ARENA_ACTIVATIONS,
@@ -44,13 +45,22 @@ typedef struct {
     int capacity;
 } cuda_cache;
 
-// What a call needs of the host, in one block of pinned memory and its twin on the device, so that one copy carries it.
+// What a call needs of the host: one block, so that one copy carries it.
 typedef struct {
-    cuda_scalars *scalars;
     int32_t *token, *position; // (Q + R)
     uint16_t *target;          // (R)
     uint64_t *window;          // (B)
 } cuda_input;
+
+// One of two such blocks on their way, so that the next call's is filled and copied while the last call computes on its own.
+typedef struct {
+    cuda_input host;       // pinned
+    char *device;          // where it is copied to, by the copy stream
+    cuda_scalars *scalars; // pinned
+    cudaEvent_t sent, taken;
+    int B, M, N, K;
+    bool dropout;
+} cuda_slot;
 
 // A captured call, replayed for the same shape.
 typedef struct {
@@ -59,13 +69,14 @@ typedef struct {
     cudaGraphExec_t run; // NULL: the shape was seen once, not captured
 } cuda_step_graph;
 enum { CUDA_GRAPHS = 4 };
+enum { CUDA_SQUARES, CUDA_NATS, CUDA_TOTAL, CUDA_SUMS };
 
 struct pa_context {
     pa_open open;
     const pa_params *params;
     cuda_type type;
     cuda_matmul *mm;
-    cudaStream_t stream;
+    cudaStream_t stream, copies;
     cudaGraphExec_t update_graph, decode_graph;
     cuda_step_graph graph[CUDA_GRAPHS];
     int graphs;
@@ -74,14 +85,20 @@ struct pa_context {
 
     float *param, *grad, *moment1, *moment2; // each params->floats
     void *weight;                            // copy of param in `type`, or NULL with float32
+    int8_t *weight8;                         // with int8: the numbers of products' weights, at their places in param, and
+    float *scale;                            // one for each of their rows; tensor t's from scale[scale_at[t]], -1 where it has none
+    ptrdiff_t *scale_at;                     // (tensors), the host's
     uint8_t *decays;                         // (floats / 16)
     bool weight_stale;
 
-    char *pinned; // host, input_size bytes: the twin of the inputs below
+    char *pinned; // all pinned memory
     size_t input_size;
-    cuda_input host, in;
-    double *squares, *nats_sum; // on the device; their twins follow the pinned inputs
-    double *host_sums;          // (2) pinned: squares, nats_sum
+    cuda_slot slot[2];
+    cuda_slot *filled;                    // the last one
+    cuda_slot *staged;                    // holds the next loss_grad's batch; NULL: none does
+    cuda_input in;                        // on the device: what kernels read
+    cuda_scalars *scalars, *host_scalars; // on the device; pinned, the update's
+    double *sums, *host_sums;             // (CUDA_SUMS) on the device; pinned: squares; nats of a call; of all calls since the last update
 
     float *rotary_table;    // (context, rotary / 2, 2)
     float *xp;              // (Q, C) embedded prefix
@@ -139,8 +156,11 @@ bool cuda_is_cross(const pa_context *c, int block);
 pa_status cuda_check(cudaError_t status, const char *what, pa_err *err);
 pa_status cuda_wait(pa_context *c, const char *what, pa_err *err); // for the stream; reports faults of launches too
 // forward.c: embeds and runs all blocks; zf is ready after it. after(block) is called when a block's k and v are.
-pa_status cuda_set_shape(pa_context *c, const pa_batch *b, pa_err *err); // checks, and fills the pinned inputs
-pa_status cuda_send_input(pa_context *c, pa_err *err);
+// Checks a batch, copies it to a slot and on to the device, beside what the stream does.
+pa_status cuda_send(pa_context *c, const pa_batch *b, cuda_slot **slot, pa_err *err);
+// Makes a slot's batch that of the call at hand. loss_scale: see cuda_scalars.
+pa_status cuda_take(pa_context *c, cuda_slot *slot, float loss_scale, pa_err *err);
+pa_status cuda_stage(pa_context *c, const pa_batch *b, pa_err *err);
 pa_status cuda_forward(pa_context *c, void (*after)(pa_context *c, int block, int stream), int stream, pa_err *err);
 void cuda_enter(pa_context *c, int block, const float *x, const float *r, float *z);
 pa_status cuda_body(pa_context *c, int block, bool last_product, pa_err *err);
@@ -152,7 +172,7 @@ pa_status cuda_loss(pa_context *c, const pa_batch *b, double *sum, const pa_scor
 pa_status cuda_linear(pa_context *c, int rows, int in, int out, const void *x, int t, void *y, cuda_type y_type, pa_err *err);
 // backward.c
 pa_status cuda_loss_grad(pa_context *c, const pa_batch *b, float scale, double *sum, pa_err *err);
-pa_status cuda_update(pa_context *c, const pa_update *u, double *norm, pa_err *err);
+pa_status cuda_update(pa_context *c, const pa_update *u, double *norm, double *nats, pa_err *err);
 // Makes a graph of what `work` enqueues; launch it with cudaGraphLaunch.
 pa_status cuda_capture(pa_context *c, cudaGraphExec_t *run, pa_status (*work)(pa_context *, pa_err *), pa_err *err);
 // decode.c

@@ -65,19 +65,31 @@ pa_status cuda_prefill(pa_context *c, int length, int latents, const uint16_t *t
     c->cached = 0;
     for (int s = 0; s < c->open.streams; s++) {
         pa_batch b = {.batch = 1, .length = length, .latents = latents, .input = tokens + (size_t)s * (size_t)length};
-        pa_status e = cuda_set_shape(c, &b, err);
-        if (e || (e = cuda_send_input(c, err))) return e;
+        cuda_slot *slot;
+        pa_status e = cuda_send(c, &b, &slot, err);
+        if (e || (e = cuda_take(c, slot, 0, err))) return e;
         cuda_refresh_weights(c);
         if ((e = cuda_forward(c, keep_rows, s, err))) return e;
         const void *last = cuda_at(c, c->zf, (size_t)(latents - 1) * (size_t)m->dim);
         if ((e = cuda_linear(c, 1, m->dim, m->vocab, last, c->params->logits, c->logits, CUDA_F32, err))) return e;
         cudaError_t status = cudaMemcpyAsync(c->host_logits + (size_t)s * V, c->logits, V * 4, cudaMemcpyDeviceToHost, c->stream);
-        // The pinned inputs are the next stream's.
-        if ((e = cuda_check(status, "fetching logits", err)) || (e = cuda_wait(c, "reading the primer", err))) return e;
+        if ((e = cuda_check(status, "fetching logits", err))) return e;
     }
+    pa_status e = cuda_wait(c, "reading the primer", err);
+    if (e) return e;
     memcpy(logits, c->host_logits, (size_t)c->open.streams * V * 4);
     c->cached = length, c->cached_prefix = length - latents;
     return PA_OK;
+}
+
+// y (S, out) = x (S, in) w^T (+ bias): `out` rows of tensor t from `first`.
+static void product(const pa_context *c, float *y, const float *x, int t, int first, const float *bias, int in, int out) {
+    size_t at = (size_t)first * (size_t)in;
+    int S = c->open.streams;
+    if (c->weight8 && c->scale_at[t] >= 0)
+        cuda_gemv_int8(c->stream, y, x, c->weight8 + c->params->row[t].offset + at, c->scale + c->scale_at[t] + first, bias, S, in, out);
+    else
+        cuda_gemv(c->stream, c->type, y, x, cuda_weight(c, t, at), bias, S, in, out);
 }
 
 static void attend(pa_context *c, int block, const step_rows *r) {
@@ -87,10 +99,9 @@ static void attend(pa_context *c, int block, const step_rows *r) {
     int S = c->open.streams, C = m->dim, I = pa_inner(m), H = m->heads, D = m->dim_head, rotary = pa_rotary_dims(m);
     bool cross = cuda_is_cross(c, block);
     const int *length = c->step_in + (cross ? 1 : 0), *position = c->step_in + 2 + S;
-    size_t step = (size_t)I * (size_t)C;
-    cuda_gemv(c->stream, c->type, r->q, r->xn, cuda_weight(c, cross ? t->q : t->qkv, 0), NULL, S, C, I);
-    cuda_gemv(c->stream, c->type, r->k, r->xn, cuda_weight(c, cross ? t->kv : t->qkv, cross ? 0 : step), NULL, S, C, I);
-    cuda_gemv(c->stream, c->type, r->v, r->xn, cuda_weight(c, cross ? t->kv : t->qkv, cross ? step : 2 * step), NULL, S, C, I);
+    product(c, r->q, r->xn, cross ? t->q : t->qkv, 0, NULL, C, I);
+    product(c, r->k, r->xn, cross ? t->kv : t->qkv, cross ? 0 : I, NULL, C, I);
+    product(c, r->v, r->xn, cross ? t->kv : t->qkv, cross ? I : 2 * I, NULL, C, I);
     if (m->qk_norm) {
         cuda_head_norm_fwd(c->stream, CUDA_F32, r->q, I, r->head_rstd, cuda_param(c, t->q_norm), S, H, D);
         cuda_head_norm_fwd(c->stream, CUDA_F32, r->k, I, r->head_rstd, cuda_param(c, t->k_norm), S, H, D);
@@ -99,7 +110,7 @@ static void attend(pa_context *c, int block, const step_rows *r) {
     cuda_rotary(c->stream, CUDA_F32, r->k, I, position, c->rotary_table, S, H, D, rotary, 1);
     cuda_attn_decode(c->stream, c->type, S, H, D, length, cache->capacity, c->softmax_scale, r->q, r->k, r->v, cache->k, cache->v, r->o,
                      c->step_work);
-    cuda_gemv(c->stream, c->type, r->y, r->o, cuda_weight(c, t->out_w, 0), cuda_param(c, t->out_b), S, I, C);
+    product(c, r->y, r->o, t->out_w, 0, cuda_param(c, t->out_b), I, C);
 }
 
 static pa_status enqueue_step(pa_context *c, pa_err *err) {
@@ -118,13 +129,13 @@ static pa_status enqueue_step(pa_context *c, pa_err *err) {
         attend(c, i, &r);
         cuda_layernorm_fwd(c->stream, CUDA_F32, r.x, r.xn, r.mean, r.rstd, r.x, r.y, NULL, cuda_param(c, t->ff_norm_w),
                            cuda_param(c, t->ff_norm_b), S, C);
-        cuda_gemv(c->stream, c->type, r.hidden, r.xn, cuda_weight(c, t->ff_1, 0), NULL, S, C, F);
+        product(c, r.hidden, r.xn, t->ff_1, 0, NULL, C, F);
         cuda_activation_fwd(c->stream, CUDA_F32, (cuda_activation)m->activation, r.g, r.hidden, S, F, NULL, 1);
-        cuda_gemv(c->stream, c->type, r.y, r.g, cuda_weight(c, t->ff_4, 0), NULL, S, F, C);
+        product(c, r.y, r.g, t->ff_4, 0, NULL, F, C);
     }
     cuda_layernorm_fwd(c->stream, CUDA_F32, r.x, r.xn, r.mean, r.rstd, r.x, r.y, NULL, cuda_param(c, p->final_norm_w),
                        cuda_param(c, p->final_norm_b), S, C);
-    cuda_gemv(c->stream, c->type, r.logits, r.xn, cuda_weight(c, p->logits, 0), NULL, S, C, m->vocab);
+    product(c, r.logits, r.xn, p->logits, 0, NULL, C, m->vocab);
     size_t bytes = (size_t)S * (size_t)m->vocab * 4;
     if (!status) status = cudaMemcpyAsync(c->host_logits, r.logits, bytes, cudaMemcpyDeviceToHost, c->stream);
     return cuda_check(status, "decoding", err);

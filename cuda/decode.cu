@@ -1,24 +1,8 @@
 // decode.cu: what a decoding step needs beyond the row kernels: attention of one query a stream against a cache, and products of few rows
 // with a matrix. Both are limited by reading: 2 S H (length + 1) D elements of cache; in out elements of weights, once for up to 4 streams.
-#include "cuda/device.cuh"
-#include "cuda/kernels.h"
+#include "cuda/rows.cuh"
 
 enum { THREADS = 128, WARPS = THREADS / 32, UNROLL = 4, SPLIT_KEYS = 128, MOST_SPLITS = 64 };
-
-// Eight neighbours as float32.
-template <typename T> static __device__ __forceinline__ void load8(float x[8], const T *p) {
-    uint4 bits = *reinterpret_cast<const uint4 *>(p);
-    const T *t = reinterpret_cast<const T *>(&bits);
-#pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = cuda_to_float(t[i]);
-}
-template <> __device__ __forceinline__ void load8<float>(float x[8], const float *p) {
-#pragma unroll
-    for (int i = 0; i < 8; i += 4) {
-        float4 v = *reinterpret_cast<const float4 *>(p + i);
-        x[i] = v.x, x[i + 1] = v.y, x[i + 2] = v.z, x[i + 3] = v.w;
-    }
-}
 
 // Softmax over some keys so far: largest score, sum of exponentials (base 2) below it, and 8 dims of the weighted sum of values.
 struct partial {
@@ -53,7 +37,7 @@ template <typename T> static __device__ partial attend(const T *k, const T *v, c
         for (int u = 0; u < UNROLL; u++) {
             int m = base + (u * WARPS + threadIdx.x / 32) * keys + lane / lanes;
             float x[8], s = 0;
-            load8(x, k + (size_t)(m < to ? m : from) * D + dim);
+            cuda_load8(x, k + (size_t)(m < to ? m : from) * D + dim);
 #pragma unroll
             for (int i = 0; i < 8; i++) s += q[i] * x[i];
             for (int step = 1; step < lanes; step *= 2) s += __shfl_xor_sync(0xffffffffu, s, step);
@@ -69,7 +53,7 @@ template <typename T> static __device__ partial attend(const T *k, const T *v, c
         for (int u = 0; u < UNROLL; u++) {
             int m = base + (u * WARPS + threadIdx.x / 32) * keys + lane / lanes;
             float x[8], w = exp2f(score[u] - top);
-            load8(x, v + (size_t)(m < to ? m : from) * D + dim);
+            cuda_load8(x, v + (size_t)(m < to ? m : from) * D + dim);
             p.sum += w;
 #pragma unroll
             for (int i = 0; i < 8; i++) p.o[i] += w * x[i];
@@ -82,7 +66,7 @@ template <typename T> static __device__ partial attend(const T *k, const T *v, c
 // Grid (splits, S H). Each block's result goes to work, then the last block of a head joins them in their order.
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-    attn_decode_kernel(int H, int D, int lanes, const int *length, int capacity, float scale, const float *q, const float *k_new,
+    attn_decode_kernel(int D, int lanes, const int *length, int capacity, float scale, const float *q, const float *k_new,
                        const float *v_new, T *k, T *v, float *o, partial *work, unsigned *arrived) {
     __shared__ partial shared[WARPS][16];
     __shared__ bool last;
@@ -138,26 +122,31 @@ static void attn_decode(cudaStream_t stream, int streams, int heads, int D, cons
     int lanes = 1;
     while (lanes * 8 < D) lanes *= 2;
     dim3 grid(splits_of(capacity), streams * heads);
-    CUDA_LAUNCH((attn_decode_kernel<T>), grid, dim3(THREADS), 0, stream, heads, D, lanes, length, capacity, scale, q, k_new, v_new, (T *)k,
-                (T *)v, o, (partial *)((char *)work + counters(streams, heads)), (unsigned *)work);
+    CUDA_LAUNCH((attn_decode_kernel<T>), grid, dim3(THREADS), 0, stream, D, lanes, length, capacity, scale, q, k_new, v_new, (T *)k, (T *)v,
+                o, (partial *)((char *)work + counters(streams, heads)), (unsigned *)work);
 }
 
 void cuda_attn_decode(cudaStream_t stream, cuda_type type, int streams, int heads, int dim_head, const int *length, int capacity,
                       float scale, const float *q, const float *k_new, const float *v_new, void *k, void *v, float *o, void *work) {
-    if (type == CUDA_F32)
-        attn_decode<float>(stream, streams, heads, dim_head, length, capacity, scale, q, k_new, v_new, k, v, o, work);
-    else if (type == CUDA_BF16)
-        attn_decode<__nv_bfloat16>(stream, streams, heads, dim_head, length, capacity, scale, q, k_new, v_new, k, v, o, work);
-    else
-        attn_decode<__half>(stream, streams, heads, dim_head, length, capacity, scale, q, k_new, v_new, k, v, o, work);
+    CUDA_TYPED(type, attn_decode, stream, streams, heads, dim_head, length, capacity, scale, q, k_new, v_new, k, v, o, work);
 }
 
 enum { GEMV_STREAMS = 4, GEMV_ROWS = 8 }; // streams a pass over the weights; rows a block, a warp each
 
-// WIDE: rows are whole 16-byte groups.
+template <> __device__ __forceinline__ float cuda_to_float(int8_t x) {
+    return (float)x;
+}
+template <> __device__ __forceinline__ void cuda_load8<int8_t>(float x[8], const int8_t *p) {
+    uint2 bits = *reinterpret_cast<const uint2 *>(p);
+    const int8_t *t = reinterpret_cast<const int8_t *>(&bits);
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] = (float)t[i];
+}
+
+// WIDE: rows are whole groups of eight. scale NULL: 1.
 template <typename T, bool WIDE>
 __global__ void __launch_bounds__(32 * GEMV_ROWS)
-    gemv_kernel(float *y, const float *x, const T *w, const float *bias, int streams, int in, int out) {
+    gemv_kernel(float *y, const float *x, const T *w, const float *scale, const float *bias, int streams, int in, int out) {
     const int row = blockIdx.x * GEMV_ROWS + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= out) return;
     const T *from = w + (size_t)row * in;
@@ -165,11 +154,11 @@ __global__ void __launch_bounds__(32 * GEMV_ROWS)
     if (WIDE) {
         for (int i = lane * 8; i < in; i += 256) {
             float a[8], b[8];
-            load8(a, from + i);
+            cuda_load8(a, from + i);
 #pragma unroll
             for (int s = 0; s < GEMV_STREAMS; s++) {
                 if (s >= streams) break;
-                load8(b, x + (size_t)s * in + i);
+                cuda_load8(b, x + (size_t)s * in + i);
 #pragma unroll
                 for (int j = 0; j < 8; j++) sum[s] += a[j] * b[j];
             }
@@ -181,30 +170,53 @@ __global__ void __launch_bounds__(32 * GEMV_ROWS)
 #pragma unroll
     for (int s = 0; s < GEMV_STREAMS; s++) {
         if (s >= streams) break;
-        float all = sum[s];
-        for (int step = 16; step; step /= 2) all += __shfl_xor_sync(0xffffffffu, all, step);
+        float all = cuda_warp_sum(sum[s]);
+        if (scale) all *= scale[row];
         if (lane == 0) y[(size_t)s * out + row] = bias ? all + bias[row] : all;
     }
 }
 
 template <typename T>
-static void gemv(cudaStream_t stream, float *y, const float *x, const T *w, const float *bias, int streams, int in, int out) {
+static void gemv(cudaStream_t stream, float *y, const float *x, const void *w, const float *scale, const float *bias, int streams, int in,
+                 int out) {
     dim3 grid((out + GEMV_ROWS - 1) / GEMV_ROWS), block(32 * GEMV_ROWS);
+    const T *from = (const T *)w;
     for (int s = 0; s < streams; s += GEMV_STREAMS) {
         int n = streams - s < GEMV_STREAMS ? streams - s : GEMV_STREAMS;
-        if (in % 8 == 0 && (uintptr_t)w % 16 == 0 && (uintptr_t)x % 16 == 0)
-            CUDA_LAUNCH((gemv_kernel<T, true>), grid, block, 0, stream, y + (size_t)s * out, x + (size_t)s * in, w, bias, n, in, out);
+        const float *a = x + (size_t)s * in;
+        float *b = y + (size_t)s * out;
+        if (cuda_wide(w, in) && cuda_wide(a, in))
+            CUDA_LAUNCH((gemv_kernel<T, true>), grid, block, 0, stream, b, a, from, scale, bias, n, in, out);
         else
-            CUDA_LAUNCH((gemv_kernel<T, false>), grid, block, 0, stream, y + (size_t)s * out, x + (size_t)s * in, w, bias, n, in, out);
+            CUDA_LAUNCH((gemv_kernel<T, false>), grid, block, 0, stream, b, a, from, scale, bias, n, in, out);
     }
 }
 
 void cuda_gemv(cudaStream_t stream, cuda_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in,
                int out) {
-    if (type == CUDA_F32)
-        gemv(stream, y, x, (const float *)w, bias, streams, in, out);
-    else if (type == CUDA_BF16)
-        gemv(stream, y, x, (const __nv_bfloat16 *)w, bias, streams, in, out);
-    else
-        gemv(stream, y, x, (const __half *)w, bias, streams, in, out);
+    CUDA_TYPED(type, gemv, stream, y, x, w, NULL, bias, streams, in, out);
+}
+void cuda_gemv_int8(cudaStream_t stream, float *y, const float *x, const int8_t *w, const float *scale, const float *bias, int streams,
+                    int in, int out) {
+    gemv<int8_t>(stream, y, x, w, scale, bias, streams, in, out);
+}
+
+// A warp a row, read twice: 8 in bytes read, 5 in written.
+static __global__ void __launch_bounds__(32 * GEMV_ROWS) round_int8_kernel(int8_t *q, float *scale, float *w, int rows, int in) {
+    const int row = blockIdx.x * GEMV_ROWS + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (row >= rows) return;
+    w += (size_t)row * in, q += (size_t)row * in;
+    float most = 0, sum = 0;
+    for (int i = lane; i < in; i += 32) most = fmaxf(most, fabsf(w[i])), sum += w[i] * 0;
+    most = cuda_warp_max(most) + cuda_warp_sum(sum); // what is not finite stays so
+    const float step = most / 127, inverse = most > 0 ? 127 / most : 0.0f;
+    for (int i = lane; i < in; i += 32) {
+        float x = w[i] * inverse;
+        q[i] = (int8_t)(x == x ? rintf(x) : 0.0f);
+        w[i] = step * q[i];
+    }
+    if (lane == 0) scale[row] = step;
+}
+void cuda_round_int8(cudaStream_t stream, int8_t *q, float *scale, float *w, int rows, int in) {
+    CUDA_LAUNCH(round_int8_kernel, dim3(cuda_blocks(rows, GEMV_ROWS)), dim3(32 * GEMV_ROWS), 0, stream, q, scale, w, rows, in);
 }

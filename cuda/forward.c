@@ -10,26 +10,27 @@ pa_status cuda_linear(pa_context *c, int rows, int in, int out, const void *x, i
     return cuda_matmul_run(c->mm, &p, x, cuda_weight(c, t, 0), y, err);
 }
 
-static pa_status set_rows(pa_context *c, const pa_batch *b, pa_err *err) {
-    const int prefix = c->M - c->N;
-    int32_t *token = c->host.token, *position = c->host.position;
-    for (int i = 0; i < c->Q; i++) {
-        int at = b->keep ? b->keep[i] : i % c->K;
+static pa_status set_rows(const pa_context *c, const cuda_slot *s, const pa_batch *b, pa_err *err) {
+    const int prefix = s->M - s->N, Q = s->B * s->K, R = s->B * s->N;
+    int32_t *token = s->host.token, *position = s->host.position;
+    for (int i = 0; i < Q; i++) {
+        int at = b->keep ? b->keep[i] : i % s->K;
         if (at < 0 || at >= prefix) return pa_error(err, PA_USAGE, "batch: kept position %d is not in the prefix of %d", at, prefix);
-        token[i] = b->input[i / c->K * c->M + at];
+        token[i] = b->input[i / s->K * s->M + at];
         position[i] = at;
     }
-    for (int i = 0; i < c->R; i++) {
-        token[c->Q + i] = b->input[i / c->N * c->M + prefix + i % c->N];
-        position[c->Q + i] = prefix + i % c->N;
+    for (int i = 0; i < R; i++) {
+        token[Q + i] = b->input[i / s->N * s->M + prefix + i % s->N];
+        position[Q + i] = prefix + i % s->N;
     }
-    for (int r = 0; r < c->Q + c->R; r++)
+    for (int r = 0; r < Q + R; r++)
         if (token[r] >= c->params->model.vocab)
             return pa_error(err, PA_USAGE, "batch: expected tokens below %d, found %d", c->params->model.vocab, (int)token[r]);
     return PA_OK;
 }
 
-pa_status cuda_set_shape(pa_context *c, const pa_batch *b, pa_err *err) {
+// Checks a batch and fills a slot's pinned memory with it.
+static pa_status fill(const pa_context *c, cuda_slot *s, const pa_batch *b, pa_err *err) {
     const pa_model *m = &c->params->model;
     int most = c->open.max_batch ? c->open.max_batch : (c->open.streams ? 1 : 0), prefix = b->length - b->latents;
     if (b->batch < 1 || b->batch > most) return pa_error(err, PA_USAGE, "batch: expected 1 to %d sequences, found %d", most, b->batch);
@@ -37,21 +38,49 @@ pa_status cuda_set_shape(pa_context *c, const pa_batch *b, pa_err *err) {
         return pa_error(err, PA_USAGE, "batch: expected 1 to %d latents, found %d", m->context - m->prefix, b->latents);
     if (prefix < 0 || prefix > m->prefix)
         return pa_error(err, PA_USAGE, "batch: expected a prefix of 0 to %d tokens, found %d", m->prefix, prefix);
-    c->B = b->batch, c->M = b->length, c->N = b->latents, c->K = b->keep ? b->kept : prefix;
-    if (c->K < 0 || c->K > prefix) return pa_error(err, PA_USAGE, "batch: expected 0 to %d kept prefix positions, found %d", prefix, c->K);
-    c->Q = c->B * c->K, c->R = c->B * c->N;
-    c->dropout = c->open.training && b->window && m->dropout > 0;
-    for (int i = 0; i < c->R; i++) c->host.target[i] = b->target ? b->target[i] : UINT16_MAX;
-    for (int i = 0; i < c->B; i++) c->host.window[i] = b->window ? b->window[i] : 0;
-    return set_rows(c, b, err);
+    s->B = b->batch, s->M = b->length, s->N = b->latents, s->K = b->keep ? b->kept : prefix;
+    if (s->K < 0 || s->K > prefix) return pa_error(err, PA_USAGE, "batch: expected 0 to %d kept prefix positions, found %d", prefix, s->K);
+    s->dropout = c->open.training && b->window && m->dropout > 0;
+    for (int i = 0; i < s->B * s->N; i++) s->host.target[i] = b->target ? b->target[i] : UINT16_MAX;
+    for (int i = 0; i < s->B; i++) s->host.window[i] = b->window ? b->window[i] : 0;
+    return set_rows(c, s, b, err);
 }
 
-pa_status cuda_send_input(pa_context *c, pa_err *err) {
-    cudaError_t status = cudaMemcpyAsync(c->in.scalars, c->host.scalars, c->input_size, cudaMemcpyHostToDevice, c->stream);
+pa_status cuda_send(pa_context *c, const pa_batch *b, cuda_slot **slot, pa_err *err) {
+    cuda_slot *s = &c->slot[c->filled == c->slot];
+    if (s == c->staged) s = c->filled;
+    // What was in it has been taken by the last call but one: this waits only where the host is two calls ahead.
+    pa_status e = cuda_check(cudaEventSynchronize(s->taken), "waiting for an earlier batch", err);
+    if (e || (e = fill(c, s, b, err))) return e;
+    cudaError_t status = cudaMemcpyAsync(s->device, s->host.token, c->input_size, cudaMemcpyHostToDevice, c->copies);
+    if (!status) status = cudaEventRecord(s->sent, c->copies);
+    *slot = c->filled = s;
     return cuda_check(status, "sending a batch", err);
 }
 
+pa_status cuda_take(pa_context *c, cuda_slot *s, float loss_scale, pa_err *err) {
+    c->B = s->B, c->M = s->M, c->N = s->N, c->K = s->K, c->dropout = s->dropout;
+    c->Q = c->B * c->K, c->R = c->B * c->N;
+    *s->scalars = (cuda_scalars){.loss_scale = loss_scale};
+    cudaError_t status = cudaStreamWaitEvent(c->stream, s->sent, 0);
+    if (!status) status = cudaMemcpyAsync(c->in.token, s->device, c->input_size, cudaMemcpyDeviceToDevice, c->stream);
+    if (!status) status = cudaMemcpyAsync(c->scalars, s->scalars, sizeof *c->scalars, cudaMemcpyHostToDevice, c->stream);
+    if (!status) status = cudaEventRecord(s->taken, c->stream);
+    return cuda_check(status, "taking a batch", err);
+}
+
+pa_status cuda_stage(pa_context *c, const pa_batch *b, pa_err *err) {
+    if (!c->dz) return pa_error(err, PA_USAGE, "stage: this context was not opened for training");
+    return cuda_send(c, b, &c->staged, err);
+}
+
 void cuda_refresh_weights(pa_context *c) {
+    for (int t = 0; c->weight8 && c->weight_stale && t < c->params->count; t++) {
+        const pa_param *row = &c->params->row[t];
+        if (c->scale_at[t] >= 0)
+            cuda_round_int8(c->stream, c->weight8 + row->offset, c->scale + c->scale_at[t], c->param + row->offset, row->shape[0],
+                            row->shape[1]);
+    }
     if (c->weight && c->weight_stale) cuda_cast(c->stream, c->type, c->weight, c->param, c->params->floats);
     c->weight_stale = false;
 }
@@ -167,21 +196,22 @@ static pa_status copy_out(pa_context *c, const pa_scores *s, pa_err *err) {
     if (s && s->best && !e) e = cudaMemcpyAsync(s->best, c->best, rows * 2, cudaMemcpyDeviceToHost, c->stream);
     if (s && s->nats && !e) e = cudaMemcpyAsync(s->nats, c->nats, rows * 4, cudaMemcpyDeviceToHost, c->stream);
     if (s && s->logits && !e) e = cudaMemcpyAsync(s->logits, c->logits, bytes, cudaMemcpyDeviceToHost, c->stream);
-    if (!e) e = cudaMemcpyAsync(&c->host_sums[1], c->nats_sum, sizeof(double), cudaMemcpyDeviceToHost, c->stream);
+    if (!e) e = cudaMemcpyAsync(&c->host_sums[CUDA_NATS], &c->sums[CUDA_NATS], sizeof(double), cudaMemcpyDeviceToHost, c->stream);
     return cuda_check(e, "fetching scores", err);
 }
 
 pa_status cuda_loss(pa_context *c, const pa_batch *b, double *sum, const pa_scores *scores, pa_err *err) {
     const pa_model *m = &c->params->model;
     if (!c->logits) return pa_error(err, PA_USAGE, "loss: this context was opened without room for a batch");
-    pa_status e = cuda_set_shape(c, b, err);
-    if (e || (e = cuda_send_input(c, err))) return e;
+    cuda_slot *slot;
+    pa_status e = cuda_send(c, b, &slot, err);
+    if (e || (e = cuda_take(c, slot, 0, err))) return e;
     cuda_refresh_weights(c);
     if ((e = cuda_forward(c, NULL, 0, err))) return e;
     if ((e = cuda_linear(c, c->R, m->dim, m->vocab, c->zf, c->params->logits, c->logits, CUDA_F32, err))) return e;
-    cuda_cross_entropy(c->stream, c->type, NULL, c->nats, c->best, c->logits, c->in.target, c->in.scalars, 0, c->R, m->vocab);
-    cuda_sum(c->stream, c->nats_sum, c->nats, (size_t)c->R);
+    cuda_cross_entropy(c->stream, c->type, NULL, c->nats, c->best, c->logits, c->in.target, c->scalars, 0, c->R, m->vocab);
+    cuda_sum(c->stream, &c->sums[CUDA_NATS], NULL, c->nats, (size_t)c->R);
     if ((e = copy_out(c, scores, err)) || (e = cuda_wait(c, "computing a loss", err))) return e;
-    *sum = c->host_sums[1];
+    *sum = c->host_sums[CUDA_NATS];
     return PA_OK;
 }

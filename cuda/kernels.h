@@ -68,6 +68,11 @@ size_t cuda_attn_decode_work(int streams, int heads, int dim_head);
 // y (S, out) = x (S, in) w^T (+ bias), w (out, in) of `type`, read once.
 void cuda_gemv(cudaStream_t stream, cuda_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in,
                int out);
+// The same with w of 8 bits: row o stands for scale[o] w[o].
+void cuda_gemv_int8(cudaStream_t stream, float *y, const float *x, const int8_t *w, const float *scale, const float *bias, int streams,
+                    int in, int out);
+// q = round(w / scale), scale = max |w| of the row / 127, and w (rows, in) becomes what that stands for: the numbers of the CPU.
+void cuda_round_int8(cudaStream_t stream, int8_t *q, float *scale, float *w, int rows, int in);
 
 // cuda/embed.cu. Gradients by one block a token (and position), which adds its rows in order.
 void cuda_embed_fwd(cudaStream_t stream, float *x, const int32_t *token, const int32_t *position, const float *token_emb,
@@ -97,10 +102,11 @@ void cuda_activation_bwd(cudaStream_t stream, cuda_type type, cuda_activation ki
 void cuda_cast(cudaStream_t stream, cuda_type type, void *y, const float *x, size_t n);
 void cuda_widen(cudaStream_t stream, cuda_type type, float *y, const void *x, size_t n);
 
-// cuda/loss.cu. scale is read from device memory: scalars->loss_scale. best may be NULL. Sum of nats in one order: *sum (double).
+// cuda/loss.cu. scale is read from device memory: scalars->loss_scale. best may be NULL. Sum of nats in one order:
+// *sum, and added to *total (NULL: not).
 void cuda_cross_entropy(cudaStream_t stream, cuda_type type, void *dlogits, float *nats, uint16_t *best, const float *logits,
                         const uint16_t *target, const cuda_scalars *scalars, float z_loss, int rows, int V);
-void cuda_sum(cudaStream_t stream, double *sum, const float *x, size_t n);
+void cuda_sum(cudaStream_t stream, double *sum, double *total, const float *x, size_t n);
 
 // cuda/optimizer.cu. *sum (double) = sum of squares in one order; work: cuda_sum_squares_work() bytes.
 size_t cuda_sum_squares_work(void);

@@ -71,7 +71,7 @@ void cuda_cross_entropy(cudaStream_t stream, cuda_type type, void *dlogits, floa
 }
 
 // One block: n is a batch's rows. 4 n bytes read.
-static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(double *sum, const float *x, size_t n) {
+static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(double *sum, double *total, const float *x, size_t n) {
     __shared__ double all[SUM_THREADS];
     double s = 0;
     for (size_t i = threadIdx.x; i < n; i += SUM_THREADS) s += x[i];
@@ -81,9 +81,11 @@ static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(double *sum, co
         if ((int)threadIdx.x < step) all[threadIdx.x] += all[threadIdx.x + step];
         __syncthreads();
     }
-    if (threadIdx.x == 0) *sum = all[0];
+    if (threadIdx.x) return;
+    *sum = all[0];
+    if (total) *total += all[0];
 }
 
-void cuda_sum(cudaStream_t stream, double *sum, const float *x, size_t n) {
-    CUDA_LAUNCH(sum_kernel, dim3(1), dim3(SUM_THREADS), 0, stream, sum, x, n);
+void cuda_sum(cudaStream_t stream, double *sum, double *total, const float *x, size_t n) {
+    CUDA_LAUNCH(sum_kernel, dim3(1), dim3(SUM_THREADS), 0, stream, sum, total, x, n);
 }

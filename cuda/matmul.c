@@ -8,6 +8,7 @@ enum { CANDIDATES = 6, TIMINGS = 3 };
 
 typedef struct {
     cuda_product key;
+    uint32_t alignment; // of all operands, in bytes
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t a, b, c; // of the library: its a is our b
     cublasLtMatmulAlgo_t algorithm;
@@ -119,6 +120,12 @@ static void choose(cuda_matmul *mm, plan *p, const cublasLtMatmulHeuristicResult
 }
 
 // The library's matrices are column-major: our row-major c (m, n) is its (n, m), made of its a (n, k), which is our b, and its b (k, m).
+// What all operands are aligned to: 16 bytes, which is as much as the library's algorithms can use, or less.
+static uint32_t alignment_of(const void *a, const void *b, const void *c) {
+    uintptr_t bits = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | 16;
+    return (uint32_t)(bits & -bits);
+}
+
 static pa_status plan_create(cuda_matmul *mm, plan *p, const cuda_product *key, const void *a, const void *b, void *c, pa_err *err) {
     pa_status result = PA_OK;
     cublasLtMatmulPreference_t preference = NULL;
@@ -127,7 +134,7 @@ static pa_status plan_create(cuda_matmul *mm, plan *p, const cuda_product *key, 
     const uint64_t m = (uint64_t)key->m, n = (uint64_t)key->n, k = (uint64_t)key->k;
     const uint64_t workspace = CUDA_MATMUL_WORKSPACE;
     int found = 0;
-    *p = (plan){.key = *key};
+    *p = (plan){.key = *key, .alignment = alignment_of(a, b, c)};
     TRY(cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     TRY(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof op_a));
     TRY(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof op_b));
@@ -136,6 +143,8 @@ static pa_status plan_create(cuda_matmul *mm, plan *p, const cuda_product *key, 
     TRY(cublasLtMatrixLayoutCreate(&p->c, data_type(key->c), n, m, key->ldc));
     TRY(cublasLtMatmulPreferenceCreate(&preference));
     TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
+    for (int i = CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES; i <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES; i++)
+        TRY(cublasLtMatmulPreferenceSetAttribute(preference, (cublasLtMatmulPreferenceAttributes_t)i, &p->alignment, sizeof p->alignment));
     TRY(cublasLtMatmulAlgoGetHeuristic(mm->handle, p->operation, p->a, p->b, p->c, p->c, preference, CANDIDATES, candidate, &found));
     if (!found) {
         result = pa_error(err, PA_FAIL, "cuBLASLt: no algorithm for a product of %d by %d by %d", key->m, key->n, key->k);
@@ -154,8 +163,9 @@ static bool same(const cuda_product *x, const cuda_product *y) {
 }
 
 static pa_status find(cuda_matmul *mm, const cuda_product *key, const plan **found, const void *a, const void *b, void *c, pa_err *err) {
+    const uint32_t alignment = alignment_of(a, b, c);
     for (int i = 0; i < mm->count; i++)
-        if (same(&mm->plans[i].key, key)) return *found = &mm->plans[i], PA_OK;
+        if (mm->plans[i].alignment == alignment && same(&mm->plans[i].key, key)) return *found = &mm->plans[i], PA_OK;
     if (mm->count == mm->capacity) {
         int capacity = mm->capacity ? 2 * mm->capacity : 32;
         plan *grown = realloc(mm->plans, (size_t)capacity * sizeof *grown);

@@ -5,11 +5,20 @@
 
 #include "cuda/context.h"
 
-static const char *const arena_name[ARENAS] = {"parameters",  "16-bit weights", "gradients", "moments",
-                                               "activations", "backward",       "caches",    "workspace"};
+static const char *const arena_name[ARENAS] = {"parameters",  "16-bit weights", "int8 weights", "gradients", "moments",
+                                               "activations", "backward",       "caches",       "workspace"};
 
 bool cuda_is_cross(const pa_context *c, int block) {
     return block < c->params->model.perceive_depth;
+}
+
+// CUDA 13 needs driver 580 or newer, whichever its minor version.
+static pa_status driver_error(pa_err *err) {
+    int knows = 0;
+    cudaDriverGetVersion(&knows);
+    if (!knows) return pa_error(err, PA_FAIL, "CUDA: no NVIDIA driver here; this build needs CUDA 13's, 580 or newer");
+    return pa_error(err, PA_FAIL, "CUDA: the NVIDIA driver is of CUDA %d.%d; this build needs CUDA 13's, 580 or newer", knows / 1000,
+                    knows % 1000 / 10);
 }
 
 pa_status cuda_check(cudaError_t status, const char *what, pa_err *err) {
@@ -17,16 +26,18 @@ pa_status cuda_check(cudaError_t status, const char *what, pa_err *err) {
     case cudaSuccess:
         return PA_OK;
     case cudaErrorNoDevice:
-        return pa_error(err, PA_FAIL, "CUDA: no GPU here; --device cpu needs none");
+        if (getenv("CUDA_VISIBLE_DEVICES"))
+            return pa_error(err, PA_FAIL, "CUDA: no such GPU: CUDA_VISIBLE_DEVICES is \"%s\"", getenv("CUDA_VISIBLE_DEVICES"));
+        return pa_error(err, PA_FAIL, "CUDA: no GPU here");
     case cudaErrorInsufficientDriver:
-        return pa_error(err, PA_FAIL, "CUDA: no NVIDIA driver, or one older than this build's CUDA %d.%d needs; --device cpu needs none",
-                        CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+        return driver_error(err);
     case cudaErrorMemoryAllocation:
         return pa_error(err, PA_FAIL, "CUDA: out of memory while %s", what);
     case cudaErrorECCUncorrectable:
         return pa_error(err, PA_FAIL, "CUDA: the GPU's memory had an uncorrectable error while %s; the last checkpoint is whole", what);
     default:
-        return pa_error(err, PA_FAIL, "CUDA: %s while %s (%s)", cudaGetErrorString(status), what, cudaGetErrorName(status));
+        return pa_error(err, PA_FAIL, "CUDA: %s while %s (%s); the last checkpoint is whole", cudaGetErrorString(status), what,
+                        cudaGetErrorName(status));
     }
 }
 
@@ -127,10 +138,9 @@ static void layout_caches(pa_context *c, cuda_arena *a) {
     c->step_work = take(a, cuda_attn_decode_work(S, m->heads, m->dim_head), 1);
 }
 
-// Inputs at the same offsets in pinned memory and on the device.
+// At the same offsets in pinned memory and on the device.
 static size_t layout_input(cuda_input *in, char *base, size_t B, size_t rows, size_t targets) {
     cuda_arena block = {.base = base}, *a = &block;
-    in->scalars = take(a, 1, sizeof *in->scalars);
     in->token = take(a, rows, 4), in->position = take(a, rows, 4);
     in->target = take(a, targets, 2);
     in->window = take(a, B, 8);
@@ -144,7 +154,8 @@ static void layout_other(pa_context *c, cuda_arena *a, size_t B, size_t N, size_
     c->input_size = layout_input(&c->in, NULL, B, B * (K + N), B * N);
     char *in = take(a, c->input_size, 1);
     if (in) layout_input(&c->in, in, B, B * (K + N), B * N);
-    c->squares = take(a, 2, 8), c->nats_sum = c->squares ? c->squares + 1 : NULL;
+    for (int i = 0; i < 2; i++) c->slot[i].device = take(a, c->input_size, 1);
+    c->scalars = take(a, 1, sizeof *c->scalars), c->sums = take(a, CUDA_SUMS, 8);
     c->work = take(a, work_bytes(c, B, N, K), 1);
     c->workspace = take(a, CUDA_MATMUL_WORKSPACE, 1);
 }
@@ -157,6 +168,16 @@ static void layout(pa_context *c) {
     for (int i = 0; i < ARENAS; i++) a[i].used = 0;
     c->param = take(&a[ARENA_PARAMETERS], n, 4);
     c->weight = take(&a[ARENA_WEIGHTS], c->type == CUDA_F32 ? 0 : n, 2);
+    if (c->open.int8) {
+        size_t rows = 0;
+        for (int t = 0; t < c->params->count; t++) {
+            const pa_param *row = &c->params->row[t];
+            bool product = row->rank == 2 && t != c->params->token_emb && t != c->params->pos_emb;
+            c->scale_at[t] = product ? (ptrdiff_t)rows : -1;
+            if (product) rows += (size_t)row->shape[0];
+        }
+        c->weight8 = take(&a[ARENA_INT8], n, 1), c->scale = take(&a[ARENA_INT8], rows, 4);
+    }
     if (c->open.training) {
         c->grad = take(&a[ARENA_GRADIENTS], n, 4);
         c->moment1 = take(&a[ARENA_MOMENTS], n, 4), c->moment2 = take(&a[ARENA_MOMENTS], n, 4);
@@ -205,18 +226,35 @@ static pa_status take_arenas(pa_context *c, pa_err *err) {
     return PA_OK;
 }
 
-static pa_status take_pinned(pa_context *c, pa_err *err) {
+// The twins of inputs, scalars and results.
+static size_t layout_pinned(pa_context *c, char *base) {
     const pa_model *m = &c->params->model;
     size_t S = (size_t)c->open.streams, B = (size_t)c->open.max_batch, N = (size_t)(m->context - m->prefix), K = (size_t)m->prefix;
+    cuda_arena block = {.base = base}, *a = &block;
     if (S && !B) B = 1;
-    size_t sums = c->input_size, step = sums + 256, logits = step + ((2 + 2 * S) * 4 + 255) / 256 * 256;
-    pa_status s = cuda_check(cudaMallocHost((void **)&c->pinned, logits + S * (size_t)m->vocab * 4), "taking pinned memory", err);
-    if (s) return s;
-    layout_input(&c->host, c->pinned, B, B * (K + N), B * N);
-    c->host_sums = (double *)(void *)(c->pinned + sums);
-    c->host_step_in = (int32_t *)(void *)(c->pinned + step);
-    c->host_logits = (float *)(void *)(c->pinned + logits);
-    return PA_OK;
+    for (int i = 0; i < 2; i++) {
+        char *input = take(a, c->input_size, 1);
+        if (input) layout_input(&c->slot[i].host, input, B, B * (K + N), B * N);
+        c->slot[i].scalars = take(a, 1, sizeof *c->scalars);
+    }
+    c->host_scalars = take(a, 1, sizeof *c->host_scalars), c->host_sums = take(a, CUDA_SUMS, sizeof *c->host_sums);
+    c->host_step_in = take(a, 2 + 2 * S, 4), c->host_logits = take(a, S * (size_t)m->vocab, 4);
+    return a->used;
+}
+
+static pa_status take_pinned(pa_context *c, pa_err *err) {
+    pa_status s = cuda_check(cudaMallocHost((void **)&c->pinned, layout_pinned(c, NULL)), "taking pinned memory", err);
+    if (!s) layout_pinned(c, c->pinned);
+    return s;
+}
+
+static pa_status make_streams(pa_context *c, pa_err *err) {
+    cudaError_t e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
+    if (!e) e = cudaStreamCreateWithFlags(&c->copies, cudaStreamNonBlocking);
+    for (int i = 0; i < 2 && !e; i++)
+        if (!(e = cudaEventCreateWithFlags(&c->slot[i].sent, cudaEventDisableTiming)))
+            e = cudaEventCreateWithFlags(&c->slot[i].taken, cudaEventDisableTiming);
+    return cuda_check(e, "making streams", err);
 }
 
 // Constants: rotation angles, and which parameters decay.
@@ -243,6 +281,7 @@ static pa_status fill_tables(pa_context *c, pa_err *err) {
 static void cuda_close(pa_context *c) {
     if (!c) return;
     if (c->stream) cudaStreamSynchronize(c->stream);
+    if (c->copies) cudaStreamSynchronize(c->copies);
     for (int i = 0; i < c->graphs; i++)
         if (c->graph[i].run) cudaGraphExecDestroy(c->graph[i].run);
     if (c->update_graph) cudaGraphExecDestroy(c->update_graph);
@@ -251,8 +290,13 @@ static void cuda_close(pa_context *c) {
     for (int i = 0; i < ARENAS; i++)
         if (c->arena[i].base) cudaFree(c->arena[i].base);
     if (c->pinned) cudaFreeHost(c->pinned);
+    for (int i = 0; i < 2; i++) {
+        if (c->slot[i].sent) cudaEventDestroy(c->slot[i].sent);
+        if (c->slot[i].taken) cudaEventDestroy(c->slot[i].taken);
+    }
     if (c->stream) cudaStreamDestroy(c->stream);
-    free(c->saved);
+    if (c->copies) cudaStreamDestroy(c->copies);
+    free(c->saved), free(c->scale_at);
     free(c->cache);
     free(c->z);
     free(c);
@@ -292,8 +336,12 @@ static pa_status prepare(pa_context *c, pa_err *err) {
     pa_err absent;
     pa_status present = cuda_present(&absent), s = PA_OK;
     if (!present) s = cuda_check(cudaGetDeviceProperties(&properties, 0), "asking for the GPU's properties", err);
+    if (!present && !s && properties.major * 10 + properties.minor < 75)
+        s = pa_error(err, PA_FAIL, "CUDA: %s has compute capability %d.%d; this build needs 7.5 or newer", properties.name,
+                     properties.major, properties.minor);
     if (s || (s = choose_type(c, &properties, err))) return s;
-    if (c->open.int8) return pa_error(err, PA_USAGE, "weights of 8 bits: on the CPU only so far; expected --device cpu with --int8");
+    if (c->open.int8 && c->open.training)
+        return pa_error(err, PA_USAGE, "weights of 8 bits are for evaluation and generation, not for training");
     if (m->dim_head % 8 || m->dim_head > 128)
         return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
     layout(c);
@@ -301,8 +349,7 @@ static pa_status prepare(pa_context *c, pa_err *err) {
     if (c->open.plan_only) return PA_OK;
     if (present) return err ? *err = absent, present : present;
     if ((s = cuda_check(cudaSetDevice(0), "choosing the GPU", err)) || (s = take_arenas(c, err)) || (s = take_pinned(c, err))) return s;
-    if ((s = cuda_check(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "making a stream", err))) return s;
-    if ((s = cuda_matmul_create(&c->mm, c->stream, c->workspace, err))) return s;
+    if ((s = make_streams(c, err)) || (s = cuda_matmul_create(&c->mm, c->stream, c->workspace, err))) return s;
     return fill_tables(c, err);
 }
 
@@ -317,7 +364,8 @@ static pa_status cuda_open(pa_context **out, const pa_open *o, pa_err *err) {
     c->saved = calloc((size_t)c->blocks, sizeof *c->saved);
     c->cache = calloc((size_t)c->blocks, sizeof *c->cache);
     c->z = calloc((size_t)c->blocks + 1, sizeof *c->z);
-    pa_status s = c->saved && c->cache && c->z ? prepare(c, err) : pa_error(err, PA_FAIL, "no memory");
+    c->scale_at = calloc((size_t)o->params->count, sizeof *c->scale_at);
+    pa_status s = c->saved && c->cache && c->z && c->scale_at ? prepare(c, err) : pa_error(err, PA_FAIL, "no memory");
     c->loss_scaling = c->type == CUDA_F16 ? 65536 : 1;
     if (s || o->plan_only)
         cuda_close(c);
@@ -346,7 +394,14 @@ static pa_status cuda_write(pa_context *c, pa_kind kind, int t, const float *in,
     float *to = tensor(c, kind, t);
     if (!to) return pa_error(err, PA_USAGE, "write: no tensor %d of kind %d here", t, (int)kind);
     pa_status s = cuda_wait(c, "finishing work before writing a tensor", err);
-    if (!s) s = cuda_check(cudaMemcpy(to, in, c->params->row[t].size * 4, cudaMemcpyHostToDevice), "writing a tensor", err);
+    size_t n = c->params->row[t].size;
+    float *scaled = NULL;
+    if (!s && kind == PA_GRAD && c->loss_scaling != 1) {
+        if (!(scaled = malloc(n * 4))) return pa_error(err, PA_FAIL, "no memory to write a gradient");
+        for (size_t i = 0; i < n; i++) scaled[i] = in[i] * c->loss_scaling;
+    }
+    if (!s) s = cuda_check(cudaMemcpy(to, scaled ? scaled : in, n * 4, cudaMemcpyHostToDevice), "writing a tensor", err);
+    free(scaled);
     if (kind == PA_PARAM) c->weight_stale = true;
     return s;
 }
@@ -391,6 +446,7 @@ const pa_backend *pa_backend_cuda(void) {
                                        .write = cuda_write,
                                        .loss = cuda_loss,
                                        .loss_grad = cuda_loss_grad,
+                                       .stage = cuda_stage,
                                        .update = cuda_update,
                                        .prefill = cuda_prefill,
                                        .decode = cuda_decode,

@@ -13,7 +13,7 @@ pa_status pa_backend_choose(const char *device, const pa_backend **backend, pa_e
     if (!strcmp(device, "cuda")) return pa_error(err, PA_USAGE, "--device cuda: this build has no CUDA backend; expected auto or cpu");
 #endif
     if (strcmp(device, "auto")) return pa_error(err, PA_USAGE, "--device: expected auto, cpu or cuda, found \"%s\"", device);
-#if defined(PA_WITH_CUDA) && !defined(PA_EMULATOR) // the emulator is for tests, not for speed
+#ifdef PA_WITH_CUDA
     pa_err why;
     if (!pa_backend_cuda()->present(&why))
         *backend = pa_backend_cuda();

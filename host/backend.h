@@ -61,11 +61,16 @@ typedef struct {
     pa_status (*write)(pa_context *ctx, pa_kind kind, int t, const float *in, pa_err *err);
     // Sum of nats over scored targets.
     pa_status (*loss)(pa_context *ctx, const pa_batch *b, double *sum, const pa_scores *scores, pa_err *err);
-    // Same, and adds `scale` times the gradient of (sum of nats + z_loss * sum of ln(Z)^2) to the gradients.
+    // Same, and adds `scale` times the gradient of (sum of nats + z_loss * sum of ln(Z)^2) to the gradients. sum NULL: a device may still
+    // be at work when this returns; `update` then tells.
     pa_status (*loss_grad)(pa_context *ctx, const pa_batch *b, float scale, double *sum, pa_err *err);
+    // Gives the batch of the next loss_grad ahead, so that it is copied to the device while earlier work goes on; that call then has b
+    // NULL. NULL: it would gain nothing here.
+    pa_status (*stage)(pa_context *ctx, const pa_batch *b, pa_err *err);
     // Sums gradients over ranks (as far as loss_grad has not), takes their global norm (before clipping), updates, and clears them. A norm
-    // that is not finite: parameters and moments stay, gradients are cleared, *norm says it.
-    pa_status (*update)(pa_context *ctx, const pa_update *u, double *norm, pa_err *err);
+    // that is not finite: parameters and moments stay, gradients are cleared, *norm says it. *nats (may be NULL): the sum of this rank's
+    // loss_grad calls since the last update.
+    pa_status (*update)(pa_context *ctx, const pa_update *u, double *norm, double *nats, pa_err *err);
     // Fills the caches with `streams` sequences of `length` tokens of which the last `latents` are latents; logits (streams, V) of the
     // last.
     pa_status (*prefill)(pa_context *ctx, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err);

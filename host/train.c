@@ -47,6 +47,10 @@ typedef struct {
     double progress;      // share of the run that is done, as all ranks agreed before this step
     bool stopping;        // a rank was asked to stop
     double started, peak; // clock at the start less seconds trained before; flop/s
+    int64_t drawn;        // step that the windows below are of; -1: none
+    double scored;        // targets of this rank's windows
+    pa_err absent;        // of a dry run: why no step can be run
+    bool staged;          // their first micro-batch is with the backend
     uint16_t *tokens;     // (windows, context + 1)
     uint16_t *input, *target;
     int32_t *keep;
@@ -87,50 +91,64 @@ static double progress(const trainer *t) {
     return p;
 }
 
-// The windows of a step, and how many targets all ranks' windows score.
-static pa_status draw_windows(trainer *t, double *scored, pa_err *err) {
+// This rank's windows of a step, and how many targets they score.
+static void draw_windows(trainer *t, int64_t step) {
     const pa_model *m = &t->config->model;
     size_t length = (size_t)m->context + 1;
-    *scored = 0;
+    t->drawn = step, t->scored = 0;
     for (int i = 0; i < t->windows; i++) {
         uint16_t *w = t->tokens + (size_t)i * length;
-        t->number[i] = (uint64_t)t->state.step * (uint64_t)t->config->train.global_batch + (uint64_t)(t->first + i);
+        t->number[i] = (uint64_t)step * (uint64_t)t->config->train.global_batch + (uint64_t)(t->first + i);
         pa_sampler_window(&t->sampler, t->number[i], w);
-        for (int at = m->prefix + 1; at <= m->context; at++) *scored += w[at] != PA_PAD;
+        for (int at = m->prefix + 1; at <= m->context; at++) t->scored += w[at] != PA_PAD;
     }
-    return pa_comm_sum_f64(&t->comm, scored, 1, err);
 }
 
-static pa_status micro_batch(trainer *t, int from, int count, float scale, double *sum, pa_err *err) {
+// At most `micro` of the windows, from the given one.
+static pa_batch micro_batch(trainer *t, int from) {
     const pa_model *m = &t->config->model;
-    int M = m->context, N = M - m->prefix;
+    int M = m->context, N = M - m->prefix, left = t->windows - from, count = left < t->micro ? left : t->micro;
     for (int i = 0; i < count; i++) {
         const uint16_t *w = t->tokens + (size_t)(from + i) * ((size_t)M + 1);
         memcpy(t->input + (size_t)i * (size_t)M, w, (size_t)M * 2);
         memcpy(t->target + (size_t)i * (size_t)N, w + m->prefix + 1, (size_t)N * 2);
         pa_keep_positions((uint64_t)t->config->train.seed, t->number[from + i], m->prefix, t->kept, t->keep + (size_t)i * (size_t)t->kept);
     }
-    pa_batch b = {.batch = count,
-                  .length = M,
-                  .latents = N,
-                  .input = t->input,
-                  .target = t->target,
-                  .keep = t->keep,
-                  .kept = t->kept,
-                  .window = t->number + from,
-                  .last = from + count == t->windows};
-    return t->backend->loss_grad(t->ctx, &b, scale, sum, err);
+    return (pa_batch){.batch = count,
+                      .length = M,
+                      .latents = N,
+                      .input = t->input,
+                      .target = t->target,
+                      .keep = t->keep,
+                      .kept = t->kept,
+                      .window = t->number + from,
+                      .last = from + count == t->windows};
+}
+
+// The gradient of all windows of this rank. Where the backend is still at work after it, the next step's windows are drawn meanwhile.
+static pa_status gradient(trainer *t, float scale, pa_err *err) {
+    pa_status s = PA_OK;
+    for (int from = 0; !s && from < t->windows; from += t->micro) {
+        bool staged = t->staged;
+        pa_batch b = {0};
+        if (!staged) b = micro_batch(t, from);
+        t->staged = false;
+        s = t->backend->loss_grad(t->ctx, staged ? NULL : &b, scale, NULL, err);
+    }
+    if (s || !t->backend->stage || !t->windows || t->options->dry_run) return s;
+    draw_windows(t, t->drawn + 1);
+    pa_batch next = micro_batch(t, 0);
+    t->staged = true;
+    return t->backend->stage(t->ctx, &next, err);
 }
 
 static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
     const pa_config *c = t->config;
-    double began = pa_clock(), scored, sum = 0, part;
-    pa_status s = draw_windows(t, &scored, err);
-    for (int from = 0; !s && from < t->windows; from += t->micro) {
-        int count = t->windows - from < t->micro ? t->windows - from : t->micro;
-        s = micro_batch(t, from, count, scored > 0 ? (float)(1 / scored) : 0, &part, err);
-        sum += part;
-    }
+    double began = pa_clock(), scored, sum;
+    if (t->drawn != t->state.step) draw_windows(t, t->state.step);
+    scored = t->scored;
+    pa_status s = pa_comm_sum_f64(&t->comm, &scored, 1, err);
+    if (!s) s = gradient(t, scored > 0 ? (float)(1 / scored) : 0, err);
     if (s) return s;
     pa_update u = {.lr = pa_learning_rate(c, t->state.step, t->progress),
                    .beta1 = c->optimizer.beta1,
@@ -140,7 +158,7 @@ static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
                    .decoupled = c->optimizer.name == PA_ADAMW,
                    .clip = c->train.grad_clip,
                    .step = t->state.updates + 1};
-    if ((s = t->backend->update(t->ctx, &u, &log->grad_norm, err)) || (s = pa_comm_sum_f64(&t->comm, &sum, 1, err))) return s;
+    if ((s = t->backend->update(t->ctx, &u, &log->grad_norm, &sum, err)) || (s = pa_comm_sum_f64(&t->comm, &sum, 1, err))) return s;
     log->skipped = !isfinite(log->grad_norm);
     t->skips_in_a_row = log->skipped ? t->skips_in_a_row + 1 : 0;
     t->state.step++, t->state.updates += !log->skipped, t->state.skips += log->skipped;
@@ -301,8 +319,10 @@ static pa_status open_backend(trainer *t, pa_err *err) {
                  .comm = &t->comm,
                  .zero = t->config->train.zero == 1,
                  .plan = t->comm.rank ? NULL : stderr};
+    // The plan is told without a device too.
+    o.plan_only = t->options->dry_run && t->backend->present(&t->absent);
     pa_status s = t->backend->open(&t->ctx, &o, err);
-    if (s) return s;
+    if (s || !t->ctx) return s;
     t->peak = t->backend->peak(t->ctx);
     return pa_comm_sum_f64(&t->comm, &t->peak, 1, err);
 }
@@ -382,7 +402,7 @@ static pa_status dry_step(trainer *t, pa_err *err) {
 }
 
 pa_status pa_train(const pa_config *config, const pa_train_options *options, pa_err *err) {
-    trainer t = {.config = config, .options = options, .backend = options->backend, .comm = options->comm, .lock = -1};
+    trainer t = {.config = config, .options = options, .backend = options->backend, .comm = options->comm, .lock = -1, .drawn = -1};
     int batch = config->train.global_batch, rank = t.comm.rank, size = t.comm.size;
     t.first = (int)((int64_t)batch * rank / size), t.windows = (int)((int64_t)batch * (rank + 1) / size) - t.first;
     t.micro = choose_micro(config, t.windows);
@@ -393,7 +413,12 @@ pa_status pa_train(const pa_config *config, const pa_train_options *options, pa_
     if (!rank)
         fprintf(stderr, "%.2f million parameters in %d tensors; %d windows a step, %d at a time; %lld windows an epoch\n",
                 (double)t.params.parameters / 1e6, t.params.count, batch, t.micro, (long long)t.sampler.epoch_windows);
-    if ((s = open_backend(&t, err)) || (s = start_run(&t, err))) goto done;
+    if ((s = open_backend(&t, err))) goto done;
+    if (!t.ctx) {
+        if (!rank) fprintf(stderr, "dry run: %s; no step was run, nothing written\n", t.absent.text);
+        goto done;
+    }
+    if ((s = start_run(&t, err))) goto done;
     catch_signals();
     s = options->dry_run ? dry_step(&t, err) : loop(&t, err);
 done:

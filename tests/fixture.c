@@ -79,6 +79,10 @@ const pa_backend *fixture_backend(void) {
     return be;
 }
 
+bool fixture_takes(const pa_backend *be, const pa_model *m) {
+    return strcmp(be->name, "cuda") || (m->dim_head % 8 == 0 && m->dim_head <= 128);
+}
+
 pa_context *fixture_open(const pa_backend *be, const fixture *f, pa_open o) {
     static pa_comm alone;
     alone = pa_comm_single();

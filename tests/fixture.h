@@ -23,6 +23,8 @@ void fixture_clear(fixture *f);
 
 // The one that PA_DEVICE names, else the CPU's.
 const pa_backend *fixture_backend(void);
+// Whether it takes this model's heads: the CUDA backend's are of multiples of 8 dims, up to 128.
+bool fixture_takes(const pa_backend *be, const pa_model *m);
 // Opens and writes f's parameters. What o leaves at zero of params and comm is filled in.
 pa_context *fixture_open(const pa_backend *be, const fixture *f, pa_open o);
 void fixture_write(const pa_backend *be, pa_context *c, const pa_params *p, const double *w);

@@ -41,7 +41,7 @@ static double train(bench *b) {
     b->state.step++, b->state.updates++;
     pa_update u = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.01, .decoupled = true, .clip = 1};
     u.step = b->state.updates;
-    fixture_ok(be->update(b->ctx, &u, &norm, &err), &err);
+    fixture_ok(be->update(b->ctx, &u, &norm, NULL, &err), &err);
     return sum;
 }
 

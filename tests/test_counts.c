@@ -62,7 +62,7 @@ static int primitives(const case_model *v, pa_precision precision) {
     for (int step = 1; step <= 2; step++) {
         double sum, norm;
         ok(be->loss_grad(c, &b, 1, &sum, &err));
-        ok(be->update(c, &(pa_update){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .step = step}, &norm, &err));
+        ok(be->update(c, &(pa_update){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .step = step}, &norm, NULL, &err));
         if (step == 1) first = cpu_matmul_created(c->mm);
     }
     assert_int_equal(cpu_matmul_created(c->mm), first);

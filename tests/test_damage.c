@@ -150,7 +150,7 @@ static void a_checkpoint(void **state) {
     b.run = (pa_run){dir, &b.config, PA_MIDI_NEURAL, &b.f.params, fixture_backend(), ctx};
     fixture_ok(b.run.backend->loss_grad(ctx, &b.f.batch, 1.0f / 30, &sum, &err), &err);
     pa_update u = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .step = 1};
-    fixture_ok(b.run.backend->update(ctx, &u, &norm, &err), &err);
+    fixture_ok(b.run.backend->update(ctx, &u, &norm, NULL, &err), &err);
     for (int k = 0; k < 3; k++) b.expected[k] = fixture_read(b.run.backend, ctx, &b.f.params, kinds[k]);
     fixture_ok(pa_saver_open(&saver, &b.run, &err), &err);
     fixture_ok(pa_saver_save(saver, &b.state, false, &err), &err);

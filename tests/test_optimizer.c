@@ -94,7 +94,7 @@ static void run_adam(pa_update u, double norm_share) {
         draw_gradient(be, c, &f, &a, (uint64_t)u.step);
         u.clip = norm_share * fixture_norm(a.g, n);
         expected = adam(&f.params, &a, &u);
-        fixture_ok(be->update(c, &u, &norm, &err), &err);
+        fixture_ok(be->update(c, &u, &norm, NULL, &err), &err);
         assert_true(fabs(norm - expected) <= 1e-6 * expected);
         adam_state ours = {fixture_read(be, c, &f.params, PA_PARAM), fixture_read(be, c, &f.params, PA_GRAD),
                            fixture_read(be, c, &f.params, PA_MOMENT1), fixture_read(be, c, &f.params, PA_MOMENT2)};
@@ -131,7 +131,7 @@ static void a_gradient_that_is_not_finite_does_no_harm(void **state) {
     double norm;
     pa_context *c = open_training(be, &f, PA_PRECISION_FP32);
     add_gradient(be, c, &f.batch);
-    fixture_ok(be->update(c, &u, &norm, &err), &err);
+    fixture_ok(be->update(c, &u, &norm, NULL, &err), &err);
     for (int i = 0; i < 3; i++) {
         double *before[3], *after[3];
         const pa_kind kinds[] = {PA_PARAM, PA_MOMENT1, PA_MOMENT2};
@@ -139,7 +139,7 @@ static void a_gradient_that_is_not_finite_does_no_harm(void **state) {
         add_gradient(be, c, &f.batch);
         fixture_ok(be->write(c, PA_GRAD, pa_params_find(&f.params, "layers.1.0.norm.bias"), row, &err), &err);
         for (int k = 0; k < 3; k++) before[k] = fixture_read(be, c, &f.params, kinds[k]);
-        fixture_ok(be->update(c, &u, &norm, &err), &err);
+        fixture_ok(be->update(c, &u, &norm, NULL, &err), &err);
         assert_false(isfinite(norm));
         for (int k = 0; k < 3; k++) {
             after[k] = fixture_read(be, c, &f.params, kinds[k]);
@@ -165,7 +165,7 @@ static void an_update_reaches_the_next_forward_pass(void **state) {
     double norm, first, updated, fresh;
     pa_context *c = open_training(be, &f, PA_PRECISION_BF16), *other;
     first = add_gradient(be, c, &f.batch);
-    fixture_ok(be->update(c, &u, &norm, &err), &err);
+    fixture_ok(be->update(c, &u, &norm, NULL, &err), &err);
     fixture_ok(be->loss(c, &f.batch, &updated, NULL, &err), &err);
     double *w = fixture_read(be, c, &f.params, PA_PARAM);
     memcpy(f.w, w, f.params.floats * sizeof *w);

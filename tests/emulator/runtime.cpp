@@ -5,8 +5,11 @@
 //   PA_EMULATOR_SEED      order of threads and of streams' work; default 1; 0: the natural order, at once
 //   PA_EMULATOR_SM        75, 80 (default) or 90: which GPU this is; 0: none
 //   PA_EMULATOR_MEMORY    bytes of device memory; default 16e9
+//   PA_EMULATOR_DRIVER    newest CUDA that the driver knows, 12040 for 12.4; default this build's; 0: no driver
+//   PA_EMULATOR_ERROR     C@N: the N-th wait for a stream, and whatever follows it, fails with error code C
 #include <cuda_runtime.h>
 
+#include "tests/emulator/counts.h"
 #include "tests/emulator/emulator.h"
 
 #include <map>
@@ -32,7 +35,7 @@ struct CUstream_st {
 struct CUevent_st {
     cudaStream_t on = nullptr;
     double when = 0; // seconds
-    bool recorded = false, captured = false;
+    bool recorded = false, captured = false, pending = false;
 };
 
 namespace emulator {
@@ -44,7 +47,10 @@ static std::map<const void *, int> dynamic_limit; // by kernel
 static CUstream_st null_stream;
 static std::vector<cudaStream_t> streams = {&null_stream};
 
-static struct { uint64_t seed, arch, memory; } settings;
+static struct { uint64_t seed, arch, memory, driver, error, error_at; } settings;
+static emulator_counts counts;
+static uint64_t stream_waits;
+static cudaError_t broken = cudaSuccess; // once set, nothing works any more
 
 static uint64_t setting(const char *name, uint64_t otherwise) {
     const char *value = getenv(name);
@@ -52,11 +58,13 @@ static uint64_t setting(const char *name, uint64_t otherwise) {
 }
 void read_settings() {
     settings.seed = setting("PA_EMULATOR_SEED", 1), settings.arch = setting("PA_EMULATOR_SM", 80);
-    settings.memory = setting("PA_EMULATOR_MEMORY", 16000000000u);
+    settings.memory = setting("PA_EMULATOR_MEMORY", 16000000000u), settings.driver = setting("PA_EMULATOR_DRIVER", CUDART_VERSION);
+    const char *error = getenv("PA_EMULATOR_ERROR"), *at = error ? strchr(error, '@') : nullptr;
+    settings.error = setting("PA_EMULATOR_ERROR", 0), settings.error_at = at ? strtoull(at + 1, nullptr, 10) : 0;
 }
 static const bool settings_were_read = (read_settings(), true);
 int architecture() {
-    return (int)settings.arch;
+    return settings.driver < CUDART_VERSION ? 0 : (int)settings.arch;
 }
 uint64_t seed() {
     return settings.seed;
@@ -87,8 +95,21 @@ static void finish_null() {
         if (s == &null_stream || s->blocking) finish(s);
 }
 
+static cudaError_t absent() {
+    return settings.driver < CUDART_VERSION ? cudaErrorInsufficientDriver : cudaErrorNoDevice;
+}
+
+// A wait that was asked to fail does, and leaves the device as a fault does.
+static cudaError_t waited() {
+    counts.waits++;
+    if (settings.error && ++stream_waits == settings.error_at) broken = (cudaError_t)settings.error;
+    return broken ? failed(broken) : cudaSuccess;
+}
+
 void enqueue(cudaStream_t stream, work w) {
     CUstream_st *s = real(stream);
+    if (broken) return;
+    counts.launches += !s->capture;
     if (s->capture)
         s->capture->nodes.push_back(std::move(w));
     else if (seed() % 2)
@@ -127,7 +148,7 @@ static cudaError_t check_copy(const void *to, const void *from, size_t bytes, cu
 }
 
 cudaError_t function_attributes(cudaFuncAttributes *a, const void *kernel) {
-    if (!architecture()) return failed(cudaErrorNoDevice);
+    if (!architecture()) return failed(absent());
     const auto limit = dynamic_limit.find(kernel);
     *a = {};
     a->maxThreadsPerBlock = 1024, a->ptxVersion = a->binaryVersion = architecture();
@@ -149,8 +170,9 @@ cudaError_t set_function_attribute(const void *kernel, cudaFuncAttribute attribu
 
 cudaError_t check_launch(const void *kernel, dim3 grid, dim3 block, size_t shared) {
     const auto limit = dynamic_limit.find(kernel);
+    if (broken) return failed(broken);
     const uint64_t threads = (uint64_t)block.x * block.y * block.z;
-    if (!architecture()) return failed(cudaErrorNoDevice);
+    if (!architecture()) return failed(absent());
     if (!threads || threads > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 ||
         grid.z > 65535)
         return failed(cudaErrorInvalidConfiguration);
@@ -160,11 +182,13 @@ cudaError_t check_launch(const void *kernel, dim3 grid, dim3 block, size_t share
 
 static cudaError_t allocate(std::map<char *, size_t> &in, void **p, size_t bytes) {
     NOT_WHILE_CAPTURING;
-    if (!architecture()) return failed(cudaErrorNoDevice);
+    if (!architecture()) return failed(absent());
     *p = nullptr;
     if (!bytes) return cudaSuccess;
+    if (broken) return failed(broken);
     if (&in == &device && bytes > memory() - used) return failed(cudaErrorMemoryAllocation);
     // Exactly as many as asked for, so that the address sanitizer sees what lies beyond; no number until something is written.
+    counts.allocations++;
     if (posix_memalign(p, 256, bytes)) return failed(cudaErrorMemoryAllocation);
     memset(*p, 0xff, bytes);
     in[(char *)*p] = bytes;
@@ -202,6 +226,9 @@ static const struct {
     {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
     {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
     {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
+    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver", "CUDA driver version is insufficient for CUDA runtime version"},
+    {cudaErrorECCUncorrectable, "cudaErrorECCUncorrectable", "uncorrectable ECC error encountered"},
+    {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
     {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
@@ -212,6 +239,10 @@ static const struct {
 };
 
 extern "C" {
+
+emulator_counts emulator_count(void) {
+    return counts;
+}
 
 const char *cudaGetErrorName(cudaError_t e) {
     for (const auto &row : errors)
@@ -232,16 +263,20 @@ cudaError_t cudaPeekAtLastError(void) {
     return last;
 }
 
+cudaError_t cudaDriverGetVersion(int *version) {
+    *version = (int)settings.driver;
+    return cudaSuccess;
+}
 cudaError_t cudaGetDeviceCount(int *count) {
     *count = architecture() ? 1 : 0;
-    return architecture() ? cudaSuccess : failed(cudaErrorNoDevice);
+    return architecture() ? cudaSuccess : failed(absent());
 }
 cudaError_t cudaGetDevice(int *device_number) {
     *device_number = 0;
-    return architecture() ? cudaSuccess : failed(cudaErrorNoDevice);
+    return architecture() ? cudaSuccess : failed(absent());
 }
 cudaError_t cudaSetDevice(int device_number) {
-    return !architecture() ? failed(cudaErrorNoDevice) : device_number ? failed(cudaErrorInvalidDevice) : cudaSuccess;
+    return !architecture() ? failed(absent()) : device_number ? failed(cudaErrorInvalidDevice) : cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device_number) {
     if (cudaSetDevice(device_number)) return last;
@@ -278,7 +313,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr a, int device
 cudaError_t cudaDeviceSynchronize(void) {
     NOT_WHILE_CAPTURING;
     finish_all();
-    return cudaSuccess;
+    return waited();
 }
 
 cudaError_t cudaMalloc(void **p, size_t bytes) {
@@ -304,7 +339,8 @@ cudaError_t cudaMemGetInfo(size_t *left, size_t *all) {
 // On the null stream, which waits for all but non-blocking ones.
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
     NOT_WHILE_CAPTURING;
-    const cudaError_t e = check_copy(to, from, bytes, kind);
+    const cudaError_t e = broken ? broken : check_copy(to, from, bytes, kind);
+    counts.waits++;
     finish_null();
     if (!e && bytes) memmove(to, from, bytes);
     return failed(e);
@@ -340,7 +376,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t strea
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
-    if (!architecture()) return failed(cudaErrorNoDevice);
+    if (!architecture()) return failed(absent());
     streams.push_back(*stream = new CUstream_st);
     (*stream)->blocking = !(flags & cudaStreamNonBlocking);
     return cudaSuccess;
@@ -360,7 +396,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     CUstream_st *s = real(stream);
     if (s->capture) return s->invalid = true, failed(cudaErrorStreamCaptureUnsupported);
     finish(s);
-    return cudaSuccess;
+    return waited();
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode) {
     if (!stream) return failed(cudaErrorStreamCaptureUnsupported); // the null stream can't be captured
@@ -403,13 +439,15 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     event->on = real(stream), event->recorded = true, event->captured = event->on->capture;
-    enqueue(stream, [=] { event->when = now(); });
+    event->pending = true;
+    enqueue(stream, [=] { event->when = now(), event->pending = false; });
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     if (event->captured) return forbidden(), failed(cudaErrorCapturedEvent);
-    if (event->on) finish(event->on);
-    return cudaSuccess;
+    counts.waits += event->recorded && event->pending;
+    if (event->on && event->pending) finish(event->on);
+    return broken ? failed(broken) : cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t stop) {
     if (!start->recorded || !stop->recorded) return failed(cudaErrorInvalidResourceHandle);
@@ -426,6 +464,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *run, cudaGraph_t graph, unsign
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t run, cudaStream_t stream) {
     if (!run) return failed(cudaErrorInvalidValue);
+    counts.graphs++, counts.launches--; // all of it is one
     enqueue(stream, [nodes = run->nodes] {
         for (const work &w : *nodes) w();
     });
