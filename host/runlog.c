@@ -84,6 +84,7 @@ pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *
     fprintf(f, "{\"step\":%lld", (long long)s->step);
     put_number(f, "epoch", s->epoch), put_number(f, "loss", s->loss), put_number(f, "lr", s->lr), put_number(f, "grad_norm", s->grad_norm);
     put_number(f, "tokens_per_s", s->tokens_per_s), put_number(f, "mfu", s->mfu), put_number(f, "seconds", s->seconds);
+    if (s->ranks > 1) put_number(f, "sent_bytes", (double)s->sent), put_number(f, "waited", s->waited);
     if (s->skipped) fputs(",\"skipped\":true", f);
     return finish(f, err);
 }

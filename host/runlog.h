@@ -13,6 +13,9 @@ typedef struct {
     double epoch, loss, lr, grad_norm, tokens_per_s, mfu, seconds, eta;
     size_t memory;
     bool skipped;
+    int ranks;     // of several, of this one's step:
+    uint64_t sent; // bytes to the others
+    double waited; // seconds for them, with nothing else to do
 } pa_step_log;
 
 // Opens RUN's logs. Metrics of steps after `resumed` (written after the checkpoint that the run goes on from; -1: it starts) are taken out.

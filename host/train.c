@@ -145,6 +145,7 @@ static pa_status gradient(trainer *t, float scale, pa_err *err) {
 static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
     const pa_config *c = t->config;
     double began = pa_clock(), scored, sum;
+    pa_comm_traffic before = pa_comm_sent(&t->comm);
     if (t->drawn != t->state.step) draw_windows(t, t->state.step);
     scored = t->scored;
     pa_status s = pa_comm_sum_f64(&t->comm, &scored, 1, err);
@@ -168,6 +169,8 @@ static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
     log->step = t->state.step, log->epoch = epochs_done(t), log->loss = scored > 0 ? sum / scored : 0, log->lr = u.lr;
     log->tokens_per_s = scored / took, log->seconds = took, log->memory = t->backend->memory(t->ctx);
     log->mfu = t->peak > 0 ? (f.linear_forward + f.linear_backward + f.attention_forward + f.attention_backward) / took / t->peak : NAN;
+    pa_comm_traffic after = pa_comm_sent(&t->comm);
+    log->ranks = t->comm.size, log->sent = after.bytes - before.bytes, log->waited = after.waited - before.waited;
     double p = progress(t);
     log->eta = p > 0 ? t->state.seconds * (1 - p) / p : NAN;
     return PA_OK;

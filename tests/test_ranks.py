@@ -19,6 +19,12 @@ SETTINGS = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"
 ENVIRONMENT = programs.environment(**SETTINGS, OMP_NUM_THREADS="1", OMPI_MCA_hwloc_base_binding_policy="none", PATRAIN_BUCKET="8192")
 
 
+def ranks_below(pid):
+    """Processes that a launcher started, itself or through others of its own, in the order of their ids."""
+    children = [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return sorted(rank for child in children for rank in ranks_below(child) or [child])
+
+
 class Ranks(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -142,9 +148,9 @@ class Ranks(unittest.TestCase):
         processes = self.start(3, run, *self.LONG, *arguments, mpi=mpi)
         self.wait_for_step(processes[0], 130)
         if mpi:
-            children = pathlib.Path(f"/proc/{processes[0].pid}/task/{processes[0].pid}/children").read_text().split()
-            self.assertEqual(len(children), 3)
-            os.kill(int(children[rank]), by)
+            below = ranks_below(processes[0].pid)
+            self.assertEqual(len(below), 3)
+            os.kill(below[rank], by)
         else:
             processes[rank].send_signal(by)
         return processes
@@ -195,6 +201,39 @@ class Ranks(unittest.TestCase):
             done = programs.train(self.folder, "nonsense", *arguments)
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertIn(text, done.stderr)
+
+    def test_slurm_queues_a_stopped_run_again(self):
+        """scripts/slurm.sh with a stand-in for srun, which starts two ranks and ends as the worse of them does, and for scontrol."""
+        tools = self.folder / "slurm"
+        tools.mkdir()
+        srun = """[[ $1 == --kill-on-bad-exit=1 ]] || exit 9
+            for rank in 0 1; do SLURM_PROCID=$rank SLURM_NTASKS=2 "${@:2}" & echo $! >> pids; each+=($!); done
+            for process in "${each[@]}"; do wait "$process"; status=$?; ((status > worst)) && worst=$status; done; exit $((worst))"""
+        for name, text in (("srun", srun), ("scontrol", 'echo "$@" > requeued')):
+            (tools / name).write_text("#!/usr/bin/env bash\n" + text + "\n")
+            (tools / name).chmod(0o755)
+        environment = ENVIRONMENT | {"PATH": f"{tools}:{ENVIRONMENT['PATH']}", "SLURM_JOB_ID": "42", "SLURM_SUBMIT_DIR": str(tools)}
+        script = pathlib.Path(__file__).resolve().parent.parent / "scripts/slurm.sh"
+
+        def start(steps):
+            line = [script, *programs.command(self.folder, "slurm-run", f"train.steps={steps}", "checkpoint.every=0")]
+            process = subprocess.Popen(line, env=environment, cwd=tools, stderr=subprocess.PIPE, text=True)
+            self.addCleanup(process.stderr.close)
+            return process
+
+        process = start(3000)
+        self.wait_for_step(process, 20)
+        os.kill(int((tools / "pids").read_text().split()[1]), signal.SIGUSR1)
+        said = process.communicate(timeout=120)[1]
+        self.assertEqual(process.returncode, 75, said)
+        self.assertEqual((tools / "requeued").read_text(), "requeue 42\n")
+        step = int(re.search(r"stopped on request at step (\d+), saved", said)[1])
+        (tools / "requeued").unlink()
+        process = start(step + 3)
+        said = process.communicate(timeout=120)[1]
+        self.assertEqual(process.returncode, 0, said)
+        self.assertIn(f"going on from step {step}", said)
+        self.assertFalse((tools / "requeued").exists())
 
 
 if __name__ == "__main__":

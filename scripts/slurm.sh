@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=patrain
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=04:00:00
+#SBATCH --signal=USR1@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+# A run of many ranks under Slurm, an example: one rank a GPU (or, without the line of GPUs, as many cores as it says). Three minutes before
+# the time limit Slurm sends SIGUSR1 to the ranks; they finish the step, save and exit with 75, and the job queues itself again, to go on.
+# A rank that dies ends the others (exit 1), and the job; the same sbatch goes on from the last checkpoint.
+#
+#   sbatch [--nodes=N ...] scripts/slurm.sh build/default/bin/patrain configs/v4.ini [section.key=value ...] --run-dir runs/v4
+#
+# The run's directory lies on a file system that all nodes see. Ranks find each other by a file beside it, with or without MPI.
+set -uo pipefail
+[[ $# -ge 2 && -n ${SLURM_JOB_ID:-} ]] || { sed -n '12,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+
+srun --kill-on-bad-exit=1 "$@" --rendezvous "${SLURM_SUBMIT_DIR:-$PWD}/rendezvous-$SLURM_JOB_ID"
+status=$?
+if [[ $status -eq 75 ]]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$status"
