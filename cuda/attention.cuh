@@ -21,15 +21,18 @@ static inline attn_dropout attn_dropout_of(const cuda_dropout &d) {
     if (!(d.p > 0)) return attn_dropout{0, nullptr, 0, 0, 1};
     return attn_dropout{d.seed, d.window, d.layer, (uint32_t)((double)d.p * 4294967296.0), (float)(1.0 / (1.0 - (double)d.p))};
 }
-// What the weights of query n for keys m .. m + C - 1 are multiplied by; m a multiple of C, which divides 4. The CPU's draws: one serves
-// four keys.
+// The CPU's draw for the weights of query n for keys m .. m + 3, m a multiple of 4.
+static __device__ __forceinline__ pa_philox attn_draw(const attn_dropout &d, uint64_t window, int h, int n, int m) {
+    const uint64_t index = 1ull << 63 | (uint64_t)d.layer << 52 | (uint64_t)h << 40 | (uint64_t)n << 20 | (uint64_t)(m / 4);
+    return pa_random(d.seed, PA_RANDOM_DROPOUT, window, index);
+}
+// What the weights of query n for keys m .. m + C - 1 are multiplied by; m a multiple of C, which divides 4.
 template <int C>
 static __device__ __forceinline__ void attn_keep(float keep[C], const attn_dropout &d, uint64_t window, int h, int n, int m) {
 #pragma unroll
     for (int j = 0; j < C; j++) keep[j] = 1;
     if (!d.limit) return;
-    const uint64_t index = 1ull << 63 | (uint64_t)d.layer << 52 | (uint64_t)h << 40 | (uint64_t)n << 20 | (uint64_t)(m / 4);
-    const pa_philox r = pa_random(d.seed, PA_RANDOM_DROPOUT, window, index);
+    const pa_philox r = attn_draw(d, window, h, n, m);
 #pragma unroll
     for (int j = 0; j < C; j++) {
         uint32_t v = r.v[j];

@@ -3,7 +3,7 @@
 // With weights p = 2^(c q.k - lse), dropout's factors z, delta = o.dout: ds = p (z dout.v - delta); dv += p z dout, dk += scale ds q,
 // dq += scale ds k. Three kernels: delta; dk and dv by blocks of keys that go through queries (8 D flop a pair); dq by blocks of queries
 // that go through keys (6 D). That is 14 D flop a pair where one pass over pairs would need 10 D, and every sum has one order.
-#include "cuda/attention.cuh"
+#include "cuda/attention_mma.cuh"
 
 // A warp a row (b, n, h) of o and dout: 2 s D bytes and 2 D flop each.
 template <typename T>
@@ -130,6 +130,180 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
         if (n + i < a.latents) P::store(attn_query<T>(a, dq, a.ldq, b, h, n + i), sum[i], a.scale, D);
 }
 
+// The tensor-core forms. Weights and ds are rounded to T, sums are float32 in registers. Products are taken so that a warp's rows are keys
+// (dk, dv) or queries (dq): what is multiplied next is then in the lanes that it is needed in, and never passes through shared memory.
+//
+// A block has 64 keys of a head, 16 a warp, and goes through the queries that see them by tiles of ROWS, of which the next is on its way
+// while one is used. Queries and dout are read once for every 64 keys. With D up to 64 and no dropout
+// fragments of keys and values are held in registers, else they are read from shared memory each time and ROWS are fewer.
+// Shared memory: two stages of q, dout, lse and delta, and keys and values where they are not held: 33 KB for D up to 64; 65 KB for 128
+// (49 KB on sm_75).
+template <int ARCH, int DIMS, bool DROP> struct dkv_shape {
+    enum {
+        HELD = DIMS <= 64 && !DROP,
+        KEYS = 64,
+        ROWS = HELD         ? 64
+               : ARCH >= 80 ? 32
+                            : 16,
+        TILE = ROWS * DIMS,
+        STAGE = 2 * TILE + 4 * ROWS, // numbers of T: q, dout, two floats a row
+        BYTES = (2 * STAGE + (HELD ? 0 : 2 * KEYS * DIMS)) * 2
+    };
+};
+template <typename T, int ARCH, int DIMS, bool DROP>
+static __global__ void __launch_bounds__(ATTN_THREADS)
+    dkv_mma_kernel(cuda_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dkp, T *dvp, T *dkn, T *dvn) {
+    typedef attn_mma<T, ARCH, DIMS> M;
+    typedef dkv_shape<ARCH, DIMS, DROP> S;
+    enum { ROWS = S::ROWS, N = ROWS / 8 };
+    if (!M::here()) return;
+    CUDA_SHARED(T, shared);
+    const int m0 = (int)blockIdx.x * S::KEYS, h = blockIdx.y, b = blockIdx.z, D = a.dim_head, keys = a.kept + a.latents;
+    const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16, m = m0 + own; // of this warp's keys
+    const float c = a.scale * 1.44269504f;
+    const uint64_t window = DROP ? dropout.window[b] : 0;
+    const size_t head = ((size_t)b * a.heads + h) * a.latents;
+    const auto load = [&](T *stage, int n0) {
+        M::template copy<ROWS>(stage, D,
+                               [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr; });
+        M::template copy<ROWS>(stage + S::TILE, D,
+                               [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr; });
+        M::commit();
+    };
+    // Of a tile's rows: lse in log2, then delta, a number a thread. A row past the end gets weights of 2^-infinity.
+    const auto statistic = [&](int n0) {
+        const int i = threadIdx.x % ROWS, which = threadIdx.x / ROWS;
+        if (n0 + i >= a.latents) return which ? 0.0f : INFINITY;
+        return which ? delta[head + n0 + i] : lse[head + n0 + i] * 1.44269504f;
+    };
+    T *const left = shared + (S::HELD ? S::STAGE : 2 * S::STAGE); // keys, then values
+    M::template copy<S::KEYS>(left, D, [&](int i) { return m0 + i < keys ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
+    M::template copy<S::KEYS>(left + S::KEYS * DIMS, D,
+                              [&](int i) { return m0 + i < keys ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr; });
+    int n0 = max(0, m0 - a.kept) / ROWS * ROWS;
+    load(shared, n0);
+    if (threadIdx.x < 2 * ROWS) reinterpret_cast<float *>(shared + 2 * S::TILE)[threadIdx.x] = statistic(n0);
+    M::wait();
+    __syncthreads();
+    uint32_t k[1][M::STEPS][4], v[1][M::STEPS][4];
+    if (S::HELD) {
+#pragma unroll
+        for (int step = 0; step < M::STEPS; step++)
+            M::rows(k[0][step], left, own, step), M::rows(v[0][step], left + S::KEYS * DIMS, own, step);
+    }
+    float dk[1][M::CHUNKS][4], dv[1][M::CHUNKS][4];
+    M::template zero<1, M::CHUNKS>(dk), M::template zero<1, M::CHUNKS>(dv);
+    for (int stage = 0; n0 < a.latents; n0 += ROWS, stage ^= 1) {
+        M::wait();
+        __syncthreads(); // this tile is there, and the other stage is read no more
+        T *const q = shared + stage * S::STAGE, *const other = shared + (stage ^ 1) * S::STAGE;
+        const bool more = n0 + ROWS < a.latents && threadIdx.x < 2 * ROWS;
+        if (n0 + ROWS < a.latents) load(other, n0 + ROWS);
+        const float next = more ? statistic(n0 + ROWS) : 0.0f;
+        if (m <= a.kept + n0 + ROWS - 1) {
+            const float *const row = reinterpret_cast<const float *>(q + 2 * S::TILE);
+            float s[1][N][4], ds[1][N][4];
+            if (S::HELD) {
+                M::template product<1, N>(s, k, q);
+                M::template product<1, N>(ds, v, q + S::TILE);
+            } else {
+                M::template product<N>(s, left, own, q);
+                M::template product<N>(ds, left + S::KEYS * DIMS, own, q + S::TILE);
+            }
+            const bool border = m + 15 > a.kept + n0;
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                float keep[4] = {1, 1, 1, 1};
+                if (DROP) attn_keep_columns(keep, dropout, window, h, n0 + j * 8, m);
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const int i = j * 8 + lane % 4 * 2 + e % 2;
+                    float p = cuda_exp2(s[0][j][e] * c - row[i]);
+                    if (border && m + lane / 4 + e / 2 * 8 > a.kept + n0 + i) p = 0;
+                    s[0][j][e] = p * keep[e], ds[0][j][e] = p * (ds[0][j][e] * keep[e] - row[ROWS + i]);
+                }
+            }
+            M::template accumulate<1, N>(dv, s, q + S::TILE);
+            M::template accumulate<1, N>(dk, ds, q);
+        }
+        if (more) reinterpret_cast<float *>(other + 2 * S::TILE)[threadIdx.x] = next;
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int at = m + half * 8 + lane / 4;
+        if (at >= keys) continue;
+        M::store(attn_key<T>(a, dkp, dkn, b, h, at), dk[0], half, a.scale, D);
+        M::store(attn_key<T>(a, dvp, dvn, b, h, at), dv[0], half, 1.0f, D);
+    }
+}
+
+// A block has 64 queries of a head, 16 a warp, fragments of q and dout in registers, and goes through the keys that they see by tiles of
+// 64. Shared memory: two stages of keys and values, 512 DP bytes; q and dout pass through the second.
+template <typename T, int ARCH, int DIMS, bool DROP>
+static __global__ void __launch_bounds__(ATTN_THREADS)
+    dq_mma_kernel(cuda_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dq) {
+    typedef attn_mma<T, ARCH, DIMS> M;
+    enum { ROWS = 64, KEYS = 64, N = KEYS / 8, TILE = KEYS * DIMS };
+    if (!M::here()) return;
+    CUDA_SHARED(T, shared);
+    const int n0 = (int)(gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z, D = a.dim_head;
+    const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16, n = n0 + own, seen = a.kept + min(n0 + ROWS, a.latents);
+    const float c = a.scale * 1.44269504f;
+    const uint64_t window = DROP ? dropout.window[b] : 0;
+    const size_t head = ((size_t)b * a.heads + h) * a.latents;
+    const auto load = [&](T *stage, int m0) {
+        M::template copy<KEYS>(stage, D, [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
+        M::template copy<KEYS>(stage + TILE, D,
+                               [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr; });
+        M::commit();
+    };
+    T *const left = shared + 2 * TILE;
+    M::template copy<ROWS>(left, D, [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr; });
+    M::template copy<ROWS>(left + TILE, D,
+                           [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr; });
+    load(shared, 0);
+    M::wait();
+    __syncthreads();
+    uint32_t q[1][M::STEPS][4], d_o[1][M::STEPS][4];
+#pragma unroll
+    for (int step = 0; step < M::STEPS; step++) M::rows(q[0][step], left, own, step), M::rows(d_o[0][step], left + TILE, own, step);
+    float sum[1][M::CHUNKS][4], top[2], mean[2];
+    M::template zero<1, M::CHUNKS>(sum);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int i = n + half * 8 + lane / 4;
+        top[half] = i < a.latents ? lse[head + i] * 1.44269504f : 0, mean[half] = i < a.latents ? delta[head + i] : 0;
+    }
+    for (int m0 = 0, stage = 0; m0 < seen; m0 += KEYS, stage ^= 1) {
+        M::wait();
+        __syncthreads(); // this tile is there, and the other stage is read no more
+        if (m0 + KEYS < seen) load(shared + (stage ^ 1) * 2 * TILE, m0 + KEYS);
+        if (m0 > a.kept + n + 15) continue;
+        T *const k = shared + stage * 2 * TILE;
+        float s[1][N][4], ds[1][N][4];
+        M::template product<1, N>(s, q, k);
+        M::template product<1, N>(ds, d_o, k + TILE);
+        const bool border = m0 + KEYS - 1 > a.kept + n;
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            float keep[4] = {1, 1, 1, 1};
+            if (DROP) attn_keep_rows(keep, dropout, window, h, n, m0 + j * 8);
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                float p = cuda_exp2(s[0][j][e] * c - top[e / 2]);
+                if (border && m0 + j * 8 + lane % 4 * 2 + e % 2 > a.kept + n + lane / 4 + e / 2 * 8) p = 0;
+                ds[0][j][e] = p * (ds[0][j][e] * keep[e] - mean[e / 2]);
+            }
+        }
+        M::template accumulate<1, N>(sum, ds, k);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int i = n + half * 8 + lane / 4;
+        if (i < a.latents) M::store(attn_query<T>(a, dq, a.ldq, b, h, i), sum[0], half, a.scale, D);
+    }
+}
+
 struct gradients {
     const void *o, *dout;
     const float *lse;
@@ -149,20 +323,38 @@ template <typename T, int DIMS> static void bwd_plain_dims(cudaStream_t stream, 
     ATTN_LAUNCH((dq_plain_kernel<T, DIMS>), queries, dim3(ATTN_THREADS), bytes, stream, *a, dropout, g.lse, g.delta, (const T *)g.dout,
                 (T *)g.dq, wide);
 }
-template <typename T> static void bwd(cudaStream_t stream, const cuda_attn *a, const gradients &g) {
+template <typename T> static void bwd_plain(cudaStream_t stream, const cuda_attn *a, const gradients &g) {
+    if (a->dim_head <= 64 && sizeof(T) == 4)
+        bwd_plain_dims<T, sizeof(T) == 4 ? 64 : 128>(stream, a, g);
+    else
+        bwd_plain_dims<T, 128>(stream, a, g);
+}
+
+template <typename T, int ARCH, int DIMS, bool DROP> static void bwd_mma(cudaStream_t stream, const cuda_attn *a, const gradients &g) {
+    const dim3 keys(cuda_blocks((size_t)a->kept + a->latents, 64), a->heads, a->batch),
+        queries(cuda_blocks(a->latents, 64), a->heads, a->batch);
+    const attn_dropout dropout = attn_dropout_of(a->dropout);
+    ATTN_LAUNCH((dkv_mma_kernel<T, ARCH, DIMS, DROP>), keys, dim3(ATTN_THREADS), (dkv_shape<ARCH, DIMS, DROP>::BYTES), stream, *a, dropout,
+                g.lse, g.delta, (const T *)g.dout, (T *)g.dkp, (T *)g.dvp, (T *)g.dkn, (T *)g.dvn);
+    ATTN_LAUNCH((dq_mma_kernel<T, ARCH, DIMS, DROP>), queries, dim3(ATTN_THREADS), 512 * DIMS, stream, *a, dropout, g.lse, g.delta,
+                (const T *)g.dout, (T *)g.dq);
+}
+
+template <typename T> static void delta(cudaStream_t stream, const cuda_attn *a, const gradients &g) {
     const size_t rows = (size_t)a->batch * a->latents * a->heads;
     CUDA_LAUNCH((delta_kernel<T>), dim3(cuda_blocks(rows, ATTN_THREADS / 32)), dim3(ATTN_THREADS), 0, stream, *a, (const T *)g.o,
                 (const T *)g.dout, g.delta, rows);
-    if (a->dim_head <= 64)
-        bwd_plain_dims<T, 64>(stream, a, g);
-    else
-        bwd_plain_dims<T, 128>(stream, a, g);
 }
 
 void cuda_attn_bwd(cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp,
                    void *dvp, void *dkn, void *dvn, void *work) {
     const gradients g = {o, dout, lse, (float *)work, dq, dkp, dvp, dkn, dvn};
-    CUDA_TYPED(a->type, bwd, stream, a, g);
+    const int form = attn_form(a, attn_wide(a));
+    CUDA_TYPED(a->type, delta, stream, a, g);
+    if (form)
+        ATTN_FORM(form, a, bwd_mma, stream, a, g);
+    else
+        CUDA_TYPED(a->type, bwd_plain, stream, a, g);
 }
 
 size_t cuda_attn_work(const cuda_attn *a) {

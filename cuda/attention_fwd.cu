@@ -1,5 +1,5 @@
 // attention_fwd.cu: attention's forward pass: exact, by tiles, with an online softmax. Knows nothing of layers, projections or rotary.
-#include "cuda/attention.cuh"
+#include "cuda/attention_mma.cuh"
 
 // A block has ROWS queries of a head and goes through the keys that they see, COLS at a time: 4 D flop a pair, and the keys and values of a
 // head are read once for every ROWS queries, 4 s D bytes a key with s bytes a number. Queries see more keys the later they are, so the last
@@ -73,12 +73,115 @@ template <typename T, int DIMS> static void fwd_plain_dims(cudaStream_t stream, 
                 *a, attn_dropout_of(a->dropout), o, lse, attn_wide(a));
 }
 template <typename T> static void fwd_plain(cudaStream_t stream, const cuda_attn *a, void *o, float *lse) {
-    if (a->dim_head <= 64)
-        fwd_plain_dims<T, 64>(stream, a, (T *)o, lse);
+    if (a->dim_head <= 64 && sizeof(T) == 4)
+        fwd_plain_dims<T, sizeof(T) == 4 ? 64 : 128>(stream, a, (T *)o, lse);
     else
         fwd_plain_dims<T, 128>(stream, a, (T *)o, lse);
 }
 
+// The tensor-core form. A block has 64 MT queries of a head, 16 MT a warp, their fragments in registers, and goes through the keys that
+// they see by tiles of 64, of which the next is on its way while one is used. Only tiles on the border are masked, and a warp skips those
+// that none of its queries sees. 4 D flop a pair; keys and values are read once for every 64 MT queries: 4 D bytes a key.
+// Shared memory: two stages of keys and values, 512 DP bytes: 32 KB for D up to 64, 64 KB for 128; the queries pass through the second.
+template <typename T, int ARCH, int DIMS, bool DROP>
+static __global__ void __launch_bounds__(ATTN_THREADS) fwd_mma_kernel(cuda_attn a, attn_dropout dropout, T *o, float *lse) {
+    typedef attn_mma<T, ARCH, DIMS> M;
+    enum { MT = DIMS > 64 || DROP ? 1 : 2, ROWS = 64 * MT, KEYS = 64, N = KEYS / 8, TILE = KEYS * DIMS };
+    if (!M::here()) return;
+    CUDA_SHARED(T, shared);
+    const int n0 = (int)(gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z, D = a.dim_head;
+    const int lane = threadIdx.x % 32, seen = a.kept + min(n0 + ROWS, a.latents);
+    const int first = n0 + threadIdx.x / 32 * 16 * MT; // of this warp's queries
+    const float c = a.scale * 1.44269504f;             // scores in log2
+    const uint64_t window = DROP ? dropout.window[b] : 0;
+    const auto load = [&](T *stage, int m0) {
+        M::template copy<KEYS>(stage, D, [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
+        M::template copy<KEYS>(stage + TILE, D,
+                               [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr; });
+        M::commit();
+    };
+    M::template copy<ROWS>(shared + 2 * TILE, D,
+                           [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr; });
+    load(shared, 0);
+    M::wait();
+    __syncthreads();
+    uint32_t q[MT][M::STEPS][4];
+    float out[MT][M::CHUNKS][4], top[MT][2], sum[MT][2];
+#pragma unroll
+    for (int i = 0; i < MT; i++) {
+#pragma unroll
+        for (int step = 0; step < M::STEPS; step++) M::rows(q[i][step], shared + 2 * TILE, first - n0 + i * 16, step);
+        top[i][0] = top[i][1] = -INFINITY, sum[i][0] = sum[i][1] = 0;
+    }
+    M::template zero<MT, M::CHUNKS>(out);
+    for (int m0 = 0, stage = 0; m0 < seen; m0 += KEYS, stage ^= 1) {
+        M::wait();
+        __syncthreads(); // this tile is there, and the other stage is read no more
+        if (m0 + KEYS < seen) load(shared + (stage ^ 1) * 2 * TILE, m0 + KEYS);
+        if (m0 > a.kept + first + 16 * MT - 1) continue;
+        T *const k = shared + stage * 2 * TILE;
+        float s[MT][N][4];
+        M::template product<MT, N>(s, q, k);
+#pragma unroll
+        for (int i = 0; i < MT; i++) {
+            const int n = first + i * 16 + lane / 4;
+            if (m0 + KEYS - 1 > a.kept + first + i * 16) {
+#pragma unroll
+                for (int j = 0; j < N * 4; j++)
+                    if (m0 + j / 4 * 8 + lane % 4 * 2 + j % 2 > a.kept + n + j / 2 % 2 * 8) s[i][j / 4][j % 4] = -INFINITY;
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float now = top[i][half];
+#pragma unroll
+                for (int j = 0; j < N; j++) now = fmaxf(now, fmaxf(s[i][j][half * 2], s[i][j][half * 2 + 1]));
+                now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 1));
+                now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 2)); // finite: all see key 0
+                const float factor = cuda_exp2((top[i][half] - now) * c);
+                top[i][half] = now, sum[i][half] *= factor;
+#pragma unroll
+                for (int d = 0; d < M::CHUNKS; d++) out[i][d][half * 2] *= factor, out[i][d][half * 2 + 1] *= factor;
+#pragma unroll
+                for (int j = 0; j < N; j++)
+#pragma unroll
+                    for (int e = half * 2; e < half * 2 + 2; e++)
+                        s[i][j][e] = cuda_exp2(s[i][j][e] * c - now * c), sum[i][half] += s[i][j][e];
+            }
+            if (DROP) {
+#pragma unroll
+                for (int j = 0; j < N; j++) {
+                    float keep[4];
+                    attn_keep_rows(keep, dropout, window, h, first + i * 16, m0 + j * 8);
+#pragma unroll
+                    for (int e = 0; e < 4; e++) s[i][j][e] *= keep[e];
+                }
+            }
+        }
+        M::template accumulate<MT, N>(out, s, k + TILE);
+    }
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int n = first + i * 16 + half * 8 + lane / 4;
+            float all = sum[i][half];
+            all += __shfl_xor_sync(0xffffffffu, all, 1), all += __shfl_xor_sync(0xffffffffu, all, 2);
+            if (n >= a.latents) continue;
+            M::store(attn_query<T>(a, o, a.ldo, b, h, n), out[i], half, 1 / all, D);
+            if (lane % 4 == 0) lse[((size_t)b * a.heads + h) * a.latents + n] = top[i][half] * a.scale + logf(all);
+        }
+}
+
+template <typename T, int ARCH, int DIMS, bool DROP> static void fwd_mma(cudaStream_t stream, const cuda_attn *a, void *o, float *lse) {
+    const dim3 grid(cuda_blocks(a->latents, DIMS > 64 || DROP ? 64 : 128), a->heads, a->batch);
+    ATTN_LAUNCH((fwd_mma_kernel<T, ARCH, DIMS, DROP>), grid, dim3(ATTN_THREADS), 512 * DIMS, stream, *a, attn_dropout_of(a->dropout),
+                (T *)o, lse);
+}
+
 void cuda_attn_fwd(cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *) {
-    CUDA_TYPED(a->type, fwd_plain, stream, a, o, lse);
+    const int form = attn_form(a, attn_wide(a));
+    if (form)
+        ATTN_FORM(form, a, fwd_mma, stream, a, o, lse);
+    else
+        CUDA_TYPED(a->type, fwd_plain, stream, a, o, lse);
 }

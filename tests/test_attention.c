@@ -1,5 +1,5 @@
 // test_attention.c: attention of every instruction set that this machine has, against a plain float64 computation. Knows nothing of tiles.
-// With PA_TEST_CUDA: the CUDA kernels instead, in the emulator or on a GPU, in fp16 too.
+// With PA_TEST_CUDA: the CUDA kernels instead, in the emulator or on a GPU, in fp16 too (with the argument fp16: in that alone).
 //
 // Tolerance by rule: a tensor may be at most twice as far (largest error) from float64 as the plain computation in the same type is, plus
 // one rounding of the tensor's largest number, plus 2^-24 of the magnitude of scores: these, and lse, are float32, and the weights that
@@ -18,7 +18,7 @@
 
 enum { O, LSE, DQ, DKP, DVP, DKN, DVN, RESULTS };
 static const char *const result_name[] = {"o", "lse", "dq", "dkp", "dvp", "dkn", "dvn"};
-static bool half; // what is called bf16 is fp16
+static bool half, half_only; // what is called bf16 is fp16
 #ifdef PA_TEST_CUDA
 #include "tests/cuda_ops.h"
 static const char *const isa_name[] = {"cuda"};
@@ -306,8 +306,8 @@ static void check_shape(shape s, cpu_type type) {
 
 static void check_types(shape s) {
     if (!covered(s.dim_head)) return;
-    check_shape(s, CPU_F32);
-    for (int i = 0; i < HALVES; i++) {
+    if (!half_only) check_shape(s, CPU_F32);
+    for (int i = half_only; i < HALVES; i++) {
         half = i;
         check_shape(s, CPU_BF16);
     }
@@ -362,9 +362,10 @@ static void test_dropout_share(void **state) {
 // A later key or value changes no earlier output, bit by bit; a NaN reaches every later output, and returns.
 static void test_causality_and_nan(void **state) {
     const int N = 150, K = 11, D = 64, at = 70;
-    for (int type = 0; type < 2; type++) {
+    for (int type = half_only ? 2 : 0; type < 1 + HALVES; type++) {
         problem t;
-        problem_make(&t, (shape){1, N, K, 1, D, 2, 0, 2}, (cpu_type)type);
+        half = type == 2;
+        problem_make(&t, (shape){1, N, K, 1, D, 2, 0, 2}, type ? CPU_BF16 : CPU_F32);
         for (int i = 0; i < TABLES; i++) {
             const cpu_ops *ops = table(i);
             if (!ops) continue;
@@ -451,7 +452,8 @@ static void test_decode(void **state) {
 }
 #endif
 
-int main(void) {
+int main(int argc, char **argv) {
+    half_only = argc > 1 && !strcmp(argv[1], "fp16");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_edge_sizes),
         cmocka_unit_test(test_special_shapes),
