@@ -21,6 +21,7 @@ typedef struct {
 typedef struct {
     void (*before)(void *what);
     pa_status (*work)(void *what, pa_err *err);
+    double (*seconds)(void *what); // that the last work took, by a clock of its own; NULL: by the host's
     void *what;
 } bench_job;
 pa_status bench_measure(const bench_job *job, bench_effort effort, bench_time *t, pa_err *err);
@@ -33,6 +34,21 @@ typedef struct {
     double read, copy; // bytes a second; copy: of memcpy or of a change in place, counting what is read and what is written
 } bench_roof;
 pa_status bench_roofs(bool bf16, bench_roof *best, pa_err *err); // raises what it finds too low
+
+// A row of the case table, measured.
+typedef struct {
+    case_row row;
+    bench_time time, peer;
+    bool has_peer;
+    const char *peer_note;
+    case_error error;
+} bench_case;
+
+// On a GPU, with cuDNN's time for attention where it has the shape (cuda.c; only where that backend is built). half: it has no bf16, and
+// what rows call so is fp16. ops draw and prepare operands on the host.
+pa_status bench_cuda(const case_row *row, const cpu_ops *ops, bool half, int samples, bench_effort effort, bench_case *to, pa_err *err);
+pa_status bench_cuda_roofs(const cpu_ops *ops, bool half, bench_roof *best, pa_err *err);
+pa_status bench_cuda_device(char *name, size_t size, bool *half, pa_err *err);
 
 // oneDNN's time for a case's work, where it has it: has is false else. note says in what the work differs.
 pa_status bench_onednn(const case_row *row, bench_effort effort, bool *has, bench_time *t, const char **note, pa_err *err);

@@ -19,7 +19,7 @@ pa_status bench_measure(const bench_job *job, bench_effort effort, bench_time *t
         double start = pa_clock();
         pa_status s = job->work(job->what, err);
         if (s) return s;
-        double spent = pa_clock() - start;
+        double spent = job->seconds ? job->seconds(job->what) : pa_clock() - start;
         if (i < 0 && spent < 4 * effort.seconds) continue; // that was the warm-up
         seconds[runs++] = spent, all += spent;
         if (all > 4 * effort.seconds || (all > effort.seconds && runs >= effort.least)) break;

@@ -1,5 +1,5 @@
-// pabench.c: measures every operation at the shapes of v1 to v5 and whole models by part, against roofs found in the same run, float64 and
-// oneDNN. Prints tables, and writes JSON of which bench/roofline.py makes a picture.
+// pabench.c: measures every operation at the shapes of v1 to v5 and whole models, by part on the CPU, against roofs found in the same run,
+// float64, and oneDNN or cuDNN. Prints tables, and writes JSON of which bench/roofline.py makes a picture.
 #include <cJSON.h>
 #include <math.h>
 #include <omp.h>
@@ -14,22 +14,15 @@
 enum { SAMPLES = 12, MOST_CASES = 2 * 5 * CASE_ROWS, MOST_MODELS = 5 * 2 * (BENCH_MODELS + 1) };
 
 typedef struct {
-    case_row row;
-    bench_time time, peer;
-    bool has_peer;
-    const char *peer_note;
-    case_error error;
-} case_result;
-
-typedef struct {
     const char *device, *filter, *json, *precision;
-    bool quick, bf16;
+    bool quick, bf16, gpu, half; // half: what rows call bf16 is fp16
+    char where[96];              // the GPU's name, or the instruction set
     const pa_backend *be;
     const cpu_ops *ops;
     regex_t wanted;
     bench_effort effort;
     bench_roof roof;
-    case_result *cases;
+    bench_case *cases;
     bench_model models[MOST_MODELS];
     int case_count, model_count, threads;
 } options;
@@ -47,9 +40,12 @@ static pa_status execute(void *what, pa_err *err) {
     return case_execute(what, err);
 }
 
-static pa_status measure_case(const options *o, const case_row *row, case_result *to, pa_err *err) {
+static pa_status measure_case(const options *o, const case_row *row, bench_case *to, pa_err *err) {
     case_run r;
-    *to = (case_result){.row = *row};
+    *to = (bench_case){.row = *row, .peer_note = ""};
+#ifdef PA_WITH_CUDA
+    if (o->gpu) return bench_cuda(row, o->ops, o->half, SAMPLES, o->effort, to, err);
+#endif
     pa_status s = case_open(&r, row, o->ops, err);
     if (s) return s;
     if (!(s = case_execute(&r, err))) to->error = case_check(&r, SAMPLES);
@@ -66,6 +62,8 @@ static pa_status measure_cases(options *o, int models, pa_err *err) {
             bool asked =
                 strcmp(o->precision, type == CPU_F32 ? "bf16" : "fp32") && (o->bf16 || type == CPU_F32 || !strcmp(o->precision, "bf16"));
             for (int i = 0; asked && i < rows; i++) {
+                char *name = strstr(row[i].name, "bf16");
+                if (name && o->half) memcpy(name, "fp16", 4);
                 if (!wanted(o, row[i].name)) continue;
                 fprintf(stderr, "%s\n", row[i].name);
                 pa_status s = measure_case(o, &row[i], &o->cases[o->case_count], err);
@@ -89,16 +87,16 @@ static pa_status measure_model(options *o, const case_model *v, pa_precision pre
 }
 
 static void measure_models(options *o, int models) {
-    static const char *const name[] = {"train fp32", "train bf16"};
+    const char *const name[] = {"train fp32", o->half ? "train fp16" : "train bf16"};
+    const pa_precision precision[] = {PA_PRECISION_FP32, o->half ? PA_PRECISION_FP16 : PA_PRECISION_BF16};
     for (int m = 0; m < models; m++)
         for (int i = 0; i < 2; i++) {
             char text[64];
             bool has = strcmp(o->precision, i ? "fp32" : "bf16") && (!i || o->bf16 || !strcmp(o->precision, "bf16"));
             snprintf(text, sizeof text, "%s %s prefill decode", case_models[m].name, name[i]);
             if (!has || !wanted(o, text)) continue;
-            measure_model(o, &case_models[m], i ? PA_PRECISION_BF16 : PA_PRECISION_FP32, o->threads);
-            if (m == 0 && o->threads > 1 && o->be == pa_backend_cpu())
-                measure_model(o, &case_models[m], i ? PA_PRECISION_BF16 : PA_PRECISION_FP32, 1);
+            measure_model(o, &case_models[m], precision[i], o->threads);
+            if (m == 0 && o->threads > 1 && !o->gpu) measure_model(o, &case_models[m], precision[i], 1);
         }
 }
 
@@ -115,9 +113,9 @@ static double roof_seconds(const options *o, cpu_type type, double flop, double 
 
 static void print_cases(const options *o) {
     printf("\n%-32s %10s %5s %9s %9s %8s %7s %6s %9s %10s\n", "operation", "ms", "+-%", "Gflop", "MB", "GF/s", "GB/s", "roof%", "error",
-           "oneDNN ms");
+           o->gpu ? "cuDNN ms" : "oneDNN ms");
     for (int i = 0; i < o->case_count; i++) {
-        const case_result *c = &o->cases[i];
+        const bench_case *c = &o->cases[i];
         bool memory;
         double t = c->time.median, roof = roof_seconds(o, c->row.type, c->row.flop, c->row.bytes, c->row.reads, &memory);
         printf("%-32s %10.3f %5.1f %9.3f %9.2f %8.1f %7.1f %5.0f%c %9.1e", c->row.name, t * 1e3, spread(&c->time), c->row.flop / 1e9,
@@ -131,9 +129,8 @@ static void print_cases(const options *o) {
 }
 
 static double model_share(const options *o, const bench_model *m) {
-    cpu_type type = strstr(m->name, "bf16") ? CPU_BF16 : CPU_F32;
+    cpu_type type = strstr(m->name, "fp32") ? CPU_F32 : CPU_BF16;
     double peak = o->roof.flops[type] > 0 ? o->roof.flops[type] : o->roof.flops[CPU_F32];
-    if (o->be != pa_backend_cpu()) return NAN; // the roofs are the CPU's
     return (m->read_bound ? m->bytes / o->roof.read : m->flop / peak) / m->time.median;
 }
 
@@ -159,18 +156,23 @@ static void json_time(cJSON *to, const char *name, const bench_time *t) {
 
 static void json_cases(const options *o, cJSON *all) {
     for (int i = 0; i < o->case_count; i++) {
-        const case_result *c = &o->cases[i];
+        const bench_case *c = &o->cases[i];
         bool memory;
         cJSON *j = cJSON_CreateObject();
         cJSON_AddItemToArray(all, j);
-        cJSON_AddStringToObject(j, "name", c->row.name), cJSON_AddStringToObject(j, "type", c->row.type == CPU_F32 ? "fp32" : "bf16");
+        cJSON_AddStringToObject(j, "name", c->row.name), cJSON_AddStringToObject(j, "type",
+                                                                                 c->row.type == CPU_F32 ? "fp32"
+                                                                                 : o->half              ? "fp16"
+                                                                                                        : "bf16");
         cJSON_AddNumberToObject(j, "flop", c->row.flop), cJSON_AddNumberToObject(j, "bytes", c->row.bytes);
         cJSON_AddBoolToObject(j, "cold", c->row.cold), cJSON_AddNumberToObject(j, "error", c->error.error);
         cJSON_AddNumberToObject(j, "error_over_allowed", c->error.allowed);
         double roof = roof_seconds(o, c->row.type, c->row.flop, c->row.bytes, c->row.reads, &memory);
         cJSON_AddNumberToObject(j, "roof_share", roof / c->time.median), cJSON_AddStringToObject(j, "roof", memory ? "memory" : "compute");
         json_time(j, "seconds", &c->time);
-        if (c->has_peer) json_time(j, "onednn_seconds", &c->peer), cJSON_AddStringToObject(j, "onednn_note", c->peer_note);
+        if (!c->has_peer) continue;
+        json_time(j, o->gpu ? "cudnn_seconds" : "onednn_seconds", &c->peer);
+        cJSON_AddStringToObject(j, o->gpu ? "cudnn_note" : "onednn_note", c->peer_note);
     }
 }
 
@@ -196,7 +198,7 @@ static pa_status write_json(const options *o, pa_err *err) {
     time_t now = time(NULL);
     strftime(date, sizeof date, "%Y-%m-%d", localtime(&now));
     cJSON_AddStringToObject(all, "version", PA_VERSION), cJSON_AddStringToObject(all, "date", date);
-    cJSON_AddStringToObject(all, "device", o->be->name), cJSON_AddStringToObject(all, "isa", o->ops->name);
+    cJSON_AddStringToObject(all, "device", o->be->name), cJSON_AddStringToObject(all, "isa", o->where);
     cJSON_AddNumberToObject(all, "threads", o->threads);
     cJSON *roof = cJSON_AddObjectToObject(all, "roof");
     cJSON_AddNumberToObject(roof, "fp32_flops", o->roof.flops[CPU_F32]),
@@ -213,26 +215,43 @@ static pa_status write_json(const options *o, pa_err *err) {
     return s;
 }
 
-static pa_status bench_all(options *o, pa_err *err) {
-    int models = o->quick ? 1 : 5;
-    o->effort = o->quick ? (bench_effort){.seconds = 0.1, .least = 3} : (bench_effort){.seconds = 0.5, .least = 7};
-    o->threads = omp_get_max_threads();
+static pa_status roofs(options *o, pa_err *err) {
+    fprintf(stderr, "roofs\n");
+#ifdef PA_WITH_CUDA
+    if (o->gpu) return bench_cuda_roofs(o->ops, o->half, &o->roof, err);
+#endif
+    return bench_roofs(o->bf16, &o->roof, err);
+}
+
+static pa_status choose(options *o, pa_err *err) {
     pa_status s = pa_backend_choose(o->device, &o->be, err);
     if (s) return s;
     if (!(o->ops = cpu_ops_select(getenv("PATRAIN_ISA"))))
         return pa_error(err, PA_USAGE, "PATRAIN_ISA: not an instruction set of this processor");
-    o->bf16 = !strcmp(o->ops->name, "avx512_bf16");
+    o->gpu = o->be != pa_backend_cpu();
+    o->bf16 = o->gpu || !strcmp(o->ops->name, "avx512_bf16");
+    snprintf(o->where, sizeof o->where, "%s", o->ops->name);
+#ifdef PA_WITH_CUDA
+    if (o->gpu) s = bench_cuda_device(o->where, sizeof o->where, &o->half, err);
+#endif
+    return s;
+}
+
+static pa_status bench_all(options *o, pa_err *err) {
+    int models = o->quick ? 1 : 5;
+    o->threads = omp_get_max_threads();
+    pa_status s = choose(o, err);
+    if (s) return s;
+    o->effort = o->quick ? (bench_effort){.seconds = 0.1, .least = 3} : (bench_effort){.seconds = o->gpu ? 0.05 : 0.5, .least = 7};
     if (!(o->cases = calloc(MOST_CASES, sizeof *o->cases))) return pa_error(err, PA_FAIL, "no memory");
-    fprintf(stderr, "roofs\n");
-    if ((s = bench_roofs(o->bf16, &o->roof, err))) return s;
-    if (o->be == pa_backend_cpu() && (s = measure_cases(o, models, err))) return s;
+    if ((s = roofs(o, err)) || (s = measure_cases(o, models, err))) return s;
     measure_models(o, models);
     if (!o->case_count && !o->model_count)
         return pa_error(err, PA_USAGE, "--filter: nothing is called like \"%s\"", o->filter ? o->filter : "");
-    if ((s = bench_roofs(o->bf16, &o->roof, err))) return s;
-    printf("%s, %s, %d threads. Roofs, the best found before and after: matrix product fp32 %.1f GF/s", o->be->name, o->ops->name,
-           o->threads, o->roof.flops[CPU_F32] / 1e9);
-    if (o->bf16) printf(", bf16 %.1f GF/s", o->roof.flops[CPU_BF16] / 1e9);
+    if ((s = roofs(o, err))) return s;
+    printf("%s, %s, %d threads. Roofs, the best found before and after: matrix product fp32 %.1f GF/s", o->be->name, o->where, o->threads,
+           o->roof.flops[CPU_F32] / 1e9);
+    if (o->bf16) printf(", %s %.1f GF/s", o->half ? "fp16" : "bf16", o->roof.flops[CPU_BF16] / 1e9);
     printf("; read %.1f GB/s, copy %.1f GB/s.\nroof%%: c of the matrix product's rate, m of the memory's, whichever allows less;"
            " above 100m the work was in cache.\n",
            o->roof.read / 1e9, o->roof.copy / 1e9);
@@ -244,8 +263,9 @@ static pa_status bench_all(options *o, pa_err *err) {
 int main(int argc, char **argv) {
     static options o = {.device = "cpu", .precision = "auto"};
     const pa_option option[] = {
-        {"device", PA_OPT_CHOICE, &o.device, "auto|cpu|cuda", "where whole models run; operations are measured on the CPU", "Measurement"},
-        {"precision", PA_OPT_CHOICE, &o.precision, "auto|fp32|bf16", "auto: fp32, and bf16 where the processor has it", NULL},
+        {"device", PA_OPT_CHOICE, &o.device, "auto|cpu|cuda", "where operations and whole models run", "Measurement"},
+        {"precision", PA_OPT_CHOICE, &o.precision, "auto|fp32|bf16",
+         "auto: both, bf16 where the processor has it; a GPU without it takes fp16 instead", NULL},
         {"filter", PA_OPT_STRING, &o.filter, "REGEX", "only what is called so, as in \"v1 (train|matmul)\"", NULL},
         {"quick", PA_OPT_FLAG, &o.quick, NULL, "v1 alone, and briefly", NULL},
         {"json", PA_OPT_STRING, &o.json, "OUT", "write everything there; bench/roofline.py draws it", "Output"},
