@@ -49,7 +49,7 @@ static pa_status measure_case(const options *o, const case_row *row, bench_case 
     pa_status s = case_open(&r, row, o->ops, err);
     if (s) return s;
     if (!(s = case_execute(&r, err))) to->error = case_check(&r, SAMPLES);
-    if (!s) s = bench_measure(&(bench_job){prepare, execute, &r}, o->effort, &to->time, err);
+    if (!s) s = bench_measure(&(bench_job){.before = prepare, .work = execute, .what = &r}, o->effort, &to->time, err);
     case_close(&r);
     return s ? s : bench_onednn(row, o->effort, &to->has_peer, &to->peer, &to->peer_note, err);
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A folder that runs on another x86-64 Linux machine with a GPU: programs, their tests, pabench, configurations, tokens of your music, and
+# A folder, and an archive of it, that runs on another x86-64 Linux machine with a GPU: programs, their tests, pabench, configurations, tokens of your music, and
 # bench/gpu.sh, which runs it all. NVIDIA's libraries stay out; gpu.sh finds them there, in a toolkit or in Python's packages.
 #
 #   scripts/bundle.sh OUT_DIR --midi MIDI_DIR
@@ -30,9 +30,9 @@ while [[ $# -gt 0 ]]; do
 done
 [[ -n $out && -n $midi ]] || refuse "expected OUT_DIR and --midi MIDI_DIR"
 [[ -d $midi ]] || refuse "--midi: $midi is not a folder"
-[[ ! -e $out ]] || fail "$out is there already"
+[[ ! -e $out && ! -e $out.tar.gz ]] || fail "$out or $out.tar.gz is there already"
 
-programs=(paprep patrain paeval pagen pabench test_cuda_ops test_golden test_gradcheck test_model test_step test_optimizer)
+programs=(paprep patrain paeval pagen pabench test_cuda_ops test_cuda_attention test_golden test_gradcheck test_model test_step test_optimizer)
 
 # make_build DIR ARCHITECTURES RUN_PATH
 make_build() {
@@ -49,6 +49,7 @@ make_build() {
   fi
   rm -f "$log"
   grep -q '^PA_NVCC:FILEPATH=/' "$1/CMakeCache.txt" || fail "no CUDA toolkit was found to build with (scripts/setup_cuda.sh gets one)"
+  grep -q '^PA_CUDNN_FRONTEND:PATH=/' "$1/CMakeCache.txt" || say "without cuDNN: its frontend was not found (scripts/setup_cuda.sh gets it)"
 }
 # shellcheck disable=SC2016 # $ORIGIN is the loader's word
 $given || make_build "$build" '75-real;80-real;90a-real;90-virtual' '$ORIGIN/../lib'
@@ -85,4 +86,5 @@ cp "$root/bench/peers/torch_worker.py" "$part/bench/peers/"
 python3 -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target "$part/python" perceiver-ar-pytorch==0.0.10 2> /dev/null ||
   say "perceiver_ar_pytorch could not be fetched: gpu.sh will leave PyTorch out"
 mv "$part" "$out"
-say "$(du -sh "$out" | cut -f1) in $out; there: $(basename "$out")/bench/gpu.sh"
+tar -C "$(dirname "$out")" -czf "$out.tar.gz" "$(basename "$out")"
+say "$out ($(du -sh "$out" | cut -f1)) and $out.tar.gz ($(du -h "$out.tar.gz" | cut -f1)); there: $(basename "$out")/bench/gpu.sh"
