@@ -336,9 +336,9 @@ static pa_status launch_cudnn(gpu *g, pa_err *err) {
     const case_row *r = &g->host.row;
     const size_t I = (size_t)r->heads * (size_t)r->dim_head * cuda_size(g->type);
     char *dkv = r->cross ? g->x[X_DKV] : (char *)g->x[X_DQ] + I;
-    bool ok = r->kind == CASE_ATTENTION_FWD
-                  ? cuda_cudnn_fwd(g->cudnn, &g->a, g->x[X_O], g->x[X_LSE], g->workspace)
-                  : cuda_cudnn_bwd(g->cudnn, &g->a, g->x[X_O], g->x[X_LSE], g->x[X_DOUT], g->x[X_DQ], dkv, dkv + I, g->workspace);
+    bool ok = r->kind == CASE_ATTENTION_FWD ? cuda_cudnn_fwd(g->cudnn, g->stream, &g->a, g->x[X_O], g->x[X_LSE], g->workspace)
+                                            : cuda_cudnn_bwd(g->cudnn, g->stream, &g->a, g->x[X_O], g->x[X_LSE], g->x[X_DOUT], g->x[X_DQ],
+                                                             dkv, dkv + I, g->workspace);
     return ok ? PA_OK : pa_error(err, PA_FAIL, "%s: cuDNN failed", r->name);
 }
 static pa_status timed_cudnn(void *what, pa_err *err) {
@@ -347,8 +347,7 @@ static pa_status timed_cudnn(void *what, pa_err *err) {
 static pa_status measure_cudnn(gpu *g, bench_effort effort, bool *has, bench_time *t, pa_err *err) {
     const case_row *r = &g->host.row;
     const bool back = r->kind == CASE_ATTENTION_BWD;
-    if ((r->kind != CASE_ATTENTION_FWD && !back) || !cuda_cudnn_expresses(&g->a) || !(g->cudnn = cuda_cudnn_create(g->stream)))
-        return PA_OK;
+    if ((r->kind != CASE_ATTENTION_FWD && !back) || !cuda_cudnn_expresses(&g->a) || !(g->cudnn = cuda_cudnn_create())) return PA_OK;
     size_t work = cuda_cudnn_work(g->cudnn, &g->a, back);
     pa_status s = PA_OK;
     if (work != SIZE_MAX && !(s = cuda_check(cudaMalloc(&g->workspace, work + 16), "taking memory for cuDNN", err))) {

@@ -8,8 +8,7 @@
 
 #ifndef PA_WITH_CUDNN
 
-cuda_attend *cuda_attend_create(cudaStream_t stream) {
-    (void)stream;
+cuda_attend *cuda_attend_create(void) {
     return NULL;
 }
 void cuda_attend_destroy(cuda_attend *t) {
@@ -46,13 +45,13 @@ struct cuda_attend {
     int count;
 };
 
-cuda_attend *cuda_attend_create(cudaStream_t stream) {
+cuda_attend *cuda_attend_create(void) {
     const char *wanted = getenv("PATRAIN_CUDNN");
     int device, major = 0;
     if (wanted && !strcmp(wanted, "0")) return NULL;
     if (cudaGetDevice(&device) || cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) || major != 9) return NULL;
     cuda_attend *t = calloc(1, sizeof *t);
-    if (t && (t->cudnn = cuda_cudnn_create(stream))) return t;
+    if (t && (t->cudnn = cuda_cudnn_create())) return t;
     free(t);
     return NULL;
 }
@@ -68,8 +67,12 @@ static size_t larger(size_t x, size_t y) {
 }
 
 size_t cuda_attend_work(cuda_attend *t, const cuda_attn *a, bool back) {
-    size_t theirs = t && cuda_cudnn_expresses(a) ? cuda_cudnn_work(t->cudnn, a, back) : 0;
-    return larger(cuda_attn_work(a), theirs == SIZE_MAX ? 0 : theirs);
+    size_t most = cuda_attn_work(a);
+    for (int b = 0; b <= (back ? 1 : 0) && t && cuda_cudnn_expresses(a); b++) {
+        size_t theirs = cuda_cudnn_work(t->cudnn, a, b);
+        if (theirs != SIZE_MAX) most = larger(most, theirs);
+    }
+    return most;
 }
 
 // One sequence of a shape on drawn numbers: operands, then each output twice, ours first.
@@ -144,10 +147,11 @@ static bool run_both(cuda_attend *t, cudaStream_t stream, const trial *r, bool b
     void *const *x = r->x[0], *const *y = r->x[1], *work = r->x[0][T_WORK];
     size_t prefix = (size_t)(a->kept * a->ldkv) * 2;
     cuda_attn_fwd(stream, a, x[T_O], x[T_LSE], work);
-    if (!back) return cuda_cudnn_fwd(t->cudnn, a, y[T_O], y[T_LSE], work) && !cudaStreamSynchronize(stream);
+    if (!back) return cuda_cudnn_fwd(t->cudnn, stream, a, y[T_O], y[T_LSE], work) && !cudaStreamSynchronize(stream);
     cuda_attn_bwd(stream, a, x[T_O], x[T_LSE], x[T_DOUT], x[T_DQ], x[T_DK], x[T_DV], (char *)x[T_DK] + prefix, (char *)x[T_DV] + prefix,
                   work);
-    return cuda_cudnn_bwd(t->cudnn, a, x[T_O], x[T_LSE], x[T_DOUT], y[T_DQ], y[T_DK], y[T_DV], work) && !cudaStreamSynchronize(stream);
+    return cuda_cudnn_bwd(t->cudnn, stream, a, x[T_O], x[T_LSE], x[T_DOUT], y[T_DQ], y[T_DK], y[T_DV], work) &&
+           !cudaStreamSynchronize(stream);
 }
 
 static bool prove(cuda_attend *t, cudaStream_t stream, const cuda_attn *shape, bool back) {
@@ -183,12 +187,12 @@ static bool usable(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, bool
 }
 
 void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work, size_t size) {
-    if (!usable(t, stream, a, false, size) || !cuda_cudnn_fwd(t->cudnn, a, o, lse, work)) cuda_attn_fwd(stream, a, o, lse, work);
+    if (!usable(t, stream, a, false, size) || !cuda_cudnn_fwd(t->cudnn, stream, a, o, lse, work)) cuda_attn_fwd(stream, a, o, lse, work);
 }
 
 void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq,
                      void *dkp, void *dvp, void *dkn, void *dvn, void *work, size_t size) {
-    if (!usable(t, stream, a, true, size) || !cuda_cudnn_bwd(t->cudnn, a, o, lse, dout, dq, dkp, dvp, work))
+    if (!usable(t, stream, a, true, size) || !cuda_cudnn_bwd(t->cudnn, stream, a, o, lse, dout, dq, dkp, dvp, work))
         cuda_attn_bwd(stream, a, o, lse, dout, dq, dkp, dvp, dkn, dvn, work);
 }
 #endif

@@ -7,9 +7,9 @@
 typedef struct cuda_attend cuda_attend;
 
 // NULL where there is only one choice: built without cuDNN, or none is found, a GPU other than sm_90, or PATRAIN_CUDNN=0.
-cuda_attend *cuda_attend_create(cudaStream_t stream);
+cuda_attend *cuda_attend_create(void);
 void cuda_attend_destroy(cuda_attend *t);
-// Bytes of work for cuda_attend_fwd, or with back for cuda_attend_bwd. t may be NULL here and below.
+// Bytes of work for cuda_attend_fwd, and with back for cuda_attend_bwd too. t may be NULL here and below.
 size_t cuda_attend_work(cuda_attend *t, const cuda_attn *a, bool back);
 // As cuda_attn_fwd and cuda_attn_bwd, with `size` bytes of work. The first call of a shape takes memory for a while and waits: both run on
 // drawn numbers and are compared. If that call is being captured, our kernels run.

@@ -117,13 +117,11 @@ static plan *find(cuda_cudnn *d, const cuda_attn &a, bool back) {
 
 extern "C" {
 
-cuda_cudnn *cuda_cudnn_create(cudaStream_t stream) {
+cuda_cudnn *cuda_cudnn_create(void) {
     if (!load()) return nullptr;
     try {
         auto d = std::make_unique<cuda_cudnn>();
-        if (fe::detail::create_handle(&d->handle) != CUDNN_STATUS_SUCCESS) return nullptr;
-        if (fe::detail::set_stream(d->handle, stream) == CUDNN_STATUS_SUCCESS) return d.release();
-        fe::detail::destroy_handle(d->handle);
+        if (fe::detail::create_handle(&d->handle) == CUDNN_STATUS_SUCCESS) return d.release();
     } catch (const std::exception &) {}
     return nullptr;
 }
@@ -155,17 +153,17 @@ size_t cuda_cudnn_work(cuda_cudnn *d, const cuda_attn *a, bool back) {
     return p->good ? (size_t)p->work : SIZE_MAX;
 }
 
-bool cuda_cudnn_fwd(cuda_cudnn *d, const cuda_attn *a, void *o, float *lse, void *work) {
+bool cuda_cudnn_fwd(cuda_cudnn *d, cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work) {
     const plan *p = find(d, *a, false);
-    if (!p || !p->good) return false;
+    if (!p || !p->good || fe::detail::set_stream(d->handle, stream) != CUDNN_STATUS_SUCCESS) return false;
     std::unordered_map<int64_t, void *> at = {{Q, (void *)a->q}, {K, (void *)a->kp}, {V, (void *)a->vp}, {O, o}, {LSE, lse}};
     return p->graph->execute(d->handle, at, work).is_good();
 }
 
-bool cuda_cudnn_bwd(cuda_cudnn *d, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dk, void *dv,
-                    void *work) {
+bool cuda_cudnn_bwd(cuda_cudnn *d, cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq,
+                    void *dk, void *dv, void *work) {
     const plan *p = find(d, *a, true);
-    if (!p || !p->good) return false;
+    if (!p || !p->good || fe::detail::set_stream(d->handle, stream) != CUDNN_STATUS_SUCCESS) return false;
     std::unordered_map<int64_t, void *> at = {{Q, (void *)a->q}, {K, (void *)a->kp}, {V, (void *)a->vp}, {O, (void *)o}, {LSE, (void *)lse},
                                               {DQ, dq},          {DO, (void *)dout}, {DK, dk},           {DV, dv}};
     return p->graph->execute(d->handle, at, work).is_good();

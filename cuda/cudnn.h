@@ -11,8 +11,8 @@ extern "C" {
 
 typedef struct cuda_cudnn cuda_cudnn;
 
-// NULL where cuDNN is not found or does not take this GPU. The current device's; calls run on the stream.
-cuda_cudnn *cuda_cudnn_create(cudaStream_t stream);
+// For the current device; NULL where cuDNN is not found or does not take it.
+cuda_cudnn *cuda_cudnn_create(void);
 void cuda_cudnn_destroy(cuda_cudnn *d);
 
 // Whether one tensor with strides holds the keys, and cuDNN knows the rest: bf16 or fp16, no dropout. Pointers count only by where they
@@ -22,9 +22,9 @@ bool cuda_cudnn_expresses(const cuda_attn *a);
 // cuDNN has none. Forward and backward are asked for apart.
 size_t cuda_cudnn_work(cuda_cudnn *d, const cuda_attn *a, bool back);
 // As cuda_attn_fwd and cuda_attn_bwd, with lse in natural logarithms too; the backward pass in one order of sums. false: cuDNN failed.
-bool cuda_cudnn_fwd(cuda_cudnn *d, const cuda_attn *a, void *o, float *lse, void *work);
-bool cuda_cudnn_bwd(cuda_cudnn *d, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dk, void *dv,
-                    void *work);
+bool cuda_cudnn_fwd(cuda_cudnn *d, cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work);
+bool cuda_cudnn_bwd(cuda_cudnn *d, cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq,
+                    void *dk, void *dv, void *work);
 
 // Whether cuDNN would take the shape on a GPU of this architecture (80, 90), asked without one; why: what it says, of that size.
 bool cuda_cudnn_supports(int architecture, const cuda_attn *a, bool back, char *why, size_t size);

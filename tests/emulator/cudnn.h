@@ -1,0 +1,21 @@
+// cudnn.h: what the stand-in for cuDNN is to be, and how often it was asked to run.
+#ifndef PA_EMULATOR_CUDNN_H
+#define PA_EMULATOR_CUDNN_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+    enum { CUDNN_RIGHT, CUDNN_MISSING, CUDNN_REFUSES, CUDNN_FAILS, CUDNN_WRONG, CUDNN_NAN } is;
+    size_t more_work; // that it wants than our kernels
+    int calls;
+} emulator_cudnn_state;
+extern emulator_cudnn_state emulator_cudnn;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
