@@ -98,7 +98,8 @@ static pa_status attention_backward(pa_context *c, int block, pa_err *err) {
     cuda_attention_of(c, block, &a);
     void *dk = cross ? c->dkv : cuda_at(c, c->dq, (size_t)I), *dv = cuda_at(c, dk, (size_t)I);
     size_t prefix = (size_t)Q * (size_t)ldkv;
-    cuda_attn_bwd(c->stream, &a, s->o, s->lse, c->dout, c->dq, dk, dv, cuda_at(c, dk, prefix), cuda_at(c, dv, prefix), c->work);
+    cuda_attend_bwd(c->attend, c->stream, &a, s->o, s->lse, c->dout, c->dq, dk, dv, cuda_at(c, dk, prefix), cuda_at(c, dv, prefix), c->work,
+                    c->work_size);
     unrotate(c, block, Q, cross ? I : 3 * I, ldkv, c->dq, dk);
     if ((e = projection_backward(c, block, Q, c->dq, c->dkv, err))) return e;
     if (Q)

@@ -3,6 +3,7 @@
 #ifndef PA_CUDA_CONTEXT_H
 #define PA_CUDA_CONTEXT_H
 
+#include "cuda/attend.h"
 #include "cuda/kernels.h"
 #include "cuda/matmul.h"
 #include "host/backend.h"
@@ -76,6 +77,7 @@ struct pa_context {
     const pa_params *params;
     cuda_type type;
     cuda_matmul *mm;
+    cuda_attend *attend;
     cudaStream_t stream, copies;
     cudaGraphExec_t update_graph, decode_graph;
     cuda_step_graph graph[CUDA_GRAPHS];
@@ -110,8 +112,9 @@ struct pa_context {
     float *logits;          // (R, V)
     float *nats;            // (R)
     uint16_t *best;         // (R)
-    void *work;             // of attention and reductions
-    void *workspace;        // of cuBLASLt
+    void *work;             // of attention and reductions, work_size bytes
+    size_t work_size;
+    void *workspace; // of cuBLASLt
 
     float *dz, *dxp;       // (R, C), (Q, C)
     void *dza, *dxn;       // (R, C), (Q + R, C) act

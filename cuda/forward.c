@@ -162,7 +162,7 @@ pa_status cuda_body(pa_context *c, int block, bool last_product, pa_err *err) {
     if ((e = project(c, block, err))) return e;
     cuda_attn a;
     cuda_attention_of(c, block, &a);
-    cuda_attn_fwd(c->stream, &a, s->o, s->lse, c->work);
+    cuda_attend_fwd(c->attend, c->stream, &a, s->o, s->lse, c->work, c->work_size);
     if ((e = cuda_linear(c, c->R, I, C, s->o, t->out_w, c->y, CUDA_F32, err))) return e;
     cuda_layernorm_fwd(c->stream, c->type, s->z_mid, s->zn2, s->mean2, s->rstd2, c->z[block], c->y, cuda_param(c, t->out_b),
                        cuda_param(c, t->ff_norm_w), cuda_param(c, t->ff_norm_b), c->R, C);

@@ -75,16 +75,21 @@ static void layout_saved(pa_context *c, cuda_arena *a, cuda_saved *s, bool cross
     s->h = ACT(R * F), s->g = ACT(R * F);
 }
 
-static cuda_attn attention_limits(const pa_context *c, int batch, int latents, int kept) {
+// The largest call, with its keys where a call has them; cross: with a prefix.
+static cuda_attn attention_limits(const pa_context *c, bool cross, int batch, int latents, int kept) {
     const pa_model *m = &c->params->model;
-    return (cuda_attn){.type = c->type, .batch = batch, .latents = latents, .kept = kept, .heads = m->heads, .dim_head = m->dim_head};
+    cuda_attn a = {
+        .type = c->type, .batch = batch, .latents = latents, .kept = cross ? kept : 0, .heads = m->heads, .dim_head = m->dim_head};
+    a.scale = c->softmax_scale, a.ldo = pa_inner(m), a.ldq = cross ? a.ldo : 3 * a.ldo, a.ldkv = cross ? 2 * a.ldo : 3 * a.ldo;
+    a.kn = a.vn = (const void *)((uintptr_t)(batch * a.kept) * (uintptr_t)a.ldkv * cuda_size(c->type));
+    return a;
 }
 
 static size_t work_bytes(const pa_context *c, size_t B, size_t N, size_t K) {
     const pa_model *m = &c->params->model;
-    cuda_attn cross = attention_limits(c, (int)B, (int)N, (int)K), self = attention_limits(c, (int)B, (int)N, 0);
-    size_t need[] = {cuda_attn_work(&cross), cuda_attn_work(&self), cuda_norm_work(m->dim), cuda_norm_work(m->dim_head),
-                     cuda_sum_squares_work()};
+    cuda_attn cross = attention_limits(c, true, (int)B, (int)N, (int)K), self = attention_limits(c, false, (int)B, (int)N, 0);
+    size_t need[] = {cuda_attend_work(c->attend, &cross, c->open.training), cuda_attend_work(c->attend, &self, c->open.training),
+                     cuda_norm_work(m->dim), cuda_norm_work(m->dim_head), cuda_sum_squares_work()};
     size_t most = 0;
     for (size_t i = 0; i < sizeof need / sizeof *need; i++)
         if (need[i] > most) most = need[i];
@@ -156,7 +161,8 @@ static void layout_other(pa_context *c, cuda_arena *a, size_t B, size_t N, size_
     if (in) layout_input(&c->in, in, B, B * (K + N), B * N);
     for (int i = 0; i < 2; i++) c->slot[i].device = take(a, c->input_size, 1);
     c->scalars = take(a, 1, sizeof *c->scalars), c->sums = take(a, CUDA_SUMS, 8);
-    c->work = take(a, work_bytes(c, B, N, K), 1);
+    c->work_size = work_bytes(c, B, N, K);
+    c->work = take(a, c->work_size, 1);
     c->workspace = take(a, CUDA_MATMUL_WORKSPACE, 1);
 }
 
@@ -287,6 +293,7 @@ static void cuda_close(pa_context *c) {
     if (c->update_graph) cudaGraphExecDestroy(c->update_graph);
     if (c->decode_graph) cudaGraphExecDestroy(c->decode_graph);
     cuda_matmul_destroy(c->mm);
+    cuda_attend_destroy(c->attend);
     for (int i = 0; i < ARENAS; i++)
         if (c->arena[i].base) cudaFree(c->arena[i].base);
     if (c->pinned) cudaFreeHost(c->pinned);
@@ -344,6 +351,7 @@ static pa_status prepare(pa_context *c, pa_err *err) {
         return pa_error(err, PA_USAGE, "weights of 8 bits are for evaluation and generation, not for training");
     if (m->dim_head % 8 || m->dim_head > 128)
         return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
+    if (!present) c->attend = cuda_attend_create();
     layout(c);
     if (c->open.plan) print_plan(c, properties.name, c->open.plan);
     if (c->open.plan_only) return PA_OK;

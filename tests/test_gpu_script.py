@@ -35,7 +35,7 @@ class Bundle(unittest.TestCase):
         cls.folder.cleanup()
 
     def gpu(self, *arguments):
-        done = subprocess.run([self.bundle / "bench/gpu.sh", "--smoke", "--device", "cpu", *map(str, arguments)], capture_output=True, text=True)
+        done = subprocess.run([self.bundle / "bench/gpu.sh", "--smoke", *map(str, arguments)], capture_output=True, text=True)
         results = (self.bundle / "results.md").read_text()
         states = dict(re.findall(r"^\| (.+?) \| (.+?) \| [\d.]+ \|", results, re.M))
         return done, results, states

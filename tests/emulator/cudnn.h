@@ -8,8 +8,9 @@
 extern "C" {
 #endif
 
+enum { CUDNN_RIGHT, CUDNN_MISSING, CUDNN_REFUSES, CUDNN_FAILS, CUDNN_WRONG, CUDNN_NAN };
 typedef struct {
-    enum { CUDNN_RIGHT, CUDNN_MISSING, CUDNN_REFUSES, CUDNN_FAILS, CUDNN_WRONG, CUDNN_NAN } is;
+    int is;
     size_t more_work; // that it wants than our kernels
     int calls;
 } emulator_cudnn_state;
