@@ -149,7 +149,7 @@ def sanitizer(r: Run) -> None:
 
 def pabench(r: Run) -> None:
     argv = [ROOT / "bin/pabench", "--device", r.o.device, "--json", r.work / "pabench.json"]
-    argv += ["--quick", "--filter", "v1 (layernorm_fwd|matmul y)"] if r.o.smoke else []
+    argv += ["--quick", "--filter", "v1 (layernorm_fwd|matmul y)"] if r.o.smoke else ["--precision", "bf16"]
     done = r.command("pabench", argv, 100)
     if done.ok:
         r.sections.append("## pabench\n\n```\n" + done.text[done.text.rfind("\n", 0, done.text.find("Roofs")) + 1:].strip() + "\n```")
@@ -319,7 +319,8 @@ def turing(r: Run) -> None:
                           f"{t['loss'][0]:.3f} → {t['loss'][1]:.3f}. This GPU's speed says nothing of a T4's.")
 
 
-PARTS = {"tests": tests, "sanitizer": sanitizer, "training": training, "pabench": pabench, "generation": generation, "turing": turing}
+# In the order of their weight: the last ones go short where time runs out.
+PARTS = {"tests": tests, "training": training, "pabench": pabench, "generation": generation, "turing": turing, "sanitizer": sanitizer}
 
 
 def write(r: Run, clocks: str) -> bool:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A folder, and an archive of it, that runs on another x86-64 Linux machine with a GPU: programs, their tests, pabench, configurations, tokens of your music, and
-# bench/gpu.sh, which runs it all. NVIDIA's libraries stay out; gpu.sh finds them there, in a toolkit or in Python's packages.
+# A folder, and an archive of it, for another x86-64 Linux machine with a GPU: programs, their tests, pabench, configurations, tokens of your
+# music, and bench/gpu.sh, which runs it all. NVIDIA's libraries stay out; gpu.sh finds them there, in a toolkit or in Python's packages.
 #
 #   scripts/bundle.sh OUT_DIR --midi MIDI_DIR
 #
