@@ -64,6 +64,8 @@ pa_status pa_saver_lend(const pa_run *run, pa_err *err);
 // Finds the newest checkpoint of the run that is whole (a damaged one is told of on stderr and passed over) and loads weights, moments and
 // state. *found = false where there is none at all; PA_DATA where there are some and none is whole.
 pa_status pa_checkpoint_resume(const pa_run *run, pa_run_state *state, bool *found, pa_err *err);
+// Points DIR/latest at the checkpoint that a run goes on from, and DIR/best at its best: a save may have ended before it came to them.
+pa_status pa_checkpoint_links(const char *dir, const pa_run_state *state, pa_err *err);
 // Steps of all checkpoints in DIR, newest first (free them); what interrupted saves left is put in order on the way.
 pa_status pa_checkpoint_list(const char *dir, int64_t **step, size_t *count, pa_err *err);
 

@@ -81,11 +81,13 @@ static void view(pa_tensor *out, char (*names)[80], const char *prefix, const fl
 
 // Written and read back: a file system that lost or changed a byte on the way is found while the last checkpoint is still there.
 static pa_status write_file(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count, pa_err *err) {
-    pa_st *back = NULL;
+    pa_st *back;
+    pa_err why;
     pa_status status = pa_st_write(path, tensors, count, meta, meta_count, err);
-    if (!status) status = pa_st_open(&back, path, err);
+    if (status) return status;
+    if (pa_st_open(&back, path, &why)) return pa_error(err, PA_FAIL, "%s; it was just written", why.text);
     pa_st_close(back);
-    return status;
+    return PA_OK;
 }
 
 static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
@@ -156,8 +158,11 @@ static pa_status place(const char *temporary, const char *folder, pa_err *err) {
 
 // RUN/name -> target, replaced in one step.
 static pa_status point(const char *run, const char *name, const char *target, pa_err *err) {
-    char link[PATH], temporary[PATH + 32];
+    char link[PATH], temporary[PATH + 32], found[256];
     snprintf(link, sizeof link, "%s/%s", run, name);
+    ssize_t n = readlink(link, found, sizeof found - 1);
+    found[n > 0 ? n : 0] = 0;
+    if (!strcmp(found, target)) return PA_OK;
     snprintf(temporary, sizeof temporary, "%s.tmp.%d", link, (int)getpid());
     unlink(temporary);
     if (symlink(target, temporary) || rename(temporary, link)) {
@@ -166,6 +171,16 @@ static pa_status point(const char *run, const char *name, const char *target, pa
         return pa_error(err, PA_FAIL, "%s: cannot link to %s: %s", link, target, strerror(e));
     }
     return pa_sync_dir(run, err);
+}
+
+pa_status pa_checkpoint_links(const char *run, const pa_run_state *state, pa_err *err) {
+    char name[64], path[PATH + 64];
+    snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)state->step);
+    pa_status s = point(run, "latest", name, err);
+    if (s || !isfinite(state->best)) return s;
+    snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)state->best_step);
+    snprintf(path, sizeof path, "%s/%s", run, name);
+    return access(path, F_OK) ? PA_OK : point(run, "best", name, err);
 }
 
 // Removes all but the `keep` newest checkpoints, the one just written first among them, and never what latest or best point at. Newer ones

@@ -385,6 +385,7 @@ static pa_status start_run(trainer *t, pa_err *err) {
         return s;
     }
     if (found) {
+        if (!t->comm.rank && (s = pa_checkpoint_links(o->run, &t->state, err))) return s;
         if (!t->comm.rank) fprintf(stderr, "%s: going on from step %lld\n", o->run, (long long)t->state.step);
         t->saved_step = t->state.step;
     }

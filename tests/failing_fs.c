@@ -1,0 +1,135 @@
+// failing_fs.c: a file system that fails, put between a program and its C library by LD_PRELOAD.
+//
+//   FAILING_FS=CALL:PATH:N:HOW
+//
+// The Nth CALL on a path that contains PATH ("N+": that one and all after it) goes wrong as HOW says:
+//   an error's number   it fails with that error
+//   torn                fwrite says that all is written, of half
+//   kill, killed        the process is killed before it, or after (fwrite: after half of it)
+//   lost                rename, then killed, and what was in the renamed folder is cut in half: a disk whose fsync lies, and no power
+// Calls: fwrite fflush fclose fsync rename symlink mkdir open (for writing) pread. Failures of write(2) itself are seen by stdio's buffers,
+// so stdio's functions are the ones replaced.
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef enum { GOES_ON, FAILS, TORN, KILL, KILLED, LOST } outcome;
+
+static void *original(const char *name) {
+    void *f = dlsym(RTLD_NEXT, name);
+    if (!f) abort();
+    return f;
+}
+
+#define CALL(name) ((__typeof__(&name))original(#name))
+
+static outcome judge(const char *call, const char *path) {
+    static atomic_long calls;
+    char what[32], where[256], how[32];
+    long n;
+    const char *spec = getenv("FAILING_FS");
+    if (!spec || sscanf(spec, "%31[^:]:%255[^:]:%ld", what, where, &n) != 3) return GOES_ON;
+    snprintf(how, sizeof how, "%s", strrchr(spec, ':') + 1);
+    if (strcmp(what, call) || !strstr(path, where)) return GOES_ON;
+    long now = atomic_fetch_add(&calls, 1) + 1;
+    if (now < n || (now > n && !strstr(spec, "+:"))) return GOES_ON;
+    if (!strcmp(how, "torn")) return TORN;
+    if (!strcmp(how, "kill")) raise(SIGKILL);
+    if (!strcmp(how, "killed")) return KILLED;
+    if (!strcmp(how, "lost")) return LOST;
+    errno = atoi(how);
+    return FAILS;
+}
+
+static outcome judge_file(const char *call, int fd) {
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    path[n > 0 ? n : 0] = 0;
+    return judge(call, path);
+}
+
+static int after(outcome o, int result) {
+    if (o == KILLED) raise(SIGKILL);
+    return result;
+}
+
+size_t fwrite(const void *data, size_t size, size_t count, FILE *f) {
+    outcome o = judge_file("fwrite", fileno(f));
+    if (o == FAILS) return 0;
+    if (o == GOES_ON) return CALL(fwrite)(data, size, count, f);
+    CALL(fwrite)(data, 1, size * count / 2, f);
+    if (o == TORN) return count;
+    CALL(fflush)(f);
+    return (size_t)after(o, 0);
+}
+
+int fflush(FILE *f) {
+    outcome o = f ? judge_file("fflush", fileno(f)) : GOES_ON;
+    return o == FAILS ? EOF : after(o, CALL(fflush)(f));
+}
+
+int fclose(FILE *f) {
+    outcome o = judge_file("fclose", fileno(f));
+    int why = errno, result = CALL(fclose)(f);
+    if (o != FAILS) return after(o, result);
+    errno = why;
+    return EOF;
+}
+
+int fsync(int fd) {
+    outcome o = judge_file("fsync", fd);
+    return o == FAILS ? -1 : after(o, CALL(fsync)(fd));
+}
+
+static void halve(const char *folder, const char *name) {
+    char path[4096];
+    struct stat info;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (stat(path, &info) || truncate(path, info.st_size / 2)) abort();
+}
+
+static int after_rename(outcome o, const char *to, int result) {
+    if (o == LOST) {
+        halve(to, "model.safetensors"), halve(to, "state.safetensors");
+        raise(SIGKILL);
+    }
+    return after(o, result);
+}
+
+int rename(const char *from, const char *to) {
+    outcome o = judge("rename", to);
+    return o == FAILS ? -1 : after_rename(o, to, CALL(rename)(from, to));
+}
+
+int symlink(const char *target, const char *path) {
+    outcome o = judge("symlink", path);
+    return o == FAILS ? -1 : after(o, CALL(symlink)(target, path));
+}
+
+int mkdir(const char *path, mode_t mode) {
+    outcome o = judge("mkdir", path);
+    return o == FAILS ? -1 : after(o, CALL(mkdir)(path, mode));
+}
+
+int open(const char *path, int flags, ...) {
+    va_list args;
+    va_start(args, flags);
+    int mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(args, int) : 0;
+    va_end(args);
+    outcome o = flags & O_ACCMODE ? judge("open", path) : GOES_ON;
+    return o == FAILS ? -1 : after(o, CALL(open)(path, flags, mode));
+}
+
+ssize_t pread(int fd, void *data, size_t count, off_t at) {
+    outcome o = judge_file("pread", fd);
+    return o == FAILS ? -1 : after(o, (int)CALL(pread)(fd, data, count, at));
+}
