@@ -119,6 +119,24 @@ static pa_status refuse_link(const char *path, pa_err *err) {
     return pa_error(err, PA_DATA, "%s: expected the run's own, found a link", path);
 }
 
+// What a run can't change on its way; the model's shapes apart.
+static pa_status check_same_run(const pa_run *run, const pa_run_state *state, pa_encoding encoding, const char *corpus, pa_err *err) {
+    const pa_config *c = run->config;
+    char mine[16];
+    snprintf(mine, sizeof mine, "%08x", run->corpus);
+    if (state->seed != (uint64_t)c->train.seed)
+        return pa_error(err, PA_USAGE, "train.seed: checkpoint %llu, configuration %lld", (unsigned long long)state->seed,
+                        (long long)c->train.seed);
+    if (encoding != run->encoding)
+        return pa_error(err, PA_USAGE, "data.train: expected the checkpoint's encoding, %s, found %s", pa_encoding_name(encoding),
+                        pa_encoding_name(run->encoding));
+    if (corpus && strcmp(corpus, mine)) // older ones don't say
+        return pa_error(err, PA_USAGE,
+                        "%s: expected the corpus that the run began with, CRC-32C %s, found %s; --init takes its weights to another",
+                        c->data.train, corpus, mine);
+    return PA_OK;
+}
+
 static pa_status load(const char *folder, const pa_run *run, pa_run_state *state, pa_err *err) {
     char path[PATH + 96];
     pa_weights w;
@@ -141,11 +159,7 @@ static pa_status load(const char *folder, const pa_run *run, pa_run_state *state
                      (long long)state->step);
         goto done;
     }
-    if (state->seed != (uint64_t)c->train.seed) {
-        s = pa_error(err, PA_USAGE, "train.seed: checkpoint %llu, configuration %lld", (unsigned long long)state->seed,
-                     (long long)c->train.seed);
-        goto done;
-    }
+    if ((s = check_same_run(run, state, w.encoding, pa_st_meta(st, "corpus"), err))) goto done;
     if ((s = load_moments(st, run, err))) goto done;
     s = pa_weights_load(&w, run->params, run->backend, run->ctx, err);
 done:

@@ -43,6 +43,7 @@ typedef struct {
     const char *dir;
     const pa_config *config;
     pa_encoding encoding;
+    uint32_t corpus; // CRC-32C of what it trains on
     const pa_params *params;
     const pa_backend *backend;
     pa_context *ctx;
@@ -62,7 +63,8 @@ void pa_saver_close(pa_saver *s);                   // waits; NULL is fine
 pa_status pa_saver_lend(const pa_run *run, pa_err *err);
 
 // Finds the newest checkpoint of the run that is whole (a damaged one is told of on stderr and passed over) and loads weights, moments and
-// state. *found = false where there is none at all; PA_DATA where there are some and none is whole.
+// state. *found = false where there is none at all; PA_DATA where there are some and none is whole; PA_USAGE where it is of another model,
+// seed, encoding or corpus.
 pa_status pa_checkpoint_resume(const pa_run *run, pa_run_state *state, bool *found, pa_err *err);
 // Points DIR/latest at the checkpoint that a run goes on from, and DIR/best at its best: a save may have ended before it came to them.
 pa_status pa_checkpoint_links(const char *dir, const pa_run_state *state, pa_err *err);

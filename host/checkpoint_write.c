@@ -108,7 +108,7 @@ static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *t
 }
 
 static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
-    char path[PATH + 256], value[8][32];
+    char path[PATH + 256], value[9][32];
     const pa_params *p = s->run->params;
     const pa_run_state *r = &s->state;
     size_t count = (size_t)p->count;
@@ -117,9 +117,10 @@ static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *t
     snprintf(value[2], 32, "%.17g", r->seconds), snprintf(value[3], 32, "%lld", (long long)r->skips);
     snprintf(value[4], 32, "%.17g", r->best), snprintf(value[5], 32, "%lld", (long long)r->best_step);
     snprintf(value[6], 32, "%llu", (unsigned long long)r->seed), snprintf(value[7], 32, "%lld", (long long)r->evaluated);
-    const pa_meta meta[] = {{"format", "patrain-state-1"}, {"step", value[0]},  {"updates", value[1]},
-                            {"seconds", value[2]},         {"skips", value[3]}, {"best", value[4]},
-                            {"best_step", value[5]},       {"seed", value[6]},  {"evaluated", value[7]}};
+    snprintf(value[8], 32, "%08x", s->run->corpus);
+    const pa_meta meta[] = {{"format", "patrain-state-1"}, {"step", value[0]},  {"updates", value[1]},   {"seconds", value[2]},
+                            {"skips", value[3]},           {"best", value[4]},  {"best_step", value[5]}, {"seed", value[6]},
+                            {"evaluated", value[7]},       {"corpus", value[8]}};
     view(tensors, names, "moment1.", s->copy + p->floats, p);
     view(tensors + count, names + count, "moment2.", s->copy + 2 * p->floats, p);
     return write_file(path, tensors, 2 * count, meta, sizeof meta / sizeof *meta, err);

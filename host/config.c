@@ -244,3 +244,12 @@ pa_status pa_config_same_model(const pa_model *checkpoint, const pa_model *confi
     }
     return *all ? pa_error(err, PA_USAGE, "%s", all) : PA_OK;
 }
+
+void pa_config_print_changes(const pa_config *before, const pa_config *now, FILE *out) {
+    char was[PA_KEY_TEXT_ROOM], is[PA_KEY_TEXT_ROOM];
+    for (int i = 0; i < pa_key_count; i++) {
+        const pa_key *k = &pa_keys[i];
+        pa_key_format(k, before, was, sizeof was), pa_key_format(k, now, is, sizeof is);
+        if (strcmp(was, is)) fprintf(out, "%s.%s: was %s, is %s\n", k->section, k->key, was, is);
+    }
+}

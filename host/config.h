@@ -58,6 +58,8 @@ pa_status pa_config_set(pa_config *c, const char *assignment, pa_err *err);
 pa_status pa_config_check(const pa_config *c, pa_err *err);
 // INI text of every key; with help: each behind a comment with range and meaning.
 void pa_config_print(const pa_config *c, bool help, FILE *out);
+// A line for each key that differs, "optimizer.lr: was 0.002, is 0.001".
+void pa_config_print_changes(const pa_config *before, const pa_config *now, FILE *out);
 // The [model] section alone as INI text (checkpoints carry it), malloc'ed; NULL without memory.
 char *pa_config_model_text(const pa_model *m);
 // Says in err which model keys differ between a checkpoint and a configuration, "model.dim: checkpoint 256, configuration 512"; PA_USAGE

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -26,26 +27,48 @@ static pa_status move_aside(const char *run, pa_err *err) {
     return pa_error(err, PA_FAIL, "%s: expected a free name up to %s, found none", run, old);
 }
 
+// Whether the process that a lock names, "process 12 on host", is one of this machine that is no more.
+static bool is_gone(const char *holder, const char *host) {
+    int pid, at = 0;
+    return sscanf(holder, "process %d on %n", &pid, &at) == 1 && at && !strcmp(holder + at, host) && kill(pid, 0) && errno == ESRCH;
+}
+
+// The kernel's lock goes with its process; the text in the file says whose it is, and stays where that process had no time to clear it. On
+// a file system without locks the text alone decides.
 static pa_status lock_run(const char *run, int *lock, pa_err *err) {
-    char path[PATH + 32], holder[128] = "", mine[128];
+    char path[PATH + 32], holder[128], mine[128], host[64] = "?";
     snprintf(path, sizeof path, "%s/lock", run);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (fd < 0) return pa_error(err, PA_FAIL, "%s: cannot be made: %s", path, strerror(errno));
-    if (flock(fd, LOCK_EX | LOCK_NB)) {
-        ssize_t n = read(fd, holder, sizeof holder - 1);
-        holder[n > 0 ? n : 0] = 0;
+    gethostname(host, sizeof host - 1);
+    int refused = flock(fd, LOCK_EX | LOCK_NB) ? errno : 0;
+    ssize_t length = read(fd, holder, sizeof holder - 1);
+    holder[length > 0 ? length : 0] = 0;
+    if (refused == EWOULDBLOCK) {
         close(fd);
         return pa_error(err, PA_FAIL, "%s: another run has this directory (%s)", run, *holder ? holder : "it left no name");
     }
-    char host[64] = "?";
-    gethostname(host, sizeof host - 1);
+    if (refused && *holder && !is_gone(holder, host)) {
+        close(fd);
+        return pa_error(err, PA_FAIL,
+                        "%s: another run may have this directory (%s), whose file system has no locks (%s); if it has ended, remove %s",
+                        run, holder, strerror(refused), path);
+    }
     int n = snprintf(mine, sizeof mine, "process %d on %s", (int)getpid(), host);
     if (ftruncate(fd, 0) || pwrite(fd, mine, (size_t)n, 0) != n) {
+        int why = errno;
         close(fd);
-        return pa_error(err, PA_FAIL, "%s: cannot be written: %s", path, strerror(errno));
+        return pa_error(err, PA_FAIL, "%s: cannot be written: %s", path, strerror(why));
     }
+    if (*holder) fprintf(stderr, "%s: %s had this directory and is gone\n", run, holder);
     *lock = fd;
     return PA_OK;
+}
+
+void pa_rundir_close(int lock) {
+    if (lock < 0) return;
+    if (ftruncate(lock, 0)) {} // the next run takes it for a process that was killed, and says so
+    close(lock);
 }
 
 pa_status pa_rundir_open(const char *run, bool fresh, int *lock, pa_err *err) {
@@ -58,7 +81,7 @@ pa_status pa_rundir_open(const char *run, bool fresh, int *lock, pa_err *err) {
         struct stat there;
         if (!stat(run, &there)) { // refuse to move a directory from under a run
             if ((s = lock_run(run, lock, err))) return s;
-            close(*lock), *lock = -1;
+            pa_rundir_close(*lock), *lock = -1;
         }
         if ((s = move_aside(run, err))) return s;
     }
@@ -78,10 +101,18 @@ void pa_rundir_abandon(const char *run) {
     }
 }
 
-pa_status pa_rundir_write_config(const char *run, const pa_config *c, pa_err *err) {
+// Tells what differs from the settings that the run went by before. Where they can't be read, there is nothing to compare with.
+static void tell_changes(const char *path, const pa_config *c) {
+    pa_config before = pa_config_default();
+    if (access(path, R_OK) || pa_config_read(&before, path, NULL)) return;
+    pa_config_print_changes(&before, c, stderr);
+}
+
+pa_status pa_rundir_write_config(const char *run, const pa_config *c, bool resumed, pa_err *err) {
     char path[PATH];
     pa_file f;
     snprintf(path, sizeof path, "%s/config.ini", run);
+    if (resumed) tell_changes(path, c);
     pa_status s = pa_file_create(&f, path, err);
     if (s) return s;
     pa_config_print(c, false, f.stream);

@@ -365,7 +365,7 @@ static pa_status start_run(trainer *t, pa_err *err) {
     bool found = false;
     t->state = (pa_run_state){.best = INFINITY, .seed = (uint64_t)t->config->train.seed, .evaluated = -1};
     t->saved_step = -1;
-    t->run = (pa_run){o->run, t->config, t->train.encoding, &t->params, t->backend, t->ctx};
+    t->run = (pa_run){o->run, t->config, t->train.encoding, pa_st_crc(t->train.file), &t->params, t->backend, t->ctx};
     pa_status s = PA_OK;
     if (!o->dry_run) {
         if (!t->comm.rank && (s = pa_saver_open(&t->saver, &t->run, err))) return s;
@@ -390,7 +390,8 @@ static pa_status start_run(trainer *t, pa_err *err) {
         t->saved_step = t->state.step;
     }
     if (!o->dry_run && !t->comm.rank &&
-        ((s = pa_rundir_write_config(o->run, t->config, err)) || (s = pa_runlog_open(&t->log, o->run, found ? t->state.step : -1, err))))
+        ((s = pa_rundir_write_config(o->run, t->config, found, err)) ||
+         (s = pa_runlog_open(&t->log, o->run, found ? t->state.step : -1, err))))
         return s;
     t->started = pa_clock() - t->state.seconds;
     return PA_OK;
@@ -429,7 +430,7 @@ done:
     pa_saver_close(t.saver); // what is being written is finished, whatever ended the run
     pa_runlog_close(&t.log);
     if (t.ctx) t.backend->close(t.ctx);
-    if (t.lock >= 0) close(t.lock);
+    pa_rundir_close(t.lock);
     pa_sampler_clear(&t.sampler);
     pa_tokens_close(&t.train), pa_tokens_close(&t.validation);
     pa_params_clear(&t.params);

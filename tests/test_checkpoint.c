@@ -46,7 +46,7 @@ static double train(bench *b) {
 }
 
 static pa_run run_of(const bench *b) {
-    return (pa_run){b->run, &b->config, PA_MIDI_NEURAL, &b->f.params, fixture_backend(), b->ctx};
+    return (pa_run){b->run, &b->config, PA_MIDI_NEURAL, 0xc0ffee, &b->f.params, fixture_backend(), b->ctx};
 }
 
 static pa_status try_save(bench *b, bool best, pa_err *err) {

@@ -95,6 +95,13 @@ class Refused(Run):
         self.refuse(2, "train.seed: checkpoint 1, configuration 2", "train.seed=2", run="first")
         self.refuse(2, "model.dim: checkpoint 16, configuration 24; model.depth: checkpoint 2, configuration 1", "model.dim=24",
                     "model.depth=1", run="first")
+        programs.write_tokens(self.folder / "other.safetensors", [70, 80, 90], seed=7)
+        done = programs.train(self.folder, "first", f"data.train={self.folder}/other.safetensors")
+        self.assertEqual(done.returncode, 2)
+        self.assertRegex(done.stderr, r"other\.safetensors: expected the corpus that the run began with, CRC-32C \w{8}, found \w{8}; --init ")
+        programs.write_tokens(self.folder / "neural.safetensors", [50], encoding="midi-neural")
+        self.refuse(2, "data.train: expected the checkpoint's encoding, performance, found midi-neural",
+                    f"data.train={self.folder}/neural.safetensors", "data.validation=", run="first")
         self.refuse(2, "FOLDER/none: expected a model file, a checkpoint or a run directory, found nothing there", "--init",
                     str(self.folder / "none"), run="second")
         self.assertFalse((self.folder / "second").exists())
@@ -108,7 +115,10 @@ class Refused(Run):
                         run="busy")
         process.kill()
         process.wait()
-        self.train("busy", "train.steps=2")  # the lock went with the process
+        done = self.train("busy", "train.steps=2")  # the lock went with the process
+        gone = f"{self.folder}/busy: process {process.pid} on {socket.gethostname()} had this directory and is gone\n"
+        self.assertIn(gone, done.stderr)
+        self.assertNotIn("is gone", self.train("busy", "train.steps=3").stderr)
 
 
 class Directories(Run):
@@ -142,6 +152,16 @@ class Directories(Run):
                                  "--device", "cpu"], env=programs.environment(), check=True, capture_output=True)
         self.assertEqual((self.folder / "again/config.ini").read_text(), text)
         self.assert_same_run("config", "again")
+
+    def test_changed_settings_are_told(self):
+        self.train("changed", "train.steps=3")
+        (self.folder / "moved.safetensors").write_bytes((self.folder / "train.safetensors").read_bytes())  # the same corpus
+        done = self.train("changed", "train.steps=5", "optimizer.lr=0.001", "log.every=2", f"data.train={self.folder}/moved.safetensors")
+        self.assertEqual(re.findall(r"^(\S+): was (\S+), is (\S+)$", done.stderr, re.MULTILINE), [
+            ("data.train", f"{self.folder}/train.safetensors", f"{self.folder}/moved.safetensors"), ("train.steps", "3", "5"),
+            ("optimizer.lr", "0.003", "0.001"), ("log.every", "1", "2")])
+        self.assertNotIn(": was ", self.train("changed", "train.steps=5", "optimizer.lr=0.001", "log.every=2",
+                                              f"data.train={self.folder}/moved.safetensors").stderr)
 
     def test_init_takes_another_runs_weights(self):
         self.train("source", "train.steps=20")
