@@ -10,6 +10,7 @@
 #include "cuda/context.h"
 #ifdef PA_WITH_CUDNN
 #include "cuda/cudnn.h"
+#include "cuda/half.h"
 #endif
 
 typedef struct {
@@ -72,16 +73,7 @@ static unsigned narrow(const case_row *r) {
 // bf16 to fp16 and back, for GPUs that have no bf16. The case table's numbers fit.
 static void convert(uint16_t *x, size_t n, bool to_half) {
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++) {
-        _Float16 h;
-        if (to_half) {
-            h = (_Float16)bf16_to_float(x[i]);
-            memcpy(&x[i], &h, 2);
-        } else {
-            memcpy(&h, &x[i], 2);
-            x[i] = bf16_from_float((float)h);
-        }
-    }
+    for (size_t i = 0; i < n; i++) x[i] = to_half ? cuda_half_from_float(bf16_to_float(x[i])) : bf16_from_float(cuda_half_to_float(x[i]));
 }
 
 static pa_status copy(gpu *g, bool back, pa_err *err) {

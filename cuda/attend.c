@@ -31,6 +31,7 @@ void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, co
 #else
 #include "cpu/simd.h"
 #include "cuda/cudnn.h"
+#include "cuda/half.h"
 
 enum { PROOFS = 32 }; // shapes, either way; more of them run on our kernels
 
@@ -86,11 +87,7 @@ typedef struct {
 static uint16_t draw(uint32_t *state, cuda_type type) { // from -2 to 2
     *state = *state * 1664525 + 1013904223;
     float x = (float)(int32_t)*state * 0x1p-30f;
-    uint16_t bits;
-    if (type == CUDA_BF16) return bf16_from_float(x);
-    _Float16 half = (_Float16)x;
-    memcpy(&bits, &half, 2);
-    return bits;
+    return type == CUDA_BF16 ? bf16_from_float(x) : cuda_half_from_float(x);
 }
 
 static bool take(trial *r, const cuda_attn *shape, size_t work) {
@@ -117,11 +114,9 @@ static bool take(trial *r, const cuda_attn *shape, size_t work) {
 }
 
 static float number(cuda_type type, int tensor, const void *p, size_t i) {
-    _Float16 half;
     if (tensor == T_LSE) return ((const float *)p)[i];
-    if (type == CUDA_BF16) return bf16_to_float(((const uint16_t *)p)[i]);
-    memcpy(&half, (const uint16_t *)p + i, 2);
-    return (float)half;
+    const uint16_t x = ((const uint16_t *)p)[i];
+    return type == CUDA_BF16 ? bf16_to_float(x) : cuda_half_to_float(x);
 }
 
 // Each side rounds to the type twice on the way, weights and results, so that they differ by at most four roundings in norm; logarithms of

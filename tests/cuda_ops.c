@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cpu/simd.h"
+#include "cuda/half.h"
 #include "cuda/kernels.h"
 
 enum { OPERANDS = 16 };
@@ -31,16 +32,8 @@ static cuda_type type_of(cpu_type t) {
 }
 
 static void convert(uint16_t *to, const uint16_t *from, size_t n, bool to_half) {
-    for (size_t i = 0; i < n; i++) {
-        _Float16 h;
-        if (to_half) {
-            h = (_Float16)bf16_to_float(from[i]);
-            memcpy(&to[i], &h, 2);
-        } else {
-            memcpy(&h, &from[i], 2);
-            to[i] = bf16_from_float((float)h);
-        }
-    }
+    for (size_t i = 0; i < n; i++)
+        to[i] = to_half ? cuda_half_from_float(bf16_to_float(from[i])) : bf16_from_float(cuda_half_to_float(from[i]));
 }
 
 static void *add(const void *host, size_t bytes, bool back, bool narrow) {

@@ -7,6 +7,7 @@
 // in a small tensor, and 2^-23 of the magnitude of the two sums in dS.
 #include "cpu/ops.h"
 #include "cpu/simd.h"
+#include "cuda/half.h"
 #include "host/philox.h"
 #include <math.h>
 #include <omp.h>
@@ -73,15 +74,14 @@ static double uniform(void) {
 }
 static double get(cpu_type type, const void *p, ptrdiff_t i) {
     if (type == CPU_F32) return (double)((const float *)p)[i];
-    return half ? (double)((const _Float16 *)p)[i] : (double)bf16_to_float(((const uint16_t *)p)[i]);
+    const uint16_t bits = ((const uint16_t *)p)[i];
+    return (double)(half ? cuda_half_to_float(bits) : bf16_to_float(bits));
 }
 static void put(cpu_type type, void *p, ptrdiff_t i, double x) {
     if (type == CPU_F32)
         ((float *)p)[i] = (float)x;
-    else if (half)
-        ((_Float16 *)p)[i] = (_Float16)x;
     else
-        ((uint16_t *)p)[i] = bf16_from_float((float)x);
+        ((uint16_t *)p)[i] = half ? cuda_half_from_float((float)x) : bf16_from_float((float)x);
 }
 static double low(cpu_type type, double x) {
     float place[1];

@@ -1,4 +1,5 @@
 // test_base.c: what every part stands on: checksums, memory, and above all that no output file is ever left half-written.
+#include "cuda/half.h"
 #include "host/base.h"
 #include "host/comm.h"
 #include "tests/scratch.h"
@@ -18,6 +19,28 @@ static void crc_matches_published_values(void **state) {
     for (int i = 0; i < 32; i++) bytes[i] = (uint8_t)i;
     assert_int_equal(pa_crc32c(0, bytes, sizeof bytes), 0x46dd794e);
     assert_int_equal(pa_crc32c(0, NULL, 0), 0);
+}
+
+// Every fp16 number is itself again, larger floats are in order, and between two neighbours the nearer is taken, or the even one.
+static void fp16_rounds_to_the_nearest(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 0x7c00; h++) {
+        float x = cuda_half_to_float((uint16_t)h), next = h == 0x7bff ? 65536 : cuda_half_to_float((uint16_t)(h + 1));
+        assert_true(x == ldexpf((float)(h < 0x400 ? h : 0x400 | (h & 0x3ff)), h < 0x400 ? -24 : (int)(h >> 10) - 25));
+        float middle = x + (next - x) / 2;
+        for (uint32_t sign = 0; sign <= 0x8000; sign += 0x8000) {
+            float one = sign ? -1 : 1;
+            assert_int_equal(cuda_half_from_float(one * x), sign | h);
+            assert_int_equal(cuda_half_from_float(one * nextafterf(middle, 0)), sign | h);
+            assert_int_equal(cuda_half_from_float(one * middle), sign | (h + (h & 1)));
+            assert_int_equal(cuda_half_from_float(one * nextafterf(middle, INFINITY)), sign | (h + 1));
+            assert_true(cuda_half_to_float((uint16_t)(sign | h)) == one * x);
+        }
+    }
+    assert_int_equal(cuda_half_from_float(INFINITY), 0x7c00);
+    assert_int_equal(cuda_half_from_float(-INFINITY), 0xfc00);
+    assert_true(cuda_half_to_float(0xfc00) == -INFINITY);
+    assert_true(isnan(cuda_half_to_float(0x7e01)) && (cuda_half_from_float(NAN) & 0x7fff) > 0x7c00);
 }
 
 static void crc_by_instruction_equals_crc_by_table(void **state) {
@@ -335,6 +358,7 @@ static void one_process_sums_to_its_own(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(crc_matches_published_values),
+        cmocka_unit_test(fp16_rounds_to_the_nearest),
         cmocka_unit_test(crc_by_instruction_equals_crc_by_table),
         cmocka_unit_test(crc_in_pieces_equals_crc_of_the_whole),
         cmocka_unit_test(error_text_may_quote_itself_and_is_cut_to_fit),
