@@ -19,7 +19,7 @@ mpirun -n 2 "$bin/patrain" configs/demo.ini --device cpu --run-dir "$run/run" da
   log.every=100 log.eval_every=60 log.eval_pieces=4 log.sample_every=120 "${@:4}" 2> "$run/said" &
 started=$SECONDS mpirun=$!
 
-ranks() { pgrep -P "$mpirun" patrain | sort -n; }
+ranks() { pgrep -P "$mpirun" | sort -n; } # by parent: patrain starts itself again, as "exe"
 kilobytes() { awk -v key="$2:" '$1 == key { print $2 }' "/proc/$1/$3"; }
 
 printf '%7s %5s %7s %10s %10s %6s %8s\n' minute rank steps 'MB' 'own MB' files threads

@@ -81,6 +81,11 @@ pa_status pa_checkpoint_list(const char *run, int64_t **step, size_t *count, pa_
     return s;
 }
 
+static void read_running(const char *text, pa_running *r) {
+    long long count;
+    if (text && sscanf(text, "%lf %lf %lld", &r->mean, &r->variance, &count) == 3) r->count = count;
+}
+
 static pa_status read_state(const pa_st *st, pa_run_state *r, pa_err *err) {
     const char *key[] = {"step", "updates", "seconds", "skips", "best", "best_step", "seed", "evaluated"}, *value[8];
     for (int i = 0; i < 8; i++)
@@ -94,6 +99,9 @@ static pa_status read_state(const pa_st *st, pa_run_state *r, pa_err *err) {
                         .best_step = atoll(value[5]),
                         .seed = strtoull(value[6], NULL, 10),
                         .evaluated = atoll(value[7])};
+    const char *spikes = pa_st_meta(st, "spikes"); // older ones have not counted them
+    r->spikes = spikes ? atoll(spikes) : 0;
+    read_running(pa_st_meta(st, "loss_running"), &r->loss), read_running(pa_st_meta(st, "norm_running"), &r->norm);
     return PA_OK;
 }
 

@@ -4,6 +4,7 @@
 
 #include "host/config.h"
 #include "host/safetensors.h"
+#include "host/spike.h"
 #include "tokenizer/tokens.h"
 
 // A model file found, opened and understood.
@@ -36,6 +37,8 @@ typedef struct {
     int64_t best_step;
     int64_t evaluated; // step of the last evaluation; -1 before the first
     uint64_t seed;
+    int64_t spikes;        // steps with a loss or a gradient norm beyond their bounds
+    pa_running loss, norm; // which these have
 } pa_run_state;
 
 // A run as its checkpoints see it; all of it outlives them.

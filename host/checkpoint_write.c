@@ -107,8 +107,12 @@ static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *t
     return write_file(path, tensors, count, meta, sizeof meta / sizeof *meta, err);
 }
 
+static void print_running(char out[80], const pa_running *r) {
+    snprintf(out, 80, "%.17g %.17g %lld", r->mean, r->variance, (long long)r->count);
+}
+
 static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
-    char path[PATH + 256], value[9][32];
+    char path[PATH + 256], value[12][80];
     const pa_params *p = s->run->params;
     const pa_run_state *r = &s->state;
     size_t count = (size_t)p->count;
@@ -117,10 +121,12 @@ static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *t
     snprintf(value[2], 32, "%.17g", r->seconds), snprintf(value[3], 32, "%lld", (long long)r->skips);
     snprintf(value[4], 32, "%.17g", r->best), snprintf(value[5], 32, "%lld", (long long)r->best_step);
     snprintf(value[6], 32, "%llu", (unsigned long long)r->seed), snprintf(value[7], 32, "%lld", (long long)r->evaluated);
-    snprintf(value[8], 32, "%08x", s->run->corpus);
-    const pa_meta meta[] = {{"format", "patrain-state-1"}, {"step", value[0]},  {"updates", value[1]},   {"seconds", value[2]},
-                            {"skips", value[3]},           {"best", value[4]},  {"best_step", value[5]}, {"seed", value[6]},
-                            {"evaluated", value[7]},       {"corpus", value[8]}};
+    snprintf(value[8], 32, "%08x", s->run->corpus), snprintf(value[9], 32, "%lld", (long long)r->spikes);
+    print_running(value[10], &r->loss), print_running(value[11], &r->norm);
+    const pa_meta meta[] = {{"format", "patrain-state-1"}, {"step", value[0]},   {"updates", value[1]},   {"seconds", value[2]},
+                            {"skips", value[3]},           {"best", value[4]},   {"best_step", value[5]}, {"seed", value[6]},
+                            {"evaluated", value[7]},       {"corpus", value[8]}, {"spikes", value[9]},    {"loss_running", value[10]},
+                            {"norm_running", value[11]}};
     view(tensors, names, "moment1.", s->copy + p->floats, p);
     view(tensors + count, names + count, "moment2.", s->copy + 2 * p->floats, p);
     return write_file(path, tensors, 2 * count, meta, sizeof meta / sizeof *meta, err);

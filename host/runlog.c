@@ -68,7 +68,14 @@ static void show_step(const pa_step_log *s) {
     fprintf(stderr, "step %lld  epoch %.2f  loss %.4f  lr %.3g  norm %.3g  %.0f tokens/s  mfu %.1f%%  %.2f GB", (long long)s->step,
             s->epoch, s->loss, s->lr, s->grad_norm, s->tokens_per_s, 100 * s->mfu, (double)s->memory / 1e9);
     if (eta >= 0) fprintf(stderr, "  left %d:%02d:%02d", eta / 3600, eta / 60 % 60, eta % 60);
-    fprintf(stderr, "%s\n", s->skipped ? "  (skipped: not finite)" : "");
+    if (s->skipped) fputs("  (skipped: not finite)", stderr);
+    if (s->loss > s->loss_bound) fprintf(stderr, "  (spike: loss beyond %.4f)", s->loss_bound);
+    if (s->grad_norm > s->norm_bound) fprintf(stderr, "  (spike: norm beyond %.3g)", s->norm_bound);
+    fputc('\n', stderr);
+}
+
+bool pa_runlog_spike(const pa_step_log *s) {
+    return !s->skipped && (s->loss > s->loss_bound || s->grad_norm > s->norm_bound);
 }
 
 pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *err) {
@@ -86,6 +93,8 @@ pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *
     put_number(f, "tokens_per_s", s->tokens_per_s), put_number(f, "mfu", s->mfu), put_number(f, "seconds", s->seconds);
     if (s->ranks > 1) put_number(f, "sent_bytes", (double)s->sent), put_number(f, "waited", s->waited);
     if (s->skipped) fputs(",\"skipped\":true", f);
+    if (pa_runlog_spike(s))
+        fprintf(f, ",\"spike\":\"%s\",\"spikes\":%lld", s->loss > s->loss_bound ? "loss" : "grad_norm", (long long)s->spikes);
     return finish(f, err);
 }
 

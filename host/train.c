@@ -142,6 +142,13 @@ static pa_status gradient(trainer *t, float scale, pa_err *err) {
     return t->backend->stage(t->ctx, &next, err);
 }
 
+// The same on every rank: loss and norm are.
+static void note_spike(trainer *t, pa_step_log *log) {
+    log->loss_bound = pa_running_bound(&t->state.loss), log->norm_bound = pa_running_bound(&t->state.norm);
+    pa_running_add(&t->state.loss, log->loss), pa_running_add(&t->state.norm, log->grad_norm);
+    log->spikes = t->state.spikes += pa_runlog_spike(log);
+}
+
 static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
     const pa_config *c = t->config;
     double began = pa_clock(), scored, sum;
@@ -160,13 +167,14 @@ static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
                    .clip = c->train.grad_clip,
                    .step = t->state.updates + 1};
     if ((s = t->backend->update(t->ctx, &u, &log->grad_norm, &sum, err)) || (s = pa_comm_sum_f64(&t->comm, &sum, 1, err))) return s;
-    log->skipped = !isfinite(log->grad_norm);
+    log->skipped = !isfinite(log->grad_norm), log->loss_bound = log->norm_bound = INFINITY;
     t->skips_in_a_row = log->skipped ? t->skips_in_a_row + 1 : 0;
     t->state.step++, t->state.updates += !log->skipped, t->state.skips += log->skipped;
     pa_flops f = pa_count_flops(&c->model, c->train.global_batch, t->kept, c->model.context - c->model.prefix);
     double took = pa_clock() - began;
     t->state.seconds = pa_clock() - t->started;
     log->step = t->state.step, log->epoch = epochs_done(t), log->loss = scored > 0 ? sum / scored : 0, log->lr = u.lr;
+    if (scored > 0 && !log->skipped) note_spike(t, log);
     log->tokens_per_s = scored / took, log->seconds = took, log->memory = t->backend->memory(t->ctx);
     log->mfu = t->peak > 0 ? (f.linear_forward + f.linear_backward + f.attention_forward + f.attention_backward) / took / t->peak : NAN;
     pa_comm_traffic after = pa_comm_sent(&t->comm);
@@ -269,7 +277,9 @@ static pa_status loop(trainer *t, pa_err *err) {
         if ((s = train_step(t, &log, err))) return s;
         if (t->saver && (s = pa_saver_check(t->saver, err))) return s;
         int64_t step = t->state.step;
-        if ((s = pa_runlog_step(&t->log, &log, first && (due(step, c->log.every) || step == 1 || log.skipped), err))) return s;
+        if ((s = pa_runlog_step(&t->log, &log, first && (due(step, c->log.every) || step == 1 || log.skipped || pa_runlog_spike(&log)),
+                                err)))
+            return s;
         if (t->skips_in_a_row >= c->train.max_skips && c->train.max_skips) return give_up(t, err);
         if (hears && due(step, c->log.eval_every) && (s = evaluate_or_stop(t, err))) return s;
         if (first && hears && due(step, c->log.sample_every) && (s = sample(t, err))) return s;

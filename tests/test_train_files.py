@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import resource
+import shutil
 import signal
 import socket
 import struct
@@ -289,6 +290,24 @@ class Lost(Run):
         self.assertEqual(tree(self.folder / "lost/checkpoints"), before)
         steps = programs.metrics(self.folder / "lost")[0]
         self.assertEqual([(m["loss"], m["grad_norm"], m["skipped"]) for m in steps[10:]], [(None, None, True)] * 3)
+
+    def test_spikes_are_counted(self):
+        """A rate that throws the weights about, after a hundred steps that went well. Stopped and gone on, the same are found."""
+        quiet = ("log.every=1000", "log.eval_every=0", "optimizer.schedule=constant", "--precision", "fp32")
+        self.train("spikes", "train.steps=100", *quiet)
+        self.assertEqual([m for m in programs.metrics(self.folder / "spikes")[0] if "spike" in m], [])
+        shutil.copytree(self.folder / "spikes", self.folder / "spikes-2", symlinks=True)
+        done = self.train("spikes", "train.steps=130", "optimizer.lr=0.5", "train.grad_clip=0", *quiet)
+        for steps in (104, 115, 130):
+            self.train("spikes-2", f"train.steps={steps}", "optimizer.lr=0.5", "train.grad_clip=0", *quiet)
+        self.assertEqual(programs.losses(self.folder / "spikes"), programs.losses(self.folder / "spikes-2"))
+        found, again = ([(m["step"], m["spike"], m["spikes"]) for m in programs.metrics(self.folder / run)[0] if "spike" in m]
+                        for run in ("spikes", "spikes-2"))
+        self.assertEqual(found, again)
+        self.assertEqual([f[2] for f in found], list(range(1, len(found) + 1)))
+        self.assertLess(100, found[0][0])
+        self.assertIn("loss", [f[1] for f in found])
+        self.assertEqual(len(re.findall(r"^step \d+ .*  \(spike: (?:loss|norm) beyond [\d.e+]+\)$", done.stderr, re.MULTILINE)), len(found))
 
     def test_without_a_checkpoint(self):
         self.train("source", "train.steps=5", "log.eval_every=0")
