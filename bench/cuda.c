@@ -8,9 +8,9 @@
 #include "bench/bench.h"
 #include "cpu/simd.h"
 #include "cuda/context.h"
+#include "cuda/half.h"
 #ifdef PA_WITH_CUDNN
 #include "cuda/cudnn.h"
-#include "cuda/half.h"
 #endif
 
 typedef struct {
