@@ -48,9 +48,7 @@ struct cuda_attend {
 
 cuda_attend *cuda_attend_create(void) {
     const char *wanted = getenv("PATRAIN_CUDNN");
-    int device, major = 0;
-    if (wanted && !strcmp(wanted, "0")) return NULL;
-    if (cudaGetDevice(&device) || cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) || major != 9) return NULL;
+    if (cuda_arch() != 90 || (wanted && !strcmp(wanted, "0"))) return NULL;
     cuda_attend *t = calloc(1, sizeof *t);
     if (t && (t->cudnn = cuda_cudnn_create())) return t;
     free(t);

@@ -6,7 +6,7 @@
 
 typedef struct cuda_attend cuda_attend;
 
-// NULL where there is only one choice: built without cuDNN, or none is found, a GPU other than sm_90, or PATRAIN_CUDNN=0.
+// NULL where there is only one choice: built without cuDNN, or none is found, code other than sm_90's, or PATRAIN_CUDNN=0.
 cuda_attend *cuda_attend_create(void);
 void cuda_attend_destroy(cuda_attend *t);
 // Bytes of work for cuda_attend_fwd, and with back for cuda_attend_bwd too. t may be NULL here and below.

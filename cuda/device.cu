@@ -5,7 +5,7 @@ static __global__ void probe_kernel(int *out) {
     *out = 0;
 }
 
-int cuda_arch() {
+int cuda_arch(void) {
     static int arch = 0;
     cudaFuncAttributes a;
     if (arch) return arch;

@@ -14,7 +14,7 @@
 
 // Which code of this build the GPU runs: 75, 80 or 90 (sm_90a; GPUs that are newer run PTX, which lacks what is peculiar to it: 80).
 // 0 where no GPU or none of the code suits.
-int cuda_arch();
+extern "C" int cuda_arch(void);
 
 template <typename T> __device__ __forceinline__ float cuda_to_float(T x);
 template <> __device__ __forceinline__ float cuda_to_float(float x) {

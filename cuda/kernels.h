@@ -43,6 +43,9 @@ typedef struct {
     cuda_dropout dropout;
 } cuda_attn;
 
+// cuda/device.cu. Which code of this build the GPU runs: 75, 80 or 90; 0: none.
+int cuda_arch(void);
+
 // What changes from step to step, in device memory so that a captured step can be replayed.
 typedef struct {
     float loss_scale;    // times nats = what is differentiated; fp16's loss scaling included
