@@ -75,7 +75,7 @@ if ! $quick; then
 
   check tsan-configure cmake --preset tsan
   if has_tests tsan -L threads; then
-    check tsan-build build tsan
+    check tsan-build cmake --build --preset tsan -j "$jobs" --target threads
     check tsan-tests run_ctest tsan -L threads
   fi
 
