@@ -120,7 +120,8 @@ def check_losses(config: str, model: dict, options, folder: Path) -> dict:
     return {"published": published.loss, "sdpa": best.loss, "patrain": float(ours)}
 
 
-def alternate(peers: list, rounds: int, what: str, base: str) -> dict:
+def alternate(peers: list, rounds: int, what: str, bases: list) -> dict:
+    """Seconds by peer, and their ratios to each base's of the same round."""
     seconds = {p.name: [] for p in peers}
     for r in range(rounds):
         for p in peers:
@@ -130,17 +131,18 @@ def alternate(peers: list, rounds: int, what: str, base: str) -> dict:
         p.close()
     table = {}
     for name, s in seconds.items():
-        ratio = [a / b for a, b in zip(s, seconds[base])]
-        table[name] = {"median": statistics.median(s), "least": min(s), "most": max(s), "ratio": statistics.median(ratio),
-                       "ratio_least": min(ratio), "ratio_most": max(ratio)}
+        table[name] = {"median": statistics.median(s), "least": min(s), "most": max(s), "ratio": {}}
+        for base in bases:
+            ratio = [a / b for a, b in zip(s, seconds[base])]
+            table[name]["ratio"][base] = {"median": statistics.median(ratio), "least": min(ratio), "most": max(ratio)}
     return table
 
 
-def show(title: str, table: dict, base: str) -> None:
-    print(f"\n{title}\n| | median | least | most | as many times {base}'s |\n|---|---|---|---|---|")
+def show(title: str, table: dict, bases: list) -> None:
+    print(f"\n{title}\n| | median | least | most |" + "".join(f" as many times {b}'s |" for b in bases) + "\n" + "|---" * (4 + len(bases)) + "|")
     for name, t in table.items():
-        print(f"| {name} | {t['median']:.4g} s | {t['least']:.4g} | {t['most']:.4g} | {t['ratio']:.2f} ({t['ratio_least']:.2f}–"
-              f"{t['ratio_most']:.2f}) |", flush=True)
+        ratios = [f" {r['median']:.2f} ({r['least']:.2f}–{r['most']:.2f}) |" for r in t["ratio"].values()]
+        print(f"| {name} | {t['median']:.4g} s | {t['least']:.4g} | {t['most']:.4g} |{''.join(ratios)}", flush=True)
 
 
 def has_bf16() -> bool:
@@ -153,18 +155,18 @@ def training(config: str, options, folder: Path) -> dict:
     print(f"\n{config}: {model}", flush=True)
     losses = check_losses(config, model, options, folder)
     print(f"  the same loss: {losses}", flush=True)
-    peers, base = [], "patrain fp32"
+    peers, bases = [], ["patrain fp32"]
     forms = [("published fp32", "published", "fp32", False)] if config not in options.skip_published else []
     forms += [("best fp32 eager", "best", "fp32", False), ("best fp32 compiled", "best", "fp32", True)]
     if has_bf16() or options.bf16:
         forms += [("best bf16 eager", "best", "bf16", False), ("best bf16 compiled", "best", "bf16", True)]
     for name, form, precision, compiled in forms:
         peers.append(Torch(name, model, options.threads, form, precision, compiled, warm=2))
-    peers.append(Patrain(base, config, "fp32", options, folder))
     if has_bf16():
-        peers.append(Patrain("patrain bf16", config, "bf16", options, folder))
-    table = alternate(peers, options.rounds, "step", base)
-    show(f"{config}, a training step", table, base)
+        bases.append("patrain bf16")
+    peers += [Patrain(name, config, name[-4:], options, folder) for name in bases]
+    table = alternate(peers, options.rounds, "step", bases)
+    show(f"{config}, a training step", table, bases)
     return {"losses": losses, "step": table}
 
 
@@ -192,8 +194,8 @@ def generation(config: str, options, folder: Path) -> dict:
     print(f"\n{config}, seconds a generated token at a full window", flush=True)
     peers = [Torch("full pass, published", model, options.threads, "published", warm=0, warm_forward=True),
              Torch("full pass, sdpa", model, options.threads, "best", warm=0, warm_forward=True), Pagen(config, model, options, folder)]
-    table = alternate(peers, options.rounds, "forward", "pagen")
-    show(f"{config}, seconds a generated token", table, "pagen")
+    table = alternate(peers, options.rounds, "forward", ["pagen"])
+    show(f"{config}, seconds a generated token", table, ["pagen"])
     return table
 
 
@@ -233,8 +235,8 @@ def preparing(options, folder: Path) -> dict:
     for i, f in enumerate(files):
         (folder / "midi" / f"{i:03}.midi").write_bytes(f.read_bytes())
     copies = sorted((folder / "midi").iterdir())
-    table = alternate([SeedPrep(copies, options.seed_project), Paprep(options, folder)], min(options.rounds, 3), "", "paprep")
-    show("Preparing 100 MAESTRO files, midi-neural", table, "paprep")
+    table = alternate([SeedPrep(copies, options.seed_project), Paprep(options, folder)], min(options.rounds, 3), "", ["paprep"])
+    show("Preparing 100 MAESTRO files, midi-neural", table, ["paprep"])
     return table
 
 
