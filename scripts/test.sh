@@ -84,6 +84,14 @@ if ! $quick; then
   check emulator-build build emulator
   check emulator-tests run_ctest emulator -L emulator
 
+  check cuda-configure cmake --preset default
+  if grep -q '^CMAKE_CUDA_COMPILER:' build/default/CMakeCache.txt; then
+    check cuda-build cmake --build --preset default -j "$jobs" --target patrain paeval pagen
+    check cuda-tests run_ctest default -L cuda
+  else
+    echo "left    the CUDA kernels are not compiled by nvcc: no toolkit here (scripts/setup_cuda.sh gets one)"
+  fi
+
   check fuzz-build build fuzz "-DPA_FUZZ_SECONDS=$fuzz_seconds"
   if has_tests fuzz -R '^fuzz_'; then
     check fuzz run_ctest fuzz -R '^fuzz_'

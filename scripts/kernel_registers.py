@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Registers, stack and spills of every CUDA kernel, for each architecture that is built, as ptxas tells them.
+
+    scripts/kernel_registers.py             prints the table, and compares it with cuda/registers.txt: exit 1 where they differ
+    scripts/kernel_registers.py --update    writes cuda/registers.txt
+
+Exit 77 (nothing compared) where nvcc is missing, or is another version than the table's: each allots registers in its own way.
+--nvcc PATH takes that one, --launcher COMMAND puts a command such as ccache before it.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TABLE = ROOT / "cuda/registers.txt"
+ARCHITECTURES = ("75", "80", "90a")
+
+
+def version(nvcc):
+    return re.search(r", (V[0-9.]+)", subprocess.run([nvcc, "--version"], check=True, capture_output=True, text=True).stdout)[1]
+
+
+def resources(command, source, folder):
+    """{(kernel, architecture): "registers stack spilled"}"""
+    line = [*command, "-std=c++17", "-O3", "-lineinfo", "-I.", "-fatbin", "-Xptxas", "-v", "-o", f"{folder}/{source.stem}", str(source)]
+    for a in ARCHITECTURES:
+        line += ["-gencode", f"arch=compute_{a},code=sm_{a}"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(line)}\n{done.stderr}")
+    found, entry, frame = {}, None, None
+    for text in done.stderr.splitlines():
+        if m := re.search(r"Compiling entry function '(\w+)' for 'sm_(\w+)'", text):
+            entry = m.groups()
+        elif m := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", text):
+            frame = m.groups()
+        elif (m := re.search(r"Used (\d+) registers", text)) and entry:
+            found[entry] = f"{m[1]} {frame[0]} {frame[1]}"
+            entry = None
+    return found
+
+
+def readable(names):
+    """Without arguments and the types' prefixes."""
+    lines = subprocess.run(["c++filt"], input="\n".join(names), check=True, capture_output=True, text=True).stdout.splitlines()
+    return [re.sub(r"^void |\((anonymous namespace|bool|int)\)|\(.*$", "", re.sub(r"\((bool|int)\)", "", line)) for line in lines]
+
+
+def table(command):
+    sources = sorted((ROOT / "cuda").glob("*.cu"))
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for source, found in zip(sources, pool.map(lambda s: resources(command, s, folder), sources)):
+            mangled = sorted({name for name, _ in found})
+            for name, nice in zip(mangled, readable(mangled)):
+                rows[f"{source.stem}: {nice}"] = [found.get((name, a), "-") for a in ARCHITECTURES]
+    width = max(map(len, rows))
+    lines = [f"# registers, bytes of stack, bytes spilled; nvcc {version(command[-1])}; scripts/kernel_registers.py",
+             f"{'# kernel':{width}}" + "".join(f"{'sm_' + a:>15}" for a in ARCHITECTURES)]
+    return lines + [f"{name:{width}}" + "".join(f"{x:>15}" for x in row) for name, row in sorted(rows.items())]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--update", action="store_true")
+    parser.add_argument("--nvcc", default=shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin"))
+    parser.add_argument("--launcher", default="")
+    options = parser.parse_args()
+    if not options.nvcc:
+        print("skipped: no nvcc here")
+        return 77
+    held = TABLE.read_text().splitlines() if TABLE.exists() else [""]
+    if not options.update and version(options.nvcc) + ";" not in held[0]:
+        print(f"skipped: nvcc is {version(options.nvcc)}; {TABLE.name}: {held[0]}")
+        return 77
+    lines = table([*options.launcher.split(), options.nvcc])
+    if options.update:
+        TABLE.write_text("\n".join(lines) + "\n")
+        return 0
+    print("\n".join(lines))
+    changed = sorted(set(held) ^ set(lines), key=lambda line: line.split("  ")[0])
+    for line in changed:
+        print(f"{'was' if line in held else 'is '} {line}", file=sys.stderr)
+    if changed:
+        print("cuda/registers.txt has other numbers than the kernels: look at what changed, then scripts/kernel_registers.py --update", file=sys.stderr)
+    return int(bool(changed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
