@@ -85,7 +85,7 @@ if ! $quick; then
   check emulator-tests run_ctest emulator -L emulator
 
   check cuda-configure cmake --preset default
-  if grep -q '^CMAKE_CUDA_COMPILER:' build/default/CMakeCache.txt; then
+  if has_tests default -L cuda; then
     check cuda-build cmake --build --preset default -j "$jobs" --target patrain paeval pagen
     check cuda-tests run_ctest default -L cuda
   else
