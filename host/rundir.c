@@ -1,6 +1,7 @@
 // rundir.c: a run's directory: made, locked, moved aside, its settings written.
 #include "host/rundir.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -71,6 +72,18 @@ void pa_rundir_close(int lock) {
     close(lock);
 }
 
+// Removes what a process that was killed left beside the files and links it was about to replace.
+static pa_status tidy(const char *folder, pa_err *err) {
+    static const char *const ours[] = {"latest.", "best.", "config.ini.", "metrics.jsonl.", "step-"};
+    DIR *d = opendir(folder);
+    if (!d) return pa_error(err, PA_FAIL, "%s: cannot be read: %s", folder, strerror(errno));
+    for (const struct dirent *e; (e = readdir(d));)
+        for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+            if (!strncmp(e->d_name, ours[i], strlen(ours[i])) && strstr(e->d_name, ".tmp.")) unlinkat(dirfd(d), e->d_name, 0);
+    closedir(d);
+    return PA_OK;
+}
+
 pa_status pa_rundir_open(const char *run, bool fresh, int *lock, pa_err *err) {
     char path[PATH + 32];
     *lock = -1;
@@ -88,8 +101,10 @@ pa_status pa_rundir_open(const char *run, bool fresh, int *lock, pa_err *err) {
     snprintf(path, sizeof path, "%s/samples", run);
     if ((s = pa_make_dirs(path, err))) return s;
     snprintf(path, sizeof path, "%s/checkpoints", run);
-    if ((s = pa_make_dirs(path, err)) || (s = pa_sync_dir(run, err))) return s;
-    return lock_run(run, lock, err);
+    if ((s = pa_make_dirs(path, err)) || (s = pa_sync_dir(run, err)) || (s = lock_run(run, lock, err))) return s;
+    snprintf(path, sizeof path, "%s/samples", run);
+    if (!(s = tidy(run, err))) s = tidy(path, err);
+    return s;
 }
 
 void pa_rundir_abandon(const char *run) {

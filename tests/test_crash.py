@@ -81,7 +81,7 @@ class Killed(Crash):
     MOMENTS = [f"{call}:{where}:{n}:{how}" for how in ("kill", "killed") for call, where, n in (
         ("fwrite", "checkpoints/", 20), ("fwrite", "checkpoints/", 70), ("fsync", "model.safetensors", 2), ("fsync", "checkpoints", 8),
         ("rename", "state.safetensors", 2), ("rename", "/checkpoints/step", 6), ("rename", "/latest", 2), ("rename", "/best", 1),
-        ("symlink", "/latest", 3))] + ["rename:/checkpoints/step:8:lost"]
+        ("symlink", "/latest", 3))] + ["rename:/checkpoints/step:9:lost"]
 
     def ranks_of(self, process):
         """The processes of a run: mpirun's children, or the one process."""
@@ -243,6 +243,16 @@ class Disk(Crash):
         """A disk that says all is well: found when it is read back."""
         for n in (1, 2, 3, 36):
             self.disk_fails("fwrite", "checkpoints/", n, "torn", r"tmp\.\d+/(model|state)\.safetensors: .*expected .*; it was just written")
+
+    def test_lost_fsync(self):
+        """A disk that says that all is on it, and no power a moment after: the checkpoint before is taken, and that is said."""
+        shutil.copytree(self.folder / "half", self.folder / "lost", symlinks=True)
+        status, said = self.train(1, "lost", *self.ARGUMENTS, shim="rename:/checkpoints/step-00000020:3:lost")
+        self.assertEqual(status, -signal.SIGKILL, said)
+        status, said = self.train(1, "lost", *self.ARGUMENTS)
+        self.assertEqual(status, 0, said)
+        self.assertRegex(said, r"(?m)^damaged checkpoint passed over: .*step-00000020/model\.safetensors: .*\n.*: going on from step 10$")
+        self.assert_same_tensors("whole", "lost", "latest")
 
     def test_logs(self):
         self.disk_fails("fflush", "metrics.jsonl", "3+", errno.ENOSPC, f"metrics.jsonl: cannot be written: {os.strerror(errno.ENOSPC)}$", again=True)
