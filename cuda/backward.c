@@ -7,6 +7,12 @@
 
 #include "cuda/context.h"
 
+// Gradients of tensor t and of all behind it in the table are final: the backward pass goes through it from its end to its start.
+static pa_status made(pa_context *c, int t, pa_err *err) {
+    size_t from = t < c->params->count ? c->params->row[t].offset : c->params->floats;
+    return c->summing ? cuda_ranks_sum(c->ranks, c->stream, c->grad, c->own_grad, c->floats, from, err) : PA_OK;
+}
+
 // dx (rows, in) (+)= dy (rows, out) w
 static pa_status input_gradient(pa_context *c, int rows, int in, int out, const void *dy, int ldy, int t, void *dx, bool add, pa_err *err) {
     cuda_product p = {.m = rows, .n = in, .k = out, .a = c->type, .b = c->type, .c = c->type, .add = add, .lda = ldy, .ldb = in, .ldc = in};
@@ -44,7 +50,7 @@ static pa_status ff_backward(pa_context *c, int block, pa_err *err) {
     if ((e = input_gradient(c, R, C, F, c->dff, F, t->ff_1, c->dxn, false, err))) return e;
     cuda_layernorm_bwd(c->stream, c->type, c->dz, c->dza, cuda_grad(c, t->ff_norm_w), cuda_grad(c, t->ff_norm_b), c->dxn, s->z_mid,
                        s->mean2, s->rstd2, cuda_param(c, t->ff_norm_w), R, C, c->work);
-    return PA_OK;
+    return made(c, t->ff_norm_w, err);
 }
 
 // Gradients of q, k, v through rotation and head norms, in place.
@@ -108,7 +114,7 @@ static pa_status attention_backward(pa_context *c, int block, pa_err *err) {
     cuda_layernorm_bwd(c->stream, c->type, c->dz, c->dza, cuda_grad(c, t->norm_w), cuda_grad(c, t->norm_b),
                        cuda_at(c, c->dxn, (size_t)Q * (size_t)C), c->z[block], s->mean + Q, s->rstd + Q, cuda_param(c, t->norm_w), R, C,
                        c->work);
-    return PA_OK;
+    return made(c, t->norm_w, err);
 }
 
 // From the logits' gradient to dz, dza at the last block's end.
@@ -128,7 +134,7 @@ static pa_status head_backward(pa_context *c, pa_err *err) {
     } else {
         cuda_widen(c->stream, c->type, c->dz, c->dza, (size_t)R * (size_t)C);
     }
-    return PA_OK;
+    return made(c, p->model.final_norm ? p->final_norm_w : p->model.tie_embeddings ? p->count : p->logits, err);
 }
 
 // Everything of a call that the device does, in the order of the stream: nothing here waits or takes memory.
@@ -155,7 +161,8 @@ static pa_status enqueue(pa_context *c, pa_err *err) {
     const int32_t *token = c->in.token, *position = c->in.position;
     cuda_embed_bwd(c->stream, tokens, positions, c->dxp, token, position, c->Q, C, m->vocab, m->context);
     cuda_embed_bwd(c->stream, tokens, positions, c->dz, token + c->Q, position + c->Q, c->R, C, m->vocab, m->context);
-    return PA_OK;
+    if ((e = made(c, 0, err))) return e;
+    return c->summing ? cuda_ranks_join(c->ranks, c->stream, err) : PA_OK;
 }
 
 pa_status cuda_capture(pa_context *c, cudaGraphExec_t *run, pa_status (*work)(pa_context *, pa_err *), pa_err *err) {
@@ -174,15 +181,16 @@ pa_status cuda_capture(pa_context *c, cudaGraphExec_t *run, pa_status (*work)(pa
 static cuda_step_graph *graph_of(pa_context *c) {
     for (int i = 0; i < c->graphs; i++) {
         cuda_step_graph *g = &c->graph[i];
-        if (g->B == c->B && g->M == c->M && g->N == c->N && g->K == c->K && g->dropout == c->dropout) return g;
+        if (g->B == c->B && g->M == c->M && g->N == c->N && g->K == c->K && g->dropout == c->dropout && g->last == c->summing) return g;
     }
     if (c->graphs < CUDA_GRAPHS)
-        c->graph[c->graphs++] = (cuda_step_graph){.B = c->B, .M = c->M, .N = c->N, .K = c->K, .dropout = c->dropout};
+        c->graph[c->graphs++] = (cuda_step_graph){.B = c->B, .M = c->M, .N = c->N, .K = c->K, .dropout = c->dropout, .last = c->summing};
     return NULL;
 }
 
 pa_status cuda_loss_grad(pa_context *c, const pa_batch *b, float scale, double *sum, pa_err *err) {
     if (!c->dz) return pa_error(err, PA_USAGE, "loss_grad: this context was not opened for training");
+    if (c->summed) return pa_error(err, PA_USAGE, "loss_grad: expected an update after the last gradient of a step");
     cuda_slot *slot = c->staged;
     if (!b && !slot) return pa_error(err, PA_USAGE, "loss_grad: no batch was staged");
     if (!b) c->staged = NULL;
@@ -192,6 +200,7 @@ pa_status cuda_loss_grad(pa_context *c, const pa_batch *b, float scale, double *
     cuda_step_graph *g = graph_of(c);
     if (g && !g->run) e = cuda_capture(c, &g->run, enqueue, err);
     if (!e) e = g ? cuda_check(cudaGraphLaunch(g->run, c->stream), "starting a step", err) : enqueue(c, err);
+    c->summed = c->summing;
     if (e || !sum) return e;
     cudaError_t status = cudaMemcpyAsync(&c->host_sums[CUDA_NATS], &c->sums[CUDA_NATS], sizeof *sum, cudaMemcpyDeviceToHost, c->stream);
     if ((e = cuda_check(status, "fetching a loss", err)) || (e = cuda_wait(c, "computing gradients", err))) return e;
@@ -199,11 +208,32 @@ pa_status cuda_loss_grad(pa_context *c, const pa_batch *b, float scale, double *
     return PA_OK;
 }
 
+// This rank's shares alone; then all ranks' parameters come together.
+static pa_status update_shares(pa_context *c, pa_err *err) {
+    pa_comm *comm = c->open.comm;
+    pa_status e = cuda_ranks_sum_f64(c->ranks, c->stream, &c->sums[CUDA_SQUARES], err);
+    if (e) return e;
+    for (size_t b = 0, at = 0; b < pa_comm_buckets(comm, c->floats); b++) {
+        pa_span own = pa_comm_share(comm, c->floats, b, comm->rank);
+        void *weight = c->weight ? (uint16_t *)c->weight + own.from : NULL;
+        cuda_adam(c->stream, c->param + own.from, c->own_grad + at, c->moment1 + at, c->moment2 + at, c->type, weight,
+                  c->decays + own.from / 16, own.to - own.from, &c->sums[CUDA_SQUARES], c->scalars);
+        at += own.to - own.from;
+    }
+    if ((e = cuda_check(cudaMemsetAsync(c->grad, 0, c->floats * 4, c->stream), "clearing gradients", err))) return e;
+    return cuda_ranks_gather(c->ranks, c->stream, c->param, c->floats, err);
+}
+
 static pa_status enqueue_update(pa_context *c, pa_err *err) {
     cudaError_t status = cudaMemcpyAsync(c->scalars, c->host_scalars, sizeof *c->scalars, cudaMemcpyHostToDevice, c->stream);
-    cuda_sum_squares(c->stream, &c->sums[CUDA_SQUARES], c->grad, c->params->floats, c->work);
-    cuda_adam(c->stream, c->param, c->grad, c->moment1, c->moment2, c->type, c->weight, c->decays, c->params->floats,
-              &c->sums[CUDA_SQUARES], c->scalars);
+    cuda_sum_squares(c->stream, &c->sums[CUDA_SQUARES], c->shared ? c->own_grad : c->grad, c->shared ? c->own : c->floats, c->work);
+    if (c->shared) {
+        pa_status e = update_shares(c, err);
+        if (e) return e;
+    } else {
+        cuda_adam(c->stream, c->param, c->grad, c->moment1, c->moment2, c->type, c->weight, c->decays, c->floats, &c->sums[CUDA_SQUARES],
+                  c->scalars);
+    }
     if (!status) status = cudaMemcpyAsync(c->host_sums, c->sums, CUDA_SUMS * sizeof(double), cudaMemcpyDeviceToHost, c->stream);
     if (!status) status = cudaMemsetAsync(&c->sums[CUDA_TOTAL], 0, sizeof(double), c->stream);
     return cuda_check(status, "updating", err);
@@ -220,8 +250,12 @@ static void rescale_loss(pa_context *c, bool finite) {
 
 pa_status cuda_update(pa_context *c, const pa_update *u, double *norm, double *nats, pa_err *err) {
     if (!c->grad) return pa_error(err, PA_USAGE, "update: this context was not opened for training");
-    if (c->open.comm->size > 1) return pa_error(err, PA_USAGE, "update: several ranks are not there yet with --device cuda");
     pa_status e = PA_OK;
+    if (c->ranks && !c->summed) {
+        e = cuda_ranks_sum(c->ranks, c->stream, c->grad, c->own_grad, c->floats, 0, err);
+        if (e || (e = cuda_ranks_join(c->ranks, c->stream, err))) return e;
+    }
+    c->summed = false;
     *c->host_scalars = (cuda_scalars){.grad_scale = 1 / c->loss_scaling,
                                       .clip = (float)u->clip,
                                       .lr = (float)u->lr,
@@ -232,8 +266,11 @@ pa_status cuda_update(pa_context *c, const pa_update *u, double *norm, double *n
                                       .c1 = (float)(1 - pow(u->beta1, (double)u->step)),
                                       .c2 = (float)(1 - pow(u->beta2, (double)u->step)),
                                       .decoupled = u->decoupled};
-    if (!c->update_graph) e = cuda_capture(c, &c->update_graph, enqueue_update, err);
-    if (!e) e = cuda_check(cudaGraphLaunch(c->update_graph, c->stream), "starting an update", err);
+    // NCCL makes its connections in the first call of each kind, which is not captured.
+    bool direct = c->ranks && !c->updated;
+    if (!direct && !c->update_graph) e = cuda_capture(c, &c->update_graph, enqueue_update, err);
+    if (!e) e = direct ? enqueue_update(c, err) : cuda_check(cudaGraphLaunch(c->update_graph, c->stream), "starting an update", err);
+    c->updated = true, c->weight_stale |= c->shared;
     if (e || (e = cuda_wait(c, "computing a step", err))) return e;
     *norm = sqrt(c->host_sums[CUDA_SQUARES]) / (double)c->loss_scaling;
     if (nats) *nats = c->host_sums[CUDA_TOTAL];

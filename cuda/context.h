@@ -6,6 +6,7 @@
 #include "cuda/attend.h"
 #include "cuda/kernels.h"
 #include "cuda/matmul.h"
+#include "cuda/nccl.h"
 #include "host/backend.h"
 
 enum {
@@ -60,13 +61,13 @@ typedef struct {
     cuda_scalars *scalars; // pinned
     cudaEvent_t sent, taken;
     int B, M, N, K;
-    bool dropout;
+    bool dropout, last;
 } cuda_slot;
 
 // A captured call, replayed for the same shape.
 typedef struct {
     int B, M, N, K;
-    bool dropout;
+    bool dropout, last;
     cudaGraphExec_t run; // NULL: the shape was seen once, not captured
 } cuda_step_graph;
 enum { CUDA_GRAPHS = 4 };
@@ -85,7 +86,15 @@ struct pa_context {
     int blocks;
     cuda_arena arena[ARENAS];
 
-    float *param, *grad, *moment1, *moment2; // each params->floats
+    cuda_ranks *ranks; // NULL: no others
+    bool shared;       // several ranks with `zero`
+    bool summing;      // the call at hand is the last of its step with several ranks
+    bool summed;       // since then, until the update
+    bool updated;      // once
+
+    size_t floats, own;                      // of the arena, equal shares for all ranks; of this rank's shares, or all
+    float *param, *grad, *moment1, *moment2; // floats, floats, own, own
+    float *own_grad;                         // (own) with `shared`: sums of this rank's shares, one after the other, as moments are
     void *weight;                            // copy of param in `type`, or NULL with float32
     int8_t *weight8;                         // with int8: the numbers of products' weights, at their places in param, and
     float *scale;                            // one for each of their rows; tensor t's from scale[scale_at[t]], -1 where it has none

@@ -41,6 +41,7 @@ static pa_status fill(const pa_context *c, cuda_slot *s, const pa_batch *b, pa_e
     s->B = b->batch, s->M = b->length, s->N = b->latents, s->K = b->keep ? b->kept : prefix;
     if (s->K < 0 || s->K > prefix) return pa_error(err, PA_USAGE, "batch: expected 0 to %d kept prefix positions, found %d", prefix, s->K);
     s->dropout = c->open.training && b->window && m->dropout > 0;
+    s->last = b->last && c->ranks;
     for (int i = 0; i < s->B * s->N; i++) s->host.target[i] = b->target ? b->target[i] : UINT16_MAX;
     for (int i = 0; i < s->B; i++) s->host.window[i] = b->window ? b->window[i] : 0;
     return set_rows(c, s, b, err);
@@ -59,7 +60,7 @@ pa_status cuda_send(pa_context *c, const pa_batch *b, cuda_slot **slot, pa_err *
 }
 
 pa_status cuda_take(pa_context *c, cuda_slot *s, float loss_scale, pa_err *err) {
-    c->B = s->B, c->M = s->M, c->N = s->N, c->K = s->K, c->dropout = s->dropout;
+    c->B = s->B, c->M = s->M, c->N = s->N, c->K = s->K, c->dropout = s->dropout, c->summing = s->last;
     c->Q = c->B * c->K, c->R = c->B * c->N;
     *s->scalars = (cuda_scalars){.loss_scale = loss_scale};
     cudaError_t status = cudaStreamWaitEvent(c->stream, s->sent, 0);

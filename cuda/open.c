@@ -42,8 +42,13 @@ pa_status cuda_check(cudaError_t status, const char *what, pa_err *err) {
 }
 
 pa_status cuda_wait(pa_context *c, const char *what, pa_err *err) {
-    cudaError_t launched = cudaGetLastError();
-    return cuda_check(launched ? launched : cudaStreamSynchronize(c->stream), what, err);
+    cudaError_t status = cudaGetLastError();
+    pa_status s = PA_OK;
+    if (!status && c->ranks)
+        s = cuda_ranks_wait(c->ranks, c->stream, &status, err);
+    else if (!status)
+        status = cudaStreamSynchronize(c->stream);
+    return s ? s : cuda_check(status, what, err);
 }
 
 // Counts bytes while the arena has no base; then hands out the same places for real.
@@ -155,7 +160,7 @@ static size_t layout_input(cuda_input *in, char *base, size_t B, size_t rows, si
 static void layout_other(pa_context *c, cuda_arena *a, size_t B, size_t N, size_t K) {
     const pa_model *m = &c->params->model;
     c->rotary_table = F32((size_t)m->context * (size_t)pa_rotary_dims(m));
-    c->decays = take(a, c->open.training ? c->params->floats / 16 : 0, 1);
+    c->decays = take(a, c->open.training ? c->floats / 16 : 0, 1);
     c->input_size = layout_input(&c->in, NULL, B, B * (K + N), B * N);
     char *in = take(a, c->input_size, 1);
     if (in) layout_input(&c->in, in, B, B * (K + N), B * N);
@@ -169,7 +174,7 @@ static void layout_other(pa_context *c, cuda_arena *a, size_t B, size_t N, size_
 static void layout(pa_context *c) {
     const pa_model *m = &c->params->model;
     cuda_arena *a = c->arena;
-    size_t n = c->params->floats, B = (size_t)c->open.max_batch, N = (size_t)(m->context - m->prefix), K = (size_t)m->prefix;
+    size_t n = c->floats, B = (size_t)c->open.max_batch, N = (size_t)(m->context - m->prefix), K = (size_t)m->prefix;
     if (c->open.streams && !B) B = 1;
     for (int i = 0; i < ARENAS; i++) a[i].used = 0;
     c->param = take(&a[ARENA_PARAMETERS], n, 4);
@@ -186,7 +191,8 @@ static void layout(pa_context *c) {
     }
     if (c->open.training) {
         c->grad = take(&a[ARENA_GRADIENTS], n, 4);
-        c->moment1 = take(&a[ARENA_MOMENTS], n, 4), c->moment2 = take(&a[ARENA_MOMENTS], n, 4);
+        c->own_grad = take(&a[ARENA_GRADIENTS], c->shared ? c->own : 0, 4);
+        c->moment1 = take(&a[ARENA_MOMENTS], c->own, 4), c->moment2 = take(&a[ARENA_MOMENTS], c->own, 4);
     }
     if (B) layout_activations(c, &a[ARENA_ACTIVATIONS], B, N, K);
     if (B && c->open.training) layout_backward(c, &a[ARENA_BACKWARD], B, N, K);
@@ -266,7 +272,7 @@ static pa_status make_streams(pa_context *c, pa_err *err) {
 // Constants: rotation angles, and which parameters decay.
 static pa_status fill_tables(pa_context *c, pa_err *err) {
     const pa_model *m = &c->params->model;
-    size_t half = (size_t)pa_rotary_dims(m) / 2, angles = (size_t)m->context * half, groups = c->params->floats / 16;
+    size_t half = (size_t)pa_rotary_dims(m) / 2, angles = (size_t)m->context * half, groups = c->floats / 16;
     float *table = malloc((angles * 2 + 1) * sizeof *table);
     uint8_t *decays = calloc(groups + 1, 1);
     pa_status s = table && decays ? PA_OK : pa_error(err, PA_FAIL, "no memory");
@@ -286,12 +292,13 @@ static pa_status fill_tables(pa_context *c, pa_err *err) {
 
 static void cuda_close(pa_context *c) {
     if (!c) return;
-    if (c->stream) cudaStreamSynchronize(c->stream);
+    if (c->stream) cuda_wait(c, "ending", NULL);
     if (c->copies) cudaStreamSynchronize(c->copies);
     for (int i = 0; i < c->graphs; i++)
         if (c->graph[i].run) cudaGraphExecDestroy(c->graph[i].run);
     if (c->update_graph) cudaGraphExecDestroy(c->update_graph);
     if (c->decode_graph) cudaGraphExecDestroy(c->decode_graph);
+    cuda_ranks_destroy(c->ranks);
     cuda_matmul_destroy(c->mm);
     cuda_attend_destroy(c->attend);
     for (int i = 0; i < ARENAS; i++)
@@ -342,7 +349,10 @@ static pa_status prepare(pa_context *c, pa_err *err) {
     struct cudaDeviceProp properties = {.name = "a GPU, none is here", .major = 8};
     pa_err absent;
     pa_status present = cuda_present(&absent), s = PA_OK;
-    if (!present) s = cuda_check(cudaGetDeviceProperties(&properties, 0), "asking for the GPU's properties", err);
+    int devices = 1, device = 0; // one a rank; where each rank is shown one alone, that
+    if (!present) s = cuda_check(cudaGetDeviceCount(&devices), "counting GPUs", err);
+    device = c->open.comm->local_rank % devices;
+    if (!present && !s) s = cuda_check(cudaGetDeviceProperties(&properties, device), "asking for the GPU's properties", err);
     if (!present && !s && properties.major * 10 + properties.minor < 75)
         s = pa_error(err, PA_FAIL, "CUDA: %s has compute capability %d.%d; this build needs 7.5 or newer", properties.name,
                      properties.major, properties.minor);
@@ -356,7 +366,9 @@ static pa_status prepare(pa_context *c, pa_err *err) {
     if (c->open.plan) print_plan(c, properties.name, c->open.plan);
     if (c->open.plan_only) return PA_OK;
     if (present) return err ? *err = absent, present : present;
-    if ((s = cuda_check(cudaSetDevice(0), "choosing the GPU", err)) || (s = take_arenas(c, err)) || (s = take_pinned(c, err))) return s;
+    if ((s = cuda_check(cudaSetDevice(device), "choosing the GPU", err)) || (s = take_arenas(c, err)) || (s = take_pinned(c, err)))
+        return s;
+    if (c->open.training && cuda_ranks_wanted(c->open.comm) && (s = cuda_ranks_create(&c->ranks, c->open.comm, err))) return s;
     if ((s = make_streams(c, err)) || (s = cuda_matmul_create(&c->mm, c->stream, c->workspace, err))) return s;
     return fill_tables(c, err);
 }
@@ -367,6 +379,10 @@ static pa_status cuda_open(pa_context **out, const pa_open *o, pa_err *err) {
     if (!c) return pa_error(err, PA_FAIL, "no memory");
     c->open = *o;
     c->params = o->params;
+    size_t multiple = 16 * (size_t)o->comm->size;
+    c->floats = (o->params->floats + multiple - 1) / multiple * multiple;
+    c->shared = o->training && o->zero && o->comm->size > 1;
+    c->own = c->shared ? pa_comm_share_floats(o->comm, c->floats) : c->floats;
     c->softmax_scale = 1 / sqrtf((float)o->params->model.dim_head);
     c->blocks = o->params->model.perceive_depth + o->params->model.depth;
     c->saved = calloc((size_t)c->blocks, sizeof *c->saved);
@@ -382,6 +398,27 @@ static pa_status cuda_open(pa_context **out, const pa_open *o, pa_err *err) {
     return s;
 }
 
+static bool is_shared(const pa_context *c, pa_kind kind) {
+    return c->shared && (kind == PA_MOMENT1 || kind == PA_MOMENT2);
+}
+
+// This rank's part of a moment, to (`out`) or from the host's whole tensor.
+static pa_status copy_shares(pa_context *c, pa_kind kind, int t, float *out, const float *in, pa_err *err) {
+    const pa_param *row = &c->params->row[t];
+    const pa_comm *comm = c->open.comm;
+    float *device = kind == PA_MOMENT1 ? c->moment1 : c->moment2;
+    cudaError_t e = cudaSuccess;
+    for (size_t b = 0, at = 0; b < pa_comm_buckets(comm, c->floats) && !e; b++) {
+        pa_span own = pa_comm_share(comm, c->floats, b, comm->rank);
+        size_t from = own.from > row->offset ? own.from : row->offset, end = row->offset + row->size, to = own.to < end ? own.to : end;
+        float *there = device + at + (from - own.from);
+        if (from < to && out) e = cudaMemcpy(out + (from - row->offset), there, (to - from) * 4, cudaMemcpyDeviceToHost);
+        if (from < to && !out) e = cudaMemcpy(there, in + (from - row->offset), (to - from) * 4, cudaMemcpyHostToDevice);
+        at += own.to - own.from;
+    }
+    return cuda_check(e, "copying moments", err);
+}
+
 static float *tensor(pa_context *c, pa_kind kind, int t) {
     float *base = kind == PA_PARAM ? c->param : kind == PA_GRAD ? c->grad : kind == PA_MOMENT1 ? c->moment1 : c->moment2;
     return base && t >= 0 && t < c->params->count ? base + c->params->row[t].offset : NULL;
@@ -391,7 +428,11 @@ static pa_status cuda_read(pa_context *c, pa_kind kind, int t, float *out, pa_er
     const float *from = tensor(c, kind, t);
     if (!from) return pa_error(err, PA_USAGE, "read: no tensor %d of kind %d here", t, (int)kind);
     pa_status s = cuda_wait(c, "finishing work before reading a tensor", err);
-    size_t n = c->params->row[t].size;
+    size_t n = c->params->row[t].size, offset = c->params->row[t].offset;
+    if (!s && is_shared(c, kind)) {
+        if ((s = copy_shares(c, kind, t, out, NULL, err))) return s;
+        return pa_comm_gather_part(c->open.comm, NULL, c->floats, offset, offset + n, out, err);
+    }
     if (!s) s = cuda_check(cudaMemcpy(out, from, n * 4, cudaMemcpyDeviceToHost), "reading a tensor", err);
     // Gradients are kept times the loss scaling, a power of two.
     for (size_t i = 0; !s && kind == PA_GRAD && c->loss_scaling != 1 && i < n; i++) out[i] /= c->loss_scaling;
@@ -402,6 +443,7 @@ static pa_status cuda_write(pa_context *c, pa_kind kind, int t, const float *in,
     float *to = tensor(c, kind, t);
     if (!to) return pa_error(err, PA_USAGE, "write: no tensor %d of kind %d here", t, (int)kind);
     pa_status s = cuda_wait(c, "finishing work before writing a tensor", err);
+    if (!s && is_shared(c, kind)) return copy_shares(c, kind, t, NULL, in, err);
     size_t n = c->params->row[t].size;
     float *scaled = NULL;
     if (!s && kind == PA_GRAD && c->loss_scaling != 1) {

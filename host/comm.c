@@ -30,8 +30,8 @@ static void share_cores(const pa_comm *c) {
 // PATRAIN_BUCKET: bytes, for measurements and tests.
 static size_t bucket_floats(int size) {
     const char *set = getenv("PATRAIN_BUCKET");
-    size_t floats = set ? strtoull(set, NULL, 10) / 4 / ALIGN * ALIGN : BUCKET;
-    return floats < (size_t)size * ALIGN ? (size_t)size * ALIGN : floats;
+    size_t floats = set ? strtoull(set, NULL, 10) / 4 : BUCKET, share = (size_t)size * ALIGN;
+    return floats < share ? share : floats / share * share; // equal shares
 }
 
 static pa_status take_links(pa_comm *c, const pa_carrier *carrier, void *own, double timeout, pa_err *err) {
@@ -55,6 +55,7 @@ pa_status pa_comm_start(pa_comm *c, const pa_comm_options *o, pa_err *err) {
         s = pa_mpi_start(c, &carrier, &own, err);
     if (s || !carrier) return s;
     share_cores(c);
+    c->timeout = o->timeout;
     return take_links(c, carrier, own, o->timeout, err);
 }
 
@@ -347,7 +348,8 @@ pa_status pa_comm_gather_part(pa_comm *c, const float *own, size_t count, size_t
             any |= p.from < p.to;
             c->links->span[r] = (pa_span){(p.from - from) * sizeof *out, (p.to - from) * sizeof *out};
         }
-        if (part.from < part.to) memcpy(out + (part.from - from), own + at + (part.from - mine.from), (part.to - part.from) * sizeof *out);
+        if (own && part.from < part.to)
+            memcpy(out + (part.from - from), own + at + (part.from - mine.from), (part.to - part.from) * sizeof *out);
         if (any) s = pa_comm_gather(c, out, c->links->span, err);
         at += mine.to - mine.from;
     }

@@ -13,6 +13,7 @@ typedef struct pa_links pa_links;
 typedef struct {
     int rank, size;
     int local_rank, local_size; // among the ranks on this machine
+    double timeout;             // of several: seconds that a rank waits for the others
     pa_links *links;            // to the others; NULL: alone
 } pa_comm;
 
@@ -57,7 +58,7 @@ pa_status pa_comm_reduce_end(pa_comm *c, pa_err *err); // all are final
 // Brings the shares of such an array together.
 pa_status pa_comm_gather_shares(pa_comm *c, float *data, size_t count, pa_err *err);
 // The same of numbers [from, to) alone, of an array of which each rank keeps its shares only, one after the other in `own`; `out` is
-// everyone's afterwards. And its opposite, in which nothing is sent.
+// everyone's afterwards (own NULL: this rank's numbers are in `out` already). And its opposite, in which nothing is sent.
 pa_status pa_comm_gather_part(pa_comm *c, const float *own, size_t count, size_t from, size_t to, float *out, pa_err *err);
 void pa_comm_keep_part(const pa_comm *c, float *own, size_t count, size_t from, size_t to, const float *in);
 

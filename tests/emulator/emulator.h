@@ -60,6 +60,7 @@ void run_grid(const char *kernel, const std::function<void()> &body, dim3 grid, 
 
 // runtime.cpp: what a stream is asked to do, done now, later, or recorded while the stream is captured.
 void enqueue(cudaStream_t stream, std::function<void()> work);
+void enqueue_waiting(cudaStream_t stream, std::function<bool()> work); // asked again until it returns true
 cudaError_t function_attributes(cudaFuncAttributes *a, const void *kernel);
 cudaError_t set_function_attribute(const void *kernel, cudaFuncAttribute attribute, int value);
 // cudaSuccess, or why such a launch would fail on the GPU (kept for cudaGetLastError).

@@ -2,6 +2,7 @@
 // (PA_EMULATOR_SEED odd, as it is unless set) only when someone waits for it: a host that reads too early, or writes what is still to be
 // read, is found out by one of the two.
 //
+//   PA_EMULATOR_GPUS      how many GPUs there are; default 1. They differ in nothing but their number
 //   PA_EMULATOR_SEED      order of threads and of streams' work; default 1; 0: the natural order, at once
 //   PA_EMULATOR_SM        75, 80 (default) or 90: which GPU this is; 0: none
 //   PA_EMULATOR_MEMORY    bytes of device memory; default 16e9
@@ -17,8 +18,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
-typedef std::function<void()> work;
+typedef std::function<bool()> work; // false: not yet, to be asked again
 
 struct CUgraph_st {
     std::vector<work> nodes;
@@ -29,13 +31,20 @@ struct CUgraphExec_st {
 struct CUstream_st {
     std::vector<work> queue;
     CUgraph_st *capture = nullptr;
-    bool invalid = false;  // the capture
-    bool blocking = false; // the null stream waits for it
+    CUstream_st *origin = nullptr; // whose capture it has joined
+    bool loose = false;            // and has not come back to
+    bool invalid = false;          // the capture
+    bool blocking = false;         // the null stream waits for it
+    bool running = false;
 };
 struct CUevent_st {
     cudaStream_t on = nullptr;
-    double when = 0; // seconds
-    bool recorded = false, captured = false, pending = false;
+    double when = 0;              // seconds
+    uint64_t asked = 0, done = 0; // records
+    bool captured = false;
+    bool pending() const {
+        return done < asked;
+    }
 };
 
 namespace emulator {
@@ -47,7 +56,7 @@ static std::map<const void *, int> dynamic_limit; // by kernel
 static CUstream_st null_stream;
 static std::vector<cudaStream_t> streams = {&null_stream};
 
-static struct { uint64_t seed, arch, memory, driver, error, error_at; } settings;
+static struct { uint64_t seed, arch, memory, driver, error, error_at, gpus; } settings;
 static emulator_counts counts;
 static uint64_t stream_waits;
 static cudaError_t broken = cudaSuccess; // once set, nothing works any more
@@ -58,6 +67,7 @@ static uint64_t setting(const char *name, uint64_t otherwise) {
 }
 void read_settings() {
     settings.seed = setting("PA_EMULATOR_SEED", 1), settings.arch = setting("PA_EMULATOR_SM", 80);
+    settings.gpus = setting("PA_EMULATOR_GPUS", 1);
     settings.memory = setting("PA_EMULATOR_MEMORY", 16000000000u), settings.driver = setting("PA_EMULATOR_DRIVER", CUDART_VERSION);
     const char *error = getenv("PA_EMULATOR_ERROR"), *at = error ? strchr(error, '@') : nullptr;
     settings.error = setting("PA_EMULATOR_ERROR", 0), settings.error_at = at ? strtoull(at + 1, nullptr, 10) : 0;
@@ -82,10 +92,18 @@ static CUstream_st *real(cudaStream_t s) {
     return s ? s : &null_stream;
 }
 
+// Does what can be done; false where something must be waited for.
+static bool progress(CUstream_st *s) {
+    if (s->running) return false;
+    s->running = true;
+    size_t done = 0;
+    while (done < s->queue.size() && s->queue[done]()) done++;
+    s->queue.erase(s->queue.begin(), s->queue.begin() + (ptrdiff_t)done);
+    s->running = false;
+    return s->queue.empty();
+}
 static void finish(CUstream_st *s) {
-    std::vector<work> queue;
-    queue.swap(s->queue);
-    for (work &w : queue) w();
+    while (!progress(s) && !s->running) usleep(50);
 }
 static void finish_all() {
     for (cudaStream_t s : streams) finish(s);
@@ -106,16 +124,20 @@ static cudaError_t waited() {
     return broken ? failed(broken) : cudaSuccess;
 }
 
-void enqueue(cudaStream_t stream, work w) {
+void enqueue_waiting(cudaStream_t stream, work w) {
     CUstream_st *s = real(stream);
     if (broken) return;
     counts.launches += !s->capture;
-    if (s->capture)
+    s->loose = s->origin;
+    if (s->capture) {
         s->capture->nodes.push_back(std::move(w));
-    else if (seed() % 2)
-        s->queue.push_back(std::move(w));
-    else
-        w();
+        return;
+    }
+    s->queue.push_back(std::move(w));
+    if (seed() % 2 == 0) progress(s);
+}
+void enqueue(cudaStream_t stream, std::function<void()> w) {
+    enqueue_waiting(stream, [w = std::move(w)] { return w(), true; });
 }
 
 // Calls that may not be made while this thread captures: they fail, and so does the capture.
@@ -235,6 +257,9 @@ static const struct {
     {cudaErrorIllegalState, "cudaErrorIllegalState", "the operation cannot be performed in the present state"},
     {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"},
     {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture"},
+    {cudaErrorStreamCaptureUnmatched, "cudaErrorStreamCaptureUnmatched", "capture was not initiated in this stream"},
+    {cudaErrorStreamCaptureUnjoined, "cudaErrorStreamCaptureUnjoined", "capturing stream has unjoined work"},
+    {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation", "dependency created on uncaptured work in another stream"},
     {cudaErrorCapturedEvent, "cudaErrorCapturedEvent", "operation not permitted on an event last recorded in a capturing stream"},
 };
 
@@ -268,7 +293,7 @@ cudaError_t cudaDriverGetVersion(int *version) {
     return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int *count) {
-    *count = architecture() ? 1 : 0;
+    *count = architecture() ? (int)settings.gpus : 0;
     return architecture() ? cudaSuccess : failed(absent());
 }
 cudaError_t cudaGetDevice(int *device_number) {
@@ -276,7 +301,9 @@ cudaError_t cudaGetDevice(int *device_number) {
     return architecture() ? cudaSuccess : failed(absent());
 }
 cudaError_t cudaSetDevice(int device_number) {
-    return !architecture() ? failed(absent()) : device_number ? failed(cudaErrorInvalidDevice) : cudaSuccess;
+    return !architecture()                                            ? failed(absent())
+           : device_number < 0 || device_number >= (int)settings.gpus ? failed(cudaErrorInvalidDevice)
+                                                                      : cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device_number) {
     if (cudaSetDevice(device_number)) return last;
@@ -388,7 +415,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     if (!stream) return failed(cudaErrorInvalidResourceHandle);
     finish(stream);
     streams.erase(std::find(streams.begin(), streams.end(), stream));
-    delete stream->capture;
+    if (!stream->origin) delete stream->capture;
     delete stream;
     return cudaSuccess;
 }
@@ -397,6 +424,12 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     if (s->capture) return s->invalid = true, failed(cudaErrorStreamCaptureUnsupported);
     finish(s);
     return waited();
+}
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+    CUstream_st *s = real(stream);
+    if (s->capture) return s->invalid = true, failed(cudaErrorStreamCaptureUnsupported);
+    if (broken) return failed(broken);
+    return progress(s) ? cudaSuccess : cudaErrorNotReady;
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode) {
     if (!stream) return failed(cudaErrorStreamCaptureUnsupported); // the null stream can't be captured
@@ -407,8 +440,13 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     *graph = nullptr;
     if (!stream || !stream->capture) return failed(cudaErrorIllegalState);
+    if (stream->origin) return failed(cudaErrorStreamCaptureUnmatched);
     CUgraph_st *made = stream->capture;
     stream->capture = nullptr;
+    bool loose = false;
+    for (cudaStream_t s : streams)
+        if (s->origin == stream) loose |= s->loose, s->origin = nullptr, s->capture = nullptr, s->loose = false;
+    if (loose) return delete made, failed(cudaErrorStreamCaptureUnjoined);
     if (stream->invalid) return delete made, failed(cudaErrorStreamCaptureInvalidated);
     *graph = made;
     return cudaSuccess;
@@ -419,9 +457,22 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureSta
     return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-    CUstream_st *other = event->on;
-    if (real(stream)->capture || event->captured) return failed(cudaErrorNotSupported); // of the emulator
-    if (other && other != real(stream)) enqueue(stream, [=] { finish(other); });
+    CUstream_st *other = event->on, *s = real(stream);
+    if (event->captured) { // a graph's nodes are done in the order in which they were asked for: nothing to add
+        if (!other->capture) return failed(cudaErrorCapturedEvent);
+        CUstream_st *origin = other->origin ? other->origin : other;
+        if (s == origin)
+            other->loose = false;
+        else if (!s->capture)
+            s->capture = other->capture, s->origin = origin, s->loose = true;
+        return cudaSuccess;
+    }
+    if (s->capture) return failed(cudaErrorStreamCaptureIsolation);
+    if (other && other != s)
+        enqueue_waiting(stream, [=, asked = event->asked] {
+            if (event->done < asked) progress(other);
+            return event->done >= asked;
+        });
     return cudaSuccess;
 }
 
@@ -438,19 +489,20 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
     return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    event->on = real(stream), event->recorded = true, event->captured = event->on->capture;
-    event->pending = true;
-    enqueue(stream, [=] { event->when = now(), event->pending = false; });
+    event->on = real(stream), event->captured = event->on->capture;
+    if (event->captured) return cudaSuccess;
+    event->asked++;
+    enqueue(stream, [=] { event->when = now(), event->done++; });
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     if (event->captured) return forbidden(), failed(cudaErrorCapturedEvent);
-    counts.waits += event->recorded && event->pending;
-    if (event->on && event->pending) finish(event->on);
+    counts.waits += event->pending();
+    while (event->on && event->pending() && !progress(event->on)) usleep(50);
     return broken ? failed(broken) : cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t stop) {
-    if (!start->recorded || !stop->recorded) return failed(cudaErrorInvalidResourceHandle);
+    if (!start->asked || !stop->asked) return failed(cudaErrorInvalidResourceHandle);
     if (start->captured || stop->captured) return failed(cudaErrorCapturedEvent);
     if (!start->on->queue.empty() || !stop->on->queue.empty()) return failed(cudaErrorNotReady);
     *milliseconds = (float)(1e3 * (stop->when - start->when));
@@ -465,8 +517,9 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *run, cudaGraph_t graph, unsign
 cudaError_t cudaGraphLaunch(cudaGraphExec_t run, cudaStream_t stream) {
     if (!run) return failed(cudaErrorInvalidValue);
     counts.graphs++, counts.launches--; // all of it is one
-    enqueue(stream, [nodes = run->nodes] {
-        for (const work &w : *nodes) w();
+    enqueue_waiting(stream, [nodes = run->nodes, at = std::make_shared<size_t>(0)] {
+        while (*at < nodes->size() && (*nodes)[*at]()) ++*at;
+        return *at == nodes->size();
     });
     return cudaSuccess;
 }

@@ -1,0 +1,123 @@
+// nccl.cpp: NCCL of the emulator: collectives of streams as MPI's non-blocking ones, on the ranks that mpirun started. A stream whose turn
+// has come begins one and is not done before MPI is. A communicator that does not block answers ncclInProgress now and then, as NCCL may.
+#ifdef PA_WITH_MPI
+#define OMPI_SKIP_MPICXX
+#define MPICH_SKIP_MPICXX
+#include <mpi.h>
+
+#include <nccl.h>
+
+#include "tests/emulator/emulator.h"
+
+#include <memory>
+#include <string.h>
+
+struct ncclComm {
+    MPI_Comm mpi;
+    int rank, ranks, asked;
+    bool alone, blocking, failed, aborted;
+};
+
+static ncclComm *grouped; // that had a call since the group began
+static int group;
+
+static ncclResult_t taken(ncclComm *c) {
+    if (group) {
+        grouped = c;
+        return c->blocking ? ncclSuccess : ncclInProgress;
+    }
+    return c->blocking || ++c->asked % 3 ? ncclSuccess : ncclInProgress;
+}
+
+// `begin` starts the collective, once what it reads is there.
+static ncclResult_t collective(ncclComm *c, cudaStream_t stream, const std::function<int(MPI_Request *)> &begin) {
+    if (!c || c->aborted) return ncclInvalidArgument;
+    auto request = std::make_shared<MPI_Request>(MPI_REQUEST_NULL);
+    emulator::enqueue(stream, [=] {
+        if (!c->aborted && begin(request.get())) c->failed = true;
+    });
+    emulator::enqueue_waiting(stream, [=] {
+        int done = 0;
+        if (c->alone || c->failed || c->aborted) return true;
+        if (MPI_Test(request.get(), &done, MPI_STATUS_IGNORE)) c->failed = true;
+        return done || c->failed;
+    });
+    return taken(c);
+}
+
+static MPI_Datatype kind(ncclDataType_t type) {
+    return type == ncclDouble ? MPI_DOUBLE : MPI_FLOAT;
+}
+static size_t width(ncclDataType_t type) {
+    return type == ncclDouble ? 8 : 4;
+}
+
+extern "C" {
+
+ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
+    memset(id, 42, sizeof *id);
+    return ncclSuccess;
+}
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t *config) {
+    int started = 0, size = 0;
+    MPI_Initialized(&started);
+    if (id.internal[0] != 42 || id.internal[127] != 42) return ncclInvalidArgument;
+    if (started) MPI_Comm_size(MPI_COMM_WORLD, &size);
+    if (ranks > 1 && size != ranks) return ncclSystemError;
+    ncclComm *c = *comm = new ncclComm{MPI_COMM_SELF, rank, ranks, 0, ranks == 1, config->blocking != 0, false, false};
+    if (!c->alone && MPI_Comm_dup(MPI_COMM_WORLD, &c->mpi)) return ncclSystemError;
+    return c->blocking ? ncclSuccess : ncclInProgress;
+}
+ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *result) {
+    *result = c->failed ? ncclRemoteError : ++c->asked % 3 == 0 ? ncclInProgress : ncclSuccess;
+    return ncclSuccess;
+}
+ncclResult_t ncclCommFinalize(ncclComm_t c) {
+    return taken(c);
+}
+ncclResult_t ncclCommDestroy(ncclComm_t c) {
+    if (!c->alone) MPI_Comm_free(&c->mpi);
+    delete c;
+    return ncclSuccess;
+}
+ncclResult_t ncclCommAbort(ncclComm_t c) {
+    c->aborted = true; // streams still hold it
+    return ncclSuccess;
+}
+const char *ncclGetErrorString(ncclResult_t result) {
+    return result == ncclRemoteError ? "remote process exited or there was a network error" : "an error of the emulator's NCCL";
+}
+ncclResult_t ncclGroupStart(void) {
+    group++;
+    return ncclSuccess;
+}
+ncclResult_t ncclGroupEnd(void) {
+    if (!group) return ncclInvalidUsage;
+    ncclComm *c = grouped;
+    if (--group) return ncclSuccess;
+    grouped = nullptr;
+    return c ? taken(c) : ncclSuccess;
+}
+
+ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t, ncclComm_t c, cudaStream_t stream) {
+    return collective(c, stream, [=](MPI_Request *r) {
+        if (c->alone) return memmove(to, from, count * width(type)), 0;
+        return MPI_Iallreduce(from == to ? MPI_IN_PLACE : from, to, (int)count, kind(type), MPI_SUM, c->mpi, r);
+    });
+}
+ncclResult_t ncclReduceScatter(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t, ncclComm_t c,
+                               cudaStream_t stream) {
+    return collective(c, stream, [=](MPI_Request *r) {
+        if (c->alone) return memmove(to, from, count * width(type)), 0;
+        return MPI_Ireduce_scatter_block(from, to, (int)count, kind(type), MPI_SUM, c->mpi, r);
+    });
+}
+ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t c, cudaStream_t stream) {
+    const bool in_place = from == (char *)to + (size_t)c->rank * count * width(type);
+    return collective(c, stream, [=](MPI_Request *r) {
+        if (c->alone) return memmove(to, from, count * width(type)), 0;
+        return MPI_Iallgather(in_place ? MPI_IN_PLACE : from, (int)count, kind(type), to, (int)count, kind(type), c->mpi, r);
+    });
+}
+}
+#endif
