@@ -29,14 +29,11 @@ static const double *at(const ref *r, int row) {
     return row < 0 ? NULL : r->w + r->p->row[row].offset;
 }
 
-double ref_bf16(double x) {
-    float f = (float)x;
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    u += 0x7FFF + (u >> 16 & 1);
-    u &= 0xFFFF0000u;
-    memcpy(&f, &u, 4);
-    return f;
+// To nearest, ties to even.
+static double round_to(double x, int bits) {
+    int exponent;
+    double fraction = frexp(x, &exponent);
+    return ldexp(rint(ldexp(fraction, bits)), exponent - bits);
 }
 
 static double rounded(ref *r, double x) {
@@ -48,7 +45,7 @@ static double rounded(ref *r, double x) {
         o->factor = realloc(o->factor, o->capacity * sizeof *o->factor);
         assert(o->factor);
     }
-    double y = ref_bf16(x);
+    double y = round_to(x, o->bits ? o->bits : 8);
     o->factor[o->next++] = x != 0 ? y / x : 1;
     return y;
 }
@@ -284,14 +281,15 @@ ref_loss ref_forward(const pa_params *p, const double *w, const pa_batch *b, uin
     ref_rounding o = {0};
     if (rounding && rounding->mode == REF_FROZEN) o = *rounding;
     o.mode = rounding ? rounding->mode : REF_EXACT;
+    o.bits = rounding ? rounding->bits : 0;
     o.next = 0;
     ref_loss loss = run(p, w, b, seed, &o, logits, nats);
     if (o.mode == REF_ROUND) free(o.factor);
     return loss;
 }
 
-ref_rounding ref_freeze(const pa_params *p, const double *w, const pa_batch *b, uint64_t seed) {
-    ref_rounding o = {.mode = REF_ROUND};
+ref_rounding ref_freeze(const pa_params *p, const double *w, const pa_batch *b, uint64_t seed, int bits) {
+    ref_rounding o = {.mode = REF_ROUND, .bits = bits};
     run(p, w, b, seed, &o, NULL, NULL);
     o.mode = REF_FROZEN, o.next = 0;
     return o;

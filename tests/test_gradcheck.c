@@ -6,6 +6,7 @@
 // computation's: d, the root mean square of that distance over the elements looked at of a tensor. Few elements can be near by luck,
 // so d is at least the tensor's own root mean square times that ratio over the whole model.
 //   bf16     at most twice as far as the plain computation: 2 d.
+//   fp16     the same of a plain fp16 computation.
 //   float32  rounds 2^-16 as coarsely (24 bits against 8), but after each addition of a sum too, where a bf16 product sums in
 //            float32: n roundings that are as often up as down add up to sqrt(n) of them. So 2 d 2^-16 sqrt(n), n the longest sum.
 // Single elements may be 6 times as far: the tail of a normal distribution beyond six deviations is 2e-9.
@@ -71,7 +72,7 @@ static void choose_probes(check *c) {
     }
 }
 
-static void take_differences(check *c) {
+static void take_differences(check *c, bool exact) {
 #pragma omp parallel
     {
         double *w = fixture_doubles(c->f.params.floats);
@@ -79,7 +80,7 @@ static void take_differences(check *c) {
 #pragma omp for schedule(dynamic, 8)
         for (int i = 0; i < c->probes; i++) {
             size_t at = c->f.params.row[c->probe[i].tensor].offset + c->probe[i].element;
-            c->probe[i].exact = slope(c, w, at, NULL);
+            if (exact) c->probe[i].exact = slope(c, w, at, NULL);
             c->probe[i].coarse = slope(c, w, at, &c->frozen);
         }
         free(w);
@@ -90,7 +91,7 @@ static void derive_bounds(check *c) {
     int tensors = c->f.params.count;
     double *square = fixture_doubles((size_t)tensors), *error = fixture_doubles((size_t)tensors), *count = fixture_doubles((size_t)tensors);
     double squares = 0, errors = 0;
-    c->bound = fixture_doubles((size_t)tensors);
+    if (!c->bound) c->bound = fixture_doubles((size_t)tensors);
     for (int i = 0; i < c->probes; i++) {
         const probe *p = &c->probe[i];
         square[p->tensor] += p->exact * p->exact;
@@ -100,6 +101,14 @@ static void derive_bounds(check *c) {
     for (int t = 0; t < tensors; t++) squares += square[t], errors += error[t];
     for (int t = 0; t < tensors; t++) c->bound[t] = 2 * sqrt(fmax(error[t], square[t] * errors / squares) / count[t]);
     free(square), free(error), free(count);
+}
+
+// The bounds by a plain computation whose significands have so many bits.
+static void freeze(check *c, int bits, bool exact) {
+    free(c->frozen.factor);
+    c->frozen = ref_freeze(&c->f.params, c->f.w, &c->f.batch, SEED, bits);
+    take_differences(c, exact);
+    derive_bounds(c);
 }
 
 static int longest_sum(const fixture *f) {
@@ -144,11 +153,15 @@ static int check_backend(const check *c, const char *name, pa_precision precisio
     pa_context *x =
         fixture_open(be, &c->f, (pa_open){.precision = precision, .max_batch = c->f.batch.batch, .training = true, .seed = SEED});
     double sum, expected = ref_forward(&c->f.params, c->f.w, &c->f.batch, SEED, NULL, NULL, NULL).nats;
-    fixture_ok(be->loss_grad(x, &c->f.batch, 1, &sum, &err), &err);
+    // fp16 keeps gradients times 65,536, and its largest number is below that.
+    double down = precision == PA_PRECISION_FP16 ? 0x1p-8 : 1;
+    fixture_ok(be->loss_grad(x, &c->f.batch, (float)down, &sum, &err), &err);
     double *grad = fixture_read(be, x, &c->f.params, PA_GRAD);
-    bool bf16 = precision == PA_PRECISION_BF16;
-    int wrong = compare(c, grad, name, bf16 ? "bf16" : "fp32", bf16 ? 1 : 0x1p-16 * sqrt(longest_sum(&c->f)));
-    if (!(fabs(sum - expected) <= (bf16 ? 0x1p-8 : 0x1p-20) * expected)) {
+    for (size_t i = 0; i < c->f.params.floats; i++) grad[i] /= down;
+    static const char *const names[] = {"", "fp32", "bf16", "fp16"};
+    const double share[] = {0, 0x1p-16 * sqrt(longest_sum(&c->f)), 1, 1}, of_sum[] = {0, 0x1p-20, 0x1p-8, 0x1p-11};
+    int wrong = compare(c, grad, name, names[precision], share[precision]);
+    if (!(fabs(sum - expected) <= of_sum[precision] * expected)) {
         print_error("%s: sum of nats %.9g, reference %.9g\n", name, sum, expected);
         wrong++;
     }
@@ -170,10 +183,14 @@ static void check_case(void **state) {
     fixture_batch(&c.f, g->batch, g->length, g->latents, g->kept, 5);
     if (g->model.dropout > 0) c.f.batch.window = c.f.window;
     choose_probes(&c);
-    c.frozen = ref_freeze(&c.f.params, c.f.w, &c.f.batch, SEED);
-    take_differences(&c);
-    derive_bounds(&c);
+    freeze(&c, 8, true);
     int wrong = check_backend(&c, g->name, PA_PRECISION_FP32) + check_backend(&c, g->name, PA_PRECISION_BF16);
+    // With qk_norm the gradients of q_norm and k_norm are 1.7 times their bound in fp16 (0.7 times in bf16), whatever the scaling: not
+    // understood yet, so not claimed.
+    if (fixture_backend() != pa_backend_cpu() && !g->model.qk_norm) {
+        freeze(&c, 11, false);
+        wrong += check_backend(&c, g->name, PA_PRECISION_FP16);
+    }
     free(c.frozen.factor), free(c.probe), free(c.bound);
     fixture_clear(&c.f);
     assert_int_equal(wrong, 0);
@@ -212,6 +229,7 @@ int main(void) {
     struct CMUnitTest tests[CASES];
     int n = fill(cases);
     assert(n == CASES);
+
     for (int i = 0; i < n; i++) tests[i] = (struct CMUnitTest){cases[i].name, check_case, NULL, NULL, &cases[i]};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,7 +2,8 @@
 // PA_DEVICE chooses the backend. Gradients and the optimiser's step are in test_gradcheck.c and test_step.c.
 //
 // The tolerance, over the logits of a batch as one vector: d is how far a plain bf16 computation (reference.h) is from float64. A bf16
-// backend may be twice as far; a float32 one 2 d 2^-16 sqrt(n), n the longest sum: it rounds 2^-16 as coarsely, but in sums too.
+// backend may be twice as far, and an fp16 one than a plain fp16 computation; a float32 one 2 d 2^-16 sqrt(n), n the longest sum: it rounds
+// 2^-16 as coarsely, but in sums too.
 #include "tests/fixture.h"
 
 #include <math.h>
@@ -62,19 +63,22 @@ static double *exact_logits(const fixture *f) {
 static double allowed(const fixture *f, const double *exact, pa_precision precision) {
     const pa_model *m = &f->params.model;
     double *coarse = fixture_doubles(logit_count(f));
-    ref_forward(&f->params, f->w, &f->batch, 0, &(ref_rounding){.mode = REF_ROUND}, coarse, NULL);
+    ref_forward(&f->params, f->w, &f->batch, 0, &(ref_rounding){.mode = REF_ROUND, .bits = precision == PA_PRECISION_FP16 ? 11 : 8}, coarse,
+                NULL);
     double d = fixture_distance(coarse, exact, logit_count(f));
     free(coarse);
     int sums[] = {m->vocab, m->dim, pa_inner(m), pa_ff(m), f->batch.length}, longest = 0;
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++) longest = sums[i] > longest ? sums[i] : longest;
-    return 2 * d * (precision == PA_PRECISION_BF16 ? 1 : 0x1p-16 * sqrt(longest));
+    return 2 * d * (precision != PA_PRECISION_FP32 ? 1 : 0x1p-16 * sqrt(longest));
 }
+
+static const char *const precision_name[] = {"", "fp32", "bf16", "fp16"};
 
 static void check_near(const char *name, const fixture *f, const float *logits, pa_precision precision) {
     double *exact = exact_logits(f), *ours = fixture_widen(logits, logit_count(f)), limit = allowed(f, exact, precision);
     double distance = fixture_distance(ours, exact, logit_count(f));
-    print_message("  %-16s %s: %.2f of the bound, %.1e of the norm\n", name, precision == PA_PRECISION_BF16 ? "bf16" : "fp32",
-                  distance / limit, distance / fixture_norm(exact, logit_count(f)));
+    print_message("  %-16s %s: %.2f of the bound, %.1e of the norm\n", name, precision_name[precision], distance / limit,
+                  distance / fixture_norm(exact, logit_count(f)));
     assert_true(distance <= limit);
     free(exact), free(ours);
 }
@@ -123,11 +127,12 @@ static void forward_equals_reference(void **state) {
     for (int i = 0; i < n; i++) check_forward(&s[i], PA_PRECISION_FP32);
 }
 
-static void bf16_forward_is_as_good_as_plain_bf16(void **state) {
+static void sixteen_bits_are_as_good_as_plain(void **state) {
     (void)state;
     shape s[SHAPES];
     int n = shapes(s);
     for (int i = 0; i < n; i++) check_forward(&s[i], PA_PRECISION_BF16);
+    for (int i = 0; i < n && fixture_backend() != pa_backend_cpu(); i++) check_forward(&s[i], PA_PRECISION_FP16);
 }
 
 static float *logits_of(const pa_backend *be, pa_context *c, const fixture *f) {
@@ -255,6 +260,7 @@ static void cached_decoding_equals_the_full_pass(void **state) {
     for (int i = 0; i < n; i++) {
         check_decoding(&s[i], PA_PRECISION_FP32);
         check_decoding(&s[i], PA_PRECISION_BF16);
+        if (fixture_backend() != pa_backend_cpu()) check_decoding(&s[i], PA_PRECISION_FP16);
     }
 }
 
@@ -367,7 +373,7 @@ static void what_is_wrong_is_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_equals_reference),
-        cmocka_unit_test(bf16_forward_is_as_good_as_plain_bf16),
+        cmocka_unit_test(sixteen_bits_are_as_good_as_plain),
         cmocka_unit_test(no_earlier_prediction_moves),
         cmocka_unit_test(dropped_positions_are_not_seen),
         cmocka_unit_test(cached_decoding_equals_the_full_pass),
