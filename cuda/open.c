@@ -359,8 +359,6 @@ static pa_status prepare(pa_context *c, pa_err *err) {
     if (s || (s = choose_type(c, &properties, err))) return s;
     if (c->open.int8 && c->open.training)
         return pa_error(err, PA_USAGE, "weights of 8 bits are for evaluation and generation, not for training");
-    if (c->open.comm->size > 1)
-        return pa_error(err, PA_USAGE, "--device cuda: expected one rank so far, found %d; --device cpu takes several", c->open.comm->size);
     if (m->dim_head % 8 || m->dim_head > 128)
         return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
     if (!present) c->attend = cuda_attend_create();
