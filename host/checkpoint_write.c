@@ -190,6 +190,15 @@ pa_status pa_checkpoint_links(const char *run, const pa_run_state *state, pa_err
     return access(path, F_OK) ? PA_OK : point(run, "best", name, err);
 }
 
+// Under another name first: one that is half gone must not look like a checkpoint.
+static pa_status remove_checkpoint(const char *run, const char *name, pa_err *err) {
+    char path[PATH + 64], going[PATH + 128];
+    snprintf(path, sizeof path, "%s/%s", run, name);
+    snprintf(going, sizeof going, "%s.tmp.%d", path, (int)getpid());
+    if (rename(path, going)) return pa_error(err, PA_FAIL, "%s: cannot be renamed to %s: %s", path, going, strerror(errno));
+    return pa_remove_tree(going, err);
+}
+
 // Removes all but the `keep` newest checkpoints, the one just written first among them, and never what latest or best point at. Newer ones
 // than that, which could not be read when the run went on, stay until its steps pass theirs.
 static pa_status prune(const char *run, int64_t step, int keep, pa_err *err) {
@@ -208,8 +217,7 @@ static pa_status prune(const char *run, int64_t step, int keep, pa_err *err) {
         char name[64];
         snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)steps[i]);
         if (!strcmp(name, target[0]) || !strcmp(name, target[1])) continue;
-        snprintf(path, sizeof path, "%s/%s", run, name);
-        s = pa_remove_tree(path, err);
+        s = remove_checkpoint(run, name, err);
     }
     free(steps);
     return s;
