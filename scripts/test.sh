@@ -83,6 +83,10 @@ if ! $quick; then
 
   check emulator-build build emulator
   check emulator-tests run_ctest emulator -L emulator
+  # Under the address sanitizer: every kernel, and one whole step and token.
+  check emulator-asan-configure cmake --preset emulator-asan
+  check emulator-asan-build cmake --build --preset emulator-asan -j "$jobs" --target test_emulator test_cuda_ops test_cuda_attention test_cuda_backend
+  check emulator-asan-tests run_ctest emulator-asan -R '^(emulator|cuda_ops|cuda_attention|cuda_backend)$'
 
   check cuda-configure cmake --preset default
   if has_tests default -L cuda; then

@@ -20,12 +20,12 @@ dim3 block_dim, grid_dim;
 static const char *kernel_name;
 static const std::function<void()> *kernel_body;
 static thread threads[1024];
-static int live;       // threads of the block that have not ended
-static int arrived;    // of them, at the block's barrier
-static int counted;    // sum at the barrier
-static int count_told; // the last barrier's sum
-static uint64_t draws; // of the order
-static std::vector<fiber *> idle;
+static int live;                                               // threads of the block that have not ended
+static int arrived;                                            // of them, at the block's barrier
+static int counted;                                            // sum at the barrier
+static int count_told;                                         // the last barrier's sum
+static uint64_t draws;                                         // of the order
+static std::vector<fiber *> &idle = *new std::vector<fiber *>; // never destroyed: fibers outlive main, and are no leak
 
 static struct {
     unsigned live, waiting, ready; // lanes, bit lane; of ready, bit lane ^ lane_order
