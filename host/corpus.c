@@ -65,7 +65,7 @@ static pa_status walk(pa_corpus *c, const char *folder, pa_err *err) {
     pa_status s = PA_OK;
     FTS *tree = fts_open(roots, FTS_LOGICAL | FTS_NOCHDIR, NULL);
     if (!tree) return pa_error(err, PA_FAIL, "%s: %s", folder, strerror(errno));
-    for (FTSENT *e; !s && (e = fts_read(tree));) {
+    for (FTSENT *e; !s && (errno = 0, e = fts_read(tree));) {
         const char *name = e->fts_path + strlen(folder), *refused = NULL;
         while (*name == '/') name++;
         switch (e->fts_info) {
@@ -93,6 +93,7 @@ static pa_status walk(pa_corpus *c, const char *folder, pa_err *err) {
         bool folder_refused = e->fts_info == FTS_DC || e->fts_info == FTS_DNR;
         if (folder_refused || is_midi_name(name)) s = pa_corpus_add(c, folder, *name ? name : ".", split_of_name(name), refused, err);
     }
+    if (!s && errno) s = pa_error(err, PA_FAIL, "%s: expected to read it to its end, found: %s", folder, strerror(errno));
     fts_close(tree);
     return s;
 }

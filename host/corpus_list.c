@@ -21,11 +21,10 @@ typedef struct {
 
 // Reads one field and returns what ended it: ',', '\n' or 0.
 static char read_field(csv *c) {
-    char *from = c->at, *to = c->at;
-    if (c->fields < MOST_FIELDS) c->field[c->fields] = to;
+    char *from = c->at, *to = from, *const field = from;
+    if (c->fields < MOST_FIELDS) c->field[c->fields] = field;
     c->fields++;
-    bool quoted = *from == '"';
-    if (quoted) {
+    if (*from == '"') {
         for (from++; *from && (*from != '"' || from[1] == '"'); *to++ = *from++) {
             if (*from == '"') from++;
             if (*from == '\n') c->next_line++;
@@ -36,8 +35,7 @@ static char read_field(csv *c) {
     while (*from && *from != ',' && *from != '\n') *to++ = *from++;
     char end = *from;
     c->at = from + (end != 0);
-    if (end != ',' && !quoted && to > c->field[0] && to[-1] == '\r') to--;
-    if (end != ',' && quoted && to[-1] == '\r') to--;
+    if (end != ',' && to > field && to[-1] == '\r') to--;
     *to = 0;
     c->next_line += end == '\n';
     return end;
