@@ -57,6 +57,22 @@ bool pa_is_utf8(const char *text, size_t length) {
     return true;
 }
 
+size_t pa_edit_distance(const char *a, const char *b) {
+    enum { MOST = 63 };
+    size_t row[MOST + 1], m = strnlen(a, MOST), n = strnlen(b, MOST);
+    for (size_t j = 0; j <= n; j++) row[j] = j;
+    for (size_t i = 1; i <= m; i++) {
+        size_t corner = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= n; j++) {
+            size_t change = corner + (a[i - 1] != b[j - 1]), other = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            corner = row[j];
+            row[j] = change < other ? change : other;
+        }
+    }
+    return row[n];
+}
+
 // ---- CRC-32C: eight bytes a time by table, or by the processor's own instruction (about 8 bytes in 3 cycles)
 
 static uint32_t crc_table[8][256];

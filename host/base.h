@@ -36,6 +36,8 @@ bool pa_mul_size(size_t a, size_t b, size_t *product);
 
 bool pa_is_utf8(const char *text, size_t length); // valid UTF-8, as RFC 3629 has it
 
+size_t pa_edit_distance(const char *a, const char *b); // Levenshtein's, of the first 63 bytes each
+
 // CRC-32C (Castagnoli) of bytes, continued from crc (0 to start).
 uint32_t pa_crc32c(uint32_t crc, const void *bytes, size_t count);
 uint32_t pa_crc32c_plain(uint32_t crc, const void *bytes, size_t count); // the same without the processor's instruction, for tests
@@ -51,7 +53,7 @@ pa_status pa_file_create(pa_file *file, const char *path, pa_err *err);
 pa_status pa_file_commit(pa_file *file, pa_err *err);
 void pa_file_abandon(pa_file *file); // harmless after commit
 
-pa_status pa_make_dirs(const char *path, pa_err *err);                              // mkdir -p
+pa_status pa_make_dirs(const char *path, pa_err *err);                              // mkdir -p; an empty path is PA_USAGE
 pa_status pa_sync_dir(const char *path, pa_err *err);                               // fsync of a folder, so that renames in it last
 pa_status pa_remove_tree(const char *path, pa_err *err);                            // rm -r; a missing path is fine; never follows links
 pa_status pa_read_text(const char *path, char **text, size_t *length, pa_err *err); // whole file, NUL-terminated; free(*text)

@@ -89,6 +89,7 @@ void pa_file_abandon(pa_file *file) {
 pa_status pa_make_dirs(const char *path, pa_err *err) {
     char part[4096];
     struct stat info;
+    if (!*path) return pa_error(err, PA_USAGE, "expected the name of a folder, found an empty one"); // names in it would begin with "/"
     if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
         return pa_error(err, PA_FAIL, "%.200s...: expected a path of at most %zu bytes, found %zu", path, sizeof part - 1, strlen(path));
     for (char *p = part; *p;) {

@@ -3,39 +3,28 @@
 
 #include <errno.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 enum { LONGEST_NAME = 64 };
 
-// Levenshtein's distance, for the nearest known name.
-static size_t edit_distance(const char *a, const char *b) {
-    size_t row[LONGEST_NAME + 1], m = strlen(b);
-    if (m > LONGEST_NAME) return SIZE_MAX;
-    for (size_t j = 0; j <= m; j++) row[j] = j;
-    for (size_t i = 1; *a; a++, i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= m; j++) {
-            size_t change = diagonal + (*a != b[j - 1]), other = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-            diagonal = row[j];
-            row[j] = change < other ? change : other;
-        }
-    }
-    return row[m];
+// How far a name is from a known one: one that is the beginning of it is near.
+static size_t distance(const char *name, const char *known) {
+    return *name && !strncmp(name, known, strlen(name)) ? 1 : pa_edit_distance(name, known);
 }
 
 static pa_status unknown_option(const pa_program *p, const char *text, size_t length, pa_err *err) {
     char name[LONGEST_NAME + 1];
     snprintf(name, sizeof name, "%.*s", (int)length, text);
     const char *nearest = "help";
-    size_t least = edit_distance(name, nearest);
+    size_t least = distance(name, nearest);
     for (size_t i = 0; i < p->options; i++) {
-        size_t d = edit_distance(name, p->option[i].name);
+        size_t d = distance(name, p->option[i].name);
         if (d < least) least = d, nearest = p->option[i].name;
     }
-    if (least <= 3 && least < strlen(nearest))
+    if (2 * least <= strlen(nearest))
         return pa_error(err, PA_USAGE, "--%s: unknown option; the nearest is --%s (%s --help lists all)", name, nearest, p->name);
     return pa_error(err, PA_USAGE, "--%s: unknown option (%s --help lists all)", name, p->name);
 }
@@ -143,6 +132,7 @@ pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *position
     bool options = true;
     *done = false;
     *positionals = 0;
+    signal(SIGXFSZ, SIG_IGN);
     // --help prints the defaults, so it comes before anything is set.
     for (int i = 1; i < argc && strcmp(argv[i], "--") && !*done; i++) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) print_help(p), *done = true;

@@ -87,29 +87,11 @@ static pa_status assign(pa_config *c, const char *where, const pa_key *k, const 
 
 // ---- which key
 
-// Levenshtein's edit distance, of the first 63 bytes each.
-static int distance(const char *a, const char *b) {
-    int row[64], m = (int)strnlen(a, 63), n = (int)strnlen(b, 63);
-    for (int j = 0; j <= n; j++) row[j] = j;
-    for (int i = 1; i <= m; i++) {
-        int corner = row[0];
-        row[0] = i;
-        for (int j = 1; j <= n; j++) {
-            int best = corner + (a[i - 1] != b[j - 1]);
-            if (row[j] + 1 < best) best = row[j] + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            corner = row[j];
-            row[j] = best;
-        }
-    }
-    return row[n];
-}
-
 pa_status pa_section_check(const char *where, const char *section, pa_err *err) {
     const pa_key *near = pa_keys;
     for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) {
         if (!strcmp(section, k->section)) return PA_OK;
-        if (distance(section, k->section) < distance(section, near->section)) near = k;
+        if (pa_edit_distance(section, k->section) < pa_edit_distance(section, near->section)) near = k;
     }
     return pa_error(err, PA_USAGE, "%s[%.80s]: expected a known section (nearest: [%s]), found an unknown one", where, section,
                     near->section);
@@ -117,11 +99,11 @@ pa_status pa_section_check(const char *where, const char *section, pa_err *err) 
 
 pa_status pa_key_assign(pa_config *c, const char *where, const char *section, const char *key, const char *value, int *row, pa_err *err) {
     const pa_key *near = NULL;
-    int near_distance = 0;
+    size_t near_distance = 0;
     pa_status s = pa_section_check(where, section, err);
     if (s) return s;
     for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) {
-        int d = 2 * distance(key, k->key) + (strcmp(section, k->section) != 0); // of equals, the same section's
+        size_t d = 2 * pa_edit_distance(key, k->key) + (strcmp(section, k->section) != 0); // of equals, the same section's
         if (!d) {
             if (row) *row = (int)(k - pa_keys);
             return assign(c, where, k, value, err);

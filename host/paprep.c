@@ -256,7 +256,7 @@ static pa_status run(int argc, char **argv, pa_err *err) {
                         given);
     if (events_path) return print_events(events_path, err);
     if (decode_path) return decode_piece(decode_path, argv[1], err);
-    if (jobs == 0 || jobs > 256) return pa_error(err, PA_USAGE, "--jobs: expected 1 to 256, found %lld", (long long)jobs);
+    if (jobs < -1 || jobs == 0 || jobs > 256) return pa_error(err, PA_USAGE, "--jobs: expected 1 to 256, found %lld", (long long)jobs);
     return prepare(argv[1], argv[2], err);
 }
 

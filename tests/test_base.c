@@ -240,6 +240,7 @@ static void folders_are_made_and_files_in_the_way_refused(void **state) {
     assert_string_equal(err.text, expected);
     assert_int_equal(pa_make_dirs("/proc/none/x", &err), PA_FAIL);
     assert_non_null(strstr(err.text, "/proc/none: expected to make this folder, found: "));
+    assert_int_equal(pa_make_dirs("", &err), PA_USAGE);
     assert_int_equal(pa_sync_dir(scratch("a"), &err), PA_OK);
     assert_int_equal(pa_sync_dir(scratch("none"), &err), PA_FAIL);
 }

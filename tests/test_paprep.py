@@ -89,6 +89,7 @@ class Paprep(unittest.TestCase):
             (["--encodng", "x", "a", "b"], "--encodng: unknown option; the nearest is --encoding"),
             (["--encoding", "remi", "a", "b"], "--encoding: expected performance|midi-neural, found 'remi'"),
             (["--jobs", "0", "a", "b"], "--jobs: expected 1 to 256, found 0"),
+            (["--jobs", "-5", "a", "b"], "--jobs: expected 1 to 256, found -5"),
             (["--jobs", "many", "a", "b"], "--jobs: expected a whole number, found 'many'"),
             (["--events", "a", "--decode", "b"], "expected --events or --decode, found both"),
             (["--events", "a", "b"], "expected nothing but --events FILE.mid, found 1 arguments"),
@@ -249,6 +250,7 @@ class Paprep(unittest.TestCase):
             ("midi_file,split\na.mid,train\n", "maestro-v9.csv: line 1: expected a column midi_filename, found the columns midi_file,split"),
             ("midi_filename,Split\n", "maestro-v9.csv: line 1: expected a column split, found the columns midi_filename,Split"),
             ("", "maestro-v9.csv: line 1: expected a header, found an empty file"),
+            ('""\n', "maestro-v9.csv: line 1: expected a column split, found the columns \n"),  # nothing before it is looked at
             ("midi_filename,split\n", "maestro-v9.csv: expected .mid or .midi files, found none"),
             ("midi_filename,split\na.mid,train\na.mid\n", "maestro-v9.csv: line 3: expected at least 2 fields, found 1"),
             ('midi_filename,split\n"x\ny",train\n"a.mid,train\n', "maestro-v9.csv: line 4: expected a closing quote, found the end of the file"),
@@ -281,13 +283,14 @@ class Paprep(unittest.TestCase):
         self.out.write_text("a file")
         self.expect_error("out", status=1)
         self.run_paprep(self.midi, "/proc/none/out", status=1)
+        self.assertIn("expected the name of a folder, found an empty one", self.run_paprep(self.midi, "", status=2).stderr)
 
     def test_full_disk(self):
         for i in range(400):
             self.put(f"{i}.mid")
 
         def limit():
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
         done = self.prepare(status=1, preexec_fn=limit)
