@@ -1,6 +1,7 @@
 // config.c: the schema of a run's settings, their defaults, checks across keys, and printing. Reading is in config_read.c.
 // Knows what a setting may be, not what it does.
 #include "host/config_schema.h"
+#include "tokenizer/tokens.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -105,6 +106,8 @@ pa_config pa_config_default(void) {
 pa_status pa_config_check(const pa_config *c, pa_err *err) {
     pa_status s = pa_model_check(&c->model, err);
     if (s) return s;
+    if (c->model.vocab != PA_VOCAB)
+        return pa_error(err, PA_USAGE, "model.vocab: expected %d, the tokens of both encodings, found %d", PA_VOCAB, c->model.vocab);
     if (!*c->data.train) return pa_error(err, PA_USAGE, "data.train: expected a token file, found nothing");
     if (c->train.micro_batch > c->train.global_batch)
         return pa_error(err, PA_USAGE, "train.micro_batch: expected at most train.global_batch, %d, found %d", c->train.global_batch,

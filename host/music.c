@@ -42,7 +42,9 @@ static pa_status read_token_file(pa_music *m, const pa_inference *model, const c
     pa_status s = pa_inference_tokens(model, &t, path, err);
     if (s) return s;
     m->encoding = t.encoding; // a foreign checkpoint doesn't know its own
-    if (piece < t.pieces)
+    if (!t.pieces)
+        s = pa_error(err, PA_DATA, "%s: expected a piece, found none", path);
+    else if (piece < t.pieces)
         s = set_primer(m, path, t.tokens + t.offsets[piece], (size_t)(t.offsets[piece + 1] - t.offsets[piece]), err);
     else
         s = pa_error(err, PA_USAGE, "%s: expected a piece below %lld, found %lld", path, (long long)t.pieces, (long long)piece);

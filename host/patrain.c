@@ -71,7 +71,7 @@ int main(int argc, char **argv) {
     if (s || done) return pa_cli_end(&program, s, &err);
     if (!count && !print) s = pa_error(&err, PA_USAGE, "expected a configuration, CONFIG.ini, found none");
     int first = 1;
-    if (!s && count && !strchr(argv[1], '=')) s = pa_config_read(&config, argv[first++], &err);
+    if (!s && count && (!strchr(argv[1], '=') || !access(argv[1], F_OK))) s = pa_config_read(&config, argv[first++], &err);
     for (int i = first; !s && i <= count; i++) s = pa_config_set(&config, argv[i], &err);
     if (!s && first == 1 && !print) s = pa_error(&err, PA_USAGE, "expected a configuration, CONFIG.ini, first, found %s", argv[1]);
     if (!s && precision) s = parse_precision(precision, &config, &err);

@@ -2,6 +2,7 @@
 #include "host/runlog.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +65,7 @@ static pa_status finish(FILE *f, pa_err *err) {
 }
 
 static void show_step(const pa_step_log *s) {
-    int eta = isfinite(s->eta) ? (int)s->eta : -1;
+    int eta = s->eta < INT_MAX ? (int)s->eta : -1; // NAN is not
     fprintf(stderr, "step %lld  epoch %.2f  loss %.4f  lr %.3g  norm %.3g  %.0f tokens/s  mfu %.1f%%  %.2f GB", (long long)s->step,
             s->epoch, s->loss, s->lr, s->grad_norm, s->tokens_per_s, 100 * s->mfu, (double)s->memory / 1e9);
     if (eta >= 0) fprintf(stderr, "  left %d:%02d:%02d", eta / 3600, eta / 60 % 60, eta % 60);

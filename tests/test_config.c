@@ -280,6 +280,7 @@ static const struct { const char *set[2], *message; } bad_together[] = {
     {{"model.rotary_dims=31"}, "model.rotary_dims: expected an even number, found 31"},
     {{"train.micro_batch=9"}, "train.micro_batch: expected at most train.global_batch, 8, found 9"},
     {{"train.steps=200"}, "optimizer.warmup: expected fewer than train.steps, 200, found 200"},
+    {{"model.vocab=400"}, "model.vocab: expected 390, the tokens of both encodings, found 400"},
     {{"data.train="}, "data.train: expected a token file, found nothing"},
 };
 // clang-format on

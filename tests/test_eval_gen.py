@@ -397,6 +397,9 @@ class Generate(Program):
         base = (self.run_dir, "--primer", self.primer)
         good, own = (*base, "--output", self.out("x.mid")), self.out("own.mid")
         shutil.copy(self.primer, own)
+        meta, empty = load(self.tokens)[1], self.out("empty.safetensors")
+        save(empty, {"offsets": ("I64", [1], [0]), "notes": ("I64", [0], []), "seconds": ("F32", [0], []), "tokens": ("U16", [0], [])},
+             {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")})
         for status, says, arguments in (
                 (2, "expected --output", base),
                 (2, "--output: expected a name in .mid", (*base, "--output", "x.wav")),
@@ -404,6 +407,7 @@ class Generate(Program):
                 (2, "expected another file than the primer", (self.run_dir, "--primer", own, "--output", own)),
                 (3, "none.mid", (self.run_dir, "--primer", self.at / "none.mid", "--output", self.out("x.mid"))),
                 (3, "c.ini", (self.run_dir, "--primer", self.at / "c.ini", "--output", self.out("x.mid"))),
+                (3, "empty.safetensors: expected a piece, found none", (self.run_dir, "--primer", empty, "--output", self.out("x.mid"))),
                 (2, "expected a piece below 3, found 9", (self.run_dir, "--primer", f"{self.tokens}:9", "--output", self.out("x.mid"))),
                 (2, "expected --primer", (self.run_dir, "--output", self.out("x.mid"), "--prime-seconds", 3)),
                 (2, "found 2 arguments", (*good, "more")),

@@ -146,13 +146,14 @@ class Directories(Run):
         self.assertTrue((self.folder / "fresh.old-2/latest/model.safetensors").exists())
 
     def test_config_is_written_whole(self):
-        self.train("config", "train.steps=3", "model.depth=1")
-        text = (self.folder / "config/config.ini").read_text()
+        run = "config, depth=1"
+        self.train(run, "train.steps=3", "model.depth=1")
+        text = (self.folder / run / "config.ini").read_text()
         self.assertIn("\ndepth = 1\n", text)
-        programs.subprocess.run([programs.PATRAIN, str(self.folder / "config/config.ini"), "--run-dir", str(self.folder / "again"),
+        programs.subprocess.run([programs.PATRAIN, str(self.folder / run / "config.ini"), "--run-dir", str(self.folder / "again"),
                                  "--device", "cpu"], env=programs.environment(), check=True, capture_output=True)
         self.assertEqual((self.folder / "again/config.ini").read_text(), text)
-        self.assert_same_run("config", "again")
+        self.assert_same_run(run, "again")
 
     def test_changed_settings_are_told(self):
         self.train("changed", "train.steps=3")
