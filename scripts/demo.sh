@@ -31,7 +31,8 @@ while [[ $# -gt 0 ]]; do
       ;;
     --minutes)
       minutes=$2
-      [[ $minutes =~ ^[0-9]*\.?[0-9]+$ ]] || refuse "--minutes: expected a number, found $minutes"
+      # 0 would be no limit to patrain.
+      [[ $minutes =~ ^[0-9]*\.?[0-9]+$ && $minutes == *[1-9]* ]] || refuse "--minutes: expected a number above 0, found $minutes"
       ;;
     --out) out=$(realpath -m -- "$2") ;;
   esac

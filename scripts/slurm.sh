@@ -16,7 +16,7 @@
 #
 # The run's directory lies on a file system that all nodes see. Ranks find each other by a file beside it, with or without MPI.
 set -uo pipefail
-[[ $# -ge 2 && -n ${SLURM_JOB_ID:-} ]] || { sed -n '12,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[[ $# -ge 2 && -n ${SLURM_JOB_ID:-} ]] || { sed -n '11,17s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 srun --kill-on-bad-exit=1 "$@" --rendezvous "${SLURM_SUBMIT_DIR:-$PWD}/rendezvous-$SLURM_JOB_ID"
 status=$?
