@@ -165,7 +165,7 @@ static pa_status enqueue(pa_context *c, pa_err *err) {
     return c->summing ? cuda_ranks_join(c->ranks, c->stream, err) : PA_OK;
 }
 
-pa_status cuda_capture(pa_context *c, cudaGraphExec_t *run, pa_status (*work)(pa_context *, pa_err *), pa_err *err) {
+static pa_status capture(pa_context *c, cudaGraphExec_t *run, pa_status (*work)(pa_context *, pa_err *), pa_err *err) {
     cudaGraph_t graph = NULL;
     pa_status e = cuda_check(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "capturing a step", err);
     if (e) return e;
@@ -177,15 +177,23 @@ pa_status cuda_capture(pa_context *c, cudaGraphExec_t *run, pa_status (*work)(pa
     return e;
 }
 
-// The graph of the call's shape; NULL where it is too early (a shape's first call makes plans and times them) or one shape too many.
+pa_status cuda_replay(pa_context *c, cudaGraphExec_t *run, bool *seen, pa_status (*work)(pa_context *, pa_err *), pa_err *err) {
+    pa_status e = PA_OK;
+    if (!*seen) return *seen = true, work(c, err);
+    if (!*run && (e = capture(c, run, work, err))) return e;
+    return cuda_check(cudaGraphLaunch(*run, c->stream), "starting a step", err);
+}
+
+// The graph of the call's shape; NULL where that is one shape too many.
 static cuda_step_graph *graph_of(pa_context *c) {
     for (int i = 0; i < c->graphs; i++) {
         cuda_step_graph *g = &c->graph[i];
         if (g->B == c->B && g->M == c->M && g->N == c->N && g->K == c->K && g->dropout == c->dropout && g->last == c->summing) return g;
     }
-    if (c->graphs < CUDA_GRAPHS)
-        c->graph[c->graphs++] = (cuda_step_graph){.B = c->B, .M = c->M, .N = c->N, .K = c->K, .dropout = c->dropout, .last = c->summing};
-    return NULL;
+    if (c->graphs == CUDA_GRAPHS) return NULL;
+    cuda_step_graph *g = &c->graph[c->graphs++];
+    *g = (cuda_step_graph){.B = c->B, .M = c->M, .N = c->N, .K = c->K, .dropout = c->dropout, .last = c->summing};
+    return g;
 }
 
 pa_status cuda_loss_grad(pa_context *c, const pa_batch *b, float scale, double *sum, pa_err *err) {
@@ -198,8 +206,7 @@ pa_status cuda_loss_grad(pa_context *c, const pa_batch *b, float scale, double *
     if (e || (e = cuda_take(c, slot, scale * c->loss_scaling, err))) return e;
     cuda_refresh_weights(c);
     cuda_step_graph *g = graph_of(c);
-    if (g && !g->run) e = cuda_capture(c, &g->run, enqueue, err);
-    if (!e) e = g ? cuda_check(cudaGraphLaunch(g->run, c->stream), "starting a step", err) : enqueue(c, err);
+    e = g ? cuda_replay(c, &g->run, &g->seen, enqueue, err) : enqueue(c, err);
     c->summed = c->summing;
     if (e || !sum) return e;
     cudaError_t status = cudaMemcpyAsync(&c->host_sums[CUDA_NATS], &c->sums[CUDA_NATS], sizeof *sum, cudaMemcpyDeviceToHost, c->stream);
@@ -266,11 +273,8 @@ pa_status cuda_update(pa_context *c, const pa_update *u, double *norm, double *n
                                       .c1 = (float)(1 - pow(u->beta1, (double)u->step)),
                                       .c2 = (float)(1 - pow(u->beta2, (double)u->step)),
                                       .decoupled = u->decoupled};
-    // NCCL makes its connections in the first call of each kind, which is not captured.
-    bool direct = c->ranks && !c->updated;
-    if (!direct && !c->update_graph) e = cuda_capture(c, &c->update_graph, enqueue_update, err);
-    if (!e) e = direct ? enqueue_update(c, err) : cuda_check(cudaGraphLaunch(c->update_graph, c->stream), "starting an update", err);
-    c->updated = true, c->weight_stale |= c->shared;
+    e = cuda_replay(c, &c->update_graph, &c->updated, enqueue_update, err);
+    c->weight_stale |= c->shared;
     if (e || (e = cuda_wait(c, "computing a step", err))) return e;
     *norm = sqrt(c->host_sums[CUDA_SQUARES]) / (double)c->loss_scaling;
     if (nats) *nats = c->host_sums[CUDA_TOTAL];

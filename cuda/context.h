@@ -67,8 +67,8 @@ typedef struct {
 // A captured call, replayed for the same shape.
 typedef struct {
     int B, M, N, K;
-    bool dropout, last;
-    cudaGraphExec_t run; // NULL: the shape was seen once, not captured
+    bool dropout, last, seen;
+    cudaGraphExec_t run; // NULL: not captured yet
 } cuda_step_graph;
 enum { CUDA_GRAPHS = 4 };
 enum { CUDA_SQUARES, CUDA_NATS, CUDA_TOTAL, CUDA_SUMS };
@@ -86,11 +86,11 @@ struct pa_context {
     int blocks;
     cuda_arena arena[ARENAS];
 
-    cuda_ranks *ranks; // NULL: no others
-    bool shared;       // several ranks with `zero`
-    bool summing;      // the call at hand is the last of its step with several ranks
-    bool summed;       // since then, until the update
-    bool updated;      // once
+    cuda_ranks *ranks;     // NULL: no others
+    bool shared;           // several ranks with `zero`
+    bool summing;          // the call at hand is the last of its step with several ranks
+    bool summed;           // since then, until the update
+    bool updated, decoded; // once
 
     size_t floats, own;                      // of the arena, equal shares for all ranks; of this rank's shares, or all
     float *param, *grad, *moment1, *moment2; // floats, floats, own, own
@@ -185,8 +185,9 @@ pa_status cuda_linear(pa_context *c, int rows, int in, int out, const void *x, i
 // backward.c
 pa_status cuda_loss_grad(pa_context *c, const pa_batch *b, float scale, double *sum, pa_err *err);
 pa_status cuda_update(pa_context *c, const pa_update *u, double *norm, double *nats, pa_err *err);
-// Makes a graph of what `work` enqueues; launch it with cudaGraphLaunch.
-pa_status cuda_capture(pa_context *c, cudaGraphExec_t *run, pa_status (*work)(pa_context *, pa_err *), pa_err *err);
+// What `work` enqueues: the first time as it is (kernels are loaded then, plans made and timed, NCCL connects), then captured as a graph,
+// and from then on that graph.
+pa_status cuda_replay(pa_context *c, cudaGraphExec_t *run, bool *seen, pa_status (*work)(pa_context *, pa_err *), pa_err *err);
 // decode.c
 size_t cuda_step_floats(const pa_context *c);
 pa_status cuda_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err);

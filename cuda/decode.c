@@ -153,8 +153,7 @@ pa_status cuda_decode(pa_context *c, const uint16_t *tokens, float *logits, pa_e
         c->host_step_in[2 + s] = tokens[s], c->host_step_in[2 + S + s] = c->cached;
     }
     cuda_refresh_weights(c);
-    pa_status e = c->decode_graph ? PA_OK : cuda_capture(c, &c->decode_graph, enqueue_step, err);
-    if (!e) e = cuda_check(cudaGraphLaunch(c->decode_graph, c->stream), "starting a decoding step", err);
+    pa_status e = cuda_replay(c, &c->decode_graph, &c->decoded, enqueue_step, err);
     if (e || (e = cuda_wait(c, "decoding", err))) return e;
     memcpy(logits, c->host_logits, (size_t)S * (size_t)m->vocab * 4);
     c->cached++;
