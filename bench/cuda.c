@@ -87,7 +87,8 @@ static pa_status copy(gpu *g, bool back, pa_err *err) {
         if (half) convert(x->data, x->bytes / 2, false);
         if (e) return cuda_check(e, "copying operands", err);
     }
-    return PA_OK;
+    // Copies from pageable memory may still be under way, and our streams do not wait for the null stream's.
+    return cuda_check(cudaDeviceSynchronize(), "copying operands", err);
 }
 
 static cuda_product product_of(const gpu *g, const cpu_product *p) {

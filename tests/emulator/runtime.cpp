@@ -133,6 +133,7 @@ void enqueue_waiting(cudaStream_t stream, work w) {
         s->capture->nodes.push_back(std::move(w));
         return;
     }
+    if (s->blocking) finish(&null_stream); // which such a stream waits for
     s->queue.push_back(std::move(w));
     if (seed() % 2 == 0) progress(s);
 }
@@ -390,10 +391,9 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
 }
 cudaError_t cudaMemset(void *p, int value, size_t bytes) {
     NOT_WHILE_CAPTURING;
-    if (bytes && !within(device, p, bytes)) return failed(cudaErrorInvalidValue);
-    finish_null();
-    if (bytes) memset(p, value, bytes);
-    return cudaSuccess;
+    for (cudaStream_t s : streams)
+        if (s->blocking) finish(s);
+    return cudaMemsetAsync(p, value, bytes, nullptr); // of device memory: nobody waits for it
 }
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t stream) {
     if (!bytes) return cudaSuccess;
