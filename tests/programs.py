@@ -73,6 +73,12 @@ def read_safetensors(path):
     return tensors, meta
 
 
+def read_numbers(path):
+    """({name: numbers}, metadata)"""
+    tensors, meta = read_safetensors(path)
+    return {name: [x for (x,) in struct.iter_unpack("<" + KINDS[kind], data)] for name, (kind, _, data) in tensors.items()}, meta
+
+
 def write_tokens(path, lengths, encoding="performance", seed=1):
     """A token file of made-up pieces: a walk over a few notes, so that there is something to learn."""
     rng = random.Random(seed)

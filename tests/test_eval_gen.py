@@ -18,8 +18,9 @@ import time
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(os.environ.get("PA_BIN", ROOT / "build/cpu/bin")).resolve()
+import programs
+
+BIN = Path(os.environ["PA_BIN"]).resolve()
 DEVICE = os.environ.get("PA_DEVICE", "cpu")
 CONTEXT, PREFIX = 64, 24
 LATENTS = CONTEXT - PREFIX
@@ -36,40 +37,20 @@ def command(program, *arguments):
 
 
 def run(program, *arguments, status=0):
-    """What it prints; (stdout, stderr) where the status is another than 0."""
+    """What it prints; what it says on stderr where the status is another than 0."""
     done = subprocess.run(command(program, *arguments), capture_output=True, text=True, timeout=120)
     if done.returncode != status:
         raise AssertionError(f"{done.args}\nexit {done.returncode}, expected {status}\n{done.stdout}{done.stderr}")
     return done.stdout if status == 0 else done.stderr
 
 
-def load(path):
-    """Tensors and metadata of a safetensors file."""
-    data = Path(path).read_bytes()
-    size = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8:8 + size])
-    meta, tensors = header.pop("__metadata__", {}), {}
-    for name, t in header.items():
-        code = {"F32": "f", "I64": "q", "U16": "H"}[t["dtype"]]
-        begin, end = (8 + size + offset for offset in t["data_offsets"])
-        tensors[name] = struct.unpack(f"<{(end - begin) // struct.calcsize('<' + code)}{code}", data[begin:end])
-    return tensors, meta
-
-
 def save(path, tensors, meta=None):
-    """tensors: name -> (dtype, shape, values). Widest first, as they must be aligned."""
-    header, body = {"__metadata__": meta or {}}, b""
-    for name, (dtype, shape, values) in tensors.items():
-        raw = struct.pack(f"<{len(values)}{ {'F32': 'f', 'I64': 'q', 'U16': 'H'}[dtype] }", *values)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(raw)]}
-        body += raw
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    Path(path).write_bytes(struct.pack("<Q", len(text)) + text + body)
+    """tensors: name -> (type, shape, values)."""
+    programs.write_safetensors(path, [(name, *tensor) for name, tensor in tensors.items()], meta or {})
 
 
 def pieces(path):
-    t, _ = load(path)
+    t, _ = programs.read_numbers(path)
     return [list(t["tokens"][a:b]) for a, b in zip(t["offsets"], t["offsets"][1:])]
 
 
@@ -178,7 +159,7 @@ class Eval(Program):
         self.assertAlmostEqual(nats / r["tokens"], r["loss"], places=6)
         self.assertAlmostEqual(nats / r["notes"], r["nats_per_note"], places=5)
         self.assertAlmostEqual(nats / r["seconds"], r["nats_per_second"], places=5)
-        self.assertEqual(r["notes"], sum(load(self.tokens)[0]["notes"]))
+        self.assertEqual(r["notes"], sum(programs.read_numbers(self.tokens)[0]["notes"]))
         self.assertTrue(0 < r["loss"] < 8 and 0 < r["loss_seed"] < 12 and 0 <= r["accuracy"] < 1)
         self.assertEqual(self.measure("--pieces", 1)["tokens"], len(files[0]) - 1)
 
@@ -195,14 +176,14 @@ class Eval(Program):
     def test_logits_give_the_loss(self):
         """A piece that is one full window: scored by paeval, and again here from its logits."""
         piece = pieces(self.tokens)[1][:CONTEXT + 1]
-        meta = load(self.tokens)[1]
+        meta = programs.read_numbers(self.tokens)[1]
         meta = {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")}
         one = self.out("one.safetensors")
         save(one, {"offsets": ("I64", [2], [0, len(piece)]), "notes": ("I64", [1], [9]), "seconds": ("F32", [1], [5.0]),
                    "tokens": ("U16", [len(piece)], piece)}, meta)
         save(self.out("x.safetensors"), {"x": ("I64", [2, CONTEXT], piece[:-1] + piece[:-1])})
         run("paeval", self.run_dir, self.out("x.safetensors"), "--logits", self.out("l.safetensors"), "--precision", "fp32", "--batch", 1)
-        logits = load(self.out("l.safetensors"))[0]["logits"]
+        logits = programs.read_numbers(self.out("l.safetensors"))[0]["logits"]
         self.assertEqual(len(logits), 2 * LATENTS * 390)
         self.assertEqual(logits[:LATENTS * 390], logits[LATENTS * 390:])
         nats = 0.0
@@ -236,7 +217,7 @@ class Eval(Program):
         save(x, {"y": ("I64", [1], [1])})
         self.refused("paeval", 3, "expected a tensor x (B, M) or tokens", self.run_dir, x, "--logits", self.out("l.safetensors"))
         self.assertFalse(self.out("l.safetensors").exists())
-        meta = load(self.tokens)[1]
+        meta = programs.read_numbers(self.tokens)[1]
         save(x, {"offsets": ("I64", [2], [0, 1]), "notes": ("I64", [1], [1]), "seconds": ("F32", [1], [1.0]), "tokens": ("U16", [1], [60])},
              {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")})
         self.refused("paeval", 3, "at least two tokens", self.run_dir, x)
@@ -270,7 +251,7 @@ class Generate(Program):
                 opened = i - PREFIX - refill
             save(self.out("x.safetensors"), {"tokens": ("U16", [i - opened], tokens[opened:i])})
             run("paeval", self.run_dir, self.out("x.safetensors"), "--logits", self.out("l.safetensors"), "--precision", "fp32")
-            last = load(self.out("l.safetensors"))[0]["logits"][-390:]
+            last = programs.read_numbers(self.out("l.safetensors"))[0]["logits"][-390:]
             self.assertEqual(tokens[i], max(range(388), key=lambda v: last[v]), f"token {i}")
         self.assertGreater(opened, 0)
 
@@ -290,12 +271,12 @@ class Generate(Program):
         self.assertEqual(pieces(self.ended(out)), [[60, 300, 188, 388, 61]])
         run("pagen", self.run_dir, "--primer", self.ended(out), "--output", out, "--length-tokens", 7)
         self.assertEqual(pieces(out)[0][:-7], [60, 300, 188])  # what a piece's END closes goes on before it
-        t, meta = load(out)
+        t, meta = programs.read_numbers(out)
         self.assertEqual((meta["encoding"], meta["split"], len(t["seconds"])), ("performance", "generated", 1))
         self.assertIn("ended.safetensors, continuation 1", meta["names"])
 
     def ended(self, like):
-        path, meta = self.out("ended.safetensors"), load(like)[1]
+        path, meta = self.out("ended.safetensors"), programs.read_numbers(like)[1]
         save(path, {"offsets": ("I64", [2], [0, 5]), "notes": ("I64", [1], [1]), "seconds": ("F32", [1], [0.4]),
                     "tokens": ("U16", [5], [60, 300, 188, 388, 61])}, {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")})
         return path
@@ -397,7 +378,7 @@ class Generate(Program):
         base = (self.run_dir, "--primer", self.primer)
         good, own = (*base, "--output", self.out("x.mid")), self.out("own.mid")
         shutil.copy(self.primer, own)
-        meta, empty = load(self.tokens)[1], self.out("empty.safetensors")
+        meta, empty = programs.read_numbers(self.tokens)[1], self.out("empty.safetensors")
         save(empty, {"offsets": ("I64", [1], [0]), "notes": ("I64", [0], []), "seconds": ("F32", [0], []), "tokens": ("U16", [0], [])},
              {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")})
         for status, says, arguments in (
