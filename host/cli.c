@@ -2,6 +2,7 @@
 #include "host/cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -127,11 +128,19 @@ void pa_cli_spin_briefly(char **argv) {
     execv("/proc/self/exe", argv); // where that fails, on with the default
 }
 
+// The first file that is opened would take the place of a standard stream that was closed, and messages would end up in it. /dev/null
+// stands there instead, for the other direction: using the stream is still an error.
+static void hold_standard_streams(void) {
+    for (int fd = 0; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
+}
+
 pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *positionals, bool *done, pa_err *err) {
     int kept = 0;
     bool options = true;
     *done = false;
     *positionals = 0;
+    hold_standard_streams();
     signal(SIGXFSZ, SIG_IGN);
     // --help prints the defaults, so it comes before anything is set.
     for (int i = 1; i < argc && strcmp(argv[i], "--") && !*done; i++) {

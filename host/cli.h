@@ -34,7 +34,8 @@ typedef struct {
 
 // Takes --name value, --name=value, --flag; "--" ends the options. Positional arguments are moved, in order, to argv[1 .. *positionals].
 // *done: --help or --version was printed and the program should end. PA_USAGE names the option, what it expects and what was found; for
-// an unknown option, the nearest known one. SIGXFSZ is ignored from then on: a file that may not grow is an error of write, to be told of.
+// an unknown option, the nearest known one. From then on no file takes the place of a standard stream that was closed, and
+// SIGXFSZ is ignored: a file that may not grow is an error of write, to be told of.
 pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *positionals, bool *done, pa_err *err);
 
 // The first call of a main that computes: threads that wait spin briefly, unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is set. libgomp's

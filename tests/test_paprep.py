@@ -12,6 +12,8 @@ import subprocess
 import tempfile
 import unittest
 
+import programs
+
 PAPREP = os.path.join(os.environ["PA_BIN"], "paprep")
 
 
@@ -24,16 +26,8 @@ def midi(pitch=60, ms=500, kind=0, pedal=False):
 
 
 def read_tokens(path):
-    data = pathlib.Path(path).read_bytes()
-    length = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8 : 8 + length])
-    meta = header.pop("__metadata__")
-    kinds = {"U16": "H", "I64": "q", "F32": "f"}
-    out = {}
-    for name, t in header.items():
-        begin, end = t["data_offsets"]
-        out[name] = list(struct.unpack(f"<{t['shape'][0]}{kinds[t['dtype']]}", data[8 + length + begin : 8 + length + end]))
-    return out, meta | {"names": json.loads(meta["names"])}
+    tensors, meta = programs.read_numbers(path)
+    return tensors, meta | {"names": json.loads(meta["names"])}
 
 
 class Paprep(unittest.TestCase):
@@ -303,6 +297,7 @@ class Paprep(unittest.TestCase):
             done = subprocess.run([PAPREP, self.midi, self.out], stdout=full, stderr=subprocess.PIPE, text=True)
         self.assertEqual(done.returncode, 1)
         self.assertIn("cannot write to standard output: No space left on device", done.stderr)
+        self.assertIn("cannot write to standard output: Bad file descriptor", self.prepare(status=1, preexec_fn=lambda: os.close(1)).stderr)
 
     # ---- looking at tokens
 

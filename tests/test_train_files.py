@@ -244,6 +244,18 @@ class Logs(Run):
         self.assertAlmostEqual(evaluated[2][1], evaluations[2]["eval_loss"], delta=1e-6)
         self.assertEqual({t for _, t, _ in events[1:]}, {"train/loss", "train/lr", "train/grad_norm", "train/tokens_per_s", "eval/loss"})
 
+    def test_closed_standard_streams(self):
+        """No file takes their numbers, so that none gets what is said on stderr."""
+
+        def close():
+            os.close(0)  # which the lock would take, and the metrics the other
+            os.close(2)
+
+        done = self.train("closed", "train.steps=6", "log.eval_every=3", stdin=programs.subprocess.DEVNULL, preexec_fn=close)
+        self.assertEqual(done.stderr, "")
+        steps, evaluations = programs.metrics(self.folder / "closed")  # every line is one of these
+        self.assertEqual((len(steps), len(evaluations)), (6, 3))
+
     def test_metrics(self):
         self.train("metrics", "train.steps=6", "log.every=3", "log.eval_every=3")
         steps, evaluations = programs.metrics(self.folder / "metrics")
