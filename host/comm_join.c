@@ -1,6 +1,6 @@
 // comm_join.c: how ranks that were started one by one find each other. Rank 0 listens and writes its address and a random word into a file
-// that all of them see; the others go there, and are told where to find one another. A file that an earlier run left leads to nobody, and
-// is read again until it is the right one. Rank 0 removes it once all have come.
+// that all of them see; the others go there, and are told where to find one another, or why they will not. A file that an earlier run left
+// leads to nobody, and is read again until it is the right one. Rank 0 removes it once all have come.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
@@ -16,7 +16,7 @@
 
 #include "host/comm_link.h"
 
-enum { HOST = 64, WORD = 16, RETRY_MS = 50 };
+enum { HOST = 64, WORD = 16, RETRY_MS = 50, GRACE = 5 };
 
 // What a rank says of itself to one that it goes to. Numbers in network order.
 typedef struct {
@@ -24,6 +24,13 @@ typedef struct {
     uint32_t world, rank, port;
     char host[HOST];
 } greeting;
+
+// What rank 0 says to it: at once that it belongs to the run; later that all are there, and the table follows, or why not.
+typedef struct {
+    uint8_t word[WORD];
+    uint32_t status; // a pa_status
+    char why[sizeof((pa_err *)0)->text];
+} answer;
 
 typedef struct {
     uint32_t address, port; // address 0: the machine of rank 0
@@ -43,9 +50,10 @@ typedef struct {
 static pa_status late(const joining *j, pa_err *err) {
     char missing[256] = "";
     size_t used = 0;
-    if (j->comm->rank) return pa_error(err, PA_FAIL, "%s: expected rank 0 to be there within %g s (train.timeout)", j->path, j->timeout);
-    for (int r = 1; r < j->comm->size && used < sizeof missing - 16; r++)
-        if (j->fd[r] < 0) used += (size_t)snprintf(missing + used, sizeof missing - used, " %d", r);
+    if (j->comm->rank && j->fd[0] < 0)
+        return pa_error(err, PA_FAIL, "%s: expected rank 0 to be there within %g s (train.timeout)", j->path, j->timeout);
+    for (int r = 0; r < j->comm->size && used < sizeof missing - 16; r++)
+        if (r != j->comm->rank && j->fd[r] < 0) used += (size_t)snprintf(missing + used, sizeof missing - used, " %d", r);
     return pa_error(err, PA_FAIL, "%s: expected %d ranks within %g s (train.timeout), still missing:%s", j->path, j->comm->size, j->timeout,
                     missing);
 }
@@ -82,18 +90,6 @@ static pa_status start_listening(joining *j, pa_err *err) {
     return PA_OK;
 }
 
-static int accept_one(const joining *j, uint32_t *address) {
-    struct sockaddr_in from;
-    socklen_t length = sizeof from;
-    int fd;
-    do {
-        if (ready(j, j->listener, POLLIN)) return -1;
-        fd = accept4(j->listener, (struct sockaddr *)&from, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    } while (fd < 0);
-    *address = ntohl(from.sin_addr.s_addr) >> 24 == 127 ? 0 : from.sin_addr.s_addr;
-    return fd;
-}
-
 // A socket to host:port, -1 where nobody listens there.
 static int go_to(const joining *j, const char *host, const char *port) {
     struct addrinfo want = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *found = NULL;
@@ -113,24 +109,89 @@ static int go_to(const joining *j, const char *host, const char *port) {
     return fd;
 }
 
+static bool read_file(joining *j) {
+    char word[2 * WORD + 1];
+    FILE *f = fopen(j->path, "r");
+    bool whole = f && fscanf(f, "patrain-rendezvous-1 %255s %15s %32s", j->host, j->port, word) == 3 && strlen(word) == 2 * WORD;
+    for (int i = 0; whole && i < WORD; i++) whole = sscanf(word + 2 * i, "%2hhx", &j->own.word[i]) == 1;
+    if (f) fclose(f);
+    if (whole && !strcmp(j->host, j->own.host)) strcpy(j->host, "127.0.0.1");
+    return whole;
+}
+
+// Whether another rank 0 has put its file in place of this one's; it is told, so that it ends too.
+static bool replaced(const joining *j) {
+    joining other = *j;
+    if (!read_file(&other) || !memcmp(other.own.word, j->own.word, WORD)) return false;
+    other.until = pa_clock() + GRACE < j->until ? pa_clock() + GRACE : j->until;
+    int fd = go_to(&other, other.host, other.port);
+    if (fd < 0) return true;
+    move_all(&other, fd, &other.own, sizeof other.own, true);
+    close(fd);
+    return true;
+}
+
+// Until somebody is at the door. An error where time is up or one that had come has gone.
+static pa_status await_one(const joining *j, struct pollfd *p, pa_err *err) {
+    int own = j->comm->rank;
+    for (;;) {
+        double left = j->until - pa_clock();
+        if (left <= 0) return late(j, err);
+        for (int r = 0; r < j->comm->size; r++) p[r] = (struct pollfd){.fd = j->fd[r], .events = POLLRDHUP};
+        p[own] = (struct pollfd){.fd = j->listener, .events = POLLIN};
+        int found = poll(p, (nfds_t)j->comm->size, left < 1 ? (int)(left * 1000) + 1 : 1000);
+        for (int r = 0; found > 0 && r < j->comm->size; r++)
+            if (r != own && p[r].revents) return pa_rank_gone(r, "while ranks found each other", err);
+        if (found > 0) return PA_OK;
+        if (!found && !own && replaced(j)) return pa_error(err, PA_USAGE, "%s: two ranks have --rank 0", j->path);
+    }
+}
+
+static int accept_one(const joining *j, uint32_t *address) {
+    struct sockaddr_in from;
+    socklen_t length = sizeof from;
+    int fd = accept4(j->listener, (struct sockaddr *)&from, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    *address = fd < 0 || ntohl(from.sin_addr.s_addr) >> 24 == 127 ? 0 : from.sin_addr.s_addr;
+    return fd;
+}
+
+static void say(const joining *j, int fd, pa_status status, const char *why) {
+    answer a = {.status = htonl((uint32_t)status)};
+    joining soon = *j;
+    soon.until = pa_clock() + GRACE;
+    memcpy(a.word, j->own.word, WORD);
+    snprintf(a.why, sizeof a.why, "%s", why);
+    move_all(&soon, fd, &a, sizeof a, true);
+}
+
+static pa_status check(const joining *j, uint32_t rank, uint32_t world, pa_err *err) {
+    if (world != (uint32_t)j->comm->size || rank >= world)
+        return pa_error(err, PA_USAGE, "%s: expected --world %d, as rank %d has it, found %u of rank %u", j->path, j->comm->size,
+                        j->comm->rank, world, rank);
+    if (rank == (uint32_t)j->comm->rank || j->fd[rank] >= 0) return pa_error(err, PA_USAGE, "%s: two ranks have --rank %u", j->path, rank);
+    return PA_OK;
+}
+
 // Takes in who comes with the right word, whoever else comes is turned away; until `count` ranks have come.
 static pa_status receive(joining *j, int count, pa_err *err) {
-    for (int come = 0; come < count;) {
+    struct pollfd *p = calloc((size_t)j->comm->size, sizeof *p);
+    pa_status s = p ? PA_OK : pa_error(err, PA_FAIL, "no memory");
+    for (int come = 0; come < count && !s;) {
         uint32_t address;
         greeting g;
+        if ((s = await_one(j, p, err))) break;
         int fd = accept_one(j, &address);
         joining soon = *j;
-        if (fd < 0) return late(j, err);
-        soon.until = soon.until < pa_clock() + 5 ? soon.until : pa_clock() + 5; // a stranger may say nothing
-        if (!move_all(&soon, fd, &g, sizeof g, false) || memcmp(g.word, j->own.word, WORD)) {
+        soon.until = soon.until < pa_clock() + GRACE ? soon.until : pa_clock() + GRACE; // a stranger may say nothing
+        if (fd >= 0 && (!move_all(&soon, fd, &g, sizeof g, false) || memcmp(g.word, j->own.word, WORD))) close(fd), fd = -1;
+        if (fd < 0) continue;
+        uint32_t rank = ntohl(g.rank);
+        s = check(j, rank, ntohl(g.world), err);
+        if (!j->comm->rank) say(j, fd, PA_OK, "");
+        if (s) {
+            if (!j->comm->rank) say(j, fd, s, err->text);
             close(fd);
-            continue;
-        }
-        uint32_t rank = ntohl(g.rank), world = ntohl(g.world);
-        if (world != (uint32_t)j->comm->size || rank >= world || j->fd[rank] >= 0) {
-            close(fd);
-            return pa_error(err, PA_USAGE, "%s: rank %d has --world %d; one came with --rank %u --world %u%s", j->path, j->comm->rank,
-                            j->comm->size, rank, world, world == (uint32_t)j->comm->size ? ", as another has" : "");
+            break;
         }
         j->fd[rank] = fd, come++;
         g.host[HOST - 1] = 0;
@@ -139,7 +200,8 @@ static pa_status receive(joining *j, int count, pa_err *err) {
             memcpy(j->table[rank].host, g.host, HOST);
         }
     }
-    return PA_OK;
+    free(p);
+    return s;
 }
 
 static pa_status write_file(joining *j, pa_err *err) {
@@ -157,34 +219,38 @@ static pa_status first_rank(joining *j, pa_err *err) {
     size_t size = (size_t)j->comm->size * sizeof *j->table;
     pa_status s = write_file(j, err);
     if (s) return s;
+    joining file = *j;
     memcpy(j->table[0].host, j->own.host, HOST);
     s = receive(j, j->comm->size - 1, err);
-    unlink(j->path);
+    if (!read_file(&file) || !memcmp(file.own.word, j->own.word, WORD)) unlink(j->path); // not another's
+    for (int r = 1; r < j->comm->size; r++)
+        if (j->fd[r] >= 0) say(j, j->fd[r], s, s ? err->text : "");
     for (int r = 1; r < j->comm->size && !s; r++)
         if (!move_all(j, j->fd[r], j->table, size, true)) s = pa_rank_gone(r, "while ranks found each other", err);
     return s;
 }
 
-static bool read_file(joining *j) {
-    char word[2 * WORD + 1];
-    FILE *f = fopen(j->path, "r");
-    bool whole = f && fscanf(f, "patrain-rendezvous-1 %255s %15s %32s", j->host, j->port, word) == 3 && strlen(word) == 2 * WORD;
-    for (int i = 0; whole && i < WORD; i++) whole = sscanf(word + 2 * i, "%2hhx", &j->own.word[i]) == 1;
-    if (f) fclose(f);
-    return whole;
+// Rank 0 knows this one: it will say that all are there, or why not, before this one loses patience.
+static pa_status take_table(joining *j, pa_err *err) {
+    answer a;
+    j->until = pa_clock() + j->timeout + GRACE;
+    if (!move_all(j, j->fd[0], &a, sizeof a, false)) return pa_rank_gone(0, "while ranks found each other", err);
+    a.why[sizeof a.why - 1] = 0;
+    if (a.status) return pa_error(err, ntohl(a.status) == PA_USAGE ? PA_USAGE : PA_FAIL, "%s", a.why);
+    if (move_all(j, j->fd[0], j->table, (size_t)j->comm->size * sizeof *j->table, false)) return PA_OK;
+    return pa_rank_gone(0, "while ranks found each other", err);
 }
 
-// Goes to rank 0, by the file of the moment, until it hands out the table.
+// Goes to rank 0, by the file of the moment, until one answers to its word.
 static pa_status find_first_rank(joining *j, pa_err *err) {
-    size_t size = (size_t)j->comm->size * sizeof *j->table;
+    answer a;
     for (; pa_clock() < j->until; usleep(RETRY_MS * 1000)) {
         if (!read_file(j)) continue;
-        if (!strcmp(j->host, j->own.host)) strcpy(j->host, "127.0.0.1");
         int fd = go_to(j, j->host, j->port);
         if (fd < 0) continue;
-        if (move_all(j, fd, &j->own, sizeof j->own, true) && move_all(j, fd, j->table, size, false)) {
+        if (move_all(j, fd, &j->own, sizeof j->own, true) && move_all(j, fd, &a, sizeof a, false) && !memcmp(a.word, j->own.word, WORD)) {
             j->fd[0] = fd;
-            return PA_OK;
+            return take_table(j, err);
         }
         close(fd);
     }

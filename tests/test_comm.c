@@ -228,15 +228,72 @@ static void ranks_that_do_not_fit_are_refused(void **state) {
     assert_int_equal(join(&c, -1, -1, 1), PA_OK);
     assert_true(c.rank == 0 && c.size == 1);
     unsetenv("RANK"), unsetenv("WORLD_SIZE");
+}
 
+// Joins in a process of its own, which dies after `alive` seconds where that is not 0: its exit code is the status, 100 more where the
+// message is another.
+static pid_t join_elsewhere(int rank, int world, double seconds, unsigned alive, const char *text) {
+    pa_comm c;
     fflush(NULL);
-    pid_t other = fork();
-    if (!other) _exit(join(&c, 1, 4, 1) == PA_FAIL ? 0 : 1);
-    assert_int_equal(join(&c, 0, 3, 60), PA_USAGE);
-    said("rank 0 has --world 3; one came with --rank 1 --world 4");
+    pid_t process = fork();
+    if (process) return process;
+    if (alive) alarm(alive);
+    pa_status s = join(&c, rank, world, seconds);
+    bool same = strstr(err.text, text);
+    if (!same) fprintf(stderr, "rank %d of %d: %s\n", rank, world, err.text);
+    _exit((int)s + (same ? 0 : 100));
+}
+
+static void ended(pid_t process, int code) {
     int status;
-    waitpid(other, &status, 0);
-    assert_int_equal(status, 0);
+    waitpid(process, &status, 0);
+    assert_int_equal(WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), code);
+}
+
+// Not after the timeout, which would be a failure (PA_FAIL), and told to all.
+static void ranks_that_do_not_fit_each_other_are_told_at_once(void **state) {
+    pa_comm c;
+    (void)state;
+    const char *worlds = ": expected --world 3, as rank 0 has it, found 4 of rank 1";
+    pid_t other[] = {join_elsewhere(1, 4, 60, 0, worlds), 0};
+    assert_int_equal(join(&c, 0, 3, 60), PA_USAGE);
+    said(worlds + 2);
+    ended(other[0], PA_USAGE);
+
+    const char *twice = ": two ranks have --rank 1";
+    other[0] = join_elsewhere(1, 3, 60, 0, twice), other[1] = join_elsewhere(1, 3, 60, 0, twice);
+    assert_int_equal(join(&c, 0, 3, 60), PA_USAGE);
+    said(twice + 2);
+    ended(other[0], PA_USAGE), ended(other[1], PA_USAGE);
+
+    other[0] = join_elsewhere(0, 2, 60, 0, ": two ranks have --rank 0");
+    assert_int_equal(join(&c, 0, 2, 60), PA_USAGE);
+    said("two ranks have --rank 0");
+    ended(other[0], PA_USAGE);
+}
+
+static void a_rank_that_never_comes_is_named_to_all(void **state) {
+    pa_comm c;
+    const char *text = ": expected 3 ranks within 3 s (train.timeout), still missing: 2";
+    (void)state;
+    pid_t other = join_elsewhere(1, 3, 60, 0, text);
+    assert_int_equal(join(&c, 0, 3, 3), PA_FAIL);
+    said(text + 2);
+    ended(other, PA_FAIL);
+}
+
+static void a_rank_that_goes_while_others_are_awaited_is_told(void **state) {
+    (void)state;
+    for (int gone = 0; gone < 3; gone++) {
+        char text[80];
+        pid_t other[2];
+        snprintf(text, sizeof text, "communication: rank %d has gone (while ranks found each other)", gone);
+        for (int r = 0; r < 3; r++) // the fourth never comes
+            if (r != gone) other[r > gone ? r - 1 : r] = join_elsewhere(r, 4, 60, 0, text);
+        ended(join_elsewhere(gone, 4, 60, 3, ""), -SIGALRM);
+        ended(other[0], PA_FAIL), ended(other[1], PA_FAIL);
+        unlink(scratch("meet"));
+    }
 }
 
 int main(void) {
@@ -246,6 +303,9 @@ int main(void) {
         SCRATCH_TEST(a_silent_rank_is_told_after_the_timeout),
         SCRATCH_TEST(what_an_earlier_run_left_is_no_obstacle),
         SCRATCH_TEST(ranks_that_do_not_fit_are_refused),
+        SCRATCH_TEST(ranks_that_do_not_fit_each_other_are_told_at_once),
+        SCRATCH_TEST(a_rank_that_never_comes_is_named_to_all),
+        SCRATCH_TEST(a_rank_that_goes_while_others_are_awaited_is_told),
     };
     setenv("OMP_NUM_THREADS", "1", 1);
     return cmocka_run_group_tests(tests, NULL, NULL);
