@@ -66,11 +66,13 @@ static pa_status missing_column(const csv *c, const char *path, const char *name
     return pa_error(err, PA_DATA, "%s: line %d: expected a column %s, found the columns %s", path, c->line, name, found);
 }
 
-static pa_status add(pa_corpus *c, const char *folder, const char *path, int row, const char *split, const char *name, pa_err *err) {
-    if (!*name) return pa_error(err, PA_DATA, "%s: line %d: %s: expected a file, found nothing", path, row, NAME);
+// where: "line 2", "row 0".
+static pa_status add(pa_corpus *c, const char *folder, const char *path, const char *where, const char *split, const char *name,
+                     pa_err *err) {
+    if (!*name) return pa_error(err, PA_DATA, "%s: %s: %s: expected a file, found nothing", path, where, NAME);
     for (pa_split s = 0; s < PA_SPLITS; s++)
         if (!strcmp(split, pa_split_name(s))) return pa_corpus_add(c, folder, name, s, NULL, err);
-    return pa_error(err, PA_DATA, "%s: line %d: %s: expected train, validation or test, found '%s'", path, row, SPLIT, split);
+    return pa_error(err, PA_DATA, "%s: %s: %s: expected train, validation or test, found '%s'", path, where, SPLIT, split);
 }
 
 static pa_status read_csv(pa_corpus *corpus, const char *folder, const char *path, char *text, pa_err *err) {
@@ -84,7 +86,9 @@ static pa_status read_csv(pa_corpus *corpus, const char *folder, const char *pat
         if (c.unclosed) return pa_error(err, PA_DATA, "%s: line %d: expected a closing quote, found the end of the file", path, c.line);
         if (c.fields <= last)
             return pa_error(err, PA_DATA, "%s: line %d: expected at least %d fields, found %d", path, c.line, last + 1, c.fields);
-        pa_status s = add(corpus, folder, path, c.line, c.field[split], c.field[name], err);
+        char where[32];
+        snprintf(where, sizeof where, "line %d", c.line);
+        pa_status s = add(corpus, folder, path, where, c.field[split], c.field[name], err);
         if (s) return s;
     }
     return PA_OK;
@@ -101,12 +105,14 @@ static pa_status read_json(pa_corpus *corpus, const char *folder, const char *pa
         s = pa_error(err, PA_DATA, "%s: expected an object %s, as MAESTRO's list has it, found none", path,
                      cJSON_IsObject(splits) ? NAME : SPLIT);
     const cJSON *split = s ? NULL : splits->child, *name = s ? NULL : names->child;
-    for (int row = 1; split && !s; split = split->next, row++) {
+    for (; split && !s; split = split->next) {
         const cJSON *own = name && !strcmp(name->string, split->string) ? name : cJSON_GetObjectItemCaseSensitive(names, split->string);
+        char where[32];
+        snprintf(where, sizeof where, "row %s", split->string);
         if (!cJSON_IsString(split) || !cJSON_IsString(own))
-            s = pa_error(err, PA_DATA, "%s: row %s: expected texts for %s and %s, found none", path, split->string, SPLIT, NAME);
+            s = pa_error(err, PA_DATA, "%s: %s: expected texts for %s and %s, found none", path, where, SPLIT, NAME);
         else
-            s = add(corpus, folder, path, row, split->valuestring, own->valuestring, err);
+            s = add(corpus, folder, path, where, split->valuestring, own->valuestring, err);
         if (name) name = name->next;
     }
     cJSON_Delete(json);

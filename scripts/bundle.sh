@@ -30,7 +30,8 @@ while [[ $# -gt 0 ]]; do
 done
 [[ -n $out && -n $midi ]] || refuse "expected OUT_DIR and --midi MIDI_DIR"
 [[ -d $midi ]] || refuse "--midi: $midi is not a folder"
-[[ ! -e $out && ! -e $out.tar.gz ]] || fail "$out or $out.tar.gz is there already"
+part=$out.part
+[[ ! -e $out && ! -e $part && ! -e $out.tar.gz ]] || fail "$out, $part or $out.tar.gz is there already"
 
 programs=(paprep patrain paeval pagen pabench test_cuda_ops test_cuda_attention test_golden test_gradcheck test_model test_step test_optimizer)
 
@@ -57,10 +58,8 @@ $given || make_build "$build" '75-real;80-real;90a-real;90-virtual' '$ORIGIN/../
 $given75 || make_build "$build75" 75-virtual '$ORIGIN/../lib-75;$ORIGIN/../lib'
 
 say "Tokens of $midi"
-part=$out.part
-rm -rf "$part"
-mkdir -p "$part"/{bench/peers,tests/golden}
 trap 'rm -rf "$part"' EXIT
+mkdir -p "$part"/{bench/peers,tests/golden}
 "$build/bin/paprep" "$midi" "$part/data"
 
 say "Programs and what they load"

@@ -34,6 +34,14 @@ class Bundle(unittest.TestCase):
     def tearDownClass(cls):
         cls.folder.cleanup()
 
+    def test_what_is_there_already_stays(self):
+        for name in ("made", "made.part", "made.tar.gz"):
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, name).write_text("mine")
+                done = subprocess.run([ROOT / "scripts/bundle.sh", f"{folder}/made", "--midi", folder, "--build", BUILD, "--build75", ""], capture_output=True)
+                self.assertEqual(done.returncode, 1)
+                self.assertEqual([(p.name, p.read_text()) for p in Path(folder).iterdir()], [(name, "mine")])
+
     def gpu(self, *arguments):
         done = subprocess.run([self.bundle / "bench/gpu.sh", "--smoke", *map(str, arguments)], capture_output=True, text=True)
         results = (self.bundle / "results.md").read_text()

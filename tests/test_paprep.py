@@ -260,6 +260,7 @@ class Paprep(unittest.TestCase):
             ("[]", "maestro-v9.json: expected an object split, as MAESTRO's list has it, found none"),
             ('{"split": {}}', "maestro-v9.json: expected an object midi_filename"),
             ('{"split": {"0": "train"}, "midi_filename": {}}', "maestro-v9.json: row 0: expected texts for split and midi_filename"),
+            ('{"split": {"0": "dev"}, "midi_filename": {"0": "a.mid"}}', "maestro-v9.json: row 0: split: expected train, validation or test, found 'dev'"),
             ('{"split": {"0": 1}, "midi_filename": {"0": "a.mid"}}', "maestro-v9.json: row 0: expected texts for split and midi_filename"),
         ):
             self.put_list(text, "maestro-v9.json")
