@@ -173,7 +173,8 @@ void pa_key_range(const pa_key *k, char *out, size_t size) {
     }
 }
 
-void pa_key_format(const pa_key *k, const pa_config *c, char *out, size_t size) {
+// The value in *c as INI text, so that reading it gives the same bits.
+static void format_key(const pa_key *k, const pa_config *c, char *out, size_t size) {
     const char *at = (const char *)c + k->offset;
     int small = 0;
     if (k->type == PA_KEY_INT || k->type == PA_KEY_ENUM) memcpy(&small, at, sizeof small);
@@ -206,10 +207,10 @@ static void print_keys(const pa_config *c, const char *section, bool help, FILE 
         open = k->section;
         if (help) {
             pa_key_range(k, range, sizeof range);
-            pa_key_format(k, &defaults, text, sizeof text);
+            format_key(k, &defaults, text, sizeof text);
             fprintf(out, "; %s (%s; default %s)\n", k->help, range, text);
         }
-        pa_key_format(k, c, text, sizeof text);
+        format_key(k, c, text, sizeof text);
         fprintf(out, "%s = %s\n", k->key, text);
     }
 }
@@ -239,8 +240,8 @@ pa_status pa_config_same_model(const pa_model *checkpoint, const pa_model *confi
     if (pa_rotary_dims(checkpoint) == pa_rotary_dims(configuration)) a.model.rotary_dims = b.model.rotary_dims;
     for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) {
         if (strcmp(k->section, "model")) continue;
-        pa_key_format(k, &a, in_a, sizeof in_a);
-        pa_key_format(k, &b, in_b, sizeof in_b);
+        format_key(k, &a, in_a, sizeof in_a);
+        format_key(k, &b, in_b, sizeof in_b);
         if (!strcmp(in_a, in_b)) continue;
         snprintf(one, sizeof one, "%smodel.%s: checkpoint %.40s, configuration %.40s", *all ? "; " : "", k->key, in_a, in_b);
         append(all, sizeof all, one);
@@ -252,7 +253,7 @@ void pa_config_print_changes(const pa_config *before, const pa_config *now, FILE
     char was[PA_KEY_TEXT_ROOM], is[PA_KEY_TEXT_ROOM];
     for (int i = 0; i < pa_key_count; i++) {
         const pa_key *k = &pa_keys[i];
-        pa_key_format(k, before, was, sizeof was), pa_key_format(k, now, is, sizeof is);
+        format_key(k, before, was, sizeof was), format_key(k, now, is, sizeof is);
         if (strcmp(was, is)) fprintf(out, "%s.%s: was %s, is %s\n", k->section, k->key, was, is);
     }
 }

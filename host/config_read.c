@@ -87,7 +87,7 @@ static pa_status assign(pa_config *c, const char *where, const pa_key *k, const 
 
 // ---- which key
 
-pa_status pa_section_check(const char *where, const char *section, pa_err *err) {
+static pa_status check_section(const char *where, const char *section, pa_err *err) {
     const pa_key *near = pa_keys;
     for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) {
         if (!strcmp(section, k->section)) return PA_OK;
@@ -97,10 +97,11 @@ pa_status pa_section_check(const char *where, const char *section, pa_err *err) 
                     near->section);
 }
 
-pa_status pa_key_assign(pa_config *c, const char *where, const char *section, const char *key, const char *value, int *row, pa_err *err) {
+// Sets one key from text. `where` starts the message ("FILE:12: " or ""); *row (may be NULL) is the key's index.
+static pa_status set_key(pa_config *c, const char *where, const char *section, const char *key, const char *value, int *row, pa_err *err) {
     const pa_key *near = NULL;
     size_t near_distance = 0;
-    pa_status s = pa_section_check(where, section, err);
+    pa_status s = check_section(where, section, err);
     if (s) return s;
     for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) {
         size_t d = 2 * pa_edit_distance(key, k->key) + (strcmp(section, k->section) != 0); // of equals, the same section's
@@ -135,7 +136,7 @@ pa_status pa_config_set(pa_config *c, const char *assignment, pa_err *err) {
         s = pa_error(err, PA_USAGE, "%.80s: expected section.key=value, found no %s", assignment, equals ? "\".\" before \"=\"" : "\"=\"");
     } else {
         *dot = 0;
-        s = pa_key_assign(c, "", strip(section), strip(dot + 1), strip(equals + 1), NULL, err);
+        s = set_key(c, "", strip(section), strip(dot + 1), strip(equals + 1), NULL, err);
     }
     free(section);
     return s;
@@ -185,7 +186,7 @@ static pa_status check_section_line(const reader *r) {
     if (!close || close[1])
         return pa_error(r->err, PA_USAGE, "%sexpected a line that ends with its first \"]\", found \"%.80s\"", where(r).text, r->line);
     snprintf(section, sizeof section, "%.*s", (int)(close - r->line - 1 < 100 ? close - r->line - 1 : 100), r->line + 1);
-    return pa_section_check(where(r).text, section, r->err);
+    return check_section(where(r).text, section, r->err);
 }
 
 // inih's reader: one line a call, never a line in pieces.
@@ -210,7 +211,7 @@ static int take_key(void *user, const char *section, const char *key, const char
         r->status = pa_error(r->err, PA_USAGE, "%s%.80s: expected a [section] before the first key, found none", where(r).text, key);
         return 0;
     }
-    r->status = pa_key_assign(&r->c, where(r).text, section, key, value, &row, r->err);
+    r->status = set_key(&r->c, where(r).text, section, key, value, &row, r->err);
     if (!r->status && r->seen[row])
         r->status =
             pa_error(r->err, PA_USAGE, "%s%s.%s: expected once, found again after line %d", where(r).text, section, key, r->seen[row]);

@@ -23,12 +23,6 @@ extern const int pa_key_count;
 
 // "a whole number from 2 to 64", "adam or adamw": what is expected in messages, and the range in help.
 void pa_key_range(const pa_key *k, char *out, size_t size);
-// The value in *c as INI text, so that reading it gives the same bits.
-void pa_key_format(const pa_key *k, const pa_config *c, char *out, size_t size);
-// Sets one key from text. `where` starts the message ("FILE:12: " or ""); *row (may be NULL) is the key's index.
-pa_status pa_key_assign(pa_config *c, const char *where, const char *section, const char *key, const char *value, int *row, pa_err *err);
-// PA_USAGE names the nearest known section.
-pa_status pa_section_check(const char *where, const char *section, pa_err *err);
 
 enum { PA_KEY_TEXT_ROOM = 1024 + 64 }; // holds any range or value
 #endif

@@ -11,11 +11,13 @@ static uint16_t token_at(const pa_tokens *t, int64_t piece, int64_t at) {
     return at < count ? t->tokens[t->offsets[piece] + at] : at == count ? PA_END : PA_PAD;
 }
 
-void pa_tokens_window(const pa_tokens *t, int64_t piece, int64_t start, int length, uint16_t *out) {
+// `length` tokens of a piece (with END and PAD behind its end) from `start`.
+static void copy_window(const pa_tokens *t, int64_t piece, int64_t start, int length, uint16_t *out) {
     for (int64_t i = 0; i < length; i++) out[i] = token_at(t, piece, start + i);
 }
 
-int64_t pa_crop_start(const pa_tokens *t, int64_t piece, int context, pa_philox draw) {
+// Start of a crop of context + 1 tokens that fits into piece and its END, uniform, from a draw; 0 where the piece is shorter.
+static int64_t crop_start(const pa_tokens *t, int64_t piece, int context, pa_philox draw) {
     int64_t starts = t->offsets[piece + 1] - t->offsets[piece] + 1 - context; // with END there is one token more
     return starts > 1 ? (int64_t)pa_below(draw, (uint64_t)starts) : 0;
 }
@@ -129,9 +131,9 @@ void pa_sampler_window(pa_sampler *s, uint64_t w, uint16_t *out) {
     } else {
         piece = piece_of(t, (int64_t)pa_below(draw(s, PA_RANDOM_ORDER, w, 0), (uint64_t)(t->offsets[t->pieces] + t->pieces)));
     }
-    int64_t start = pa_crop_start(t, piece, context, draw(s, PA_RANDOM_CROP, w, 0));
+    int64_t start = crop_start(t, piece, context, draw(s, PA_RANDOM_CROP, w, 0));
     if (!c->data.augment_transpose && !c->data.augment_velocity && c->data.augment_stretch == 0) {
-        pa_tokens_window(t, piece, start, context + 1, out);
+        copy_window(t, piece, start, context + 1, out);
         return;
     }
     double factor = 1 + c->data.augment_stretch * (2 * pa_uniform(draw(s, PA_RANDOM_AUGMENT, w, 2)) - 1);

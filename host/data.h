@@ -19,11 +19,9 @@ typedef struct {
 } pa_tokens;
 pa_status pa_tokens_open(pa_tokens *t, const char *path, pa_err *err); // every id < PA_PAD, offsets ascending
 void pa_tokens_close(pa_tokens *t);
-// Writes such a file. names: UTF-8, one a piece.
+// Writes such a file. names: one a piece; what is not UTF-8 is taken for Latin-1.
 pa_status pa_tokens_write(const char *path, const pa_piece *pieces, const char *const *names, size_t count, pa_encoding e,
                           const char *split, pa_err *err);
-// Name of piece p, from the metadata; malloc'ed, NULL without.
-char *pa_tokens_name(const pa_tokens *t, int64_t p);
 
 // Draws training windows. Window w of a run is the same whatever the step, rank or micro-batch it falls into.
 typedef struct {
@@ -39,9 +37,5 @@ void pa_sampler_clear(pa_sampler *s);
 void pa_sampler_window(pa_sampler *s, uint64_t w, uint16_t *out);
 // The prefix positions that window w keeps, ascending: pa_kept(prefix, prefix_dropout) of them, uniform without replacement.
 void pa_keep_positions(uint64_t seed, uint64_t w, int prefix, int kept, int32_t *keep);
-// `length` tokens of a piece (with END and PAD behind its end) from `start`.
-void pa_tokens_window(const pa_tokens *t, int64_t piece, int64_t start, int length, uint16_t *out);
-// Start of a crop of context + 1 tokens that fits into piece and its END, uniform, from a draw; 0 where the piece is shorter.
-int64_t pa_crop_start(const pa_tokens *t, int64_t piece, int context, pa_philox draw);
 
 #endif

@@ -133,12 +133,3 @@ done:
     free(json);
     return s;
 }
-
-char *pa_tokens_name(const pa_tokens *t, int64_t p) {
-    const char *text = pa_st_meta(t->file, "names");
-    cJSON *array = text ? cJSON_Parse(text) : NULL;
-    const char *name = p >= 0 && p < t->pieces ? cJSON_GetStringValue(cJSON_GetArrayItem(array, (int)p)) : NULL;
-    char *copy = name ? strdup(name) : NULL;
-    cJSON_Delete(array);
-    return copy;
-}

@@ -55,7 +55,8 @@ void pa_song_clear(pa_song *song) {
     *song = (pa_song){0};
 }
 
-pa_part *pa_song_add_part(pa_song *song) {
+// NULL without memory.
+static pa_part *add_part(pa_song *song) {
     pa_part *grown = pa_grow(song->part, &song->part_room, song->parts, sizeof *grown);
     if (!grown) return NULL;
     song->part = grown;
@@ -71,7 +72,8 @@ bool pa_part_add_note(pa_part *part, pa_note note) {
     return true;
 }
 
-bool pa_part_add_pedal(pa_part *part, double time, bool down) {
+// False without memory.
+static bool add_pedal(pa_part *part, double time, bool down) {
     pa_pedal *grown = pa_grow(part->pedal, &part->pedal_room, part->pedals, sizeof *grown);
     if (!grown) return false;
     part->pedal = grown;
@@ -122,7 +124,7 @@ static pa_part *current_part(track_state *t, int channel) {
 static pa_part *part_of_note(track_state *t, int channel) {
     pa_part *part = current_part(t, channel);
     if (part) return part;
-    part = pa_song_add_part(t->song);
+    part = add_part(t->song);
     if (!part) return NULL;
     *part = t->waiting[channel];
     part->drums = channel == DRUMS;
@@ -171,7 +173,7 @@ static bool read_event(track_state *t, const uint8_t *b, int tick) {
         return note_off(t, channel, b[1], tick);
     case 0xb: {
         pa_part *part = current_part(t, channel);
-        return pa_part_add_pedal(part ? part : &t->waiting[channel], seconds_at(t, tick), b[2] >= 64);
+        return add_pedal(part ? part : &t->waiting[channel], seconds_at(t, tick), b[2] >= 64);
     }
     case 0xc:
         t->program[channel] = b[1];

@@ -31,9 +31,7 @@ typedef struct {
 } pa_song;
 
 void pa_song_clear(pa_song *song);
-pa_part *pa_song_add_part(pa_song *song);                            // NULL without memory
 bool pa_part_add_note(pa_part *part, pa_note note);                  // false without memory
-bool pa_part_add_pedal(pa_part *part, double time, bool down);       // false without memory
 void *pa_grow(void *items, size_t *room, size_t count, size_t size); // room for one more than count; NULL (items stay) without memory
 
 // A MIDI file's bytes. PA_DATA with a reason where they are refused.
