@@ -17,7 +17,8 @@ typedef struct {
     int64_t pieces;
     pa_encoding encoding;
 } pa_tokens;
-pa_status pa_tokens_open(pa_tokens *t, const char *path, pa_err *err); // every id < PA_PAD, offsets ascending
+// Every id < PA_PAD, offsets ascending. PA_USAGE where there is no such file.
+pa_status pa_tokens_open(pa_tokens *t, const char *path, pa_err *err);
 void pa_tokens_close(pa_tokens *t);
 // Writes such a file. names: one a piece; what is not UTF-8 is taken for Latin-1.
 pa_status pa_tokens_write(const char *path, const pa_piece *pieces, const char *const *names, size_t count, pa_encoding e,

@@ -4,6 +4,7 @@
 #include <cJSON.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char FORMAT[] = "patrain-tokens-1", VOCABULARY[] = "390";
 
@@ -34,7 +35,7 @@ pa_status pa_tokens_open(pa_tokens *t, const char *path, pa_err *err) {
     pa_err reason;
     *t = (pa_tokens){0};
     pa_status s = pa_st_open(&t->file, path, err);
-    if (s) return s;
+    if (s) return s == PA_FAIL && access(path, F_OK) ? PA_USAGE : s;
     if ((s = need_meta(t->file, "format", FORMAT, err))) goto done;
     if ((s = need_meta(t->file, "vocab", VOCABULARY, err))) goto done;
     const char *encoding = pa_st_meta(t->file, "encoding");

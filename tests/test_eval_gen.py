@@ -204,6 +204,7 @@ class Eval(Program):
         self.refused("paeval", 2, "--stride: expected 1", self.run_dir, self.tokens, "--stride", -1)
         self.refused("paeval", 2, "--batch: expected 1 to 4096, found 0", self.run_dir, self.tokens, "--batch", 0)
         self.refused("paeval", 2, "nowhere", at / "nowhere", self.tokens)
+        self.refused("paeval", 2, "nowhere", self.run_dir, at / "nowhere")
         self.refused("paeval", 2, "found 1 arguments", self.run_dir)
         self.refused("paeval", 2, "both", self.run_dir, self.tokens, "--json", "--logits", x)
         for shape, values, says in (([1, CONTEXT + 1], [1] * (CONTEXT + 1), f"windows of {PREFIX + 1} to {CONTEXT} tokens, found 1 of {CONTEXT + 1}"),
@@ -386,7 +387,7 @@ class Generate(Program):
                 (2, "--output: expected a name in .mid", (*base, "--output", "x.wav")),
                 (1, "nowhere", (*base, "--output", self.at / "nowhere" / "x.mid")),
                 (2, "expected another file than the primer", (self.run_dir, "--primer", own, "--output", own)),
-                (3, "none.mid", (self.run_dir, "--primer", self.at / "none.mid", "--output", self.out("x.mid"))),
+                (2, "none.mid", (self.run_dir, "--primer", self.at / "none.mid", "--output", self.out("x.mid"))),
                 (3, "c.ini", (self.run_dir, "--primer", self.at / "c.ini", "--output", self.out("x.mid"))),
                 (3, "empty.safetensors: expected a piece, found none", (self.run_dir, "--primer", empty, "--output", self.out("x.mid"))),
                 (2, "expected a piece below 3, found 9", (self.run_dir, "--primer", f"{self.tokens}:9", "--output", self.out("x.mid"))),

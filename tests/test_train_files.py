@@ -69,7 +69,7 @@ class Refused(Run):
         def data(name):
             return f"data.train={self.folder}/{name}"
 
-        self.refuse(1, "FOLDER/none: expected a file that can be read, found: No such file or directory", data("none"))
+        self.refuse(2, "FOLDER/none: expected a file that can be read, found: No such file or directory", data("none"))
         whole = (self.folder / "train.safetensors").read_bytes()
         (self.folder / "torn.safetensors").write_bytes(whole[:-100])
         done = programs.train(self.folder, "refused", data("torn.safetensors"))

@@ -33,7 +33,8 @@ typedef struct {
 // Reads a MIDI file and encodes it. In this process: a malformed file may abort it (libsmf asserts); pa_encode_isolated does not.
 // PA_DATA with a reason where the file is refused. Frees with pa_piece_clear.
 pa_status pa_encode_file(const char *path, pa_encoding e, pa_piece *piece, pa_err *err);
-// The same in a forked worker: a file that kills its worker is PA_DATA, "… the MIDI reader stopped with signal …".
+// The same in a forked worker: a file that kills its worker is PA_DATA, "… the MIDI reader stopped with signal …". PA_USAGE where there is
+// no such file.
 pa_status pa_encode_isolated(const char *path, pa_encoding e, pa_piece *piece, pa_err *err);
 void pa_piece_clear(pa_piece *piece);
 
