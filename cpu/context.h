@@ -5,25 +5,7 @@
 
 #include "cpu/matmul.h"
 #include "cpu/ops.h"
-#include "host/backend.h"
-
-enum {
-    ARENA_PARAMETERS,
-    ARENA_WEIGHTS,
-    ARENA_INT8,
-    ARENA_GRADIENTS,
-    ARENA_MOMENTS,
-    ARENA_ACTIVATIONS,
-    ARENA_BACKWARD,
-    ARENA_CACHES,
-    ARENAS
-};
-
-typedef struct {
-    const char *name;
-    char *base; // NULL while sizes are being counted
-    size_t used, size;
-} cpu_arena;
+#include "host/arena.h"
 
 // What one block keeps from the forward for the backward pass. With recomputation, and without training, all blocks share one.
 typedef struct {
@@ -51,7 +33,7 @@ struct pa_context {
     const cpu_ops *ops;
     cpu_matmul *mm;
     int threads, blocks;
-    cpu_arena arena[ARENAS];
+    pa_arena arena[ARENAS];
 
     float *param, *grad;      // each params->floats
     float *moment1, *moment2; // the same, or with `shared` those of this rank's shares, one after the other (pa_comm_share)

@@ -8,18 +8,12 @@
 
 #include "cpu/context.h"
 
-static const char *const arena_name[ARENAS] = {"parameters", "bf16 weights", "int8 weights", "gradients",
-                                               "moments",    "activations",  "backward",     "caches"};
-
 bool cpu_is_cross(const pa_context *c, int block) {
     return block < c->params->model.perceive_depth;
 }
 
-// Counts bytes while the arena has no base; then hands out the same places for real.
-static void *take(cpu_arena *a, size_t count, size_t size) {
-    size_t at = a->used;
-    a->used += (count * size + 63) & ~(size_t)63;
-    return a->base && count ? a->base + at : NULL;
+static void *take(pa_arena *a, size_t count, size_t size) {
+    return pa_arena_take(a, count, size, 64);
 }
 
 #define F32(count) take(a, (size_t)(count), 4)
@@ -30,7 +24,7 @@ static cpu_attn attention_limits(const pa_context *c, int batch, int latents, in
     return (cpu_attn){.type = c->type, .batch = batch, .latents = latents, .kept = kept, .heads = m->heads, .dim_head = m->dim_head};
 }
 
-static void layout_saved(pa_context *c, cpu_arena *a, cpu_saved *s, bool cross, float *z_mid, size_t B, size_t N, size_t K) {
+static void layout_saved(pa_context *c, pa_arena *a, cpu_saved *s, bool cross, float *z_mid, size_t B, size_t N, size_t K) {
     const pa_model *m = &c->params->model;
     size_t C = (size_t)m->dim, I = (size_t)pa_inner(m), F = (size_t)pa_ff(m), H = (size_t)m->heads, R = B * N, Q = cross ? B * K : 0;
     s->zn = ACT((Q + R) * C);
@@ -50,7 +44,7 @@ static void layout_saved(pa_context *c, cpu_arena *a, cpu_saved *s, bool cross, 
 }
 
 // Blocks whose activations are not kept lie in one place, as large as the largest.
-static void layout_activations(pa_context *c, cpu_arena *a, size_t B, size_t N, size_t K) {
+static void layout_activations(pa_context *c, pa_arena *a, size_t B, size_t N, size_t K) {
     const pa_model *m = &c->params->model;
     size_t C = (size_t)m->dim, R = B * N, Q = B * K, R2 = (size_t)pa_rotary_dims(m) / 2;
     bool keep_all = c->open.training && !c->open.recompute, keep_inputs = c->open.training;
@@ -78,7 +72,7 @@ static void layout_activations(pa_context *c, cpu_arena *a, size_t B, size_t N, 
     c->work = take(a, work > norm ? work : norm, 1);
 }
 
-static void layout_backward(pa_context *c, cpu_arena *a, size_t B, size_t N, size_t K) {
+static void layout_backward(pa_context *c, pa_arena *a, size_t B, size_t N, size_t K) {
     const pa_model *m = &c->params->model;
     size_t C = (size_t)m->dim, I = (size_t)pa_inner(m), R = B * N, Q = B * K;
     c->dz = F32(R * C), c->dxp = F32(Q * C);
@@ -88,7 +82,7 @@ static void layout_backward(pa_context *c, cpu_arena *a, size_t B, size_t N, siz
     c->dlogits = ACT(R * (size_t)m->vocab);
 }
 
-static void layout_caches(pa_context *c, cpu_arena *a) {
+static void layout_caches(pa_context *c, pa_arena *a) {
     const pa_model *m = &c->params->model;
     for (int i = 0; i < c->blocks; i++) {
         cpu_cache *k = &c->cache[i];
@@ -102,7 +96,7 @@ static void layout_caches(pa_context *c, cpu_arena *a) {
 
 static void layout(pa_context *c) {
     const pa_model *m = &c->params->model;
-    cpu_arena *a = c->arena;
+    pa_arena *a = c->arena;
     size_t n = c->params->floats, B = (size_t)c->open.max_batch;
     if (c->open.streams && !B) B = 1;
     for (int i = 0; i < ARENAS; i++) a[i].used = 0;
@@ -128,35 +122,27 @@ static void layout(pa_context *c) {
     if (c->open.streams) layout_caches(c, &a[ARENA_CACHES]);
 }
 
-static size_t total(const pa_context *c) {
-    size_t sum = 0;
-    for (int i = 0; i < ARENAS; i++) sum += c->arena[i].used;
-    return sum;
-}
-
 static void print_plan(const pa_context *c, FILE *out) {
-    fprintf(out, "memory plan, %s on the CPU (%s, %d threads):\n", c->type == CPU_BF16 ? "bf16" : "fp32", c->ops->name, c->threads);
-    for (int i = 0; i < ARENAS; i++)
-        if (c->arena[i].used) fprintf(out, "  %-14s %10.1f MB\n", arena_name[i], (double)c->arena[i].used / 1e6);
-    fprintf(out, "  %-14s %10.1f MB\n", "all", (double)total(c) / 1e6);
+    char device[64];
+    snprintf(device, sizeof device, "the CPU (%s, %d threads)", c->ops->name, c->threads);
+    pa_arenas_print(c->arena, c->type == CPU_BF16 ? "bf16" : "fp32", device, out);
 }
 
 static pa_status take_arenas(pa_context *c, pa_err *err) {
-    double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    if ((double)total(c) > have)
+    double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE), need = (double)pa_arenas_total(c->arena);
+    if (need > have)
         return pa_error(
             err, PA_FAIL,
             "memory: the plan needs %.1f GB, this machine has %.1f GB; try train.recompute = true or a smaller train.micro_batch",
-            (double)total(c) / 1e9, have / 1e9);
+            need / 1e9, have / 1e9);
     for (int i = 0; i < ARENAS; i++) {
-        cpu_arena *a = &c->arena[i];
-        a->name = arena_name[i];
+        pa_arena *a = &c->arena[i];
         a->size = a->used;
         if (!a->size) continue;
         a->base = mmap(NULL, a->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (a->base == MAP_FAILED) {
             a->base = NULL;
-            return pa_error(err, PA_FAIL, "memory: arena %s: no room for %.1f MB", a->name, (double)a->size / 1e6);
+            return pa_error(err, PA_FAIL, "memory: arena %s: no room for %.1f MB", pa_arena_name(i), (double)a->size / 1e6);
         }
         madvise(a->base, a->size, MADV_HUGEPAGE); // fewer page walks; not there on every kernel, and not needed
     }
@@ -299,7 +285,7 @@ void cpu_refresh_weights(pa_context *c) {
 }
 
 static size_t cpu_memory(const pa_context *c) {
-    return total(c);
+    return pa_arenas_total(c->arena);
 }
 
 static pa_precision cpu_precision(const pa_context *c) {

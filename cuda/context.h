@@ -7,26 +7,7 @@
 #include "cuda/kernels.h"
 #include "cuda/matmul.h"
 #include "cuda/nccl.h"
-#include "host/backend.h"
-
-enum {
-    ARENA_PARAMETERS,
-    ARENA_WEIGHTS,
-    ARENA_INT8,
-    ARENA_GRADIENTS,
-    ARENA_MOMENTS,
-    ARENA_ACTIVATIONS,
-    ARENA_BACKWARD,
-    ARENA_CACHES,
-    ARENA_OTHER,
-    ARENAS
-};
-
-typedef struct {
-    const char *name;
-    char *base; // device memory; NULL while sizes are being counted
-    size_t used, size;
-} cuda_arena;
+#include "host/arena.h"
 
 // What one block keeps from the forward for the backward pass. With recomputation, and without training, all blocks share one.
 typedef struct {
@@ -84,7 +65,7 @@ struct pa_context {
     cuda_step_graph graph[CUDA_GRAPHS];
     int graphs;
     int blocks;
-    cuda_arena arena[ARENAS];
+    pa_arena arena[ARENAS];
 
     cuda_ranks *ranks;     // NULL: no others
     bool shared;           // several ranks with `zero`
@@ -167,6 +148,9 @@ bool cuda_is_cross(const pa_context *c, int block);
 // PA_OK, or an error that says what failed, where, and that nothing saved is lost.
 pa_status cuda_check(cudaError_t status, const char *what, pa_err *err);
 pa_status cuda_wait(pa_context *c, const char *what, pa_err *err); // for the stream; reports faults of launches too
+// layout.c: what lies where in the arenas; counts while they have no base.
+void cuda_layout(pa_context *c);
+size_t cuda_layout_pinned(pa_context *c, char *base); // the host's twins of inputs, scalars and results: bytes of them
 // forward.c: embeds and runs all blocks; zf is ready after it. after(block) is called when a block's k and v are.
 // Checks a batch, copies it to a slot and on to the device, beside what the stream does.
 pa_status cuda_send(pa_context *c, const pa_batch *b, cuda_slot **slot, pa_err *err);

@@ -5,9 +5,6 @@
 
 #include "cuda/context.h"
 
-static const char *const arena_name[ARENAS] = {"parameters",  "16-bit weights", "int8 weights", "gradients", "moments",
-                                               "activations", "backward",       "caches",       "workspace"};
-
 bool cuda_is_cross(const pa_context *c, int block) {
     return block < c->params->model.perceive_depth;
 }
@@ -51,172 +48,9 @@ pa_status cuda_wait(pa_context *c, const char *what, pa_err *err) {
     return s ? s : cuda_check(status, what, err);
 }
 
-// Counts bytes while the arena has no base; then hands out the same places for real.
-static void *take(cuda_arena *a, size_t count, size_t size) {
-    size_t at = a->used;
-    a->used += (count * size + 255) & ~(size_t)255;
-    return a->base && count ? a->base + at : NULL;
-}
-
-#define F32(count) take(a, (size_t)(count), 4)
-#define ACT(count) take(a, (size_t)(count), cuda_size(c->type))
-
-static void layout_saved(pa_context *c, cuda_arena *a, cuda_saved *s, bool cross, float *z_mid, size_t B, size_t N, size_t K) {
-    const pa_model *m = &c->params->model;
-    size_t C = (size_t)m->dim, I = (size_t)pa_inner(m), F = (size_t)pa_ff(m), H = (size_t)m->heads, R = B * N, Q = cross ? B * K : 0;
-    s->zn = ACT((Q + R) * C);
-    s->mean = F32(Q + R), s->rstd = F32(Q + R);
-    if (cross) {
-        s->q = ACT(R * I), s->k = ACT((Q + R) * 2 * I);
-        s->v = s->k ? cuda_at(c, s->k, I) : NULL;
-    } else {
-        s->q = ACT(R * 3 * I);
-        s->k = s->q ? cuda_at(c, s->q, I) : NULL, s->v = s->q ? cuda_at(c, s->q, 2 * I) : NULL;
-    }
-    s->q_rstd = F32(m->qk_norm ? R * H : 0), s->k_rstd = F32(m->qk_norm ? (Q + R) * H : 0);
-    s->o = ACT(R * I), s->lse = F32(R * H);
-    s->z_mid = z_mid ? z_mid : F32(R * C), s->zn2 = ACT(R * C);
-    s->mean2 = F32(R), s->rstd2 = F32(R);
-    s->h = ACT(R * F), s->g = ACT(R * F);
-}
-
-// The largest call, with its keys where a call has them; cross: with a prefix.
-static cuda_attn attention_limits(const pa_context *c, bool cross, int batch, int latents, int kept) {
-    const pa_model *m = &c->params->model;
-    cuda_attn a = {
-        .type = c->type, .batch = batch, .latents = latents, .kept = cross ? kept : 0, .heads = m->heads, .dim_head = m->dim_head};
-    a.scale = c->softmax_scale, a.ldo = pa_inner(m), a.ldq = cross ? a.ldo : 3 * a.ldo, a.ldkv = cross ? 2 * a.ldo : 3 * a.ldo;
-    a.kn = a.vn = (const void *)((uintptr_t)(batch * a.kept) * (uintptr_t)a.ldkv * cuda_size(c->type));
-    return a;
-}
-
-static size_t work_bytes(const pa_context *c, size_t B, size_t N, size_t K) {
-    const pa_model *m = &c->params->model;
-    cuda_attn cross = attention_limits(c, true, (int)B, (int)N, (int)K), self = attention_limits(c, false, (int)B, (int)N, 0);
-    size_t need[] = {cuda_attend_work(c->attend, &cross, c->open.training), cuda_attend_work(c->attend, &self, c->open.training),
-                     cuda_norm_work(m->dim), cuda_norm_work(m->dim_head), cuda_sum_squares_work()};
-    size_t most = 0;
-    for (size_t i = 0; i < sizeof need / sizeof *need; i++)
-        if (need[i] > most) most = need[i];
-    return most;
-}
-
-// Blocks whose activations are not kept lie in one place, as large as the largest.
-static void layout_activations(pa_context *c, cuda_arena *a, size_t B, size_t N, size_t K) {
-    const pa_model *m = &c->params->model;
-    size_t C = (size_t)m->dim, R = B * N, Q = B * K;
-    bool keep_all = c->open.training && !c->open.recompute, keep_inputs = c->open.training;
-    c->xp = F32(Q * C);
-    for (int i = 0; i <= c->blocks; i++) c->z[i] = keep_inputs || i < 2 ? F32(R * C) : c->z[i - 2];
-    // Outside what blocks share: the next block's input is still made from it when that block's own buffers are first written.
-    float *z_mid = keep_all ? NULL : F32(R * C);
-    size_t start = a->used, longest = start;
-    for (int i = 0; i < c->blocks; i++) {
-        if (!keep_all) a->used = start;
-        layout_saved(c, a, &c->saved[i], cuda_is_cross(c, i), z_mid, B, N, K);
-        if (a->used > longest) longest = a->used;
-    }
-    a->used = longest;
-    c->y = F32(R * C);
-    c->zf = ACT(R * C);
-    c->mean_f = F32(R), c->rstd_f = F32(R);
-    c->logits = F32(R * (size_t)m->vocab), c->nats = F32(R);
-    c->best = take(a, R, 2);
-}
-
-static void layout_backward(pa_context *c, cuda_arena *a, size_t B, size_t N, size_t K) {
-    const pa_model *m = &c->params->model;
-    size_t C = (size_t)m->dim, I = (size_t)pa_inner(m), R = B * N, Q = B * K;
-    c->dz = F32(R * C), c->dxp = F32(Q * C);
-    c->dza = ACT(R * C), c->dxn = ACT((Q + R) * C);
-    c->dff = ACT(R * (size_t)pa_ff(m));
-    c->dq = ACT(R * 3 * I), c->dkv = ACT((Q + R) * 2 * I), c->dout = ACT(R * I);
-    c->dlogits = ACT(R * (size_t)m->vocab);
-}
-
-static void layout_caches(pa_context *c, cuda_arena *a) {
-    const pa_model *m = &c->params->model;
-    int S = c->open.streams;
-    for (int i = 0; i < c->blocks; i++) {
-        cuda_cache *k = &c->cache[i];
-        k->capacity = cuda_is_cross(c, i) ? m->context : m->context - m->prefix;
-        size_t count = (size_t)S * (size_t)k->capacity * (size_t)pa_inner(m);
-        k->k = ACT(count), k->v = ACT(count);
-    }
-    c->step = F32(cuda_step_floats(c));
-    c->step_in = take(a, 2 + 2 * (size_t)S, 4);
-    c->step_work = take(a, cuda_attn_decode_work(S, m->heads, m->dim_head), 1);
-}
-
-// At the same offsets in pinned memory and on the device.
-static size_t layout_input(cuda_input *in, char *base, size_t B, size_t rows, size_t targets) {
-    cuda_arena block = {.base = base}, *a = &block;
-    in->token = take(a, rows, 4), in->position = take(a, rows, 4);
-    in->target = take(a, targets, 2);
-    in->window = take(a, B, 8);
-    return a->used;
-}
-
-static void layout_other(pa_context *c, cuda_arena *a, size_t B, size_t N, size_t K) {
-    const pa_model *m = &c->params->model;
-    c->rotary_table = F32((size_t)m->context * (size_t)pa_rotary_dims(m));
-    c->decays = take(a, c->open.training ? c->floats / 16 : 0, 1);
-    c->input_size = layout_input(&c->in, NULL, B, B * (K + N), B * N);
-    char *in = take(a, c->input_size, 1);
-    if (in) layout_input(&c->in, in, B, B * (K + N), B * N);
-    for (int i = 0; i < 2; i++) c->slot[i].device = take(a, c->input_size, 1);
-    c->scalars = take(a, 1, sizeof *c->scalars), c->sums = take(a, CUDA_SUMS, 8);
-    c->work_size = work_bytes(c, B, N, K);
-    c->work = take(a, c->work_size, 1);
-    c->workspace = take(a, CUDA_MATMUL_WORKSPACE, 1);
-}
-
-static void layout(pa_context *c) {
-    const pa_model *m = &c->params->model;
-    cuda_arena *a = c->arena;
-    size_t n = c->floats, B = (size_t)c->open.max_batch, N = (size_t)(m->context - m->prefix), K = (size_t)m->prefix;
-    if (c->open.streams && !B) B = 1;
-    for (int i = 0; i < ARENAS; i++) a[i].used = 0;
-    c->param = take(&a[ARENA_PARAMETERS], n, 4);
-    c->weight = take(&a[ARENA_WEIGHTS], c->type == CUDA_F32 ? 0 : n, 2);
-    if (c->open.int8) {
-        size_t rows = 0;
-        for (int t = 0; t < c->params->count; t++) {
-            const pa_param *row = &c->params->row[t];
-            bool product = row->rank == 2 && t != c->params->token_emb && t != c->params->pos_emb;
-            c->scale_at[t] = product ? (ptrdiff_t)rows : -1;
-            if (product) rows += (size_t)row->shape[0];
-        }
-        c->weight8 = take(&a[ARENA_INT8], n, 1), c->scale = take(&a[ARENA_INT8], rows, 4);
-    }
-    if (c->open.training) {
-        c->grad = take(&a[ARENA_GRADIENTS], n, 4);
-        c->own_grad = take(&a[ARENA_GRADIENTS], c->shared ? c->own : 0, 4);
-        c->moment1 = take(&a[ARENA_MOMENTS], c->own, 4), c->moment2 = take(&a[ARENA_MOMENTS], c->own, 4);
-    }
-    if (B) layout_activations(c, &a[ARENA_ACTIVATIONS], B, N, K);
-    if (B && c->open.training) layout_backward(c, &a[ARENA_BACKWARD], B, N, K);
-    if (c->open.streams) layout_caches(c, &a[ARENA_CACHES]);
-    layout_other(c, &a[ARENA_OTHER], B, N, K);
-}
-
-static size_t total(const pa_context *c) {
-    size_t sum = 0;
-    for (int i = 0; i < ARENAS; i++) sum += c->arena[i].used;
-    return sum;
-}
-
-static void print_plan(const pa_context *c, const char *device, FILE *out) {
-    fprintf(out, "memory plan, %s on %s:\n", c->type == CUDA_F32 ? "fp32" : c->type == CUDA_BF16 ? "bf16" : "fp16", device);
-    for (int i = 0; i < ARENAS; i++)
-        if (c->arena[i].used) fprintf(out, "  %-14s %10.1f MB\n", arena_name[i], (double)c->arena[i].used / 1e6);
-    fprintf(out, "  %-14s %10.1f MB\n", "all", (double)total(c) / 1e6);
-}
-
 static pa_status take_arenas(pa_context *c, pa_err *err) {
     for (int i = 0; i < ARENAS; i++) {
-        cuda_arena *a = &c->arena[i];
-        a->name = arena_name[i];
+        pa_arena *a = &c->arena[i];
         a->size = a->used;
         if (!a->size) continue;
         cudaError_t status = cudaMalloc((void **)&a->base, a->size);
@@ -228,35 +62,20 @@ static pa_status take_arenas(pa_context *c, pa_err *err) {
             return pa_error(err, PA_FAIL,
                             "CUDA: out of memory: arena %s wants %.1f MB, %.1f of %.1f MB are free (the plan needs %.1f MB); try "
                             "train.recompute = true or a smaller train.micro_batch",
-                            a->name, (double)a->size / 1e6, (double)left / 1e6, (double)all / 1e6, (double)total(c) / 1e6);
+                            pa_arena_name(i), (double)a->size / 1e6, (double)left / 1e6, (double)all / 1e6,
+                            (double)pa_arenas_total(c->arena) / 1e6);
         }
         pa_status s = cuda_check(status, "taking memory", err);
-        if (!s) s = cuda_check(cudaMemset(a->base, 0, a->size), "clearing memory", err);
+        if (!s) s = cuda_check(cudaMemsetAsync(a->base, 0, a->size, c->stream), "clearing memory", err);
         if (s) return s;
     }
-    layout(c);
+    cuda_layout(c);
     return PA_OK;
 }
 
-// The twins of inputs, scalars and results.
-static size_t layout_pinned(pa_context *c, char *base) {
-    const pa_model *m = &c->params->model;
-    size_t S = (size_t)c->open.streams, B = (size_t)c->open.max_batch, N = (size_t)(m->context - m->prefix), K = (size_t)m->prefix;
-    cuda_arena block = {.base = base}, *a = &block;
-    if (S && !B) B = 1;
-    for (int i = 0; i < 2; i++) {
-        char *input = take(a, c->input_size, 1);
-        if (input) layout_input(&c->slot[i].host, input, B, B * (K + N), B * N);
-        c->slot[i].scalars = take(a, 1, sizeof *c->scalars);
-    }
-    c->host_scalars = take(a, 1, sizeof *c->host_scalars), c->host_sums = take(a, CUDA_SUMS, sizeof *c->host_sums);
-    c->host_step_in = take(a, 2 + 2 * S, 4), c->host_logits = take(a, S * (size_t)m->vocab, 4);
-    return a->used;
-}
-
 static pa_status take_pinned(pa_context *c, pa_err *err) {
-    pa_status s = cuda_check(cudaMallocHost((void **)&c->pinned, layout_pinned(c, NULL)), "taking pinned memory", err);
-    if (!s) layout_pinned(c, c->pinned);
+    pa_status s = cuda_check(cudaMallocHost((void **)&c->pinned, cuda_layout_pinned(c, NULL)), "taking pinned memory", err);
+    if (!s) cuda_layout_pinned(c, c->pinned);
     return s;
 }
 
@@ -267,6 +86,13 @@ static pa_status make_streams(pa_context *c, pa_err *err) {
         if (!(e = cudaEventCreateWithFlags(&c->slot[i].sent, cudaEventDisableTiming)))
             e = cudaEventCreateWithFlags(&c->slot[i].taken, cudaEventDisableTiming);
     return cuda_check(e, "making streams", err);
+}
+
+// To the device, in the stream that computes: a plain copy from pageable memory may return before its bytes are there, and that stream
+// waits for no other.
+static pa_status send(pa_context *c, void *to, const void *from, size_t bytes, const char *what, pa_err *err) {
+    pa_status s = cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, c->stream), what, err);
+    return s ? s : cuda_wait(c, what, err);
 }
 
 // Constants: rotation angles, and which parameters decay.
@@ -284,8 +110,8 @@ static pa_status fill_tables(pa_context *c, pa_err *err) {
         const pa_param *row = &c->params->row[t];
         if (row->decays) memset(decays + row->offset / 16, 1, (row->size + 15) / 16);
     }
-    if (!s && angles) s = cuda_check(cudaMemcpy(c->rotary_table, table, angles * 8, cudaMemcpyHostToDevice), "copying tables", err);
-    if (!s && c->decays) s = cuda_check(cudaMemcpy(c->decays, decays, groups, cudaMemcpyHostToDevice), "copying tables", err);
+    if (!s && angles) s = send(c, c->rotary_table, table, angles * 8, "copying tables", err);
+    if (!s && c->decays) s = send(c, c->decays, decays, groups, "copying tables", err);
     free(table), free(decays);
     return s;
 }
@@ -318,7 +144,6 @@ static void cuda_close(pa_context *c) {
 
 static pa_status cuda_present(pa_err *err) {
     int count = 0;
-    setenv("CUDA_MODULE_LOADING", "EAGER", 0); // kernels loaded late would be loaded while a graph is captured
     pa_status s = cuda_check(cudaGetDeviceCount(&count), "looking for a GPU", err);
     if (s) cudaGetLastError();
     return s ? s : count ? PA_OK : cuda_check(cudaErrorNoDevice, "looking for a GPU", err);
@@ -344,6 +169,10 @@ static pa_status choose_type(pa_context *c, const struct cudaDeviceProp *p, pa_e
     return PA_OK;
 }
 
+static const char *precision_name(const pa_context *c) {
+    return c->type == CUDA_F32 ? "fp32" : c->type == CUDA_BF16 ? "bf16" : "fp16";
+}
+
 static pa_status prepare(pa_context *c, pa_err *err) {
     const pa_model *m = &c->params->model;
     struct cudaDeviceProp properties = {.name = "a GPU, none is here", .major = 8};
@@ -352,6 +181,7 @@ static pa_status prepare(pa_context *c, pa_err *err) {
     int devices = 1, device = 0; // one a rank; where each rank is shown one alone, that
     if (!present) s = cuda_check(cudaGetDeviceCount(&devices), "counting GPUs", err);
     device = c->open.comm->local_rank % devices;
+    if (!present && !s) s = cuda_check(cudaSetDevice(device), "choosing the GPU", err); // before anything makes a context
     if (!present && !s) s = cuda_check(cudaGetDeviceProperties(&properties, device), "asking for the GPU's properties", err);
     if (!present && !s && properties.major * 10 + properties.minor < 75)
         s = pa_error(err, PA_FAIL, "CUDA: %s has compute capability %d.%d; this build needs 7.5 or newer", properties.name,
@@ -362,14 +192,13 @@ static pa_status prepare(pa_context *c, pa_err *err) {
     if (m->dim_head % 8 || m->dim_head > 128)
         return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
     if (!present) c->attend = cuda_attend_create();
-    layout(c);
-    if (c->open.plan) print_plan(c, properties.name, c->open.plan);
+    cuda_layout(c);
+    if (c->open.plan) pa_arenas_print(c->arena, precision_name(c), properties.name, c->open.plan);
     if (c->open.plan_only) return PA_OK;
     if (present) return err ? *err = absent, present : present;
-    if ((s = cuda_check(cudaSetDevice(device), "choosing the GPU", err)) || (s = take_arenas(c, err)) || (s = take_pinned(c, err)))
-        return s;
+    if ((s = make_streams(c, err)) || (s = take_arenas(c, err)) || (s = take_pinned(c, err))) return s;
     if (c->open.training && cuda_ranks_wanted(c->open.comm) && (s = cuda_ranks_create(&c->ranks, c->open.comm, err))) return s;
-    if ((s = make_streams(c, err)) || (s = cuda_matmul_create(&c->mm, c->stream, c->workspace, err))) return s;
+    if ((s = cuda_matmul_create(&c->mm, c->stream, c->workspace, err))) return s;
     return fill_tables(c, err);
 }
 
@@ -407,16 +236,18 @@ static pa_status copy_shares(pa_context *c, pa_kind kind, int t, float *out, con
     const pa_param *row = &c->params->row[t];
     const pa_comm *comm = c->open.comm;
     float *device = kind == PA_MOMENT1 ? c->moment1 : c->moment2;
-    cudaError_t e = cudaSuccess;
-    for (size_t b = 0, at = 0; b < pa_comm_buckets(comm, c->floats) && !e; b++) {
+    pa_status s = PA_OK;
+    for (size_t b = 0, at = 0; b < pa_comm_buckets(comm, c->floats) && !s; b++) {
         pa_span own = pa_comm_share(comm, c->floats, b, comm->rank);
         size_t from = own.from > row->offset ? own.from : row->offset, end = row->offset + row->size, to = own.to < end ? own.to : end;
         float *there = device + at + (from - own.from);
-        if (from < to && out) e = cudaMemcpy(out + (from - row->offset), there, (to - from) * 4, cudaMemcpyDeviceToHost);
-        if (from < to && !out) e = cudaMemcpy(there, in + (from - row->offset), (to - from) * 4, cudaMemcpyHostToDevice);
+        size_t bytes = from < to ? (to - from) * 4 : 0;
+        if (bytes && out)
+            s = cuda_check(cudaMemcpy(out + (from - row->offset), there, bytes, cudaMemcpyDeviceToHost), "copying moments", err);
+        if (bytes && !out) s = send(c, there, in + (from - row->offset), bytes, "copying moments", err);
         at += own.to - own.from;
     }
-    return cuda_check(e, "copying moments", err);
+    return s;
 }
 
 static float *tensor(pa_context *c, pa_kind kind, int t) {
@@ -442,22 +273,21 @@ static pa_status cuda_read(pa_context *c, pa_kind kind, int t, float *out, pa_er
 static pa_status cuda_write(pa_context *c, pa_kind kind, int t, const float *in, pa_err *err) {
     float *to = tensor(c, kind, t);
     if (!to) return pa_error(err, PA_USAGE, "write: no tensor %d of kind %d here", t, (int)kind);
-    pa_status s = cuda_wait(c, "finishing work before writing a tensor", err);
-    if (!s && is_shared(c, kind)) return copy_shares(c, kind, t, NULL, in, err);
+    if (is_shared(c, kind)) return copy_shares(c, kind, t, NULL, in, err);
     size_t n = c->params->row[t].size;
     float *scaled = NULL;
-    if (!s && kind == PA_GRAD && c->loss_scaling != 1) {
+    if (kind == PA_GRAD && c->loss_scaling != 1) {
         if (!(scaled = malloc(n * 4))) return pa_error(err, PA_FAIL, "no memory to write a gradient");
         for (size_t i = 0; i < n; i++) scaled[i] = in[i] * c->loss_scaling;
     }
-    if (!s) s = cuda_check(cudaMemcpy(to, scaled ? scaled : in, n * 4, cudaMemcpyHostToDevice), "writing a tensor", err);
+    pa_status s = send(c, to, scaled ? scaled : in, n * 4, "writing a tensor", err);
     free(scaled);
     if (kind == PA_PARAM) c->weight_stale = true;
     return s;
 }
 
 static size_t cuda_memory(const pa_context *c) {
-    return total(c);
+    return pa_arenas_total(c->arena);
 }
 
 static pa_precision cuda_precision(const pa_context *c) {
@@ -465,15 +295,15 @@ static pa_precision cuda_precision(const pa_context *c) {
 }
 
 // Numbers of either sign near 1, whatever their type: a product of zeros takes less power, and runs faster than real ones can.
-static cudaError_t fill_numbers(void *to, size_t bytes) {
+static pa_status fill_numbers(pa_context *c, void *to, size_t bytes) {
     uint16_t *x = malloc(bytes);
     uint32_t state = 1;
-    if (!x) return cudaErrorMemoryAllocation;
+    if (!x) return PA_FAIL;
     for (size_t i = 0; i < bytes / 2; i++)
         state = state * 1664525 + 1013904223, x[i] = (uint16_t)(0x3c00 | state >> 31 << 15 | (state >> 16 & 0x3ff));
-    cudaError_t e = cudaMemcpy(to, x, bytes, cudaMemcpyHostToDevice);
+    pa_status s = send(c, to, x, bytes, "copying numbers", NULL);
     free(x);
-    return e;
+    return s;
 }
 
 // The best of a few products of 4096^3 (512^3 in the emulator), some at a time; 0 where that fails.
@@ -487,7 +317,8 @@ static double cuda_peak(pa_context *c) {
     size_t bytes = (size_t)n * n * cuda_size(c->type);
     cuda_product p = {.m = n, .n = n, .k = n, .a = c->type, .b = c->type, .c = c->type, .lda = n, .ldb = n, .ldc = n};
     if (c->peak > 0) return c->peak;
-    if (!cudaMalloc(&a, bytes) && !cudaMalloc(&b, bytes) && !cudaMalloc(&y, bytes) && !fill_numbers(a, bytes) && !fill_numbers(b, bytes))
+    if (!cudaMalloc(&a, bytes) && !cudaMalloc(&b, bytes) && !cudaMalloc(&y, bytes) && !fill_numbers(c, a, bytes) &&
+        !fill_numbers(c, b, bytes))
         for (int i = 0; i < 8; i++) {
             double start = pa_clock();
             pa_status s = PA_OK;

@@ -65,6 +65,14 @@ void fixture_batch(fixture *f, int batch, int length, int latents, int kept, uin
     f->batch.kept = kept < 0 ? (int)P : kept;
 }
 
+void fixture_step(fixture *f, double dropout) {
+    pa_model m = fixture_model();
+    m.perceive_depth = 2, m.dropout = dropout, m.z_loss = 0.01, m.qk_norm = true;
+    fixture_init(f, &m, 31);
+    fixture_batch(f, 2, 24, 15, 4, 37);
+    if (dropout > 0) f->batch.window = f->window;
+}
+
 void fixture_clear(fixture *f) {
     pa_params_clear(&f->params);
     free(f->w), free(f->input), free(f->target), free(f->keep), free(f->window);
@@ -94,6 +102,11 @@ pa_context *fixture_open(const pa_backend *be, const fixture *f, pa_open o) {
     assert_non_null(c);
     fixture_write(be, c, o.params, f->w);
     return c;
+}
+
+pa_context *fixture_training(const pa_backend *be, const fixture *f, pa_precision precision, bool recompute) {
+    pa_open o = {.precision = precision, .max_batch = 2, .training = true, .recompute = recompute, .streams = 1, .seed = 41};
+    return fixture_open(be, f, o);
 }
 
 void fixture_write(const pa_backend *be, pa_context *c, const pa_params *p, const double *w) {

@@ -19,6 +19,8 @@ pa_model fixture_model(void);
 void fixture_init(fixture *f, const pa_model *m, uint64_t seed);
 // A batch of random tokens; some targets are PAD. kept < 0: no keep list.
 void fixture_batch(fixture *f, int batch, int length, int latents, int kept, uint64_t seed);
+// A whole training step's: two sequences with dropped prefix positions through most switches, and dropout by window number.
+void fixture_step(fixture *f, double dropout);
 void fixture_clear(fixture *f);
 
 // The one that PA_DEVICE names, else the CPU's.
@@ -27,6 +29,8 @@ const pa_backend *fixture_backend(void);
 bool fixture_takes(const pa_backend *be, const pa_model *m);
 // Opens and writes f's parameters. What o leaves at zero of params and comm is filled in.
 pa_context *fixture_open(const pa_backend *be, const fixture *f, pa_open o);
+// For training on fixture_step's batch, and with one stream.
+pa_context *fixture_training(const pa_backend *be, const fixture *f, pa_precision precision, bool recompute);
 void fixture_write(const pa_backend *be, pa_context *c, const pa_params *p, const double *w);
 // All tensors of a kind as one array like f->w; free it.
 double *fixture_read(const pa_backend *be, pa_context *c, const pa_params *p, pa_kind kind);

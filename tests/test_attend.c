@@ -42,7 +42,7 @@ static int calls(const cuda_attn *a, bool back, size_t lacks, bool capture) {
     cudaGraph_t graph;
     cudaGraphExec_t exec;
     size_t size = cuda_attend_work(NULL, a, true) + emulator_cudnn.more_work - lacks;
-    assert_int_equal(cudaStreamCreate(&stream), 0);
+    assert_int_equal(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), 0);
     emulator_cudnn.calls = 0;
     run(NULL, stream, a, false, size);
     if (back) run(NULL, stream, a, true, size);

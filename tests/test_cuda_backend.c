@@ -14,20 +14,6 @@
 
 #include <cmocka.h>
 
-// Two sequences with dropped prefix positions, and dropout by window number.
-static void make(fixture *f) {
-    pa_model m = fixture_model();
-    m.dropout = 0.2, m.qk_norm = true;
-    fixture_init(f, &m, 31);
-    fixture_batch(f, 2, 24, 15, 4, 37);
-    f->batch.window = f->window;
-}
-
-static pa_context *open_training(const fixture *f, pa_precision precision) {
-    return fixture_open(pa_backend_cuda(), f,
-                        (pa_open){.precision = precision, .max_batch = 2, .training = true, .streams = 1, .seed = 41});
-}
-
 static pa_update update_of(int step) {
     return (pa_update){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .clip = 1, .step = step};
 }
@@ -56,8 +42,8 @@ static void a_step_is_two_graphs_and_one_wait(void **state) {
         fixture f;
         pa_err err;
         double norm, sum;
-        make(&f);
-        pa_context *c = open_training(&f, (pa_precision)precision);
+        fixture_step(&f, 0.2);
+        pa_context *c = fixture_training(pa_backend_cuda(), &f, (pa_precision)precision, false);
         for (int i = 1; i <= 2; i++) step(c, &f.batch, 0x1p-8f, i, &norm);
         fixture_ok(be->loss(c, &f.batch, &sum, NULL, &err), &err);
         for (int i = 3; i <= 5; i++) {
@@ -89,8 +75,8 @@ static void a_token_is_one_graph_and_one_wait(void **state) {
     fixture f;
     pa_err err;
     float logits[40];
-    make(&f);
-    pa_context *c = open_training(&f, PA_PRECISION_BF16);
+    fixture_step(&f, 0.2);
+    pa_context *c = fixture_training(pa_backend_cuda(), &f, PA_PRECISION_BF16, false);
     for (int window = 0; window < 2; window++) {
         fixture_ok(be->prefill(c, 12, 3, f.input, logits, &err), &err);
         for (int i = 0; i < 4; i++) {
@@ -113,7 +99,7 @@ static double *trained(const fixture *f, bool ahead, double *nats) {
     const pa_backend *be = pa_backend_cuda();
     pa_err err;
     double norm, sum;
-    pa_context *c = open_training(f, PA_PRECISION_FP32);
+    pa_context *c = fixture_training(pa_backend_cuda(), f, PA_PRECISION_FP32, false);
     pa_batch half[2] = {f->batch, f->batch};
     half[0].batch = half[1].batch = 1;
     half[1].input += f->batch.length, half[1].target += f->batch.latents, half[1].keep += f->batch.kept, half[1].window++;
@@ -138,7 +124,7 @@ static double *trained(const fixture *f, bool ahead, double *nats) {
 static void a_batch_given_ahead_is_the_one_computed_on(void **state) {
     (void)state;
     fixture f;
-    make(&f);
+    fixture_step(&f, 0.2);
     double nats[2], *now = trained(&f, false, &nats[0]), *ahead = trained(&f, true, &nats[1]);
     assert_true(nats[0] == nats[1] && nats[0] > 0);
     assert_memory_equal(now, ahead, f.params.floats * sizeof *now);
@@ -153,8 +139,8 @@ static void loss_scaling_halves_and_grows(void **state) {
     const pa_backend *be = pa_backend_cuda();
     fixture f;
     pa_err err;
-    make(&f);
-    pa_context *c = open_training(&f, PA_PRECISION_FP16);
+    fixture_step(&f, 0.2);
+    pa_context *c = fixture_training(pa_backend_cuda(), &f, PA_PRECISION_FP16, false);
     double norm, *before = fixture_read(be, c, &f.params, PA_PARAM);
     float scaling = c->loss_scaling;
     assert_true(scaling == 65536);
@@ -188,8 +174,8 @@ static void scaled_gradients_come_back(void **state) {
     const pa_backend *be = pa_backend_cuda();
     fixture f;
     pa_err err;
-    make(&f);
-    pa_context *c = open_training(&f, PA_PRECISION_FP16);
+    fixture_step(&f, 0.2);
+    pa_context *c = fixture_training(pa_backend_cuda(), &f, PA_PRECISION_FP16, false);
     float in[16], out[16];
     for (int i = 0; i < 16; i++) in[i] = (float)i / 3 - 2;
     int t = pa_params_find(&f.params, "layers.1.0.norm.bias");

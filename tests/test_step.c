@@ -11,19 +11,6 @@
 
 #include <cmocka.h>
 
-// Two sequences with dropped prefix positions, and dropout by window number.
-static void make(fixture *f, double dropout) {
-    pa_model m = fixture_model();
-    m.perceive_depth = 2, m.dropout = dropout, m.z_loss = 0.01, m.qk_norm = true;
-    fixture_init(f, &m, 31);
-    fixture_batch(f, 2, 24, 15, 4, 37);
-    if (dropout > 0) f->batch.window = f->window;
-}
-
-static pa_context *open_training(const pa_backend *be, const fixture *f, pa_precision precision, bool recompute) {
-    return fixture_open(be, f, (pa_open){.precision = precision, .max_batch = 2, .training = true, .recompute = recompute, .seed = 41});
-}
-
 static double add_gradient(const pa_backend *be, pa_context *c, const pa_batch *b, float scale) {
     pa_err err;
     double sum;
@@ -32,7 +19,7 @@ static double add_gradient(const pa_backend *be, pa_context *c, const pa_batch *
 }
 
 static double *gradient(const pa_backend *be, const fixture *f, pa_precision precision, bool recompute, float scale, double *sum) {
-    pa_context *c = open_training(be, f, precision, recompute);
+    pa_context *c = fixture_training(be, f, precision, recompute);
     *sum = add_gradient(be, c, &f->batch, scale);
     double *g = fixture_read(be, c, &f->params, PA_GRAD);
     be->close(c);
@@ -43,7 +30,7 @@ static void recomputation_changes_no_bit(void **state) {
     (void)state;
     for (int precision = PA_PRECISION_FP32; precision <= PA_PRECISION_BF16; precision++) {
         fixture f;
-        make(&f, 0.2);
+        fixture_step(&f, 0.2);
         double sum[2];
         double *kept = gradient(fixture_backend(), &f, (pa_precision)precision, false, 1, &sum[0]);
         double *again = gradient(fixture_backend(), &f, (pa_precision)precision, true, 1, &sum[1]);
@@ -57,7 +44,7 @@ static void recomputation_changes_no_bit(void **state) {
 static void a_second_run_gives_the_same_bits(void **state) {
     (void)state;
     fixture f;
-    make(&f, 0.2);
+    fixture_step(&f, 0.2);
     double sum[2];
     double *first = gradient(fixture_backend(), &f, PA_PRECISION_FP32, false, 1, &sum[0]);
     double *second = gradient(fixture_backend(), &f, PA_PRECISION_FP32, false, 1, &sum[1]);
@@ -71,7 +58,7 @@ static void a_second_run_gives_the_same_bits(void **state) {
 static void scale_multiplies_the_gradient(void **state) {
     (void)state;
     fixture f;
-    make(&f, 0);
+    fixture_step(&f, 0);
     double sum[2];
     double *whole = gradient(fixture_backend(), &f, PA_PRECISION_FP32, false, 1, &sum[0]);
     double *quarter = gradient(fixture_backend(), &f, PA_PRECISION_FP32, false, 0.25f, &sum[1]);
@@ -96,10 +83,10 @@ static void micro_batches_add_up(void **state) {
     (void)state;
     const pa_backend *be = fixture_backend();
     fixture f;
-    make(&f, 0.2);
+    fixture_step(&f, 0.2);
     double whole_sum, parts_sum = 0;
     double *whole = gradient(be, &f, PA_PRECISION_FP32, false, 1, &whole_sum);
-    pa_context *c = open_training(be, &f, PA_PRECISION_FP32, false);
+    pa_context *c = fixture_training(be, &f, PA_PRECISION_FP32, false);
     for (int b = 1; b >= 0; b--) {
         pa_batch one = one_of(&f, b);
         parts_sum += add_gradient(be, c, &one, 1);
@@ -121,9 +108,9 @@ static void loss_leaves_gradients_alone(void **state) {
     (void)state;
     const pa_backend *be = fixture_backend();
     fixture f;
-    make(&f, 0);
+    fixture_step(&f, 0);
     pa_err err;
-    pa_context *c = open_training(be, &f, PA_PRECISION_FP32, false);
+    pa_context *c = fixture_training(be, &f, PA_PRECISION_FP32, false);
     double sum = add_gradient(be, c, &f.batch, 1), evaluated, unscored;
     double *before = fixture_read(be, c, &f.params, PA_GRAD);
     fixture_ok(be->loss(c, &f.batch, &evaluated, NULL, &err), &err);
@@ -142,10 +129,10 @@ static void tensors_come_back_as_written(void **state) {
     (void)state;
     const pa_backend *be = fixture_backend();
     fixture f;
-    make(&f, 0);
+    fixture_step(&f, 0);
     pa_err err;
     float x[1] = {0};
-    pa_context *c = open_training(be, &f, PA_PRECISION_BF16, false);
+    pa_context *c = fixture_training(be, &f, PA_PRECISION_BF16, false);
     for (int kind = PA_PARAM; kind <= PA_MOMENT2; kind++) {
         for (int t = 0; t < f.params.count; t++) {
             size_t size = f.params.row[t].size;
@@ -191,12 +178,10 @@ static void only_the_first_step_takes_memory(void **state) {
     for (int precision = PA_PRECISION_FP32; precision <= PA_PRECISION_BF16; precision++)
         for (int recompute = 0; recompute < 2; recompute++) {
             fixture f;
-            make(&f, 0.2);
+            fixture_step(&f, 0.2);
             pa_err err;
             float logits[40];
-            pa_context *c = fixture_open(
-                be, &f,
-                (pa_open){.precision = (pa_precision)precision, .max_batch = 2, .training = true, .recompute = recompute, .streams = 1});
+            pa_context *c = fixture_training(be, &f, (pa_precision)precision, recompute);
             allocations_of_step(be, c, &f, 1);
             assert_int_equal(allocations_of_step(be, c, &f, 2), 0);
             assert_int_equal(allocations_of_step(be, c, &f, 3), 0);
@@ -212,7 +197,7 @@ static void the_plan_is_what_is_taken(void **state) {
     (void)state;
     const pa_backend *be = fixture_backend();
     fixture f;
-    make(&f, 0);
+    fixture_step(&f, 0);
     pa_err err;
     char *text = NULL;
     size_t length = 0;
@@ -225,7 +210,7 @@ static void the_plan_is_what_is_taken(void **state) {
     assert_null(c);
     assert_true(strchr(text, '\n') != NULL);
     free(text);
-    c = open_training(be, &f, PA_PRECISION_FP32, false);
+    c = fixture_training(be, &f, PA_PRECISION_FP32, false);
     assert_true(be->memory(c) >= 4 * 4 * f.params.parameters); // parameters, gradients, two moments
     assert_int_equal(be->precision(c), PA_PRECISION_FP32);
     be->close(c);

@@ -34,7 +34,7 @@ class Memory(unittest.TestCase):
         """Bytes by arena, and of all; read from stderr as they are printed."""
         arenas = {}
         for line in process.stderr:
-            row = re.match(r"  (\w[\w ]*\w) +(\d+\.\d) MB\n", line)
+            row = re.match(r"  (\w[\w -]*\w) +(\d+\.\d) MB\n", line)
             if row:
                 arenas[row[1]] = float(row[2]) * 1e6
             if "all" in arenas:

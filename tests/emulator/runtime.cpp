@@ -79,6 +79,12 @@ int architecture() {
 uint64_t seed() {
     return settings.seed;
 }
+// A process computes on one GPU, which it has to choose before anything makes a context, as the calls do that begin with this.
+static int chosen, context_on = -1;
+static bool usable() {
+    if (architecture() && context_on < 0) context_on = chosen;
+    return architecture() != 0;
+}
 static size_t memory() {
     return settings.memory;
 }
@@ -171,7 +177,7 @@ static cudaError_t check_copy(const void *to, const void *from, size_t bytes, cu
 }
 
 cudaError_t function_attributes(cudaFuncAttributes *a, const void *kernel) {
-    if (!architecture()) return failed(absent());
+    if (!usable()) return failed(absent());
     const auto limit = dynamic_limit.find(kernel);
     *a = {};
     a->maxThreadsPerBlock = 1024, a->ptxVersion = a->binaryVersion = architecture();
@@ -205,7 +211,7 @@ cudaError_t check_launch(const void *kernel, dim3 grid, dim3 block, size_t share
 
 static cudaError_t allocate(std::map<char *, size_t> &in, void **p, size_t bytes) {
     NOT_WHILE_CAPTURING;
-    if (!architecture()) return failed(absent());
+    if (!usable()) return failed(absent());
     *p = nullptr;
     if (!bytes) return cudaSuccess;
     if (broken) return failed(broken);
@@ -298,16 +304,19 @@ cudaError_t cudaGetDeviceCount(int *count) {
     return architecture() ? cudaSuccess : failed(absent());
 }
 cudaError_t cudaGetDevice(int *device_number) {
-    *device_number = 0;
+    *device_number = chosen;
     return architecture() ? cudaSuccess : failed(absent());
 }
 cudaError_t cudaSetDevice(int device_number) {
-    return !architecture()                                            ? failed(absent())
-           : device_number < 0 || device_number >= (int)settings.gpus ? failed(cudaErrorInvalidDevice)
-                                                                      : cudaSuccess;
+    if (!architecture()) return failed(absent());
+    if (device_number < 0 || device_number >= (int)settings.gpus) return failed(cudaErrorInvalidDevice);
+    if (context_on >= 0 && context_on != device_number) return failed(cudaErrorIllegalState); // a GPU does that, and has two contexts
+    chosen = device_number;
+    return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device_number) {
-    if (cudaSetDevice(device_number)) return last;
+    if (!architecture()) return failed(absent());
+    if (device_number < 0 || device_number >= (int)settings.gpus) return failed(cudaErrorInvalidDevice);
     *p = {};
     snprintf(p->name, sizeof p->name, "emulated sm_%d", architecture());
     p->major = architecture() / 10, p->minor = architecture() % 10;
@@ -403,7 +412,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t strea
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
-    if (!architecture()) return failed(absent());
+    if (!usable()) return failed(absent());
     streams.push_back(*stream = new CUstream_st);
     (*stream)->blocking = !(flags & cudaStreamNonBlocking);
     return cudaSuccess;
