@@ -90,7 +90,18 @@ if ! $quick; then
 
   check cuda-configure cmake --preset default
   if has_tests default -L cuda; then
-    check cuda-build cmake --build --preset default -j "$jobs" --target patrain paeval pagen
+    targets=(patrain paeval pagen)
+    # cuDNN's frontend, where the toolkit has cuDNN without it.
+    if ! has_tests default -R '^cudnn$' && grep -q '^PA_CUDNN_INCLUDE:PATH=/' build/default/CMakeCache.txt &&
+      scripts/setup_cuda.sh --frontend > "$logs/cudnn-frontend.log" 2>&1; then
+      check cudnn-configure cmake --preset default
+    fi
+    if has_tests default -R '^cudnn$'; then
+      targets+=(test_cudnn)
+    else
+      echo "left    cuDNN is not asked about our shapes: it or its frontend is not here (scripts/setup_cuda.sh --frontend gets the latter)"
+    fi
+    check cuda-build cmake --build --preset default -j "$jobs" --target "${targets[@]}"
     check cuda-tests run_ctest default -L cuda
   else
     echo "left    the CUDA kernels are not compiled by nvcc: no toolkit here (scripts/setup_cuda.sh gets one)"
