@@ -71,9 +71,14 @@ static bool too_long(const cuda_ranks *r, double *last, double *waited) {
     return *waited > r->ranks->timeout;
 }
 
+enum { ANSWER = 10 }; // seconds
+
+// NCCL does not say who is awaited. Those who wait in vain begin to at about the same time, so a few seconds do to hear of each other.
 static pa_status silent(cuda_ranks *r, pa_err *err) {
-    char why[96];
-    snprintf(why, sizeof why, "nothing from the other ranks for %g s (train.timeout)", r->ranks->timeout);
+    char why[PA_COMM_NAMES + 128], names[PA_COMM_NAMES];
+    pa_comm_silent(r->ranks, r->ranks->timeout < ANSWER ? r->ranks->timeout : ANSWER, names);
+    snprintf(why, sizeof why, "nothing for %g s (train.timeout); %s%s", r->ranks->timeout,
+             *names ? "no answer from rank " : "all ranks answer", names);
     return give_up(r, err, why);
 }
 

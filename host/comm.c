@@ -115,15 +115,20 @@ static pa_status advance(pa_links *l, bool *moved, pa_err *err) {
     return PA_OK;
 }
 
-// "ranks 1, 3" that a message is awaited from; else those that take none.
-static pa_status silent(const pa_links *l, pa_err *err) {
-    char names[256] = "";
+// "1, 3": those that a message is awaited from; else those that take none. How many there are.
+static int name_silent(const pa_links *l, char names[PA_COMM_NAMES]) {
     int way = PA_LINK_IN, found = 0;
     size_t used = 0;
-    for (; !found && way >= 0; way--)
+    for (*names = 0; !found && way >= 0; way--)
         for (int r = 0; r < l->size; r++)
-            if (l->queue[r][way].done < l->queue[r][way].begun && used < sizeof names - 16)
-                used += (size_t)snprintf(names + used, sizeof names - used, "%s%d", found++ ? ", " : "", r);
+            if (l->queue[r][way].done < l->queue[r][way].begun && used < PA_COMM_NAMES - 16)
+                used += (size_t)snprintf(names + used, PA_COMM_NAMES - used, "%s%d", found++ ? ", " : "", r);
+    return found;
+}
+
+static pa_status silent(const pa_links *l, pa_err *err) {
+    char names[PA_COMM_NAMES];
+    int found = name_silent(l, names);
     return pa_error(err, PA_FAIL,
                     "communication: nothing from rank%s %s for %g s (train.timeout); what was saved is whole, and the same command "
                     "goes on from it",
@@ -190,6 +195,14 @@ pa_status pa_comm_sum_f64(pa_comm *c, double *data, size_t count, pa_err *err) {
         for (int r = 1; r < c->size; r++) data[i] += l->small[(size_t)r * count + i];
     }
     return PA_OK;
+}
+
+void pa_comm_silent(pa_comm *c, double seconds, char names[PA_COMM_NAMES]) {
+    double here = 1;
+    *names = 0;
+    if (!c->links) return;
+    c->links->timeout = seconds;
+    if (pa_comm_sum_f64(c, &here, 1, NULL)) name_silent(c->links, names);
 }
 
 pa_status pa_comm_sum_f32(pa_comm *c, float *data, size_t count, pa_err *err) {

@@ -62,6 +62,11 @@ pa_status pa_comm_gather_shares(pa_comm *c, float *data, size_t count, pa_err *e
 pa_status pa_comm_gather_part(pa_comm *c, const float *own, size_t count, size_t from, size_t to, float *out, pa_err *err);
 void pa_comm_keep_part(const pa_comm *c, float *own, size_t count, size_t from, size_t to, const float *in);
 
+// After a wait for the others by other means has come to nothing: names those that do not answer here either within `seconds`, "1, 3", or
+// none. All that did not fall silent come here, and then end.
+enum { PA_COMM_NAMES = 256 };
+void pa_comm_silent(pa_comm *c, double seconds, char names[PA_COMM_NAMES]);
+
 // Sent by this rank so far, and the seconds it waited for others; for measurements.
 typedef struct {
     uint64_t bytes;

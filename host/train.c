@@ -422,12 +422,13 @@ pa_status pa_train(const pa_config *config, const pa_train_options *options, pa_
     t.first = (int)((int64_t)batch * rank / size), t.windows = (int)((int64_t)batch * (rank + 1) / size) - t.first;
     t.micro = choose_micro(config, t.windows);
     t.kept = pa_kept(config->model.prefix, config->model.prefix_dropout);
-    signal(SIGHUP, SIG_IGN), signal(SIGXFSZ, SIG_IGN); // a file that may not grow is an error of write, to be told of
+    signal(SIGHUP, SIG_IGN);
     pa_status s = pa_params_init(&t.params, &config->model, err);
     if (s || (s = open_data(&t, err)) || (s = take_buffers(&t, err))) goto done;
     if (!rank)
         fprintf(stderr, "%.2f million parameters in %d tensors; %d windows a step, %d at a time; %lld windows an epoch\n",
                 (double)t.params.parameters / 1e6, t.params.count, batch, t.micro, (long long)t.sampler.epoch_windows);
+    if (!rank && batch < size) fprintf(stderr, "%d of %d ranks have no window: train.global_batch is %d\n", size - batch, size, batch);
     if ((s = open_backend(&t, err))) goto done;
     if (!t.ctx) {
         if (!rank) fprintf(stderr, "dry run: %s; no step was run, nothing written\n", t.absent.text);

@@ -65,6 +65,27 @@ class CudaRanks(unittest.TestCase):
             self.train(2, f"fp16-{zero}", "train.precision=fp16", f"train.zero={zero}")
         self.assert_close("fp16-0", "fp16-1")
 
+    def test_ranks_without_windows(self):
+        """Four ranks, and two windows a step: as on the CPU."""
+        self.train(0, "few", "train.global_batch=2")
+        for ranks, device, zero in ((4, "cuda", 0), (3, "cuda", 1), (4, "cpu", 1)):
+            with self.subTest(ranks=ranks, device=device):
+                run = f"few-{device}-{ranks}"
+                said = self.train(ranks, run, "train.global_batch=2", f"train.zero={zero}", device=device)
+                self.assertIn(f"{ranks - 2} of {ranks} ranks have no window", said)
+                self.assert_close("few", run)
+
+    def test_joined_by_a_file(self):
+        """NCCL's id goes by the rendezvous file's sockets; the emulator's NCCL itself is MPI still."""
+        self.train(2, "joined-mpi", "train.zero=1")
+        line = self.line(0, "joined", "train.zero=1", "--rendezvous", f"{self.folder}/meet", "--world", "2")
+        script = 'exec "$@" --rank "${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"'
+        done = subprocess.run([MPIRUN, "-n", "2", "sh", "-c", script, "sh", *line], env=ENVIRONMENT | {"PA_EMULATOR_GPUS": "2"},
+                              capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stderr.count("million parameters"), 1)  # one run of two ranks
+        self.assert_close("joined-mpi", "joined")
+
     def test_goes_on_elsewhere(self):
         self.train(2, "elastic", "train.zero=1")
         self.train(3, "elastic", "train.zero=1", "train.steps=8")
@@ -73,7 +94,7 @@ class CudaRanks(unittest.TestCase):
         self.assertEqual([row[0] for row in programs.losses(self.folder / "elastic")[0]], list(range(1, 13)))
 
     def test_a_rank_that_is_stopped(self):
-        line = self.line(2, "silent", "train.steps=100000", "train.timeout=3", "log.eval_every=0")
+        line = self.line(2, "silent", "train.steps=100000", "train.timeout=10", "log.eval_every=0")
         process = subprocess.Popen(line, env=ENVIRONMENT | {"PA_EMULATOR_GPUS": "2"}, stderr=subprocess.PIPE, text=True)
         self.addCleanup(process.stderr.close)
         for text in process.stderr:
@@ -82,7 +103,8 @@ class CudaRanks(unittest.TestCase):
         os.kill(ranks_below(process.pid)[1], signal.SIGSTOP)
         said = process.stderr.read()
         self.assertNotEqual(process.wait(timeout=120), 0)
-        self.assertRegex(said, r"patrain: communication: (NCCL: nothing from the other ranks|nothing from rank 1) for 3 s \(train.timeout\)")
+        self.assertRegex(said, r"patrain: communication: (NCCL: nothing for 10 s \(train.timeout\); no answer from rank 1;|"
+                         r"nothing from rank 1 for 10 s \(train.timeout\);)")
         self.assertEqual(said.count("patrain: communication"), 1, said)
 
 

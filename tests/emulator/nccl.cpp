@@ -15,7 +15,7 @@
 struct ncclComm {
     MPI_Comm mpi;
     int rank, ranks, asked;
-    bool alone, blocking, failed, aborted;
+    bool alone, blocking, failed, aborted, own_mpi;
 };
 
 static ncclComm *grouped; // that had a call since the group began
@@ -62,9 +62,10 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id
     int started = 0, size = 0;
     MPI_Initialized(&started);
     if (id.internal[0] != 42 || id.internal[127] != 42) return ncclInvalidArgument;
-    if (started) MPI_Comm_size(MPI_COMM_WORLD, &size);
+    const bool own_mpi = ranks > 1 && !started && !MPI_Init(nullptr, nullptr); // ranks found each other by a file
+    if (started || own_mpi) MPI_Comm_size(MPI_COMM_WORLD, &size);
     if (ranks > 1 && size != ranks) return ncclSystemError;
-    ncclComm *c = *comm = new ncclComm{MPI_COMM_SELF, rank, ranks, 0, ranks == 1, config->blocking != 0, false, false};
+    ncclComm *c = *comm = new ncclComm{MPI_COMM_SELF, rank, ranks, 0, ranks == 1, config->blocking != 0, false, false, own_mpi};
     if (!c->alone && MPI_Comm_dup(MPI_COMM_WORLD, &c->mpi)) return ncclSystemError;
     return c->blocking ? ncclSuccess : ncclInProgress;
 }
@@ -77,6 +78,7 @@ ncclResult_t ncclCommFinalize(ncclComm_t c) {
 }
 ncclResult_t ncclCommDestroy(ncclComm_t c) {
     if (!c->alone) MPI_Comm_free(&c->mpi);
+    if (c->own_mpi) MPI_Finalize();
     delete c;
     return ncclSuccess;
 }
