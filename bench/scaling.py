@@ -167,9 +167,10 @@ def modelled(bench, gradients, ranks):
         name = f"this machine's cores, 4 windows each: step {step:.3f} s, sockets {here / 1e9:.2f} GB/s, {latency * 1e6:.0f} us"
         rows.append((name, step, gradients, here, here, latency))
     for name, flop, size in counts():
-        step = 8 * flop / H100 / MFU
-        rows.append((f"{name}, 8 windows an H100: step {step * 1e3:.1f} ms", step, size, WITHIN, BETWEEN, LATENCY))
-    print("\n## Model: efficiency of weak scaling\n\n| device | gradients | 8 | 64 | 512 |\n|---|---|---|---|---|")
+        for windows in (1, 8):
+            step = windows * flop / H100 / MFU
+            rows.append((f"{name}, {windows} an H100: step {step * 1e3:.1f} ms", step, size, WITHIN, BETWEEN, LATENCY))
+    print("\n## Model: efficiency of weak scaling\n\n| model, windows a device | gradients | 8 | 64 | 512 |\n|---|---|---|---|---|")
     for name, step, size, within, between, latency in rows:
         cells = " | ".join(f"{efficiency(n, step, size, bucket, within if n <= 8 else between, latency):.0%}" for n in (8, 64, 512))
         print(f"| {name} | {size / 1e6:.0f} MB | {cells} |")
