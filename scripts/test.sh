@@ -3,6 +3,7 @@
 #
 #   scripts/test.sh             everything: format, sanitizers, fuzzers, clang, then all tests of the plain build
 #   scripts/test.sh --quick     the plain build and its tests alone
+#   scripts/test.sh --long      everything, with 100 kills in the crash test and ten minutes for each fuzzer
 #
 # PA_FUZZ_SECONDS   how long each fuzzer runs (default: 60 with CI set, else 5)
 # PA_JOBS           processes at once (default: all cores)
@@ -11,11 +12,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '2,10s/^# \{0,1\}//p' scripts/test.sh; }
+usage() { sed -n '2,11s/^# \{0,1\}//p' scripts/test.sh; }
 quick=false
 for argument in "$@"; do
   case $argument in
     --quick) quick=true ;;
+    --long) export PA_CRASHES=100 PA_FUZZ_SECONDS=600 ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; echo "test.sh: unknown argument $argument" >&2; exit 2 ;;
   esac
