@@ -209,6 +209,7 @@ static pa_status write_file(joining *j, pa_err *err) {
     if (getrandom(j->own.word, WORD, 0) != WORD) return pa_error(err, PA_FAIL, "communication: no random numbers");
     pa_status s = pa_file_create(&f, j->path, err);
     if (s) return s;
+    fchmod(fileno(f.stream), 0600); // who knows the word may join
     fprintf(f.stream, "patrain-rendezvous-1 %s %u ", j->host, ntohl(j->own.port));
     for (int i = 0; i < WORD; i++) fprintf(f.stream, "%02x", j->own.word[i]);
     fprintf(f.stream, "\n");

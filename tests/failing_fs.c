@@ -1,14 +1,15 @@
 // failing_fs.c: a file system that fails, put between a program and its C library by LD_PRELOAD.
 //
-//   FAILING_FS=CALL:PATH:N:HOW
+//   FAILING_FS=CALL:PATH:N:HOW[,CALL:PATH:N:HOW ...]
 //
 // The Nth CALL on a path that contains PATH ("N+": that one and all after it) goes wrong as HOW says:
 //   an error's number   it fails with that error
+//   hang                it goes on after ten minutes
 //   torn                fwrite says that all is written, of half
 //   kill, killed        the process is killed before it, or after (fwrite: after half of it)
 //   lost                rename, then killed, and what was in the renamed folder is cut in half: a disk whose fsync lies, and no power
-// Calls: fwrite fflush fclose fsync rename symlink mkdir open (for writing) pread. Failures of write(2) itself are seen by stdio's buffers,
-// so stdio's functions are the ones replaced.
+// Calls: fwrite fflush fclose fsync rename renameat2 symlink mkdir open (for writing) pread flock. Failures of write(2) itself are seen by
+// stdio's buffers, so stdio's functions are the ones replaced.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,22 +33,32 @@ static void *original(const char *name) {
 
 #define CALL(name) ((__typeof__(&name))original(#name))
 
-static outcome judge(const char *call, const char *path) {
-    static atomic_long calls;
-    char what[32], where[256], how[32];
-    long n;
-    const char *spec = getenv("FAILING_FS");
-    if (!spec || sscanf(spec, "%31[^:]:%255[^:]:%ld", what, where, &n) != 3) return GOES_ON;
-    snprintf(how, sizeof how, "%s", strrchr(spec, ':') + 1);
+static outcome judge_by(const char *spec, atomic_long *calls, const char *call, const char *path) {
+    char what[32], where[256], nth[16], how[32], *end;
+    if (sscanf(spec, "%31[^:]:%255[^:]:%15[^:]:%31[^,]", what, where, nth, how) != 4) abort();
     if (strcmp(what, call) || !strstr(path, where)) return GOES_ON;
-    long now = atomic_fetch_add(&calls, 1) + 1;
-    if (now < n || (now > n && !strstr(spec, "+:"))) return GOES_ON;
+    long n = strtol(nth, &end, 10), now = atomic_fetch_add(calls, 1) + 1;
+    if (now < n || (now > n && *end != '+')) return GOES_ON;
+    if (!strcmp(how, "hang")) return sleep(600), GOES_ON;
     if (!strcmp(how, "torn")) return TORN;
     if (!strcmp(how, "kill")) raise(SIGKILL);
     if (!strcmp(how, "killed")) return KILLED;
     if (!strcmp(how, "lost")) return LOST;
     errno = atoi(how);
     return FAILS;
+}
+
+static outcome judge(const char *call, const char *path) {
+    enum { MOST = 4 };
+    static atomic_long calls[MOST];
+    const char *spec = getenv("FAILING_FS");
+    outcome o = GOES_ON;
+    for (int i = 0; spec && *spec && i < MOST && o == GOES_ON; i++) {
+        o = judge_by(spec, &calls[i], call, path);
+        spec += strcspn(spec, ",");
+        spec += *spec == ',';
+    }
+    return o;
 }
 
 static outcome judge_file(const char *call, int fd) {
@@ -108,6 +120,16 @@ static int after_rename(outcome o, const char *to, int result) {
 int rename(const char *from, const char *to) {
     outcome o = judge("rename", to);
     return o == FAILS ? -1 : after_rename(o, to, CALL(rename)(from, to));
+}
+
+int renameat2(int from_folder, const char *from, int to_folder, const char *to, unsigned flags) {
+    outcome o = judge("renameat2", to);
+    return o == FAILS ? -1 : after(o, CALL(renameat2)(from_folder, from, to_folder, to, flags));
+}
+
+int flock(int fd, int operation) {
+    outcome o = judge_file("flock", fd);
+    return o == FAILS ? -1 : after(o, CALL(flock)(fd, operation));
 }
 
 int symlink(const char *target, const char *path) {

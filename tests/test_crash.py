@@ -11,6 +11,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -220,6 +221,13 @@ class Disk(Crash):
                 self.assertEqual(ours, theirs)
             self.assert_same_tensors("whole", "run", "latest")
 
+    def disk_goes_on(self, call, where, n, how):
+        shutil.rmtree(self.folder / "run", ignore_errors=True)
+        with self.subTest(call=call, where=where, n=n, how=how):
+            status, said = self.train(1, "run", *self.ARGUMENTS, shim=f"{call}:{where}:{n}:{how}")
+            self.assertEqual(status, 0, said)
+            self.assertEqual(self.assert_whole("run", "whole"), [10, 20])
+
     def test_full(self):
         said = rf"tmp\.\d+/(model|state)\.safetensors: expected to write \d+ bytes, found: {os.strerror(errno.ENOSPC)}$"
         for n in ("1+", "2+", "35+", "70+"):
@@ -261,6 +269,55 @@ class Disk(Crash):
         self.assertEqual(status, 0, said)
         self.assertRegex(said, r"(?m)^damaged checkpoint passed over: .*step-00000020/model\.safetensors: .*\n.*: going on from step 10$")
         self.assert_same_tensors("whole", "lost", "latest")
+
+    def test_no_locks(self):
+        """The text in the file alone tells whether another run has the directory."""
+        for error in (errno.ENOLCK, errno.ENOTSUP):
+            with self.subTest(error=error):
+                none, run = f"flock:/lock:1+:{error}", f"lock-{error}"
+                line = self.line(1, run, *self.ARGUMENTS, "train.steps=100000")
+                first = subprocess.Popen(line, env=environment(none), stderr=subprocess.PIPE, text=True)
+                self.addCleanup(first.stderr.close)
+                self.addCleanup(first.kill)
+                while not first.stderr.readline().startswith("step 12 "):
+                    pass
+                status, said = self.train(1, run, *self.ARGUMENTS, shim=none)
+                self.assertEqual(status, 1, said)
+                self.assertEqual(said.splitlines()[-1], f"patrain: {self.folder}/{run}: another run may have this directory (process "
+                                 f"{first.pid} on {socket.gethostname()}), whose file system has no locks ({os.strerror(error)}); if it "
+                                 f"has ended, remove {self.folder}/{run}/lock")
+                first.kill()
+                first.wait()
+                newest = max(int(path.name[5:]) for path in (self.folder / run / "checkpoints").iterdir() if ".tmp." not in path.name)
+                status, said = self.train(1, run, *self.ARGUMENTS, f"train.steps={newest + 5}", shim=none)
+                self.assertEqual(status, 0, said)
+                self.assertIn(f"process {first.pid} on {socket.gethostname()} had this directory and is gone", said)
+
+    def test_folders_that_cannot_be_exchanged(self):
+        """A step is saved over a damaged one of its number. Wherever that ends, one of the two is found under its name, and the run goes on."""
+        none = f"renameat2:/checkpoints/:1+:{errno.EINVAL}"
+        ends = [("", 0)] + [(f",rename:step-00000020:{n}:{how}", status) for n in (3, 4, 5)
+                            for how, status in (("kill", -signal.SIGKILL), ("killed", -signal.SIGKILL), (str(errno.EIO), 1))]
+        for end, expected in ends:
+            with self.subTest(end=end):
+                shutil.rmtree(self.folder / "run", ignore_errors=True)
+                shutil.copytree(self.folder / "whole", self.folder / "run", symlinks=True)
+                with open(self.folder / "run/checkpoints/step-00000020/state.safetensors", "r+b") as state:
+                    state.truncate(1000)
+                status, said = self.train(1, "run", *self.ARGUMENTS, shim=none + end)
+                self.assertEqual(status, expected, said)
+                self.assertIn("damaged checkpoint passed over", said)
+                if status == 1:
+                    self.assertRegex(said.splitlines()[-1], rf"^patrain: .*step-00000020.*: {os.strerror(errno.EIO)}$")
+                    self.assertEqual(len(list((self.folder / "run/checkpoints").iterdir())), 2)
+                status, said = self.train(1, "run", *self.ARGUMENTS, shim=none)
+                self.assertEqual(status, 0, said)
+                self.assertEqual(self.assert_whole("run", "whole"), [10, 20])
+                self.assert_same_tensors("whole", "run", "latest")
+
+    def test_folders_that_cannot_be_synced(self):
+        for n in (2, 5, 6):
+            self.disk_goes_on("fsync", "/checkpoints", n, errno.EINVAL)
 
     def test_logs(self):
         self.disk_fails("fflush", "metrics.jsonl", "3+", errno.ENOSPC, f"metrics.jsonl: cannot be written: {os.strerror(errno.ENOSPC)}$", again=True)

@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import unittest
 
 import programs
 
+SHIM = os.environ.get("PA_SHIM")  # of failing disks, tests/failing_fs.c
 MPIRUN = shutil.which(os.environ.get("PA_MPIRUN", "mpirun"))
 SETTINGS = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
 # Buckets of 8 kB: the tiny model's gradients are some ten of them.
@@ -24,7 +26,15 @@ def ranks_below(pid):
     children = [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return sorted(rank for child in children for rank in ranks_below(child) or [child])
 
-SILENT = re.compile(r"patrain: communication: nothing from ranks? ([\d, ]+) for 3 s \(train.timeout\)")
+
+def is_there(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+SILENT = re.compile(r"patrain: communication: nothing from ranks? ([\d, ]+) for 10 s \(train.timeout\)")
 
 class Ranks(unittest.TestCase):
     @classmethod
@@ -33,7 +43,7 @@ class Ranks(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.folder)
         programs.make_corpus(cls.folder)
 
-    def start(self, ranks, run, *arguments, mpi=False):
+    def start(self, ranks, run, *arguments, mpi=False, environment=ENVIRONMENT):
         """The processes of a run: mpirun, or each rank."""
         line = programs.command(self.folder, run, *arguments)
         if mpi and not MPIRUN:
@@ -41,7 +51,7 @@ class Ranks(unittest.TestCase):
         lines = [[MPIRUN, "-n", str(ranks), *line]] if mpi else []
         for rank in range(0 if mpi else ranks):
             lines.append([*line, "--rendezvous", f"{self.folder}/{run}.meet", "--rank", str(rank), "--world", str(ranks)])
-        processes = [subprocess.Popen(line, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) for line in lines]
+        processes = [subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True) for line in lines]
         for process in processes:
             self.addCleanup(process.stderr.close)
             self.addCleanup(process.wait)
@@ -181,7 +191,7 @@ class Ranks(unittest.TestCase):
         self.go_on("killed-mpi", True)
 
     def test_a_rank_that_is_stopped(self):
-        processes = self.lose_a_rank("silent", 1, signal.SIGSTOP, "train.timeout=3")
+        processes = self.lose_a_rank("silent", 1, signal.SIGSTOP, "train.timeout=10")
         named = []
         for r in (0, 2):
             said = processes[r].communicate(timeout=120)[1]
@@ -197,12 +207,51 @@ class Ranks(unittest.TestCase):
         self.go_on("silent", False)
 
     def test_a_rank_that_is_stopped_under_mpirun(self):
-        said, codes = self.finish(self.lose_a_rank("silent-mpi", 1, signal.SIGSTOP, "train.timeout=3", mpi=True))
+        said, codes = self.finish(self.lose_a_rank("silent-mpi", 1, signal.SIGSTOP, "train.timeout=10", mpi=True))
         self.assertNotEqual(codes, [0], said)
         named = SILENT.findall(said[0])
         self.assertEqual(len(named), 1, said)
         self.assertIn(named[0], ("1", "0, 1", "1, 2"))
         self.go_on("silent-mpi", True)
+
+    # What keeps ranks from looking for each other for much longer than ten seconds; the file that says it has begun; who is killed.
+    BUSY = {"step": (("model.dim=256", "train.global_batch=3000", "train.micro_batch=1", "log.eval_every=0"), "metrics.jsonl", 2),
+            "evaluation": (("model.dim=256", "model.context=256", "model.prefix=64", "log.eval_pieces=0"), "metrics.jsonl", 1),
+            "save": (("train.steps=100000", "checkpoint.every=5", "log.eval_every=0"), "checkpoints/*.tmp.*/model.safetensors*", 1)}
+
+    def leave_within_ten_seconds(self, what, mpi):
+        """A rank is killed while the others are busy; ten seconds later they are gone. This process does nothing but sleep meanwhile: by as
+        much as the machine wakes it late, it may wake them late."""
+        settings, begun, victim = self.BUSY[what]
+        run = f"busy-{what}-{mpi}"
+        disk = {"LD_PRELOAD": SHIM, "FAILING_FS": "fsync:model.safetensors:1:hang",
+                "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0"} if what == "save" else {}
+        more = (f"data.validation={self.folder}/many.safetensors", "train.precision=fp32", *settings)
+        processes = self.start(3, run, *more, mpi=mpi, environment=ENVIRONMENT | disk)
+        while not list((self.folder / run).glob(begun)):
+            self.assertIsNone(processes[0].poll())
+            time.sleep(0.1)
+        time.sleep(1)
+        ranks = ranks_below(processes[0].pid) if mpi else [process.pid for process in processes]
+        os.kill(ranks[victim], signal.SIGKILL)
+        began, late = time.monotonic(), 0
+        while any(process.poll() is None for process in processes) or any(map(is_there, ranks)):
+            before = time.monotonic()
+            time.sleep(0.1)
+            late += time.monotonic() - before - 0.1
+            self.assertLess(time.monotonic() - began, 10 + late)
+        said, codes = self.finish(processes)
+        self.assertNotIn(0, codes, said)
+        if not mpi:
+            for r in {0, 1, 2} - {victim}:
+                self.assertEqual((codes[r], said[r].count("patrain: ")), (1, 1), said)
+
+    def test_the_others_leave_within_ten_seconds(self):
+        programs.write_tokens(self.folder / "many.safetensors", [60] * 6000, seed=3)
+        for what in self.BUSY:
+            for mpi in (False, True) if MPIRUN else (False,):
+                with self.subTest(what=what, mpi=mpi):
+                    self.leave_within_ten_seconds(what, mpi)
 
     def test_ranks_that_make_no_sense(self):
         for arguments, text in ((["--rank", "1"], "expected --rendezvous FILE"), (["--rendezvous", "x", "--rank", "2", "--world", "2"], "found 2")):
