@@ -229,9 +229,10 @@ static void run_norm(gpu *g) {
 static void run_decode(gpu *g) {
     const case_row *r = &g->host.row;
     const size_t half = g->host.x[X_KV].bytes / 2;
-    const float *k = g->extra[EX_SECOND], *v = k + (size_t)r->batch * (size_t)r->heads * (size_t)r->dim_head;
-    cuda_attn_decode(g->stream, g->type, r->batch, r->heads, r->dim_head, g->extra[EX_FIRST], r->latents, 1 / sqrtf((float)r->dim_head),
-                     g->x[X_Q], k, v, g->x[X_KV], (char *)g->x[X_KV] + half, g->x[X_O], g->work);
+    const ptrdiff_t I = (ptrdiff_t)r->heads * r->dim_head;
+    const float *k = g->extra[EX_SECOND], *v = k + r->batch * I;
+    cuda_attn_decode(g->stream, g->type, r->batch, r->heads, r->dim_head, g->extra[EX_FIRST], r->latents, 1 / sqrtf((float)r->dim_head), I,
+                     I, g->x[X_Q], k, v, g->x[X_KV], (char *)g->x[X_KV] + half, g->x[X_O], g->work);
 }
 
 static pa_status launch(gpu *g, pa_err *err) {

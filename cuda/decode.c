@@ -7,7 +7,7 @@
 
 // Rows of one step, float32, each from a multiple of 64 floats.
 typedef struct {
-    float *x, *xn, *q, *k, *v, *o, *hidden, *g, *y, *mean, *rstd, *head_rstd, *logits;
+    float *x, *xn, *qkv, *o, *hidden, *g, *y, *mean, *rstd, *head_rstd, *logits;
 } step_rows;
 
 static size_t rows_at(const pa_context *c, float *base, step_rows *r) {
@@ -19,9 +19,7 @@ static size_t rows_at(const pa_context *c, float *base, step_rows *r) {
     } part[] = {{&r->x, C},
                 {&r->xn, C},
                 {&r->y, C},
-                {&r->q, I},
-                {&r->k, I},
-                {&r->v, I},
+                {&r->qkv, 3 * I},
                 {&r->o, I},
                 {&r->g, F},
                 {&r->mean, 1},
@@ -82,14 +80,13 @@ pa_status cuda_prefill(pa_context *c, int length, int latents, const uint16_t *t
     return PA_OK;
 }
 
-// y (S, out) = x (S, in) w^T (+ bias): `out` rows of tensor t from `first`.
-static void product(const pa_context *c, float *y, const float *x, int t, int first, const float *bias, int in, int out) {
-    size_t at = (size_t)first * (size_t)in;
+// y (S, out) = x (S, in) w^T (+ bias), w tensor t.
+static void product(const pa_context *c, float *y, const float *x, int t, const float *bias, int in, int out) {
     int S = c->open.streams;
     if (c->weight8 && c->scale_at[t] >= 0)
-        cuda_gemv_int8(c->stream, y, x, c->weight8 + c->params->row[t].offset + at, c->scale + c->scale_at[t] + first, bias, S, in, out);
+        cuda_gemv_int8(c->stream, y, x, c->weight8 + c->params->row[t].offset, c->scale + c->scale_at[t], bias, S, in, out);
     else
-        cuda_gemv(c->stream, c->type, y, x, cuda_weight(c, t, at), bias, S, in, out);
+        cuda_gemv(c->stream, c->type, y, x, cuda_weight(c, t, 0), bias, S, in, out);
 }
 
 static void attend(pa_context *c, int block, const step_rows *r) {
@@ -99,18 +96,20 @@ static void attend(pa_context *c, int block, const step_rows *r) {
     int S = c->open.streams, C = m->dim, I = pa_inner(m), H = m->heads, D = m->dim_head, rotary = pa_rotary_dims(m);
     bool cross = cuda_is_cross(c, block);
     const int *length = c->step_in + (cross ? 1 : 0), *position = c->step_in + 2 + S;
-    product(c, r->q, r->xn, cross ? t->q : t->qkv, 0, NULL, C, I);
-    product(c, r->k, r->xn, cross ? t->kv : t->qkv, cross ? 0 : I, NULL, C, I);
-    product(c, r->v, r->xn, cross ? t->kv : t->qkv, cross ? I : 2 * I, NULL, C, I);
+    // One row a stream of queries, keys and values, or, with cross-attention, of queries and then of keys and values.
+    float *q = r->qkv, *k = cross ? q + S * I : q + I, *v = k + I;
+    int ldq = cross ? I : 3 * I, ldkv = cross ? 2 * I : 3 * I;
+    product(c, q, r->xn, cross ? t->q : t->qkv, NULL, C, ldq);
+    if (cross) product(c, k, r->xn, t->kv, NULL, C, 2 * I);
     if (m->qk_norm) {
-        cuda_head_norm_fwd(c->stream, CUDA_F32, r->q, I, r->head_rstd, cuda_param(c, t->q_norm), S, H, D);
-        cuda_head_norm_fwd(c->stream, CUDA_F32, r->k, I, r->head_rstd, cuda_param(c, t->k_norm), S, H, D);
+        cuda_head_norm_fwd(c->stream, CUDA_F32, q, ldq, r->head_rstd, cuda_param(c, t->q_norm), S, H, D);
+        cuda_head_norm_fwd(c->stream, CUDA_F32, k, ldkv, r->head_rstd, cuda_param(c, t->k_norm), S, H, D);
     }
-    cuda_rotary(c->stream, CUDA_F32, r->q, I, position, c->rotary_table, S, H, D, rotary, 1);
-    cuda_rotary(c->stream, CUDA_F32, r->k, I, position, c->rotary_table, S, H, D, rotary, 1);
-    cuda_attn_decode(c->stream, c->type, S, H, D, length, cache->capacity, c->softmax_scale, r->q, r->k, r->v, cache->k, cache->v, r->o,
+    cuda_rotary(c->stream, CUDA_F32, q, ldq, position, c->rotary_table, S, cross ? H : 2 * H, D, rotary, 1);
+    if (cross) cuda_rotary(c->stream, CUDA_F32, k, ldkv, position, c->rotary_table, S, H, D, rotary, 1);
+    cuda_attn_decode(c->stream, c->type, S, H, D, length, cache->capacity, c->softmax_scale, ldq, ldkv, q, k, v, cache->k, cache->v, r->o,
                      c->step_work);
-    product(c, r->y, r->o, t->out_w, 0, cuda_param(c, t->out_b), I, C);
+    product(c, r->y, r->o, t->out_w, cuda_param(c, t->out_b), I, C);
 }
 
 static pa_status enqueue_step(pa_context *c, pa_err *err) {
@@ -129,13 +128,13 @@ static pa_status enqueue_step(pa_context *c, pa_err *err) {
         attend(c, i, &r);
         cuda_layernorm_fwd(c->stream, CUDA_F32, r.x, r.xn, r.mean, r.rstd, r.x, r.y, NULL, cuda_param(c, t->ff_norm_w),
                            cuda_param(c, t->ff_norm_b), S, C);
-        product(c, r.hidden, r.xn, t->ff_1, 0, NULL, C, F);
+        product(c, r.hidden, r.xn, t->ff_1, NULL, C, F);
         cuda_activation_fwd(c->stream, CUDA_F32, (cuda_activation)m->activation, r.g, r.hidden, S, F, NULL, 1);
-        product(c, r.y, r.g, t->ff_4, 0, NULL, F, C);
+        product(c, r.y, r.g, t->ff_4, NULL, F, C);
     }
     cuda_layernorm_fwd(c->stream, CUDA_F32, r.x, r.xn, r.mean, r.rstd, r.x, r.y, NULL, cuda_param(c, p->final_norm_w),
                        cuda_param(c, p->final_norm_b), S, C);
-    product(c, r.logits, r.xn, p->logits, 0, NULL, C, m->vocab);
+    product(c, r.logits, r.xn, p->logits, NULL, C, m->vocab);
     size_t bytes = (size_t)S * (size_t)m->vocab * 4;
     if (!status) status = cudaMemcpyAsync(c->host_logits, r.logits, bytes, cudaMemcpyDeviceToHost, c->stream);
     return cuda_check(status, "decoding", err);

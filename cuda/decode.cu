@@ -5,9 +5,13 @@
 enum { THREADS = 128, WARPS = THREADS / 32, UNROLL = 4, SPLIT_KEYS = 128, MOST_SPLITS = 64 };
 
 // Softmax over some keys so far: largest score, sum of exponentials (base 2) below it, and 8 dims of the weighted sum of values.
-struct partial {
+struct __align__(8) partial {
     float top, sum, o[8];
 };
+
+static __device__ __forceinline__ partial nothing() {
+    return {-INFINITY, 0, {0, 0, 0, 0, 0, 0, 0, 0}};
+}
 
 static __device__ __forceinline__ void join(partial &a, const partial &b) {
     float top = fmaxf(a.top, b.top);
@@ -25,71 +29,90 @@ static __device__ __forceinline__ partial shuffled(const partial &p, int mask) {
     return q;
 }
 
-// A block: keys [from, to) of one head of one stream. `lanes` neighbouring lanes (a power of two) share a key, 8 dims each.
+// Joins what a block's threads have: thread `part` below `parts` has the result. `lanes` neighbouring lanes (a power of two) hold a result,
+// 8 dims each, in one order.
+static __device__ partial join_block(partial p, partial (*shared)[16], int lanes, int parts) {
+    const int lane = threadIdx.x % 32;
+    for (int step = lanes; step < 32; step *= 2) join(p, shuffled(p, step));
+    if (lane < parts) shared[threadIdx.x / 32][lane] = p;
+    __syncthreads();
+    if (threadIdx.x < parts)
+        for (int w = 1; w < WARPS; w++) join(p, shared[w][threadIdx.x]);
+    return p;
+}
+
+// A thread's share of keys [from, to) of one head of one stream. `lanes` lanes share a key; all that a turn reads is asked for before any
+// of it is used: 32 UNROLL bytes a lane in 16 bits.
 template <typename T> static __device__ partial attend(const T *k, const T *v, const float q[8], int from, int to, int D, int lanes) {
     const int lane = threadIdx.x % 32, part = lane % lanes, keys = 32 / lanes, stride = WARPS * keys;
     const int dim = part * 8 < D ? part * 8 : 0; // lanes beyond D read the first dims and count for nothing
-    partial p = {-INFINITY, 0, {0, 0, 0, 0, 0, 0, 0, 0}};
+    partial p = nothing();
     // The same number of turns for every lane, so that all meet at the shuffles.
-    for (int base = from; base < to; base += stride * UNROLL) {
-        float score[UNROLL], top = p.top;
+    for (int base = from + threadIdx.x / 32 * keys + lane / lanes, turn = from; turn < to;
+         base += stride * UNROLL, turn += stride * UNROLL) {
+        float score[UNROLL], top = p.top, x[UNROLL][8], y[UNROLL][8];
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
-            int m = base + (u * WARPS + threadIdx.x / 32) * keys + lane / lanes;
-            float x[8], s = 0;
-            cuda_load8(x, k + (size_t)(m < to ? m : from) * D + dim);
+            const int m = base + u * stride;
+            const size_t at = (size_t)(m < to ? m : from) * D + dim;
+            cuda_load8(x[u], k + at), cuda_load8(y[u], v + at);
+        }
 #pragma unroll
-            for (int i = 0; i < 8; i++) s += q[i] * x[i];
-            for (int step = 1; step < lanes; step *= 2) s += __shfl_xor_sync(0xffffffffu, s, step);
-            score[u] = m < to ? s : -INFINITY;
+        for (int u = 0; u < UNROLL; u++) {
+            score[u] = 0;
+#pragma unroll
+            for (int i = 0; i < 8; i++) score[u] += q[i] * x[u][i];
+        }
+        for (int step = 1; step < lanes; step *= 2)
+#pragma unroll
+            for (int u = 0; u < UNROLL; u++) score[u] += __shfl_xor_sync(0xffffffffu, score[u], step);
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++) {
+            if (base + u * stride >= to) score[u] = -INFINITY;
             top = fmaxf(top, score[u]);
         }
         if (top == -INFINITY) continue; // nothing seen by this group of lanes yet; no meeting point follows
-        float factor = exp2f(p.top - top);
+        const float factor = exp2f(p.top - top);
         p.top = top, p.sum *= factor;
 #pragma unroll
         for (int i = 0; i < 8; i++) p.o[i] *= factor;
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
-            int m = base + (u * WARPS + threadIdx.x / 32) * keys + lane / lanes;
-            float x[8], w = exp2f(score[u] - top);
-            cuda_load8(x, v + (size_t)(m < to ? m : from) * D + dim);
+            const float w = exp2f(score[u] - top);
             p.sum += w;
 #pragma unroll
-            for (int i = 0; i < 8; i++) p.o[i] += w * x[i];
+            for (int i = 0; i < 8; i++) p.o[i] += w * y[u][i];
         }
     }
-    for (int step = lanes; step < 32; step *= 2) join(p, shuffled(p, step));
     return p;
 }
 
 // Grid (splits, S H). Each block's result goes to work, then the last block of a head joins them in their order.
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-    attn_decode_kernel(int D, int lanes, const int *length, int capacity, float scale, const float *q, const float *k_new,
-                       const float *v_new, T *k, T *v, float *o, partial *work, unsigned *arrived) {
+    attn_decode_kernel(int H, int D, int lanes, const int *length, int capacity, float scale, ptrdiff_t ldq, ptrdiff_t ldkv, const float *q,
+                       const float *k_new, const float *v_new, T *k, T *v, float *o, partial *work, unsigned *arrived) {
     __shared__ partial shared[WARPS][16];
     __shared__ bool last;
     const int splits = gridDim.x, head = blockIdx.y, n = *length + 1, each = (n + splits - 1) / splits;
-    const int from = min((int)blockIdx.x * each, n), to = min(from + each, n), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int part = lane % lanes, parts = D / 8;
+    const int from = min((int)blockIdx.x * each, n), to = min(from + each, n), part = threadIdx.x % lanes, parts = D / 8;
+    const ptrdiff_t row = head / H, h = (ptrdiff_t)(head % H) * D;
     k += (size_t)head * capacity * D, v += (size_t)head * capacity * D;
+    q += row * ldq + h, k_new += row * ldkv + h, v_new += row * ldkv + h;
     if (from < n && to == n) { // this position's own key and value
         for (int d = threadIdx.x; d < D; d += THREADS) {
-            k[(size_t)(n - 1) * D + d] = cuda_from_float<T>(k_new[(size_t)head * D + d]);
-            v[(size_t)(n - 1) * D + d] = cuda_from_float<T>(v_new[(size_t)head * D + d]);
+            k[(size_t)(n - 1) * D + d] = cuda_from_float<T>(k_new[d]);
+            v[(size_t)(n - 1) * D + d] = cuda_from_float<T>(v_new[d]);
         }
         __syncthreads();
     }
     float x[8];
 #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = part < parts ? q[(size_t)head * D + part * 8 + i] * (scale * 1.44269504f) : 0.0f;
-    partial p = attend(k, v, x, from, to, D, lanes);
-    if (lane < parts) shared[warp][lane] = p;
-    __syncthreads();
+    for (int i = 0; i < 8; i++) x[i] = part < parts ? q[part * 8 + i] * (scale * 1.44269504f) : 0.0f;
+    partial p = join_block(attend(k, v, x, from, to, D, lanes), shared, lanes, parts);
+    work += (size_t)head * splits * parts;
     if (threadIdx.x < parts) {
-        for (int w = 1; w < WARPS; w++) join(p, shared[w][threadIdx.x]);
-        work[((size_t)head * splits + blockIdx.x) * parts + threadIdx.x] = p;
+        work[blockIdx.x * parts + threadIdx.x] = p;
         __threadfence();
     }
     __syncthreads();
@@ -98,9 +121,11 @@ __global__ void __launch_bounds__(THREADS)
     if (!last) return;
     __threadfence();
     if (threadIdx.x == 0) arrived[head] = 0;
+    p = nothing();
+    if (part < parts)
+        for (int s = threadIdx.x / lanes; s < splits; s += THREADS / lanes) join(p, work[s * parts + part]);
+    p = join_block(p, shared, lanes, parts);
     if (threadIdx.x >= parts) return;
-    p = work[(size_t)head * splits * parts + threadIdx.x];
-    for (int s = 1; s < splits; s++) join(p, work[((size_t)head * splits + s) * parts + threadIdx.x]);
     for (int i = 0; i < 8; i++) o[(size_t)head * D + threadIdx.x * 8 + i] = p.o[i] / p.sum;
 }
 
@@ -117,21 +142,22 @@ size_t cuda_attn_decode_work(int streams, int heads, int dim_head) {
 }
 
 template <typename T>
-static void attn_decode(cudaStream_t stream, int streams, int heads, int D, const int *length, int capacity, float scale, const float *q,
-                        const float *k_new, const float *v_new, void *k, void *v, float *o, void *work) {
+static void attn_decode(cudaStream_t stream, int streams, int heads, int D, const int *length, int capacity, float scale, ptrdiff_t ldq,
+                        ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, void *k, void *v, float *o, void *work) {
     int lanes = 1;
     while (lanes * 8 < D) lanes *= 2;
     dim3 grid(splits_of(capacity), streams * heads);
-    CUDA_LAUNCH((attn_decode_kernel<T>), grid, dim3(THREADS), 0, stream, D, lanes, length, capacity, scale, q, k_new, v_new, (T *)k, (T *)v,
-                o, (partial *)((char *)work + counters(streams, heads)), (unsigned *)work);
+    CUDA_LAUNCH((attn_decode_kernel<T>), grid, dim3(THREADS), 0, stream, heads, D, lanes, length, capacity, scale, ldq, ldkv, q, k_new,
+                v_new, (T *)k, (T *)v, o, (partial *)((char *)work + counters(streams, heads)), (unsigned *)work);
 }
 
 void cuda_attn_decode(cudaStream_t stream, cuda_type type, int streams, int heads, int dim_head, const int *length, int capacity,
-                      float scale, const float *q, const float *k_new, const float *v_new, void *k, void *v, float *o, void *work) {
-    CUDA_TYPED(type, attn_decode, stream, streams, heads, dim_head, length, capacity, scale, q, k_new, v_new, k, v, o, work);
+                      float scale, ptrdiff_t ldq, ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, void *k, void *v,
+                      float *o, void *work) {
+    CUDA_TYPED(type, attn_decode, stream, streams, heads, dim_head, length, capacity, scale, ldq, ldkv, q, k_new, v_new, k, v, o, work);
 }
 
-enum { GEMV_STREAMS = 4, GEMV_ROWS = 8 }; // streams a pass over the weights; rows a block, a warp each
+enum { GEMV_STREAMS = 4, GEMV_ROWS = 4 }; // streams a pass over the weights; rows a block, a warp each
 
 template <> __device__ __forceinline__ float cuda_to_float(int8_t x) {
     return (float)x;
@@ -143,32 +169,47 @@ template <> __device__ __forceinline__ void cuda_load8<int8_t>(float x[8], const
     for (int i = 0; i < 8; i++) x[i] = (float)t[i];
 }
 
-// WIDE: rows are whole groups of eight. scale NULL: 1.
-template <typename T, bool WIDE>
+// Eight neighbours of a row a lane, in GROUPS turns at once, then the rest in fewer. All of w is asked for before any is used: nothing is
+// read across __syncwarp, without which ptxas asks for one after another to save registers.
+template <typename T, int STREAMS, int GROUPS>
+static __device__ __forceinline__ void gemv_row(float sum[STREAMS], const float *x, const T *row, int first, int streams, int in) {
+    const int lane = threadIdx.x % 32;
+    for (; GROUPS > 1 ? first + 256 * GROUPS <= in : first + 8 * lane < in; first += 256 * GROUPS) {
+        float a[GROUPS][8], b[8];
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) cuda_load8(a[g], row + first + 256 * g + 8 * lane);
+        if (GROUPS > 1) __syncwarp();
+#pragma unroll
+        for (int s = 0; s < STREAMS; s++) {
+            if (s && s >= streams) break;
+#pragma unroll
+            for (int g = 0; g < GROUPS; g++) {
+                cuda_load8(b, x + (size_t)s * in + first + 256 * g + 8 * lane);
+#pragma unroll
+                for (int j = 0; j < 8; j++) sum[s] += a[g][j] * b[j];
+            }
+        }
+    }
+    if constexpr (GROUPS > 1) gemv_row<T, STREAMS, GROUPS / 2>(sum, x, row, first, streams, in);
+}
+
+// A warp a row. WIDE: rows are whole groups of eight; 64 bytes of w a lane are on their way at once. STREAMS: most of them. scale NULL: 1.
+// in out elements of w read, 2 in out flop a stream.
+template <typename T, bool WIDE, int STREAMS>
 __global__ void __launch_bounds__(32 * GEMV_ROWS)
     gemv_kernel(float *y, const float *x, const T *w, const float *scale, const float *bias, int streams, int in, int out) {
     const int row = blockIdx.x * GEMV_ROWS + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= out) return;
     const T *from = w + (size_t)row * in;
-    float sum[GEMV_STREAMS] = {0, 0, 0, 0};
+    float sum[STREAMS] = {};
     if (WIDE) {
-        for (int i = lane * 8; i < in; i += 256) {
-            float a[8], b[8];
-            cuda_load8(a, from + i);
-#pragma unroll
-            for (int s = 0; s < GEMV_STREAMS; s++) {
-                if (s >= streams) break;
-                cuda_load8(b, x + (size_t)s * in + i);
-#pragma unroll
-                for (int j = 0; j < 8; j++) sum[s] += a[j] * b[j];
-            }
-        }
+        gemv_row<T, STREAMS, 8 / sizeof(T)>(sum, x, from, 0, streams, in);
     } else {
         for (int i = lane; i < in; i += 32)
-            for (int s = 0; s < GEMV_STREAMS && s < streams; s++) sum[s] += cuda_to_float(from[i]) * x[(size_t)s * in + i];
+            for (int s = 0; s < STREAMS && s < streams; s++) sum[s] += cuda_to_float(from[i]) * x[(size_t)s * in + i];
     }
 #pragma unroll
-    for (int s = 0; s < GEMV_STREAMS; s++) {
+    for (int s = 0; s < STREAMS; s++) {
         if (s >= streams) break;
         float all = cuda_warp_sum(sum[s]);
         if (scale) all *= scale[row];
@@ -185,10 +226,12 @@ static void gemv(cudaStream_t stream, float *y, const float *x, const void *w, c
         int n = streams - s < GEMV_STREAMS ? streams - s : GEMV_STREAMS;
         const float *a = x + (size_t)s * in;
         float *b = y + (size_t)s * out;
-        if (cuda_wide(w, in) && cuda_wide(a, in))
-            CUDA_LAUNCH((gemv_kernel<T, true>), grid, block, 0, stream, b, a, from, scale, bias, n, in, out);
+        if (!cuda_wide(w, in) || !cuda_wide(a, in))
+            CUDA_LAUNCH((gemv_kernel<T, false, GEMV_STREAMS>), grid, block, 0, stream, b, a, from, scale, bias, n, in, out);
+        else if (n == 1)
+            CUDA_LAUNCH((gemv_kernel<T, true, 1>), grid, block, 0, stream, b, a, from, scale, bias, n, in, out);
         else
-            CUDA_LAUNCH((gemv_kernel<T, false>), grid, block, 0, stream, b, a, from, scale, bias, n, in, out);
+            CUDA_LAUNCH((gemv_kernel<T, true, GEMV_STREAMS>), grid, block, 0, stream, b, a, from, scale, bias, n, in, out);
     }
 }
 

@@ -65,9 +65,11 @@ void cuda_attn_bwd(cudaStream_t stream, const cuda_attn *a, const void *o, const
 size_t cuda_attn_work(const cuda_attn *a); // bytes that either needs
 
 // cuda/decode.cu. One query a stream against a cache k, v (S, H, capacity, D) of `type`: first puts this position's key and value
-// (k_new, v_new (S, H D) float32) at row *length of it, then attends to rows 0 .. *length. *length is device memory, not advanced here.
+// (q, k_new, v_new (S, H D) float32, rows ldq and ldkv apart) at row *length of it, then attends to rows 0 .. *length. *length is device
+// memory, not advanced here.
 void cuda_attn_decode(cudaStream_t stream, cuda_type type, int streams, int heads, int dim_head, const int *length, int capacity,
-                      float scale, const float *q, const float *k_new, const float *v_new, void *k, void *v, float *o, void *work);
+                      float scale, ptrdiff_t ldq, ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, void *k, void *v,
+                      float *o, void *work);
 size_t cuda_attn_decode_work(int streams, int heads, int dim_head);
 // y (S, out) = x (S, in) w^T (+ bias), w (out, in) of `type`, read once.
 void cuda_gemv(cudaStream_t stream, cuda_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in,
