@@ -69,6 +69,13 @@ __device__ __forceinline__ float cuda_exp2(float x) {
     return y;
 }
 
+// 1 / x within 1 ulp, for normal x and results.
+__device__ __forceinline__ float cuda_reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // d (16, 8) += a (16, 16) b (16, 8). Two neighbours lie in a register, the lower column (of a) or row (of b) in its low half:
 // a[0] row g, columns 2t; a[1] row g + 8; a[2] row g, columns 2t + 8; a[3] row g + 8, columns 2t + 8; b[0] rows 2t, b[1] rows 2t + 8 of
 // column g; d[0], d[1] row g, columns 2t, 2t + 1; d[2], d[3] row g + 8.

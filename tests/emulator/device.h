@@ -29,6 +29,10 @@ inline float cuda_exp2(float x) {
     return fabsf(y) < 0x1p-126f ? 0.0f : y;
 }
 
+inline float cuda_reciprocal(float x) {
+    return 1 / x;
+}
+
 template <typename T> void cuda_mma_m16n8k16(float d[4], const uint32_t a[4], const uint32_t b[2], PLACE) {
     emulator::product p = {d, a, b};
     emulator::needs(80, "mma.m16n8k16");
