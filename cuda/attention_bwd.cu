@@ -136,18 +136,17 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
 // A block has 64 keys of a head, 16 a warp, and goes through the queries that see them by tiles of ROWS, of which the next is on its way
 // while one is used. Queries and dout are read once for every 64 keys. With D up to 64 and no dropout
 // fragments of keys and values are held in registers, else they are read from shared memory each time and ROWS are fewer.
-// Shared memory: two stages of q, dout, lse and delta, and keys and values where they are not held: 33 KB for D up to 64; 65 KB for 128
-// (49 KB on sm_75).
+// Shared memory: two stages of q, dout, lse and delta, and keys and values where they are not held: 33 KB for D up to 64; 65 KB for 128.
+// sm_75 has 64 KB for all blocks: 29 KB, so that there is room for two, and 49 KB.
 template <int ARCH, int DIMS, bool DROP> struct dkv_shape {
     enum {
         HELD = DIMS <= 64 && !DROP,
         KEYS = 64,
-        ROWS = HELD         ? 64
-               : ARCH >= 80 ? 32
-                            : 16,
+        ROWS = ARCH >= 80 ? (HELD ? 64 : 32) : (HELD ? 48 : 16),
         TILE = ROWS * DIMS,
         STAGE = 2 * TILE + 4 * ROWS, // numbers of T: q, dout, two floats a row
-        BYTES = (2 * STAGE + (HELD ? 0 : 2 * KEYS * DIMS)) * 2
+        LEFT = 2 * KEYS * DIMS,      // keys and values; where they are held they pass through the second stage
+        BYTES = (HELD ? STAGE + (STAGE > LEFT ? STAGE : LEFT) : 2 * STAGE + LEFT) * 2
     };
 };
 template <typename T, int ARCH, int DIMS, bool DROP>

@@ -142,9 +142,9 @@ static __global__ void __launch_bounds__(512) layernorm_bwd_kernel(float *dx, T 
     for (int row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
         const size_t at = (size_t)row * C + i;
         const float m = mean[row], s = rstd[row];
-        float g[8] = {}, hat[8] = {}, a = 0, b = 0;
+        float g[8] = {}, hat[8] = {}, d[8] = {}, a = 0, b = 0;
         if (mine) {
-            cuda_load8(g, dy + at), cuda_load8(hat, x + at);
+            cuda_load8(g, dy + at), cuda_load8(hat, x + at), cuda_load8(d, dx + at);
 #pragma unroll
             for (int j = 0; j < 8; j++) {
                 hat[j] = (hat[j] - m) * s;
@@ -156,8 +156,6 @@ static __global__ void __launch_bounds__(512) layernorm_bwd_kernel(float *dx, T 
         block_sum2(a, b, shared, turn);
         a /= C, b /= C;
         if (!mine) continue; // meets the others in the next turn
-        float d[8];
-        cuda_load8(d, dx + at);
 #pragma unroll
         for (int j = 0; j < 8; j++) d[j] += s * (g[j] - a - hat[j] * b);
         cuda_store8(dx + at, d);
