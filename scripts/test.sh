@@ -87,8 +87,10 @@ if ! $quick; then
   check emulator-tests run_ctest emulator -L emulator
   # Under the address sanitizer: every kernel, and one whole step and token.
   check emulator-asan-configure cmake --preset emulator-asan
-  check emulator-asan-build cmake --build --preset emulator-asan -j "$jobs" --target test_emulator test_cuda_ops test_cuda_attention test_cuda_backend
-  check emulator-asan-tests run_ctest emulator-asan -R '^(emulator|cuda_ops|cuda_attention|cuda_backend)$'
+  check emulator-asan-build cmake --build --preset emulator-asan -j "$jobs" --target \
+    test_emulator test_cuda_ops test_cuda_attention test_cuda_backend test_attend pabench
+  check emulator-asan-tests run_ctest emulator-asan -R '^(emulator|cuda_ops|cuda_attention|cuda_backend|attend)$'
+  check emulator-asan-pabench build/emulator-asan/bin/pabench --device cuda --quick --filter '^v1 (layernorm|head_norm|rotary|cast)'
 
   check cuda-configure cmake --preset default
   if has_tests default -L cuda; then

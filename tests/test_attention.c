@@ -28,9 +28,11 @@ static const cpu_ops *table(int i) {
     (void)i;
     return cuda_ops_table(half ? CUDA_OPS_HALF : CUDA_OPS_BF16);
 }
+// The kernels read rows of 16 bytes into tiles of up to 128 dims; the backend refuses a model with other heads.
 static bool covered(int D) {
     return D % 8 == 0 && D <= 128;
 }
+enum { LEFT = 5 }; // of the special shapes
 #else
 static const char *const isa_name[] = {"generic", "avx2", "avx512", "avx512_bf16"};
 enum { MARGIN = 1, HALVES = 1 };
@@ -40,6 +42,7 @@ static const cpu_ops *table(int i) {
 static bool covered(int D) {
     return D > 0;
 }
+enum { LEFT = 0 };
 #endif
 enum { TABLES = sizeof isa_name / sizeof *isa_name };
 
@@ -333,7 +336,9 @@ static void test_special_shapes(void **state) {
         {1, 20, 211, 1, 200, 2, 0, 2},  {1, 37, 29, 1, 256, 4, 0, 2},     {1, 449, 3, 1, 16, 2, 0, 7},    {3, 97, 95, 2, 96, 2, 0, 4},
         {1, 1, 1000, 1, 64, 20, 0, 2},  {2, 130, 131, 2, 64, 2, 0.1f, 2}, {1, 67, 9, 3, 40, 20, 0.5f, 3}, {1, 200, 0, 1, 32, 2, 0.9f, 1},
     };
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check_types(shapes[i]);
+    int left = 0;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) left += !covered(shapes[i].dim_head), check_types(shapes[i]);
+    assert_int_equal(left, LEFT);
     (void)state;
 }
 

@@ -12,21 +12,27 @@
 #include "tests/cases.h"
 #include "tests/cuda_ops.h"
 
-static bool covered(const case_row *row) {
-    if (row->kind == CASE_ATTENTION_FWD || row->kind == CASE_ATTENTION_BWD) return row->dim_head % 8 == 0;
-    return row->kind != CASE_ATTENTION_DECODE && row->kind != CASE_GEMV && row->kind != CASE_MATMUL;
+enum { S3_ATTENTION = 4 }; // rows of the case table
+
+// Decoding and products have other operands here, and are tested through the whole model. Attention reads rows of 16 bytes: the backend
+// refuses a model with heads of other sizes (test_cuda_programs.py), as s3's of 20 dims are.
+static bool covered(const case_row *row, int *left) {
+    if (row->kind == CASE_ATTENTION_DECODE || row->kind == CASE_GEMV || row->kind == CASE_MATMUL) return false;
+    if ((row->kind != CASE_ATTENTION_FWD && row->kind != CASE_ATTENTION_BWD) || row->dim_head % 8 == 0) return true;
+    assert_int_equal(row->dim_head, 20);
+    return ++*left, false;
 }
 
 static int check_type(cpu_type type, cuda_ops_half half, const case_model *models, int n) {
     const cpu_ops *ops = cuda_ops_table(half);
-    int failed = 0;
+    int failed = 0, left = 0;
     for (int m = 0; m < n; m++) {
         case_row row[CASE_ROWS];
         int rows = case_table(&models[m], type, row);
         for (int j = 0; j < rows; j++) {
             case_run r;
             pa_err err;
-            if (!covered(&row[j])) continue;
+            if (!covered(&row[j], &left)) continue;
             if (case_open(&r, &row[j], ops, &err) || case_execute(&r, &err)) fail_msg("%s", err.text);
             case_error e = case_check(&r, 1 << 20);
             if (!(e.allowed <= 1)) {
@@ -37,6 +43,7 @@ static int check_type(cpu_type type, cuda_ops_half half, const case_model *model
             case_close(&r);
         }
     }
+    assert_int_equal(left, S3_ATTENTION);
     return failed;
 }
 static void float32_is_float64_but_for_rounding(void **state) {

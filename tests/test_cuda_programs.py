@@ -110,8 +110,8 @@ class Same(Programs):
 class Errors(Programs):
     """Each in one line that says what failed; what was saved stays."""
 
-    def refuse(self, text, *arguments, device="cuda", **emulator):
-        done = self.train("refused", device, "train.steps=2", *arguments, status=1, **emulator)
+    def refuse(self, text, *arguments, device="cuda", status=1, **emulator):
+        done = self.train("refused", device, "train.steps=2", *arguments, status=status, **emulator)
         self.assertEqual([line for line in done.stderr.splitlines() if line.startswith("patrain: ")], ["patrain: " + text])
         return done
 
@@ -120,6 +120,11 @@ class Errors(Programs):
         self.refuse('CUDA: no such GPU: CUDA_VISIBLE_DEVICES is "7"', PA_EMULATOR_SM="0", CUDA_VISIBLE_DEVICES="7")
         self.refuse("CUDA: no NVIDIA driver here; this build needs CUDA 13's, 580 or newer", PA_EMULATOR_DRIVER="0")
         self.refuse("CUDA: the NVIDIA driver is of CUDA 12.4; this build needs CUDA 13's, 580 or newer", PA_EMULATOR_DRIVER="12040")
+
+    def test_heads_that_the_kernels_do_not_take(self):
+        for dims in (20, 136):
+            self.refuse(f"model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found {dims}", f"model.dim_head={dims}", status=2)
+        self.train("refused", "cpu", "train.steps=1", "model.dim_head=20")
 
     def test_auto_falls_to_the_cpu_and_says_so(self):
         done = self.train("auto", "auto", "train.steps=1", PA_EMULATOR_DRIVER="0")
