@@ -28,6 +28,8 @@ for i in range(12):
 (work / "opening.mid").write_bytes((corpus / "0.midi").read_bytes())
 END
 
+# An emulated build would take the GPU that it emulates, which is slow.
+export PA_EMULATOR_SM=0
 # mpirun starts more ranks than there are cores, and as root, only where it is told that this is meant.
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_hwloc_base_binding_policy=none
 
