@@ -255,6 +255,12 @@ static void rescale_loss(pa_context *c, bool finite) {
         c->loss_scaling = c->loss_scaling < 16777216 ? c->loss_scaling * 2 : c->loss_scaling, c->good_steps = 0;
 }
 
+pa_scaling cuda_scaling(pa_context *c, const pa_scaling *set) {
+    if (c->type != CUDA_F16) return (pa_scaling){0};
+    if (set) c->loss_scaling = (float)set->factor, c->good_steps = (int)set->steps;
+    return (pa_scaling){c->loss_scaling, c->good_steps};
+}
+
 pa_status cuda_update(pa_context *c, const pa_update *u, double *norm, double *nats, pa_err *err) {
     if (!c->grad) return pa_error(err, PA_USAGE, "update: this context was not opened for training");
     pa_status e = PA_OK;

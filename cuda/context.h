@@ -168,6 +168,7 @@ pa_status cuda_loss(pa_context *c, const pa_batch *b, double *sum, const pa_scor
 pa_status cuda_linear(pa_context *c, int rows, int in, int out, const void *x, int t, void *y, cuda_type y_type, pa_err *err);
 // backward.c
 pa_status cuda_loss_grad(pa_context *c, const pa_batch *b, float scale, double *sum, pa_err *err);
+pa_scaling cuda_scaling(pa_context *c, const pa_scaling *set);
 pa_status cuda_update(pa_context *c, const pa_update *u, double *norm, double *nats, pa_err *err);
 // What `work` enqueues: the first time as it is (kernels are loaded then, plans made and timed, NCCL connects), then captured as a graph,
 // and from then on that graph.

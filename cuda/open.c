@@ -345,6 +345,7 @@ const pa_backend *pa_backend_cuda(void) {
                                        .update = cuda_update,
                                        .prefill = cuda_prefill,
                                        .decode = cuda_decode,
+                                       .scaling = cuda_scaling,
                                        .memory = cuda_memory,
                                        .peak = cuda_peak,
                                        .precision = cuda_precision};

@@ -50,6 +50,13 @@ typedef struct {
 
 typedef enum { PA_PARAM, PA_GRAD, PA_MOMENT1, PA_MOMENT2 } pa_kind;
 
+// Of fp16's losses before they are differentiated. update halves the factor where a gradient overflowed, and doubles it after many steps
+// without. factor 0: nothing is scaled.
+typedef struct {
+    double factor;
+    int64_t steps; // since it last changed
+} pa_scaling;
+
 typedef struct pa_context pa_context;
 typedef struct {
     const char *name;
@@ -76,6 +83,8 @@ typedef struct {
     pa_status (*prefill)(pa_context *ctx, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err);
     // Appends one token a stream as one more latent; PA_USAGE when the window is full.
     pa_status (*decode)(pa_context *ctx, const uint16_t *tokens, float *logits, pa_err *err);
+    // Sets it where `set` is not NULL, and tells what it is: a run that goes on goes on from it. NULL: nothing is ever scaled.
+    pa_scaling (*scaling)(pa_context *ctx, const pa_scaling *set);
     size_t (*memory)(const pa_context *ctx); // bytes of all arenas
     double (*peak)(pa_context *ctx);         // measured flop/s of a large matrix product in the context's precision (MFU's measure)
     pa_precision (*precision)(const pa_context *ctx); // as resolved from PA_PRECISION_AUTO

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -102,6 +103,8 @@ static pa_status read_state(const pa_st *st, pa_run_state *r, pa_err *err) {
     const char *spikes = pa_st_meta(st, "spikes"); // older ones have not counted them
     r->spikes = spikes ? atoll(spikes) : 0;
     read_running(pa_st_meta(st, "loss_running"), &r->loss), read_running(pa_st_meta(st, "norm_running"), &r->norm);
+    const char *scaling = pa_st_meta(st, "loss_scaling");
+    if (scaling && sscanf(scaling, "%lf %" SCNd64, &r->scaling.factor, &r->scaling.steps) != 2) r->scaling = (pa_scaling){0};
     return PA_OK;
 }
 
@@ -170,6 +173,7 @@ static pa_status load(const char *folder, const pa_run *run, pa_run_state *state
     if ((s = check_same_run(run, state, w.encoding, pa_st_meta(st, "corpus"), err))) goto done;
     if ((s = load_moments(st, run, err))) goto done;
     s = pa_weights_load(&w, run->params, run->backend, run->ctx, err);
+    if (!s && run->backend->scaling && state->scaling.factor > 0) run->backend->scaling(run->ctx, &state->scaling);
 done:
     pa_st_close(st);
     pa_weights_close(&w);

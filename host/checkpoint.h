@@ -39,6 +39,7 @@ typedef struct {
     uint64_t seed;
     int64_t spikes;        // steps with a loss or a gradient norm beyond their bounds
     pa_running loss, norm; // which these have
+    pa_scaling scaling;    // of fp16's losses, where the run was last on a device that scales them
 } pa_run_state;
 
 // A run as its checkpoints see it; all of it outlives them.

@@ -112,7 +112,7 @@ static void print_running(char out[80], const pa_running *r) {
 }
 
 static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
-    char path[PATH + 256], value[12][80];
+    char path[PATH + 256], value[13][80];
     const pa_params *p = s->run->params;
     const pa_run_state *r = &s->state;
     size_t count = (size_t)p->count;
@@ -123,13 +123,14 @@ static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *t
     snprintf(value[6], 32, "%llu", (unsigned long long)r->seed), snprintf(value[7], 32, "%lld", (long long)r->evaluated);
     snprintf(value[8], 32, "%08x", s->run->corpus), snprintf(value[9], 32, "%lld", (long long)r->spikes);
     print_running(value[10], &r->loss), print_running(value[11], &r->norm);
-    const pa_meta meta[] = {{"format", "patrain-state-1"}, {"step", value[0]},   {"updates", value[1]},   {"seconds", value[2]},
-                            {"skips", value[3]},           {"best", value[4]},   {"best_step", value[5]}, {"seed", value[6]},
-                            {"evaluated", value[7]},       {"corpus", value[8]}, {"spikes", value[9]},    {"loss_running", value[10]},
-                            {"norm_running", value[11]}};
+    snprintf(value[12], 80, "%.17g %lld", r->scaling.factor, (long long)r->scaling.steps);
+    const pa_meta meta[] = {{"format", "patrain-state-1"}, {"step", value[0]},         {"updates", value[1]},   {"seconds", value[2]},
+                            {"skips", value[3]},           {"best", value[4]},         {"best_step", value[5]}, {"seed", value[6]},
+                            {"evaluated", value[7]},       {"corpus", value[8]},       {"spikes", value[9]},    {"loss_running", value[10]},
+                            {"norm_running", value[11]},   {"loss_scaling", value[12]}};
     view(tensors, names, "moment1.", s->copy + p->floats, p);
     view(tensors + count, names + count, "moment2.", s->copy + 2 * p->floats, p);
-    return write_file(path, tensors, 2 * count, meta, sizeof meta / sizeof *meta, err);
+    return write_file(path, tensors, 2 * count, meta, sizeof meta / sizeof *meta - !(r->scaling.factor > 0), err);
 }
 
 static pa_status write_folder(const pa_saver *s, const char *folder, pa_err *err) {
@@ -265,6 +266,8 @@ pa_status pa_saver_save(pa_saver *s, const pa_run_state *state, bool best, pa_er
     pa_status status = pa_saver_wait(s, err);
     if (status || (status = copy_all(s, err))) return status;
     s->state = *state, s->best = best, s->status = PA_OK;
+    pa_scaling now = s->run->backend->scaling ? s->run->backend->scaling(s->run->ctx, NULL) : (pa_scaling){0};
+    if (now.factor > 0) s->state.scaling = now; // else what it was when a GPU had the run
     atomic_store(&s->written, false);
     sigset_t all, before; // signals are for the thread that trains
     sigfillset(&all);

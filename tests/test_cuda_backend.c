@@ -4,7 +4,8 @@
 #include "tests/emulator/counts.h"
 #include "tests/fixture.h"
 
-#include "host/config.h"
+#include "host/checkpoint.h"
+#include "tests/scratch.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -168,6 +169,65 @@ static void loss_scaling_halves_and_grows(void **state) {
     fixture_clear(&f);
 }
 
+static pa_context *resumed(fixture *f, const pa_run *run, pa_run_state *state, bool save) {
+    pa_saver *saver;
+    pa_run own = *run;
+    pa_err err;
+    bool found;
+    own.ctx = fixture_training(pa_backend_cuda(), f, PA_PRECISION_FP16, false);
+    if (save) {
+        fixture_ok(pa_saver_open(&saver, run, &err), &err);
+        fixture_ok(pa_saver_save(saver, state, false, &err), &err);
+        pa_saver_close(saver);
+    }
+    fixture_ok(pa_checkpoint_resume(&own, state, &found, &err), &err);
+    assert_true(found);
+    return own.ctx;
+}
+
+// With a scaling that the run has come down to and the default one would overflow, the next step is taken as by the run left alone; a CPU
+// that has the run meanwhile keeps it.
+static void a_resumed_run_scales_as_before(void **state) {
+    (void)state;
+    const pa_backend *be = pa_backend_cuda();
+    fixture f;
+    pa_config config = pa_config_default();
+    pa_run_state at = {.step = 1, .best = INFINITY, .seed = 1, .evaluated = -1};
+    pa_err err;
+    double norm[2];
+    fixture_step(&f, 0.2);
+    config.model = f.params.model;
+    pa_context *c = fixture_training(be, &f, PA_PRECISION_FP16, false), *on_cpu;
+    do step(c, &f.batch, 1, 1, &norm[0]);
+    while (!isfinite(norm[0]));
+    step(c, &f.batch, 1, 2, &norm[0]);
+    assert_true(c->loss_scaling < 65536 && c->good_steps == 2);
+    pa_run run = {scratch("run"), &config, PA_MIDI_NEURAL, 7, &f.params, be, c}, elsewhere = run;
+    pa_context *again = resumed(&f, &run, &at, true);
+    assert_true(again->loss_scaling == c->loss_scaling && again->good_steps == 2);
+    be->close(again);
+    elsewhere.backend = pa_backend_cpu();
+    elsewhere.ctx = on_cpu = fixture_training(pa_backend_cpu(), &f, PA_PRECISION_FP32, false);
+    bool found;
+    fixture_ok(pa_checkpoint_resume(&elsewhere, &at, &found, &err), &err);
+    at.step = 2;
+    pa_saver *saver;
+    fixture_ok(pa_saver_open(&saver, &elsewhere, &err), &err);
+    fixture_ok(pa_saver_save(saver, &at, false, &err), &err);
+    pa_saver_close(saver);
+    pa_backend_cpu()->close(on_cpu);
+    at.scaling = (pa_scaling){0};
+    again = resumed(&f, &run, &at, false);
+    assert_true(at.step == 2);
+    step(c, &f.batch, 1, 3, &norm[0]), step(again, &f.batch, 1, 3, &norm[1]);
+    assert_true(isfinite(norm[0]) && norm[0] == norm[1]);
+    double *ours = fixture_read(be, c, &f.params, PA_PARAM), *theirs = fixture_read(be, again, &f.params, PA_PARAM);
+    assert_memory_equal(ours, theirs, f.params.floats * sizeof *ours);
+    free(ours), free(theirs);
+    be->close(c), be->close(again);
+    fixture_clear(&f);
+}
+
 // Gradients come back as written where they are kept scaled.
 static void scaled_gradients_come_back(void **state) {
     (void)state;
@@ -221,6 +281,7 @@ int main(void) {
         cmocka_unit_test(a_token_is_one_graph_and_one_wait),
         cmocka_unit_test(a_batch_given_ahead_is_the_one_computed_on),
         cmocka_unit_test(loss_scaling_halves_and_grows),
+        cmocka_unit_test_setup_teardown(a_resumed_run_scales_as_before, scratch_setup, scratch_teardown),
         cmocka_unit_test(scaled_gradients_come_back),
         cmocka_unit_test(v4_fits_a_t4),
     };
