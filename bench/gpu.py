@@ -193,7 +193,7 @@ class Torch:
         self.name, self.log = f"PyTorch {form} {model}", r.work / f"torch-{form}-{model}.log"
         best = form == "best"
         options = dict(model=settings(model), form=form, precision="bf16" if best else "fp32", compile=best, threads=4, weights="", warm=3,
-                       warm_forward=False, device="cuda", batch=batch, tries=4 if best else 1)
+                       device="cuda", batch=batch, tries=4 if best else 1)
         self.lines, self.err = [], open(self.log, "wb")
         self.process = subprocess.Popen([sys.executable, str(ROOT / "bench/peers/torch_worker.py"), json.dumps(options)], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=self.err, text=True, start_new_session=True,

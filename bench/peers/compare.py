@@ -48,10 +48,9 @@ def settings(name: str) -> dict:
 class Torch:
     """A worker process; start() brings it up, time(what) runs that once."""
 
-    def __init__(self, name, model, threads, form, precision="fp32", compile=False, weights="", warm=1, warm_forward=False):
+    def __init__(self, name, model, threads, form, precision="fp32", compile=False, weights="", warm=1):
         self.name = name
-        options = dict(model=model, form=form, precision=precision, compile=compile, threads=threads, weights=str(weights), warm=warm,
-                       warm_forward=warm_forward)
+        options = dict(model=model, form=form, precision=precision, compile=compile, threads=threads, weights=str(weights), warm=warm)
         # torch's threads spin while they wait inside a step; between steps the process sleeps on its input.
         self.process = subprocess.Popen([sys.executable, HERE / "torch_worker.py", json.dumps(options)], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True)
@@ -150,20 +149,24 @@ def has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def precisions(options) -> list:
+    if options.precisions:
+        return options.precisions.split(",")
+    return ["fp32", "bf16"] if has_bf16() or options.bf16 else ["fp32"]
+
+
 def training(config: str, options, folder: Path) -> dict:
     model = settings(config)
     print(f"\n{config}: {model}", flush=True)
     losses = check_losses(config, model, options, folder)
     print(f"  the same loss: {losses}", flush=True)
-    peers, bases = [], ["patrain fp32"]
+    peers = []
     forms = [("published fp32", "published", "fp32", False)] if config not in options.skip_published else []
-    forms += [("best fp32 eager", "best", "fp32", False), ("best fp32 compiled", "best", "fp32", True)]
-    if has_bf16() or options.bf16:
-        forms += [("best bf16 eager", "best", "bf16", False), ("best bf16 compiled", "best", "bf16", True)]
+    for precision in precisions(options):
+        forms += [(f"best {precision} eager", "best", precision, False), (f"best {precision} compiled", "best", precision, True)]
     for name, form, precision, compiled in forms:
         peers.append(Torch(name, model, options.threads, form, precision, compiled, warm=2))
-    if has_bf16():
-        bases.append("patrain bf16")
+    bases = [f"patrain {precision}" for precision in precisions(options) if precision == "fp32" or has_bf16()]
     peers += [Patrain(name, config, name[-4:], options, folder) for name in bases]
     table = alternate(peers, options.rounds, "step", bases)
     show(f"{config}, a training step", table, bases)
@@ -192,8 +195,8 @@ class Pagen:
 def generation(config: str, options, folder: Path) -> dict:
     model = settings(config)
     print(f"\n{config}, seconds a generated token at a full window", flush=True)
-    peers = [Torch("full pass, published", model, options.threads, "published", warm=0, warm_forward=True),
-             Torch("full pass, sdpa", model, options.threads, "best", warm=0, warm_forward=True), Pagen(config, model, options, folder)]
+    peers = [Torch("full pass, published", model, options.threads, "published", warm=0),
+             Torch("full pass, sdpa", model, options.threads, "best", warm=0), Pagen(config, model, options, folder)]
     table = alternate(peers, options.rounds, "forward", ["pagen"])
     show(f"{config}, seconds a generated token", table, ["pagen"])
     return table
@@ -249,6 +252,7 @@ def main() -> None:
     p.add_argument("--generate", default="v1")
     p.add_argument("--prepare", default="", help="MAESTRO's folder")
     p.add_argument("--seed-project", default="", help="a checkout of tvergho/perceiver-ar-piano")
+    p.add_argument("--precisions", default="", help="of the best forms and of patrain: fp32, bf16 or both (default: what the processor has)")
     p.add_argument("--bf16", action="store_true", help="bf16 autocast of PyTorch even where the processor has no bf16 products")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--threads", type=int, default=os.cpu_count())

@@ -89,8 +89,6 @@ def main(options: dict) -> None:
     def warm_up() -> None:
         for _ in range(options["warm"]):
             step()
-        if options["warm_forward"]:
-            forward()
 
     # The first loss, of the first weights with every prefix position kept, is the check that all forms compute the same.
     first = None
