@@ -84,9 +84,10 @@ static void attend(pa_context *c, int block, const step_rows *r) {
     int S = c->open.streams, C = m->dim, I = pa_inner(m), H = m->heads, D = m->dim_head, rotary = pa_rotary_dims(m);
     bool cross = cpu_is_cross(c, block);
     int at = cross ? c->cached : c->cached - c->cached_prefix; // of the new key in this cache
-    product(c, r->q, r->xn, cross ? t->q : t->qkv, 0, NULL, C, I);
-    product(c, r->k, r->xn, cross ? t->kv : t->qkv, cross ? 0 : I, NULL, C, I);
-    product(c, r->v, r->xn, cross ? t->kv : t->qkv, cross ? I : 2 * I, NULL, C, I);
+    // One stream's q, k and v are neighbours, and so are the rows that give them: one product does.
+    product(c, r->q, r->xn, cross ? t->q : t->qkv, 0, NULL, C, S == 1 && !cross ? 3 * I : I);
+    if (S > 1 || cross) product(c, r->k, r->xn, cross ? t->kv : t->qkv, cross ? 0 : I, NULL, C, S == 1 ? 2 * I : I);
+    if (S > 1) product(c, r->v, r->xn, cross ? t->kv : t->qkv, cross ? I : 2 * I, NULL, C, I);
     if (m->qk_norm) {
         c->ops->head_norm_fwd(CPU_F32, r->q, I, r->head_rstd, cpu_param(c, t->q_norm), S, H, D);
         c->ops->head_norm_fwd(CPU_F32, r->k, I, r->head_rstd, cpu_param(c, t->k_norm), S, H, D);

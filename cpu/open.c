@@ -298,7 +298,7 @@ static double cpu_peak(pa_context *c) {
     if (c->peak > 0) return c->peak;
     void *a = pa_alloc((size_t)n * n * 4), *b = pa_alloc((size_t)n * n * 4), *y = pa_alloc((size_t)n * n * 4);
     cpu_product p = {.m = n, .n = n, .k = n, .a = c->type, .b = c->type, .c = c->type, .lda = n, .ldb = n, .ldc = n};
-    for (int i = 0; i < 8 && a && b && y; i++) {
+    for (int i = 0; i < 4 && a && b && y; i++) {
         double start = pa_clock();
         if (cpu_matmul_run(c->mm, &p, a, b, y, NULL)) break;
         double rate = 2.0 * n * n * n / (pa_clock() - start);

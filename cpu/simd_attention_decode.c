@@ -5,7 +5,7 @@
 #include "cpu/attention.h"
 #include <math.h>
 
-enum { DECODE_KEYS = 512, AHEAD = 8192 }; // AHEAD: bytes that are asked for before their turn
+enum { DECODE_KEYS = 512 };
 
 typedef struct {
     float top, sum, out[]; // (D)
@@ -20,11 +20,20 @@ size_t CPU_ISA(attn_decode_work)(int streams, int heads, int dim_head, int capac
     return 64 + 4 * (size_t)streams * (size_t)heads * (size_t)((capacity + DECODE_KEYS - 1) / DECODE_KEYS) * part_floats(dim_head);
 }
 
+// A Zen 4 fetches the stream by itself, and loses by being asked (bench/log.md); a Zen 5 gains.
+static size_t bytes_ahead(void) {
+#if defined(SIMD_AVX512) && defined(__x86_64__)
+    if (__builtin_cpu_is("amdfam19h")) return 0;
+#endif
+    return 8192;
+}
+
 // Rows are read 32-bit lane by lane: a float, or two bf16, of which the lower and the upper are used as two vectors.
 typedef struct {
     int rest;       // dims after the whole vectors
     const float *q; // (D) of the whole vectors: for bf16 VW even dims, then VW odd ones; then the rest
     size_t row;     // bytes
+    size_t ahead;   // bytes that are asked for before their turn
 } reader;
 
 SIMD_INLINE float element(const cpu_type type, const char *row, int d) {
@@ -43,7 +52,7 @@ SIMD_INLINE vf scores(const cpu_type type, const int lanes, const reader *r, con
     for (int i = 0; i < VW; i++) {
         const char *row = k + (size_t)(i < count ? i : 0) * r->row;
         sum[i] = (vf){0};
-        fetch(type, lanes, row + AHEAD);
+        fetch(type, lanes, row + r->ahead);
         if (type == CPU_F32) SIMD_UNROLL
         for (int d = 0; d < lanes; d += VW) sum[i] += vf_load(r->q + d) * vf_load(row + 4 * d);
         else SIMD_UNROLL for (int d = 0; d < lanes; d += 2 * VW) {
@@ -78,8 +87,8 @@ SIMD_INLINE void blend(const cpu_type type, const int vectors, const reader *r, 
     v += (size_t)d * cpu_size(type);
     int i = 0;
     for (; i + 2 <= count; i += 2, v += 2 * r->row) {
-        fetch(type, vectors * VW, v + AHEAD);
-        fetch(type, vectors * VW, v + r->row + AHEAD);
+        fetch(type, vectors * VW, v + r->ahead);
+        fetch(type, vectors * VW, v + r->row + r->ahead);
         add_row(type, vectors, even, weight[i], v);
         add_row(type, vectors, odd, weight[i + 1], v + r->row);
     }
@@ -159,7 +168,7 @@ void CPU_ISA(attn_decode)(cpu_type type, int streams, int heads, int dim_head, i
         float placed[ATTN_DIM];
         int order[ATTN_DIM];
         find_order(order, type, lanes, D);
-        const reader r = {D - lanes, placed, (size_t)D * cpu_size(type)};
+        const reader r = {D - lanes, placed, (size_t)D * cpu_size(type), bytes_ahead()};
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < tasks; t++) {
             const int64_t head = t / parts;

@@ -145,6 +145,7 @@ int pa_params_find(const pa_params *p, const char *name) {
 
 void pa_params_draw(const pa_params *p, int t, uint64_t seed, float *out) {
     const pa_param *row = &p->row[t];
+#pragma omp parallel for schedule(static)
     for (size_t i = 0; i < row->size; i++) {
         if (row->init == PA_INIT_ZERO || row->init == PA_INIT_ONE) {
             out[i] = row->init == PA_INIT_ONE;
