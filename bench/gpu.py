@@ -50,8 +50,13 @@ class Run:
     def __init__(self, options):
         self.o, self.began = options, time.monotonic()
         self.work = options.work.resolve()
+        mark = self.work / ".gpu.sh"  # nobody else's folder is emptied
+        if self.work.exists() and not mark.exists() and (not self.work.is_dir() or any(self.work.iterdir())):
+            print(f"--work: expected an empty folder or one of an earlier run, found {self.work}", file=sys.stderr)
+            sys.exit(2)
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
+        mark.touch()
         self.parts, self.sections, self.lock = [], [], threading.Lock()
         # PyTorch brings its own libraries, and must not meet these.
         ours = ":".join([str(ROOT / "lib"), *library_folders(), os.environ.get("LD_LIBRARY_PATH", "")])

@@ -42,6 +42,13 @@ class Bundle(unittest.TestCase):
                 self.assertEqual(done.returncode, 1)
                 self.assertEqual([(p.name, p.read_text()) for p in Path(folder).iterdir()], [(name, "mine")])
 
+    def test_a_working_folder_that_is_not_its_own(self):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "mine").touch()
+            done = subprocess.run([self.bundle / "bench/gpu.sh", "--smoke", "--work", folder], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertTrue(Path(folder, "mine").exists())
+
     def gpu(self, *arguments):
         done = subprocess.run([self.bundle / "bench/gpu.sh", "--smoke", *map(str, arguments)], capture_output=True, text=True)
         results = (self.bundle / "results.md").read_text()
@@ -66,7 +73,7 @@ class Bundle(unittest.TestCase):
             patrain.write_text("#!/bin/sh\necho words of an error >&2\nexit 1\n")
             golden.write_text("#!/bin/sh\nsleep 100\n")
             ops.write_text("#!/bin/sh\n")
-            done, results, states = self.gpu("--only", "training,generation,tests", "--seconds", 10)
+            done, results, states = self.gpu("--only", "training,generation,tests", "--seconds", 20)
         finally:
             for p, data in programs.items():
                 p.write_bytes(data)
