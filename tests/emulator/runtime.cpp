@@ -379,8 +379,12 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpy
     const cudaError_t e = broken ? broken : check_copy(to, from, bytes, kind);
     counts.waits++;
     finish_null();
-    if (!e && bytes) memmove(to, from, bytes);
-    return failed(e);
+    if (e || !bytes) return failed(e);
+    if (!within(device, to, bytes) || within(pinned, from, bytes)) return memmove(to, from, bytes), cudaSuccess;
+    // From pageable memory it returns once the bytes are staged; they arrive later, and non-blocking streams do not wait for that.
+    auto staged = std::make_shared<std::vector<char>>((const char *)from, (const char *)from + bytes);
+    enqueue(nullptr, [=] { memcpy(to, staged->data(), staged->size()); });
+    return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
     return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
