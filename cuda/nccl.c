@@ -194,6 +194,7 @@ pa_status cuda_ranks_wait(cuda_ranks *r, cudaStream_t stream, cudaError_t *statu
         if (asked) result = asked;
         if (result && result != ncclInProgress) return give_up(r, err, r->ncclGetErrorString(result));
         if (too_long(r, &last, &waited)) return silent(r, err);
+        cudaGetLastError(); // the runtime keeps that it is not ready for the next who asks
         pause_a_moment(turn);
     }
     return PA_OK;

@@ -442,7 +442,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     CUstream_st *s = real(stream);
     if (s->capture) return s->invalid = true, failed(cudaErrorStreamCaptureUnsupported);
     if (broken) return failed(broken);
-    return progress(s) ? cudaSuccess : cudaErrorNotReady;
+    return progress(s) ? cudaSuccess : failed(cudaErrorNotReady);
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode) {
     if (!stream) return failed(cudaErrorStreamCaptureUnsupported); // the null stream can't be captured
