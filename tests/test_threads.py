@@ -10,6 +10,7 @@ import tempfile
 import unittest
 
 import programs
+from test_ranks import ENVIRONMENT, MPIRUN
 
 
 class Threads(unittest.TestCase):
@@ -18,13 +19,13 @@ class Threads(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.folder)
         programs.make_corpus(self.folder)
 
-    def start(self, run, *arguments):
-        line = programs.command(self.folder, run, "--precision", "fp32", "checkpoint.every=2", "--rendezvous", f"{self.folder}/{run}.meet",
-                                "--world", "2", *arguments)
+    def start(self, run, *arguments, mpi=False):
+        line = programs.command(self.folder, run, "--precision", "fp32", "checkpoint.every=2", *arguments)
+        meet = [*line, "--rendezvous", f"{self.folder}/{run}.meet", "--world", "2", "--rank"]
+        environment = ENVIRONMENT | ({"ASAN_OPTIONS": "detect_leaks=0"} if mpi else {})  # MPI's own
         out = []
-        for rank in range(2):
-            process = subprocess.Popen([*line, "--rank", str(rank)], env=programs.environment(OMP_NUM_THREADS="1"),
-                                       stderr=subprocess.PIPE, text=True)
+        for each in [[MPIRUN, "-n", "2", *line]] if mpi else [[*meet, str(rank)] for rank in range(2)]:
+            process = subprocess.Popen(each, env=environment, stderr=subprocess.PIPE, text=True)
             for end in (process.stderr.close, process.wait, process.kill):  # the last is called first
                 self.addCleanup(end)
             out.append(process)
@@ -50,6 +51,12 @@ class Threads(unittest.TestCase):
         for process in (first, second):
             status, said = self.finish(process)
             self.assertEqual(status, 75, said)
+
+    @unittest.skipUnless(MPIRUN, "needs mpirun")
+    def test_over_mpi(self):
+        (both,) = self.start("mpi", "train.zero=1", "train.steps=30", mpi=True)
+        status, said = self.finish(both)
+        self.assertEqual(status, 0, said)
 
     def test_a_rank_that_is_killed(self):
         first, second = self.start("killed", "train.steps=100000", "log.eval_every=0")
