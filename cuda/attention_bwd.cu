@@ -5,7 +5,7 @@
 // that go through keys (6 D). That is 14 D flop a pair where one pass over pairs would need 10 D, and every sum has one order.
 #include "cuda/attention_mma.cuh"
 
-// A warp a row (b, n, h) of o and dout: 2 s D bytes and 2 D flop each.
+// A warp a row (b, n, h) of o and dout: 2 s D bytes read, 4 written, 2 D flop each.
 template <typename T>
 static __global__ void __launch_bounds__(ATTN_THREADS) delta_kernel(cuda_attn a, const T *o, const T *dout, float *delta, size_t rows) {
     const size_t i = (size_t)blockIdx.x * (ATTN_THREADS / 32) + threadIdx.x / 32;
@@ -77,7 +77,8 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
     }
 }
 
-// Rows are queries, columns the keys that they see. Shared memory as above.
+// Rows are queries, columns the keys that they see. Shared memory as above. Both: 2 or 3 blocks an SM on an A100, one on a T4; rows are
+// read once, columns once for every ROWS of them.
 template <typename T, int DIMS>
 static __global__ void __launch_bounds__(ATTN_THREADS)
     dq_plain_kernel(cuda_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dq, bool wide) {
@@ -137,7 +138,8 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
 // while one is used. Queries and dout are read once for every 64 keys. With D up to 64 and no dropout
 // fragments of keys and values are held in registers, else they are read from shared memory each time and ROWS are fewer.
 // Shared memory: two stages of q, dout, lse and delta, and keys and values where they are not held: 33 KB for D up to 64; 65 KB for 128.
-// sm_75 has 64 KB for all blocks: 29 KB, so that there is room for two, and 49 KB.
+// sm_75 has 64 KB for all blocks: 29 KB, so that there is room for two, and 49 KB. Blocks an SM: 2 by registers (250 of them), 3 with D up
+// to 64 and dropout; on a T4 2, and one for 128.
 template <int ARCH, int DIMS, bool DROP> struct dkv_shape {
     enum {
         HELD = DIMS <= 64 && !DROP,
@@ -237,7 +239,9 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
 }
 
 // A block has 64 queries of a head, 16 a warp, fragments of q and dout in registers, and goes through the keys that they see by tiles of
-// 64. Shared memory: two stages of keys and values, 512 DP bytes; q and dout pass through the second.
+// 64: keys and values are read once for every 64 queries, 6 D flop a pair. Shared memory: two stages of keys and values, 512 DP bytes; q
+// and dout pass through the second. Blocks an SM: 3 by registers for D up to 64 (2 on a T4, and on an H100
+// with dropout), 2 for 128 (one on a T4).
 template <typename T, int ARCH, int DIMS, bool DROP>
 static __global__ void __launch_bounds__(ATTN_THREADS)
     dq_mma_kernel(cuda_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dq) {

@@ -3,7 +3,8 @@
 
 // A block has ROWS queries of a head and goes through the keys that they see, COLS at a time: 4 D flop a pair, and the keys and values of a
 // head are read once for every ROWS queries, 4 s D bytes a key with s bytes a number. Queries see more keys the later they are, so the last
-// go first. Shared memory: (ROWS + 2 COLS) (DP + 4) + ROWS (COLS + 4) floats: 44 KB for D up to 64, 36 KB for 128.
+// go first. Shared memory: (ROWS + 2 COLS) (DP + 4) + ROWS (COLS + 4) floats: 44 KB for D up to 64, 36 KB for 128: 3 or 4 blocks an SM on
+// an A100, 4 or 5 on an H100, one on a T4.
 template <typename T, int DIMS>
 static __global__ void __launch_bounds__(ATTN_THREADS) fwd_plain_kernel(cuda_attn a, attn_dropout dropout, T *o, float *lse, bool wide) {
     typedef attn_plain<DIMS> P;
@@ -83,6 +84,9 @@ template <typename T> static void fwd_plain(cudaStream_t stream, const cuda_attn
 // they see by tiles of 64, of which the next is on its way while one is used. Only tiles on the border are masked, and a warp skips those
 // that none of its queries sees. 4 D flop a pair; keys and values are read once for every 64 MT queries: 4 D bytes a key.
 // Shared memory: two stages of keys and values, 512 DP bytes: 32 KB for D up to 64, 64 KB for 128; the queries pass through the second.
+// Rows of 128 bytes or more with their chunks exchanged: neither copies nor ldmatrix meet in a bank. Blocks an SM: 2 by registers (D up to
+// 64 without dropout: 255, all that a thread can have; so 8 warps), 3 with dropout, 2 of 64 KB on an A100 or H100; on a T4 2 and 1 by
+// memory.
 template <typename T, int ARCH, int DIMS, bool DROP>
 static __global__ void __launch_bounds__(ATTN_THREADS) fwd_mma_kernel(cuda_attn a, attn_dropout dropout, T *o, float *lse) {
     typedef attn_mma<T, ARCH, DIMS> M;

@@ -1,6 +1,6 @@
 // backward.c: the model's gradients on a GPU, block by block in reverse, and the optimiser's step. Mirrors forward.c line by line.
 // Gradients of parameters are added up; gradients of activations overwrite their buffers. dz is the residual stream's, float32;
-// dza is its copy for products. Knows nothing of how an operation is done (cpu/ops.h).
+// dza is its copy for products. Knows nothing of how an operation is done (cuda/kernels.h).
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,7 +148,7 @@ static pa_status enqueue(pa_context *c, pa_err *err) {
     cuda_cross_entropy(c->stream, c->type, c->dlogits, c->nats, NULL, c->logits, c->in.target, c->scalars, (float)m->z_loss, c->R,
                        m->vocab);
     cuda_sum(c->stream, &c->sums[CUDA_NATS], &c->sums[CUDA_TOTAL], c->nats, (size_t)c->R);
-    if ((e = cuda_check(cudaMemsetAsync(c->dxp, 0, (size_t)c->Q * (size_t)C * 4, c->stream), "clearing a gradient", err))) return e;
+    if (c->Q && (e = cuda_check(cudaMemsetAsync(c->dxp, 0, (size_t)c->Q * (size_t)C * 4, c->stream), "clearing a gradient", err))) return e;
     if ((e = head_backward(c, err))) return e;
     for (int i = c->blocks - 1; i >= 0; i--) {
         if (c->open.recompute) {

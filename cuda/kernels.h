@@ -7,6 +7,11 @@
 // are float32 or better. Rows are laid out as all kept prefix rows of the batch, B K of them, then all latent rows, B N. Pointers are
 // aligned to 16 bytes, and so are rows of activations where the row's width allows.
 // Every operation gives the same bits each time: sums have one order, and nothing is added by atomics.
+//
+// Shapes are those of cpu/ops.h. Below, s is the bytes of a number of `type`, n how many numbers an operand has; bytes are what must pass
+// between the GPU and its memory, each operand once, and what a kernel reads more often is said beside it, as are its shared memory and how
+// many blocks fit. An operation whose flop divided by its bytes is below the GPU's own quotient (T4 200, A100 160, H100 300, by tensor
+// cores; 25, 10, 20 without them) is limited by its bytes.
 #ifndef PA_CUDA_KERNELS_H
 #define PA_CUDA_KERNELS_H
 
@@ -57,36 +62,41 @@ typedef struct {
     int decoupled;
 } cuda_scalars;
 
-// cuda/attention_fwd.cu, cuda/attention_bwd.cu. Scores never leave a tile. By tensor cores: fp16, and from sm_80 on bf16, where all rows
-// are aligned to 16 bytes; the rest by plain float32 arithmetic. o comes back to the backward pass as it was written.
+// cuda/attention_fwd.cu, cuda/attention_bwd.cu. A pair is a query of a head and a key that it sees: B H N (K + (N + 1) / 2) of them.
+// Forward 4 D flop a pair; q read, o written once, 2 s I bytes a row of latents, and keys and values read once for every 64 or 128 queries
+// of their head. Backward 14 D flop a pair. Scores never leave a tile. By tensor cores: fp16, and from sm_80 on bf16, where all rows are
+// aligned to 16 bytes; the rest by plain float32 arithmetic. o comes back to the backward pass as it was written.
 void cuda_attn_fwd(cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work);
 void cuda_attn_bwd(cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp,
                    void *dvp, void *dkn, void *dvn, void *work);
-size_t cuda_attn_work(const cuda_attn *a); // bytes that either needs
+size_t cuda_attn_work(const cuda_attn *a); // bytes that either needs: 4 B H N
 
 // cuda/decode.cu. One query a stream against a cache k, v (S, H, capacity, D) of `type`: first puts this position's key and value
 // (q, k_new, v_new (S, H D) float32, rows ldq and ldkv apart) at row *length of it, then attends to rows 0 .. *length. *length is device
-// memory, not advanced here.
+// memory, not advanced here. 2 s D bytes and 4 D flop a head and row attended to.
 void cuda_attn_decode(cudaStream_t stream, cuda_type type, int streams, int heads, int dim_head, const int *length, int capacity,
                       float scale, ptrdiff_t ldq, ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, void *k, void *v,
                       float *o, void *work);
 size_t cuda_attn_decode_work(int streams, int heads, int dim_head);
-// y (S, out) = x (S, in) w^T (+ bias), w (out, in) of `type`, read once.
+// y (S, out) = x (S, in) w^T (+ bias), w (out, in) of `type`, read once for every 4 streams: s in out bytes, 2 S in out flop.
 void cuda_gemv(cudaStream_t stream, cuda_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in,
                int out);
-// The same with w of 8 bits: row o stands for scale[o] w[o].
+// The same with w of 8 bits: row o stands for scale[o] w[o]. in out bytes.
 void cuda_gemv_int8(cudaStream_t stream, float *y, const float *x, const int8_t *w, const float *scale, const float *bias, int streams,
                     int in, int out);
-// q = round(w / scale), scale = max |w| of the row / 127, and w (rows, in) becomes what that stands for: the numbers of the CPU.
+// q = round(w / scale), scale = max |w| of the row / 127, and w (rows, in) becomes what that stands for: the numbers of the CPU. 9 bytes a
+// number.
 void cuda_round_int8(cudaStream_t stream, int8_t *q, float *scale, float *w, int rows, int in);
 
-// cuda/embed.cu. Gradients by one block a token (and position), which adds its rows in order.
+// cuda/embed.cu. Forward 4 bytes a number, and embeddings from the cache. Gradients (positions = rows of dpos_emb) are added to, by one
+// block a token (and position), which adds its rows in order: 4 bytes a number of dx, 12 more with positions.
 void cuda_embed_fwd(cudaStream_t stream, float *x, const int32_t *token, const int32_t *position, const float *token_emb,
                     const float *pos_emb, int rows, int C);
 void cuda_embed_bwd(cudaStream_t stream, float *dtoken_emb, float *dpos_emb, const float *dx, const int32_t *token, const int32_t *position,
                     int rows, int C, int V, int positions);
 
-// cuda/norm.cu. work: cuda_norm_work(C) bytes.
+// cuda/norm.cu. work: cuda_norm_work(C) bytes. Layer norm forward: 4 + s bytes a number, 12 + s with r; backward 12 + s, 12 + 2 s with the
+// copy. Head norm: 2 s and 3 s. About 10 flop a number forward, 15 backward.
 size_t cuda_norm_work(int C);
 void cuda_layernorm_fwd(cudaStream_t stream, cuda_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
                         const float *bias, const float *w, const float *b, int rows, int C);
@@ -95,10 +105,11 @@ void cuda_layernorm_bwd(cudaStream_t stream, cuda_type type, float *dx, void *dx
 void cuda_head_norm_fwd(cudaStream_t stream, cuda_type type, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D);
 void cuda_head_norm_bwd(cudaStream_t stream, cuda_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x,
                         const float *rstd, const float *w, int rows, int H, int D, float *work);
-// sum (C) += the columns of x (rows, C).
+// sum (C) += the columns of x (rows, C): 4 bytes and a flop a number.
 void cuda_column_sum(cudaStream_t stream, float *sum, const float *x, int rows, int C, float *work);
 
-// cuda/pointwise.cu
+// cuda/pointwise.cu. Bytes a number: rotary 2 s R / D, 3 flop a number turned; activation 2 s forward, 3 s backward, 25 flop (GELU), 1
+// (squared ReLU); casts 4 + s.
 void cuda_rotary(cudaStream_t stream, cuda_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H,
                  int D, int R, float sign);
 void cuda_activation_fwd(cudaStream_t stream, cuda_type type, cuda_activation kind, void *g, const void *h, int rows, int F,
@@ -108,18 +119,19 @@ void cuda_activation_bwd(cudaStream_t stream, cuda_type type, cuda_activation ki
 void cuda_cast(cudaStream_t stream, cuda_type type, void *y, const float *x, size_t n);
 void cuda_widen(cudaStream_t stream, cuda_type type, float *y, const void *x, size_t n);
 
-// cuda/loss.cu. scale is read from device memory: scalars->loss_scale. best may be NULL. Sum of nats in one order:
-// *sum, and added to *total (NULL: not).
+// cuda/loss.cu. scale is read from device memory: scalars->loss_scale. best may be NULL. 4 + s bytes and 40 flop a logit.
 void cuda_cross_entropy(cudaStream_t stream, cuda_type type, void *dlogits, float *nats, uint16_t *best, const float *logits,
                         const uint16_t *target, const cuda_scalars *scalars, float z_loss, int rows, int V);
+// x's sum in one order: *sum, and added to *total (NULL: not). 4 n bytes.
 void cuda_sum(cudaStream_t stream, double *sum, double *total, const float *x, size_t n);
 
-// cuda/optimizer.cu. *sum (double) = sum of squares in one order; work: cuda_sum_squares_work() bytes.
+// cuda/optimizer.cu. *sum (double) = sum of squares in one order; work: cuda_sum_squares_work() bytes. 4 n bytes, 2 n flop.
 size_t cuda_sum_squares_work(void);
 void cuda_sum_squares(cudaStream_t stream, double *sum, const float *x, size_t n, void *work);
 // Adam over all n numbers at once, as in PyTorch: g is multiplied by scalars->grad_scale, and by clip / norm where the norm,
 // grad_scale sqrt(*squares), is larger than clip; then cleared. Where the norm is not finite p, m, v and copy stay, g is cleared.
 // decays (n / 16): whether weight decay applies to these 16 numbers (tensors start on multiples of 16). copy (of `type`) = p; NULL: none.
+// 32 n bytes, and s n for the copy; 16 n flop.
 void cuda_adam(cudaStream_t stream, float *p, float *g, float *m, float *v, cuda_type type, void *copy, const uint8_t *decays, size_t n,
                const double *squares, const cuda_scalars *scalars);
 
