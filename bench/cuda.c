@@ -183,7 +183,7 @@ static pa_status gpu_open(gpu *g, const case_row *row, const cpu_ops *ops, bool 
     if (!e && row->cold) e = cudaMalloc(&g->flush, g->flush_bytes);
     if (!e && row->kind == CASE_MATMUL) e = cudaMalloc(&g->workspace, CUDA_MATMUL_WORKSPACE);
     if ((s = cuda_check(e, "taking memory for a case", err)) || (s = take_extra(g, err))) return s;
-    if (row->kind == CASE_MATMUL && (s = cuda_matmul_create(&g->mm, g->stream, g->workspace, err))) return s;
+    if (row->kind == CASE_MATMUL && (s = cuda_matmul_create(&g->mm, g->stream, g->workspace, true, err))) return s;
     return copy(g, false, err);
 }
 

@@ -19,8 +19,8 @@ typedef struct {
 
 enum { CUDA_MATMUL_WORKSPACE = 32 << 20 }; // bytes
 
-// workspace: CUDA_MATMUL_WORKSPACE bytes of device memory, the caller's.
-pa_status cuda_matmul_create(cuda_matmul **mm, cudaStream_t stream, void *workspace, pa_err *err);
+// workspace: CUDA_MATMUL_WORKSPACE bytes of device memory, the caller's. timed: see below; else the library's first choice is kept.
+pa_status cuda_matmul_create(cuda_matmul **mm, cudaStream_t stream, void *workspace, bool timed, pa_err *err);
 void cuda_matmul_destroy(cuda_matmul *mm);
 // c (m, n) = a (m, k) b (k, n). 2 m n k flop; m k + k n numbers read, m n written (read too with `add`). The first call of a shape makes
 // its plan: the library's first choices are timed on the operands at hand, and the fastest is kept (its very first where the call is being

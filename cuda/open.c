@@ -198,7 +198,7 @@ static pa_status prepare(pa_context *c, pa_err *err) {
     if (present) return err ? *err = absent, present : present;
     if ((s = make_streams(c, err)) || (s = take_arenas(c, err)) || (s = take_pinned(c, err))) return s;
     if (c->open.training && cuda_ranks_wanted(c->open.comm) && (s = cuda_ranks_create(&c->ranks, c->open.comm, err))) return s;
-    if ((s = cuda_matmul_create(&c->mm, c->stream, c->workspace, err))) return s;
+    if ((s = cuda_matmul_create(&c->mm, c->stream, c->workspace, !c->open.deterministic, err))) return s;
     return fill_tables(c, err);
 }
 

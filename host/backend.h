@@ -15,6 +15,7 @@ typedef struct {
     bool training;           // gradients and moments are taken; else loss_grad and update fail
     bool int8;               // weights of products rounded to 8 bits, a scale a row, and read as such when decoding; not with training
     bool recompute;          // keep only each block's input and compute the rest again in the backward pass
+    bool deterministic;      // nothing is chosen by its speed, which differs between starts
     int streams;             // sequences that prefill and decode advance together; 0: neither will be called
     uint64_t seed;           // of dropout
     pa_comm *comm;           // kept by reference

@@ -54,6 +54,7 @@ const pa_key pa_keys[] = {
     {KEY(train, minutes), REAL(0, INFINITY), .help = "Minutes after which training ends; 0: no limit."},
     {KEY(train, precision), ENUM("auto|fp32|bf16|fp16"), .help = "Of matrix products and attention; the rest stays float32."},
     {KEY(train, recompute), BOOL, .help = "Keep only each block's input and compute the rest again: less memory, about a third more work."},
+    {KEY(train, deterministic), BOOL, .help = "The same bits from each start on the same GPUs: products by the library's first choice, not by the one that was fastest when timed. A CPU always gives them."},
     {KEY(train, grad_clip), REAL(0, INFINITY), .help = "Gradients are scaled down to this global norm; 0: never."},
     {KEY(train, seed), INT64(0, WHOLE), .help = "Of every random draw."},
     {KEY(train, max_skips), INT(0, 1000000), .help = "Steps in a row that may be skipped for a loss or gradient that is not finite; 0: any number."},

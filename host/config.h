@@ -24,7 +24,7 @@ typedef struct {
         int64_t steps;                 // 0: no limit
         double epochs, minutes;        // 0: no limit; whichever ends first
         pa_precision precision;
-        bool recompute;
+        bool recompute, deterministic;
         double grad_clip;
         int64_t seed;
         int max_skips;

@@ -15,6 +15,7 @@ pa_status pa_inference_open(pa_inference *x, const char *checkpoint, const char 
 
 pa_status pa_inference_start(pa_inference *x, const char *precision, bool int8, int max_batch, int streams, pa_err *err) {
     pa_open o = {.params = &x->params, .int8 = int8, .max_batch = max_batch, .streams = streams, .comm = &x->comm};
+    o.deterministic = true; // the same seed, checkpoint and device give the same music
     while (strcmp(precision_name[o.precision], precision))
         if (++o.precision > PA_PRECISION_FP16)
             return pa_error(err, PA_USAGE, "--precision: expected auto, fp32, bf16 or fp16, found %s", precision);

@@ -327,6 +327,7 @@ static pa_status open_backend(trainer *t, pa_err *err) {
                  .max_batch = t->micro,
                  .training = true,
                  .recompute = c->train.recompute,
+                 .deterministic = c->train.deterministic,
                  .streams = c->log.sample_every && t->has_validation && !t->options->dry_run ? 1 : 0,
                  .seed = (uint64_t)c->train.seed,
                  .comm = &t->comm,

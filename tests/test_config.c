@@ -161,6 +161,7 @@ static void values_are_read_in_all_their_forms(void **state) {
                                "micro_batch = auto\n"
                                "precision = bf16\n"
                                "recompute = off\n"
+                               "deterministic = yes\n"
                                "[optimizer]\n"
                                "lr = 2e-3\nweight_decay = -0\nname = adam\nschedule = wsd\n"
                                "[model]\n"
@@ -172,7 +173,7 @@ static void values_are_read_in_all_their_forms(void **state) {
     assert_int_equal(c.model.prefix, 1000);
     assert_int_equal(c.model.position, PA_POSITION_ROTARY);
     assert_int_equal(c.model.depth, 3);
-    assert_true(c.model.final_norm && c.model.qk_norm && c.model.tie_embeddings && !c.train.recompute);
+    assert_true(c.model.final_norm && c.model.qk_norm && c.model.tie_embeddings && !c.train.recompute && c.train.deterministic);
     assert_string_equal(c.data.train, "a folder/x;y#z=1.safetensors");
     assert_string_equal(c.data.validation, "");
     assert_int_equal(c.data.sampling, PA_SAMPLING_TOKEN);

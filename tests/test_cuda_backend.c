@@ -69,6 +69,24 @@ static void a_step_is_two_graphs_and_one_wait(void **state) {
     }
 }
 
+// What is timed is waited for: with `deterministic` nothing is, so that each start chooses the same products.
+static void a_deterministic_run_times_nothing(void **state) {
+    (void)state;
+    const pa_backend *be = pa_backend_cuda();
+    fixture f;
+    pa_err err;
+    fixture_step(&f, 0.2);
+    for (int deterministic = 0; deterministic < 2; deterministic++) {
+        pa_open o = {.precision = PA_PRECISION_BF16, .max_batch = 2, .training = true, .deterministic = deterministic};
+        pa_context *c = fixture_open(be, &f, o);
+        emulator_counts start = emulator_count();
+        fixture_ok(be->loss_grad(c, &f.batch, 1, NULL, &err), &err);
+        assert_int_equal(since(start).waits == 0, deterministic);
+        be->close(c);
+    }
+    fixture_clear(&f);
+}
+
 // From the second token on (the first loads kernels), in a second window too.
 static void a_token_is_one_graph_and_one_wait(void **state) {
     (void)state;
@@ -278,6 +296,7 @@ static void v4_fits_a_t4(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_step_is_two_graphs_and_one_wait),
+        cmocka_unit_test(a_deterministic_run_times_nothing),
         cmocka_unit_test(a_token_is_one_graph_and_one_wait),
         cmocka_unit_test(a_batch_given_ahead_is_the_one_computed_on),
         cmocka_unit_test(loss_scaling_halves_and_grows),
