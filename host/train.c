@@ -371,6 +371,15 @@ static pa_status first_weights(trainer *t, pa_err *err) {
     return s;
 }
 
+// Before --fresh moves a run aside for one that would not begin.
+static pa_status check_init(const trainer *t, pa_err *err) {
+    pa_weights w;
+    if (t->comm.rank || !t->options->fresh || !t->options->init) return PA_OK;
+    pa_status s = pa_weights_open(&w, t->options->init, NULL, &t->config->model, err);
+    if (!s) pa_weights_close(&w);
+    return s;
+}
+
 static pa_status start_run(trainer *t, pa_err *err) {
     const pa_train_options *o = t->options;
     bool found = false;
@@ -379,6 +388,7 @@ static pa_status start_run(trainer *t, pa_err *err) {
     t->run = (pa_run){o->run, t->config, t->train.encoding, pa_st_crc(t->train.file), &t->params, t->backend, t->ctx};
     pa_status s = PA_OK;
     if (!o->dry_run) {
+        if ((s = check_init(t, err))) return s;
         if (!t->comm.rank && (s = pa_saver_open(&t->saver, &t->run, err))) return s;
         if (!t->comm.rank && (s = pa_rundir_open(o->run, o->fresh, &t->lock, err))) return s;
         double tidy = 0, at; // the others read once rank 0 has the lock and has removed what an interrupted save left

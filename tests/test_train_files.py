@@ -106,6 +106,10 @@ class Refused(Run):
         self.refuse(2, "FOLDER/none: expected a model file, a checkpoint or a run directory, found nothing there", "--init",
                     str(self.folder / "none"), run="second")
         self.assertFalse((self.folder / "second").exists())
+        before = tree(self.folder / "first")
+        self.refuse(2, "FOLDER/none: expected a model file, a checkpoint or a run directory, found nothing there", "--fresh", "--init",
+                    str(self.folder / "none"), run="first")
+        self.assertEqual(tree(self.folder / "first"), before)
 
     def test_a_second_run_in_the_same_directory(self):
         process = self.start("busy", "train.steps=100", "checkpoint.every=0", "log.eval_every=0")
