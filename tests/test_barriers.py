@@ -18,6 +18,8 @@ MUTANTS = [
     ("test_cuda_attention fp16", "attention_fwd.cu", "fwd_mma_kernel", "M::wait();", 1),
     ("test_cuda_attention fp16", "attention_bwd.cu", "dkv_mma_kernel", "__syncthreads();", 1),
     ("test_cuda_attention fp16", "attention_bwd.cu", "dq_mma_kernel", "__syncthreads();", 1),
+    ("test_cuda_ops", "decode.cu", "join_block", "__syncthreads();", 0),
+    ("test_cuda_ops", "decode.cu", "attn_decode_kernel", "__syncthreads();", 0),
     ("test_cuda_ops", "norm.cu", "reduce_kernel", "__syncthreads();", 0),
     ("test_cuda_ops", "optimizer.cu", "adam_kernel", "__syncthreads();", 0),
 ]
