@@ -78,7 +78,7 @@ class Small(Memory):
 class Large(Memory):
     @unittest.skipIf(SANITIZED, "a sanitizer takes memory of its own")
     def test_v4_in_6_gb(self):
-        self.assertLess(self.check("v4"), 6e9)
+        self.assertLess(self.check("v4", "train.global_batch=1"), 6e9)
 
 
 if __name__ == "__main__":
