@@ -135,25 +135,6 @@ static void narrow(uint16_t *to, const float *from, const operand *o) {
     }
 }
 
-// oneDNN's first choice; or, where there is one, its general product, which packs both operands: 4-15 % faster at gradients of weights,
-// whose first operand is read across its rows, and at products of float32 (bench/log.md). In bf16 it would copy other results through
-// float32.
-static dnnl_status_t choose(dnnl_primitive_desc_t *pd, const dnnl_matmul_desc_t *d, const cpu_product *p, dnnl_primitive_attr_t attr,
-                            dnnl_engine_t engine) {
-    dnnl_primitive_desc_iterator_t at = NULL;
-    bool general = p->a_t || p->a == CPU_F32;
-    dnnl_status_t s = general ? dnnl_primitive_desc_iterator_create(&at, d, attr, engine, NULL) : dnnl_iterator_ends;
-    for (; s == dnnl_success; s = dnnl_primitive_desc_iterator_next(at)) {
-        const char *name = "";
-        *pd = dnnl_primitive_desc_iterator_fetch(at);
-        dnnl_primitive_desc_query(*pd, dnnl_query_impl_info_str, 0, &name);
-        if (!strcmp(name, "gemm:jit")) break;
-        dnnl_primitive_desc_destroy(*pd), *pd = NULL;
-    }
-    if (at) dnnl_primitive_desc_iterator_destroy(at);
-    return *pd ? dnnl_success : dnnl_primitive_desc_create(pd, d, attr, engine, NULL);
-}
-
 static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *key, bool wide, pa_err *err) {
     pa_status result = PA_OK;
     const cpu_product product = wide ? widened(key) : *key, *p = &product;
@@ -174,7 +155,7 @@ static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *key, 
         TRY(dnnl_primitive_attr_set_post_ops(attr, ops));
     }
     TRY(dnnl_matmul_desc_init(&d, &a, &b, NULL, &c));
-    dnnl_status_t created = choose(&pd, &d, p, attr, mm->engine);
+    dnnl_status_t created = dnnl_primitive_desc_create(&pd, &d, attr, mm->engine, NULL);
     if (created == dnnl_unimplemented && !wide && (p->a == CPU_BF16 || p->b == CPU_BF16 || p->c == CPU_BF16)) {
         result = entry_create(mm, e, key, true, err);
         goto clean;

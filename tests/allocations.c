@@ -38,9 +38,13 @@ bool allocations_counted(void) {
     return true;
 }
 
-// oneDNN's general product (gemm:jit) takes its packing buffers from malloc on every call, and gives them back.
+// oneDNN's products for processors without AVX-512 (gemm:jit) take their packing buffers from malloc on every call.
 static bool packs(const char *library) {
+#if defined(__x86_64__)
+    return strstr(library, "libdnnl") && !__builtin_cpu_supports("avx512f");
+#else
     return strstr(library, "libdnnl");
+#endif
 }
 
 static int find_runtimes(struct dl_phdr_info *library, size_t size, void *unused) {
