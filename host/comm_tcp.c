@@ -15,6 +15,7 @@ typedef struct {
     pthread_t watch;
     bool watched;
     atomic_bool leaving;
+    atomic_int gone; // the first that was seen to go, -1: none
     int size;
     struct pollfd *idle, *hangup; // (size) of this thread, of the one that watches
     int fd[];                     // (size)
@@ -25,6 +26,12 @@ static pa_status tcp_begin(pa_links *l, int peer, int way, pa_move *m, pa_err *e
     return PA_OK;
 }
 
+// Who was first, where others have left since because of it.
+static pa_status gone(const tcp *t, int peer, const char *why, pa_err *err) {
+    int first = atomic_load(&t->gone);
+    return first < 0 || first == peer ? pa_rank_gone(peer, why, err) : pa_rank_gone(first, "its connection is closed", err);
+}
+
 static pa_status tcp_advance(pa_links *l, int peer, int way, pa_move *m, bool *moved, pa_err *err) {
     const tcp *t = l->own;
     while (m->left) {
@@ -32,8 +39,8 @@ static pa_status tcp_advance(pa_links *l, int peer, int way, pa_move *m, bool *m
                                        : recv(t->fd[peer], m->at, m->left, MSG_DONTWAIT);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return PA_OK;
-        if (n < 0) return pa_rank_gone(peer, strerror(errno), err);
-        if (!n) return pa_rank_gone(peer, "its connection is closed", err);
+        if (n < 0) return gone(t, peer, strerror(errno), err);
+        if (!n) return gone(t, peer, "its connection is closed", err);
         m->at += n, m->left -= (size_t)n, *moved = true;
     }
     return PA_OK;
@@ -58,11 +65,13 @@ static void *watch(void *data) {
     for (int r = 0; r < t->size; r++) p[r] = (struct pollfd){.fd = t->fd[r], .events = POLLRDHUP};
     while (!atomic_load(&t->leaving)) {
         if (poll(p, (nfds_t)t->size, 100) <= 0) continue;
+        int first = 0;
+        while (first < t->size && !p[first].revents) first++;
+        atomic_store(&t->gone, first);
         for (int i = 0; i < 50 && !atomic_load(&t->leaving); i++) poll(NULL, 0, 100);
         if (atomic_load(&t->leaving)) break;
         pa_err err;
-        for (int r = t->size - 1; r >= 0; r--)
-            if (p[r].revents) pa_rank_gone(r, "its connection is closed", &err);
+        pa_rank_gone(first, "its connection is closed", &err);
         fprintf(stderr, "patrain: %s\n", err.text);
         _exit(PA_FAIL);
     }
@@ -110,6 +119,7 @@ pa_status pa_tcp_start(pa_comm *c, const pa_comm_options *o, const pa_carrier **
     tcp *t = calloc(1, sizeof *t + (size_t)world * sizeof *t->fd);
     if (!t) return pa_error(err, PA_FAIL, "no memory");
     for (int r = 0; r < world; r++) t->fd[r] = -1;
+    atomic_init(&t->gone, -1);
     t->size = world, t->idle = calloc((size_t)world, sizeof *t->idle), t->hangup = calloc((size_t)world, sizeof *t->hangup);
     pa_status s = t->idle && t->hangup ? PA_OK : pa_error(err, PA_FAIL, "no memory");
     if (!s) s = pa_tcp_join(c, o->rendezvous, o->timeout, t->fd, err);

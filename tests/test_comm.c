@@ -190,6 +190,25 @@ static void a_silent_rank_is_told_after_the_timeout(void **state) {
     assert_true(code[0] == 1 && code[2] == 1);
 }
 
+// Rank 2 goes, then rank 0 because of it, while rank 1 looks elsewhere.
+static int one_leaves_after_another(pa_comm *c) {
+    double x = 1;
+    HOLDS(!pa_comm_sum_f64(c, &x, 1, &err));
+    if (c->rank == 2) _exit(2);
+    usleep(c->rank ? 2000000 : 200000);
+    if (!c->rank) return 1;
+    HOLDS(pa_comm_sum_f64(c, &x, 1, &err) == PA_FAIL && strstr(err.text, "rank 2 has gone"));
+    return 1;
+}
+
+static void the_first_that_went_is_named(void **state) {
+    int code[MOST] = {0};
+    (void)state;
+    timeout = 60;
+    run(3, one_leaves_after_another, code);
+    assert_true(code[0] == 1 && code[1] == 1 && code[2] == 2);
+}
+
 static int nothing(pa_comm *c) {
     double x = c->local_rank;
     HOLDS(c->local_size == c->size && c->local_rank == c->rank);
@@ -304,6 +323,7 @@ int main(void) {
         SCRATCH_TEST(ranks_sum_in_their_order),
         SCRATCH_TEST(a_rank_that_goes_is_told),
         SCRATCH_TEST(a_silent_rank_is_told_after_the_timeout),
+        SCRATCH_TEST(the_first_that_went_is_named),
         SCRATCH_TEST(what_an_earlier_run_left_is_no_obstacle),
         SCRATCH_TEST(ranks_that_do_not_fit_are_refused),
         SCRATCH_TEST(ranks_that_do_not_fit_each_other_are_told_at_once),
