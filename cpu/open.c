@@ -183,7 +183,8 @@ static pa_status choose_type(pa_context *c, pa_err *err) {
     case PA_PRECISION_FP16:
         return pa_error(err, PA_USAGE, "precision: fp16 is for GPUs; on the CPU expected auto, fp32 or bf16");
     case PA_PRECISION_AUTO:
-        c->type = strcmp(c->ops->name, "avx512_bf16") ? CPU_F32 : CPU_BF16;
+        // Generation waits for memory, which bf16 halves; everything else gains only where the processor multiplies bf16.
+        c->type = !strcmp(c->ops->name, "avx512_bf16") || (c->open.streams && !c->open.training) ? CPU_BF16 : CPU_F32;
         break;
     default:
         c->type = c->open.precision == PA_PRECISION_BF16 ? CPU_BF16 : CPU_F32;

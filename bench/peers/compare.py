@@ -166,7 +166,7 @@ def training(config: str, options, folder: Path) -> dict:
         forms += [(f"best {precision} eager", "best", precision, False), (f"best {precision} compiled", "best", precision, True)]
     for name, form, precision, compiled in forms:
         peers.append(Torch(name, model, options.threads, form, precision, compiled, warm=2))
-    bases = [f"patrain {precision}" for precision in precisions(options) if precision == "fp32" or has_bf16()]
+    bases = [f"patrain {precision}" for precision in precisions(options)]
     peers += [Patrain(name, config, name[-4:], options, folder) for name in bases]
     table = alternate(peers, options.rounds, "step", bases)
     show(f"{config}, a training step", table, bases)
