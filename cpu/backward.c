@@ -37,7 +37,7 @@ static pa_status weight_gradient(pa_context *c, int rows, int in, int out, const
 static pa_status ff_backward(pa_context *c, int block, pa_err *err) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
-    cpu_saved *s = &c->saved[block];
+    pa_saved *s = &c->saved[block];
     int C = m->dim, F = pa_ff(m), R = c->R;
     pa_status e;
     if ((e = weight_gradient(c, R, F, C, c->dza, C, s->g, t->ff_4, err))) return e;
@@ -55,7 +55,7 @@ static pa_status ff_backward(pa_context *c, int block, pa_err *err) {
 static void unrotate(pa_context *c, int block, int Q, int ldq, int ldkv, void *dq, void *dk) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
-    cpu_saved *s = &c->saved[block];
+    pa_saved *s = &c->saved[block];
     int H = m->heads, D = m->dim_head, rotary = pa_rotary_dims(m);
     const int32_t *latent = c->position + c->Q, *all = latent - Q;
     c->ops->rotary(c->type, dq, ldq, latent, c->rotary_table, c->R, H, D, rotary, -1);
@@ -73,10 +73,10 @@ static void unrotate(pa_context *c, int block, int Q, int ldq, int ldkv, void *d
 static pa_status projection_backward(pa_context *c, int block, int Q, const void *dq, const void *dkv, pa_err *err) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
-    const cpu_saved *s = &c->saved[block];
+    const pa_saved *s = &c->saved[block];
     int C = m->dim, I = pa_inner(m);
     pa_status e;
-    if (!cpu_is_cross(c, block)) {
+    if (!pa_is_cross(&c->params->model, block)) {
         if ((e = weight_gradient(c, c->R, C, 3 * I, dq, 3 * I, s->zn, t->qkv, err))) return e;
         return input_gradient(c, c->R, C, 3 * I, dq, 3 * I, t->qkv, c->dxn, false, err);
     }
@@ -90,8 +90,8 @@ static pa_status projection_backward(pa_context *c, int block, int Q, const void
 static pa_status attention_backward(pa_context *c, int block, pa_err *err) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
-    const cpu_saved *s = &c->saved[block];
-    bool cross = cpu_is_cross(c, block);
+    const pa_saved *s = &c->saved[block];
+    bool cross = pa_is_cross(&c->params->model, block);
     int C = m->dim, I = pa_inner(m), R = c->R, Q = cross ? c->Q : 0, ldkv = cross ? 2 * I : 3 * I;
     pa_status e;
     if (t->out_b >= 0) c->ops->column_sum(cpu_grad(c, t->out_b), c->dz, R, C);

@@ -7,25 +7,6 @@
 #include "cpu/ops.h"
 #include "host/arena.h"
 
-// What one block keeps from the forward for the backward pass. With recomputation, and without training, all blocks share one.
-typedef struct {
-    void *zn;               // (Q + R, C) act: normalised input; prefix rows first (cross-attention only)
-    float *mean, *rstd;     // (Q + R)
-    void *q, *k, *v;        // act: q (R, ldq), k and v (Q + R, ldkv), rotated
-    float *q_rstd, *k_rstd; // (R, H), (Q + R, H), with qk_norm
-    void *o;                // (R, I) act
-    float *lse;             // (B, H, N)
-    float *z_mid;           // (R, C) after attention
-    void *zn2;              // (R, C) act
-    float *mean2, *rstd2;
-    void *h, *g; // (R, F) act: before and after the activation
-} cpu_saved;
-
-typedef struct {
-    void *k, *v; // (S, H, capacity, D) act, k rotated
-    int capacity;
-} cpu_cache;
-
 struct pa_context {
     pa_open open;
     const pa_params *params;
@@ -49,7 +30,7 @@ struct pa_context {
     int32_t *token, *position; // (Q + R)
     float *xp;                 // (Q, C) embedded prefix
     float **z;                 // blocks + 1 residual streams (R, C); two in turn where nothing is kept
-    cpu_saved *saved;          // a block
+    pa_saved *saved;           // a block
     float *y;                  // (R, C) output of a block's last product
     void *zf;                  // (R, C) act: what the logits are made of
     float *mean_f, *rstd_f;    // with final_norm
@@ -63,8 +44,8 @@ struct pa_context {
     void *dq, *dkv, *dout; // (R, 3 I) or (R, I) and (Q + R, 2 I); (R, I) act
     void *dlogits;         // (R, V) act
 
-    cpu_cache *cache; // a block
-    int cached;       // tokens in the window so far
+    pa_cache *cache; // a block
+    int cached;      // tokens in the window so far
     int cached_prefix;
     float *step; // rows of a decoding step
     void *step_work;
@@ -93,7 +74,6 @@ static inline void *cpu_at(const pa_context *c, const void *base, size_t i) {
 }
 
 // open.c
-bool cpu_is_cross(const pa_context *c, int block);
 void cpu_refresh_weights(pa_context *c); // rounds and casts the parameters again if any was written
 // forward.c: embeds and runs all blocks; zf is ready after it. after(block) is called when a block's k and v are.
 pa_status cpu_set_shape(pa_context *c, const pa_batch *b, pa_err *err);

@@ -31,9 +31,9 @@ static step_rows rows_of(const pa_context *c) {
 // Copies a block's keys and values (row, h, d) to its cache (stream, h, row, d).
 static void keep_rows(pa_context *c, int block, int stream) {
     const pa_model *m = &c->params->model;
-    const cpu_saved *s = &c->saved[block];
-    cpu_cache *cache = &c->cache[block];
-    bool cross = cpu_is_cross(c, block);
+    const pa_saved *s = &c->saved[block];
+    pa_cache *cache = &c->cache[block];
+    bool cross = pa_is_cross(&c->params->model, block);
     size_t H = (size_t)m->heads, D = (size_t)m->dim_head, I = H * D, ld = cross ? 2 * I : 3 * I, size = cpu_size(c->type);
     int rows = (cross ? c->Q : 0) + c->R;
     for (int row = 0; row < rows; row++)
@@ -80,9 +80,9 @@ static void product(const pa_context *c, float *y, const float *x, int t, int fi
 static void attend(pa_context *c, int block, const step_rows *r) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
-    cpu_cache *cache = &c->cache[block];
+    pa_cache *cache = &c->cache[block];
     int S = c->open.streams, C = m->dim, I = pa_inner(m), H = m->heads, D = m->dim_head, rotary = pa_rotary_dims(m);
-    bool cross = cpu_is_cross(c, block);
+    bool cross = pa_is_cross(&c->params->model, block);
     int at = cross ? c->cached : c->cached - c->cached_prefix; // of the new key in this cache
     // One stream's q, k and v are neighbours, and so are the rows that give them: one product does.
     product(c, r->q, r->xn, cross ? t->q : t->qkv, 0, NULL, C, S == 1 && !cross ? 3 * I : I);

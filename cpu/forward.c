@@ -47,8 +47,8 @@ cpu_dropout cpu_dropout_of(const pa_context *c, int block) {
 
 void cpu_attention_of(const pa_context *c, int block, cpu_attn *a) {
     const pa_model *m = &c->params->model;
-    const cpu_saved *s = &c->saved[block];
-    bool cross = cpu_is_cross(c, block);
+    const pa_saved *s = &c->saved[block];
+    bool cross = pa_is_cross(&c->params->model, block);
     int I = pa_inner(m), ldkv = cross ? 2 * I : 3 * I;
     size_t prefix = cross ? (size_t)c->Q * (size_t)ldkv : 0;
     *a = (cpu_attn){.type = c->type,
@@ -72,8 +72,8 @@ void cpu_attention_of(const pa_context *c, int block, cpu_attn *a) {
 // Normalises a block's input: z = x + r where r is given (the previous block's last product), x itself else.
 void cpu_enter(pa_context *c, int block, const float *x, const float *r, float *z) {
     const pa_block_index *t = &c->params->block[block];
-    cpu_saved *s = &c->saved[block];
-    int C = c->params->model.dim, Q = cpu_is_cross(c, block) ? c->Q : 0;
+    pa_saved *s = &c->saved[block];
+    int C = c->params->model.dim, Q = pa_is_cross(&c->params->model, block) ? c->Q : 0;
     if (Q)
         c->ops->layernorm_fwd(c->type, NULL, s->zn, s->mean, s->rstd, c->xp, NULL, NULL, cpu_param(c, t->context_norm_w),
                               cpu_param(c, t->context_norm_b), Q, C);
@@ -85,9 +85,9 @@ void cpu_enter(pa_context *c, int block, const float *x, const float *r, float *
 static pa_status project(pa_context *c, int block, pa_err *err) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
-    cpu_saved *s = &c->saved[block];
+    pa_saved *s = &c->saved[block];
     int C = m->dim, I = pa_inner(m), H = m->heads, D = m->dim_head, rotary = pa_rotary_dims(m);
-    bool cross = cpu_is_cross(c, block);
+    bool cross = pa_is_cross(&c->params->model, block);
     int Q = cross ? c->Q : 0, ldq = cross ? I : 3 * I, ldkv = cross ? 2 * I : 3 * I;
     const int32_t *position = c->position + c->Q - Q;
     pa_status e;
@@ -111,7 +111,7 @@ static pa_status project(pa_context *c, int block, pa_err *err) {
 pa_status cpu_body(pa_context *c, int block, bool last_product, pa_err *err) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
-    cpu_saved *s = &c->saved[block];
+    pa_saved *s = &c->saved[block];
     int C = m->dim, I = pa_inner(m), F = pa_ff(m);
     pa_status e;
     if ((e = project(c, block, err))) return e;

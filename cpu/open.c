@@ -8,59 +8,21 @@
 
 #include "cpu/context.h"
 
-bool cpu_is_cross(const pa_context *c, int block) {
-    return block < c->params->model.perceive_depth;
-}
-
-static void *take(pa_arena *a, size_t count, size_t size) {
-    return pa_arena_take(a, count, size, 64);
-}
-
-#define F32(count) take(a, (size_t)(count), 4)
-#define ACT(count) take(a, (size_t)(count), cpu_size(c->type))
+#define F32(count) pa_arena_take(a, (size_t)(count), 4)
+#define ACT(count) pa_arena_take(a, (size_t)(count), cpu_size(c->type))
 
 static cpu_attn attention_limits(const pa_context *c, int batch, int latents, int kept) {
     const pa_model *m = &c->params->model;
     return (cpu_attn){.type = c->type, .batch = batch, .latents = latents, .kept = kept, .heads = m->heads, .dim_head = m->dim_head};
 }
 
-static void layout_saved(pa_context *c, pa_arena *a, cpu_saved *s, bool cross, float *z_mid, size_t B, size_t N, size_t K) {
-    const pa_model *m = &c->params->model;
-    size_t C = (size_t)m->dim, I = (size_t)pa_inner(m), F = (size_t)pa_ff(m), H = (size_t)m->heads, R = B * N, Q = cross ? B * K : 0;
-    s->zn = ACT((Q + R) * C);
-    s->mean = F32(Q + R), s->rstd = F32(Q + R);
-    if (cross) {
-        s->q = ACT(R * I), s->k = ACT((Q + R) * 2 * I);
-        s->v = s->k ? cpu_at(c, s->k, I) : NULL;
-    } else {
-        s->q = ACT(R * 3 * I);
-        s->k = s->q ? cpu_at(c, s->q, I) : NULL, s->v = s->q ? cpu_at(c, s->q, 2 * I) : NULL;
-    }
-    s->q_rstd = F32(m->qk_norm ? R * H : 0), s->k_rstd = F32(m->qk_norm ? (Q + R) * H : 0);
-    s->o = ACT(R * I), s->lse = F32(R * H);
-    s->z_mid = z_mid ? z_mid : F32(R * C), s->zn2 = ACT(R * C);
-    s->mean2 = F32(R), s->rstd2 = F32(R);
-    s->h = ACT(R * F), s->g = ACT(R * F);
-}
-
-// Blocks whose activations are not kept lie in one place, as large as the largest.
 static void layout_activations(pa_context *c, pa_arena *a, size_t B, size_t N, size_t K) {
     const pa_model *m = &c->params->model;
     size_t C = (size_t)m->dim, R = B * N, Q = B * K, R2 = (size_t)pa_rotary_dims(m) / 2;
-    bool keep_all = c->open.training && !c->open.recompute, keep_inputs = c->open.training;
     c->rotary_table = F32((size_t)m->context * R2 * 2);
-    c->token = take(a, Q + R, 4), c->position = take(a, Q + R, 4);
+    c->token = pa_arena_take(a, Q + R, 4), c->position = pa_arena_take(a, Q + R, 4);
     c->xp = F32(Q * C);
-    for (int i = 0; i <= c->blocks; i++) c->z[i] = keep_inputs || i < 2 ? F32(R * C) : c->z[i - 2];
-    // Outside what blocks share: the next block's input is still made from it when that block's own buffers are first written.
-    float *z_mid = keep_all ? NULL : F32(R * C);
-    size_t start = a->used, longest = start;
-    for (int i = 0; i < c->blocks; i++) {
-        if (!keep_all) a->used = start;
-        layout_saved(c, a, &c->saved[i], cpu_is_cross(c, i), z_mid, B, N, K);
-        if (a->used > longest) longest = a->used;
-    }
-    a->used = longest;
+    pa_layout_blocks(a, &c->open, cpu_size(c->type), B, N, K, c->z, c->saved);
     c->y = F32(R * C);
     c->zf = ACT(R * C);
     c->mean_f = F32(R), c->rstd_f = F32(R);
@@ -69,7 +31,7 @@ static void layout_activations(pa_context *c, pa_arena *a, size_t B, size_t N, s
     size_t work = c->ops->attn_work(&cross, c->threads), other = c->ops->attn_work(&self, c->threads);
     size_t norm = (size_t)c->threads * 2 * (C > (size_t)m->dim_head ? C : (size_t)m->dim_head) * 4;
     if (other > work) work = other;
-    c->work = take(a, work > norm ? work : norm, 1);
+    c->work = pa_arena_take(a, work > norm ? work : norm, 1);
 }
 
 static void layout_backward(pa_context *c, pa_arena *a, size_t B, size_t N, size_t K) {
@@ -84,14 +46,9 @@ static void layout_backward(pa_context *c, pa_arena *a, size_t B, size_t N, size
 
 static void layout_caches(pa_context *c, pa_arena *a) {
     const pa_model *m = &c->params->model;
-    for (int i = 0; i < c->blocks; i++) {
-        cpu_cache *k = &c->cache[i];
-        k->capacity = cpu_is_cross(c, i) ? m->context : m->context - m->prefix;
-        size_t count = (size_t)c->open.streams * (size_t)k->capacity * (size_t)pa_inner(m);
-        k->k = ACT(count), k->v = ACT(count);
-    }
+    pa_layout_caches(a, &c->open, cpu_size(c->type), c->cache);
     c->step = F32(cpu_step_floats(c));
-    c->step_work = take(a, c->ops->attn_decode_work(c->open.streams, m->heads, m->dim_head, m->context, c->threads), 1);
+    c->step_work = pa_arena_take(a, c->ops->attn_decode_work(c->open.streams, m->heads, m->dim_head, m->context, c->threads), 1);
 }
 
 static void layout(pa_context *c) {
@@ -99,23 +56,17 @@ static void layout(pa_context *c) {
     pa_arena *a = c->arena;
     size_t n = c->params->floats, B = (size_t)c->open.max_batch;
     if (c->open.streams && !B) B = 1;
-    for (int i = 0; i < ARENAS; i++) a[i].used = 0;
-    c->param = take(&a[ARENA_PARAMETERS], n, 4);
-    c->weight = take(&a[ARENA_WEIGHTS], c->type == CPU_BF16 ? n : 0, 2);
+    pa_arenas_begin(a, 64);
+    c->param = pa_arena_take(&a[ARENA_PARAMETERS], n, 4);
+    c->weight = pa_arena_take(&a[ARENA_WEIGHTS], c->type == CPU_BF16 ? n : 0, 2);
     if (c->open.int8) {
-        size_t rows = 0;
-        for (int t = 0; t < c->params->count; t++) {
-            const pa_param *row = &c->params->row[t];
-            bool product = row->rank == 2 && t != c->params->token_emb && t != c->params->pos_emb;
-            c->scale_at[t] = product ? (ptrdiff_t)rows : -1;
-            if (product) rows += (size_t)row->shape[0];
-        }
-        c->weight8 = take(&a[ARENA_INT8], n, 1), c->scale = take(&a[ARENA_INT8], rows, 4);
+        size_t rows = pa_layout_scales(c->params, c->scale_at);
+        c->weight8 = pa_arena_take(&a[ARENA_INT8], n, 1), c->scale = pa_arena_take(&a[ARENA_INT8], rows, 4);
     }
     if (c->open.training) {
-        c->grad = take(&a[ARENA_GRADIENTS], n, 4);
+        c->grad = pa_arena_take(&a[ARENA_GRADIENTS], n, 4);
         size_t own = c->shared ? pa_comm_share_floats(c->open.comm, n) : n;
-        c->moment1 = take(&a[ARENA_MOMENTS], own, 4), c->moment2 = take(&a[ARENA_MOMENTS], own, 4);
+        c->moment1 = pa_arena_take(&a[ARENA_MOMENTS], own, 4), c->moment2 = pa_arena_take(&a[ARENA_MOMENTS], own, 4);
     }
     if (B) layout_activations(c, &a[ARENA_ACTIVATIONS], B, (size_t)(m->context - m->prefix), (size_t)m->prefix);
     if (B && c->open.training) layout_backward(c, &a[ARENA_BACKWARD], B, (size_t)(m->context - m->prefix), (size_t)m->prefix);

@@ -9,25 +9,6 @@
 #include "cuda/nccl.h"
 #include "host/arena.h"
 
-// What one block keeps from the forward for the backward pass. With recomputation, and without training, all blocks share one.
-typedef struct {
-    void *zn;               // (Q + R, C) act: normalised input; prefix rows first (cross-attention only)
-    float *mean, *rstd;     // (Q + R)
-    void *q, *k, *v;        // act: q (R, ldq), k and v (Q + R, ldkv), rotated
-    float *q_rstd, *k_rstd; // (R, H), (Q + R, H), with qk_norm
-    void *o;                // (R, I) act
-    float *lse;             // (B, H, N)
-    float *z_mid;           // (R, C) after attention
-    void *zn2;              // (R, C) act
-    float *mean2, *rstd2;
-    void *h, *g; // (R, F) act: before and after the activation
-} cuda_saved;
-
-typedef struct {
-    void *k, *v; // (S, H, capacity, D) act, k rotated
-    int capacity;
-} cuda_cache;
-
 // What a call needs of the host: one block, so that one copy carries it.
 typedef struct {
     int32_t *token, *position; // (Q + R)
@@ -95,7 +76,7 @@ struct pa_context {
     float *rotary_table;    // (context, rotary / 2, 2)
     float *xp;              // (Q, C) embedded prefix
     float **z;              // blocks + 1 residual streams (R, C); two in turn where nothing is kept
-    cuda_saved *saved;      // a block
+    pa_saved *saved;        // a block
     float *y;               // (R, C) output of a block's last product
     void *zf;               // (R, C) act: what the logits are made of
     float *mean_f, *rstd_f; // with final_norm
@@ -112,8 +93,8 @@ struct pa_context {
     void *dq, *dkv, *dout; // (R, 3 I) or (R, I) and (Q + R, 2 I); (R, I) act
     void *dlogits;         // (R, V) act
 
-    cuda_cache *cache; // a block
-    int cached;        // tokens in the window so far
+    pa_cache *cache; // a block
+    int cached;      // tokens in the window so far
     int cached_prefix;
     int32_t *step_in, *host_step_in; // rows filled in self caches, in cross caches; tokens (S); positions (S); device and pinned
     float *step, *host_logits;       // rows of a decoding step; (S, V) pinned
@@ -144,7 +125,6 @@ static inline void *cuda_at(const pa_context *c, const void *base, size_t i) {
 }
 
 // open.c
-bool cuda_is_cross(const pa_context *c, int block);
 // PA_OK, or an error that says what failed, where, and that nothing saved is lost.
 pa_status cuda_check(cudaError_t status, const char *what, pa_err *err);
 pa_status cuda_wait(pa_context *c, const char *what, pa_err *err); // for the stream; reports faults of launches too

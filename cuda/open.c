@@ -5,10 +5,6 @@
 
 #include "cuda/context.h"
 
-bool cuda_is_cross(const pa_context *c, int block) {
-    return block < c->params->model.perceive_depth;
-}
-
 // CUDA 13 needs driver 580 or newer, whichever its minor version.
 static pa_status driver_error(pa_err *err) {
     int knows = 0;

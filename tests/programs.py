@@ -4,8 +4,11 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import struct
 import subprocess
+import tempfile
+import unittest
 
 PATRAIN = os.path.join(os.environ["PA_BIN"], "patrain")
 KINDS = {"U16": "H", "I64": "q", "F32": "f"}
@@ -111,6 +114,16 @@ def make_corpus(folder):
     write_tokens(folder / "validation.safetensors", [70, 90, 20], seed=2)
     data = f"[data]\ntrain = {folder}/train.safetensors\nvalidation = {folder}/validation.safetensors\n"
     (folder / "tiny.ini").write_text(TINY + data)
+
+
+class WithCorpus(unittest.TestCase):
+    """A folder with that for all tests of a class, gone after them."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="patrain-test-"))
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        make_corpus(cls.folder)
 
 
 def command(folder, run, *arguments):

@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 import unittest
 
@@ -32,13 +31,7 @@ def environment(shim=None):
     return programs.environment(**more)
 
 
-class Crash(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="patrain-crash-"))
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        programs.make_corpus(cls.folder)
-
+class Crash(programs.WithCorpus):
     def line(self, ranks, run, *arguments):
         line = programs.command(self.folder, run, "--precision", "fp32", *arguments)
         return ["mpirun", "-n", str(ranks), *line] if ranks > 1 else line

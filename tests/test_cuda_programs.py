@@ -9,10 +9,8 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import struct
 import subprocess
-import tempfile
 import unittest
 
 import programs
@@ -24,12 +22,10 @@ RUN = ("optimizer.schedule=constant", "train.global_batch=3", "train.micro_batch
        "checkpoint.every=2")
 
 
-class Programs(unittest.TestCase):
+class Programs(programs.WithCorpus):
     @classmethod
     def setUpClass(cls):
-        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="patrain-cuda-"))
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        programs.make_corpus(cls.folder)
+        super().setUpClass()
         cls.losses = {p: cls.run_losses(f"cpu-{p}", "cpu", p) for p in ("fp32", "bf16")}
 
     @classmethod

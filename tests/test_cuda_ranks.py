@@ -2,13 +2,10 @@
 """patrain over several GPUs of the emulator, whose NCCL is MPI. Skipped (77) without mpirun."""
 
 import os
-import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import unittest
 
 import programs
@@ -17,13 +14,7 @@ from test_ranks import ENVIRONMENT, MPIRUN, ranks_below
 RUN = ("train.steps=6", "train.precision=fp32", "model.dropout=0.1", "log.eval_every=3", "checkpoint.every=2")
 
 
-class CudaRanks(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="patrain-cuda-ranks-"))
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        programs.make_corpus(cls.folder)
-
+class CudaRanks(programs.WithCorpus):
     def line(self, ranks, run, *arguments, device="cuda"):
         line = programs.command(self.folder, run, *RUN, *arguments)
         line[line.index("cpu")] = device

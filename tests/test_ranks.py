@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import unittest
 
@@ -36,13 +35,7 @@ def is_there(pid):
 
 SILENT = re.compile(r"patrain: communication: nothing from ranks? ([\d, ]+) for 10 s \(train.timeout\)")
 
-class Ranks(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="patrain-ranks-"))
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        programs.make_corpus(cls.folder)
-
+class Ranks(programs.WithCorpus):
     def start(self, ranks, run, *arguments, mpi=False, environment=ENVIRONMENT):
         """The processes of a run: mpirun, or each rank."""
         line = programs.command(self.folder, run, *arguments)

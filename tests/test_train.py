@@ -4,27 +4,18 @@ logs are in test_train_files.py."""
 
 import fcntl
 import math
-import pathlib
 import random
 import re
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import unittest
 
 import programs
 
 
-class Run(unittest.TestCase):
-    """A folder with a corpus and tiny.ini, for all tests of a class; a run directory of its own for each."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="patrain-test-"))
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        programs.make_corpus(cls.folder)
+class Run(programs.WithCorpus):
+    """A run directory of its own for each test."""
 
     def train(self, run, *arguments, status=0, **options):
         done = programs.train(self.folder, run, *arguments, **options)
