@@ -67,8 +67,9 @@ TIMED(PART_OPTIMIZER, adam,
 TIMED(PART_OTHER, cast, (cpu_type type, void *y, const float *x, size_t n), type, y, x, n)
 TIMED(PART_OTHER, widen, (cpu_type type, float *y, const void *x, size_t n), type, y, x, n)
 TIMED(PART_OTHER, column_sum, (float *sum, const float *x, int rows, int C), sum, x, rows, C)
-TIMED(PART_LINEAR, gemv, (cpu_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out), type, y,
-      x, w, bias, streams, in, out)
+TIMED(PART_LINEAR, gemv,
+      (cpu_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out, float *work), type, y, x, w,
+      bias, streams, in, out, work)
 static double timed_sum_squares(const float *x, size_t n) {
     double start = pa_clock(), sum = real->sum_squares(x, n);
     spent[PART_OPTIMIZER] += pa_clock() - start;

@@ -74,7 +74,7 @@ static void product(const pa_context *c, float *y, const float *x, int t, int fi
     if (c->weight8 && c->scale_at[t] >= 0)
         c->ops->gemv_int8(y, x, c->weight8 + c->params->row[t].offset + at, c->scale + c->scale_at[t] + first, bias, S, in, out);
     else
-        c->ops->gemv(c->type, y, x, cpu_weight(c, t, at), bias, S, in, out);
+        c->ops->gemv(c->type, y, x, cpu_weight(c, t, at), bias, S, in, out, c->step_work);
 }
 
 static void attend(pa_context *c, int block, const step_rows *r) {

@@ -48,7 +48,9 @@ static void layout_caches(pa_context *c, pa_arena *a) {
     const pa_model *m = &c->params->model;
     pa_layout_caches(a, &c->open, cpu_size(c->type), c->cache);
     c->step = F32(cpu_step_floats(c));
-    c->step_work = pa_arena_take(a, c->ops->attn_decode_work(c->open.streams, m->heads, m->dim_head, m->context, c->threads), 1);
+    size_t attention = c->ops->attn_decode_work(c->open.streams, m->heads, m->dim_head, m->context, c->threads);
+    size_t longest = (size_t)(pa_ff(m) > pa_inner(m) ? pa_ff(m) : pa_inner(m)), product = (size_t)c->open.streams * longest * 4;
+    c->step_work = pa_arena_take(a, attention > product ? attention : product, 1);
 }
 
 static void layout(pa_context *c) {

@@ -92,8 +92,8 @@ typedef struct {
     void (*widen)(cpu_type type, float *y, const void *x, size_t n);
     // sum (C) += the columns of x (rows, C).
     void (*column_sum)(float *sum, const float *x, int rows, int C);
-    // y (S, out) = x (S, in) w^T (+ bias), w (out, in) of `type`, read once. For decoding.
-    void (*gemv)(cpu_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out);
+    // y (S, out) = x (S, in) w^T (+ bias), w (out, in) of `type`, read once. For decoding. work: (S, in), with bf16.
+    void (*gemv)(cpu_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out, float *work);
     // The same with w (out, in) of 8 bits: row o stands for scale[o] w[o].
     void (*gemv_int8)(float *y, const float *x, const int8_t *w, const float *scale, const float *bias, int streams, int in, int out);
 } cpu_ops;

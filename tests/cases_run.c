@@ -156,7 +156,7 @@ static void open_product(maker *m) {
     if (c->kind == CASE_GEMV) {
         size_t in = (size_t)c->in, out = (size_t)c->out, S = (size_t)c->rows;
         numbers(m, X_LEFT, CPU_F32, S * in, 0, 1), numbers(m, X_RIGHT, c->type, in * out, 0, 1), take(m, X_OUT, S * out * 4);
-        numbers(m, X_BIAS, CPU_F32, out, 0, 1);
+        numbers(m, X_BIAS, CPU_F32, out, 0, 1), take(m, X_WORK, S * in * 4);
         return;
     }
     const cpu_product *p = &c->product;
@@ -342,7 +342,7 @@ pa_status case_execute(case_run *r, pa_err *err) {
         ops->column_sum(x[X_TO].data, x[X_FROM].data, c->rows, c->in);
         break;
     case CASE_GEMV:
-        ops->gemv(c->type, x[X_OUT].data, x[X_LEFT].data, x[X_RIGHT].data, x[X_BIAS].data, c->rows, c->in, c->out);
+        ops->gemv(c->type, x[X_OUT].data, x[X_LEFT].data, x[X_RIGHT].data, x[X_BIAS].data, c->rows, c->in, c->out, x[X_WORK].data);
         break;
     case CASE_MATMUL:
         return cpu_matmul_run(r->mm, &c->product, x[X_LEFT].data, x[X_RIGHT].data, x[X_OUT].data, err);
