@@ -1,6 +1,6 @@
 // matmul.c: matrix products by oneDNN, one cached primitive a shape. Knows nothing of the model.
-// Where the processor has no products of bf16, bf16 operands are widened to float32 first: the same numbers, for the time and the memory of
-// the copies. (oneDNN has none there without AVX-512, and with it imitates them at a tenth of float32's rate.)
+// Where the processor has no products of bf16, bf16 operands are widened to float32 first, some rows at a time: the same numbers, for the
+// time of the copies. (oneDNN has none there without AVX-512, and with it imitates them at a tenth of float32's rate.)
 #include "cpu/matmul.h"
 #include "cpu/simd.h"
 
@@ -12,7 +12,6 @@ typedef struct {
     cpu_product key;
     dnnl_primitive_t primitive;
     dnnl_memory_t a, b, c, scratch;
-    bool widen; // bf16 operands go through float32 copies
 } entry;
 
 struct cpu_matmul {
@@ -22,7 +21,8 @@ struct cpu_matmul {
     int count, capacity;
     void *scratch; // shared by all entries: the largest that one of them wants
     size_t scratch_size;
-    void *wide[3]; // float32 copies of a, b and c
+    bool bf16;     // the processor multiplies it
+    void *wide[3]; // float32 copies of rows of a, b and c
     size_t wide_size[3];
     double seconds, flop; // of all runs
 };
@@ -47,6 +47,7 @@ pa_status cpu_matmul_create(cpu_matmul **out, pa_err *err) {
     TRY(dnnl_engine_create(&mm->engine, dnnl_cpu, 0));
     TRY(dnnl_stream_create(&mm->stream, mm->engine, dnnl_stream_default_flags));
     TRY(dnnl_set_primitive_cache_capacity(0)); // this table is the cache
+    mm->bf16 = (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
 done:
     if (result) cpu_matmul_destroy(mm);
     *out = result ? NULL : mm;
@@ -94,58 +95,14 @@ static pa_status reserve(void **p, size_t *size, size_t need, pa_err *err) {
     return PA_OK;
 }
 
-typedef struct {
-    int rows, columns, ld; // as stored
-    cpu_type type;
-} operand;
-enum { A, B, C };
-
-static void operands(const cpu_product *p, operand o[3]) {
-    o[A] = (operand){p->a_t ? p->k : p->m, p->a_t ? p->m : p->k, p->lda, p->a};
-    o[B] = (operand){p->b_t ? p->n : p->k, p->b_t ? p->k : p->n, p->ldb, p->b};
-    o[C] = (operand){p->m, p->n, p->ldc, p->c};
-}
-
-// The same product with bf16 operands as dense float32.
-static cpu_product widened(const cpu_product *p) {
-    cpu_product w = *p;
-    operand o[3];
-    operands(p, o);
-    if (w.a == CPU_BF16) w.a = CPU_F32, w.lda = o[A].columns;
-    if (w.b == CPU_BF16) w.b = CPU_F32, w.ldb = o[B].columns;
-    if (w.c == CPU_BF16) w.c = CPU_F32, w.ldc = o[C].columns;
-    return w;
-}
-
-static void widen(float *to, const uint16_t *from, const operand *o) {
-#pragma omp parallel for schedule(static)
-    for (int r = 0; r < o->rows; r++) {
-        float *t = to + (size_t)r * (size_t)o->columns;
-        const uint16_t *f = from + (size_t)r * (size_t)o->ld;
-        for (int i = 0; i < o->columns; i++) t[i] = bf16_to_float(f[i]);
-    }
-}
-
-static void narrow(uint16_t *to, const float *from, const operand *o) {
-#pragma omp parallel for schedule(static)
-    for (int r = 0; r < o->rows; r++) {
-        uint16_t *t = to + (size_t)r * (size_t)o->ld;
-        const float *f = from + (size_t)r * (size_t)o->columns;
-        for (int i = 0; i < o->columns; i++) t[i] = bf16_from_float(f[i]);
-    }
-}
-
-static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *key, pa_err *err) {
+static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *p, pa_err *err) {
     pa_status result = PA_OK;
-    const bool wide = (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) != dnnl_cpu_isa_avx512_core_bf16 &&
-                      (key->a == CPU_BF16 || key->b == CPU_BF16 || key->c == CPU_BF16);
-    const cpu_product product = wide ? widened(key) : *key, *p = &product;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_post_ops_t ops = NULL;
     dnnl_primitive_desc_t pd = NULL;
     dnnl_memory_desc_t a, b, c;
     dnnl_matmul_desc_t d;
-    *e = (entry){.key = *key, .widen = wide};
+    *e = (entry){.key = *p};
     TRY(describe(&a, p->m, p->k, p->a, p->a_t, p->lda));
     TRY(describe(&b, p->k, p->n, p->b, p->b_t, p->ldb));
     TRY(describe(&c, p->m, p->n, p->c, false, p->ldc));
@@ -166,13 +123,6 @@ static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *key, 
     TRY(dnnl_memory_create(&e->scratch, s, mm->engine, DNNL_MEMORY_NONE));
     size_t need = dnnl_memory_desc_get_size(s);
     if ((result = reserve(&mm->scratch, &mm->scratch_size, need, err))) goto done;
-    operand o[3];
-    operands(key, o);
-    for (int i = 0; wide && i < 3; i++) {
-        if (o[i].type != CPU_BF16) continue;
-        size_t bytes = (size_t)o[i].rows * (size_t)o[i].columns * sizeof(float);
-        if ((result = reserve(&mm->wide[i], &mm->wide_size[i], bytes, err))) goto done;
-    }
     if (getenv("PATRAIN_DEBUG_MATMUL")) {
         const char *info = NULL;
         dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &info);
@@ -207,29 +157,89 @@ static pa_status find(cpu_matmul *mm, const cpu_product *p, entry **found, pa_er
     return PA_OK;
 }
 
-pa_status cpu_matmul_run(cpu_matmul *mm, const cpu_product *p, const void *a, const void *b, void *c, pa_err *err) {
+static pa_status run(cpu_matmul *mm, const cpu_product *p, const void *a, const void *b, void *c, pa_err *err) {
     pa_status result = PA_OK;
     entry *e = NULL;
-    if (p->m == 0 || p->n == 0) return PA_OK;
-    double start = pa_clock();
     if ((result = find(mm, p, &e, err))) return result;
-    operand o[3];
-    operands(p, o);
-    const void *in[3] = {a, b, c};
-    for (int i = 0; e->widen && i < 3; i++) {
-        if (o[i].type != CPU_BF16) continue;
-        if (i != C || p->add) widen(mm->wide[i], in[i], &o[i]);
-        in[i] = mm->wide[i];
-    }
-    TRY(dnnl_memory_set_data_handle(e->a, (void *)in[A]));
-    TRY(dnnl_memory_set_data_handle(e->b, (void *)in[B]));
-    TRY(dnnl_memory_set_data_handle(e->c, (void *)in[C]));
+    TRY(dnnl_memory_set_data_handle(e->a, (void *)a));
+    TRY(dnnl_memory_set_data_handle(e->b, (void *)b));
+    TRY(dnnl_memory_set_data_handle(e->c, c));
     TRY(dnnl_memory_set_data_handle(e->scratch, mm->scratch));
     dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, e->a}, {DNNL_ARG_WEIGHTS, e->b}, {DNNL_ARG_DST, e->c}, {DNNL_ARG_SCRATCHPAD, e->scratch}};
     TRY(dnnl_primitive_execute(e->primitive, mm->stream, 4, args));
     TRY(dnnl_stream_wait(mm->stream));
-    if (in[C] != c) narrow(c, in[C], &o[C]);
-    mm->seconds += pa_clock() - start, mm->flop += 2.0 * p->m * p->n * p->k;
 done:
     return result;
+}
+
+// An operand as stored.
+typedef struct {
+    int rows, columns, ld;
+    cpu_type type;
+    const void *p;
+} operand;
+enum { A, B, C, WIDE_ROWS = 512 };
+
+static operand row_at(const operand *o, int row, int rows) {
+    return (operand){rows, o->columns, o->ld, o->type, (const char *)o->p + (size_t)row * (size_t)o->ld * cpu_size(o->type)};
+}
+
+// Rows of bf16 become rows of copy i, read or only given room.
+static pa_status widen(cpu_matmul *mm, int i, operand *o, bool read, pa_err *err) {
+    if (o->type == CPU_F32) return PA_OK;
+    pa_status s = reserve(&mm->wide[i], &mm->wide_size[i], (size_t)o->rows * (size_t)o->columns * sizeof(float), err);
+    if (s) return s;
+    float *to = mm->wide[i];
+    const uint16_t *from = o->p;
+    const int rows = read ? o->rows : 0, columns = o->columns, ld = o->ld;
+#pragma omp parallel for schedule(static)
+    for (int r = 0; r < rows; r++) {
+        float *t = to + (size_t)r * (size_t)columns;
+        const uint16_t *f = from + (size_t)r * (size_t)ld;
+        for (int j = 0; j < columns; j++) t[j] = bf16_to_float(f[j]);
+    }
+    *o = (operand){o->rows, columns, columns, CPU_F32, to};
+    return PA_OK;
+}
+
+static void narrow(const operand *to, const float *from) {
+#pragma omp parallel for schedule(static)
+    for (int r = 0; r < to->rows; r++) {
+        uint16_t *t = (uint16_t *)to->p + (size_t)r * (size_t)to->ld;
+        const float *f = from + (size_t)r * (size_t)to->columns;
+        for (int j = 0; j < to->columns; j++) t[j] = bf16_from_float(f[j]);
+    }
+}
+
+// Rows of c, or, where a is transposed, of both factors, WIDE_ROWS at a time.
+static pa_status run_wide(cpu_matmul *mm, const cpu_product *p, const void *a, const void *b, void *c, pa_err *err) {
+    const operand all[3] = {{p->a_t ? p->k : p->m, p->a_t ? p->m : p->k, p->lda, p->a, a},
+                            {p->b_t ? p->n : p->k, p->b_t ? p->k : p->n, p->ldb, p->b, b},
+                            {p->m, p->n, p->ldc, p->c, c}};
+    const bool both = p->a_t && !p->b_t && p->add && p->c == CPU_F32;
+    const int rows = all[A].rows, step = p->a_t && !both ? rows : WIDE_ROWS;
+    operand right = all[B];
+    pa_status s = both ? PA_OK : widen(mm, B, &right, true, err);
+    for (int r = 0; r < rows && !s; r += step) {
+        const int count = rows - r < step ? rows - r : step;
+        operand left = row_at(&all[A], r, count), out = p->a_t ? all[C] : row_at(&all[C], r, count), to = out;
+        if (both) right = row_at(&all[B], r, count);
+        cpu_product w = *p;
+        if ((s = widen(mm, A, &left, true, err)) || (both && (s = widen(mm, B, &right, true, err))) || (s = widen(mm, C, &to, w.add, err)))
+            break;
+        w.m = p->a_t ? p->m : count, w.k = both ? count : p->k;
+        w.a = w.b = w.c = CPU_F32, w.lda = left.ld, w.ldb = right.ld, w.ldc = to.ld;
+        s = run(mm, &w, left.p, right.p, (void *)to.p, err);
+        if (!s && out.type == CPU_BF16) narrow(&out, to.p);
+    }
+    return s;
+}
+
+pa_status cpu_matmul_run(cpu_matmul *mm, const cpu_product *p, const void *a, const void *b, void *c, pa_err *err) {
+    if (p->m == 0 || p->n == 0) return PA_OK;
+    double start = pa_clock();
+    bool wide = !mm->bf16 && (p->a == CPU_BF16 || p->b == CPU_BF16 || p->c == CPU_BF16);
+    pa_status s = wide ? run_wide(mm, p, a, b, c, err) : run(mm, p, a, b, c, err);
+    if (!s) mm->seconds += pa_clock() - start, mm->flop += 2.0 * p->m * p->n * p->k;
+    return s;
 }

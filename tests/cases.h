@@ -12,7 +12,7 @@ typedef struct {
     int context, prefix, dim, heads, dim_head, depth, batch, vocab;
 } case_model;
 extern const case_model case_models[5]; // v1 to v5, batch 1
-extern const case_model case_small[4];  // for tests: sizes that fill no vector, no tile, and some that do
+extern const case_model case_small[5];  // for tests: sizes that fill no vector, no tile, and some that do
 pa_model case_settings(const case_model *m);
 
 typedef enum {

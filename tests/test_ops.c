@@ -60,7 +60,7 @@ static void check_row(const case_row *row, const cpu_ops *ops) {
 static void check_type(cpu_type type) {
     for (int i = 0; i < 4; i++) {
         const cpu_ops *ops = cpu_ops_select(isa_name[i]);
-        for (int m = 0; ops && m < 4; m++) {
+        for (int m = 0; ops && m < 5; m++) {
             case_row row[CASE_ROWS];
             int rows = case_table(&case_small[m], type, row);
             omp_set_num_threads(1 + m);
