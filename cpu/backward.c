@@ -76,7 +76,7 @@ static pa_status projection_backward(pa_context *c, int block, int Q, const void
     const pa_saved *s = &c->saved[block];
     int C = m->dim, I = pa_inner(m);
     pa_status e;
-    if (!pa_is_cross(&c->params->model, block)) {
+    if (!pa_is_cross(m, block)) {
         if ((e = weight_gradient(c, c->R, C, 3 * I, dq, 3 * I, s->zn, t->qkv, err))) return e;
         return input_gradient(c, c->R, C, 3 * I, dq, 3 * I, t->qkv, c->dxn, false, err);
     }
@@ -91,7 +91,7 @@ static pa_status attention_backward(pa_context *c, int block, pa_err *err) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
     const pa_saved *s = &c->saved[block];
-    bool cross = pa_is_cross(&c->params->model, block);
+    bool cross = pa_is_cross(m, block);
     int C = m->dim, I = pa_inner(m), R = c->R, Q = cross ? c->Q : 0, ldkv = cross ? 2 * I : 3 * I;
     pa_status e;
     if (t->out_b >= 0) c->ops->column_sum(cpu_grad(c, t->out_b), c->dz, R, C);

@@ -33,7 +33,7 @@ static void keep_rows(pa_context *c, int block, int stream) {
     const pa_model *m = &c->params->model;
     const pa_saved *s = &c->saved[block];
     pa_cache *cache = &c->cache[block];
-    bool cross = pa_is_cross(&c->params->model, block);
+    bool cross = pa_is_cross(m, block);
     size_t H = (size_t)m->heads, D = (size_t)m->dim_head, I = H * D, ld = cross ? 2 * I : 3 * I, size = cpu_size(c->type);
     int rows = (cross ? c->Q : 0) + c->R;
     for (int row = 0; row < rows; row++)
@@ -82,7 +82,7 @@ static void attend(pa_context *c, int block, const step_rows *r) {
     const pa_block_index *t = &c->params->block[block];
     pa_cache *cache = &c->cache[block];
     int S = c->open.streams, C = m->dim, I = pa_inner(m), H = m->heads, D = m->dim_head, rotary = pa_rotary_dims(m);
-    bool cross = pa_is_cross(&c->params->model, block);
+    bool cross = pa_is_cross(m, block);
     int at = cross ? c->cached : c->cached - c->cached_prefix; // of the new key in this cache
     // One stream's q, k and v are neighbours, and so are the rows that give them: one product does.
     product(c, r->q, r->xn, cross ? t->q : t->qkv, 0, NULL, C, S == 1 && !cross ? 3 * I : I);

@@ -48,7 +48,7 @@ cpu_dropout cpu_dropout_of(const pa_context *c, int block) {
 void cpu_attention_of(const pa_context *c, int block, cpu_attn *a) {
     const pa_model *m = &c->params->model;
     const pa_saved *s = &c->saved[block];
-    bool cross = pa_is_cross(&c->params->model, block);
+    bool cross = pa_is_cross(m, block);
     int I = pa_inner(m), ldkv = cross ? 2 * I : 3 * I;
     size_t prefix = cross ? (size_t)c->Q * (size_t)ldkv : 0;
     *a = (cpu_attn){.type = c->type,
@@ -87,7 +87,7 @@ static pa_status project(pa_context *c, int block, pa_err *err) {
     const pa_block_index *t = &c->params->block[block];
     pa_saved *s = &c->saved[block];
     int C = m->dim, I = pa_inner(m), H = m->heads, D = m->dim_head, rotary = pa_rotary_dims(m);
-    bool cross = pa_is_cross(&c->params->model, block);
+    bool cross = pa_is_cross(m, block);
     int Q = cross ? c->Q : 0, ldq = cross ? I : 3 * I, ldkv = cross ? 2 * I : 3 * I;
     const int32_t *position = c->position + c->Q - Q;
     pa_status e;

@@ -44,7 +44,7 @@ static void keep_rows(pa_context *c, int block, int stream) {
     const pa_model *m = &c->params->model;
     const pa_saved *s = &c->saved[block];
     pa_cache *cache = &c->cache[block];
-    bool cross = pa_is_cross(&c->params->model, block);
+    bool cross = pa_is_cross(m, block);
     size_t H = (size_t)m->heads, D = (size_t)m->dim_head, I = H * D, ld = cross ? 2 * I : 3 * I, size = cuda_size(c->type);
     size_t rows = (size_t)((cross ? c->Q : 0) + c->R);
     for (size_t h = 0; h < H; h++) {
@@ -94,7 +94,7 @@ static void attend(pa_context *c, int block, const step_rows *r) {
     const pa_block_index *t = &c->params->block[block];
     pa_cache *cache = &c->cache[block];
     int S = c->open.streams, C = m->dim, I = pa_inner(m), H = m->heads, D = m->dim_head, rotary = pa_rotary_dims(m);
-    bool cross = pa_is_cross(&c->params->model, block);
+    bool cross = pa_is_cross(m, block);
     const int *length = c->step_in + (cross ? 1 : 0), *position = c->step_in + 2 + S;
     // One row a stream of queries, keys and values, or, with cross-attention, of queries and then of keys and values.
     float *q = r->qkv, *k = cross ? q + S * I : q + I, *v = k + I;
