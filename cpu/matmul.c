@@ -9,7 +9,7 @@
 #include <string.h>
 
 typedef struct {
-    cpu_product key;
+    cpu_product key; // its types as the model has them; the primitive multiplies float32 where bf16 was widened
     dnnl_primitive_t primitive;
     dnnl_memory_t a, b, c, scratch;
 } entry;
@@ -103,9 +103,9 @@ static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *p, pa
     dnnl_memory_desc_t a, b, c;
     dnnl_matmul_desc_t d;
     *e = (entry){.key = *p};
-    TRY(describe(&a, p->m, p->k, p->a, p->a_t, p->lda));
-    TRY(describe(&b, p->k, p->n, p->b, p->b_t, p->ldb));
-    TRY(describe(&c, p->m, p->n, p->c, false, p->ldc));
+    TRY(describe(&a, p->m, p->k, mm->bf16 ? p->a : CPU_F32, p->a_t, p->lda));
+    TRY(describe(&b, p->k, p->n, mm->bf16 ? p->b : CPU_F32, p->b_t, p->ldb));
+    TRY(describe(&c, p->m, p->n, mm->bf16 ? p->c : CPU_F32, false, p->ldc));
     TRY(dnnl_primitive_attr_create(&attr));
     TRY(dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user));
     if (p->add) {
@@ -228,7 +228,7 @@ static pa_status run_wide(cpu_matmul *mm, const cpu_product *p, const void *a, c
         if ((s = widen(mm, A, &left, true, err)) || (both && (s = widen(mm, B, &right, true, err))) || (s = widen(mm, C, &to, w.add, err)))
             break;
         w.m = p->a_t ? p->m : count, w.k = both ? count : p->k;
-        w.a = w.b = w.c = CPU_F32, w.lda = left.ld, w.ldb = right.ld, w.ldc = to.ld;
+        w.lda = left.ld, w.ldb = right.ld, w.ldc = to.ld;
         s = run(mm, &w, left.p, right.p, (void *)to.p, err);
         if (!s && out.type == CPU_BF16) narrow(&out, to.p);
     }

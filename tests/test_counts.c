@@ -85,11 +85,7 @@ static void counts_are_as_written_down(void **state) {
         fprintf(out, "flop: linear %.0f forward %.0f backward, attention %.0f forward %.0f backward\n", f.linear_forward, f.linear_backward,
                 f.attention_forward, f.attention_backward);
         for (int precision = PA_PRECISION_FP32; precision <= PA_PRECISION_BF16; precision++) {
-            int made = primitives(v, (pa_precision)precision); // in bf16 it depends on whether the processor multiplies that
-            if (precision == PA_PRECISION_FP32)
-                fprintf(out, "training, %d primitives; ", made);
-            else
-                fprintf(out, "training; ");
+            fprintf(out, "training, %d primitives; ", primitives(v, (pa_precision)precision));
             plan(out, &m, (pa_open){.precision = (pa_precision)precision, .max_batch = 1, .training = true});
             fprintf(out, "generation; ");
             plan(out, &m, (pa_open){.precision = (pa_precision)precision, .streams = 1});

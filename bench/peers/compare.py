@@ -8,7 +8,7 @@ Training: batch 1, prefix dropout 0.7, Adam, a whole step (windows drawn, forwar
     published      perceiver_ar_pytorch 0.0.10 as its user trains it, float32
     best fp32      scaled_dot_product_attention, fused Adam, eager and torch.compile: the faster of the two
     best bf16      the same under bf16 autocast
-    patrain        configs/MODEL.ini with global_batch 1, float32; also bf16 where this processor has bf16 products
+    patrain        configs/MODEL.ini with global_batch 1, in the same precisions
 Fairness: the same number of threads for all; one process at a time, the others wait without spinning; set-up, compilation and the first
 steps are not timed; each round times every peer once, so that a slow minute of the machine meets them all; the ratio is taken round by
 round and its median, least and most are printed. That all compute the same is checked first: the loss of PyTorch's first weights on one
