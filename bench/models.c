@@ -237,7 +237,9 @@ static pa_status bench_generate(const pa_backend *be, const case_model *v, pa_pr
         double size = be->precision(b.c) == PA_PRECISION_FP32 ? 4 : 2, weights = weight_numbers(&b);
         double keys = b.batch.length + m->depth * (double)b.batch.latents + (1 + m->depth) * DECODED / 2.0;
         name(&row[0], &b, "prefill"), name(&row[1], &b, "decode");
-        row[0].flop = f.linear_forward + f.attention_forward - 2.0 * m->vocab * m->dim * (b.batch.latents - 1); // one row of logits
+        // Logits and, in the last block, all that is behind queries, keys and values are one row's.
+        double spared = b.batch.latents - 1, C = m->dim, I = pa_inner(m), last = (m->depth ? 0 : m->prefix) + b.batch.latents / 2.0;
+        row[0].flop = f.linear_forward + f.attention_forward - 2 * spared * (C * (I + 2 * pa_ff(m) + m->vocab) + 2 * I * last);
         row[0].tokens = b.batch.length;
         row[1].tokens = 1, row[1].read_bound = true;
         row[1].flop = 2 * weights + 4 * keys * pa_inner(m), row[1].bytes = size * (weights + 2 * keys * pa_inner(m));

@@ -75,10 +75,12 @@ static inline void *cpu_at(const pa_context *c, const void *base, size_t i) {
 
 // open.c
 void cpu_refresh_weights(pa_context *c); // rounds and casts the parameters again if any was written
-// forward.c: embeds and runs all blocks; zf is ready after it. after(block) is called when a block's k and v are.
+// forward.c: embeds and runs all blocks; zf is ready after it. With keep, which is called when a block's k and v are ready, zf is the last
+// latent's row alone: the last block does without the others.
 pa_status cpu_set_shape(pa_context *c, const pa_batch *b, pa_err *err);
-pa_status cpu_forward(pa_context *c, const pa_batch *b, void (*after)(pa_context *c, int block, int stream), int stream, pa_err *err);
+pa_status cpu_forward(pa_context *c, const pa_batch *b, void (*keep)(pa_context *c, int block, int stream), int stream, pa_err *err);
 void cpu_enter(pa_context *c, int block, const float *x, const float *r, float *z);
+// A block from its normalised input: leaves z_mid and, with last_product, the feed-forward's output in y.
 pa_status cpu_body(pa_context *c, int block, bool last_product, pa_err *err);
 void cpu_attention_of(const pa_context *c, int block, cpu_attn *a);
 cpu_dropout cpu_dropout_of(const pa_context *c, int block);

@@ -44,17 +44,31 @@ static void keep_rows(pa_context *c, int block, int stream) {
         }
 }
 
+// A stream whose tokens are the last one's, as all of a primer's are at first, has its keys and values too.
+static void keep_again(pa_context *c, int stream) {
+    for (int i = 0; i < c->blocks; i++) {
+        pa_cache *cache = &c->cache[i];
+        size_t bytes = (size_t)cache->capacity * (size_t)pa_inner(&c->params->model) * cpu_size(c->type), to = (size_t)stream * bytes;
+        memcpy((char *)cache->k + to, (char *)cache->k + to - bytes, bytes);
+        memcpy((char *)cache->v + to, (char *)cache->v + to - bytes, bytes);
+    }
+}
+
 pa_status cpu_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err) {
     const pa_model *m = &c->params->model;
     if (!c->open.streams) return pa_error(err, PA_USAGE, "prefill: this context was opened without streams");
     c->cached = 0;
     for (int s = 0; s < c->open.streams; s++) {
         pa_batch b = {.batch = 1, .length = length, .latents = latents, .input = tokens + (size_t)s * (size_t)length};
+        float *out = logits + (size_t)s * (size_t)m->vocab;
+        if (s && !memcmp(b.input, b.input - length, (size_t)length * sizeof *tokens)) {
+            keep_again(c, s);
+            memcpy(out, out - m->vocab, (size_t)m->vocab * sizeof *out);
+            continue;
+        }
         pa_status e = cpu_forward(c, &b, keep_rows, s, err);
         if (e) return e;
-        const void *last = cpu_at(c, c->zf, (size_t)(latents - 1) * (size_t)m->dim);
-        float *out = logits + (size_t)s * (size_t)m->vocab;
-        if ((e = cpu_linear(c, 1, m->dim, m->vocab, last, c->params->logits, out, CPU_F32, err))) return e;
+        if ((e = cpu_linear(c, 1, m->dim, m->vocab, c->zf, c->params->logits, out, CPU_F32, err))) return e;
     }
     c->cached = length, c->cached_prefix = length - latents;
     return PA_OK;

@@ -107,43 +107,56 @@ static pa_status project(pa_context *c, int block, pa_err *err) {
     return PA_OK;
 }
 
-// A block from its normalised input: leaves z_mid and, with last_product, the feed-forward's output in y.
-pa_status cpu_body(pa_context *c, int block, bool last_product, pa_err *err) {
+// From a block's queries, keys and values to z_mid and, with last_product, the feed-forward's output in y: of the latents from `first` on,
+// which lie from the buffers' start. first > 0 is for one sequence without dropout.
+static pa_status finish(pa_context *c, int block, int first, bool last_product, pa_err *err) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
     pa_saved *s = &c->saved[block];
-    int C = m->dim, I = pa_inner(m), F = pa_ff(m);
+    int C = m->dim, I = pa_inner(m), F = pa_ff(m), R = c->R - first;
     pa_status e;
-    if ((e = project(c, block, err))) return e;
     cpu_attn a;
     cpu_attention_of(c, block, &a);
+    if (first) { // earlier latents' keys are behind the prefix's, and as visible
+        size_t before = (size_t)(a.kept + first) * (size_t)a.ldkv;
+        a.q = cpu_at(c, s->q, (size_t)first * (size_t)a.ldq);
+        a.kn = cpu_at(c, s->k, before), a.vn = cpu_at(c, s->v, before);
+        a.kept += first, a.latents = R;
+    }
     c->ops->attn_fwd(&a, s->o, s->lse, c->work);
-    if ((e = cpu_linear(c, c->R, I, C, s->o, t->out_w, c->y, CPU_F32, err))) return e;
-    c->ops->layernorm_fwd(c->type, s->z_mid, s->zn2, s->mean2, s->rstd2, c->z[block], c->y, cpu_param(c, t->out_b),
-                          cpu_param(c, t->ff_norm_w), cpu_param(c, t->ff_norm_b), c->R, C);
-    if ((e = cpu_linear(c, c->R, C, F, s->zn2, t->ff_1, s->h, c->type, err))) return e;
+    if ((e = cpu_linear(c, R, I, C, s->o, t->out_w, c->y, CPU_F32, err))) return e;
+    c->ops->layernorm_fwd(c->type, s->z_mid, s->zn2, s->mean2, s->rstd2, c->z[block] + (size_t)first * (size_t)C, c->y,
+                          cpu_param(c, t->out_b), cpu_param(c, t->ff_norm_w), cpu_param(c, t->ff_norm_b), R, C);
+    if ((e = cpu_linear(c, R, C, F, s->zn2, t->ff_1, s->h, c->type, err))) return e;
     cpu_dropout drop = cpu_dropout_of(c, block);
-    c->ops->activation_fwd(c->type, m->activation, s->g, s->h, c->R, F, &drop, c->N);
-    return last_product ? cpu_linear(c, c->R, F, C, s->g, t->ff_4, c->y, CPU_F32, err) : PA_OK;
+    c->ops->activation_fwd(c->type, m->activation, s->g, s->h, R, F, &drop, c->N);
+    return last_product ? cpu_linear(c, R, F, C, s->g, t->ff_4, c->y, CPU_F32, err) : PA_OK;
 }
 
-pa_status cpu_forward(pa_context *c, const pa_batch *b, void (*after)(pa_context *, int, int), int stream, pa_err *err) {
+pa_status cpu_body(pa_context *c, int block, bool last_product, pa_err *err) {
+    pa_status e = project(c, block, err);
+    return e ? e : finish(c, block, 0, last_product, err);
+}
+
+pa_status cpu_forward(pa_context *c, const pa_batch *b, void (*keep)(pa_context *, int, int), int stream, pa_err *err) {
     const pa_model *m = &c->params->model;
     const pa_params *p = c->params;
-    int C = m->dim;
+    int C = m->dim, last = c->blocks - 1;
     pa_status e = cpu_set_shape(c, b, err);
     if (e) return e;
+    const int first = keep ? c->R - 1 : 0; // of the rows that the last block goes on with
     cpu_refresh_weights(c);
     c->ops->embed_fwd(c->xp, c->token, c->position, cpu_param(c, p->token_emb), cpu_param(c, p->pos_emb), c->Q, C);
     c->ops->embed_fwd(c->z[0], c->token + c->Q, c->position + c->Q, cpu_param(c, p->token_emb), cpu_param(c, p->pos_emb), c->R, C);
     cpu_enter(c, 0, c->z[0], NULL, NULL);
     for (int i = 0; i < c->blocks; i++) {
-        if ((e = cpu_body(c, i, true, err))) return e;
-        if (after) after(c, i, stream);
-        if (i + 1 < c->blocks) cpu_enter(c, i + 1, c->saved[i].z_mid, c->y, c->z[i + 1]);
+        if ((e = project(c, i, err))) return e;
+        if (keep) keep(c, i, stream);
+        if ((e = finish(c, i, i == last ? first : 0, true, err))) return e;
+        if (i < last) cpu_enter(c, i + 1, c->saved[i].z_mid, c->y, c->z[i + 1]);
     }
-    c->ops->layernorm_fwd(c->type, c->z[c->blocks], c->zf, c->mean_f, c->rstd_f, c->saved[c->blocks - 1].z_mid, c->y, NULL,
-                          cpu_param(c, p->final_norm_w), cpu_param(c, p->final_norm_b), c->R, C);
+    c->ops->layernorm_fwd(c->type, c->z[c->blocks], c->zf, c->mean_f, c->rstd_f, c->saved[last].z_mid, c->y, NULL,
+                          cpu_param(c, p->final_norm_w), cpu_param(c, p->final_norm_b), c->R - first, C);
     return PA_OK;
 }
 

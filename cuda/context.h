@@ -131,13 +131,14 @@ pa_status cuda_wait(pa_context *c, const char *what, pa_err *err); // for the st
 // layout.c: what lies where in the arenas; counts while they have no base.
 void cuda_layout(pa_context *c);
 size_t cuda_layout_pinned(pa_context *c, char *base); // the host's twins of inputs, scalars and results: bytes of them
-// forward.c: embeds and runs all blocks; zf is ready after it. after(block) is called when a block's k and v are.
+// forward.c: embeds and runs all blocks; zf is ready after it. With keep, which is called when a block's k and v are ready, zf is the last
+// latent's row alone: the last block does without the others.
 // Checks a batch, copies it to a slot and on to the device, beside what the stream does.
 pa_status cuda_send(pa_context *c, const pa_batch *b, cuda_slot **slot, pa_err *err);
 // Makes a slot's batch that of the call at hand. loss_scale: see cuda_scalars.
 pa_status cuda_take(pa_context *c, cuda_slot *slot, float loss_scale, pa_err *err);
 pa_status cuda_stage(pa_context *c, const pa_batch *b, pa_err *err);
-pa_status cuda_forward(pa_context *c, void (*after)(pa_context *c, int block, int stream), int stream, pa_err *err);
+pa_status cuda_forward(pa_context *c, void (*keep)(pa_context *c, int block, int stream), int stream, pa_err *err);
 void cuda_enter(pa_context *c, int block, const float *x, const float *r, float *z);
 pa_status cuda_body(pa_context *c, int block, bool last_product, pa_err *err);
 void cuda_attention_of(const pa_context *c, int block, cuda_attn *a);

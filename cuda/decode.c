@@ -56,6 +56,16 @@ static void keep_rows(pa_context *c, int block, int stream) {
     }
 }
 
+// A stream whose tokens are the last one's, as all of a primer's are at first, has its keys, values and logits too.
+static void keep_again(pa_context *c, int stream) {
+    for (int i = 0; i < c->blocks; i++) {
+        pa_cache *cache = &c->cache[i];
+        size_t bytes = (size_t)cache->capacity * (size_t)pa_inner(&c->params->model) * cuda_size(c->type), to = (size_t)stream * bytes;
+        cudaMemcpyAsync((char *)cache->k + to, (char *)cache->k + to - bytes, bytes, cudaMemcpyDeviceToDevice, c->stream);
+        cudaMemcpyAsync((char *)cache->v + to, (char *)cache->v + to - bytes, bytes, cudaMemcpyDeviceToDevice, c->stream);
+    }
+}
+
 pa_status cuda_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err) {
     const pa_model *m = &c->params->model;
     size_t V = (size_t)m->vocab;
@@ -64,12 +74,15 @@ pa_status cuda_prefill(pa_context *c, int length, int latents, const uint16_t *t
     for (int s = 0; s < c->open.streams; s++) {
         pa_batch b = {.batch = 1, .length = length, .latents = latents, .input = tokens + (size_t)s * (size_t)length};
         cuda_slot *slot;
-        pa_status e = cuda_send(c, &b, &slot, err);
-        if (e || (e = cuda_take(c, slot, 0, err))) return e;
-        cuda_refresh_weights(c);
-        if ((e = cuda_forward(c, keep_rows, s, err))) return e;
-        const void *last = cuda_at(c, c->zf, (size_t)(latents - 1) * (size_t)m->dim);
-        if ((e = cuda_linear(c, 1, m->dim, m->vocab, last, c->params->logits, c->logits, CUDA_F32, err))) return e;
+        pa_status e;
+        if (s && !memcmp(b.input, b.input - length, (size_t)length * sizeof *tokens)) {
+            keep_again(c, s); // the logits are still there
+        } else {
+            if ((e = cuda_send(c, &b, &slot, err)) || (e = cuda_take(c, slot, 0, err))) return e;
+            cuda_refresh_weights(c);
+            if ((e = cuda_forward(c, keep_rows, s, err))) return e;
+            if ((e = cuda_linear(c, 1, m->dim, m->vocab, c->zf, c->params->logits, c->logits, CUDA_F32, err))) return e;
+        }
         cudaError_t status = cudaMemcpyAsync(c->host_logits + (size_t)s * V, c->logits, V * 4, cudaMemcpyDeviceToHost, c->stream);
         if ((e = cuda_check(status, "fetching logits", err))) return e;
     }

@@ -153,41 +153,57 @@ static pa_status project(pa_context *c, int block, pa_err *err) {
     return PA_OK;
 }
 
-// A block from its normalised input: leaves z_mid and, with last_product, the feed-forward's output in y.
-pa_status cuda_body(pa_context *c, int block, bool last_product, pa_err *err) {
+// From a block's queries, keys and values to z_mid and, with last_product, the feed-forward's output in y: of the latents from `first` on,
+// which lie from the buffers' start. first > 0 is for one sequence without dropout.
+static pa_status finish(pa_context *c, int block, int first, bool last_product, pa_err *err) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
     pa_saved *s = &c->saved[block];
-    int C = m->dim, I = pa_inner(m), F = pa_ff(m);
+    int C = m->dim, I = pa_inner(m), F = pa_ff(m), R = c->R - first;
     pa_status e;
-    if ((e = project(c, block, err))) return e;
     cuda_attn a;
     cuda_attention_of(c, block, &a);
-    cuda_attend_fwd(c->attend, c->stream, &a, s->o, s->lse, c->work, c->work_size);
-    if ((e = cuda_linear(c, c->R, I, C, s->o, t->out_w, c->y, CUDA_F32, err))) return e;
-    cuda_layernorm_fwd(c->stream, c->type, s->z_mid, s->zn2, s->mean2, s->rstd2, c->z[block], c->y, cuda_param(c, t->out_b),
-                       cuda_param(c, t->ff_norm_w), cuda_param(c, t->ff_norm_b), c->R, C);
-    if ((e = cuda_linear(c, c->R, C, F, s->zn2, t->ff_1, s->h, c->type, err))) return e;
+    if (first) { // earlier latents' keys are behind the prefix's, and as visible
+        size_t before = (size_t)(a.kept + first) * (size_t)a.ldkv;
+        a.q = cuda_at(c, s->q, (size_t)first * (size_t)a.ldq);
+        a.kn = cuda_at(c, s->k, before), a.vn = cuda_at(c, s->v, before);
+        a.kept += first, a.latents = R;
+    }
+    if (first) // a shape of its own for each primer: not worth a trial of cuDNN
+        cuda_attn_fwd(c->stream, &a, s->o, s->lse, c->work);
+    else
+        cuda_attend_fwd(c->attend, c->stream, &a, s->o, s->lse, c->work, c->work_size);
+    if ((e = cuda_linear(c, R, I, C, s->o, t->out_w, c->y, CUDA_F32, err))) return e;
+    cuda_layernorm_fwd(c->stream, c->type, s->z_mid, s->zn2, s->mean2, s->rstd2, c->z[block] + (size_t)first * (size_t)C, c->y,
+                       cuda_param(c, t->out_b), cuda_param(c, t->ff_norm_w), cuda_param(c, t->ff_norm_b), R, C);
+    if ((e = cuda_linear(c, R, C, F, s->zn2, t->ff_1, s->h, c->type, err))) return e;
     cuda_dropout drop = cuda_dropout_of(c, block);
-    cuda_activation_fwd(c->stream, c->type, (cuda_activation)m->activation, s->g, s->h, c->R, F, &drop, c->N);
-    return last_product ? cuda_linear(c, c->R, F, C, s->g, t->ff_4, c->y, CUDA_F32, err) : PA_OK;
+    cuda_activation_fwd(c->stream, c->type, (cuda_activation)m->activation, s->g, s->h, R, F, &drop, c->N);
+    return last_product ? cuda_linear(c, R, F, C, s->g, t->ff_4, c->y, CUDA_F32, err) : PA_OK;
 }
 
-pa_status cuda_forward(pa_context *c, void (*after)(pa_context *, int, int), int stream, pa_err *err) {
+pa_status cuda_body(pa_context *c, int block, bool last_product, pa_err *err) {
+    pa_status e = project(c, block, err);
+    return e ? e : finish(c, block, 0, last_product, err);
+}
+
+pa_status cuda_forward(pa_context *c, void (*keep)(pa_context *, int, int), int stream, pa_err *err) {
     const pa_params *p = c->params;
     const int32_t *token = c->in.token, *position = c->in.position;
-    int C = p->model.dim;
+    int C = p->model.dim, last = c->blocks - 1;
+    const int first = keep ? c->R - 1 : 0; // of the rows that the last block goes on with
     pa_status e;
     cuda_embed_fwd(c->stream, c->xp, token, position, cuda_param(c, p->token_emb), cuda_param(c, p->pos_emb), c->Q, C);
     cuda_embed_fwd(c->stream, c->z[0], token + c->Q, position + c->Q, cuda_param(c, p->token_emb), cuda_param(c, p->pos_emb), c->R, C);
     cuda_enter(c, 0, c->z[0], NULL, NULL);
     for (int i = 0; i < c->blocks; i++) {
-        if ((e = cuda_body(c, i, true, err))) return e;
-        if (after) after(c, i, stream);
-        if (i + 1 < c->blocks) cuda_enter(c, i + 1, c->saved[i].z_mid, c->y, c->z[i + 1]);
+        if ((e = project(c, i, err))) return e;
+        if (keep) keep(c, i, stream);
+        if ((e = finish(c, i, i == last ? first : 0, true, err))) return e;
+        if (i < last) cuda_enter(c, i + 1, c->saved[i].z_mid, c->y, c->z[i + 1]);
     }
-    cuda_layernorm_fwd(c->stream, c->type, c->z[c->blocks], c->zf, c->mean_f, c->rstd_f, c->saved[c->blocks - 1].z_mid, c->y, NULL,
-                       cuda_param(c, p->final_norm_w), cuda_param(c, p->final_norm_b), c->R, C);
+    cuda_layernorm_fwd(c->stream, c->type, c->z[c->blocks], c->zf, c->mean_f, c->rstd_f, c->saved[last].z_mid, c->y, NULL,
+                       cuda_param(c, p->final_norm_w), cuda_param(c, p->final_norm_b), c->R - first, C);
     return PA_OK;
 }
 

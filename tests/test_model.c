@@ -243,7 +243,10 @@ static void check_decoding(const shape *s, pa_precision precision) {
     f.batch.keep = NULL, f.batch.kept = s->length - s->latents; // prefix dropout is for training
     pa_context *c = fixture_open(be, &f, (pa_open){.precision = precision, .streams = s->batch});
     check_cached(s->name, be, c, &f, 1, precision);
-    if (s->latents > 3) check_cached(s->name, be, c, &f, s->latents / 2, precision); // a new window: nothing of the old one is left
+    int some = s->latents > 3 ? s->latents / 2 : 1, seen = s->length - s->latents + some;
+    check_cached(s->name, be, c, &f, some, precision); // a new window: nothing of the old one is left
+    for (int b = 1; b < s->batch; b++) memcpy(f.input + b * s->length, f.input, (size_t)seen * sizeof *f.input);
+    check_cached(s->name, be, c, &f, some, precision); // streams that begin alike
     if (s->latents == s->model.context - s->model.prefix) {
         float *logits = calloc((size_t)s->batch * (size_t)s->model.vocab, sizeof *logits);
         assert_int_equal(be->decode(c, f.input, logits, &err), PA_USAGE);
