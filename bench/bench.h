@@ -33,7 +33,7 @@ typedef struct {
     double flops[2];   // of a matrix product, by cpu_type; 0 where there is none of its own
     double read, copy; // bytes a second; copy: of memcpy or of a change in place, counting what is read and what is written
 } bench_roof;
-pa_status bench_roofs(bool bf16, bench_roof *best, pa_err *err); // raises what it finds too low
+pa_status bench_roofs(const cpu_ops *ops, bool bf16, bench_roof *best, pa_err *err); // raises what it finds too low
 
 // A row of the case table, measured.
 typedef struct {

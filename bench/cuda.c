@@ -93,7 +93,7 @@ static pa_status copy(gpu *g, bool back, pa_err *err) {
 
 static cuda_product product_of(const gpu *g, const cpu_product *p) {
     cuda_product q = {.m = p->m, .n = p->n, .k = p->k, .a = g->type, .b = g->type, .c = p->c == CPU_F32 ? CUDA_F32 : g->type};
-    q.a_t = p->a_t, q.b_t = p->b_t, q.add = p->add, q.lda = p->lda, q.ldb = p->ldb, q.ldc = p->ldc;
+    q.a_t = p->a_t, q.b_t = p->b_t, q.add = p->add;
     return q;
 }
 
@@ -405,7 +405,7 @@ pa_status bench_cuda_roofs(const cpu_ops *ops, bool half, bench_roof *best, pa_e
         const int n = SIDE / (type == CPU_F32 ? 2 : 1);
         case_row r = {.name = "product", .kind = CASE_MATMUL, .type = (cpu_type)type, .flop = 2.0 * n * n * n, .dim_head = 8, .heads = 1};
         r.batch = 1;
-        r.product = (cpu_product){.m = n, .n = n, .k = n, .a = r.type, .b = r.type, .c = r.type, .b_t = true, .lda = n, .ldb = n, .ldc = n};
+        r.product = (cpu_product){.m = n, .n = n, .k = n, .a = r.type, .b = r.type, .c = r.type, .b_t = true};
         s = rate(&r, ops, half, false, effort, &best->flops[type], err);
     }
     return s;

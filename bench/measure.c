@@ -120,24 +120,28 @@ static pa_status best_of(pa_status (*work)(void *, pa_err *), stream *s, double 
     return PA_OK;
 }
 
-pa_status bench_roofs(bool bf16, bench_roof *best, pa_err *err) {
+pa_status bench_roofs(const cpu_ops *ops, bool bf16, bench_roof *best, pa_err *err) {
+    enum { LONGEST = 3072 };
+    const size_t room_size = cpu_matmul_room(LONGEST, LONGEST * LONGEST);
     stream s = {.from = case_memory(STREAM), .to = case_memory(STREAM)};
-    pa_status e = s.from && s.to ? cpu_matmul_create(&s.mm, err) : pa_error(err, PA_FAIL, "no memory for %d MB", 2 * (STREAM >> 20));
+    void *room = pa_alloc(room_size);
+    pa_status e = s.from && s.to && room ? cpu_matmul_create(&s.mm, ops, room, LONGEST, LONGEST * LONGEST, err)
+                                         : pa_error(err, PA_FAIL, "no memory for %zu MB", (2 * STREAM + room_size) >> 20);
     for (size_t i = 0; !e && i < STREAM / 8; i++) s.from[i] = 0x3f803f803f803f80u; // near 1, as float32 and as bf16
     if (!e) e = copy_all(&s, err);                                                 // pages that are there
     if (!e) e = best_of(read_all, &s, STREAM, &best->read, err);
     if (!e) e = best_of(read_streams, &s, STREAM, &best->read, err);
     if (!e) e = best_of(change_all, &s, 2.0 * STREAM, &best->copy, err);
     if (!e) e = best_of(copy_all, &s, 2.0 * STREAM, &best->copy, err);
-    static const int size[] = {1536, 2048, 3072};
+    static const int size[] = {1536, 2048, LONGEST};
     for (int type = CPU_F32; !e && type <= (bf16 ? CPU_BF16 : CPU_F32); type++)
         for (int i = 0; !e && i < 3; i++) {
             int n = size[i];
             cpu_type t = (cpu_type)type;
-            s.p = (cpu_product){.m = n, .n = n, .k = n, .a = t, .b = t, .c = t, .b_t = true, .lda = n, .ldb = n, .ldc = n};
+            s.p = (cpu_product){.m = n, .n = n, .k = n, .a = t, .b = t, .c = t, .b_t = true};
             e = best_of(multiply, &s, 2.0 * n * n * n, &best->flops[type], err);
         }
     cpu_matmul_destroy(s.mm);
-    free(s.from), free(s.to);
+    free(s.from), free(s.to), free(room);
     return e;
 }

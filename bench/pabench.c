@@ -220,7 +220,7 @@ static pa_status roofs(options *o, pa_err *err) {
 #ifdef PA_WITH_CUDA
     if (o->gpu) return bench_cuda_roofs(o->ops, o->half, &o->roof, err);
 #endif
-    return bench_roofs(o->bf16, &o->roof, err);
+    return bench_roofs(o->ops, o->bf16, &o->roof, err);
 }
 
 static pa_status choose(options *o, pa_err *err) {

@@ -25,6 +25,7 @@ struct pa_context {
     float *scale;             // one for each of their rows; tensor t's from scale[scale_at[t]], -1 where it has none
     ptrdiff_t *scale_at;      // (tensors)
     bool weight_stale;
+    void *room; // of products that are widened
 
     float *rotary_table;       // (context, rotary / 2, 2)
     int32_t *token, *position; // (Q + R)

@@ -6,7 +6,7 @@
 #include "cpu/context.h"
 
 pa_status cpu_linear(pa_context *c, int rows, int in, int out, const void *x, int t, void *y, cpu_type y_type, pa_err *err) {
-    cpu_product p = {.m = rows, .n = out, .k = in, .a = c->type, .b = c->type, .c = y_type, .b_t = true, .lda = in, .ldb = in, .ldc = out};
+    cpu_product p = {.m = rows, .n = out, .k = in, .a = c->type, .b = c->type, .c = y_type, .b_t = true};
     return cpu_matmul_run(c->mm, &p, x, cpu_weight(c, t, 0), y, err);
 }
 

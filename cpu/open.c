@@ -53,6 +53,19 @@ static void layout_caches(pa_context *c, pa_arena *a) {
     c->step_work = pa_arena_take(a, attention > product ? attention : product, 1);
 }
 
+// What the widest product needs; sizes of weights' rows and columns, 3 I and the vocabulary among them.
+static void widest(const pa_context *c, size_t *row, size_t *matrix) {
+    const pa_params *p = c->params;
+    *row = *matrix = 0;
+    for (int t = 0; t < p->count; t++) {
+        const pa_param *w = &p->row[t];
+        if (w->rank != 2 || t == p->pos_emb) continue;
+        if (w->size > *matrix) *matrix = w->size;
+        for (int i = 0; i < 2; i++)
+            if ((size_t)w->shape[i] > *row) *row = (size_t)w->shape[i];
+    }
+}
+
 static void layout(pa_context *c) {
     const pa_model *m = &c->params->model;
     pa_arena *a = c->arena;
@@ -73,6 +86,10 @@ static void layout(pa_context *c) {
     if (B) layout_activations(c, &a[ARENA_ACTIVATIONS], B, (size_t)(m->context - m->prefix), (size_t)m->prefix);
     if (B && c->open.training) layout_backward(c, &a[ARENA_BACKWARD], B, (size_t)(m->context - m->prefix), (size_t)m->prefix);
     if (c->open.streams) layout_caches(c, &a[ARENA_CACHES]);
+    size_t row, matrix;
+    widest(c, &row, &matrix);
+    bool widens = B && c->type == CPU_BF16 && cpu_matmul_widens(c->ops);
+    c->room = pa_arena_take(&a[ARENA_WORKSPACE], widens ? cpu_matmul_room(row, matrix) : 0, 1);
 }
 
 static void print_plan(const pa_context *c, FILE *out) {
@@ -137,7 +154,7 @@ static pa_status choose_type(pa_context *c, pa_err *err) {
         return pa_error(err, PA_USAGE, "precision: fp16 is for GPUs; on the CPU expected auto, fp32 or bf16");
     case PA_PRECISION_AUTO:
         // Generation waits for memory, which bf16 halves; everything else gains only where the processor multiplies bf16.
-        c->type = !strcmp(c->ops->name, "avx512_bf16") || (c->open.streams && !c->open.training) ? CPU_BF16 : CPU_F32;
+        c->type = !cpu_matmul_widens(c->ops) || (c->open.streams && !c->open.training) ? CPU_BF16 : CPU_F32;
         break;
     default:
         c->type = c->open.precision == PA_PRECISION_BF16 ? CPU_BF16 : CPU_F32;
@@ -165,7 +182,9 @@ static pa_status cpu_open(pa_context **out, const pa_open *o, pa_err *err) {
     layout(c);
     if (o->plan) print_plan(c, o->plan);
     if (o->plan_only) goto done;
-    if ((s = take_arenas(c, err)) || (s = cpu_matmul_create(&c->mm, err))) goto done;
+    size_t row, matrix;
+    widest(c, &row, &matrix);
+    if ((s = take_arenas(c, err)) || (s = cpu_matmul_create(&c->mm, c->ops, c->room, row, matrix, err))) goto done;
     fill_rotary(c);
     *out = c;
     return PA_OK;
@@ -246,12 +265,14 @@ static pa_precision cpu_precision(const pa_context *c) {
     return c->type == CPU_BF16 ? PA_PRECISION_BF16 : PA_PRECISION_FP32;
 }
 
-// The best of a few products of 1536^3, the size from which oneDNN is at its peak; 0 where that fails.
+// The best of a few products of 1536^3, the size from which oneDNN is at its peak, of float32 where bf16 is widened to it; 0 where that
+// fails.
 static double cpu_peak(pa_context *c) {
     enum { n = 1536 };
     if (c->peak > 0) return c->peak;
     void *a = pa_alloc((size_t)n * n * 4), *b = pa_alloc((size_t)n * n * 4), *y = pa_alloc((size_t)n * n * 4);
-    cpu_product p = {.m = n, .n = n, .k = n, .a = c->type, .b = c->type, .c = c->type, .lda = n, .ldb = n, .ldc = n};
+    cpu_type type = cpu_matmul_widens(c->ops) ? CPU_F32 : c->type;
+    cpu_product p = {.m = n, .n = n, .k = n, .a = type, .b = type, .c = type};
     for (int i = 0; i < 4 && a && b && y; i++) {
         double start = pa_clock();
         if (cpu_matmul_run(c->mm, &p, a, b, y, NULL)) break;

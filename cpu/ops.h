@@ -37,6 +37,7 @@ typedef struct {
 
 typedef struct {
     const char *name; // "avx512_bf16", "avx512", "avx2", "generic"
+    bool bf16;        // has products of it
 
     // o (B N, ldo) = softmax(scale q k^T, causal) v; lse (B, H, N): ln of the sum of exponentials, kept for the backward pass.
     // 4 I flop a visible pair. Scores never leave a tile: memory is work's only.

@@ -288,6 +288,7 @@ static void gemv_int8(float *y, const float *x, const int8_t *w, const float *sc
 
 extern const cpu_ops CPU_ISA(cpu_ops);
 const cpu_ops CPU_ISA(cpu_ops) = {.name = CPU_STRING(PA_ISA),
+                                  .bf16 = SIMD_PAIRS,
                                   .attn_fwd = CPU_ISA(attn_fwd),
                                   .attn_bwd = CPU_ISA(attn_bwd),
                                   .attn_work = CPU_ISA(attn_work),

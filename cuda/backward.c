@@ -14,24 +14,14 @@ static pa_status made(pa_context *c, int t, pa_err *err) {
 }
 
 // dx (rows, in) (+)= dy (rows, out) w
-static pa_status input_gradient(pa_context *c, int rows, int in, int out, const void *dy, int ldy, int t, void *dx, bool add, pa_err *err) {
-    cuda_product p = {.m = rows, .n = in, .k = out, .a = c->type, .b = c->type, .c = c->type, .add = add, .lda = ldy, .ldb = in, .ldc = in};
+static pa_status input_gradient(pa_context *c, int rows, int in, int out, const void *dy, int t, void *dx, bool add, pa_err *err) {
+    cuda_product p = {.m = rows, .n = in, .k = out, .a = c->type, .b = c->type, .c = c->type, .add = add};
     return cuda_matmul_run(c->mm, &p, dy, cuda_weight(c, t, 0), dx, err);
 }
 
 // dw (out, in) += dy^T x
-static pa_status weight_gradient(pa_context *c, int rows, int in, int out, const void *dy, int ldy, const void *x, int t, pa_err *err) {
-    cuda_product p = {.m = out,
-                      .n = in,
-                      .k = rows,
-                      .a = c->type,
-                      .b = c->type,
-                      .c = CUDA_F32,
-                      .a_t = true,
-                      .add = true,
-                      .lda = ldy,
-                      .ldb = in,
-                      .ldc = in};
+static pa_status weight_gradient(pa_context *c, int rows, int in, int out, const void *dy, const void *x, int t, pa_err *err) {
+    cuda_product p = {.m = out, .n = in, .k = rows, .a = c->type, .b = c->type, .c = CUDA_F32, .a_t = true, .add = true};
     return cuda_matmul_run(c->mm, &p, dy, x, cuda_grad(c, t), err);
 }
 
@@ -42,12 +32,12 @@ static pa_status ff_backward(pa_context *c, int block, pa_err *err) {
     pa_saved *s = &c->saved[block];
     int C = m->dim, F = pa_ff(m), R = c->R;
     pa_status e;
-    if ((e = weight_gradient(c, R, F, C, c->dza, C, s->g, t->ff_4, err))) return e;
-    if ((e = input_gradient(c, R, F, C, c->dza, C, t->ff_4, c->dff, false, err))) return e;
+    if ((e = weight_gradient(c, R, F, C, c->dza, s->g, t->ff_4, err))) return e;
+    if ((e = input_gradient(c, R, F, C, c->dza, t->ff_4, c->dff, false, err))) return e;
     cuda_dropout drop = cuda_dropout_of(c, block);
     cuda_activation_bwd(c->stream, c->type, (cuda_activation)m->activation, c->dff, s->h, R, F, &drop, c->N);
-    if ((e = weight_gradient(c, R, C, F, c->dff, F, s->zn2, t->ff_1, err))) return e;
-    if ((e = input_gradient(c, R, C, F, c->dff, F, t->ff_1, c->dxn, false, err))) return e;
+    if ((e = weight_gradient(c, R, C, F, c->dff, s->zn2, t->ff_1, err))) return e;
+    if ((e = input_gradient(c, R, C, F, c->dff, t->ff_1, c->dxn, false, err))) return e;
     cuda_layernorm_bwd(c->stream, c->type, c->dz, c->dza, cuda_grad(c, t->ff_norm_w), cuda_grad(c, t->ff_norm_b), c->dxn, s->z_mid,
                        s->mean2, s->rstd2, cuda_param(c, t->ff_norm_w), R, C, c->work);
     return made(c, t->ff_norm_w, err);
@@ -80,14 +70,14 @@ static pa_status projection_backward(pa_context *c, int block, int Q, const void
     int C = m->dim, I = pa_inner(m);
     pa_status e;
     if (!pa_is_cross(m, block)) {
-        if ((e = weight_gradient(c, c->R, C, 3 * I, dq, 3 * I, s->zn, t->qkv, err))) return e;
-        return input_gradient(c, c->R, C, 3 * I, dq, 3 * I, t->qkv, c->dxn, false, err);
+        if ((e = weight_gradient(c, c->R, C, 3 * I, dq, s->zn, t->qkv, err))) return e;
+        return input_gradient(c, c->R, C, 3 * I, dq, t->qkv, c->dxn, false, err);
     }
     size_t latents = (size_t)Q * (size_t)C;
-    if ((e = weight_gradient(c, c->R, C, I, dq, I, cuda_at(c, s->zn, latents), t->q, err))) return e;
-    if ((e = weight_gradient(c, Q + c->R, C, 2 * I, dkv, 2 * I, s->zn, t->kv, err))) return e;
-    if ((e = input_gradient(c, Q + c->R, C, 2 * I, dkv, 2 * I, t->kv, c->dxn, false, err))) return e;
-    return input_gradient(c, c->R, C, I, dq, I, t->q, cuda_at(c, c->dxn, latents), true, err);
+    if ((e = weight_gradient(c, c->R, C, I, dq, cuda_at(c, s->zn, latents), t->q, err))) return e;
+    if ((e = weight_gradient(c, Q + c->R, C, 2 * I, dkv, s->zn, t->kv, err))) return e;
+    if ((e = input_gradient(c, Q + c->R, C, 2 * I, dkv, t->kv, c->dxn, false, err))) return e;
+    return input_gradient(c, c->R, C, I, dq, t->q, cuda_at(c, c->dxn, latents), true, err);
 }
 
 static pa_status attention_backward(pa_context *c, int block, pa_err *err) {
@@ -98,8 +88,8 @@ static pa_status attention_backward(pa_context *c, int block, pa_err *err) {
     int C = m->dim, I = pa_inner(m), R = c->R, Q = cross ? c->Q : 0, ldkv = cross ? 2 * I : 3 * I;
     pa_status e;
     if (t->out_b >= 0) cuda_column_sum(c->stream, cuda_grad(c, t->out_b), c->dz, R, C, c->work);
-    if ((e = weight_gradient(c, R, I, C, c->dza, C, s->o, t->out_w, err))) return e;
-    if ((e = input_gradient(c, R, I, C, c->dza, C, t->out_w, c->dout, false, err))) return e;
+    if ((e = weight_gradient(c, R, I, C, c->dza, s->o, t->out_w, err))) return e;
+    if ((e = input_gradient(c, R, I, C, c->dza, t->out_w, c->dout, false, err))) return e;
     cuda_attn a;
     cuda_attention_of(c, block, &a);
     void *dk = cross ? c->dkv : cuda_at(c, c->dq, (size_t)I), *dv = cuda_at(c, dk, (size_t)I);
@@ -122,8 +112,8 @@ static pa_status head_backward(pa_context *c, pa_err *err) {
     const pa_params *p = c->params;
     int C = p->model.dim, V = p->model.vocab, R = c->R;
     pa_status e;
-    if ((e = weight_gradient(c, R, C, V, c->dlogits, V, c->zf, p->logits, err))) return e;
-    if ((e = input_gradient(c, R, C, V, c->dlogits, V, p->logits, c->dza, false, err))) return e;
+    if ((e = weight_gradient(c, R, C, V, c->dlogits, c->zf, p->logits, err))) return e;
+    if ((e = input_gradient(c, R, C, V, c->dlogits, p->logits, c->dza, false, err))) return e;
     if (p->model.final_norm) {
         size_t numbers = (size_t)R * (size_t)C;
         cudaError_t status = cudaMemsetAsync(c->dz, 0, numbers * 4, c->stream);

@@ -6,7 +6,7 @@
 #include "cuda/context.h"
 
 pa_status cuda_linear(pa_context *c, int rows, int in, int out, const void *x, int t, void *y, cuda_type y_type, pa_err *err) {
-    cuda_product p = {.m = rows, .n = out, .k = in, .a = c->type, .b = c->type, .c = y_type, .b_t = true, .lda = in, .ldb = in, .ldc = out};
+    cuda_product p = {.m = rows, .n = out, .k = in, .a = c->type, .b = c->type, .c = y_type, .b_t = true};
     return cuda_matmul_run(c->mm, &p, x, cuda_weight(c, t, 0), y, err);
 }
 

@@ -109,7 +109,7 @@ static void choose(cuda_matmul *mm, plan *p, const cublasLtMatmulHeuristicResult
     void *d = c;
     if (!mm->timed) return;
     if (cudaStreamIsCapturing(mm->stream, &capture) || capture != cudaStreamCaptureStatusNone) return; // nothing may be timed now
-    if (found < 2 || (p->key.add && cudaMalloc(&d, (size_t)p->key.m * (size_t)p->key.ldc * cuda_size(p->key.c)))) {
+    if (found < 2 || (p->key.add && cudaMalloc(&d, (size_t)p->key.m * (size_t)p->key.n * cuda_size(p->key.c)))) {
         cudaGetLastError(); // no room to time: the library's first choice
         return;
     }
@@ -121,13 +121,13 @@ static void choose(cuda_matmul *mm, plan *p, const cublasLtMatmulHeuristicResult
     if (d != c) cudaFree(d);
 }
 
-// The library's matrices are column-major: our row-major c (m, n) is its (n, m), made of its a (n, k), which is our b, and its b (k, m).
 // What all operands are aligned to: 16 bytes, which is as much as the library's algorithms can use, or less.
 static uint32_t alignment_of(const void *a, const void *b, const void *c) {
     uintptr_t bits = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | 16;
     return (uint32_t)(bits & -bits);
 }
 
+// The library's matrices are column-major: our row-major c (m, n) is its (n, m), made of its a (n, k), which is our b, and its b (k, m).
 static pa_status plan_create(cuda_matmul *mm, plan *p, const cuda_product *key, const void *a, const void *b, void *c, pa_err *err) {
     pa_status result = PA_OK;
     cublasLtMatmulPreference_t preference = NULL;
@@ -140,9 +140,9 @@ static pa_status plan_create(cuda_matmul *mm, plan *p, const cuda_product *key, 
     TRY(cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     TRY(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof op_a));
     TRY(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof op_b));
-    TRY(cublasLtMatrixLayoutCreate(&p->a, data_type(key->b), key->b_t ? k : n, key->b_t ? n : k, key->ldb));
-    TRY(cublasLtMatrixLayoutCreate(&p->b, data_type(key->a), key->a_t ? m : k, key->a_t ? k : m, key->lda));
-    TRY(cublasLtMatrixLayoutCreate(&p->c, data_type(key->c), n, m, key->ldc));
+    TRY(cublasLtMatrixLayoutCreate(&p->a, data_type(key->b), key->b_t ? k : n, key->b_t ? n : k, key->b_t ? k : n));
+    TRY(cublasLtMatrixLayoutCreate(&p->b, data_type(key->a), key->a_t ? m : k, key->a_t ? k : m, key->a_t ? m : k));
+    TRY(cublasLtMatrixLayoutCreate(&p->c, data_type(key->c), n, m, n));
     TRY(cublasLtMatmulPreferenceCreate(&preference));
     TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
     for (int i = CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES; i <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES; i++)
@@ -161,7 +161,7 @@ done:
 
 static bool same(const cuda_product *x, const cuda_product *y) {
     return x->m == y->m && x->n == y->n && x->k == y->k && x->a == y->a && x->b == y->b && x->c == y->c && x->a_t == y->a_t &&
-           x->b_t == y->b_t && x->add == y->add && x->lda == y->lda && x->ldb == y->ldb && x->ldc == y->ldc;
+           x->b_t == y->b_t && x->add == y->add;
 }
 
 static pa_status find(cuda_matmul *mm, const cuda_product *key, const plan **found, const void *a, const void *b, void *c, pa_err *err) {

@@ -7,14 +7,12 @@
 
 typedef struct cuda_matmul cuda_matmul;
 
-// Row-major operands in device memory; leading dimensions in elements. a_t: a is stored (k, m) and read transposed; b_t: b is stored
-// (n, k).
+// Row-major operands in device memory. a_t: a is stored (k, m) and read transposed; b_t: b is stored (n, k).
 typedef struct {
     int m, n, k;
     cuda_type a, b, c; // a and b alike; sums are float32 (never TF32)
     bool a_t, b_t;
     bool add; // c += instead of c =
-    int lda, ldb, ldc;
 } cuda_product;
 
 enum { CUDA_MATMUL_WORKSPACE = 32 << 20 }; // bytes

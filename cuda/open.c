@@ -311,7 +311,7 @@ static double cuda_peak(pa_context *c) {
 #endif
     void *a = NULL, *b = NULL, *y = NULL;
     size_t bytes = (size_t)n * n * cuda_size(c->type);
-    cuda_product p = {.m = n, .n = n, .k = n, .a = c->type, .b = c->type, .c = c->type, .lda = n, .ldb = n, .ldc = n};
+    cuda_product p = {.m = n, .n = n, .k = n, .a = c->type, .b = c->type, .c = c->type};
     if (c->peak > 0) return c->peak;
     if (!cudaMalloc(&a, bytes) && !cudaMalloc(&b, bytes) && !cudaMalloc(&y, bytes) && !fill_numbers(c, a, bytes) &&
         !fill_numbers(c, b, bytes))

@@ -109,12 +109,11 @@ static void add_product(table *t, const char *what, cpu_product p) {
 // The three products of a weight (F, C), and the forward one of the logits and of q, k, v.
 static void add_products(table *t, int rows, int F) {
     int C = t->m->dim, I = t->m->heads * t->m->dim_head, V = t->m->vocab;
-    add_product(t, "matmul y=xw", (cpu_product){.m = rows, .n = F, .k = C, .c = t->type, .b_t = true, .lda = C, .ldb = C, .ldc = F});
-    add_product(t, "matmul dx=dyw", (cpu_product){.m = rows, .n = C, .k = F, .c = t->type, .lda = F, .ldb = C, .ldc = C});
-    add_product(t, "matmul dw+=dyx",
-                (cpu_product){.m = F, .n = C, .k = rows, .c = CPU_F32, .a_t = true, .add = true, .lda = F, .ldb = C, .ldc = C});
-    add_product(t, "matmul qkv", (cpu_product){.m = rows, .n = 3 * I, .k = C, .c = t->type, .b_t = true, .lda = C, .ldb = C, .ldc = 3 * I});
-    add_product(t, "matmul logits", (cpu_product){.m = rows, .n = V, .k = C, .c = CPU_F32, .b_t = true, .lda = C, .ldb = C, .ldc = V});
+    add_product(t, "matmul y=xw", (cpu_product){.m = rows, .n = F, .k = C, .c = t->type, .b_t = true});
+    add_product(t, "matmul dx=dyw", (cpu_product){.m = rows, .n = C, .k = F, .c = t->type});
+    add_product(t, "matmul dw+=dyx", (cpu_product){.m = F, .n = C, .k = rows, .c = CPU_F32, .a_t = true, .add = true});
+    add_product(t, "matmul qkv", (cpu_product){.m = rows, .n = 3 * I, .k = C, .c = t->type, .b_t = true});
+    add_product(t, "matmul logits", (cpu_product){.m = rows, .n = V, .k = C, .c = CPU_F32, .b_t = true});
 }
 
 int case_table(const case_model *m, cpu_type type, case_row row[CASE_ROWS]) {

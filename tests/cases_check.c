@@ -466,11 +466,11 @@ static void check_matmul(checker *k) {
     size_t all = (size_t)p->m * (size_t)p->n, step = all / ((size_t)k->samples * 64) + 1;
     output(k, "c");
     for (size_t e = 0; e < all; e += step) {
-        size_t i = e / (size_t)p->n, j = e % (size_t)p->n, at = i * (size_t)p->ldc + j;
+        size_t i = e / (size_t)p->n, j = e % (size_t)p->n, at = e;
         double sum = p->add ? get(p->c, x[X_OUT].initial, at) : 0, size = fabs(sum);
         for (size_t l = 0; l < (size_t)p->k; l++) {
-            double t = get(p->a, x[X_LEFT].data, p->a_t ? l * (size_t)p->lda + i : i * (size_t)p->lda + l) *
-                       get(p->b, x[X_RIGHT].data, p->b_t ? j * (size_t)p->ldb + l : l * (size_t)p->ldb + j);
+            double t = get(p->a, x[X_LEFT].data, p->a_t ? l * (size_t)p->m + i : i * (size_t)p->k + l) *
+                       get(p->b, x[X_RIGHT].data, p->b_t ? j * (size_t)p->k + l : l * (size_t)p->n + j);
             sum += t, size += fabs(t);
         }
         compare(k, get(p->c, x[X_OUT].data, at), sum, sum_off((double)p->k) * size + stored(p->c) * fabs(sum));

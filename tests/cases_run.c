@@ -151,6 +151,11 @@ static void open_adam(maker *m) {
     if (m->run->row.type == CPU_BF16) take(m, X_NARROW, n * 2);
 }
 
+static size_t longest(const cpu_product *p) {
+    int most = p->m > p->n ? p->m : p->n;
+    return (size_t)(p->k > most ? p->k : most);
+}
+
 static void open_product(maker *m) {
     const case_row *c = &m->run->row;
     if (c->kind == CASE_GEMV) {
@@ -160,12 +165,15 @@ static void open_product(maker *m) {
         return;
     }
     const cpu_product *p = &c->product;
-    numbers(m, X_LEFT, p->a, (size_t)(p->a_t ? p->k : p->m) * (size_t)p->lda, 0, 1);
-    numbers(m, X_RIGHT, p->b, (size_t)(p->b_t ? p->n : p->k) * (size_t)p->ldb, 0, 1);
+    size_t rows = (size_t)p->m, columns = (size_t)p->n, sums = (size_t)p->k;
+    numbers(m, X_LEFT, p->a, rows * sums, 0, 1);
+    numbers(m, X_RIGHT, p->b, sums * columns, 0, 1);
     if (!p->add)
-        take(m, X_OUT, (size_t)p->m * (size_t)p->ldc * cpu_size(p->c));
+        take(m, X_OUT, rows * columns * cpu_size(p->c));
     else
-        numbers(m, X_OUT, p->c, (size_t)p->m * (size_t)p->ldc, 0, 1), changes(m, X_OUT);
+        numbers(m, X_OUT, p->c, rows * columns, 0, 1), changes(m, X_OUT);
+    size_t row = longest(p);
+    take(m, X_WORK, cpu_matmul_room(row, sums * columns));
 }
 
 static void open_plain(maker *m) {
@@ -228,7 +236,8 @@ pa_status case_open(case_run *r, const case_row *row, const cpu_ops *ops, pa_err
         open_plain(&m);
     }
     pa_status s = m.failed ? pa_error(err, PA_FAIL, "%s: no memory", row->name) : PA_OK;
-    if (!s && row->kind == CASE_MATMUL) s = cpu_matmul_create(&r->mm, err);
+    if (!s && row->kind == CASE_MATMUL)
+        s = cpu_matmul_create(&r->mm, ops, r->x[X_WORK].data, longest(&row->product), (size_t)row->product.k * (size_t)row->product.n, err);
     if (s) case_close(r);
     return s;
 }

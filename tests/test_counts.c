@@ -1,6 +1,6 @@
 // test_counts.c: what a step of v1 to v5 costs in numbers that no machine changes: flop, bytes by arena, matrix products' primitives. They
-// are held against tests/golden/counts.txt, so that whoever changes one sees it and says why. The memory is that of plain C and two
-// threads.
+// are held against tests/golden/counts.txt, so that whoever changes one sees it and says why. The memory is that of plain C, which widens
+// bf16, and two threads.
 #include <omp.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -64,7 +64,8 @@ class Memory(unittest.TestCase):
 class Small(Memory):
     @unittest.skipIf(SANITIZED, "a sanitizer takes memory of its own")
     def test_a_step_takes_what_is_planned(self):
-        self.check("v1", "train.global_batch=1", "--precision", "fp32")
+        for precision in ("fp32", "bf16"):
+            self.check("v1", "train.global_batch=1", "--precision", precision)
 
     def test_every_configuration_has_a_plan(self):
         for path in sorted(CONFIGS.glob("*.ini")):
