@@ -169,6 +169,17 @@ SIMD_INLINE void vf_store_bf16(uint16_t *p, vf x) {
     memcpy(p, &h, sizeof h);
 }
 
+// Rows of bf16 are read 32-bit lane by lane, two neighbours each, whose lower and upper become two vectors. to = from in that order: of
+// each 2 VW numbers the even ones, then the odd. n: whole 2 VW.
+SIMD_INLINE void vf_split(float *to, const float *from, int n) {
+    for (int i = 0; i < n; i += 2 * VW)
+        for (int j = 0; j < VW; j++) to[i + j] = from[i + 2 * j], to[i + VW + j] = from[i + 2 * j + 1];
+}
+SIMD_INLINE void vf_merge(float *to, const float *from, int n) { // and back
+    for (int i = 0; i < n; i += 2 * VW)
+        for (int j = 0; j < VW; j++) to[i + 2 * j] = from[i + j], to[i + 2 * j + 1] = from[i + VW + j];
+}
+
 // 2^x to a relative error of 1e-7 (degree 6) or 3e-6 (degree 4, for results that become bf16); 0 below -126 or so, inf above 128, NaN for
 // NaN. Minimax polynomials of 2^f, |f| <= 1/2, times 2^round(x).
 SIMD_INLINE vf vf_exp2(vf x, const int degree) {

@@ -28,10 +28,9 @@ static size_t bytes_ahead(void) {
     return 8192;
 }
 
-// Rows are read 32-bit lane by lane: a float, or two bf16, of which the lower and the upper are used as two vectors.
 typedef struct {
     int rest;       // dims after the whole vectors
-    const float *q; // (D) of the whole vectors: for bf16 VW even dims, then VW odd ones; then the rest
+    const float *q; // (D) whole vectors, for bf16 in the order of vf_split; then the rest
     size_t row;     // bytes
     size_t ahead;   // bytes that are asked for before their turn
 } reader;
@@ -136,13 +135,8 @@ SIMD_INLINE void stretch_type(const int lanes, cpu_type type, part *to, const re
         stretch(CPU_BF16, lanes, to, r, k, v, count, c);
 }
 
-// order[d]: where dim d of a row stands in reader.q and part.out.
-static void find_order(int order[ATTN_DIM], cpu_type type, int lanes, int D) {
-    for (int d = 0; d < D; d++) order[d] = type == CPU_F32 || d >= lanes ? d : d / (2 * VW) * (2 * VW) + d % 2 * VW + d % (2 * VW) / 2;
-}
-
-// Joins a head's parts.
-static void join(float *o, const float *parts, int count, int D, const int *order, float c) {
+// Joins a head's parts; split: dims of theirs that are in that order.
+static void join(float *o, const float *parts, int count, int D, int split, float c) {
     float top = -1e30f, sum = 0, out[ATTN_DIM] = {0};
     for (int i = 0; i < count; i++) {
         const part *p = (const part *)(const void *)(parts + (size_t)i * part_floats(D));
@@ -154,20 +148,21 @@ static void join(float *o, const float *parts, int count, int D, const int *orde
         sum += factor * p->sum;
         for (int d = 0; d < D; d++) out[d] += factor * p->out[d];
     }
-    for (int d = 0; d < D; d++) o[d] = out[order[d]] / sum;
+    for (int d = 0; d < D; d++) out[d] /= sum;
+    memcpy(o, out, (size_t)D * sizeof *o);
+    vf_merge(o, out, split);
 }
 
 void CPU_ISA(attn_decode)(cpu_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q,
                           const void *k, const void *v, float *o, void *work) {
     const int parts = (length + DECODE_KEYS - 1) / DECODE_KEYS, D = dim_head, step = type == CPU_F32 ? VW : 2 * VW, lanes = D / step * step;
+    const int split = type == CPU_F32 ? 0 : lanes;
     const float c = scale * 1.44269504088896341f;
     const int64_t all = (int64_t)streams * heads, tasks = all * parts;
     float *at = (float *)(((uintptr_t)work + 63) / 64 * 64);
 #pragma omp parallel
     {
         float placed[ATTN_DIM];
-        int order[ATTN_DIM];
-        find_order(order, type, lanes, D);
         const reader r = {D - lanes, placed, (size_t)D * cpu_size(type), bytes_ahead()};
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < tasks; t++) {
@@ -175,13 +170,14 @@ void CPU_ISA(attn_decode)(cpu_type type, int streams, int heads, int dim_head, i
             const int first = (int)(t % parts) * DECODE_KEYS, count = length - first < DECODE_KEYS ? length - first : DECODE_KEYS;
             const size_t offset = ((size_t)head * (size_t)capacity + (size_t)first) * r.row;
             part *to = (part *)(void *)(at + (size_t)t * part_floats(D));
-            for (int d = 0; d < D; d++) placed[order[d]] = q[head * D + d];
+            memcpy(placed, q + head * D, (size_t)D * sizeof *placed);
+            vf_split(placed, q + head * D, split);
             if (lanes == 64)
                 stretch_type(64, type, to, &r, (const char *)k + offset, (const char *)v + offset, count, c);
             else
                 stretch_type(lanes, type, to, &r, (const char *)k + offset, (const char *)v + offset, count, c);
         }
 #pragma omp for schedule(static)
-        for (int64_t head = 0; head < all; head++) join(o + head * D, at + (size_t)(head * parts) * part_floats(D), parts, D, order, c);
+        for (int64_t head = 0; head < all; head++) join(o + head * D, at + (size_t)(head * parts) * part_floats(D), parts, D, split, c);
     }
 }

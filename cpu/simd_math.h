@@ -15,6 +15,11 @@ SIMD_INLINE float f32_of_bits(uint32_t u) {
     memcpy(&f, &u, 4);
     return f;
 }
+SIMD_INLINE uint32_t bits_of_f32(float f) {
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
 
 // Element i of a tensor of type t. With t a constant, as in the two calls of a body, the test is gone.
 SIMD_INLINE float act_get(cpu_type t, const void *x, size_t i) {
@@ -47,13 +52,14 @@ SIMD_INLINE void *act_at(cpu_type t, const void *x, size_t i) {
 
 // e^x for x <= 88, 0 below -87.3; within 2 units in the last place. x = n ln 2 + r, |r| <= ln 2 / 2, Taylor's series of degree 7 in r.
 SIMD_INLINE float exp_f32(float x) {
-    float in = x < -87.3f ? -87.3f : x > 88.0f ? 88.0f : x;   // a NaN goes through
-    float n = (in * 1.44269504f + 12582912.0f) - 12582912.0f; // to nearest, by the addition's own rounding
-    float r = (in - n * 0.693359375f) + n * 2.12194440e-4f;   // ln 2 in two parts, the first exact with n
+    float in = x < -87.3f ? -87.3f : x > 88.0f ? 88.0f : x; // a NaN goes through
+    float shifted = in * 1.44269504f + 12582912.0f;         // 1.5 * 2^23: the integer lands in the low bits
+    float n = shifted - 12582912.0f;
+    float r = (in - n * 0.693359375f) + n * 2.12194440e-4f; // ln 2 in two parts, the first exact with n
     float p = 1.0f / 5040;
     p = p * r + 1.0f / 720, p = p * r + 1.0f / 120, p = p * r + 1.0f / 24, p = p * r + 1.0f / 6, p = p * r + 0.5f, p = p * r + 1.0f,
     p = p * r + 1.0f;
-    float scale = f32_of_bits((uint32_t)((int32_t)n + 127) << 23);
+    float scale = f32_of_bits((bits_of_f32(shifted) - 0x4b400000u + 127u) << 23);
     float e = p * scale;
     return x < -87.3f ? 0.0f : e;
 }

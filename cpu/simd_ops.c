@@ -199,7 +199,7 @@ static int gemv_ahead(void) {
 }
 
 // From one end to the other, so that w is one stream to the prefetcher; four sums, so that additions do not wait for one another.
-// bf16 is read 32-bit lane by lane, two neighbours each, and x comes in that order: for 2 VW numbers the even ones, then the odd.
+// placed: x, for bf16 in the order of vf_split.
 SIMD_INLINE float dot(cpu_type t, const float *x, const float *placed, const void *w, int n, const int ahead) {
     vf sum[4] = {{0}, {0}, {0}, {0}};
     const int line = 64 / (int)cpu_size(t);
@@ -235,12 +235,7 @@ static void gemv(cpu_type t, float *y, const float *x, const void *w, const floa
         gemv_body(CPU_F32, y, x, x, w, bias, streams, in, out, 0);
         return;
     }
-    for (int s = 0; s < streams; s++)
-        for (int i = 0; i + 2 * VW <= in; i += 2 * VW) {
-            const float *from = x + (size_t)s * (size_t)in + i;
-            float *to = work + (size_t)s * (size_t)in + i;
-            for (int j = 0; j < VW; j++) to[j] = from[2 * j], to[VW + j] = from[2 * j + 1];
-        }
+    for (int s = 0; s < streams; s++) vf_split(work + (size_t)s * (size_t)in, x + (size_t)s * (size_t)in, in / (2 * VW) * (2 * VW));
     if (gemv_ahead())
         gemv_body(CPU_BF16, y, x, work, w, bias, streams, in, out, GEMV_AHEAD);
     else
