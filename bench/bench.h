@@ -74,10 +74,10 @@ typedef struct {
     double tokens, flop, bytes, memory; // of one call; memory of all arenas
     double part[PARTS];                 // mean seconds; all 0 where the backend does not say
 } bench_model;
-enum { BENCH_MODELS = 4 };
-// Training step, prefill of a full window and decoding at its end for a model of the case table; `threads` below all of them: only the
-// step.
-pa_status bench_models(const pa_backend *be, const case_model *v, pa_precision precision, int threads, bench_effort effort,
-                       bench_model row[BENCH_MODELS], int *rows, pa_err *err);
+enum { BENCH_MODELS = 3 };
+// A model of the case table: its training step; prefill of a full window and decoding at its end. *rows: those that were finished, after an
+// error too.
+pa_status bench_models(const pa_backend *be, const case_model *v, pa_precision precision, int threads, bench_effort effort, bool train,
+                       bool generate, bench_model row[BENCH_MODELS], int *rows, pa_err *err);
 
 #endif

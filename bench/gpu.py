@@ -252,7 +252,7 @@ def torch_times(r: Run, models) -> dict:
     have = subprocess.run([sys.executable, "-c", "import torch, perceiver_ar_pytorch; assert torch.cuda.is_available()"], capture_output=True,
                           text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "python")})
     if have.returncode:
-        r.note("PyTorch", Outcome(f"left out: {have.stderr.strip().splitlines()[-1][:160]}"))
+        r.note("PyTorch", Outcome(f"left out: {(have.stderr.strip().splitlines() or [f'exit {have.returncode}'])[-1][:160]}"))
         return {}
     times, best = {}, {m: Torch(r, m, "best", 8) for m in models}
     limit = time.monotonic() + min(130, r.left() - 60)

@@ -2,6 +2,7 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bench/bench.h"
 
@@ -29,15 +30,22 @@ pa_status bench_measure(const bench_job *job, bench_effort effort, bench_time *t
     return PA_OK;
 }
 
-enum { FLUSH = 128 << 20, STREAM = 256 << 20 };
+enum { STREAM = 256 << 20 };
+
+// Four times the largest cache: a quarter of that leaves half of it (bench/log.md).
+static size_t flush_size(void) {
+    const long cache = sysconf(_SC_LEVEL3_CACHE_SIZE), least = 128 << 20;
+    return (size_t)(4 * cache > least ? 4 * cache : least) >> 16 << 16;
+}
 
 void bench_flush(void) {
     static char *other;
     static char value;
-    if (!other && !(other = malloc(FLUSH))) return;
+    const size_t size = flush_size();
+    if (!other && !(other = malloc(size))) return;
     value++;
 #pragma omp parallel for schedule(static)
-    for (int i = 0; i < FLUSH; i += 1 << 16) memset(other + i, value, 1 << 16);
+    for (size_t i = 0; i < size; i += 1 << 16) memset(other + i, value, 1 << 16);
 }
 
 typedef struct {

@@ -176,18 +176,17 @@ static pa_status decode(void *what, pa_err *err) {
 static pa_status run(bench *b, pa_status (*work)(void *, pa_err *), bench_effort effort, bench_model *row, pa_err *err) {
     pa_status s = work(b, err); // pages are first touched, primitives made
     if (s) return s;
-    double flop, before = 0, whole = pa_clock();
+    double before = 0, whole = pa_clock();
     bool cpu = b->be == pa_backend_cpu();
     memset(spent, 0, sizeof spent);
-    if (cpu) cpu_matmul_spent(b->c->mm, &before, &flop);
+    if (cpu) before = cpu_matmul_seconds(b->c->mm);
     s = bench_measure(&(bench_job){.work = work, .what = b}, effort, &row->time, err);
     if (s) return s;
     whole = pa_clock() - whole;
     row->memory = (double)b->be->memory(b->c);
     if (!cpu) return PA_OK;
-    double after, rest = whole;
-    cpu_matmul_spent(b->c->mm, &after, &flop);
-    spent[PART_LINEAR] += after - before;
+    double rest = whole;
+    spent[PART_LINEAR] += cpu_matmul_seconds(b->c->mm) - before;
     for (int i = 0; i < PART_REST; i++) rest -= spent[i];
     spent[PART_REST] = rest;
     for (int i = 0; i < PARTS; i++) row->part[i] = spent[i] / whole * row->time.median;
@@ -248,14 +247,15 @@ static pa_status bench_generate(const pa_backend *be, const case_model *v, pa_pr
     return s;
 }
 
-pa_status bench_models(const pa_backend *be, const case_model *v, pa_precision precision, int threads, bench_effort effort,
-                       bench_model row[BENCH_MODELS], int *rows, pa_err *err) {
+pa_status bench_models(const pa_backend *be, const case_model *v, pa_precision precision, int threads, bench_effort effort, bool train,
+                       bool generate, bench_model row[BENCH_MODELS], int *rows, pa_err *err) {
     int all = omp_get_max_threads();
     memset(row, 0, BENCH_MODELS * sizeof *row);
+    *rows = 0;
     omp_set_num_threads(threads);
-    pa_status s = bench_train(be, v, precision, effort, &row[0], threads < all ? "train, one core" : "train", err);
-    if (!s && threads == all) s = bench_generate(be, v, precision, effort, &row[1], err);
+    pa_status s = train ? bench_train(be, v, precision, effort, &row[0], threads < all ? "train, one core" : "train", err) : PA_OK;
+    if (!s && train) *rows = 1;
+    if (!s && generate && !(s = bench_generate(be, v, precision, effort, &row[*rows], err))) *rows += 2;
     omp_set_num_threads(all);
-    *rows = threads < all ? 1 : 3;
     return s;
 }

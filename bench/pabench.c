@@ -11,11 +11,12 @@
 #include "bench/bench.h"
 #include "host/cli.h"
 
-enum { SAMPLES = 12, MOST_CASES = 2 * 5 * CASE_ROWS, MOST_MODELS = 5 * 2 * (BENCH_MODELS + 1) };
+enum { SAMPLES = 12, MOST_CASES = 2 * 5 * CASE_ROWS, MOST_MODELS = 5 * 2 * BENCH_MODELS + 2 };
 
 typedef struct {
     const char *device, *filter, *json, *precision;
     bool quick, bf16, gpu, half; // half: what rows call bf16 is fp16
+    bool left_out;               // a model was
     char where[96];              // the GPU's name, or the instruction set
     const pa_backend *be;
     const cpu_ops *ops;
@@ -75,28 +76,35 @@ static pa_status measure_cases(options *o, int models, pa_err *err) {
 }
 
 // A model that does not fit is said to be left out, and the others are measured.
-static pa_status measure_model(options *o, const case_model *v, pa_precision precision, int threads) {
+static void measure_model(options *o, const case_model *v, int i, int threads) {
+    static const pa_precision precision[] = {PA_PRECISION_FP32, PA_PRECISION_BF16, PA_PRECISION_FP16};
+    static const char *const type[] = {"fp32", "bf16", "fp16"}, *const what[] = {"train", "prefill", "decode"};
+    bool asked[3];
+    bench_model row[BENCH_MODELS];
+    int rows;
     pa_err err;
-    int rows = 0;
-    fprintf(stderr, "%s, %d threads\n", v->name, threads);
-    if (bench_models(o->be, v, precision, threads, o->effort, &o->models[o->model_count], &rows, &err))
+    i = i && o->half ? 2 : i;
+    for (int j = 0; j < 3; j++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s %s%s %s", v->name, what[j], threads < o->threads ? ", one core" : "", type[i]);
+        asked[j] = wanted(o, name) && (j == 0 || threads == o->threads);
+    }
+    if (!asked[0] && !asked[1] && !asked[2]) return;
+    fprintf(stderr, "%s %s, %d threads\n", v->name, type[i], threads);
+    if (bench_models(o->be, v, precision[i], threads, o->effort, asked[0], asked[1] || asked[2], row, &rows, &err)) {
         fprintf(stderr, "%s left out: %s\n", v->name, err.text);
-    else
-        o->model_count += rows;
-    return PA_OK;
+        o->left_out = true;
+    }
+    for (int j = 0; j < rows; j++)
+        if (wanted(o, row[j].name)) o->models[o->model_count++] = row[j];
 }
 
 static void measure_models(options *o, int models) {
-    const char *const name[] = {"train fp32", o->half ? "train fp16" : "train bf16"};
-    const pa_precision precision[] = {PA_PRECISION_FP32, o->half ? PA_PRECISION_FP16 : PA_PRECISION_BF16};
     for (int m = 0; m < models; m++)
         for (int i = 0; i < 2; i++) {
-            char text[64];
             bool has = strcmp(o->precision, i ? "fp32" : "bf16") && (!i || o->bf16 || !strcmp(o->precision, "bf16"));
-            snprintf(text, sizeof text, "%s %s prefill decode", case_models[m].name, name[i]);
-            if (!has || !wanted(o, text)) continue;
-            measure_model(o, &case_models[m], precision[i], o->threads);
-            if (m == 0 && o->threads > 1 && !o->gpu) measure_model(o, &case_models[m], precision[i], 1);
+            if (has) measure_model(o, &case_models[m], i, o->threads);
+            if (has && m == 0 && o->threads > 1 && !o->gpu) measure_model(o, &case_models[m], i, 1);
         }
 }
 
@@ -246,6 +254,7 @@ static pa_status bench_all(options *o, pa_err *err) {
     if (!(o->cases = calloc(MOST_CASES, sizeof *o->cases))) return pa_error(err, PA_FAIL, "no memory");
     if ((s = roofs(o, err)) || (s = measure_cases(o, models, err))) return s;
     measure_models(o, models);
+    if (!o->case_count && !o->model_count && o->left_out) return pa_error(err, PA_FAIL, "nothing could be measured");
     if (!o->case_count && !o->model_count)
         return pa_error(err, PA_USAGE, "--filter: nothing is called like \"%s\"", o->filter ? o->filter : "");
     if ((s = roofs(o, err))) return s;
@@ -257,7 +266,11 @@ static pa_status bench_all(options *o, pa_err *err) {
            o->roof.read / 1e9, o->roof.copy / 1e9);
     if (o->case_count) print_cases(o);
     if (o->model_count) print_models(o);
-    return o->json ? write_json(o, err) : PA_OK;
+    if (o->json && (s = write_json(o, err))) return s;
+    for (int i = 0; i < o->case_count; i++)
+        if (o->cases[i].error.allowed > 1)
+            return pa_error(err, PA_FAIL, "%s: further from float64 than rounding allows", o->cases[i].row.name);
+    return PA_OK;
 }
 
 int main(int argc, char **argv) {
@@ -279,6 +292,7 @@ int main(int argc, char **argv) {
     int positionals;
     bool done;
     pa_err err;
+    pa_cli_spin_briefly(argv);
     pa_status s = pa_cli_parse(&program, argc, argv, &positionals, &done, &err);
     if (!s && !done && positionals) s = pa_error(&err, PA_USAGE, "expected no argument, found \"%s\"", argv[1]);
     if (!s && !done && o.filter && regcomp(&o.wanted, o.filter, REG_EXTENDED | REG_NOSUB))

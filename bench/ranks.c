@@ -22,7 +22,7 @@ static pa_status measure(pa_comm *c, size_t floats, pa_err *err) {
         sent = pa_comm_sent(c).bytes - before;
     }
     free(data);
-    if (!s && !c->rank) printf("%zu %.6f %.3f %.6f\n", floats * sizeof *data, best, least / best / 1e9, (double)sent / least);
+    if (!s && !c->rank) printf("%zu %.6f %.3f %.6f\n", floats * sizeof *data, best, least / best / 1e9, least ? (double)sent / least : 0.0);
     return s;
 }
 

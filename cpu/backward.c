@@ -142,7 +142,7 @@ pa_status cpu_loss_grad(pa_context *c, const pa_batch *b, float scale, double *s
     for (int r = 0; r < c->R; r++) nats += (double)c->nats[r];
     c->nats_sum += nats;
     if (sum) *sum = nats;
-    memset(c->dxp, 0, (size_t)c->Q * (size_t)C * 4);
+    if (c->Q) memset(c->dxp, 0, (size_t)c->Q * (size_t)C * 4);
     c->final = p->floats, c->summing = b->last && c->open.comm->size > 1;
     if (c->summing && (e = pa_comm_reduce_begin(c->open.comm, c->grad, p->floats, c->shared, err))) return e;
     if ((e = head_backward(c, err))) return e;

@@ -23,7 +23,7 @@ pa_status cpu_matmul_create(cpu_matmul **mm, const cpu_ops *ops, void *room, siz
 void cpu_matmul_destroy(cpu_matmul *mm);
 // c (m, n) = a (m, k) b (k, n). 2 m n k flop. The first call of a shape creates its primitive; later ones take no memory of ours.
 pa_status cpu_matmul_run(cpu_matmul *mm, const cpu_product *p, const void *a, const void *b, void *c, pa_err *err);
-int cpu_matmul_created(const cpu_matmul *mm);                               // primitives so far
-void cpu_matmul_spent(const cpu_matmul *mm, double *seconds, double *flop); // in all runs so far, the creation of primitives included
+int cpu_matmul_created(const cpu_matmul *mm);    // primitives so far
+double cpu_matmul_seconds(const cpu_matmul *mm); // of all runs so far, the creation of primitives included
 
 #endif

@@ -240,7 +240,7 @@ static void round_weights(pa_context *c, int t) {
         size_t at = tensor->offset + (size_t)r * (size_t)in;
         float *w = c->param + at, most = 0;
         for (int i = 0; i < in; i++) most = fabsf(w[i]) > most || isnan(w[i]) ? fabsf(w[i]) : most; // NaN stays
-        float scale = most / 127, inverse = most > 0 ? 127 / most : 0;
+        float scale = most / 127, inverse = most > 1e-30f ? 127 / most : 0;                         // else not a number of 8 bits
         for (int i = 0; i < in; i++) {
             float q = w[i] * inverse;
             c->weight8[at + (size_t)i] = (int8_t)(isnan(q) ? 0 : lrintf(q));

@@ -1,5 +1,5 @@
 // ops.h: the operations of the model on a CPU, as one table of functions for each instruction set (plain C; x86-64 with AVX2 + FMA,
-// AVX-512, AVX-512 + bf16), chosen once at run time. cuda/kernels.h is to declare the same names in the same order.
+// AVX-512, AVX-512 + bf16), chosen once at run time. cuda/kernels.h declares the same names in the same order.
 // Knows nothing of files, configuration or training. Matrix products are in cpu/matmul.h.
 //
 // Activations are float32 or bf16 (`type`; void pointers below); parameters, the residual stream, statistics, losses and all sums are
@@ -45,7 +45,7 @@ typedef struct {
     // Overwrites dq (ldq), dkp, dvp, dkn, dvn (ldkv) with the gradients. 8 I flop a visible pair, 10 I done.
     void (*attn_bwd)(const cpu_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
                      void *dvn, void *work);
-    // Bytes of work that either needs, for this shape and `threads` threads.
+    // Bytes of work that either needs, for this shape or one with fewer sequences, latents or kept keys, and `threads` threads.
     size_t (*attn_work)(const cpu_attn *a, int threads);
     // One query a stream against a cache: k, v (S, H, capacity, D) of `type`, of which the first `length` are filled; q, o (S, H D)
     // float32. Limited by reading 2 S H length D cache elements.
@@ -59,7 +59,7 @@ typedef struct {
     // Adds to dtoken_emb, dpos_emb; each thread owns columns, so that sums have one order.
     void (*embed_bwd)(float *dtoken_emb, float *dpos_emb, const float *dx, const int32_t *token, const int32_t *position, int rows, int C);
     // y = LN(x; w, b), eps 1e-5. mean, rstd (rows) are kept for the backward pass. With r: z = x + r (+ bias) is written first and
-    // normalised in x's place. y NULL: only z.
+    // normalised in x's place. w NULL: y is a copy.
     void (*layernorm_fwd)(cpu_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r, const float *bias,
                           const float *w, const float *b, int rows, int C);
     // dx += LN's gradient from dy; dx_copy (may be NULL) = dx in `type`. Adds to dw, db through work (threads, 2, C) floats.
@@ -74,7 +74,7 @@ typedef struct {
     // In place on dy -> dx, from the normalised y (so x is not needed where w has no zero: x rstd = y / w). Adds to dw.
     void (*head_norm_bwd)(cpu_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd,
                           const float *w, int rows, int H, int D, float *work);
-    // g = activation(h), dropout after it; count = rows F. The draw's counter is (layer, row of the sequence, column).
+    // g (rows, F) = activation(h), dropout after it. The draw's counter is (layer, row of the sequence, column).
     void (*activation_fwd)(cpu_type type, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *dropout,
                            int rows_a_sequence);
     // dg -> dh, in place.

@@ -99,8 +99,13 @@ attn_plan CPU_ISA(attn_plan_make)(const cpu_attn *a) {
 }
 
 size_t CPU_ISA(attn_work)(const cpu_attn *a, int threads) {
-    size_t forward = CPU_ISA(attn_fwd_units)(a, threads), backward = CPU_ISA(attn_bwd_units)(a, threads);
-    return 4 * (forward > backward ? forward : backward) + 64;
+    size_t most = CPU_ISA(attn_fwd_units)(a, threads);
+    cpu_attn less = *a; // fewer sequences are split into more parts
+    for (less.batch = 1; less.batch <= a->batch; less.batch++) {
+        size_t backward = CPU_ISA(attn_bwd_units)(&less, threads);
+        if (backward > most) most = backward;
+    }
+    return 4 * most + 64;
 }
 
 void CPU_ISA(attn_units)(bool pairs, cpu_type type, uint32_t *dst, const void *src, int D) {

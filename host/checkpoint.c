@@ -82,6 +82,16 @@ pa_status pa_checkpoint_list(const char *run, int64_t **step, size_t *count, pa_
     return s;
 }
 
+int64_t pa_checkpoint_newest(const char *run) {
+    steps l = {0};
+    int64_t newest = -1;
+    if (walk(run, list_each, &l, NULL)) l.count = 0;
+    for (size_t i = 0; i < l.count; i++)
+        if (l.step[i] > newest) newest = l.step[i];
+    free(l.step);
+    return newest;
+}
+
 static void read_running(const char *text, pa_running *r) {
     long long count;
     if (text && sscanf(text, "%lf %lf %lld", &r->mean, &r->variance, &count) == 3) r->count = count;

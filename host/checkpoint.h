@@ -17,7 +17,8 @@ typedef struct {
     char path[4096];      // of the model file itself
 } pa_weights;
 
-// `from` is a model.safetensors, a checkpoint directory or a run directory (its `best`, else `latest`). A file without our metadata
+// `from` is a model.safetensors, a checkpoint directory or a run directory (its `best`, else `latest`, else the newest: a copy may
+// have lost its links). A file without our metadata
 // needs `config`, an INI file whose [model] says what shapes can't, or `model` itself (PA_USAGE without either). With our metadata what
 // is given must agree.
 // Every tensor of the model must be there with its shape, and nothing else but rotary_pos_emb.inv_freq; a leading "module." or "net."
@@ -74,5 +75,7 @@ pa_status pa_checkpoint_resume(const pa_run *run, pa_run_state *state, bool *fou
 pa_status pa_checkpoint_links(const char *dir, const pa_run_state *state, pa_err *err);
 // Steps of all checkpoints in DIR, newest first (free them); what interrupted saves left is put in order on the way.
 pa_status pa_checkpoint_list(const char *dir, int64_t **step, size_t *count, pa_err *err);
+// The newest's step, -1 where there is none; changes nothing.
+int64_t pa_checkpoint_newest(const char *dir);
 
 #endif

@@ -164,7 +164,12 @@ static pa_status place(const char *temporary, const char *folder, pa_err *err) {
     return pa_error(err, PA_FAIL, "%s: cannot be renamed to %s: %s", temporary, folder, strerror(errno));
 }
 
-// RUN/name -> target, replaced in one step.
+// Some file systems have no symbolic links. Nothing depends on them: a run goes on from its newest checkpoint.
+static bool has_no_links(int why) {
+    return why == EPERM || why == ENOTSUP || why == EOPNOTSUPP || why == ENOSYS;
+}
+
+// RUN/name -> target, replaced in one step. In a copy of a run that followed its links, a folder stands where the link was.
 static pa_status point(const char *run, const char *name, const char *target, pa_err *err) {
     char link[PATH], temporary[PATH + 32], found[256];
     snprintf(link, sizeof link, "%s/%s", run, name);
@@ -173,7 +178,13 @@ static pa_status point(const char *run, const char *name, const char *target, pa
     if (!strcmp(found, target)) return PA_OK;
     snprintf(temporary, sizeof temporary, "%s.tmp.%d", link, (int)getpid());
     unlink(temporary);
-    if (symlink(target, temporary) || rename(temporary, link)) {
+    if (symlink(target, temporary)) {
+        if (has_no_links(errno)) return PA_OK;
+        return pa_error(err, PA_FAIL, "%s: cannot link to %s: %s", link, target, strerror(errno));
+    }
+    int failed = rename(temporary, link);
+    if (failed && errno == EISDIR && !pa_remove_tree(link, NULL)) failed = rename(temporary, link);
+    if (failed) {
         int e = errno;
         unlink(temporary);
         return pa_error(err, PA_FAIL, "%s: cannot link to %s: %s", link, target, strerror(e));

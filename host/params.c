@@ -47,7 +47,7 @@ pa_status pa_model_check(const pa_model *m, pa_err *err) {
     const struct {
         const char *name;
         double value, below;
-    } share[] = {{"prefix_dropout", m->prefix_dropout, 1}, {"dropout", m->dropout, 1}, {"z_loss", m->z_loss, 1e6}};
+    } share[] = {{"prefix_dropout", m->prefix_dropout, 1}, {"dropout", m->dropout, 0.99}, {"z_loss", m->z_loss, 1e6}};
     for (size_t i = 0; i < sizeof share / sizeof *share; i++)
         if (!(share[i].value >= 0 && share[i].value < share[i].below))
             return pa_error(err, PA_USAGE, "model.%s: expected at least 0 and below %g, found %g", share[i].name, share[i].below,

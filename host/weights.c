@@ -24,8 +24,10 @@ static pa_status find_file(const char *from, char *path, size_t size, pa_err *er
         snprintf(path, size, "%s/%s", from, inside[i]);
         if (is_there(path)) return PA_OK;
     }
-    return pa_error(err, PA_USAGE, "%s: expected a run directory or a checkpoint, found neither best, latest nor model.safetensors in it",
-                    from);
+    int64_t newest = pa_checkpoint_newest(from);
+    snprintf(path, size, "%s/checkpoints/step-%08lld/model.safetensors", from, (long long)newest);
+    if (newest >= 0 && is_there(path)) return PA_OK;
+    return pa_error(err, PA_USAGE, "%s: expected a run directory or a checkpoint, found no checkpoint in it", from);
 }
 
 // The tensor's name in our table: a wrapper's prefixes are taken off.

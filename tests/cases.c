@@ -93,7 +93,7 @@ static void add_weights(table *t, int F) {
     r = add(t, CASE_ADAM, "adam", 16 * w, (32 + (t->type == CPU_BF16 ? 2 : 0)) * w), r->count = (size_t)F * (size_t)m->dim, r->cold = true;
     r = add(t, CASE_CAST, "cast", 0, (4 + s) * w), r->count = (size_t)F * (size_t)m->dim, r->cold = true;
     r = add(t, CASE_WIDEN, "widen", 0, (4 + s) * w), r->count = (size_t)F * (size_t)m->dim, r->cold = true;
-    r = add(t, CASE_GEMV, "gemv", 2 * w, s * w), r->in = m->dim, r->out = F, r->rows = m->batch, r->cold = r->reads = true;
+    r = add(t, CASE_GEMV, "gemv", 2 * w * m->batch, s * w), r->in = m->dim, r->out = F, r->rows = m->batch, r->cold = r->reads = true;
     double cache = (double)m->batch * m->context * m->heads * m->dim_head;
     r = add(t, CASE_ATTENTION_DECODE, "attention_decode", 4 * cache, 2 * s * cache);
     r->batch = m->batch, r->latents = m->context, r->cold = r->reads = true;

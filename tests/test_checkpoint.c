@@ -349,7 +349,7 @@ static const struct {
     {flip, NEWEST "/state.safetensors", "expected data with CRC-32C"},
     {cut_to_nothing, NEWEST "/model.safetensors", "expected a safetensors file of at least 8 bytes, found 0"},
     {cut_to_nothing, NEWEST "/state.safetensors", "expected a safetensors file of at least 8 bytes, found 0"},
-    {take_away, NEWEST "/model.safetensors", "expected a run directory or a checkpoint, found neither"},
+    {take_away, NEWEST "/model.safetensors", "expected a run directory or a checkpoint, found no checkpoint in it"},
     {take_away, NEWEST "/state.safetensors", "expected the run's state beside model.safetensors, found none"},
     {copy_of_tokens, NEWEST "/model.safetensors", "expected format patrain-checkpoint-1, found patrain-tokens-1"},
     {copy_of_tokens, NEWEST "/state.safetensors", "expected metadata step, found none"},

@@ -308,6 +308,10 @@ class Disk(Crash):
                 self.assertEqual(self.assert_whole("run", "whole"), [10, 20])
                 self.assert_same_tensors("whole", "run", "latest")
 
+    def test_no_links(self):
+        for error in (errno.EPERM, errno.ENOTSUP):
+            self.disk_goes_on("symlink", "/", "1+", error)
+
     def test_folders_that_cannot_be_synced(self):
         for n in (2, 5, 6):
             self.disk_goes_on("fsync", "/checkpoints", n, errno.EINVAL)

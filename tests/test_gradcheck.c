@@ -202,7 +202,7 @@ static void check_case(void **state) {
     assert_int_equal(wrong, 0);
 }
 
-enum { CASES = 17 };
+enum { CASES = 18 };
 static int fill(gradient_case *g) {
     pa_model base = fixture_model(), one = base;
     one.depth = 1;
@@ -213,6 +213,7 @@ static int fill(gradient_case *g) {
     g[n++] = (gradient_case){"all dropped", one, 2, 24, 15, 0};
     g[n++] = (gradient_case){"shorter prefix", one, 2, 19, 15, -1};
     g[n++] = (gradient_case){"no prefix", one, 3, 13, 13, -1};
+    g[n++] = (gradient_case){"a model without prefix", one, 2, 13, 13, -1}, g[n - 1].model.prefix = 0, g[n - 1].model.context = 13;
     g[n++] = (gradient_case){"one latent", one, 2, 10, 1, 5};
     g[n++] = (gradient_case){"rotary only", one, 2, 24, 15, -1}, g[n - 1].model.position = PA_POSITION_ROTARY;
     g[n++] = (gradient_case){"sqrelu", one, 2, 24, 15, -1}, g[n - 1].model.activation = PA_SQRELU;

@@ -20,7 +20,7 @@ typedef struct {
     int batch, length, latents, kept;
 } shape;
 
-enum { SHAPES = 12 };
+enum { SHAPES = 13 };
 static int shapes(shape *s) {
     pa_model m = fixture_model();
     int n = 0;
@@ -29,6 +29,7 @@ static int shapes(shape *s) {
     s[n++] = (shape){"all dropped", m, 1, 24, 15, 0};
     s[n++] = (shape){"shorter prefix", m, 2, 19, 15, -1};
     s[n++] = (shape){"no prefix", m, 2, 7, 7, -1};
+    s[n++] = (shape){"a model without prefix", m, 2, 15, 15, -1}, s[n - 1].model.prefix = 0, s[n - 1].model.context = 15;
     s[n++] = (shape){"one token", m, 1, 1, 1, -1};
     s[n++] = (shape){"perceive_depth 2", m, 2, 24, 15, 4}, s[n - 1].model.perceive_depth = 2;
     s[n++] = (shape){"no latent layers", m, 2, 24, 15, -1}, s[n - 1].model.depth = 0;
@@ -273,13 +274,15 @@ static void weights_of_8_bits(void **state) {
     (void)state;
     const pa_backend *be = fixture_backend();
     shape s[SHAPES];
-    for (int i = 0, n = shapes(s); i < n; i++) {
+    for (int k = 0, n = shapes(s); k < 2 * n; k++) {
         fixture f;
         pa_err err;
         double sum;
+        const int i = k / 2;
+        const pa_precision precision = k % 2 ? PA_PRECISION_BF16 : PA_PRECISION_FP32;
         make(&f, &s[i], 37);
         f.batch.keep = NULL, f.batch.kept = s[i].length - s[i].latents;
-        pa_open o = {.precision = PA_PRECISION_FP32, .max_batch = s[i].batch, .streams = s[i].batch, .int8 = true};
+        pa_open o = {.precision = precision, .max_batch = s[i].batch, .streams = s[i].batch, .int8 = true};
         pa_context *c = fixture_open(be, &f, o);
         fixture_ok(be->loss(c, &f.batch, &sum, NULL, &err), &err);
         double *rounded = fixture_read(be, c, &f.params, PA_PARAM);
@@ -303,7 +306,7 @@ static void weights_of_8_bits(void **state) {
         }
         assert_true(products > 5 && fixture_distance(rounded, f.w, f.params.floats) > 0);
         memcpy(f.w, rounded, f.params.floats * sizeof *rounded); // what the reference computes with
-        check_cached(s[i].name, be, c, &f, 1, PA_PRECISION_FP32);
+        check_cached(s[i].name, be, c, &f, 1, precision);
         be->close(c);
         free(rounded);
         fixture_clear(&f);

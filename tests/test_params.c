@@ -330,7 +330,8 @@ static void shares_out_of_range_are_named(void **state) {
     } kase[] = {
         {offsetof(pa_model, prefix_dropout), 1, "model.prefix_dropout: expected at least 0 and below 1, found 1"},
         {offsetof(pa_model, prefix_dropout), (double)NAN, "model.prefix_dropout: expected at least 0 and below 1, found nan"},
-        {offsetof(pa_model, dropout), -0.5, "model.dropout: expected at least 0 and below 1, found -0.5"},
+        {offsetof(pa_model, dropout), -0.5, "model.dropout: expected at least 0 and below 0.99, found -0.5"},
+        {offsetof(pa_model, dropout), 0.999, "model.dropout: expected at least 0 and below 0.99, found 0.999"},
         {offsetof(pa_model, z_loss), 1e6, "model.z_loss: expected at least 0 and below 1e+06, found 1e+06"},
     };
     for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {

@@ -6,6 +6,7 @@ import fcntl
 import math
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -78,6 +79,14 @@ class Stopped(Run):
 
     def test_to_the_bit_in_bf16(self):
         self.stop_thrice("bf16")
+
+    def test_a_copy_that_followed_its_links(self):
+        self.train("copied-whole", "optimizer.schedule=constant")
+        self.train("copied", "optimizer.schedule=constant", "train.steps=20")
+        shutil.copytree(self.folder / "copied", self.folder / "copy", symlinks=False)
+        self.train("copy", "optimizer.schedule=constant")
+        self.assertTrue((self.folder / "copy/latest").is_symlink() and (self.folder / "copy/best").is_symlink())
+        self.assert_same_run("copied-whole", "copy")
 
     def test_a_finished_run_stays_as_it_is(self):
         self.train("finished")

@@ -146,8 +146,7 @@ static void nothing_there_is_said(void **state) {
     char from[SCRATCH_PATH];
     snprintf(from, sizeof from, "%s", scratch("none"));
     refuse(from, NULL, NULL, PA_USAGE, ": expected a model file, a checkpoint or a run directory, found nothing there");
-    refuse(scratch_folder, NULL, NULL, PA_USAGE,
-           ": expected a run directory or a checkpoint, found neither best, latest nor model.safetensors in it");
+    refuse(scratch_folder, NULL, NULL, PA_USAGE, ": expected a run directory or a checkpoint, found no checkpoint in it");
 }
 
 static void damaged_metadata_is_refused(void **state) {

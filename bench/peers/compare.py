@@ -13,7 +13,8 @@ Fairness: the same number of threads for all; one process at a time, the others 
 steps are not timed; each round times every peer once, so that a slow minute of the machine meets them all; the ratio is taken round by
 round and its median, least and most are printed. That all compute the same is checked first: the loss of PyTorch's first weights on one
 batch by perceiver_ar_pytorch, by the SDPA form, and by paeval --logits.
-Generation: seconds a token of a whole window by the seed project's method, a full forward pass a token, and by pagen, prefill included.
+Generation: seconds a token by the seed project's method, a full forward pass in float32 over a full window a token, and by pagen as it comes
+(bf16 weights and caches), the mean of a window's tokens after a primer of P + 1, prefill included.
 Preparing: 100 files of MAESTRO by the seed project's prep.py (its encode_midi and pickle, one process as published) and by paprep.
 """
 import argparse
@@ -73,8 +74,8 @@ class Torch:
         self.process.wait()
 
 
-def run(*command, **options) -> str:
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, **options)
+def run(*command) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))}\nexit {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
@@ -84,7 +85,7 @@ class Patrain:
     def __init__(self, name, config, precision, options, folder):
         self.name, self.folder = name, folder
         self.command = [options.bin / "patrain", ROOT / f"configs/{config}.ini", f"data.train={options.tokens}", "data.validation=",
-                        "train.global_batch=1", f"train.steps={STEPS + 1}", "log.eval_every=0", "checkpoint.every=0", "--precision",
+                        "train.global_batch=1", "--device", "cpu", f"train.steps={STEPS + 1}", "log.eval_every=0", "checkpoint.every=0", "--precision",
                         precision, "--fresh", "--run-dir", folder / "run"]
 
     def time(self, what: str) -> float:
@@ -107,7 +108,7 @@ def check_losses(config: str, model: dict, options, folder: Path) -> dict:
     save_file({k[len("model."):]: v for k, v in tensors.items()}, folder / "model.safetensors")
     save_file({"x": x}, folder / "x.safetensors")
     run(options.bin / "paeval", folder / "model.safetensors", folder / "x.safetensors", "--config", ROOT / f"configs/{config}.ini",
-        "--precision", "fp32", "--logits", folder / "logits.safetensors")
+        "--precision", "fp32", "--device", "cpu", "--logits", folder / "logits.safetensors")
     logits = load_file(folder / "logits.safetensors")["logits"].astype(np.float64)[0]
     labels = x[0, model["prefix"]:]
     top = logits.max(axis=-1)
@@ -178,13 +179,13 @@ class Pagen:
         self.name, self.options, self.folder, self.model = "pagen", options, folder, model
         run("rm", "-rf", folder / "run")
         run(options.bin / "patrain", ROOT / f"configs/{config}.ini", f"data.train={options.tokens}", "data.validation=", "train.global_batch=1",
-            "train.steps=1", "optimizer.warmup=0", "log.eval_every=0", "--fresh", "--run-dir", folder / "run")
+            "train.steps=1", "optimizer.warmup=0", "log.eval_every=0", "--device", "cpu", "--fresh", "--run-dir", folder / "run")
 
     def time(self, what: str) -> float:
         """Seconds a token from a primer of P + 1 tokens to the end of the window."""
         length = self.model["context"] - self.model["prefix"] - 1
         said = run(self.options.bin / "pagen", self.folder / "run", "--primer", f"{self.options.tokens}:0", "--prime-tokens",
-                   self.model["prefix"] + 1, "--length-tokens", length, "--output", self.folder / "out.safetensors", "--seed", "1")
+                   self.model["prefix"] + 1, "--length-tokens", length, "--output", self.folder / "out.safetensors", "--seed", "1", "--device", "cpu")
         made, took = re.search(r"^(\d+) tokens in ([\d.]+) s", said, re.M).groups()
         return float(took) / int(made)
 
@@ -194,7 +195,7 @@ class Pagen:
 
 def generation(config: str, options, folder: Path) -> dict:
     model = settings(config)
-    print(f"\n{config}, seconds a generated token at a full window", flush=True)
+    print(f"\n{config}, seconds a generated token: a full pass in float32, or pagen's mean over a window in bf16", flush=True)
     peers = [Torch("full pass, published", model, options.threads, "published", warm=0),
              Torch("full pass, sdpa", model, options.threads, "best", warm=0), Pagen(config, model, options, folder)]
     table = alternate(peers, options.rounds, "forward", ["pagen"])
@@ -255,9 +256,10 @@ def main() -> None:
     p.add_argument("--precisions", default="", help="of the best forms and of patrain: fp32, bf16 or both (default: what the processor has)")
     p.add_argument("--bf16", action="store_true", help="bf16 autocast of PyTorch even where the processor has no bf16 products")
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--json", type=Path)
     options = p.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of all programs
     options.bin, options.tokens = options.bin.resolve(), options.tokens.resolve()
     options.skip_published = options.skip_published.split(",")
     result = {"training": {}, "generation": {}}
