@@ -249,6 +249,8 @@ static pa_status bench_all(options *o, pa_err *err) {
     int models = o->quick ? 1 : 5;
     o->threads = omp_get_max_threads();
     pa_status s = choose(o, err);
+    pa_file f;
+    if (!s && o->json && !(s = pa_file_create(&f, o->json, err))) pa_file_abandon(&f); // that it can be written is known before
     if (s) return s;
     o->effort = o->quick ? (bench_effort){.seconds = 0.1, .least = 3} : (bench_effort){.seconds = o->gpu ? 0.05 : 0.5, .least = 7};
     if (!(o->cases = calloc(MOST_CASES, sizeof *o->cases))) return pa_error(err, PA_FAIL, "no memory");

@@ -120,7 +120,8 @@ pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
         pa_params_clear(p);
         return pa_error(err, PA_FAIL, "no memory for the table of %d blocks", blocks);
     }
-    p->token_emb = add(p, "", "token_emb.weight", m->vocab, m->dim, PA_INIT_NORMAL, 1, false);
+    // As the logits' weight too, numbers of size 1 would give logits of size dim and a first loss of hundreds.
+    p->token_emb = add(p, "", "token_emb.weight", m->vocab, m->dim, PA_INIT_NORMAL, m->tie_embeddings ? 1 / sqrt(m->dim) : 1, false);
     p->pos_emb =
         m->position == PA_POSITION_LEARNED_ROTARY ? add(p, "", "pos_emb.weight", m->context, m->dim, PA_INIT_NORMAL, 1, false) : -1;
     for (int i = 0; i < m->perceive_depth; i++) add_block(p, &p->block[i], "perceive_layers", i, true);

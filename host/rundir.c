@@ -92,6 +92,9 @@ pa_status pa_rundir_open(const char *run, bool fresh, int *lock, pa_err *err) {
     pa_status s = PA_OK;
     if (fresh) {
         struct stat there;
+        snprintf(path, sizeof path, "%s/checkpoints", run);
+        if (!stat(run, &there) && access(path, F_OK) && rmdir(run))
+            return pa_error(err, PA_USAGE, "--fresh: expected the directory of a run, found %s without checkpoints in it", run);
         if (!stat(run, &there)) { // refuse to move a directory from under a run
             if ((s = lock_run(run, lock, err))) return s;
             pa_rundir_close(*lock), *lock = -1;

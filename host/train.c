@@ -15,16 +15,19 @@
 #include "host/runlog.h"
 #include "host/score.h"
 
-static volatile sig_atomic_t stop_signals;
+enum { QUIET_S = 60 }; // most seconds without a line where steps are long
+
+static volatile sig_atomic_t stop_signals, speaks; // speaks: rank 0
 
 static void on_signal(int signal) {
+    static const char text[] = "\nstopping after this step, once it is saved; Ctrl-C again ends at once, without saving\n";
     if (signal == SIGINT && stop_signals) _exit(130);
-    stop_signals++;
+    if (!stop_signals++ && speaks && write(STDERR_FILENO, text, sizeof text - 1) < 0) {} // nobody to tell
 }
 
-static void catch_signals(void) {
+static void catch_signals(bool first) {
     struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    stop_signals = 0;
+    stop_signals = 0, speaks = first;
     sigaction(SIGTERM, &a, NULL), sigaction(SIGINT, &a, NULL), sigaction(SIGUSR1, &a, NULL);
 }
 
@@ -40,6 +43,9 @@ typedef struct {
     pa_sampler sampler;
     pa_run_state state;
     pa_runlog log;
+    pa_progress bar;   // of the steps to the next line, on a terminal
+    int64_t bar_began; // with this step
+    double spoke;      // clock at the last line
     pa_run run;
     pa_saver *saver;                 // of rank 0, unless nothing is to be written
     int lock, micro, first, windows; // this rank's windows of a step: `windows` of them from `first`
@@ -125,6 +131,20 @@ static pa_batch micro_batch(trainer *t, int from) {
                       .last = from + count == t->windows};
 }
 
+// The bar stands for the steps until the next line is due.
+static void begin_bar(trainer *t) {
+    const pa_config *c = t->config;
+    int64_t step = t->state.step, next = c->log.every ? (step / c->log.every + 1) * c->log.every : c->train.steps;
+    if (c->train.steps && next > c->train.steps) next = c->train.steps;
+    pa_progress_start(&t->bar, "training", "steps", (double)(next > step ? next - step : 0));
+    t->bar_began = step, t->spoke = pa_clock();
+}
+
+static void move_bar(trainer *t, double share) {
+    if (t->bar.terminal && !t->comm.rank && !t->options->dry_run)
+        pa_progress_update(&t->bar, (double)(t->state.step - t->bar_began) + share);
+}
+
 // The gradient of all windows of this rank. Where the backend is still at work after it, the next step's windows are drawn meanwhile.
 static pa_status gradient(trainer *t, float scale, pa_err *err) {
     pa_status s = PA_OK;
@@ -134,6 +154,7 @@ static pa_status gradient(trainer *t, float scale, pa_err *err) {
         if (!staged) b = micro_batch(t, from);
         t->staged = false;
         s = t->backend->loss_grad(t->ctx, staged ? NULL : &b, scale, NULL, err);
+        if (from + t->micro < t->windows) move_bar(t, (double)(from + t->micro) / t->windows);
     }
     if (s || !t->backend->stage || !t->windows || t->options->dry_run) return s;
     draw_windows(t, t->drawn + 1);
@@ -271,20 +292,25 @@ static pa_status loop(trainer *t, pa_err *err) {
     pa_status s = PA_OK;
     pa_step_log log = {0};
     bool first = !t->comm.rank, hears = t->has_validation, evaluates = hears && c->log.eval_every;
+    const int64_t began = t->state.step;
     if (evaluates && due(t->state.step, c->log.eval_every) && t->state.evaluated != t->state.step && (s = evaluate_or_stop(t, err)))
         return s;
+    begin_bar(t);
     while (!(s = agree(t, err)) && t->progress < 1 && !t->stopping) {
-        if ((s = train_step(t, &log, err))) return s;
-        if (t->saver && (s = pa_saver_check(t->saver, err))) return s;
+        s = train_step(t, &log, err);
         int64_t step = t->state.step;
-        if ((s = pa_runlog_step(&t->log, &log, first && (due(step, c->log.every) || step == 1 || log.skipped || pa_runlog_spike(&log)),
-                                err)))
-            return s;
+        bool tells = due(step, c->log.every) || step == 1 || log.skipped || pa_runlog_spike(&log) || pa_clock() > t->spoke + QUIET_S;
+        move_bar(t, 0);
+        if (s || tells || due(step, c->log.eval_every)) pa_progress_end(&t->bar);
+        if (s || (t->saver && (s = pa_saver_check(t->saver, err)))) return s;
+        if ((s = pa_runlog_step(&t->log, &log, first && tells, err))) return s;
+        if (tells) begin_bar(t);
         if (t->skips_in_a_row >= c->train.max_skips && c->train.max_skips) return give_up(t, err);
         if (hears && due(step, c->log.eval_every) && (s = evaluate_or_stop(t, err))) return s;
         if (first && hears && due(step, c->log.sample_every) && (s = sample(t, err))) return s;
         if (due(step, c->checkpoint.every) && !log.skipped && t->saved_step != step && (s = save(t, false, err))) return s;
     }
+    pa_progress_end(&t->bar);
     if (s) return s;
     if (!t->stopping && evaluates && t->state.evaluated != t->state.step && (s = evaluate_or_stop(t, err))) return s;
     if (t->stopping) {
@@ -295,7 +321,38 @@ static pa_status loop(trainer *t, pa_err *err) {
         return PA_STOPPED;
     }
     if (t->saved_step != t->state.step && (s = save(t, false, err))) return s;
-    return saved(t, err);
+    if ((s = saved(t, err)) || !first) return s;
+    if (t->state.step > began)
+        fprintf(stderr, "finished at step %lld, loss %.4f: %s\n", (long long)t->state.step, log.loss, t->options->run);
+    else
+        fprintf(stderr, "finished before, at step %lld; more train.steps, train.epochs or train.minutes go on\n", (long long)t->state.step);
+    return s;
+}
+
+// Windows that end within model.prefix + 1 tokens score nothing. How many pieces are too short for others.
+static int64_t too_short(const pa_tokens *t, const pa_model *m) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < t->pieces; i++) count += t->offsets[i + 1] - t->offsets[i] <= m->prefix;
+    return count;
+}
+
+static pa_status check_lengths(trainer *t, pa_err *err) {
+    const pa_config *c = t->config;
+    const pa_model *m = &c->model;
+    int64_t shorts = too_short(&t->train, m), all = t->train.pieces;
+    if (all && shorts == all)
+        return pa_error(err, PA_DATA,
+                        "%s: expected pieces of more than model.prefix = %d tokens, of which nothing is predicted, found none",
+                        c->data.train, m->prefix);
+    if (shorts && !t->comm.rank)
+        fprintf(stderr, "%s: %lld of %lld pieces have no more than model.prefix = %d tokens; nothing is learnt from them\n", c->data.train,
+                (long long)shorts, (long long)all, m->prefix);
+    if (!t->validation.file) return PA_OK;
+    t->has_validation = too_short(&t->validation, m) < t->validation.pieces;
+    if (!t->has_validation && !t->comm.rank)
+        fprintf(stderr, "%s: no piece has more than model.prefix = %d tokens; no evaluation, no best checkpoint, no samples\n",
+                c->data.validation, m->prefix);
+    return PA_OK;
 }
 
 static pa_status open_data(trainer *t, pa_err *err) {
@@ -307,9 +364,9 @@ static pa_status open_data(trainer *t, pa_err *err) {
         if (t->train.encoding != t->validation.encoding)
             return pa_error(err, PA_USAGE, "%s: expected the encoding of %s, %s, found %s", c->data.validation, c->data.train,
                             pa_encoding_name(t->train.encoding), pa_encoding_name(t->validation.encoding));
-        t->has_validation = t->validation.pieces > 0;
     }
-    return pa_sampler_init(&t->sampler, &t->train, c, err);
+    s = pa_sampler_init(&t->sampler, &t->train, c, err);
+    return s ? s : check_lengths(t, err);
 }
 
 // Rows that keep the matrix products at their peak and the activations small.
@@ -328,7 +385,7 @@ static pa_status open_backend(trainer *t, pa_err *err) {
                  .training = true,
                  .recompute = c->train.recompute,
                  .deterministic = c->train.deterministic,
-                 .streams = c->log.sample_every && t->has_validation && !t->options->dry_run ? 1 : 0,
+                 .streams = c->log.sample_every && t->has_validation ? 1 : 0,
                  .seed = (uint64_t)c->train.seed,
                  .comm = &t->comm,
                  .zero = t->config->train.zero == 1,
@@ -407,7 +464,9 @@ static pa_status start_run(trainer *t, pa_err *err) {
     }
     if (found) {
         if (!t->comm.rank && (s = pa_checkpoint_links(o->run, &t->state, err))) return s;
-        if (!t->comm.rank) fprintf(stderr, "%s: going on from step %lld\n", o->run, (long long)t->state.step);
+        if (!t->comm.rank)
+            fprintf(stderr, "%s: going on from step %lld%s\n", o->run, (long long)t->state.step,
+                    o->init ? "; --init is for a new run" : "");
         t->saved_step = t->state.step;
     }
     if (!o->dry_run && !t->comm.rank &&
@@ -433,7 +492,7 @@ pa_status pa_train(const pa_config *config, const pa_train_options *options, pa_
     t.first = (int)((int64_t)batch * rank / size), t.windows = (int)((int64_t)batch * (rank + 1) / size) - t.first;
     t.micro = choose_micro(config, t.windows);
     t.kept = pa_kept(config->model.prefix, config->model.prefix_dropout);
-    signal(SIGHUP, SIG_IGN);
+    signal(SIGHUP, SIG_IGN), signal(SIGPIPE, SIG_IGN); // a terminal, or a pipe of messages, that is gone ends no run
     pa_status s = pa_params_init(&t.params, &config->model, err);
     if (s || (s = open_data(&t, err)) || (s = take_buffers(&t, err))) goto done;
     if (!rank)
@@ -446,7 +505,7 @@ pa_status pa_train(const pa_config *config, const pa_train_options *options, pa_
         goto done;
     }
     if ((s = start_run(&t, err))) goto done;
-    catch_signals();
+    catch_signals(!rank);
     s = options->dry_run ? dry_step(&t, err) : loop(&t, err);
 done:
     pa_saver_close(t.saver); // what is being written is finished, whatever ended the run

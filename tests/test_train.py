@@ -91,9 +91,13 @@ class Stopped(Run):
     def test_a_finished_run_stays_as_it_is(self):
         self.train("finished")
         before = (self.folder / "finished/metrics.jsonl").read_text()
-        self.train("finished")
+        done = self.train("finished", "--init", str(self.folder / "finished"))
         self.assertEqual((self.folder / "finished/metrics.jsonl").read_text(), before)
-        self.train("finished", "train.steps=50")
+        self.assertIn("/finished: going on from step 40; --init is for a new run\n", done.stderr)
+        self.assertTrue(done.stderr.endswith("finished before, at step 40; more train.steps, train.epochs or train.minutes go on\n"), done.stderr)
+        done = self.train("finished", "train.steps=50")
+        loss = programs.losses(self.folder / "finished")[0][-1][1]
+        self.assertTrue(done.stderr.endswith(f"finished at step 50, loss {loss:.4f}: {self.folder}/finished\n"), done.stderr)
         self.assertEqual([s[0] for s in programs.losses(self.folder / "finished")[0]], list(range(1, 51)))
 
 
@@ -198,9 +202,11 @@ class Trajectory(Run):
         self.assertAlmostEqual(steps[4]["lr"], 3e-3 * (1 - 16 / 18), delta=1e-15)
 
     def test_a_window_of_nothing_to_score(self):
-        programs.write_tokens(self.folder / "short.safetensors", [3, 4, 5])
-        done = self.train("short", "train.steps=5", f"data.train={self.folder}/short.safetensors")
-        self.assertEqual([m["loss"] for m in programs.metrics(self.folder / "short")[0]], [0] * 5)
+        programs.write_tokens(self.folder / "short.safetensors", [3, 8, 5, 30])
+        done = self.train("short", "train.steps=20", "train.global_batch=1", f"data.train={self.folder}/short.safetensors")
+        self.assertIn("short.safetensors: 3 of 4 pieces have no more than model.prefix = 8 tokens; nothing is learnt from them\n", done.stderr)
+        losses = [m["loss"] for m in programs.metrics(self.folder / "short")[0]]
+        self.assertEqual((losses.count(0), len(losses)), (15, 20))
         self.assertNotIn("skipped", done.stderr)
 
 

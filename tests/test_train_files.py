@@ -5,12 +5,14 @@ and the old checkpoint where the disk is full or the numbers are lost. That runs
 import math
 import os
 import pathlib
+import pty
 import re
 import resource
 import shutil
 import signal
 import socket
 import struct
+import subprocess
 import time
 import unittest
 
@@ -84,6 +86,12 @@ class Refused(Run):
                     data("neural.safetensors"))
         programs.write_tokens(self.folder / "empty.safetensors", [])
         self.refuse(3, "FOLDER/empty.safetensors: expected at least one piece, found none", data("empty.safetensors"))
+        programs.write_tokens(self.folder / "short.safetensors", [8, 3])
+        self.refuse(3, "FOLDER/short.safetensors: expected pieces of more than model.prefix = 8 tokens, of which nothing is predicted, found none",
+                    data("short.safetensors"))
+        done = self.train("no-validation", "train.steps=1", f"data.validation={self.folder}/short.safetensors")
+        self.assertIn("short.safetensors: no piece has more than model.prefix = 8 tokens; no evaluation, no best checkpoint, no samples\n", done.stderr)
+        self.assertEqual(programs.losses(self.folder / "no-validation")[1], [])
         self.assertFalse((self.folder / "refused").exists())
 
     def test_run_directories(self):
@@ -136,6 +144,13 @@ class Directories(Run):
             self.assertRegex(done.stderr, r"memory plan, .*\n  parameters +\d+\.\d MB\n(.*\n)+  all +\d+\.\d MB\n")
             self.assertRegex(done.stderr, r"step 1  epoch .*\ndry run: one step of \d+\.\d\d s done, nothing written\n$")
         self.assertEqual(tree(self.folder), before)
+
+    def test_fresh_is_for_runs(self):
+        (self.folder / "mine").mkdir()
+        (self.folder / "mine/song.mid").write_bytes(b"mine")
+        done = self.train("mine", "train.steps=5", "--fresh", status=2)
+        self.assertTrue(done.stderr.endswith(f"patrain: --fresh: expected the directory of a run, found {self.folder}/mine without checkpoints in it\n"))
+        self.assertEqual(tree(self.folder / "mine"), {self.folder / "mine/song.mid": b"mine"})
 
     def test_fresh_moves_aside(self):
         self.train("fresh", "train.steps=5")
@@ -270,6 +285,23 @@ class Logs(Run):
         self.assertEqual([m["step"] for m in evaluations], [0, 3, 6])
         self.assertEqual(list(evaluations[0]), ["step", "eval_loss", "eval_loss_seed", "eval_accuracy", "eval_seconds"])
 
+    def test_a_bar_on_a_terminal(self):
+        """While steps take more than a second, from one micro-batch to the next."""
+        terminal, other = pty.openpty()
+        line = programs.command(self.folder, "bar", *SLOW, "train.micro_batch=4", "train.steps=2", "log.every=2", "checkpoint.every=0")
+        process = subprocess.Popen(line, env=programs.environment(TERM="xterm"), stderr=other, stdout=subprocess.DEVNULL)
+        os.close(other)
+        said = b""
+        try:
+            while part := os.read(terminal, 4096):
+                said += part
+        except OSError:  # its end is closed
+            pass
+        os.close(terminal)
+        self.assertEqual(process.wait(), 0, said)
+        self.assertRegex(said.decode(), r"\r\033\[Ktraining  .*\d+ %  [012] of [12] steps")
+        self.assertRegex(said.decode(), r"\r\033\[Kstep 2  ")
+
     def test_progress_lines(self):
         done = self.train("lines", "train.steps=6", "log.every=3", "log.eval_every=0")
         shown = re.findall(r"^step (\d+)  epoch \d\.\d\d  loss \d\.\d{4}  lr \S+  norm \S+  \d+ tokens/s  mfu \d+\.\d%  \d+\.\d\d GB  left 0:00:\d\d$",
@@ -369,6 +401,13 @@ class Signals(Run):
         self.assertEqual(process.wait(), 0)
         self.assertIn("\nstep 300  ", said)
 
+    def test_a_pipe_that_is_gone_is_ignored(self):
+        process = self.start("pipe", "train.steps=300", "log.eval_every=0", "log.every=1")
+        self.assertTrue(self.wait_for_step(process, 5))
+        process.stderr.close()
+        self.assertEqual(process.wait(), 0)
+        self.assertEqual(programs.losses(self.folder / "pipe")[0][-1][0], 300)
+
     def test_a_second_interrupt_exits_at_once(self):
         process = self.start("twice", *SLOW, "train.steps=100", "checkpoint.every=0")
         self.assertTrue(self.wait_for_step(process, 1))
@@ -379,7 +418,7 @@ class Signals(Run):
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
         self.assertEqual(process.wait(), 130)
-        self.assertEqual(said, "")
+        self.assertEqual(said, "\nstopping after this step, once it is saved; Ctrl-C again ends at once, without saving\n")
         self.assertEqual(list((self.folder / "twice/checkpoints").iterdir()), [])
 
     def compute(self, process, seconds):
