@@ -1,6 +1,6 @@
 // train.c: the training loop. What a step computes is a function of (seed, step) alone; how long it takes and when it is interrupted
 // never change it. Knows nothing of devices.
-#include "host/train.h"
+#include "host/trainer.h"
 
 #include <math.h>
 #include <signal.h>
@@ -8,11 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "host/checkpoint.h"
-#include "host/data.h"
 #include "host/generate.h"
-#include "host/rundir.h"
-#include "host/runlog.h"
 #include "host/score.h"
 
 enum { QUIET_S = 60 }; // most seconds without a line where steps are long
@@ -30,39 +26,6 @@ static void catch_signals(bool first) {
     stop_signals = 0, speaks = first;
     sigaction(SIGTERM, &a, NULL), sigaction(SIGINT, &a, NULL), sigaction(SIGUSR1, &a, NULL);
 }
-
-typedef struct {
-    const pa_config *config;
-    const pa_train_options *options;
-    const pa_backend *backend;
-    pa_context *ctx;
-    pa_comm comm;
-    pa_params params;
-    pa_tokens train, validation;
-    bool has_validation;
-    pa_sampler sampler;
-    pa_run_state state;
-    pa_runlog log;
-    pa_progress bar;   // of the steps to the next line, on a terminal
-    int64_t bar_began; // with this step
-    double spoke;      // clock at the last line
-    pa_run run;
-    pa_saver *saver;                 // of rank 0, unless nothing is to be written
-    int lock, micro, first, windows; // this rank's windows of a step: `windows` of them from `first`
-    int kept, skips_in_a_row;
-    double progress;      // share of the run that is done, as all ranks agreed before this step
-    bool stopping;        // a rank was asked to stop
-    double started, peak; // clock at the start less seconds trained before; flop/s
-    int64_t drawn;        // step that the windows below are of; -1: none
-    double scored;        // targets of this rank's windows
-    pa_err absent;        // of a dry run: why no step can be run
-    bool staged;          // their first micro-batch is with the backend
-    uint16_t *tokens;     // (windows, context + 1)
-    uint16_t *input, *target;
-    int32_t *keep;
-    uint64_t *number;
-    int64_t saved_step;
-} trainer;
 
 double pa_learning_rate(const pa_config *c, int64_t step, double progress) {
     double warm = c->optimizer.warmup > 0 ? (double)(step + 1) / c->optimizer.warmup : 1, low = c->optimizer.final_lr, at = 1;
@@ -83,12 +46,12 @@ double pa_learning_rate(const pa_config *c, int64_t step, double progress) {
     return c->optimizer.lr * (warm < 1 ? warm : 1) * at;
 }
 
-static double epochs_done(const trainer *t) {
+static double epochs_done(const pa_trainer *t) {
     return (double)t->state.step * t->config->train.global_batch / (double)t->sampler.epoch_windows;
 }
 
 // Share of the run that is done, by the limit that is nearest; 0 without a limit.
-static double progress(const trainer *t) {
+static double progress(const pa_trainer *t) {
     const pa_config *c = t->config;
     double p = 0, by_steps = c->train.steps ? (double)t->state.step / (double)c->train.steps : 0;
     double by_epochs = c->train.epochs > 0 ? epochs_done(t) / c->train.epochs : 0;
@@ -98,7 +61,7 @@ static double progress(const trainer *t) {
 }
 
 // This rank's windows of a step, and how many targets they score.
-static void draw_windows(trainer *t, int64_t step) {
+static void draw_windows(pa_trainer *t, int64_t step) {
     const pa_model *m = &t->config->model;
     size_t length = (size_t)m->context + 1;
     t->drawn = step, t->scored = 0;
@@ -111,7 +74,7 @@ static void draw_windows(trainer *t, int64_t step) {
 }
 
 // At most `micro` of the windows, from the given one.
-static pa_batch micro_batch(trainer *t, int from) {
+static pa_batch micro_batch(pa_trainer *t, int from) {
     const pa_model *m = &t->config->model;
     int M = m->context, N = M - m->prefix, left = t->windows - from, count = left < t->micro ? left : t->micro;
     for (int i = 0; i < count; i++) {
@@ -132,7 +95,7 @@ static pa_batch micro_batch(trainer *t, int from) {
 }
 
 // The bar stands for the steps until the next line is due.
-static void begin_bar(trainer *t) {
+static void begin_bar(pa_trainer *t) {
     const pa_config *c = t->config;
     int64_t step = t->state.step, next = c->log.every ? (step / c->log.every + 1) * c->log.every : c->train.steps;
     if (c->train.steps && next > c->train.steps) next = c->train.steps;
@@ -140,13 +103,13 @@ static void begin_bar(trainer *t) {
     t->bar_began = step, t->spoke = pa_clock();
 }
 
-static void move_bar(trainer *t, double share) {
+static void move_bar(pa_trainer *t, double share) {
     if (t->bar.terminal && !t->comm.rank && !t->options->dry_run)
         pa_progress_update(&t->bar, (double)(t->state.step - t->bar_began) + share);
 }
 
 // The gradient of all windows of this rank. Where the backend is still at work after it, the next step's windows are drawn meanwhile.
-static pa_status gradient(trainer *t, float scale, pa_err *err) {
+static pa_status gradient(pa_trainer *t, float scale, pa_err *err) {
     pa_status s = PA_OK;
     for (int from = 0; !s && from < t->windows; from += t->micro) {
         bool staged = t->staged;
@@ -164,13 +127,13 @@ static pa_status gradient(trainer *t, float scale, pa_err *err) {
 }
 
 // The same on every rank: loss and norm are.
-static void note_spike(trainer *t, pa_step_log *log) {
+static void note_spike(pa_trainer *t, pa_step_log *log) {
     log->loss_bound = pa_running_bound(&t->state.loss), log->norm_bound = pa_running_bound(&t->state.norm);
     pa_running_add(&t->state.loss, log->loss), pa_running_add(&t->state.norm, log->grad_norm);
     log->spikes = t->state.spikes += pa_runlog_spike(log);
 }
 
-static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
+static pa_status train_step(pa_trainer *t, pa_step_log *log, pa_err *err) {
     const pa_config *c = t->config;
     double began = pa_clock(), scored, sum;
     pa_comm_traffic before = pa_comm_sent(&t->comm);
@@ -205,7 +168,7 @@ static pa_status train_step(trainer *t, pa_step_log *log, pa_err *err) {
     return PA_OK;
 }
 
-static pa_status save(trainer *t, bool best, pa_err *err) {
+static pa_status save(pa_trainer *t, bool best, pa_err *err) {
     t->saved_step = t->state.step;
     if (t->comm.rank) return t->config->train.zero ? pa_saver_lend(&t->run, err) : PA_OK;
     return pa_saver_save(t->saver, &t->state, best, err);
@@ -213,7 +176,7 @@ static pa_status save(trainer *t, bool best, pa_err *err) {
 
 // One crop of each validation piece, the same ones each time. Saves where it is the best so far. A signal to stop ends it without a result
 // (PA_STOPPED); the run that goes on begins with it.
-static pa_status evaluate(trainer *t, pa_err *err) {
+static pa_status evaluate(pa_trainer *t, pa_err *err) {
     const pa_config *c = t->config;
     double began = pa_clock();
     int64_t correct = 0, tokens;
@@ -233,13 +196,13 @@ static pa_status evaluate(trainer *t, pa_err *err) {
     return save(t, true, err);
 }
 
-static pa_status evaluate_or_stop(trainer *t, pa_err *err) {
+static pa_status evaluate_or_stop(pa_trainer *t, pa_err *err) {
     pa_status s = evaluate(t, err);
     return s == PA_STOPPED ? PA_OK : s; // the loop sees the signal too
 }
 
 // A continuation of the first validation piece's opening, to hear how the run is doing.
-static pa_status sample(trainer *t, pa_err *err) {
+static pa_status sample(pa_trainer *t, pa_err *err) {
     enum { length = 1024 };
     const pa_tokens *v = &t->validation;
     const pa_model *m = &t->config->model;
@@ -261,7 +224,7 @@ static pa_status sample(trainer *t, pa_err *err) {
 }
 
 // Clocks and signals differ between ranks: rank 0's share of the run that is done holds for all, and a signal to any of them.
-static pa_status agree(trainer *t, pa_err *err) {
+static pa_status agree(pa_trainer *t, pa_err *err) {
     double said[] = {t->comm.rank ? 0 : progress(t), stop_signals != 0};
     pa_status s = pa_comm_sum_f64(&t->comm, said, 2, err);
     t->progress = said[0], t->stopping = said[1] > 0;
@@ -273,12 +236,12 @@ static bool due(int64_t step, int64_t every) {
 }
 
 // Until the last checkpoint is on the disk.
-static pa_status saved(trainer *t, pa_err *err) {
+static pa_status saved(pa_trainer *t, pa_err *err) {
     return t->saver ? pa_saver_wait(t->saver, err) : PA_OK;
 }
 
 // After too many skipped steps. None of them was saved: the newest checkpoint is of the last step that was finite, or before.
-static pa_status give_up(trainer *t, pa_err *err) {
+static pa_status give_up(pa_trainer *t, pa_err *err) {
     pa_status s = saved(t, err);
     if (s) return s;
     char last[64] = "there is no checkpoint";
@@ -287,7 +250,7 @@ static pa_status give_up(trainer *t, pa_err *err) {
                     t->skips_in_a_row, last);
 }
 
-static pa_status loop(trainer *t, pa_err *err) {
+static pa_status loop(pa_trainer *t, pa_err *err) {
     const pa_config *c = t->config;
     pa_status s = PA_OK;
     pa_step_log log = {0};
@@ -329,155 +292,7 @@ static pa_status loop(trainer *t, pa_err *err) {
     return s;
 }
 
-// Windows that end within model.prefix + 1 tokens score nothing. How many pieces are too short for others.
-static int64_t too_short(const pa_tokens *t, const pa_model *m) {
-    int64_t count = 0;
-    for (int64_t i = 0; i < t->pieces; i++) count += t->offsets[i + 1] - t->offsets[i] <= m->prefix;
-    return count;
-}
-
-static pa_status check_lengths(trainer *t, pa_err *err) {
-    const pa_config *c = t->config;
-    const pa_model *m = &c->model;
-    int64_t shorts = too_short(&t->train, m), all = t->train.pieces;
-    if (all && shorts == all)
-        return pa_error(err, PA_DATA,
-                        "%s: expected pieces of more than model.prefix = %d tokens, of which nothing is predicted, found none",
-                        c->data.train, m->prefix);
-    if (shorts && !t->comm.rank)
-        fprintf(stderr, "%s: %lld of %lld pieces have no more than model.prefix = %d tokens; nothing is learnt from them\n", c->data.train,
-                (long long)shorts, (long long)all, m->prefix);
-    if (!t->validation.file) return PA_OK;
-    t->has_validation = too_short(&t->validation, m) < t->validation.pieces;
-    if (!t->has_validation && !t->comm.rank)
-        fprintf(stderr, "%s: no piece has more than model.prefix = %d tokens; no evaluation, no best checkpoint, no samples\n",
-                c->data.validation, m->prefix);
-    return PA_OK;
-}
-
-static pa_status open_data(trainer *t, pa_err *err) {
-    const pa_config *c = t->config;
-    pa_status s = pa_tokens_open(&t->train, c->data.train, err);
-    if (s) return s;
-    if (*c->data.validation) {
-        if ((s = pa_tokens_open(&t->validation, c->data.validation, err))) return s;
-        if (t->train.encoding != t->validation.encoding)
-            return pa_error(err, PA_USAGE, "%s: expected the encoding of %s, %s, found %s", c->data.validation, c->data.train,
-                            pa_encoding_name(t->train.encoding), pa_encoding_name(t->validation.encoding));
-    }
-    s = pa_sampler_init(&t->sampler, &t->train, c, err);
-    return s ? s : check_lengths(t, err);
-}
-
-// Rows that keep the matrix products at their peak and the activations small.
-static int choose_micro(const pa_config *c, int windows) {
-    int rows = c->model.context - c->model.prefix, fit = (8192 + rows - 1) / rows;
-    int micro = c->train.micro_batch ? c->train.micro_batch : fit;
-    micro = micro < windows ? micro : windows;
-    return micro ? micro : 1; // a rank without a window still has a model
-}
-
-static pa_status open_backend(trainer *t, pa_err *err) {
-    const pa_config *c = t->config;
-    pa_open o = {.params = &t->params,
-                 .precision = c->train.precision,
-                 .max_batch = t->micro,
-                 .training = true,
-                 .recompute = c->train.recompute,
-                 .deterministic = c->train.deterministic,
-                 .streams = c->log.sample_every && t->has_validation ? 1 : 0,
-                 .seed = (uint64_t)c->train.seed,
-                 .comm = &t->comm,
-                 .zero = t->config->train.zero == 1,
-                 .plan = t->comm.rank ? NULL : stderr};
-    // The plan is told without a device too.
-    o.plan_only = t->options->dry_run && t->backend->present(&t->absent);
-    pa_status s = t->backend->open(&t->ctx, &o, err);
-    if (s || !t->ctx) return s;
-    t->peak = t->backend->peak(t->ctx);
-    return pa_comm_sum_f64(&t->comm, &t->peak, 1, err);
-}
-
-static pa_status take_buffers(trainer *t, pa_err *err) {
-    const pa_model *m = &t->config->model;
-    size_t M = (size_t)m->context, B = (size_t)t->micro, W = (size_t)t->windows;
-    t->tokens = malloc(W * (M + 1) * 2 + 1), t->number = malloc(W * 8 + 1);
-    t->input = malloc(B * M * 2 + 1), t->target = malloc(B * (M - (size_t)m->prefix) * 2 + 1),
-    t->keep = malloc(B * (size_t)t->kept * 4 + 1);
-    return t->tokens && t->number && t->input && t->target && t->keep ? PA_OK : pa_error(err, PA_FAIL, "no memory for a step's windows");
-}
-
-static pa_status first_weights(trainer *t, pa_err *err) {
-    pa_weights w;
-    if (!t->options->init) {
-        float *values = malloc(t->params.floats * 4);
-        if (!values) return pa_error(err, PA_FAIL, "no memory to draw the first weights");
-        pa_status s = PA_OK;
-        for (int i = 0; !s && i < t->params.count; i++) {
-            pa_params_draw(&t->params, i, (uint64_t)t->config->train.seed, values);
-            s = t->backend->write(t->ctx, PA_PARAM, i, values, err);
-        }
-        free(values);
-        return s;
-    }
-    pa_status s = pa_weights_open(&w, t->options->init, NULL, &t->config->model, err);
-    if (s) return s;
-    s = pa_weights_load(&w, &t->params, t->backend, t->ctx, err);
-    if (!s && !t->comm.rank) fprintf(stderr, "weights of %s\n", w.path);
-    pa_weights_close(&w);
-    return s;
-}
-
-// Before --fresh moves a run aside for one that would not begin.
-static pa_status check_init(const trainer *t, pa_err *err) {
-    pa_weights w;
-    if (t->comm.rank || !t->options->fresh || !t->options->init) return PA_OK;
-    pa_status s = pa_weights_open(&w, t->options->init, NULL, &t->config->model, err);
-    if (!s) pa_weights_close(&w);
-    return s;
-}
-
-static pa_status start_run(trainer *t, pa_err *err) {
-    const pa_train_options *o = t->options;
-    bool found = false;
-    t->state = (pa_run_state){.best = INFINITY, .seed = (uint64_t)t->config->train.seed, .evaluated = -1};
-    t->saved_step = -1;
-    t->run = (pa_run){o->run, t->config, t->train.encoding, pa_st_crc(t->train.file), &t->params, t->backend, t->ctx};
-    pa_status s = PA_OK;
-    if (!o->dry_run) {
-        if ((s = check_init(t, err))) return s;
-        if (!t->comm.rank && (s = pa_saver_open(&t->saver, &t->run, err))) return s;
-        if (!t->comm.rank && (s = pa_rundir_open(o->run, o->fresh, &t->lock, err))) return s;
-        double tidy = 0, at; // the others read once rank 0 has the lock and has removed what an interrupted save left
-        if (t->comm.rank && (s = pa_comm_sum_f64(&t->comm, &tidy, 1, err))) return s;
-        if ((s = pa_checkpoint_resume(&t->run, &t->state, &found, err))) return s;
-        if (!t->comm.rank && (s = pa_comm_sum_f64(&t->comm, &tidy, 1, err))) return s;
-        at = (double)t->state.step;
-        if ((s = pa_comm_sum_f64(&t->comm, &at, 1, err))) return s;
-        if (at != (double)t->state.step * t->comm.size)
-            return pa_error(err, PA_FAIL, "%s: rank %d found another checkpoint than the others, step %lld", o->run, t->comm.rank,
-                            (long long)t->state.step);
-    }
-    if (!found && (s = first_weights(t, err))) {
-        if (!o->dry_run && !t->comm.rank) pa_rundir_abandon(o->run);
-        return s;
-    }
-    if (found) {
-        if (!t->comm.rank && (s = pa_checkpoint_links(o->run, &t->state, err))) return s;
-        if (!t->comm.rank)
-            fprintf(stderr, "%s: going on from step %lld%s\n", o->run, (long long)t->state.step,
-                    o->init ? "; --init is for a new run" : "");
-        t->saved_step = t->state.step;
-    }
-    if (!o->dry_run && !t->comm.rank &&
-        ((s = pa_rundir_write_config(o->run, t->config, found, err)) ||
-         (s = pa_runlog_open(&t->log, o->run, found ? t->state.step : -1, err))))
-        return s;
-    t->started = pa_clock() - t->state.seconds;
-    return PA_OK;
-}
-
-static pa_status dry_step(trainer *t, pa_err *err) {
+static pa_status dry_step(pa_trainer *t, pa_err *err) {
     pa_step_log log = {0};
     pa_status s = agree(t, err);
     if (!s) s = train_step(t, &log, err);
@@ -487,34 +302,16 @@ static pa_status dry_step(trainer *t, pa_err *err) {
 }
 
 pa_status pa_train(const pa_config *config, const pa_train_options *options, pa_err *err) {
-    trainer t = {.config = config, .options = options, .backend = options->backend, .comm = options->comm, .lock = -1, .drawn = -1};
-    int batch = config->train.global_batch, rank = t.comm.rank, size = t.comm.size;
-    t.first = (int)((int64_t)batch * rank / size), t.windows = (int)((int64_t)batch * (rank + 1) / size) - t.first;
-    t.micro = choose_micro(config, t.windows);
-    t.kept = pa_kept(config->model.prefix, config->model.prefix_dropout);
+    pa_trainer t;
     signal(SIGHUP, SIG_IGN), signal(SIGPIPE, SIG_IGN); // a terminal, or a pipe of messages, that is gone ends no run
-    pa_status s = pa_params_init(&t.params, &config->model, err);
-    if (s || (s = open_data(&t, err)) || (s = take_buffers(&t, err))) goto done;
-    if (!rank)
-        fprintf(stderr, "%.2f million parameters in %d tensors; %d windows a step, %d at a time; %lld windows an epoch\n",
-                (double)t.params.parameters / 1e6, t.params.count, batch, t.micro, (long long)t.sampler.epoch_windows);
-    if (!rank && batch < size) fprintf(stderr, "%d of %d ranks have no window: train.global_batch is %d\n", size - batch, size, batch);
-    if ((s = open_backend(&t, err))) goto done;
-    if (!t.ctx) {
-        if (!rank) fprintf(stderr, "dry run: %s; no step was run, nothing written\n", t.absent.text);
-        goto done;
+    pa_status s = pa_trainer_open(&t, config, options, err);
+    bool first = !t.comm.rank;
+    if (!s && !t.ctx) {
+        if (first) fprintf(stderr, "dry run: %s; no step was run, nothing written\n", t.absent.text);
+    } else if (!s) {
+        catch_signals(first);
+        s = options->dry_run ? dry_step(&t, err) : loop(&t, err);
     }
-    if ((s = start_run(&t, err))) goto done;
-    catch_signals(!rank);
-    s = options->dry_run ? dry_step(&t, err) : loop(&t, err);
-done:
-    pa_saver_close(t.saver); // what is being written is finished, whatever ended the run
-    pa_runlog_close(&t.log);
-    if (t.ctx) t.backend->close(t.ctx);
-    pa_rundir_close(t.lock);
-    pa_sampler_clear(&t.sampler);
-    pa_tokens_close(&t.train), pa_tokens_close(&t.validation);
-    pa_params_clear(&t.params);
-    free(t.tokens), free(t.number), free(t.input), free(t.target), free(t.keep);
+    pa_trainer_close(&t);
     return s;
 }
