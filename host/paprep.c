@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const char *encoding_name = "performance", *metadata = NULL, *events_path = NULL, *decode_path = NULL;
 static int64_t jobs = -1, piece = 0;
@@ -223,9 +224,12 @@ static pa_status print_events(const char *path, pa_err *err) {
 }
 
 static pa_status decode_piece(const char *tokens_path, const char *out, pa_err *err) {
+    struct stat a, b;
     pa_tokens t;
     pa_note *notes = NULL;
     size_t count;
+    if (!stat(tokens_path, &a) && !stat(out, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+        return pa_error(err, PA_USAGE, "OUT.mid: expected another file than the token file, found %s", out);
     pa_status s = pa_tokens_open(&t, tokens_path, err);
     if (s) return s;
     if (piece < 0 || piece >= t.pieces) {

@@ -326,6 +326,18 @@ class Paprep(unittest.TestCase):
         self.run_paprep("--decode", self.midi / "a.mid", again, status=3)
         self.run_paprep("--decode", tokens, "/proc/none/x.mid", status=1)
 
+    def test_decode_spares_its_input(self):
+        self.put("a.mid")
+        self.prepare()
+        tokens, link, twin = self.out / "train.safetensors", self.folder / "link.mid", self.folder / "twin.mid"
+        link.symlink_to(tokens)
+        os.link(tokens, twin)
+        before = tokens.read_bytes()
+        for arguments in ((tokens, tokens), (tokens, link), (link, tokens), (tokens, twin)):
+            done = self.run_paprep("--decode", *arguments, status=2)
+            self.assertIn(f"OUT.mid: expected another file than the token file, found {arguments[1]}\n", done.stderr)
+            self.assertEqual((tokens.read_bytes(), link.is_symlink(), twin.samefile(tokens)), (before, True, True))
+
 
 if __name__ == "__main__":
     unittest.main()
