@@ -10,8 +10,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static const char *encoding_name = "performance", *metadata = NULL, *events_path = NULL, *decode_path = NULL;
-static int64_t jobs = -1, piece = 0;
+static const char PERFORMANCE[] = "performance"; // the default: a word from the command line is another string
+#define NOT_GIVEN INT64_MIN
+
+static const char *encoding_name = PERFORMANCE, *metadata = NULL, *events_path = NULL, *decode_path = NULL;
+static int64_t jobs = NOT_GIVEN, piece = NOT_GIVEN;
 static bool strict = false;
 
 static const pa_option options[] = {
@@ -21,7 +24,7 @@ static const pa_option options[] = {
     {"strict", PA_OPT_FLAG, &strict, NULL, "refuse everything (status 3, no token files) if any file is refused", NULL},
     {"events", PA_OPT_STRING, &events_path, "FILE.mid", "print the events of one file: seconds, token, event", "Looking at tokens"},
     {"decode", PA_OPT_STRING, &decode_path, "TOKENS", "write a piece of a token file as MIDI", NULL},
-    {"piece", PA_OPT_INT, &piece, "K", "which one, counted from 0", NULL},
+    {"piece", PA_OPT_INT, &piece, "K", "which one, counted from 0 (default: 0)", NULL},
 };
 
 static const pa_program program = {
@@ -93,7 +96,7 @@ static pa_status read_files(prep *p, pa_err *err) {
         p->file[p->reading++] = i;
     }
     pa_progress_start(&p->progress, "reading", "files", (double)p->reading);
-    pa_status s = pa_encode_files(p->path, p->reading, p->encoding, jobs < 1 ? count_cores() : (int)jobs, take_piece, p, err);
+    pa_status s = pa_encode_files(p->path, p->reading, p->encoding, jobs == NOT_GIVEN ? count_cores() : (int)jobs, take_piece, p, err);
     pa_progress_end(&p->progress);
     return s;
 }
@@ -232,17 +235,44 @@ static pa_status decode_piece(const char *tokens_path, const char *out, pa_err *
         return pa_error(err, PA_USAGE, "OUT.mid: expected another file than the token file, found %s", out);
     pa_status s = pa_tokens_open(&t, tokens_path, err);
     if (s) return s;
-    if (piece < 0 || piece >= t.pieces) {
-        s = t.pieces ? pa_error(err, PA_USAGE, "--piece: expected 0 to %lld, found %lld", (long long)t.pieces - 1, (long long)piece)
+    int64_t k = piece == NOT_GIVEN ? 0 : piece;
+    if (k < 0 || k >= t.pieces) {
+        s = t.pieces ? pa_error(err, PA_USAGE, "--piece: expected 0 to %lld, found %lld", (long long)t.pieces - 1, (long long)k)
                      : pa_error(err, PA_DATA, "%s: expected a piece, found none", tokens_path);
     } else {
-        const uint16_t *first = t.tokens + t.offsets[piece];
-        s = pa_decode(first, (size_t)(t.offsets[piece + 1] - t.offsets[piece]), t.encoding, &notes, &count, err);
+        const uint16_t *first = t.tokens + t.offsets[k];
+        s = pa_decode(first, (size_t)(t.offsets[k + 1] - t.offsets[k]), t.encoding, &notes, &count, err);
     }
     if (!s) s = pa_midi_write(out, notes, count, err);
     free(notes);
     pa_tokens_close(&t);
     return s;
+}
+
+// An option that the mode would not look at is a mistake of the user's.
+static pa_status check_options(pa_err *err) {
+    enum { FOLDER = 1, EVENTS = 2, DECODE = 4 };
+    static const char folder[] = "MIDI_DIR OUT_DIR";
+    const struct {
+        const char *name;
+        bool given;
+        int modes;
+        const char *belongs;
+    } row[] = {
+        {"encoding", encoding_name != PERFORMANCE, FOLDER | EVENTS, "MIDI_DIR OUT_DIR or --events"},
+        {"metadata", metadata != NULL, FOLDER, folder},
+        {"jobs", jobs != NOT_GIVEN, FOLDER, folder},
+        {"strict", strict, FOLDER, folder},
+        {"piece", piece != NOT_GIVEN, DECODE, "--decode"},
+    };
+    int mode = events_path ? EVENTS : decode_path ? DECODE : FOLDER;
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++)
+        if (row[i].given && !(row[i].modes & mode))
+            return pa_error(err, PA_USAGE, "--%s: expected with %s, found with %s", row[i].name, row[i].belongs,
+                            events_path   ? "--events"
+                            : decode_path ? "--decode"
+                                          : folder);
+    return PA_OK;
 }
 
 static pa_status run(int argc, char **argv, pa_err *err) {
@@ -252,6 +282,7 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     if (s || done) return s;
     int expected = events_path ? 0 : decode_path ? 1 : 2;
     if (events_path && decode_path) return pa_error(err, PA_USAGE, "expected --events or --decode, found both");
+    if ((s = check_options(err))) return s;
     if (given != expected)
         return pa_error(err, PA_USAGE, "expected %s, found %d arguments (paprep --help)",
                         events_path   ? "nothing but --events FILE.mid"
@@ -260,7 +291,8 @@ static pa_status run(int argc, char **argv, pa_err *err) {
                         given);
     if (events_path) return print_events(events_path, err);
     if (decode_path) return decode_piece(decode_path, argv[1], err);
-    if (jobs < -1 || jobs == 0 || jobs > 256) return pa_error(err, PA_USAGE, "--jobs: expected 1 to 256, found %lld", (long long)jobs);
+    if (jobs != NOT_GIVEN && (jobs < 1 || jobs > 256))
+        return pa_error(err, PA_USAGE, "--jobs: expected 1 to 256, found %lld", (long long)jobs);
     return prepare(argv[1], argv[2], err);
 }
 

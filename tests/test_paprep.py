@@ -84,6 +84,7 @@ class Paprep(unittest.TestCase):
             (["--encoding", "remi", "a", "b"], "--encoding: expected performance|midi-neural, found 'remi'"),
             (["--jobs", "0", "a", "b"], "--jobs: expected 1 to 256, found 0"),
             (["--jobs", "-5", "a", "b"], "--jobs: expected 1 to 256, found -5"),
+            (["--jobs", "-1", "a", "b"], "--jobs: expected 1 to 256, found -1"),
             (["--jobs", "many", "a", "b"], "--jobs: expected a whole number, found 'many'"),
             (["--events", "a", "--decode", "b"], "expected --events or --decode, found both"),
             (["--events", "a", "b"], "expected nothing but --events FILE.mid, found 1 arguments"),
@@ -95,6 +96,34 @@ class Paprep(unittest.TestCase):
             self.assertIn(message, done.stderr)
             self.assertEqual(done.stdout, "")
         self.assertFalse(self.out.exists())
+
+    def test_options_of_another_mode(self):
+        self.put("a.mid")
+        self.prepare()
+        tokens, again = self.out / "train.safetensors", self.folder / "again.mid"
+        folder, events, decode = (self.midi, self.out), ("--events", self.midi / "a.mid"), ("--decode", tokens, again)
+        before = tokens.read_bytes()
+        for arguments, mode, allowed in (
+            (folder, "MIDI_DIR OUT_DIR", ("--encoding", "--metadata", "--jobs", "--strict")),
+            (events, "--events", ("--encoding",)),
+            (decode, "--decode", ("--piece",)),
+        ):
+            for option, belongs in (
+                (("--encoding", "performance"), "MIDI_DIR OUT_DIR or --events"),
+                (("--metadata", "x.csv"), "MIDI_DIR OUT_DIR"),
+                (("--jobs", "-1"), "MIDI_DIR OUT_DIR"),
+                (("--strict",), "MIDI_DIR OUT_DIR"),
+                (("--piece", "0"), "--decode"),
+            ):
+                if option[0] in allowed:
+                    continue
+                done = self.run_paprep(*arguments, *option, status=2)
+                self.assertEqual(done.stderr, f"paprep: {option[0]}: expected with {belongs}, found with {mode}\n")
+                self.assertEqual(done.stdout, "")
+        self.assertEqual(tokens.read_bytes(), before)
+        self.assertFalse(again.exists())
+        self.run_paprep(*events, "--encoding", "performance")
+        self.run_paprep(*decode, "--piece", "0")
 
     # ---- any folder
 
@@ -321,6 +350,11 @@ class Paprep(unittest.TestCase):
             self.assertEqual(self.run_paprep("--events", again).stdout, self.run_paprep("--events", self.midi / "c.mid").stdout)
         done = self.run_paprep("--decode", tokens, again, "--piece", 2, status=2)
         self.assertIn("--piece: expected 0 to 1, found 2", done.stderr)
+        done = self.run_paprep("--decode", tokens, again, "--piece", -1, status=2)
+        self.assertIn("--piece: expected 0 to 1, found -1", done.stderr)
+        self.run_paprep("--decode", tokens, again)
+        self.put("c.mid", midi(60, 250))
+        self.assertEqual(self.run_paprep("--events", again).stdout, self.run_paprep("--events", self.midi / "c.mid").stdout)
         done = self.run_paprep("--decode", self.out / "test.safetensors", again, status=3)
         self.assertIn("test.safetensors: expected a piece, found none", done.stderr)
         self.run_paprep("--decode", self.midi / "a.mid", again, status=3)
