@@ -62,17 +62,22 @@ static void refuse(prep *p, size_t file, const char *reason) {
     p->refused++;
 }
 
+// Why a piece has no token. text: room for the reason.
+static const char *why_empty(const pa_piece *got, char *text, size_t size) {
+    if (!got->dropped) return "no notes";
+    snprintf(text, size, "no note of its %zu has a place in the %s encoding", got->dropped, encoding_name);
+    return text;
+}
+
 static void take_piece(void *user, size_t index, pa_status status, pa_piece got, const char *reason) {
     prep *p = user;
     size_t file = p->file[index];
     char text[256];
     p->outcome[file].piece = got;
-    if (status) {
+    if (status)
         refuse(p, file, reason);
-    } else if (got.count == 0) {
-        snprintf(text, sizeof text, "no note of its %zu has a place in the %s encoding", got.dropped, encoding_name);
-        refuse(p, file, got.dropped ? text : "no notes");
-    }
+    else if (got.count == 0)
+        refuse(p, file, why_empty(&got, text, sizeof text));
     pa_progress_update(&p->progress, (double)++p->read);
 }
 
@@ -216,8 +221,9 @@ static pa_status print_events(const char *path, pa_err *err) {
     if (!s) s = pa_encode_isolated(path, e, &got, err);
     if (s) return s;
     double now = 0;
+    char text[256];
+    if (got.count == 0) fprintf(stderr, "paprep: %s: %s\n", path, why_empty(&got, text, sizeof text));
     for (size_t i = 0; i < got.count; i++) {
-        char text[32];
         pa_token_text(got.token[i], text, sizeof text);
         printf("%9.2f  %3d  %s\n", now, got.token[i], text);
         now += pa_token_seconds(&got.token[i], 1);

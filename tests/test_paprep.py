@@ -339,6 +339,23 @@ class Paprep(unittest.TestCase):
         done = self.run_paprep("--events", PAPREP, status=3)
         self.assertIn("paprep: not a MIDI file: expected MThd at its start", done.stderr)
 
+    def test_events_of_a_file_without_notes(self):
+        def track(events):
+            return midi()[:14] + b"MTrk" + struct.pack(">I", len(events) + 4) + events + b"\0\xff\x2f\0"
+
+        pedal, drum = b"\0\xb0\x40\x7f\x60\xb0\x40\0", b"\0\x99\x28\x40\x60\x89\x28\0"
+        for events, encoding, reason in (
+            (b"", "performance", "no notes"),
+            (pedal, "performance", "no notes"),
+            (pedal, "midi-neural", "no notes"),
+            (drum, "performance", "no note of its 1 has a place in the performance encoding"),
+        ):
+            self.put("a.mid", track(events))
+            done = self.run_paprep("--events", self.midi / "a.mid", "--encoding", encoding)
+            self.assertEqual((done.stdout, done.stderr), ("", f"paprep: {self.midi}/a.mid: {reason}\n"))
+        self.put("a.mid")
+        self.assertEqual(self.run_paprep("--events", self.midi / "a.mid").stderr, "")
+
     def test_decode(self):
         self.put("a.mid", midi(60, 250))
         self.put("b.mid", midi(70, 750))
