@@ -22,6 +22,7 @@ void pa_corpus_clear(pa_corpus *c) {
     }
     free(c->file);
     free(c->metadata);
+    free(c->unlisted_name);
     *c = (pa_corpus){0};
 }
 
@@ -123,6 +124,47 @@ static pa_status find_list(const char *folder, char **path, pa_err *err) {
     return PA_OK;
 }
 
+// What a path leads to: a list may write a path in another way than the folder does.
+typedef struct {
+    dev_t device;
+    ino_t inode;
+} target;
+
+static bool find_target(const char *path, target *t) {
+    struct stat info;
+    if (stat(path, &info)) return false;
+    *t = (target){info.st_dev, info.st_ino};
+    return true;
+}
+
+static int by_target(const void *x, const void *y) {
+    const target *a = x, *b = y;
+    return a->device != b->device ? (a->device < b->device ? -1 : 1) : a->inode != b->inode ? (a->inode < b->inode ? -1 : 1) : 0;
+}
+
+// Looks at names alone, not into files. c: its list has been read.
+static pa_status count_unlisted(pa_corpus *c, const char *folder, pa_err *err) {
+    pa_corpus below = {0};
+    size_t listed = 0;
+    target own, *targets = malloc((c->count + 1) * sizeof *targets);
+    pa_status s = targets ? walk(&below, folder, err) : pa_error(err, PA_FAIL, "no memory for %zu files", c->count);
+    for (size_t i = 0; i < c->count && !s; i++) listed += find_target(c->file[i].path, &targets[listed]);
+    if (listed) qsort(targets, listed, sizeof *targets, by_target);
+    for (size_t i = 0; i < below.count && !s; i++) {
+        char **name = &below.file[i].name;
+        if (below.file[i].refused || !find_target(below.file[i].path, &own)) continue;
+        if (listed && bsearch(&own, targets, listed, sizeof *targets, by_target)) continue;
+        c->unlisted++;
+        if (c->unlisted_name && strcmp(c->unlisted_name, *name) < 0) continue;
+        free(c->unlisted_name);
+        c->unlisted_name = *name;
+        *name = NULL;
+    }
+    free(targets);
+    pa_corpus_clear(&below);
+    return s;
+}
+
 // A corpus of a few files must be trainable: where none fell to train, all do.
 static void fill_train(pa_corpus *c) {
     for (size_t i = 0; i < c->count; i++)
@@ -141,6 +183,7 @@ pa_status pa_corpus_find(pa_corpus *c, const char *folder, const char *metadata,
     else if (!(c->metadata = strdup(metadata)))
         s = pa_error(err, PA_FAIL, "no memory for a path");
     if (!s) s = c->metadata ? pa_corpus_read_list(c, folder, c->metadata, err) : walk(c, folder, err);
+    if (!s && c->metadata) s = count_unlisted(c, folder, err);
     if (s) {
         pa_corpus_clear(c);
         return s;

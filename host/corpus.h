@@ -18,7 +18,9 @@ typedef struct {
 typedef struct {
     pa_corpus_file *file; // in order of name
     size_t count, room;
-    char *metadata; // path of the list that was followed; NULL: every .mid and .midi below the folder, split by name
+    char *metadata;      // path of the list that was followed; NULL: every .mid and .midi below the folder, split by name
+    size_t unlisted;     // .mid and .midi below the folder that the list does not name; they are no files of the corpus
+    char *unlisted_name; // the first of them; NULL without
 } pa_corpus;
 
 // metadata: a CSV or JSON with MAESTRO's columns split and midi_filename; NULL: the folder's own maestro-v*.csv or .json, if it has one.

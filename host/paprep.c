@@ -106,7 +106,7 @@ static pa_status read_files(prep *p, pa_err *err) {
     return s;
 }
 
-// Tabs and line breaks have a meaning in the report, so a name that holds them has spaces there.
+// Tabs and line breaks have a meaning in the report, and escapes on a terminal, so a name that holds them has spaces there.
 static void put_cell(FILE *out, const char *text) {
     for (; *text; text++) putc((unsigned char)*text < 32 ? ' ' : *text, out);
 }
@@ -184,10 +184,20 @@ static pa_status write_splits(const prep *p, const char *folder, pa_err *err) {
     return PA_OK;
 }
 
+static void tell_unlisted(const pa_corpus *c) {
+    bool one = c->unlisted == 1;
+    if (!c->unlisted) return;
+    fprintf(stderr, "paprep: %zu MIDI file%s not in %s and %s left out, ", c->unlisted, one ? " is" : "s are", c->metadata,
+            one ? "is" : "are");
+    put_cell(stderr, c->unlisted_name);
+    fprintf(stderr, "%s\n", one ? "" : " the first");
+}
+
 static pa_status prepare(const char *midi, const char *out, pa_err *err) {
     prep p = {0};
     pa_status s = pa_encoding_parse(encoding_name, &p.encoding, err);
     if (!s) s = pa_corpus_find(&p.corpus, midi, metadata, err);
+    if (!s) tell_unlisted(&p.corpus);
     if (!s && !p.corpus.count)
         s = pa_error(err, PA_DATA, "%s: expected .mid or .midi files, found none", p.corpus.metadata ? p.corpus.metadata : midi);
     if (!s) s = pa_make_dirs(out, err);

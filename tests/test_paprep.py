@@ -267,6 +267,33 @@ class Paprep(unittest.TestCase):
         self.assertEqual(self.names()["test"], ["a.mid"])
         self.expect_error("none.csv: expected a file that can be read, found: No such", "--metadata", "none.csv", status=2)
 
+    def test_unlisted_files_are_told_of(self):
+        for name in ("2004/a.mid", "b.mid", "notes.txt"):
+            self.put(name)
+        (self.midi / "dead.mid").symlink_to("none")
+        self.put_list("split,midi_filename\ntrain,./2004//a.mid\ntrain,b.mid\ntest,gone.mid\n")
+        path = self.midi / "maestro-v9.csv"
+        refused = f"paprep: 1 of 3 files refused; {self.out}/rejected.tsv says why\n"
+        self.assertEqual(self.prepare().stderr, refused)
+        (self.midi / "also-b.mid").symlink_to("b.mid")
+        self.assertEqual(self.prepare().stderr, refused)
+        self.put("mine\x1b.MIDI")
+        self.assertEqual(self.prepare().stderr, f"paprep: 1 MIDI file is not in {path} and is left out, mine .MIDI\n" + refused)
+        more = ["2004/new.mid"] + [f"{i}.mid" for i in range(3000, 3020)]  # a folder gives them in any order
+        for name in more:
+            self.put(name)
+        told = f"paprep: 22 MIDI files are not in {path} and are left out, 2004/new.mid the first\n"
+        self.assertEqual(self.prepare().stderr, told + refused)
+        self.assertEqual(self.names(), {"train": ["./2004//a.mid", "b.mid"], "validation": [], "test": []})
+        self.assertEqual(list(self.rejected()), ["gone.mid"])
+        other = self.folder / "other.csv"
+        path.rename(other)
+        self.assertEqual(self.prepare("--metadata", other).stderr, told.replace(str(path), str(other)) + refused)
+        for name in ["mine\x1b.MIDI"] + more:
+            (self.midi / name).unlink()
+        self.assertEqual(self.prepare("--metadata", other).stderr, refused)
+        self.assertNotIn("left out", self.prepare().stderr)
+
     def test_damaged_lists(self):
         self.put("a.mid")
         for text, message in (
