@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static const char PERFORMANCE[] = "performance"; // the default: a word from the command line is another string
 #define NOT_GIVEN INT64_MIN
@@ -184,6 +185,17 @@ static pa_status write_splits(const prep *p, const char *folder, pa_err *err) {
     return PA_OK;
 }
 
+// A refusal leaves an earlier run's token files beside its own rejected.tsv.
+static bool has_token_files(const char *folder) {
+    char path[4096];
+    bool found = false;
+    for (pa_split i = 0; i < PA_SPLITS && !found; i++) {
+        snprintf(path, sizeof path, "%s/%s.safetensors", folder, pa_split_name(i));
+        found = !access(path, F_OK);
+    }
+    return found;
+}
+
 static void tell_unlisted(const pa_corpus *c) {
     bool one = c->unlisted == 1;
     if (!c->unlisted) return;
@@ -208,10 +220,11 @@ static pa_status prepare(const char *midi, const char *out, pa_err *err) {
     if (!nothing && !(strict && p.refused)) s = write_splits(&p, out, err);
     if (s) goto done;
     if (p.refused) fprintf(stderr, "paprep: %zu of %zu files refused; %s/rejected.tsv says why\n", p.refused, p.corpus.count, out);
+    const char *left = has_token_files(out) ? "; those of an earlier run are left as they were" : "";
     if (nothing)
-        s = pa_error(err, PA_DATA, "%s: no file could be read; no token files written", midi);
+        s = pa_error(err, PA_DATA, "%s: no file could be read; no token files written%s", midi, left);
     else if (strict && p.refused)
-        s = pa_error(err, PA_DATA, "%s: --strict, and %zu files refused; no token files written", midi, p.refused);
+        s = pa_error(err, PA_DATA, "%s: --strict, and %zu files refused; no token files written%s", midi, p.refused, left);
 done:
     for (size_t i = 0; i < p.corpus.count && p.outcome; i++) {
         pa_piece_clear(&p.outcome[i].piece);

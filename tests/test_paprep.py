@@ -230,6 +230,24 @@ class Paprep(unittest.TestCase):
         (self.midi / "bad.mid").unlink()
         self.prepare("--strict")
 
+    def test_a_refusal_leaves_earlier_token_files(self):
+        def before():
+            return {name: (self.out / name).read_bytes() for name in ("train.safetensors", "validation.safetensors", "test.safetensors")}
+
+        self.put("bad.mid", b"")
+        self.expect_error("no file could be read; no token files written\n", status=3)
+        self.put("good.mid")
+        self.prepare()
+        written = before()
+        left = "no token files written; those of an earlier run are left as they were\n"
+        self.expect_error("--strict, and 1 files refused; " + left, "--strict", status=3)
+        self.put("good.mid", b"")
+        self.expect_error("no file could be read; " + left, status=3)
+        self.assertEqual(before(), written)
+        self.assertEqual(sorted(self.rejected()), ["bad.mid", "good.mid"])
+        (self.out / "train.safetensors").unlink()
+        self.expect_error("no file could be read; " + left, status=3)
+
     def test_midi_neural_needs_a_pedal(self):
         self.put("pedal.mid", midi(pedal=True))
         self.put("none.mid")
