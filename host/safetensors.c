@@ -19,6 +19,7 @@ static const double MOST_WHOLE = 9007199254740991; // 2^53 - 1: beyond it a JSON
 
 struct pa_st {
     char *path, *header; // the header's text, NUL-terminated
+    uint8_t first[16];   // bytes of the file, fewer where it has fewer
     uint8_t *map;
     size_t map_bytes;
     const uint8_t *data;
@@ -86,18 +87,34 @@ static pa_status read_at(const pa_st *st, int fd, void *out, size_t count, size_
     return PA_OK;
 }
 
+// Shows what the file begins with: letters as they are and all else in hexadecimal, so that no byte does anything to a terminal.
+static pa_status another_format(const pa_st *st, pa_err *err) {
+    char text[4 * sizeof st->first + 1];
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof st->first && i < st->map_bytes; i++) {
+        uint8_t c = st->first[i];
+        bool plain = c >= 32 && c < 127 && c != '"' && c != '\\';
+        n += (size_t)(plain ? snprintf(text + n, sizeof text - n, "%c", c) : snprintf(text + n, sizeof text - n, "\\x%02x", c));
+    }
+    return pa_error(err, PA_DATA, "%s: expected a safetensors file, found one that begins with \"%s\"", st->path, text);
+}
+
 static pa_status read_header(pa_st *st, int fd, pa_err *err) {
     uint64_t length;
-    pa_status status = read_at(st, fd, &length, 8, 0, err);
+    pa_status status = read_at(st, fd, st->first, st->map_bytes < sizeof st->first ? st->map_bytes : sizeof st->first, 0, err);
     if (status) return status;
+    memcpy(&length, st->first, 8);
+    size_t room = st->map_bytes - 8;
+    // Text, or the first letters of another format, read as a length beyond all bounds.
+    if (room ? length > room && st->first[8] != '{' : length > MOST_HEADER) return another_format(st, err);
     if (length > MOST_HEADER)
         return pa_error(err, PA_DATA, "%s: expected a header of at most %d bytes, found %llu", st->path, MOST_HEADER,
                         (unsigned long long)length);
-    if (length > st->map_bytes - 8)
-        return pa_error(err, PA_DATA, "%s: expected a header of %llu bytes, found %zu", st->path, (unsigned long long)length,
-                        st->map_bytes - 8);
+    if (length > room)
+        return pa_error(err, PA_DATA, "%s: expected a header of %llu bytes, found %zu: the file is cut short", st->path,
+                        (unsigned long long)length, room);
     st->header_bytes = length;
-    st->data_bytes = st->map_bytes - 8 - length;
+    st->data_bytes = room - length;
     st->header = malloc(length + 1);
     if (!st->header) return pa_error(err, PA_FAIL, "%s: expected memory for a header of %llu bytes", st->path, (unsigned long long)length);
     st->header[length] = 0;
@@ -139,7 +156,7 @@ static bool has_escaped_nul(const char *s) {
 static pa_status parse_header(pa_st *st, pa_err *err) {
     size_t length = st->header_bytes;
     const char *end = NULL;
-    if (st->header[0] != '{') return pa_error(err, PA_DATA, "%s: expected a header that starts with '{', found another byte", st->path);
+    if (st->header[0] != '{') return another_format(st, err);
     if (strlen(st->header) != length || has_escaped_nul(st->header) || !pa_is_utf8(st->header, length))
         return pa_error(err, PA_DATA, "%s: expected a header in UTF-8 without NUL, found another byte", st->path);
     st->json = cJSON_ParseWithLengthOpts(st->header, length + 1, &end, 1);
@@ -176,6 +193,16 @@ static bool whole_number(const cJSON *n, size_t *out) {
     return (double)*out == n->valuedouble;
 }
 
+// Of the whole file, as its header has it: up to the last byte of any tensor.
+static size_t told_bytes(const pa_st *st) {
+    size_t most = 0, end;
+    for (const cJSON *e = st->json->child; e; e = e->next) {
+        const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(e, "data_offsets");
+        if (whole_number(cJSON_GetArrayItem(offsets, 1), &end) && end > most) most = end;
+    }
+    return st->map_bytes - st->data_bytes + most;
+}
+
 // "tensor NAME: expected ..., found ..."
 #define REFUSE(entry, expected, ...)                                                                                                       \
     return pa_error(err, PA_DATA, "%s: tensor \"%s\": expected " expected, st->path, show((entry)->string).text, __VA_ARGS__)
@@ -204,8 +231,10 @@ static pa_status parse_tensor(const pa_st *st, const cJSON *entry, pa_tensor *t,
     if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 || !whole_number(offsets->child, begin) ||
         !whole_number(offsets->child->next, &end))
         REFUSE(entry, "data_offsets of two whole numbers from 0 to 2^53 - 1, found %s", "something else");
-    if (*begin > end || end > st->data_bytes)
-        REFUSE(entry, "data_offsets in order within 0 to %zu, found %zu to %zu", st->data_bytes, *begin, end);
+    if (*begin > end) REFUSE(entry, "data_offsets in order within 0 to %zu, found %zu to %zu", st->data_bytes, *begin, end);
+    if (end > st->data_bytes)
+        REFUSE(entry, "data_offsets in order within 0 to %zu, found %zu to %zu; the file is cut short: expected %zu bytes, found %zu",
+               st->data_bytes, *begin, end, told_bytes(st), st->map_bytes);
     if (end - *begin != bytes) REFUSE(entry, "%zu bytes of data for its shape and dtype, found %zu", bytes, end - *begin);
     t->bytes = bytes;
     return PA_OK;

@@ -311,6 +311,11 @@ static void cut_to_nothing(const char *name) {
     assert_int_equal(truncate(in_run(name), 0), 0);
 }
 
+static void put_text(const char *name) {
+    FILE *f = fopen(in_run(name), "w");
+    assert_true(f && fputs("no weights at all", f) >= 0 && !fclose(f));
+}
+
 static void take_away(const char *name) {
     assert_int_equal(pa_remove_tree(in_run(name), NULL), 0);
 }
@@ -343,12 +348,14 @@ static const struct {
     void (*damage)(const char *name);
     const char *name, *message; // message: what follows the file's path
 } damages[] = {
-    {shorten, NEWEST "/model.safetensors", "expected data_offsets in order within 0 to "},
-    {shorten, NEWEST "/state.safetensors", "expected data_offsets in order within 0 to "},
+    {shorten, NEWEST "/model.safetensors", "; the file is cut short: expected "},
+    {shorten, NEWEST "/state.safetensors", "; the file is cut short: expected "},
     {flip, NEWEST "/model.safetensors", "expected data with CRC-32C"},
     {flip, NEWEST "/state.safetensors", "expected data with CRC-32C"},
     {cut_to_nothing, NEWEST "/model.safetensors", "expected a safetensors file of at least 8 bytes, found 0"},
     {cut_to_nothing, NEWEST "/state.safetensors", "expected a safetensors file of at least 8 bytes, found 0"},
+    {put_text, NEWEST "/model.safetensors", "expected a safetensors file, found one that begins with \"no weights at al\""},
+    {put_text, NEWEST "/state.safetensors", "expected a safetensors file, found one that begins with \"no weights at al\""},
     {take_away, NEWEST "/model.safetensors", "expected a run directory or a checkpoint, found no checkpoint in it"},
     {take_away, NEWEST "/state.safetensors", "expected the run's state beside model.safetensors, found none"},
     {copy_of_tokens, NEWEST "/model.safetensors", "expected format patrain-checkpoint-1, found patrain-tokens-1"},

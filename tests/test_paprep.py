@@ -419,7 +419,8 @@ class Paprep(unittest.TestCase):
         self.assertEqual(self.run_paprep("--events", again).stdout, self.run_paprep("--events", self.midi / "c.mid").stdout)
         done = self.run_paprep("--decode", self.out / "test.safetensors", again, status=3)
         self.assertIn("test.safetensors: expected a piece, found none", done.stderr)
-        self.run_paprep("--decode", self.midi / "a.mid", again, status=3)
+        done = self.run_paprep("--decode", self.midi / "a.mid", again, status=3)
+        self.assertIn('a.mid: expected a safetensors file, found one that begins with "MThd\\x00', done.stderr)
         self.run_paprep("--decode", tokens, "/proc/none/x.mid", status=1)
 
     def test_decode_spares_its_input(self):

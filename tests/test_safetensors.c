@@ -53,9 +53,9 @@ static const struct {
     size_t data;
     const char *message;
 } bad_headers[] = {
-    {"", 0, "expected a header that starts with '{', found another byte"},
-    {" {}", 0, "expected a header that starts with '{', found another byte"},
-    {"[]", 0, "expected a header that starts with '{', found another byte"},
+    {"", 0, "expected a safetensors file, found one that begins with \"\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\""},
+    {" {}", 0, "expected a safetensors file, found one that begins with \"\\x03\\x00\\x00\\x00\\x00\\x00\\x00\\x00 {}\""},
+    {"[]", 0, "expected a safetensors file, found one that begins with \"\\x02\\x00\\x00\\x00\\x00\\x00\\x00\\x00[]\""},
     {"{", 0, "expected a header in JSON, found an error at its byte 1"},
     {"{} x", 0, "expected a header in JSON, found an error at its byte 3"},
     {"{\"a\":}", 0, "expected a header in JSON, found an error at its byte 5"},
@@ -84,7 +84,8 @@ static const struct {
     {"{" T("a", "U8", "1", "-1,0") "}", 1, "tensor \"a\": expected data_offsets of two whole numbers from 0 to 2^53 - 1, found something else"},
     {"{" T("a", "U8", "1", "0,9007199254740993") "}", 1, "tensor \"a\": expected data_offsets of two whole numbers from 0 to 2^53 - 1, found something else"},
     {"{" T("a", "U8", "1", "1,0") "}", 1, "tensor \"a\": expected data_offsets in order within 0 to 1, found 1 to 0"},
-    {"{" T("a", "U8", "2", "0,2") "}", 1, "tensor \"a\": expected data_offsets in order within 0 to 1, found 0 to 2"},
+    {"{" T("a", "U8", "2", "0,2") "}", 1, "tensor \"a\": expected data_offsets in order within 0 to 1, found 0 to 2; the file is cut short: expected 63 bytes, found 62"},
+    {"{" T("a", "U8", "2", "0,2") "," T("b", "U8", "3", "2,5") "," T("c", "U8", "0", "2,2") ",\"d\":1}", 1, "tensor \"a\": expected data_offsets in order within 0 to 1, found 0 to 2; the file is cut short: expected 176 bytes, found 172"},
     {"{" T("a", "U8", "2", "0,1") "}", 1, "tensor \"a\": expected 2 bytes of data for its shape and dtype, found 1"},
     {"{" T("a", "U8", "1", "0,2") "}", 2, "tensor \"a\": expected 1 bytes of data for its shape and dtype, found 2"},
     {"{" T("a", "F32", "1", "0,2") "}", 2, "tensor \"a\": expected 4 bytes of data for its shape and dtype, found 2"},
@@ -127,15 +128,42 @@ static void bad_size_is_refused(void **state) {
         expect_refused(PA_DATA, message);
     }
     put_file(3, "{}", 2, 0);
-    expect_refused(PA_DATA, "expected a header of 3 bytes, found 2");
+    expect_refused(PA_DATA, "expected a header of 3 bytes, found 2: the file is cut short");
     put_file(100000000, "{}", 2, 0);
-    expect_refused(PA_DATA, "expected a header of 100000000 bytes, found 2");
+    expect_refused(PA_DATA, "expected a header of 100000000 bytes, found 2: the file is cut short");
+    put_file(100000000, "", 0, 0);
+    expect_refused(PA_DATA, "expected a header of 100000000 bytes, found 0: the file is cut short");
     put_file(100000001, "{}", 2, 0);
     expect_refused(PA_DATA, "expected a header of at most 100000000 bytes, found 100000001");
     put_file(UINT64_MAX, "{}", 2, 0);
     expect_refused(PA_DATA, "expected a header of at most 100000000 bytes, found 18446744073709551615");
     put_file(3, "{}\0", 3, 0);
     expect_refused(PA_DATA, "expected a header in UTF-8 without NUL, found another byte");
+}
+
+static void another_format_is_refused_with_its_first_bytes(void **state) {
+    (void)state;
+    static const struct {
+        const char *bytes;
+        size_t count;
+        const char *shown;
+    } other[] = {
+        {"MThd\0\0\0\6\0\1\0\2\1\xe0MTrk\0\0", 20, "MThd\\x00\\x00\\x00\\x06\\x00\\x01\\x00\\x02\\x01\\xe0MT"},
+        {"MThd\0\0\0\6", 8, "MThd\\x00\\x00\\x00\\x06"},
+        {"MThd\0\0\0\6\0", 9, "MThd\\x00\\x00\\x00\\x06\\x00"},
+        {"[model]\ndim = 8\n", 16, "[model]\\x0adim = 8\\x0a"},
+        {"\"\\\x1b[2J\x7f\xc3\xa9%n{", 11, "\\x22\\x5c\\x1b[2J\\x7f\\xc3\\xa9%n"},
+        {"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 17,
+         "\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff"},
+        {"\3\0\0\0\0\0\0\0[]", 10, "\\x03\\x00\\x00\\x00\\x00\\x00\\x00\\x00[]"},
+        {"\0\0\0\0\0\0\0\0{}", 10, "\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00{}"},
+    };
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
+        char message[256];
+        scratch_put_bytes("a", other[i].bytes, other[i].count);
+        snprintf(message, sizeof message, "expected a safetensors file, found one that begins with \"%s\"", other[i].shown);
+        expect_refused(PA_DATA, message);
+    }
 }
 
 static void deep_nesting_is_refused(void **state) {
@@ -342,20 +370,29 @@ static void full_disk_names_path_and_bytes(void **state) {
     put_all();
 }
 
-// Every length short of the whole is refused, and so is every damaged byte but for the letters of "header_crc32c": then the header's sum
-// is not looked for, and all that the file says is what it said before.
+// Every length short of the whole is refused and called so. Every damaged byte is refused but for the letters of "header_crc32c": then the
+// header's sum is not looked for, and all that the file says is what it said before.
 static void damage_anywhere_is_refused_or_harmless(void **state) {
     (void)state;
-    char *text;
+    char *text, cut[128];
     size_t length, accepted = 0;
+    uint64_t header;
     pa_st *st;
     put_all();
     assert_int_equal(pa_read_text(scratch("a"), &text, &length, &err), PA_OK);
     size_t name = (size_t)(strstr(text + 8, "header_crc32c") - text);
+    memcpy(&header, text, 8);
     int fd = open(scratch("a"), O_WRONLY);
     for (size_t n = length; n-- > 0;) {
         assert_int_equal(ftruncate(fd, (off_t)n), 0);
         assert_int_equal(pa_st_open(&st, scratch("a"), &err), PA_DATA);
+        if (n >= 8 + header)
+            snprintf(cut, sizeof cut, "; the file is cut short: expected %zu bytes, found %zu", length, n);
+        else if (n >= 8)
+            snprintf(cut, sizeof cut, ": expected a header of %zu bytes, found %zu: the file is cut short", (size_t)header, n - 8);
+        else
+            snprintf(cut, sizeof cut, ": expected a safetensors file of at least 8 bytes, found %zu", n);
+        assert_non_null(strstr(err.text, cut));
     }
     assert_int_equal(pwrite(fd, text, length, 0), length);
     for (size_t i = 0; i < length; i++) {
@@ -412,6 +449,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(bad_header_is_refused_with_its_reason),
         SCRATCH_TEST(bad_size_is_refused),
+        SCRATCH_TEST(another_format_is_refused_with_its_first_bytes),
         SCRATCH_TEST(deep_nesting_is_refused),
         SCRATCH_TEST(what_is_no_file_is_refused),
         SCRATCH_TEST(unusual_but_valid_files_are_read),

@@ -87,6 +87,19 @@ static void refuses(void **state) {
     }
 }
 
+static void another_file(void **state) {
+    (void)state;
+    static const char midi[] = "MThd\0\0\0\6\0\0\0\1\1\xe0MTrk";
+    char expected[sizeof err.text];
+    pa_tokens t;
+    scratch_put_bytes("t", midi, sizeof midi - 1);
+    assert_int_equal(pa_tokens_open(&t, scratch("t"), &err), PA_DATA);
+    assert_null(t.file);
+    snprintf(expected, sizeof expected, "%s: expected a safetensors file, found one that begins with \"%s\"", scratch("t"),
+             "MThd\\x00\\x00\\x00\\x06\\x00\\x00\\x00\\x01\\x01\\xe0MT");
+    assert_string_equal(err.text, expected);
+}
+
 static void full_disk(void **state) {
     (void)state;
     uint16_t a[2000] = {0};
@@ -98,6 +111,7 @@ static void full_disk(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {SCRATCH_TEST(come_back), SCRATCH_TEST(no_pieces), SCRATCH_TEST(refuses), SCRATCH_TEST(full_disk)};
+    const struct CMUnitTest tests[] = {SCRATCH_TEST(come_back), SCRATCH_TEST(no_pieces), SCRATCH_TEST(refuses), SCRATCH_TEST(another_file),
+                                       SCRATCH_TEST(full_disk)};
     return cmocka_run_group_tests_name("tokens_file", tests, NULL, NULL);
 }

@@ -141,12 +141,17 @@ static void what_is_given_must_agree(void **state) {
     end(&d);
 }
 
-static void nothing_there_is_said(void **state) {
+static void no_model_is_said(void **state) {
     (void)state;
     char from[SCRATCH_PATH];
     snprintf(from, sizeof from, "%s", scratch("none"));
     refuse(from, NULL, NULL, PA_USAGE, ": expected a model file, a checkpoint or a run directory, found nothing there");
     refuse(scratch_folder, NULL, NULL, PA_USAGE, ": expected a run directory or a checkpoint, found no checkpoint in it");
+    snprintf(from, sizeof from, "%s", scratch("a.mid"));
+    scratch_put("a.mid", "MThd\n");
+    refuse(from, NULL, NULL, PA_DATA, ": expected a safetensors file of at least 8 bytes, found 5");
+    scratch_put("a.mid", "MThd\n\x1b[2J");
+    refuse(from, NULL, NULL, PA_DATA, ": expected a safetensors file, found one that begins with \"MThd\\x0a\\x1b[2J\"");
 }
 
 static void damaged_metadata_is_refused(void **state) {
@@ -267,7 +272,7 @@ static void each_tensor_must_be_there_once_with_its_shape(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(ours_says_all_of_itself),     SCRATCH_TEST(a_run_directory_means_its_best_or_latest),
-        SCRATCH_TEST(what_is_given_must_agree),    SCRATCH_TEST(nothing_there_is_said),
+        SCRATCH_TEST(what_is_given_must_agree),    SCRATCH_TEST(no_model_is_said),
         SCRATCH_TEST(damaged_metadata_is_refused), SCRATCH_TEST(wrappers_are_taken_off_names),
         SCRATCH_TEST(theirs_need_settings),        SCRATCH_TEST(each_tensor_must_be_there_once_with_its_shape),
     };
