@@ -2,6 +2,7 @@
 #include "host/inference.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 static const char *const precision_name[] = {"auto", "fp32", "bf16", "fp16"}; // in the order of pa_precision
 
@@ -43,4 +44,10 @@ pa_status pa_inference_tokens(const pa_inference *x, pa_tokens *t, const char *p
 const char *pa_inference_precision(const pa_inference *x) {
     static const char *const rounded[] = {"", "fp32, int8 weights", "bf16, int8 weights", "fp16, int8 weights"};
     return (x->int8 ? rounded : precision_name)[x->backend->precision(x->ctx)];
+}
+
+pa_status pa_check_spares(const char *option, const char *path, const char *what, const char *input, pa_err *err) {
+    struct stat a, b;
+    if (!input || stat(input, &a) || stat(path, &b) || a.st_dev != b.st_dev || a.st_ino != b.st_ino) return PA_OK;
+    return pa_error(err, PA_USAGE, "--%s: expected another file than %s, found %s", option, what, path);
 }

@@ -25,4 +25,8 @@ void pa_inference_close(pa_inference *x);
 pa_status pa_inference_tokens(const pa_inference *x, pa_tokens *t, const char *path, pa_err *err);
 const char *pa_inference_precision(const pa_inference *x); // as resolved
 
+// PA_USAGE where `path`, which --`option` is to write, is the same file as `input`, by whatever names: what is read must not be lost.
+// `what` is it in the message; NULL for `input` is fine.
+pa_status pa_check_spares(const char *option, const char *path, const char *what, const char *input, pa_err *err);
+
 #endif

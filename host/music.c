@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "host/repetition.h"
 
@@ -52,16 +51,25 @@ static pa_status read_token_file(pa_music *m, const pa_inference *model, const c
     return s;
 }
 
-pa_status pa_music_read_primer(pa_music *m, const pa_inference *model, const char *path, pa_err *err) {
-    char file[4096];
+// Takes TOKENS.safetensors[:PIECE] apart. False where `path` is not such: then it is the file itself.
+static bool split_piece(const char *path, char *file, size_t size, int64_t *piece) {
     const char *colon = strrchr(path, ':');
     size_t digits = colon ? strspn(colon + 1, "0123456789") : 0;
-    m->encoding = model->weights.encoding;
-    if (ends_with(path, ".safetensors")) return read_token_file(m, model, path, 0, err);
-    if (digits && digits < 18 && !colon[1 + digits] && (size_t)(colon - path) < sizeof file) {
-        snprintf(file, sizeof file, "%.*s", (int)(colon - path), path);
-        if (ends_with(file, ".safetensors")) return read_token_file(m, model, file, atoll(colon + 1), err);
+    *piece = 0;
+    if (digits && digits < 18 && !colon[1 + digits]) {
+        snprintf(file, size, "%.*s", (int)(colon - path), path);
+        *piece = atoll(colon + 1);
+        if (ends_with(file, ".safetensors")) return true;
     }
+    snprintf(file, size, "%s", path);
+    return ends_with(file, ".safetensors");
+}
+
+pa_status pa_music_read_primer(pa_music *m, const pa_inference *model, const char *path, pa_err *err) {
+    char file[4096];
+    int64_t number;
+    m->encoding = model->weights.encoding;
+    if (split_piece(path, file, sizeof file, &number)) return read_token_file(m, model, file, number, err);
     pa_piece piece = {0};
     pa_status s = pa_encode_isolated(path, m->encoding, &piece, err);
     if (!s) s = set_primer(m, path, piece.token, piece.count, err);
@@ -157,20 +165,30 @@ static pa_status file_name(const char *path, size_t k, int number, char *name, s
 }
 
 pa_status pa_music_check_output(const char *path, const char *primer, int number, pa_err *err) {
-    char name[4096];
-    struct stat a, b;
+    char name[4096], file[4096];
+    int64_t piece;
     if (!ends_with(path, ".mid") && !ends_with(path, ".midi") && !ends_with(path, ".safetensors"))
         return pa_error(err, PA_USAGE, "--output: expected a name in .mid, .midi or .safetensors, found %s", path);
     for (int k = 0; k < number; k++) {
-        pa_file file;
+        pa_file made;
         pa_status s = file_name(path, (size_t)k, number, name, sizeof name, err);
         if (s) return s;
-        if (primer && !stat(primer, &a) && !stat(name, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
-            return pa_error(err, PA_USAGE, "--output: expected another file than the primer, found %s", name);
-        if ((s = pa_file_create(&file, name, err))) return s;
-        pa_file_abandon(&file);
+        if ((s = pa_file_create(&made, name, err))) return s;
+        pa_file_abandon(&made);
     }
-    return PA_OK;
+    if (!primer) return PA_OK;
+    split_piece(primer, file, sizeof file, &piece);
+    return pa_music_check_spares(path, number, "the primer", file, err);
+}
+
+pa_status pa_music_check_spares(const char *path, int number, const char *what, const char *input, pa_err *err) {
+    char name[4096];
+    pa_status s = PA_OK;
+    for (int k = 0; k < number && !s; k++) {
+        s = file_name(path, (size_t)k, number, name, sizeof name, err);
+        if (!s) s = pa_check_spares("output", name, what, input, err);
+    }
+    return s;
 }
 
 static pa_status write_midi(const pa_music *m, size_t k, const char *name, bool without_primer, pa_err *err) {

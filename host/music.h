@@ -30,6 +30,8 @@ void pa_music_clear(pa_music *m);
 // Output is FILE.mid or FILE.midi, for one of several takes FILE-1.mid, …; or FILE.safetensors with one piece a take.
 // Checks before the work begins that files can be made there, and that none is the primer's: PA_USAGE, PA_FAIL.
 pa_status pa_music_check_output(const char *path, const char *primer, int number, pa_err *err);
+// Whether such an output spares another file that is read (pa_check_spares).
+pa_status pa_music_check_spares(const char *path, int number, const char *what, const char *input, pa_err *err);
 // Writes every take, behind the primer or alone. In MIDI, notes still sounding at the end are ended there, and a take alone holds the
 // notes that start in it; in a token file the tokens are as they were made.
 pa_status pa_music_write(const pa_music *m, const char *path, int number, bool without_primer, pa_err *err);

@@ -226,7 +226,11 @@ static pa_status run(int argc, char **argv, pa_err *err) {
             return pa_error(err, PA_USAGE, "--%s: expected 1 to %lld, found %lld", range[i].name, (long long)range[i].most,
                             (long long)range[i].value);
     if (logits_path && json) return pa_error(err, PA_USAGE, "expected --logits or --json, found both");
+    if (logits_path && ((s = pa_check_spares("logits", logits_path, "the windows", argv[2], err)) ||
+                        (s = pa_check_spares("logits", logits_path, "--config", config, err))))
+        return s;
     s = pa_inference_open(&x, argv[1], config, device, err);
+    if (!s && logits_path) s = pa_check_spares("logits", logits_path, "the model", x.weights.path, err);
     if (!s) s = logits_path ? write_logits(&x, argv[2], err) : measure(&x, argv[2], err);
     pa_inference_close(&x);
     return s;

@@ -171,11 +171,13 @@ static pa_status check_options(pa_err *err) {
         return pa_error(err, PA_USAGE, "expected --primer IN.mid beside an option about the primer, found none");
     if (!output) return pa_error(err, PA_USAGE, "expected --output OUT.mid or OUT.safetensors, found none");
     sampling.top_k = (int)top_k, sampling.refill = (int)refill, sampling.seed = (uint64_t)seed;
-    return pa_music_check_output(output, primer_path, (int)number, err);
+    pa_status s = pa_music_check_output(output, primer_path, (int)number, err);
+    return s ? s : pa_music_check_spares(output, (int)number, "--config", config, err);
 }
 
 static pa_status generate(job *j, const char *checkpoint, pa_err *err) {
     pa_status s = pa_inference_open(&j->model, checkpoint, config, device, err);
+    if (!s) s = pa_music_check_spares(output, (int)number, "the model", j->model.weights.path, err);
     if (!s) s = pa_sampling_check(&sampling, &j->model.params.model, err);
     if (s) return s;
     j->music.encoding = j->model.weights.encoding;

@@ -223,6 +223,20 @@ class Eval(Program):
              {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")})
         self.refused("paeval", 3, "at least two tokens", self.run_dir, x)
 
+    def test_logits_spare_what_is_read(self):
+        x, model, config = self.out("x.safetensors"), self.out("m.safetensors"), self.out("c.ini")
+        save(x, {"x": ("I64", [1, CONTEXT], [1] * CONTEXT)})
+        shutil.copy(self.run_dir / "latest" / "model.safetensors", model)
+        shutil.copy(self.at / "c.ini", config)
+        for name, file in (("x-link", x), ("m-link", model)):
+            self.out(name).symlink_to(file)
+        before = [p.read_bytes() for p in (x, model, config)]
+        for what, path in (("the windows", x), ("the windows", self.out("x-link")), ("the model", model), ("the model", self.out("m-link")),
+                           ("--config", config)):
+            self.refused("paeval", 2, f"--logits: expected another file than {what}, found {path}", model, x, "--logits", path, "--config", config)
+        self.assertEqual([p.read_bytes() for p in (x, model, config)], before)
+        self.assertTrue(self.out("x-link").is_symlink() and self.out("m-link").is_symlink())
+
 
 class Generate(Program):
     def test_same_seed_same_music(self):
@@ -346,6 +360,25 @@ class Generate(Program):
                 if not run("pagen", self.run_dir / c, "--output", self.out("x.safetensors"), "--length-tokens", 30, "--precision", "fp32") is None]
         self.assertEqual(made[0], made[1])
         self.assertEqual(made[0], made[2])
+
+    def test_output_spares_what_is_read(self):
+        run_dir, tokens, config = self.out("run"), self.out("t.safetensors"), self.out("c.mid")
+        shutil.copytree(self.run_dir, run_dir, symlinks=True)
+        shutil.copy(self.tokens, tokens)
+        shutil.copy(self.at / "c.ini", config)
+        model = run_dir / "latest" / "model.safetensors"
+        self.out("link.safetensors").symlink_to(model)
+        os.link(model, self.out("m-2.mid"))
+        before = [p.read_bytes() for p in (model, tokens, config)]
+        for what, path, *more in (("the model", model), ("the model", run_dir.resolve() / os.readlink(run_dir / "best") / model.name),
+                                  ("the model", self.out("link.safetensors")), ("the model", self.out("m.mid"), "--number", 3),
+                                  ("the primer", tokens, "--primer", tokens), ("the primer", tokens, "--primer", f"{tokens}:1"),
+                                  ("--config", config, "--config", config)):
+            for checkpoint in (run_dir, model):
+                self.refused("pagen", 2, f"--output: expected another file than {what}, found", checkpoint, "--output", path, "--length-tokens", 5,
+                             *more)
+        self.assertEqual([p.read_bytes() for p in (model, tokens, config)], before)
+        self.assertFalse(self.out("m-1.mid").exists())
 
     def test_other_encoding(self):
         shutil.copy(self.at / "c.ini", self.out("c.ini"))
