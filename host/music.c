@@ -3,12 +3,13 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "host/repetition.h"
 
-static bool ends_with(const char *text, const char *end) {
+static bool ends_with(const char *text, const char *end) { // in upper or lower case
     size_t n = strlen(text), m = strlen(end);
-    return n >= m && !strcmp(text + n - m, end);
+    return n >= m && !strcasecmp(text + n - m, end);
 }
 
 static const char *base_name(const char *path) {

@@ -27,8 +27,8 @@ pa_status pa_music_cut_primer(pa_music *m, int64_t steps, size_t tokens, pa_err 
 pa_status pa_music_add(pa_music *m, const uint16_t *token, size_t count, int64_t limit, pa_err *err);
 void pa_music_clear(pa_music *m);
 
-// Output is FILE.mid or FILE.midi, for one of several takes FILE-1.mid, …; or FILE.safetensors with one piece a take.
-// Checks before the work begins that files can be made there, and that none is the primer's: PA_USAGE, PA_FAIL.
+// Output is FILE.mid or FILE.midi (in any case, as every extension here), for one of several takes FILE-1.mid, …; or FILE.safetensors with
+// one piece a take. Checks before the work begins that files can be made there, and that none is the primer's: PA_USAGE, PA_FAIL.
 pa_status pa_music_check_output(const char *path, const char *primer, int number, pa_err *err);
 // Whether such an output spares another file that is read (pa_check_spares).
 pa_status pa_music_check_spares(const char *path, int number, const char *what, const char *input, pa_err *err);

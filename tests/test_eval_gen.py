@@ -361,6 +361,20 @@ class Generate(Program):
         self.assertEqual(made[0], made[1])
         self.assertEqual(made[0], made[2])
 
+    def test_extensions_in_any_case(self):
+        common = ("--length-tokens", 20, "--number", 2, "--precision", "fp32")
+        primer = {kind: self.out("primer" + kind) for kind in (".Mid", ".SAFETENSORS")}
+        shutil.copy(self.primer, primer[".Mid"])
+        shutil.copy(self.tokens, primer[".SAFETENSORS"])
+        for name in ("a.MID", "b.Midi", "c.SafeTensors", "d.safetensors"):
+            run("pagen", self.run_dir, "--primer", primer[".Mid"], "--output", self.out(name), *common)
+        for name in ("a-1.MID", "a-2.MID", "b-1.Midi", "b-2.Midi"):
+            self.assertEqual(self.out(name).read_bytes()[:4], b"MThd")
+        self.assertEqual(pieces(self.out("c.SafeTensors")), pieces(self.out("d.safetensors")))
+        for suffix in ("", ":0"):
+            run("pagen", self.run_dir, "--primer", f"{primer['.SAFETENSORS']}{suffix}", "--output", self.out("e.safetensors"), *common)
+            self.assertEqual(pieces(self.out("e.safetensors")), pieces(self.out("d.safetensors")))
+
     def test_output_spares_what_is_read(self):
         run_dir, tokens, config = self.out("run"), self.out("t.safetensors"), self.out("c.mid")
         shutil.copytree(self.run_dir, run_dir, symlinks=True)
