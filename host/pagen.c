@@ -60,11 +60,15 @@ static void on_signal(int signal_number) {
     interrupted = 1;
 }
 
-// The first request to stop writes what there is; a second one ends the program at once.
+// The first request to stop writes what there is; a second one ends the program at once. A terminal that goes away asks too, often more
+// than once, unless nohup has it ignored. Whoever reads what is printed may go away: the music is still wanted.
 static void catch_signals(void) {
-    struct sigaction a = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, before;
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
+    a.sa_flags = 0;
+    if (!sigaction(SIGHUP, NULL, &before) && before.sa_handler != SIG_IGN) sigaction(SIGHUP, &a, NULL);
+    signal(SIGPIPE, SIG_IGN);
 }
 
 // Watches streams while they grow.
@@ -189,12 +193,14 @@ static pa_status generate(job *j, const char *checkpoint, pa_err *err) {
     j->length = length_tokens != NOT_GIVEN ? (size_t)length_tokens : 1000 + (size_t)(length_seconds * TOKENS_A_SECOND);
     catch_signals();
     if ((s = make_all(j, err))) return s;
-    if (interrupted) fprintf(stderr, "pagen: stopped on request; what there is so far is written\n");
+    bool stopped = interrupted; // a request from here on changes nothing
+    if (stopped && j->music.takes) fprintf(stderr, "pagen: stopped on request; what there is so far is written\n");
     if ((s = pa_music_write(&j->music, output, (int)number, without_primer, err))) return s;
     printf("%zu tokens in %.1f s, %.0f tokens/s; %s on %s; %s, step %lld\n", j->tokens, j->took,
            j->took > 0 ? (double)j->tokens / j->took : 0, pa_inference_precision(&j->model), j->model.backend->name, j->model.weights.path,
            (long long)j->model.weights.step);
-    return pa_music_report(&j->music, output, (int)number, err);
+    s = pa_music_report(&j->music, output, (int)number, err);
+    return s ? s : stopped ? PA_STOPPED : PA_OK;
 }
 
 static pa_status run(int argc, char **argv, pa_err *err) {

@@ -336,10 +336,10 @@ class Generate(Program):
             self.assertTrue(356 <= p[0] < 388)
         self.assertEqual(len({tuple(p) for p in a}), 3)
 
-    def test_interrupt_writes_what_there_is(self):
-        out = self.out("i.mid")
+    def start(self, out, **more):
+        """pagen, playing for hours."""
         process = subprocess.Popen(command("pagen", self.run_dir, "--primer", self.primer, "--output", out, "--length-tokens", 1 << 30),
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                                   **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more})
         # Its caches are taken and it plays once it has used some processor time.
         ticks = os.sysconf("SC_CLK_TCK")
         for _ in range(600):
@@ -347,13 +347,53 @@ class Generate(Program):
             if used > 0.3 or process.poll() is not None:
                 break
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        return process
+
+    def assert_stopped(self, process, out):
         said, told = process.communicate(timeout=60)
-        self.assertEqual(process.returncode, 0, told)
+        self.assertEqual(process.returncode, 75, told)
         self.assertIn("stopped on request", told)
         self.assertGreater(int(re.search(r"(\d+) tokens in", said)[1]), 0)
         self.assertTrue(events(out))
         self.assertEqual([p.name for p in self.at.glob(out.name + "*")], [out.name])
+
+    def test_interrupt_writes_what_there_is(self):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            out = self.out(f"{number}.mid")
+            process = self.start(out)
+            process.send_signal(number)
+            self.assert_stopped(process, out)
+
+    def test_hangups(self):
+        """A terminal that goes away tells more than once; nohup wants to hear of none."""
+        out = self.out("often.mid")
+        process = self.start(out)
+        for _ in range(20):
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.001)
+        self.assert_stopped(process, out)
+        out = self.out("nohup.mid")
+        process = self.start(out, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        process.send_signal(signal.SIGHUP)
+        with self.assertRaises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        process.send_signal(signal.SIGTERM)
+        self.assert_stopped(process, out)
+
+    def test_readers_that_go_away(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        for name, lost in (("progress.mid", ["stderr"]), ("all.mid", ["stdout", "stderr"])):
+            process = self.start(self.out(name), **{stream: writer for stream in lost})
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 75)
+            self.assertTrue(events(self.out(name)))
+        done = subprocess.run(command("pagen", self.run_dir, "--output", self.out("results.mid"), "--length-tokens", 5), stdout=writer,
+                              stderr=subprocess.PIPE, text=True, timeout=60)
+        os.close(writer)
+        self.assertEqual((done.returncode, done.stderr), (1, "pagen: cannot write to standard output: Broken pipe\n"))
+        self.assertTrue(events(self.out("results.mid")))
 
     def test_checkpoint_by_any_of_its_names(self):
         made = [pieces(self.out("x.safetensors")) for c in ("", "latest", "latest/model.safetensors")
