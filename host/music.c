@@ -245,11 +245,15 @@ pa_status pa_music_write(const pa_music *m, const char *path, int number, bool w
     return PA_OK;
 }
 
+enum { MOST_MEASURED = 1 << 16 }; // notes of a row; hardly any piece has more
+
 static pa_status print_row(const char *name, int width, const pa_note *note, size_t first, size_t count, double seconds, pa_err *err) {
     pa_repetition r;
-    pa_status s = pa_repetition_measure(note, first, count, &r, err);
+    size_t notes = count - first, from = notes > MOST_MEASURED ? count - MOST_MEASURED : first;
+    size_t before = PA_LOOK_BACK + PA_RUN, skip = from > before ? from - before : 0; // further ahead no run of PA_RUN notes is looked for
+    pa_status s = pa_repetition_measure(note + skip, from - skip, count - skip, &r, err);
     if (!s)
-        printf("%-*s%7zu%9.1f%9.1f%9d%10.1f%9.1f %%%9zu\n", width, name, r.notes, seconds, seconds > 0 ? (double)r.notes / seconds : 0,
+        printf("%-*s%7zu%9.1f%9.1f%9d%10.1f%9.1f %%%9zu\n", width, name, notes, seconds, seconds > 0 ? (double)notes / seconds : 0,
                r.pitches, r.velocity, 100 * r.heard, r.longest);
     return s;
 }
@@ -261,6 +265,7 @@ pa_status pa_music_report(const pa_music *m, const char *path, int number, pa_er
     if (width < 20) width = 20;
     printf("\n%-*s%7s%9s%9s%9s%10s%11s%9s\n", width, "", "notes", "seconds", "notes/s", "pitches", "velocity", "heard 16", "longest");
     pa_status s = PA_OK;
+    bool whole = true;
     for (size_t k = 0; k < m->takes && !s; k++) {
         pa_note *note;
         size_t first, count;
@@ -269,10 +274,13 @@ pa_status pa_music_report(const pa_music *m, const char *path, int number, pa_er
         if (!s) s = file_name(path, k, number, name, sizeof name, err);
         if (ends_with(path, ".safetensors")) snprintf(name, sizeof name, "continuation %zu", k + 1);
         if (!s) s = print_row(base_name(name), width, note, first, count, pa_token_seconds(m->take[k].token, m->take[k].count), err);
+        whole = whole && first <= MOST_MEASURED && count - first <= MOST_MEASURED;
         free(note);
     }
     if (!s)
         printf("\nheard 16: share of its runs of 16 pitches that were played before; longest: notes of the longest such run.\n"
                "A model that is stuck in a loop nears 100 %%.\n");
+    if (!s && !whole)
+        printf("Where there are more than %d notes, the columns from pitches on are of the last %d.\n", MOST_MEASURED, MOST_MEASURED);
     return s;
 }

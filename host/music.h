@@ -35,7 +35,9 @@ pa_status pa_music_check_spares(const char *path, int number, const char *what, 
 // Writes every take, behind the primer or alone. In MIDI, notes still sounding at the end are ended there, and a take alone holds the
 // notes that start in it; in a token file the tokens are as they were made.
 pa_status pa_music_write(const pa_music *m, const char *path, int number, bool without_primer, pa_err *err);
-// Prints a line for the primer and one a take: notes, pace, range, loudness, and how much it repeats what was played before.
+// Prints a line for the primer and one a take: notes, pace, range, loudness, and how much it repeats what was played before. Of a row's
+// last 65536 notes, all but their number and pace, and runs begin at most PA_LOOK_BACK + PA_RUN notes ahead of those: each note costs
+// PA_LOOK_BACK steps (repetition.h).
 pa_status pa_music_report(const pa_music *m, const char *path, int number, pa_err *err);
 
 #endif

@@ -326,6 +326,18 @@ class Generate(Program):
         self.assertRegex(said, r"primer +\d+ +[45]\.\d")
         self.assertRegex(said, r"\d+ tokens in [\d.]+ s, \d+ tokens/s")
 
+    def test_a_long_primer_is_measured_at_its_end(self):
+        """Stuck for 300 notes, which are not among its last 65536; what those repeat, they may have begun to repeat before."""
+        rng, out, long = random.Random(5), self.out("o.mid"), self.out("long.mid")
+        pitches = [30 + i % 50 for i in range(300)] + [80 + rng.randrange(40) for _ in range(19700 + 65536)]
+        pitches[19900:20100] = pitches[9900:10100]
+        for count, longest, told in ((20000 + 65536, r"20\d", True), (65536, "250", False)):
+            track = b"".join(bytes([5, 0x90, p, 64, 5, 0x80, p, 0]) for p in pitches[:count]) + b"\x00\xff\x2f\x00"
+            long.write_bytes(b"MThd" + struct.pack(">IHHH", 6, 0, 1, 500) + b"MTrk" + struct.pack(">I", len(track)) + track)
+            said = run("pagen", self.run_dir, "--primer", long, "--output", out, "--length-tokens", 20)
+            self.assertRegex(said, rf"primer +{count} +[68]5\d\.\d +100\.0 .* 0\.[1-9] % +{longest}\n")
+            self.assertEqual("the columns from pitches on are of the last 65536" in said, told)
+
     def test_from_nothing(self):
         for name in ("a", "b"):
             run("pagen", self.run_dir, "--output", self.out(name + ".safetensors"), "--length-tokens", 80, "--number", 3, "--precision", "fp32")
