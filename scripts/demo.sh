@@ -103,7 +103,7 @@ case $status in
   75) echo "demo.sh: training was stopped and has been saved; the same command goes on with it" >&2 ;;
   *) fail "training failed with status $status; what it said is above" ;;
 esac
-[[ -e $out/latest ]] || fail "training stopped before its first checkpoint, so there is no model to play; the same command starts again"
+compgen -G "$out/checkpoints/step-*" > /dev/null || fail "training stopped before its first checkpoint, so there is no model to play; the same command starts again"
 
 # 4. How good it is.
 say "Measuring"
@@ -122,7 +122,9 @@ if [[ -z $midi ]]; then
 fi
 music=$out/continuation.mid
 say "Playing"
-$bin/pagen "$out" --primer "$primer" --prime-seconds 15 --length-seconds 60 --output "$music"
+trap true INT # Ctrl-C writes what there is so far, and pagen exits 75
+$bin/pagen "$out" --primer "$primer" --prime-seconds 15 --length-seconds 60 --output "$music" || [[ $? -eq 75 ]]
+trap - INT
 
 if $unseen; then which='pieces it has not seen'; else which='the pieces it was trained on (there are too few to keep any back)'; fi
 again=scripts/demo.sh
