@@ -101,17 +101,23 @@ static void tcp_abort(pa_links *l, int code) {
     leave(t);
 }
 
-static int from_environment(const char *one, const char *other) {
+// An option's value, else the environment's; NONE: neither is there.
+enum { NONE = -1 };
+static int or_environment(int given, const char *one, const char *other) {
     const char *text = getenv(one);
     if (!text) text = getenv(other);
-    return text ? atoi(text) : -1;
+    return given < 0 && text ? atoi(text) : given;
 }
 
 pa_status pa_tcp_start(pa_comm *c, const pa_comm_options *o, const pa_carrier **carrier, void **own, pa_err *err) {
     static const pa_carrier sockets = {"sockets", tcp_begin, tcp_advance, tcp_idle, tcp_end, tcp_abort};
-    int rank = o->rank >= 0 ? o->rank : from_environment("RANK", "SLURM_PROCID");
-    int world = o->world >= 0 ? o->world : from_environment("WORLD_SIZE", "SLURM_NTASKS");
+    int rank = or_environment(o->rank, "RANK", "SLURM_PROCID"), world = or_environment(o->world, "WORLD_SIZE", "SLURM_NTASKS");
+    if (world == NONE)
+        return pa_error(err, PA_USAGE, "--world: expected 1 to 4096 ranks with --rendezvous, found none, nor $WORLD_SIZE or $SLURM_NTASKS");
     if (world < 1 || world > 4096) return pa_error(err, PA_USAGE, "--world: expected 1 to 4096 ranks with --rendezvous, found %d", world);
+    if (rank == NONE)
+        return pa_error(err, PA_USAGE, "--rank: expected 0 to %d with --world %d, found none, nor $RANK or $SLURM_PROCID", world - 1,
+                        world);
     if (rank < 0 || rank >= world)
         return pa_error(err, PA_USAGE, "--rank: expected 0 to %d with --world %d, found %d", world - 1, world, rank);
     c->rank = rank, c->size = world;

@@ -235,6 +235,7 @@ static void said(const char *text) {
 static void ranks_that_do_not_fit_are_refused(void **state) {
     pa_comm c;
     (void)state;
+    unsetenv("RANK"), unsetenv("WORLD_SIZE"), unsetenv("SLURM_PROCID"), unsetenv("SLURM_NTASKS");
     assert_int_equal(join(&c, 0, 3, 0.2), PA_FAIL);
     said("expected 3 ranks within 0.2 s (train.timeout), still missing: 1 2");
     assert_int_equal(access(scratch("meet"), F_OK), -1);
@@ -243,6 +244,11 @@ static void ranks_that_do_not_fit_are_refused(void **state) {
     assert_int_equal(join(&c, 3, 3, 1), PA_USAGE);
     assert_string_equal(err.text, "--rank: expected 0 to 2 with --world 3, found 3");
     assert_int_equal(join(&c, 0, 0, 1), PA_USAGE);
+    assert_string_equal(err.text, "--world: expected 1 to 4096 ranks with --rendezvous, found 0");
+    assert_int_equal(join(&c, 1, -1, 1), PA_USAGE);
+    assert_string_equal(err.text, "--world: expected 1 to 4096 ranks with --rendezvous, found none, nor $WORLD_SIZE or $SLURM_NTASKS");
+    assert_int_equal(join(&c, -1, 2, 1), PA_USAGE);
+    assert_string_equal(err.text, "--rank: expected 0 to 1 with --world 2, found none, nor $RANK or $SLURM_PROCID");
     setenv("RANK", "0", 1), setenv("WORLD_SIZE", "1", 1);
     assert_int_equal(join(&c, -1, -1, 1), PA_OK);
     assert_true(c.rank == 0 && c.size == 1);
