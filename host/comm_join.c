@@ -16,7 +16,7 @@
 
 #include "host/comm_link.h"
 
-enum { HOST = 64, WORD = 16, RETRY_MS = 50, GRACE = 5 };
+enum { HOST = 64, WORD = 16, RETRY_MS = 50, GRACE = 5, QUIET = 5 }; // the last two in seconds
 
 // What a rank says of itself to one that it goes to. Numbers in network order.
 typedef struct {
@@ -40,22 +40,46 @@ typedef struct {
 typedef struct {
     pa_comm *comm;
     char path[4096 + 16];
-    double until, timeout;
+    double until, timeout, began;
+    bool *told; // whom it waits for; one for all copies of this
     int *fd, listener;
     greeting own;
     char host[256], port[16]; // of rank 0, as the file has them
     place *table;             // (world)
 } joining;
 
-static pa_status late(const joining *j, pa_err *err) {
-    char missing[256] = "";
+// "1, 3": those that are not connected yet. How many there are.
+static int name_missing(const joining *j, char names[PA_COMM_NAMES]) {
+    int found = 0;
     size_t used = 0;
+    for (int r = *names = 0; r < j->comm->size && used < PA_COMM_NAMES - 16; r++)
+        if (r != j->comm->rank && j->fd[r] < 0)
+            used += (size_t)snprintf(names + used, PA_COMM_NAMES - used, "%s%d", found++ ? ", " : "", r);
+    return found;
+}
+
+static pa_status late(const joining *j, pa_err *err) {
+    char missing[PA_COMM_NAMES];
     if (j->comm->rank && j->fd[0] < 0)
         return pa_error(err, PA_FAIL, "%s: expected rank 0 to be there within %g s (train.timeout)", j->path, j->timeout);
-    for (int r = 0; r < j->comm->size && used < sizeof missing - 16; r++)
-        if (r != j->comm->rank && j->fd[r] < 0) used += (size_t)snprintf(missing + used, sizeof missing - used, " %d", r);
-    return pa_error(err, PA_FAIL, "%s: expected %d ranks within %g s (train.timeout), still missing:%s", j->path, j->comm->size, j->timeout,
-                    missing);
+    name_missing(j, missing);
+    return pa_error(err, PA_FAIL, "%s: expected %d ranks within %g s (train.timeout), still missing: %s", j->path, j->comm->size,
+                    j->timeout, missing);
+}
+
+// Called now and then in every wait; says once, after a while, whom this rank waits for: a run of which one rank was not started, or with
+// another file, would be silent for minutes. Who is missing rank 0 knows, and by its table the others.
+static void tell(const joining *j) {
+    char names[PA_COMM_NAMES] = "0";
+    bool seeks_first = j->comm->rank && j->fd[0] < 0, has_table = !j->comm->rank || *j->table[0].host;
+    if (*j->told || pa_clock() < j->began + QUIET) return;
+    int found = seeks_first ? 1 : name_missing(j, names);
+    if (!found) return;
+    *j->told = true;
+    if (seeks_first || has_table)
+        fprintf(stderr, "waiting for rank%s %s of %d at %s\n", found > 1 ? "s" : "", names, j->comm->size, j->path);
+    else
+        fprintf(stderr, "waiting for others of %d ranks at %s, as rank 0 is\n", j->comm->size, j->path);
 }
 
 // 0 once the socket is ready, -1 when time is up.
@@ -65,6 +89,7 @@ static int ready(const joining *j, int fd, short events) {
         struct pollfd p = {.fd = fd, .events = events};
         if (left <= 0) return -1;
         if (poll(&p, 1, left < 1 ? (int)(left * 1000) + 1 : 1000) > 0) return 0;
+        tell(j);
     }
 }
 
@@ -143,6 +168,7 @@ static pa_status await_one(const joining *j, struct pollfd *p, pa_err *err) {
         for (int r = 0; found > 0 && r < j->comm->size; r++)
             if (r != own && p[r].revents) return pa_rank_gone(r, "while ranks found each other", err);
         if (found > 0) return PA_OK;
+        tell(j);
         if (!found && !own && replaced(j)) return pa_error(err, PA_USAGE, "%s: two ranks have --rank 0", j->path);
     }
 }
@@ -246,6 +272,7 @@ static pa_status take_table(joining *j, pa_err *err) {
 static pa_status find_first_rank(joining *j, pa_err *err) {
     answer a;
     for (; pa_clock() < j->until; usleep(RETRY_MS * 1000)) {
+        tell(j);
         if (!read_file(j)) continue;
         int fd = go_to(j, j->host, j->port);
         if (fd < 0) continue;
@@ -281,7 +308,9 @@ static void count_neighbours(const joining *j) {
 }
 
 pa_status pa_tcp_join(pa_comm *c, const char *path, double timeout, int *fd, pa_err *err) {
-    joining j = {.comm = c, .until = pa_clock() + timeout, .timeout = timeout, .fd = fd, .listener = -1};
+    bool told = false;
+    double began = pa_clock();
+    joining j = {.comm = c, .until = began + timeout, .timeout = timeout, .began = began, .told = &told, .fd = fd, .listener = -1};
     struct stat there;
     int on = 1;
     if (strlen(path) >= 4096) return pa_error(err, PA_USAGE, "--rendezvous: expected a path of up to 4095 bytes, found %zu", strlen(path));

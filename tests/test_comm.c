@@ -1,5 +1,6 @@
 // Ranks that find each other by a file: what they sum, to the bit; and that every wait ends when a rank goes, falls silent or never comes.
 // Each rank is a process of its own, and its verdict the exit code.
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,10 +18,11 @@ enum { FLOATS = 5003, MOST = 5 };
 
 static pa_err err;
 static double timeout;
+static const char *meet = "meet";
 
 static pa_status join(pa_comm *c, int rank, int world, double seconds) {
     err.text[0] = 0;
-    return pa_comm_start(c, &(pa_comm_options){.rendezvous = scratch("meet"), .rank = rank, .world = world, .timeout = seconds}, &err);
+    return pa_comm_start(c, &(pa_comm_options){.rendezvous = scratch(meet), .rank = rank, .world = world, .timeout = seconds}, &err);
 }
 
 // Runs `body` on every rank and returns the exit codes in code[world]; -signal where one ended a rank.
@@ -237,7 +239,7 @@ static void ranks_that_do_not_fit_are_refused(void **state) {
     (void)state;
     unsetenv("RANK"), unsetenv("WORLD_SIZE"), unsetenv("SLURM_PROCID"), unsetenv("SLURM_NTASKS");
     assert_int_equal(join(&c, 0, 3, 0.2), PA_FAIL);
-    said("expected 3 ranks within 0.2 s (train.timeout), still missing: 1 2");
+    said("expected 3 ranks within 0.2 s (train.timeout), still missing: 1, 2");
     assert_int_equal(access(scratch("meet"), F_OK), -1);
     assert_int_equal(join(&c, 2, 3, 0.2), PA_FAIL);
     said("expected rank 0 to be there within 0.2 s (train.timeout)");
@@ -297,14 +299,34 @@ static void ranks_that_do_not_fit_each_other_are_told_at_once(void **state) {
     ended(other[0], PA_USAGE);
 }
 
+// All that a rank said, once: the file's name is between the two.
+static void waited_for(int rank, const char *before, const char *file, const char *after) {
+    char name[16], text[SCRATCH_PATH + 80];
+    snprintf(text, sizeof text, "waiting for %s at %s%s\n", before, scratch(file), after);
+    snprintf(name, sizeof name, "said-%d", rank);
+    scratch_expect(name, text);
+}
+
+// After five seconds on stderr, and as an error in the end.
 static void a_rank_that_never_comes_is_named_to_all(void **state) {
-    pa_comm c;
-    const char *text = ": expected 3 ranks within 5 s (train.timeout), still missing: 2";
+    const char *late = ": expected 4 ranks within 7 s (train.timeout), still missing: 2, 3";
+    int own = dup(STDERR_FILENO);
+    pid_t process[3];
     (void)state;
-    pid_t other = join_elsewhere(1, 3, 60, 0, text);
-    assert_int_equal(join(&c, 0, 3, 5), PA_FAIL);
-    said(text + 2);
-    ended(other, PA_FAIL);
+    for (int r = 0; r < 3; r++) { // rank 2 with another file
+        char name[16];
+        snprintf(name, sizeof name, "said-%d", r);
+        int file = open(scratch(name), O_WRONLY | O_CREAT, 0600);
+        meet = r < 2 ? "meet" : "elsewhere";
+        dup2(file, STDERR_FILENO), close(file);
+        process[r] = join_elsewhere(r, 4, 7, 0, r < 2 ? late : ": expected rank 0 to be there within 7 s (train.timeout)");
+        dup2(own, STDERR_FILENO);
+    }
+    meet = "meet", close(own);
+    for (int r = 0; r < 3; r++) ended(process[r], PA_FAIL);
+    waited_for(0, "ranks 2, 3 of 4", "meet", "");
+    waited_for(1, "others of 4 ranks", "meet", ", as rank 0 is");
+    waited_for(2, "rank 0 of 4", "elsewhere", "");
 }
 
 static void a_rank_that_goes_while_others_are_awaited_is_told(void **state) {
