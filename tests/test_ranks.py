@@ -115,8 +115,7 @@ class Ranks(programs.WithCorpus):
         self.wait_for_step(processes[0], 120)
         processes[-1].send_signal(signal.SIGUSR1)  # one rank, or mpirun, which hands it on; SIGTERM it answers by killing the ranks
         said, codes = self.finish(processes)
-        if not mpi:
-            self.assertEqual(set(codes), {75}, said)
+        self.assertEqual(set(codes), {75}, said)
         stopped = re.search(r"stopped on request at step (\d+), saved", said[0])
         self.assertTrue(stopped, said)
         step = int(stopped[1])
@@ -132,6 +131,17 @@ class Ranks(programs.WithCorpus):
 
     def test_stopped_under_mpirun(self):
         self.stopped_on_four_goes_on_on_fewer("elastic-mpi", True)
+
+    @unittest.skipUnless(MPIRUN, "needs mpirun")
+    def test_readme_starts_no_more_ranks_than_two_cores_have(self):
+        """Its command's options where Open MPI has two slots, as on a machine with two cores; and what it says to do for more ranks."""
+        text = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
+        options = re.search(r"^mpirun (.+?) \S*/patrain ", text, re.M)[1].split()
+        environment = {name: value for name, value in ENVIRONMENT.items() if name != "OMPI_MCA_rmaps_base_oversubscribe"}
+        self.assertIn("`--oversubscribe`", text)
+        for line in (options, ["-n", "4", "--oversubscribe"]):
+            done = subprocess.run([MPIRUN, "--host", "localhost:2", *line, "true"], env=environment, capture_output=True, text=True, timeout=60)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_an_error_of_one_rank_ends_all(self):
         (self.folder / "taken").write_text("a file where the run's directory should be")
