@@ -90,6 +90,8 @@ int main(int argc, char **argv) {
         s = pa_error(&err, PA_USAGE, "--rank, --world: expected --rendezvous FILE beside them, found none");
     pa_comm_options ranks = {.rendezvous = rendezvous, .rank = clamp(rank), .world = clamp(world), .timeout = config.train.timeout};
     if (!s) s = pa_comm_start(&o.comm, &ranks, &err);
+    if (!s && !rendezvous && !dry_run && !o.comm.rank && o.comm.size > 1 && getenv("OMPI_COMM_WORLD_SIZE"))
+        fprintf(stderr, "kill -USR1 %d saves and stops this run; Ctrl-C would end its ranks before that\n", (int)getppid());
     if (!s) s = pa_backend_choose(device, &o.backend, &err);
     if (!s) s = pa_train(&config, &o, &err);
     return end(&program, s, &err, &o.comm, rendezvous);

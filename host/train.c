@@ -2,6 +2,7 @@
 // never change it. Knows nothing of devices.
 #include "host/trainer.h"
 
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -17,8 +18,10 @@ static volatile sig_atomic_t stop_signals, speaks; // speaks: rank 0
 
 static void on_signal(int signal) {
     static const char text[] = "\nstopping after this step, once it is saved; Ctrl-C again ends at once, without saving\n";
+    int was = errno; // of what was interrupted
     if (signal == SIGINT && stop_signals) _exit(130);
     if (!stop_signals++ && speaks && write(STDERR_FILENO, text, sizeof text - 1) < 0) {} // nobody to tell
+    errno = was;
 }
 
 static void catch_signals(bool first) {

@@ -62,9 +62,12 @@ class Ranks(programs.WithCorpus):
         return said[0]
 
     def wait_for_step(self, process, step):
+        """What it says until then."""
+        said = ""
         for line in process.stderr:
+            said += line
             if line.startswith(f"step {step} "):
-                return
+                return said
         self.fail(f"no step {step}")
 
     def losses(self, run):
@@ -112,7 +115,9 @@ class Ranks(programs.WithCorpus):
     def stopped_on_four_goes_on_on_fewer(self, run, mpi):
         long = ("train.steps=3000", "checkpoint.every=100", "log.eval_every=1000")
         processes = self.start(4, run, *long, "train.zero=1", mpi=mpi)
-        self.wait_for_step(processes[0], 120)
+        said = self.wait_for_step(processes[0], 120)
+        if mpi and "Open MPI" in subprocess.run([MPIRUN, "--version"], capture_output=True, text=True).stdout:
+            self.assertIn(f"kill -USR1 {processes[0].pid} saves and stops this run", said)
         processes[-1].send_signal(signal.SIGUSR1)  # one rank, or mpirun, which hands it on; SIGTERM it answers by killing the ranks
         said, codes = self.finish(processes)
         self.assertEqual(set(codes), {75}, said)
