@@ -254,7 +254,7 @@ static __global__ void __launch_bounds__(32 * GEMV_ROWS) round_int8_kernel(int8_
     w += (size_t)row * in, q += (size_t)row * in;
     float most = 0, sum = 0;
     for (int i = lane; i < in; i += 32) most = fmaxf(most, fabsf(w[i])), sum += w[i] * 0;
-    most = cuda_warp_max(most) + cuda_warp_sum(sum); // what is not finite stays so
+    most = cuda_warp_max(most) + cuda_warp_sum(sum);                            // what is not finite stays so
     const float step = most / 127, inverse = most > 1e-30f ? 127 / most : 0.0f; // else not a number of 8 bits
     for (int i = lane; i < in; i += 32) {
         float x = w[i] * inverse;
