@@ -168,11 +168,10 @@ static pa_status finish(pa_context *c, int block, int first, bool last_product, 
         a.q = cuda_at(c, s->q, (size_t)first * (size_t)a.ldq);
         a.kn = cuda_at(c, s->k, before), a.vn = cuda_at(c, s->v, before);
         a.kept += first, a.latents = R;
-    }
-    if (first) // a shape of its own for each primer: not worth a trial of cuDNN
-        cuda_attn_fwd(c->stream, &a, s->o, s->lse, c->work);
-    else
+        cuda_attn_fwd(c->stream, &a, s->o, s->lse, c->work); // a shape of its own for each primer: not worth a trial of cuDNN
+    } else {
         cuda_attend_fwd(c->attend, c->stream, &a, s->o, s->lse, c->work, c->work_size);
+    }
     if ((e = cuda_linear(c, R, I, C, s->o, t->out_w, c->y, CUDA_F32, err))) return e;
     cuda_layernorm_fwd(c->stream, c->type, s->z_mid, s->zn2, s->mean2, s->rstd2, c->z[block] + (size_t)first * (size_t)C, c->y,
                        cuda_param(c, t->out_b), cuda_param(c, t->ff_norm_w), cuda_param(c, t->ff_norm_b), R, C);

@@ -56,6 +56,7 @@ void pa_file_abandon(pa_file *file); // harmless after commit
 pa_status pa_make_dirs(const char *path, pa_err *err);                              // mkdir -p; an empty path is PA_USAGE
 pa_status pa_sync_dir(const char *path, pa_err *err);                               // fsync of a folder, so that renames in it last
 pa_status pa_remove_tree(const char *path, pa_err *err);                            // rm -r; a missing path is fine; never follows links
+bool pa_same_file(const char *a, const char *b);                                    // by whatever names; false where one is missing
 pa_status pa_read_text(const char *path, char **text, size_t *length, pa_err *err); // whole file, NUL-terminated; free(*text)
 
 // A progress line on stderr: on a terminal a bar redrawn in place with rate and time left, elsewhere a plain line now and then.

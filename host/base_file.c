@@ -149,6 +149,11 @@ pa_status pa_remove_tree(const char *path, pa_err *err) {
     return pa_error(err, PA_FAIL, "%s: expected to remove it, found: %s", path, strerror(errno));
 }
 
+bool pa_same_file(const char *a, const char *b) {
+    struct stat x, y;
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 pa_status pa_read_text(const char *path, char **text, size_t *length, pa_err *err) {
     pa_status status = PA_OK;
     char *buffer = NULL;

@@ -2,7 +2,6 @@
 #include "host/inference.h"
 
 #include <string.h>
-#include <sys/stat.h>
 
 static const char *const precision_name[] = {"auto", "fp32", "bf16", "fp16"}; // in the order of pa_precision
 
@@ -47,7 +46,6 @@ const char *pa_inference_precision(const pa_inference *x) {
 }
 
 pa_status pa_check_spares(const char *option, const char *path, const char *what, const char *input, pa_err *err) {
-    struct stat a, b;
-    if (!input || stat(input, &a) || stat(path, &b) || a.st_dev != b.st_dev || a.st_ino != b.st_ino) return PA_OK;
+    if (!input || !pa_same_file(input, path)) return PA_OK;
     return pa_error(err, PA_USAGE, "--%s: expected another file than %s, found %s", option, what, path);
 }

@@ -8,7 +8,6 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static const char PERFORMANCE[] = "performance"; // the default: a word from the command line is another string
@@ -256,12 +255,10 @@ static pa_status print_events(const char *path, pa_err *err) {
 }
 
 static pa_status decode_piece(const char *tokens_path, const char *out, pa_err *err) {
-    struct stat a, b;
     pa_tokens t;
     pa_note *notes = NULL;
     size_t count;
-    if (!stat(tokens_path, &a) && !stat(out, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
-        return pa_error(err, PA_USAGE, "OUT.mid: expected another file than the token file, found %s", out);
+    if (pa_same_file(tokens_path, out)) return pa_error(err, PA_USAGE, "OUT.mid: expected another file than the token file, found %s", out);
     pa_status s = pa_tokens_open(&t, tokens_path, err);
     if (s) return s;
     int64_t k = piece == NOT_GIVEN ? 0 : piece;
