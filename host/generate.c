@@ -1,13 +1,15 @@
 // generate.c: windows that follow one another while tokens are sampled. See generate.h.
 #include "host/generate.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "host/philox.h"
 
 // A piece without a primer begins between mezzo piano and forte.
-enum { FIRST_BIN = 12, FIRST_BINS = 10 };
+enum { FIRST_BIN = 12, FIRST_BINS = 10, KEYS = 128 };
+static const float never = -1e30f; // a logit must be finite
 
 typedef struct {
     const pa_backend *backend;
@@ -23,6 +25,7 @@ typedef struct {
     int visible, prefix;
     uint16_t *packed; // (streams, visible), or (streams) for one step
     float *logits;    // (streams, V)
+    bool *down;       // (streams, KEYS) keys that sound
 } generator;
 
 static uint16_t token_at(const generator *g, int stream, size_t at) {
@@ -65,6 +68,23 @@ static void begin_from_nothing(generator *g, size_t *made) {
     g->done = 1;
 }
 
+static void follow_keys(bool *down, uint16_t token) {
+    if (token < PA_TIME_SHIFT) down[token % KEYS] = token < PA_NOTE_OFF;
+}
+
+static void hold_to_keys(const bool *down, float *logits) {
+    for (int key = 0; key < KEYS; key++) {
+        float *on = &logits[PA_NOTE_ON + key], *off = &logits[PA_NOTE_OFF + key];
+        if (!down[key]) {
+            *off = never;
+            continue;
+        }
+        float most = fmaxf(*on, *off);
+        *off = most + logf(expf(*on - most) + expf(*off - most));
+        *on = never;
+    }
+}
+
 // One more token for each stream that has not ended. *going: how many of them there still are.
 static pa_status sample_streams(generator *g, size_t *made, int *going, pa_err *err) {
     *going = 0;
@@ -73,14 +93,16 @@ static pa_status sample_streams(generator *g, size_t *made, int *going, pa_err *
         *token = PA_PAD;
         if (made[s] < g->done) continue;
         pa_err why;
-        pa_status e =
-            pa_sample(g->options, g->logits + (size_t)s * (size_t)g->model->vocab, g->window + (size_t)s * (size_t)g->model->context,
-                      g->visible, g->options->stream + (uint64_t)s, g->done, token, &why);
+        float *logits = g->logits + (size_t)s * (size_t)g->model->vocab;
+        if (g->options->keys) hold_to_keys(g->down + s * KEYS, logits);
+        pa_status e = pa_sample(g->options, logits, g->window + (size_t)s * (size_t)g->model->context, g->visible,
+                                g->options->stream + (uint64_t)s, g->done, token, &why);
         if (e) return pa_error(err, e, "token %zu of stream %d: %s", g->done, s, why.text);
         if (*token == PA_END) {
             *token = PA_PAD;
             continue;
         }
+        follow_keys(g->down + s * KEYS, *token);
         made[s]++;
         ++*going;
     }
@@ -98,16 +120,18 @@ pa_status pa_generate(const pa_backend *backend, pa_context *ctx, const pa_model
     size_t places = (size_t)streams * (size_t)m->context;
     g.streams = streams, g.length = length, g.out = out;
     g.window = malloc(places * sizeof *g.window), g.packed = malloc(places * sizeof *g.packed);
-    g.logits = malloc((size_t)streams * (size_t)m->vocab * sizeof *g.logits);
-    if (!g.window || !g.packed || !g.logits) {
+    g.logits = malloc((size_t)streams * (size_t)m->vocab * sizeof *g.logits), g.down = calloc((size_t)streams, KEYS * sizeof *g.down);
+    if (!g.window || !g.packed || !g.logits || !g.down) {
         s = pa_error(err, PA_FAIL, "no memory for %d streams of %d tokens", streams, m->context);
         goto done;
     }
     memset(made, 0, (size_t)streams * sizeof *made);
+    for (int k = 0; k < streams; k++)
+        for (size_t i = 0; i < primer_count; i++) follow_keys(g.down + k * KEYS, primer[i]);
     if (!primer_count && length) begin_from_nothing(&g, made);
     for (int going = streams; g.done < length && going;)
         if ((s = advance(&g, err)) || (s = sample_streams(&g, made, &going, err)) || (more && !more(arg, g.done))) break;
 done:
-    free(g.window), free(g.packed), free(g.logits);
+    free(g.window), free(g.packed), free(g.logits), free(g.down);
     return s;
 }

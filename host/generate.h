@@ -1,6 +1,6 @@
 // generate.h: sampling tokens from a model, window after window. Positions start at 0 in every window; a window is full when its
 // latents are, and the next opens on the most recent P + refill tokens with one forward pass (model.md, "Generation").
-// Knows nothing of files, devices or music beyond the ids of END and PAD.
+// Knows nothing of files and devices, and of music the ids of END and PAD, and with `keys` that a key is up or down.
 #ifndef PA_GENERATE_H
 #define PA_GENERATE_H
 
@@ -8,7 +8,7 @@
 #include "tokenizer/tokens.h"
 
 typedef struct {
-    double temperature;        // 1; 0 is greedy
+    double temperature;        // 0.9; 0 is greedy
     int top_k;                 // 0: off
     double top_p, min_p;       // 1: off; 0: off
     double repetition_penalty; // 1: off
@@ -16,6 +16,7 @@ typedef struct {
     int refill;      // latents that a new window opens with; 0: N / 2
     uint64_t seed;   // of the draws
     uint64_t stream; // number of the first stream: the draws are by (seed, stream, token), so a stream is the same in any company
+    bool keys;       // off; no key is struck while it sounds, or released while it does not: pa_generate alone
 } pa_sampling_options;
 pa_sampling_options pa_sampling_default(void);
 // PA_USAGE names the option, its range and what was found.
@@ -39,6 +40,8 @@ pa_status pa_sample(const pa_sampling_options *o, const float *logits, const uin
 // made[s]: how many there are (shorter where END came; END itself does not count, PAD fills the rest). An empty primer starts from a
 // VELOCITY, of a medium one drawn from the seed, which counts as made. more (may be NULL) is called after each token with the number so far
 // and says whether to go on: PA_OK where it says no. Nothing limits the length.
+// With `keys` the probability of striking a key that sounds is added to that of releasing it, and a silent one is not released, as in every
+// sequence that the performance encoding makes: otherwise one slip leaves the key's releases a note behind from there on.
 pa_status pa_generate(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_sampling_options *o, const uint16_t *primer,
                       size_t primer_count, int streams, size_t length, uint16_t *out, size_t *made, bool (*more)(void *arg, size_t done),
                       void *arg, pa_err *err);

@@ -11,7 +11,7 @@ typedef struct {
 } candidate;
 
 pa_sampling_options pa_sampling_default(void) {
-    return (pa_sampling_options){.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 1};
+    return (pa_sampling_options){.temperature = 0.9, .top_p = 1, .repetition_penalty = 1, .seed = 1};
 }
 
 pa_status pa_sampling_check(const pa_sampling_options *o, const pa_model *m, pa_err *err) {

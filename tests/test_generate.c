@@ -100,6 +100,43 @@ static void streams_are_their_own(void **state) {
     }
 }
 
+// With `keys` by the rule of generate.h, computed anew; without, keys are struck while they sound.
+static void keys_are_up_or_down(void **state) {
+    (void)state;
+    enum { LENGTH = 600 };
+    const uint16_t primer[6] = {356, 60, 64, 260, 188, 67};
+    uint16_t all[6 + LENGTH], *out = all + 6;
+    size_t made;
+    pa_err err;
+    int slips[2] = {0};
+    for (int keys = 0; keys < 2; keys++) {
+        pa_sampling_options o = pa_sampling_default();
+        pa_context ctx = fake_context(12, 4, 0, 1);
+        bool down[128] = {[64] = true, [67] = true};
+        o.seed = 5, o.keys = keys;
+        memcpy(all, primer, sizeof primer);
+        assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 6, 1, LENGTH, out, &made, NULL, NULL, &err), PA_OK);
+        for (int i = 0; i < LENGTH; i++) {
+            int visible, prefix, t = out[i];
+            float logits[PA_VOCAB];
+            uint16_t token;
+            rule(&ctx.model, 4, 6, 6 + i, &visible, &prefix);
+            fake_logits(all + 6 + i - visible, visible, prefix, logits);
+            for (int k = 0; k < 128 && keys; k++) {
+                double on = exp((double)logits[k]), off = exp((double)logits[128 + k]);
+                logits[k] = down[k] ? -1e30f : (float)log(on), logits[128 + k] = down[k] ? (float)log(on + off) : -1e30f;
+            }
+            assert_int_equal(pa_sample(&o, logits, NULL, 0, 0, (uint64_t)i, &token, &err), PA_OK);
+            assert_int_equal(t, token);
+            if (t >= PA_TIME_SHIFT) continue;
+            slips[keys] += down[t % 128] == (t < PA_NOTE_OFF);
+            down[t % 128] = t < PA_NOTE_OFF;
+        }
+    }
+    assert_true(slips[0] > 0);
+    assert_int_equal(slips[1], 0);
+}
+
 static bool stop_at_twelve(void *arg, size_t done) {
     ++*(int *)arg;
     return done < 12;
@@ -274,17 +311,17 @@ static void refuses(void **state) {
         const char *says;
         pa_sampling_options o;
     } wrong[] = {
-        {"temperature: expected 0 (greedy) to 100, found -1", {-1, 0, 1, 0, 1, 0, 0, 0, 0, 0}},
-        {"temperature", {(double)NAN, 0, 1, 0, 1, 0, 0, 0, 0, 0}},
-        {"top-k: expected 1 to 390", {1, 391, 1, 0, 1, 0, 0, 0, 0, 0}},
-        {"top-k", {1, -1, 1, 0, 1, 0, 0, 0, 0, 0}},
-        {"top-p: expected more than 0, at most 1, found 0", {1, 0, 0, 0, 1, 0, 0, 0, 0, 0}},
-        {"top-p", {1, 0, 1.1, 0, 1, 0, 0, 0, 0, 0}},
-        {"min-p: expected 0 to 1, found 1.5", {1, 0, 1, 1.5, 1, 0, 0, 0, 0, 0}},
-        {"min-p", {1, 0, 1, (double)NAN, 1, 0, 0, 0, 0, 0}},
-        {"repetition-penalty: expected 0.01 to 100, found 0", {1, 0, 1, 0, 0, 0, 0, 0, 0, 0}},
-        {"refill: expected 1 to 1024", {1, 0, 1, 0, 1, 0, 0, 1025, 0, 0}},
-        {"refill", {1, 0, 1, 0, 1, 0, 0, -1, 0, 0}},
+        {"temperature: expected 0 (greedy) to 100, found -1", {-1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
+        {"temperature", {(double)NAN, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
+        {"top-k: expected 1 to 390", {1, 391, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
+        {"top-k", {1, -1, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
+        {"top-p: expected more than 0, at most 1, found 0", {1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0}},
+        {"top-p", {1, 0, 1.1, 0, 1, 0, 0, 0, 0, 0, 0}},
+        {"min-p: expected 0 to 1, found 1.5", {1, 0, 1, 1.5, 1, 0, 0, 0, 0, 0, 0}},
+        {"min-p", {1, 0, 1, (double)NAN, 1, 0, 0, 0, 0, 0, 0}},
+        {"repetition-penalty: expected 0.01 to 100, found 0", {1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}},
+        {"refill: expected 1 to 1024", {1, 0, 1, 0, 1, 0, 0, 1025, 0, 0, 0}},
+        {"refill", {1, 0, 1, 0, 1, 0, 0, -1, 0, 0, 0}},
     };
     pa_sampling_options o = pa_sampling_default();
     assert_int_equal(pa_sampling_check(&o, &m, &err), PA_OK);
@@ -304,9 +341,16 @@ static void refuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(follows_the_rule),  cmocka_unit_test(prefills_seldom), cmocka_unit_test(streams_are_their_own),
-        cmocka_unit_test(endings),           cmocka_unit_test(distributions),   cmocka_unit_test(nucleus_edges),
-        cmocka_unit_test(the_most_probable), cmocka_unit_test(never_pad),       cmocka_unit_test(penalty),
+        cmocka_unit_test(follows_the_rule),
+        cmocka_unit_test(prefills_seldom),
+        cmocka_unit_test(streams_are_their_own),
+        cmocka_unit_test(keys_are_up_or_down),
+        cmocka_unit_test(endings),
+        cmocka_unit_test(distributions),
+        cmocka_unit_test(nucleus_edges),
+        cmocka_unit_test(the_most_probable),
+        cmocka_unit_test(never_pad),
+        cmocka_unit_test(penalty),
         cmocka_unit_test(refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
