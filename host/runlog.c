@@ -10,8 +10,8 @@
 
 #include "host/tensorboard.h"
 
-// Rewrites metrics.jsonl with the lines of steps up to `last`. A line torn by a crash ends the file.
-static pa_status cut_metrics(const char *path, int64_t last, pa_err *err) {
+// Rewrites metrics.jsonl with the lines of steps up to `last`, and of evaluations up to `evaluated`. A line torn by a crash ends the file.
+static pa_status cut_metrics(const char *path, int64_t last, int64_t evaluated, pa_err *err) {
     char *text;
     size_t length;
     pa_file f;
@@ -20,8 +20,9 @@ static pa_status cut_metrics(const char *path, int64_t last, pa_err *err) {
     if (s) return s;
     if (!(s = pa_file_create(&f, path, err))) {
         for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
-            const char *step = strstr(line, "\"step\":");
-            if (step && step < end && atoll(step + 7) <= last) fwrite(line, 1, (size_t)(end - line) + 1, f.stream);
+            const char *step = strstr(line, "\"step\":"), *eval = strstr(line, "\"eval_loss\":");
+            if (step && step < end && atoll(step + 7) <= (eval && eval < end ? evaluated : last))
+                fwrite(line, 1, (size_t)(end - line) + 1, f.stream);
         }
         s = pa_file_commit(&f, err);
     }
@@ -29,11 +30,11 @@ static pa_status cut_metrics(const char *path, int64_t last, pa_err *err) {
     return s;
 }
 
-pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, pa_err *err) {
+pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t evaluated, pa_err *err) {
     char path[4096 + 64];
     *l = (pa_runlog){0};
     snprintf(path, sizeof path, "%s/metrics.jsonl", run);
-    pa_status s = cut_metrics(path, resumed, err);
+    pa_status s = cut_metrics(path, resumed, evaluated, err);
     if (s) return s;
     if (!(l->metrics = fopen(path, "a"))) return pa_error(err, PA_FAIL, "%s: cannot be written: %s", path, strerror(errno));
     if (!(l->events = pa_tensorboard_open(run, err))) {
@@ -70,6 +71,7 @@ static void show_step(const pa_step_log *s) {
             s->epoch, s->loss, s->lr, s->grad_norm, s->tokens_per_s, 100 * s->mfu, (double)s->memory / 1e9);
     if (eta >= 0) fprintf(stderr, "  left %d:%02d:%02d", eta / 3600, eta / 60 % 60, eta % 60);
     if (s->skipped) fputs("  (skipped: not finite)", stderr);
+    if (s->tokens_per_s == 0) fputs("  (nothing scored: windows shorter than model.prefix)", stderr);
     if (s->loss > s->loss_bound) fprintf(stderr, "  (spike: loss beyond %.4f)", s->loss_bound);
     if (s->grad_norm > s->norm_bound) fprintf(stderr, "  (spike: norm beyond %.3g)", s->norm_bound);
     fputc('\n', stderr);

@@ -20,8 +20,9 @@ typedef struct {
     double waited;                 // seconds for them, with nothing else to do
 } pa_step_log;
 
-// Opens RUN's logs. Metrics of steps after `resumed` (written after the checkpoint that the run goes on from; -1: it starts) are taken out.
-pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, pa_err *err);
+// Opens RUN's logs. Metrics of steps after `resumed` and of evaluations after `evaluated` (written after the checkpoint that the run goes
+// on from, and made again; -1: it starts) are taken out.
+pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t evaluated, pa_err *err);
 bool pa_runlog_spike(const pa_step_log *s);
 // Writes a step's metrics, and the line on stderr where `show`.
 pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *err);

@@ -160,7 +160,7 @@ static pa_status train_step(pa_trainer *t, pa_step_log *log, pa_err *err) {
     pa_flops f = pa_count_flops(&c->model, c->train.global_batch, t->kept, c->model.context - c->model.prefix);
     double took = pa_clock() - began;
     t->state.seconds = pa_clock() - t->started;
-    log->step = t->state.step, log->epoch = epochs_done(t), log->loss = scored > 0 ? sum / scored : 0, log->lr = u.lr;
+    log->step = t->state.step, log->epoch = epochs_done(t), log->loss = scored > 0 ? sum / scored : NAN, log->lr = u.lr;
     if (scored > 0 && !log->skipped) note_spike(t, log);
     log->tokens_per_s = scored / took, log->seconds = took, log->memory = t->backend->memory(t->ctx);
     log->mfu = t->peak > 0 ? (f.linear_forward + f.linear_backward + f.attention_forward + f.attention_backward) / took / t->peak : NAN;
@@ -217,7 +217,7 @@ static pa_status sample(pa_trainer *t, pa_err *err) {
     if (primer > (size_t)m->prefix + 1) primer = (size_t)m->prefix + 1;
     memcpy(out, v->tokens, primer * sizeof *out);
     pa_sampling_options o = pa_sampling_default();
-    o.seed = (uint64_t)t->state.step;
+    o.seed = (uint64_t)t->state.step, o.keys = v->encoding == PA_PERFORMANCE;
     pa_status s = pa_generate(t->backend, t->ctx, m, &o, v->tokens, primer, 1, length, out + primer, &made, NULL, NULL, err);
     if (!s) s = pa_decode(out, primer + made, v->encoding, &notes, &count, err);
     snprintf(path, sizeof path, "%s/samples/step-%08lld.mid", t->options->run, (long long)t->state.step);

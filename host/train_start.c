@@ -32,12 +32,17 @@ static pa_status check_lengths(pa_trainer *t, pa_err *err) {
     return PA_OK;
 }
 
+static pa_status open_tokens(pa_tokens *t, const char *key, const char *path, pa_err *err) {
+    pa_status s = pa_tokens_open(t, path, err);
+    return s ? pa_error(err, s, "%s: %s", key, err->text) : PA_OK;
+}
+
 static pa_status open_data(pa_trainer *t, pa_err *err) {
     const pa_config *c = t->config;
-    pa_status s = pa_tokens_open(&t->train, c->data.train, err);
+    pa_status s = open_tokens(&t->train, "data.train", c->data.train, err);
     if (s) return s;
     if (*c->data.validation) {
-        if ((s = pa_tokens_open(&t->validation, c->data.validation, err))) return s;
+        if ((s = open_tokens(&t->validation, "data.validation", c->data.validation, err))) return s;
         if (t->train.encoding != t->validation.encoding)
             return pa_error(err, PA_USAGE, "%s: expected the encoding of %s, %s, found %s", c->data.validation, c->data.train,
                             pa_encoding_name(t->train.encoding), pa_encoding_name(t->validation.encoding));
@@ -50,8 +55,7 @@ static pa_status open_data(pa_trainer *t, pa_err *err) {
 static int choose_micro(const pa_config *c, int windows) {
     int rows = c->model.context - c->model.prefix, fit = (8192 + rows - 1) / rows;
     int micro = c->train.micro_batch ? c->train.micro_batch : fit;
-    micro = micro < windows ? micro : windows;
-    return micro ? micro : 1; // a rank without a window still has a model
+    return micro < windows ? micro : windows;
 }
 
 static pa_status open_backend(pa_trainer *t, pa_err *err) {
@@ -148,7 +152,7 @@ static pa_status start_run(pa_trainer *t, pa_err *err) {
     }
     if (!o->dry_run && !t->comm.rank &&
         ((s = pa_rundir_write_config(o->run, t->config, found, err)) ||
-         (s = pa_runlog_open(&t->log, o->run, found ? t->state.step : -1, err))))
+         (s = pa_runlog_open(&t->log, o->run, found ? t->state.step : -1, t->state.evaluated, err))))
         return s;
     t->started = pa_clock() - t->state.seconds;
     return PA_OK;
@@ -158,7 +162,7 @@ pa_status pa_trainer_open(pa_trainer *t, const pa_config *config, const pa_train
     *t = (pa_trainer){.config = config, .options = options, .backend = options->backend, .comm = options->comm, .lock = -1, .drawn = -1};
     int batch = config->train.global_batch, rank = t->comm.rank, size = t->comm.size;
     t->first = (int)((int64_t)batch * rank / size), t->windows = (int)((int64_t)batch * (rank + 1) / size) - t->first;
-    t->micro = choose_micro(config, t->windows);
+    t->micro = choose_micro(config, (batch + size - 1) / size); // the same on every rank
     t->kept = pa_kept(config->model.prefix, config->model.prefix_dropout);
     pa_status s = pa_params_init(&t->params, &config->model, err);
     if (s || (s = open_data(t, err)) || (s = take_buffers(t, err))) return s;
@@ -167,6 +171,9 @@ pa_status pa_trainer_open(pa_trainer *t, const pa_config *config, const pa_train
                 (double)t->params.parameters / 1e6, t->params.count, batch, t->micro, (long long)t->sampler.epoch_windows);
     if (!rank && batch < size) fprintf(stderr, "%d of %d ranks have no window: train.global_batch is %d\n", size - batch, size, batch);
     if ((s = open_backend(t, err))) return s;
+    if (!rank)
+        fprintf(stderr, "  and of the host's memory, from the first checkpoint on, %.1f MB for a copy of weights and moments\n",
+                (double)t->params.floats * 12e-6);
     return t->ctx ? start_run(t, err) : PA_OK;
 }
 

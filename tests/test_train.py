@@ -203,10 +203,11 @@ class Trajectory(Run):
 
     def test_a_window_of_nothing_to_score(self):
         programs.write_tokens(self.folder / "short.safetensors", [3, 8, 5, 30])
-        done = self.train("short", "train.steps=20", "train.global_batch=1", f"data.train={self.folder}/short.safetensors")
+        done = self.train("short", "train.steps=20", "train.global_batch=1", "log.every=1", f"data.train={self.folder}/short.safetensors")
         self.assertIn("short.safetensors: 3 of 4 pieces have no more than model.prefix = 8 tokens; nothing is learnt from them\n", done.stderr)
         losses = [m["loss"] for m in programs.metrics(self.folder / "short")[0]]
-        self.assertEqual((losses.count(0), len(losses)), (15, 20))
+        self.assertEqual((losses.count(None), len(losses)), (15, 20))
+        self.assertEqual(done.stderr.count("(nothing scored: windows shorter than model.prefix)"), 15)
         self.assertNotIn("skipped", done.stderr)
 
 

@@ -71,7 +71,7 @@ class Refused(Run):
         def data(name):
             return f"data.train={self.folder}/{name}"
 
-        self.refuse(2, "FOLDER/none: expected a file that can be read, found: No such file or directory", data("none"))
+        self.refuse(2, "data.train: FOLDER/none: expected a file that can be read, found: No such file or directory", data("none"))
         whole = (self.folder / "train.safetensors").read_bytes()
         (self.folder / "torn.safetensors").write_bytes(whole[:-100])
         done = programs.train(self.folder, "refused", data("torn.safetensors"))
@@ -93,6 +93,12 @@ class Refused(Run):
         self.assertIn("short.safetensors: no piece has more than model.prefix = 8 tokens; no evaluation, no best checkpoint, no samples\n", done.stderr)
         self.assertEqual(programs.losses(self.folder / "no-validation")[1], [])
         self.assertFalse((self.folder / "refused").exists())
+
+    def test_the_last_evaluation_is_told_once(self):
+        for _ in range(3):
+            self.train("again", "train.steps=10", "log.eval_every=4", "checkpoint.every=5", "optimizer.lr=0.3", "optimizer.schedule=constant",
+                       "optimizer.warmup=0", "train.seed=3")
+            self.assertEqual([m["step"] for m in programs.metrics(self.folder / "again")[1]], [0, 4, 8, 10])
 
     def test_run_directories(self):
         (self.folder / "file").write_text("")
