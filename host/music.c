@@ -74,20 +74,23 @@ pa_status pa_music_read_primer(pa_music *m, const pa_inference *model, const cha
     pa_piece piece = {0};
     pa_status s = pa_encode_isolated(path, m->encoding, &piece, err);
     if (!s) s = set_primer(m, path, piece.token, piece.count, err);
+    if (!s && piece.dropped)
+        fprintf(stderr, "%s: %zu notes are left out: never released, without length, or of no place in the %s encoding\n", path,
+                piece.dropped, pa_encoding_name(m->encoding));
     pa_piece_clear(&piece);
     return s;
 }
 
 pa_status pa_music_cut_primer(pa_music *m, int64_t steps, size_t tokens, pa_err *err) {
-    int64_t clock = 0;
-    size_t kept = 0;
-    while (kept < m->primer_count && kept < tokens) {
-        if (is_shift(m->primer[kept])) clock += m->primer[kept] - PA_TIME_SHIFT + 1;
-        if (clock > steps) break;
-        kept++;
+    int64_t clock = 0, begins = -1; // with the first note
+    size_t kept = 0, i = 0;
+    for (; i < m->primer_count && i < tokens && (clock <= steps || begins < 0); i++) {
+        if (is_shift(m->primer[i])) clock += m->primer[i] - PA_TIME_SHIFT + 1;
+        if (m->primer[i] < PA_NOTE_OFF && begins < 0) begins = clock;
+        if (clock <= steps) kept = i + 1;
     }
-    if (m->primer_count && !kept)
-        return pa_error(err, PA_USAGE, "--prime-seconds: expected %.2f at least, when %s begins, found %.2f", (double)clock / 100, m->name,
+    if (begins > steps)
+        return pa_error(err, PA_USAGE, "--prime-seconds: expected %.2f at least, when %s begins, found %.2f", (double)begins / 100, m->name,
                         (double)steps / 100);
     m->primer_count = kept;
     return PA_OK;
@@ -142,7 +145,23 @@ static uint16_t *join(const pa_music *m, size_t k, size_t *count) {
     return all;
 }
 
-// Notes of the primer and take k, malloc'ed; the take's own begin at *first.
+// Those that began with the first `tokens` tokens in front, each part in its order. How many; SIZE_MAX without memory.
+static size_t split_notes(pa_note *note, size_t count, size_t tokens) {
+    pa_note *later = malloc((count + 1) * sizeof *later);
+    size_t before = 0, after = 0;
+    if (!later) return SIZE_MAX;
+    for (size_t i = 0; i < count; i++) {
+        if (note[i].token < tokens)
+            note[before++] = note[i];
+        else
+            later[after++] = note[i];
+    }
+    memcpy(note + before, later, after * sizeof *note);
+    free(later);
+    return before;
+}
+
+// Notes of the primer and take k, malloc'ed; the take's own begin at *first: by token, for a primer's last chord may stand at its very end.
 static pa_status decode(const pa_music *m, size_t k, pa_note **note, size_t *first, size_t *count, pa_err *err) {
     size_t tokens;
     uint16_t *all = join(m, k, &tokens);
@@ -150,9 +169,9 @@ static pa_status decode(const pa_music *m, size_t k, pa_note **note, size_t *fir
     if (!all) return pa_error(err, PA_FAIL, "no memory for the notes of %zu tokens", m->take[k].count);
     pa_status s = pa_decode(all, tokens, m->encoding, note, count, err);
     free(all);
-    double border = pa_token_seconds(m->primer, m->primer_count) - 1e-6;
-    for (*first = 0; !s && *first < *count && (*note)[*first].start < border;) ++*first;
-    return s;
+    if (s) return s;
+    *first = split_notes(*note, *count, m->primer_count);
+    return *first == SIZE_MAX ? pa_error(err, PA_FAIL, "no memory for %zu notes", *count) : PA_OK;
 }
 
 // ---- output

@@ -61,14 +61,13 @@ static void on_signal(int signal_number) {
 }
 
 // The first request to stop writes what there is; a second one ends the program at once. A terminal that goes away asks too, often more
-// than once, unless nohup has it ignored. Whoever reads what is printed may go away: the music is still wanted.
+// than once, unless nohup has it ignored.
 static void catch_signals(void) {
     struct sigaction a = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, before;
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
     a.sa_flags = 0;
     if (!sigaction(SIGHUP, NULL, &before) && before.sa_handler != SIG_IGN) sigaction(SIGHUP, &a, NULL);
-    signal(SIGPIPE, SIG_IGN);
 }
 
 // Watches streams while they grow.
@@ -186,6 +185,7 @@ static pa_status generate(job *j, const char *checkpoint, pa_err *err) {
     if (s) return s;
     j->music.encoding = j->model.weights.encoding;
     if (primer_path && (s = pa_music_read_primer(&j->music, &j->model, primer_path, err))) return s;
+    sampling.keys = j->music.encoding == PA_PERFORMANCE; // in the other, keys are struck again while they sound
     int64_t steps = isnan(prime_seconds) ? INT64_MAX : llround(prime_seconds * 100);
     if ((s = pa_music_cut_primer(&j->music, steps, prime_tokens == NOT_GIVEN ? SIZE_MAX : (size_t)prime_tokens, err))) return s;
     if (isnan(length_seconds) && length_tokens == NOT_GIVEN) length_seconds = DEFAULT_SECONDS;
@@ -196,8 +196,11 @@ static pa_status generate(job *j, const char *checkpoint, pa_err *err) {
     bool stopped = interrupted; // a request from here on changes nothing
     if (stopped && j->music.takes) fprintf(stderr, "pagen: stopped on request; what there is so far is written\n");
     if ((s = pa_music_write(&j->music, output, (int)number, without_primer, err))) return s;
-    printf("%zu tokens in %.1f s, %.0f tokens/s; %s on %s; %s, step %lld\n", j->tokens, j->took,
-           j->took > 0 ? (double)j->tokens / j->took : 0, pa_inference_precision(&j->model), j->model.backend->name, j->model.weights.path,
+    size_t kept = 0;
+    for (size_t k = 0; k < j->music.takes; k++) kept += j->music.take[k].count;
+    printf("%zu tokens in %.1f s, %.0f tokens/s", j->tokens, j->took, j->took > 0 ? (double)j->tokens / j->took : 0);
+    if (kept < j->tokens) printf(", %zu of them kept", kept);
+    printf("; %s on %s; %s, step %lld\n", pa_inference_precision(&j->model), j->model.backend->name, j->model.weights.path,
            (long long)j->model.weights.step);
     s = pa_music_report(&j->music, output, (int)number, err);
     return s ? s : stopped ? PA_STOPPED : PA_OK;
@@ -210,6 +213,7 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     sampling = pa_sampling_default();
     pa_status s = pa_cli_parse(&program, argc, argv, &given, &done, err);
     if (s || done) return s;
+    signal(SIGPIPE, SIG_IGN); // whoever reads what is printed may go away: the music is still wanted
     if (given != 1)
         return pa_error(err, PA_USAGE, "expected CHECKPOINT alone beside the options, found %d arguments (pagen --help)", given);
     s = check_options(err);

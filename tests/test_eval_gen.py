@@ -266,7 +266,13 @@ class Generate(Program):
                 opened = i - PREFIX - refill
             save(self.out("x.safetensors"), {"tokens": ("U16", [i - opened], tokens[opened:i])})
             run("paeval", self.run_dir, self.out("x.safetensors"), "--logits", self.out("l.safetensors"), "--precision", "fp32")
-            last = programs.read_numbers(self.out("l.safetensors"))[0]["logits"][-390:]
+            last = list(programs.read_numbers(self.out("l.safetensors"))[0]["logits"][-390:])
+            down = {t % 128 for n, t in enumerate(tokens[:i]) if t < 128 and t + 128 not in tokens[n:i]}
+            for key in range(128):  # as the keys of a keyboard are
+                if key in down:
+                    last[key], last[128 + key] = -1e30, math.log(math.exp(last[key]) + math.exp(last[128 + key]))
+                else:
+                    last[128 + key] = -1e30
             self.assertEqual(tokens[i], max(range(388), key=lambda v: last[v]), f"token {i}")
         self.assertGreater(opened, 0)
 
@@ -325,6 +331,34 @@ class Generate(Program):
             self.assertRegex(said, rf"w-{k}\.mid +{len(late)}\b")
         self.assertRegex(said, r"primer +\d+ +[45]\.\d")
         self.assertRegex(said, r"\d+ tokens in [\d.]+ s, \d+ tokens/s")
+
+    def test_a_primer_that_ends_with_a_strike(self):
+        """Its last note is its own, though the continuation begins at the same time."""
+        whole = pieces(self.tokens)[0]
+        cut = next(i for i in range(100, len(whole)) if whole[i] < 128) + 1
+        common = ("--primer", f"{self.tokens}:0", "--prime-tokens", cut, "--length-tokens", 300, "--precision", "fp32")
+        said = run("pagen", self.run_dir, "--output", self.out("o.mid"), *common, "--without-primer")
+        run("pagen", self.run_dir, "--output", self.out("t.safetensors"), *common)
+        tokens, began, now, notes = pieces(self.out("t.safetensors"))[0], {}, 0, [0, 0]
+        for i, t in enumerate(tokens):
+            now += t - 255 if 256 <= t < 356 else 0
+            if t < 128:
+                self.assertNotIn(t, began)  # a key that sounds is not struck
+                began[t] = (now, i >= cut)
+            elif t < 256:
+                at, own = began.pop(t - 128)  # and one that does not is not released
+                notes[own] += now > at
+        for at, own in began.values():  # what still sounds is ended at the end
+            notes[own] += now > at
+        self.assertEqual(sum(e[2] == "NOTE_ON" for e in events(self.out("o.mid"))), notes[1])
+        self.assertRegex(said, rf"primer +{notes[0]}\b")
+        self.assertRegex(said, rf"o\.mid +{notes[1]}\b")
+
+    def test_a_primer_s_beginning(self):
+        self.out("late.mid").write_bytes(midi([(5.4, 6, 60, 64), (6, 7, 64, 64)], 8))
+        for seconds in (0.5, 5.39):
+            self.refused("pagen", 2, "--prime-seconds: expected 5.40 at least, when", self.run_dir, "--primer", self.out("late.mid"), "--output",
+                         self.out("o.mid"), "--prime-seconds", seconds)
 
     def test_a_long_primer_is_measured_at_its_end(self):
         """Stuck for 300 notes, which are not among its last 65536; what those repeat, they may have begun to repeat before."""

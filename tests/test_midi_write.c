@@ -15,7 +15,7 @@ static size_t draw_notes(pa_note *note, size_t most, bool overlap) {
         last_pitch = pitch;
         int end = start + 1 + (int)draw(150);
         free_from[pitch] = end;
-        note[count++] = (pa_note){start / 100.0, end / 100.0, (uint8_t)pitch, (uint8_t)(1 + draw(127))};
+        note[count++] = (pa_note){start / 100.0, end / 100.0, (uint8_t)pitch, (uint8_t)(1 + draw(127)), 0};
     }
     return count;
 }
@@ -89,7 +89,7 @@ static void midi_files_of_ours_come_back(void **state) {
 
 static void writing_releases_a_key_before_it_is_struck_again(void **state) {
     (void)state;
-    const pa_note note[] = {{0, 1, 60, 65}, {0.5, 2, 60, 65}, {0.5, 0.7, 60, 99}, {3, 3, 61, 0}};
+    const pa_note note[] = {{0, 1, 60, 65, 0}, {0.5, 2, 60, 65, 0}, {0.5, 0.7, 60, 99, 0}, {3, 3, 61, 0, 0}};
     pa_piece piece;
     assert_int_equal(pa_midi_write(scratch("a.mid"), note, 4, NULL), PA_OK);
     assert_int_equal(pa_encode_file(scratch("a.mid"), PA_PERFORMANCE, &piece, NULL), PA_OK);
@@ -103,7 +103,7 @@ static void written_bytes(void **state) {
     (void)state;
     static const char expected[] = "MThd\0\0\0\6\0\0\0\1\1\xf4MTrk\0\0\0\x20\0\xff\x51\3\x07\xa1\x20\0\xc0\0"
                                    "\0\x90\x3c\x41\x83\x74\x80\x3c\x40\0\x90\x3c\x41\x83\x74\x80\x3c\x40\0\xff\x2f";
-    const pa_note note[] = {{0.5, 1, 60, 65}, {0, 0.5, 60, 65}}; // the key is released before it is struck again
+    const pa_note note[] = {{0.5, 1, 60, 65, 0}, {0, 0.5, 60, 65, 0}}; // the key is released before it is struck again
     char *found;
     size_t length;
     assert_int_equal(pa_midi_write(scratch("a.mid"), note, 2, NULL), PA_OK);
@@ -115,7 +115,7 @@ static void written_bytes(void **state) {
 
 static void writing_refuses_times_that_are_none(void **state) {
     (void)state;
-    static const pa_note bad[] = {{-1, 1, 60, 64}, {2, 1, 60, 64}, {0, 1e9, 60, 64}, {0, (double)NAN, 60, 64}};
+    static const pa_note bad[] = {{-1, 1, 60, 64, 0}, {2, 1, 60, 64, 0}, {0, 1e9, 60, 64, 0}, {0, (double)NAN, 60, 64, 0}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(pa_midi_write(scratch("a.mid"), &bad[i], 1, NULL), PA_DATA);
     assert_int_equal(scratch_entries(), 0);
 }

@@ -58,7 +58,11 @@ static void channels_are_apart(void **state) {
 
 static void drums_are_skipped(void **state) {
     (void)state;
-    PERFORMANCE("V15 +60 T50 -60", 1, ON(0, 60, 64), {0, 0x99, 36, 100}, {100, 0x89, 36, 0}, OFF(500, 60));
+    PERFORMANCE("V15 +60 T50 -60", 1, ON(0, 60, 64), {0, 0x99, 36, 100}, OFF(500, 60), {900, 0x89, 36, 0});
+    pa_piece piece;
+    assert_int_equal(encode_bytes(m.byte, m.count, PA_PERFORMANCE, &piece, NULL), PA_OK);
+    assert_float_equal(piece.seconds, 0.5, 1e-9);
+    pa_piece_clear(&piece);
 }
 
 // ---- the sustain pedal

@@ -189,14 +189,15 @@ static bool sort_notes(pa_part *part) {
 bool pa_neural_decode(const uint16_t *token, size_t count, pa_part *part) {
     int64_t clock = 0, on[PITCHES];
     int velocity = FIRST_VELOCITY, loudness[PITCHES];
+    uint32_t began[PITCHES];
     for (int p = 0; p < PITCHES; p++) on[p] = -1;
     for (size_t i = 0; i < count && token[i] != PA_END; i++) {
         int t = token[i], pitch = t & 127;
         if (t < PA_NOTE_OFF) {
-            on[pitch] = clock;
+            on[pitch] = clock, began[pitch] = (uint32_t)i;
             loudness[pitch] = velocity > 0 ? velocity : 1; // 0 would be silence in a MIDI file; both are bin 0
         } else if (t < PA_TIME_SHIFT && on[pitch] >= 0 && on[pitch] < clock) {
-            pa_note n = {(double)on[pitch] / 100, (double)clock / 100, (uint8_t)pitch, (uint8_t)loudness[pitch]};
+            pa_note n = {(double)on[pitch] / 100, (double)clock / 100, (uint8_t)pitch, (uint8_t)loudness[pitch], began[pitch]};
             if (!pa_part_add_note(part, n)) return false;
         } else if (t >= PA_TIME_SHIFT && t < PA_VELOCITY) {
             clock += t - PA_TIME_SHIFT + 1;

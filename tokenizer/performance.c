@@ -206,7 +206,7 @@ bool pa_performance_decode(const uint16_t *token, size_t count, pa_part *part) {
         int t = token[i], pitch = t & 127;
         if (t < PA_NOTE_OFF) {
             int n = (int)part->notes;
-            ok = pa_part_add_note(part, (pa_note){(double)clock / 100, -1, (uint8_t)pitch, (uint8_t)velocity});
+            ok = pa_part_add_note(part, (pa_note){(double)clock / 100, -1, (uint8_t)pitch, (uint8_t)velocity, (uint32_t)i});
             if (first[pitch] == NONE)
                 first[pitch] = n;
             else

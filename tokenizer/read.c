@@ -155,7 +155,7 @@ static bool note_off(track_state *t, int channel, int pitch, int tick) {
     bool closed = note != NONE && t->open[note].tick < tick;
     for (; note != NONE && t->open[note].tick < tick; note = t->open[note].next) {
         pa_part *part = part_of_note(t, channel);
-        pa_note n = {seconds_at(t, t->open[note].tick), seconds_at(t, tick), (uint8_t)pitch, t->open[note].velocity};
+        pa_note n = {seconds_at(t, t->open[note].tick), seconds_at(t, tick), (uint8_t)pitch, t->open[note].velocity, 0};
         if (!part || !pa_part_add_note(part, n)) return false;
         t->still_open--;
     }

@@ -105,7 +105,8 @@ static pa_status read_bytes(const char *path, uint8_t **bytes, size_t *count, pa
 pa_status pa_encode_song(const pa_song *song, pa_encoding e, pa_piece *piece, pa_err *err) {
     pa_status s = e == PA_PERFORMANCE ? pa_performance_encode(song, piece, err) : pa_neural_encode(song, piece, err);
     for (size_t i = 0; i < song->parts && !s; i++)
-        for (size_t k = 0; k < song->part[i].notes; k++) piece->seconds = fmax(piece->seconds, song->part[i].note[k].end);
+        for (size_t k = 0; k < song->part[i].notes && !(e == PA_PERFORMANCE && song->part[i].drums); k++)
+            piece->seconds = fmax(piece->seconds, song->part[i].note[k].end);
     return s;
 }
 

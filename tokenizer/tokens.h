@@ -21,6 +21,7 @@ pa_status pa_encoding_parse(const char *name, pa_encoding *e, pa_err *err); // P
 typedef struct {
     double start, end; // seconds
     uint8_t pitch, velocity;
+    uint32_t token; // of decoded notes: the number of the token that began it
 } pa_note;
 
 typedef struct {
