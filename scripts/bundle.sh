@@ -7,11 +7,13 @@
 #   --build DIR      take the programs from this build folder instead of building them for sm_75, sm_80, sm_90a and newer (build/bundle)
 #   --build75 DIR    the same for the build of compute_75 PTX alone, which any newer GPU runs as a T4 would (build/bundle-75); "" for none
 #
-# Needs glibc there no older than here. Everything else that the programs load lies beside them in lib/, found by a relative path.
+# Needs there the glibc and the libstdc++ that all this was linked to need (made on Debian 12: Ubuntu 22.04 has them). This machine's own
+# libstdc++ stays out, for it asks for a newer glibc. Everything else that the programs load lies beside them in lib/, found by a relative
+# path.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-usage() { sed -n '2,11s/^# \{0,1\}//p' "$root/scripts/bundle.sh"; }
+usage() { sed -n '2,13s/^# \{0,1\}//p' "$root/scripts/bundle.sh"; }
 refuse() { usage >&2; echo "bundle.sh: $*" >&2; exit 2; }
 fail() { echo "bundle.sh: $*" >&2; exit 1; }
 say() { printf '== %s\n' "$*" >&2; }
@@ -74,7 +76,7 @@ copy_programs() { # FROM SUFFIX
 copy_programs "$build" ''
 [[ -z $build75 ]] || copy_programs "$build75" -75
 for p in "${programs[@]}"; do ldd "$build/bin/$p"; done | awk '/not found/ { next } $2 == "=>" { print $3 }' | sort -u |
-  grep -Ev '/(libc|libm|libdl|librt|libpthread|libpa|libcuda|libcublas|libcublasLt|libcudnn[a-z_]*|libnccl)\.so' |
+  grep -Ev '/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libpa|libcuda|libcublas|libcublasLt|libcudnn[a-z_]*|libnccl)\.so' |
   while IFS= read -r library; do strip -o "$part/lib/$(basename "$library")" "$library"; done
 
 cp -r "$root/configs" "$part/"

@@ -42,6 +42,11 @@ class Bundle(unittest.TestCase):
                 self.assertEqual(done.returncode, 1)
                 self.assertEqual([(p.name, p.read_text()) for p in Path(folder).iterdir()], [(name, "mine")])
 
+    def test_what_every_system_has_stays_out(self):
+        there = [p.name.split(".so")[0] for p in (self.bundle / "lib").iterdir()]
+        self.assertIn("libdnnl", there)
+        self.assertFalse({"libc", "libm", "libstdc++", "libgcc_s"} & set(there), there)
+
     def test_a_working_folder_that_is_not_its_own(self):
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "mine").touch()
