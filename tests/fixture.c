@@ -91,6 +91,28 @@ bool fixture_takes(const pa_backend *be, const pa_model *m) {
     return strcmp(be->name, "cuda") || (m->dim_head % 8 == 0 && m->dim_head <= 128);
 }
 
+bool fixture_has(const pa_backend *be, pa_precision precision) {
+    fixture f;
+    pa_model m = fixture_model();
+    pa_comm alone = pa_comm_single();
+    pa_context *c = NULL;
+    pa_err err;
+    fixture_init(&f, &m, 0);
+    pa_status s =
+        be->open(&c, &(pa_open){.params = &f.params, .comm = &alone, .precision = precision, .max_batch = 1, .plan_only = true}, &err);
+    if (s != PA_USAGE) fixture_ok(s, &err);
+    fixture_clear(&f);
+    return s == PA_OK;
+}
+
+pa_precision fixture_16_bits(const pa_backend *be) {
+    return fixture_has(be, PA_PRECISION_BF16) ? PA_PRECISION_BF16 : PA_PRECISION_FP16;
+}
+
+float fixture_scale(pa_precision precision) {
+    return precision == PA_PRECISION_FP16 ? 0x1p-8f : 1;
+}
+
 pa_context *fixture_open(const pa_backend *be, const fixture *f, pa_open o) {
     static pa_comm alone;
     alone = pa_comm_single();

@@ -27,6 +27,12 @@ void fixture_clear(fixture *f);
 const pa_backend *fixture_backend(void);
 // Whether it takes this model's heads: the CUDA backend's are of multiples of 8 dims, up to 128.
 bool fixture_takes(const pa_backend *be, const pa_model *m);
+// Whether it computes in this precision: the CPU has no fp16, a GPU before sm_80 no bf16.
+bool fixture_has(const pa_backend *be, pa_precision precision);
+// bf16 where it has that, else fp16.
+pa_precision fixture_16_bits(const pa_backend *be);
+// What loss_grad's scale is to be for sums of nats: fp16 keeps gradients times 65,536, and its largest number is below that.
+float fixture_scale(pa_precision precision);
 // Opens and writes f's parameters. What o leaves at zero of params and comm is filled in.
 pa_context *fixture_open(const pa_backend *be, const fixture *f, pa_open o);
 // For training on fixture_step's batch, and with one stream.

@@ -132,8 +132,8 @@ static void sixteen_bits_are_as_good_as_plain(void **state) {
     (void)state;
     shape s[SHAPES];
     int n = shapes(s);
-    for (int i = 0; i < n; i++) check_forward(&s[i], PA_PRECISION_BF16);
-    for (int i = 0; i < n && fixture_backend() != pa_backend_cpu(); i++) check_forward(&s[i], PA_PRECISION_FP16);
+    for (pa_precision p = PA_PRECISION_BF16; p <= PA_PRECISION_FP16; p++)
+        for (int i = 0; i < n && fixture_has(fixture_backend(), p); i++) check_forward(&s[i], p);
 }
 
 static float *logits_of(const pa_backend *be, pa_context *c, const fixture *f) {
@@ -176,7 +176,7 @@ static void no_earlier_prediction_moves(void **state) {
     int n = shapes(s);
     for (int i = 0; i < n; i++) {
         check_causality(&s[i], PA_PRECISION_FP32);
-        check_causality(&s[i], PA_PRECISION_BF16);
+        check_causality(&s[i], fixture_16_bits(fixture_backend()));
     }
 }
 
@@ -261,11 +261,8 @@ static void cached_decoding_equals_the_full_pass(void **state) {
     (void)state;
     shape s[SHAPES];
     int n = shapes(s);
-    for (int i = 0; i < n; i++) {
-        check_decoding(&s[i], PA_PRECISION_FP32);
-        check_decoding(&s[i], PA_PRECISION_BF16);
-        if (fixture_backend() != pa_backend_cpu()) check_decoding(&s[i], PA_PRECISION_FP16);
-    }
+    for (pa_precision p = PA_PRECISION_FP32; p <= PA_PRECISION_FP16; p++)
+        for (int i = 0; i < n && fixture_has(fixture_backend(), p); i++) check_decoding(&s[i], p);
 }
 
 // Weights of 8 bits: each row of a product's weight holds multiples of its largest / 127, at most half of one from what was written; the
@@ -279,7 +276,7 @@ static void weights_of_8_bits(void **state) {
         pa_err err;
         double sum;
         const int i = k / 2;
-        const pa_precision precision = k % 2 ? PA_PRECISION_BF16 : PA_PRECISION_FP32;
+        const pa_precision precision = k % 2 ? fixture_16_bits(be) : PA_PRECISION_FP32;
         make(&f, &s[i], 37);
         f.batch.keep = NULL, f.batch.kept = s[i].length - s[i].latents;
         pa_open o = {.precision = precision, .max_batch = s[i].batch, .streams = s[i].batch, .int8 = true};

@@ -24,7 +24,7 @@ static pa_context *open_training(const pa_backend *be, const fixture *f, pa_prec
 static double add_gradient(const pa_backend *be, pa_context *c, const pa_batch *b) {
     pa_err err;
     double sum;
-    fixture_ok(be->loss_grad(c, b, 1, &sum, &err), &err);
+    fixture_ok(be->loss_grad(c, b, fixture_scale(be->precision(c)), &sum, &err), &err);
     return sum;
 }
 
@@ -154,7 +154,7 @@ static void a_gradient_that_is_not_finite_does_no_harm(void **state) {
     fixture_clear(&f);
 }
 
-// In bf16 the products use copies of the parameters: an update must reach them.
+// In 16 bits the products use copies of the parameters: an update must reach them.
 static void an_update_reaches_the_next_forward_pass(void **state) {
     (void)state;
     const pa_backend *be = fixture_backend();
@@ -163,13 +163,13 @@ static void an_update_reaches_the_next_forward_pass(void **state) {
     const pa_update u = {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .step = 1};
     pa_err err;
     double norm, first, updated, fresh;
-    pa_context *c = open_training(be, &f, PA_PRECISION_BF16), *other;
+    pa_context *c = open_training(be, &f, fixture_16_bits(be)), *other;
     first = add_gradient(be, c, &f.batch);
     fixture_ok(be->update(c, &u, &norm, NULL, &err), &err);
     fixture_ok(be->loss(c, &f.batch, &updated, NULL, &err), &err);
     double *w = fixture_read(be, c, &f.params, PA_PARAM);
     memcpy(f.w, w, f.params.floats * sizeof *w);
-    other = open_training(be, &f, PA_PRECISION_BF16);
+    other = open_training(be, &f, fixture_16_bits(be));
     fixture_ok(be->loss(other, &f.batch, &fresh, NULL, &err), &err);
     assert_true(updated == fresh && updated < first);
     be->close(c), be->close(other);
