@@ -128,6 +128,7 @@ pa_context *fixture_open(const pa_backend *be, const fixture *f, pa_open o) {
 
 pa_context *fixture_training(const pa_backend *be, const fixture *f, pa_precision precision, bool recompute) {
     pa_open o = {.precision = precision, .max_batch = 2, .training = true, .recompute = recompute, .streams = 1, .seed = 41};
+    o.deterministic = true;
     return fixture_open(be, f, o);
 }
 

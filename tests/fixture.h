@@ -35,7 +35,7 @@ pa_precision fixture_16_bits(const pa_backend *be);
 float fixture_scale(pa_precision precision);
 // Opens and writes f's parameters. What o leaves at zero of params and comm is filled in.
 pa_context *fixture_open(const pa_backend *be, const fixture *f, pa_open o);
-// For training on fixture_step's batch, and with one stream.
+// For training on fixture_step's batch, and with one stream; deterministic, so that contexts give the same bits.
 pa_context *fixture_training(const pa_backend *be, const fixture *f, pa_precision precision, bool recompute);
 void fixture_write(const pa_backend *be, pa_context *c, const pa_params *p, const double *w);
 // All tensors of a kind as one array like f->w; free it.

@@ -44,7 +44,8 @@ static void a_step_is_two_graphs_and_one_wait(void **state) {
         pa_err err;
         double norm, sum;
         fixture_step(&f, 0.2);
-        pa_context *c = fixture_training(pa_backend_cuda(), &f, (pa_precision)precision, false);
+        pa_open o = {.precision = (pa_precision)precision, .max_batch = 2, .training = true}; // times products, unlike fixture_training
+        pa_context *c = fixture_open(be, &f, o);
         for (int i = 1; i <= 2; i++) step(c, &f.batch, 0x1p-8f, i, &norm);
         fixture_ok(be->loss(c, &f.batch, &sum, NULL, &err), &err);
         for (int i = 3; i <= 5; i++) {

@@ -18,7 +18,7 @@ static void make(fixture *f) {
 }
 
 static pa_context *open_training(const pa_backend *be, const fixture *f, pa_precision precision) {
-    return fixture_open(be, f, (pa_open){.precision = precision, .max_batch = 2, .training = true});
+    return fixture_open(be, f, (pa_open){.precision = precision, .max_batch = 2, .training = true, .deterministic = true});
 }
 
 static double add_gradient(const pa_backend *be, pa_context *c, const pa_batch *b) {
