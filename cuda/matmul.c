@@ -135,6 +135,7 @@ static pa_status plan_create(cuda_matmul *mm, plan *p, const cuda_product *key, 
     cublasOperation_t op_a = key->b_t ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = key->a_t ? CUBLAS_OP_T : CUBLAS_OP_N;
     const uint64_t m = (uint64_t)key->m, n = (uint64_t)key->n, k = (uint64_t)key->k;
     const uint64_t workspace = CUDA_MATMUL_WORKSPACE;
+    const uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; // parts of a sum in float32, never in the result's 16 bits
     int found = 0;
     *p = (plan){.key = *key, .alignment = alignment_of(a, b, c)};
     TRY(cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
@@ -145,6 +146,7 @@ static pa_status plan_create(cuda_matmul *mm, plan *p, const cuda_product *key, 
     TRY(cublasLtMatrixLayoutCreate(&p->c, data_type(key->c), n, m, n));
     TRY(cublasLtMatmulPreferenceCreate(&preference));
     TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
+    TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction, sizeof reduction));
     for (int i = CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES; i <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES; i++)
         TRY(cublasLtMatmulPreferenceSetAttribute(preference, (cublasLtMatmulPreferenceAttributes_t)i, &p->alignment, sizeof p->alignment));
     TRY(cublasLtMatmulAlgoGetHeuristic(mm->handle, p->operation, p->a, p->b, p->c, p->c, preference, CANDIDATES, candidate, &found));

@@ -1,6 +1,6 @@
 // cublaslt.cpp: the stand-in cublasLt.h's calls: column-major products with float32 sums, by oneDNN's float32 product after widening.
 // What the library asks of its caller is checked: leading dimensions, and operands aligned as its preference promised (256 bytes unless
-// it said less).
+// it said less). So is what the backend promises: that no sum is split into parts of 16 bits.
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -20,6 +20,7 @@ struct cublasLtMatrixLayout {
 };
 struct cublasLtMatmulPreference {
     uint64_t workspace;
+    uint32_t reduction;    // schemes allowed for a sum in parts
     uint32_t alignment[4]; // of a, b, c, d
 };
 
@@ -104,7 +105,7 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference) {
-    *preference = new cublasLtMatmulPreference{0, {256, 256, 256, 256}};
+    *preference = new cublasLtMatmulPreference{0, CUBLASLT_REDUCTION_SCHEME_MASK, {256, 256, 256, 256}};
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
@@ -115,6 +116,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
                                                     const void *value, size_t bytes) {
     if (attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES && bytes == 8)
         memcpy(&preference->workspace, value, 8);
+    else if (attribute == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK && bytes == 4)
+        memcpy(&preference->reduction, value, 4);
     else if (attribute >= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES && bytes == 4)
         memcpy(&preference->alignment[attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value, 4);
     else
@@ -131,6 +134,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     *found = 0;
     if (!shapes(*desc, *a, *b, *d, &inner)) return CUBLAS_STATUS_INVALID_VALUE;
     if (a->type == CUDA_R_16BF && emulator::architecture() < 80) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (d->type != CUDA_R_32F && preference->reduction & ~(uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE)
+        return CUBLAS_STATUS_INVALID_VALUE;
     for (; *found < 2 && *found < wanted; ++*found) {
         results[*found] = {};
         for (int i = 0; i < 4; i++) results[*found].algo.data[i] = preference->alignment[i];
