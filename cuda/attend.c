@@ -6,6 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+bool cuda_attend_pays(int latents, int dim_head) {
+    return latents >= 128 && dim_head >= 32;
+}
+
 #ifndef PA_WITH_CUDNN
 
 cuda_attend *cuda_attend_create(void) {
@@ -61,13 +65,17 @@ void cuda_attend_destroy(cuda_attend *t) {
     free(t);
 }
 
+static bool offered(const cuda_attend *t, const cuda_attn *a) {
+    return t && cuda_attend_pays(a->latents, a->dim_head) && cuda_cudnn_expresses(a);
+}
+
 static size_t larger(size_t x, size_t y) {
     return x > y ? x : y;
 }
 
 size_t cuda_attend_work(cuda_attend *t, const cuda_attn *a, bool back) {
     size_t most = cuda_attn_work(a);
-    for (int b = 0; b <= (back ? 1 : 0) && t && cuda_cudnn_expresses(a); b++) {
+    for (int b = 0; b <= (back ? 1 : 0) && offered(t, a); b++) {
         size_t theirs = cuda_cudnn_work(t->cudnn, a, b);
         if (theirs != SIZE_MAX) most = larger(most, theirs);
     }
@@ -171,7 +179,7 @@ static bool same(const cuda_attn *x, const cuda_attn *y) {
 
 static bool usable(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, bool back, size_t size) {
     enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    if (!t || !cuda_cudnn_expresses(a)) return false;
+    if (!offered(t, a)) return false;
     for (int i = 0; i < t->count; i++)
         if (t->proofs[i].back == back && same(&t->proofs[i].shape, a)) return t->proofs[i].equal;
     if (t->count == PROOFS || cudaStreamIsCapturing(stream, &capture) || capture != cudaStreamCaptureStatusNone) return false;

@@ -6,6 +6,9 @@
 
 typedef struct cuda_attend cuda_attend;
 
+// Whether cuDNN can be faster with so many queries and dims. It works in tiles of 128 queries and pads dims; its plan, and the proof, take
+// up to a second a shape, which a smaller one never earns back.
+bool cuda_attend_pays(int latents, int dim_head);
 // NULL where there is only one choice: built without cuDNN, or none is found, code other than sm_90's, or PATRAIN_CUDNN=0.
 cuda_attend *cuda_attend_create(void);
 void cuda_attend_destroy(cuda_attend *t);

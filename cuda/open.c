@@ -187,7 +187,7 @@ static pa_status prepare(pa_context *c, pa_err *err) {
         return pa_error(err, PA_USAGE, "weights of 8 bits are for evaluation and generation, not for training");
     if (m->dim_head % 8 || m->dim_head > 128)
         return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
-    if (!present) c->attend = cuda_attend_create();
+    if (!present && cuda_attend_pays(m->context - m->prefix, m->dim_head)) c->attend = cuda_attend_create();
     cuda_layout(c);
     if (c->open.plan) pa_arenas_print(c->arena, precision_name(c), properties.name, c->open.plan);
     if (c->open.plan_only) return PA_OK;

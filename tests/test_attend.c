@@ -11,7 +11,7 @@
 #include "host/base.h"
 #include "tests/emulator/cudnn.h"
 
-enum { N = 24, H = 2, D = 8, I = H * D, MOST = 2 * (N + 16) * 3 * I, BYTES = MOST * 2 };
+enum { N = 128, H = 2, D = 32, I = H * D, MOST = 2 * (N + 16) * 3 * I, BYTES = MOST * 2 };
 static char *memory, *work; // operands q, k v, o, dout, dq, dk dv lie BYTES apart
 static float *lse;
 
@@ -89,6 +89,9 @@ static void not_used_elsewhere(void **state) {
         cuda_attn two = shape(CUDA_BF16, 2, 16), a = shape(CUDA_BF16, 1, 16);
         assert_int_equal(calls(&two, back, 0, false), 0);
         assert_int_equal(calls(&a, back, 0, true), 0); // first met while captured: not proved
+        cuda_attn few = a, narrow = a;
+        few.latents = N - 1, narrow.dim_head = D - 8;
+        assert_int_equal(calls(&few, back, 0, false) + calls(&narrow, back, 0, false), 0); // cannot pay
         for (int is = CUDNN_MISSING; is <= CUDNN_NAN; is++) {
             emulator_cudnn.is = is;
             assert_in_range(calls(&a, back, 0, false), 0, 1); // at most the one that would prove it
