@@ -49,6 +49,7 @@ class Outcome:
 class Run:
     def __init__(self, options):
         self.o, self.began = options, time.monotonic()
+        self.until, self.ours = self.began + options.seconds, {}  # until: of the part at hand; ours: what training measured
         self.work = options.work.resolve()
         mark = self.work / ".gpu.sh"  # nobody else's folder is emptied
         if self.work.exists() and not mark.exists() and (not self.work.is_dir() or any(self.work.iterdir())):
@@ -64,7 +65,15 @@ class Run:
                     "CUDA_CACHE_MAXSIZE": str(1 << 30)}
 
     def left(self) -> float:
-        return self.o.seconds - (time.monotonic() - self.began)
+        return self.until - time.monotonic()
+
+    def part(self, name: str) -> None:
+        work, seconds = PARTS[name]
+        self.until = min(self.began + self.o.seconds, time.monotonic() + seconds)
+        try:
+            work(self)
+        except Exception as e:  # a mistake of this script's must not cost the other parts
+            self.note(name, Outcome(f"FAILED: {type(e).__name__}: {e}"))
 
     def note(self, name: str, outcome: Outcome, log: str = "") -> Outcome:
         with self.lock:
@@ -147,7 +156,7 @@ def sanitizer(r: Run) -> None:
     calls, ours = [], {"PATRAIN_CUDNN": "0"}  # cuDNN's kernels are not under test
     for check in ("memcheck", "racecheck", "synccheck"):
         for program in ("test_cuda_ops", "test_golden"):
-            calls.append((f"{check} {program}", [tool, "--tool", check, "--error-exitcode", "9", ROOT / "bin" / program], 130, ours,
+            calls.append((f"{check} {program}", [tool, "--tool", check, "--error-exitcode", "9", ROOT / "bin" / program], 125, ours,
                           r"^========= (?:ERROR SUMMARY.*|Error.*|Invalid.*|.*hazard.*)"))
     r.at_once(calls)
 
@@ -155,7 +164,7 @@ def sanitizer(r: Run) -> None:
 def pabench(r: Run) -> None:
     argv = [ROOT / "bin/pabench", "--device", r.o.device, "--json", r.work / "pabench.json"]
     argv += ["--quick", "--filter", "v1 (layernorm_fwd|matmul y)"] if r.o.smoke else ["--precision", "bf16"]
-    done = r.command("pabench", argv, 100)
+    done = r.command("pabench", argv, 88)
     if done.ok:
         r.sections.append("## pabench\n\n```\n" + done.text[done.text.rfind("\n", 0, done.text.find("Roofs")) + 1:].strip() + "\n```")
 
@@ -247,55 +256,71 @@ class Torch:
         self.err.close()
 
 
-def torch_times(r: Run, models) -> dict:
-    """Both forms of every model. The compiled ones warm up side by side first; then each is timed alone."""
-    have = subprocess.run([sys.executable, "-c", "import torch, perceiver_ar_pytorch; assert torch.cuda.is_available()"], capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "python")})
-    if have.returncode:
-        r.note("PyTorch", Outcome(f"left out: {(have.stderr.strip().splitlines() or [f'exit {have.returncode}'])[-1][:160]}"))
-        return {}
-    times, best = {}, {m: Torch(r, m, "best", 8) for m in models}
-    limit = time.monotonic() + min(130, r.left() - 60)
-    for m in models:  # wait for all, so that none compiles while another is timed
-        with best[m].arrived:
-            best[m].arrived.wait_for(lambda: best[m].lines, max(0, limit - time.monotonic()))
-    for m in models:
-        if not best[m].lines:
-            best[m].close()
-    for m in models:
-        for form in ("best", "published"):
-            worker, began, state = best[m] if form == "best" else Torch(r, m, form, 8), time.monotonic(), "ok"
-            try:
-                times[m, form] = worker.measure(max(1, min(25, r.left())))
-            except (RuntimeError, ValueError, OSError) as e:
-                state = f"FAILED: {e}"
-            worker.close()
-            r.note(worker.name, Outcome(state, "", time.monotonic() - began), worker.log.name)
-    return times
-
-
 def training(r: Run) -> None:
     models = MODELS[:1] if r.o.smoke else MODELS
-    ours = {m: train(r, m, ROOT / "bin/patrain", "", "auto", 8, 5) for m in models}
-    theirs = torch_times(r, models)
-    if not any(ours.values()):
+    r.ours = {m: train(r, m, ROOT / "bin/patrain", "", "auto", 8, 5) for m in models}
+    if not any(r.ours.values()):
         return
     rows = ["## Training, global batch 8, prefix dropout 0.7", "",
-            "| model | ms a step | tokens/s | MFU | s an epoch of 962 windows | memory GB | micro-batch | PyTorch as published, windows/s (batch) | times "
-            "it | PyTorch best, windows/s (batch) | times it | loss, first and last step |", "|---" * 12 + "|"]
+            "| model | ms a step | tokens/s | MFU | s an epoch of 962 windows | memory GB | micro-batch | loss, first and last step |", "|---" * 8 + "|"]
+    for m, t in r.ours.items():
+        rows.append(f"| {m} | {1e3 * t['seconds']:.2f} | {t['tokens']:.0f} | {100 * t['mfu']:.1f} % | {WINDOWS / t['windows']:.2f} | {t['memory']} | "
+                    f"{t['micro']}{', recomputed' if t['recompute'] else ''} | {t['loss'][0]:.3f} → {t['loss'][1]:.3f} |" if t else
+                    f"| {m} | failed |" + " |" * 6)
+    rows += ["", "Medians of whole steps. MFU: share of the largest matrix product that the same process measured."]
+    r.sections.append("\n".join(rows))
+
+
+def compiled(r: Run, models, limit: float) -> dict:
+    """Workers of the best form that have warmed up within the limit, side by side; the others are ended, so that none compiles while one is timed."""
+    workers, began = {m: Torch(r, m, "best", 8) for m in models}, time.monotonic()
+    for worker in workers.values():
+        with worker.arrived:
+            worker.arrived.wait_for(lambda: worker.lines, max(0, began + limit - time.monotonic()))
+    for m in [m for m in models if not workers[m].lines]:
+        worker = workers.pop(m)
+        worker.close()
+        r.note(worker.name, Outcome(f"left out: not compiled in {limit:.0f} s", "", time.monotonic() - began), worker.log.name)
+    return workers
+
+
+def pytorch(r: Run) -> None:
+    """Both forms of every model; the compiled one where compiling leaves time for the other."""
+    models, keep = (MODELS[:1], 5) if r.o.smoke else (MODELS, 60)
+    have = subprocess.run([sys.executable, "-c", "import torch, perceiver_ar_pytorch; assert torch.cuda.is_available()"], capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "python")}, timeout=max(1, min(60, r.left())))
+    if have.returncode:
+        r.note("PyTorch", Outcome(f"left out: {(have.stderr.strip().splitlines() or [f'exit {have.returncode}'])[-1][:160]}"))
+        return
+    limit = min(100, r.left() - keep)
+    best, times = {}, {}
+    if limit >= keep / 3:
+        best = compiled(r, models, limit)
+    else:
+        r.note("PyTorch best", Outcome("left out: no time left to compile"))
+    for form, m in [("best", m) for m in best] + [("published", m) for m in models]:
+        worker, began, state = best[m] if form == "best" else Torch(r, m, form, 8), time.monotonic(), "left out: no time left"
+        if r.left() >= 2:
+            try:
+                times[m, form], state = worker.measure(min(25, r.left())), "ok"
+            except (RuntimeError, ValueError, OSError) as e:
+                state = f"FAILED: {e}"
+        worker.close()
+        r.note(worker.name, Outcome(state, "", time.monotonic() - began), worker.log.name)
+    if not times:
+        return
+    rows = ["## PyTorch, the same training step", "",
+            "| model | patrain, windows/s | PyTorch as published, windows/s (batch) | times it | PyTorch best, windows/s (batch) | times it |",
+            "|---" * 6 + "|"]
     for m in models:
-        t = ours[m]
-        if not t:
-            rows.append(f"| {m} | failed |" + " |" * 10)
-            continue
-        row = [m, f"{1e3 * t['seconds']:.2f}", f"{t['tokens']:.0f}", f"{100 * t['mfu']:.1f} %", f"{WINDOWS / t['windows']:.2f}", t["memory"],
-               f"{t['micro']}{', recomputed' if t['recompute'] else ''}"]
+        ours, row = (r.ours.get(m) or {}).get("windows"), [m]
+        row.append(f"{ours:.2f}" if ours else "–")
         for form in ("published", "best"):
-            p = theirs.get((m, form))
-            row += [f"{p['windows']:.2f} ({p['batch']})", f"{t['windows'] / p['windows']:.2f}"] if p else ["–", "–"]
-        rows.append("| " + " | ".join([*row, f"{t['loss'][0]:.3f} → {t['loss'][1]:.3f}"]) + " |")
-    rows += ["", "Medians of whole steps. PyTorch: as published, float32, eager; best: scaled_dot_product_attention, torch.compile, bf16 autocast, fused",
-             "Adam; a batch that does not fit is halved. MFU: share of the largest matrix product that the same process measured."]
+            p = times.get((m, form))
+            row += [f"{p['windows']:.2f} ({p['batch']})" if p else "–", f"{ours / p['windows']:.2f}" if p and ours else "–"]
+        rows.append("| " + " | ".join(row) + " |")
+    rows += ["", "Medians of whole steps. As published: float32, eager; best: scaled_dot_product_attention, torch.compile, bf16 autocast, fused Adam; a",
+             "batch that does not fit is halved."]
     r.sections.append("\n".join(rows))
 
 
@@ -324,8 +349,9 @@ def turing(r: Run) -> None:
                           f"{t['loss'][0]:.3f} → {t['loss'][1]:.3f}. This GPU's speed says nothing of a T4's.")
 
 
-# In the order of their weight: the last ones go short where time runs out.
-PARTS = {"tests": tests, "training": training, "pabench": pabench, "generation": generation, "turing": turing, "sanitizer": sanitizer}
+# In the order of their weight, and the seconds each may take at most: the last ones go short where time runs out.
+PARTS = {"tests": (tests, 170), "training": (training, 150), "generation": (generation, 60), "turing": (turing, 45), "sanitizer": (sanitizer, 130),
+         "pabench": (pabench, 90), "pytorch": (pytorch, 400)}
 
 
 def write(r: Run, clocks: str) -> bool:
@@ -371,10 +397,7 @@ def main() -> int:
     try:
         machine(r)
         for part in options.only.split(","):
-            try:
-                PARTS[part](r)
-            except Exception as e:  # a mistake of this script's must not cost the other parts
-                r.note(part, Outcome(f"FAILED: {type(e).__name__}: {e}"))
+            r.part(part)
     finally:
         if watch:
             watch.kill()

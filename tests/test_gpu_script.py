@@ -67,9 +67,36 @@ class Bundle(unittest.TestCase):
             self.assertEqual(states.get(part), "ok", results)
         for part in ("compute-sanitizer", "PyTorch", "T4 path"):
             self.assertRegex(states[part], "^(ok|left out: .+)$")
+        order = [name for name in states if name != "v1"]
+        self.assertEqual(order[-1], "PyTorch", results)  # in what time the others leave
         self.assertRegex(results, r"(?m)^\| v1 \| [\d.]+ \| \d+ \| [\d.]+ % \|")
         self.assertRegex(results, r"v1: 40 tokens in [\d.]+ s")
         self.assertRegex(results, r"(?m)^v1 layernorm_fwd fp32 +[\d.]+")
+
+    def test_pytorch_that_compiles_too_long(self):
+        made = {"python/torch.py": "class cuda:\n    is_available = staticmethod(lambda: True)\n", "python/perceiver_ar_pytorch.py": "",
+                "bench/peers/torch_worker.py": """import json, sys, time
+if json.loads(sys.argv[1])["form"] == "best":
+    time.sleep(100)
+print('READY{"batch": 4}', flush=True)
+for line in sys.stdin:
+    print('{"seconds": 0.5}', flush=True)
+"""}
+        before = {p: (self.bundle / p).read_bytes() for p in made if (self.bundle / p).exists()}
+        try:
+            for p, text in made.items():
+                (self.bundle / p).parent.mkdir(exist_ok=True)
+                (self.bundle / p).write_text(text)
+            done, results, states = self.gpu("--only", "pytorch", "--seconds", 12)
+        finally:
+            for p in made:
+                (self.bundle / p).unlink()
+            for p, data in before.items():
+                (self.bundle / p).write_bytes(data)
+        self.assertEqual(done.returncode, 0, results)
+        self.assertRegex(states["PyTorch best v1"], "^left out: not compiled in [567] s$")
+        self.assertEqual(states["PyTorch published v1"], "ok", results)
+        self.assertRegex(results, r"(?m)^\| v1 \| – \| 8.00 \(4\) \| – \| – \| – \|$")
 
     def test_a_part_that_fails_or_hangs(self):
         patrain, golden, ops = (self.bundle / "bin" / name for name in ("patrain", "test_golden", "test_cuda_ops"))
