@@ -3,7 +3,7 @@
 # compute-sanitizer, about 1.9 GB, in a virtual environment outside the tree. Needs Python 3 with venv, and at run time NVIDIA's driver
 # 580 or newer: CUDA 12's packages lack the compiler, so CUDA 13 is the floor.
 #
-#   scripts/setup_cuda.sh [FOLDER]     default: $XDG_CACHE_HOME/patrain/cuda, where CMake looks by itself
+#   scripts/setup_cuda.sh [FOLDER]     default: $XDG_CACHE_HOME/patrain/cuda, where CMake looks first by itself
 #   scripts/setup_cuda.sh --frontend   cuDNN's frontend alone, 3 MB of headers, for a toolkit with cuDNN: CMake finds them
 #
 # Prints FOLDER/toolkit, laid out as an installed toolkit is; for another FOLDER: cmake --preset default -DPA_CUDA_ROOT=FOLDER/toolkit
