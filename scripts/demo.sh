@@ -144,7 +144,7 @@ How good: nats a token on $which; lower is better, and one nat is a factor of e 
 
 What next:
   another continuation       $play $(printf '%q' "$primer") --prime-seconds 15 --seed 2 --output second.mid
-  bolder, or more careful    add --temperature 1.1, or --temperature 0.9 --top-p 0.95
+  bolder, or more careful    add --temperature 1, or --temperature 0.8
   continue your own playing  $play YOURS.mid --output continued.mid
   train on for longer        $again --minutes 60
   train on your own music    scripts/demo.sh --midi FOLDER
