@@ -140,10 +140,15 @@ typedef struct {
     double last, waited;
 } patience;
 
-static pa_status wait_on(pa_links *l, patience *p, bool moved, pa_err *err) {
+static double count_wait(pa_links *l, patience *p) {
     double now = pa_clock(), passed = now - p->last;
-    l->sent.waited += passed;
-    p->last = now, p->waited = moved ? 0 : p->waited + (passed < 1 ? passed : 1);
+    l->sent.waited += passed, p->last = now;
+    return passed;
+}
+
+static pa_status wait_on(pa_links *l, patience *p, bool moved, pa_err *err) {
+    double passed = count_wait(l, p);
+    p->waited = moved ? 0 : p->waited + (passed < 1 ? passed : 1);
     if (p->waited > l->timeout) return silent(l, err);
     if (!moved) l->carrier->idle(l, p->waited);
     return PA_OK;
@@ -154,9 +159,10 @@ static pa_status finish(pa_links *l, pa_err *err) {
     while (!through(l, l->posted)) {
         bool moved = false;
         pa_status s = advance(l, &moved, err);
-        if (s || through(l, l->posted)) return s;
-        if ((s = wait_on(l, &p, moved, err))) return s;
+        if (!s && !through(l, l->posted)) s = wait_on(l, &p, moved, err);
+        if (s) return s;
     }
+    count_wait(l, &p);
     return PA_OK;
 }
 
@@ -331,9 +337,12 @@ pa_status pa_comm_reduce_end(pa_comm *c, pa_err *err) {
         bool moved = false;
         pa_status s = reduce_some(c, &moved, err);
         l->busy = l->next < pa_comm_buckets(c, l->count) || !through(l, l->posted);
-        if (s || !l->busy) return s;
-        if ((s = wait_on(l, &p, moved, err))) return s;
+        if (!s && l->busy) s = wait_on(l, &p, moved, err);
+        if (s) return s;
+        if (!l->busy) break;
     }
+    count_wait(l, &p);
+    return PA_OK;
 }
 
 pa_status pa_comm_gather_shares(pa_comm *c, float *data, size_t count, pa_err *err) {

@@ -94,6 +94,8 @@ class Ranks(programs.WithCorpus):
             with self.subTest(ranks=ranks):
                 self.train(ranks, f"ranks-{ranks}", f"train.micro_batch={ranks % 3}", f"train.zero={ranks // 2 % 2}", "train.precision=fp32")
                 self.assert_close("one", f"ranks-{ranks}")
+                steps = programs.metrics(self.folder / f"ranks-{ranks}")[0]
+                self.assertTrue(all(m["sent_bytes"] > 0 <= m["waited"] <= m["seconds"] for m in steps))
 
     def test_same_ranks_same_bits(self):
         """However they were started, whoever keeps the moments."""
