@@ -37,7 +37,7 @@ pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t
     pa_status s = cut_metrics(path, resumed, evaluated, err);
     if (s) return s;
     if (!(l->metrics = fopen(path, "a"))) return pa_error(err, PA_FAIL, "%s: cannot be written: %s", path, strerror(errno));
-    if (!(l->events = pa_tensorboard_open(run, err))) {
+    if (!(l->events = pa_tensorboard_open(run, resumed + 1, err))) {
         pa_runlog_close(l);
         return PA_FAIL;
     }

@@ -21,7 +21,7 @@ typedef struct {
 } pa_step_log;
 
 // Opens RUN's logs. Metrics of steps after `resumed` and of evaluations after `evaluated` (written after the checkpoint that the run goes
-// on from, and made again; -1: it starts) are taken out.
+// on from, and made again; -1: it starts) are taken out. TensorBoard, whose files only grow, is told where the run goes on.
 pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t evaluated, pa_err *err);
 bool pa_runlog_spike(const pa_step_log *s);
 // Writes a step's metrics, and the line on stderr where `show`.

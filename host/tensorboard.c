@@ -1,5 +1,6 @@
 // tensorboard.c: scalars in TensorBoard's event files: TFRecord frames (u64 length, its masked CRC-32C, bytes, theirs) around protobuf
-// Event {1: double wall_time, 2: int64 step, 5: Summary {1: Value {1: string tag, 2: float simple_value}}}, 3: string file_version.
+// Event {1: double wall_time, 2: int64 step, 5: Summary {1: Value {1: string tag, 2: float simple_value}}}, 3: string file_version,
+// 7: SessionLog {1: enum status}.
 #include "host/tensorboard.h"
 
 #include <errno.h>
@@ -53,7 +54,8 @@ static void put_event(FILE *f, int64_t step, int field, const void *bytes, size_
     fflush(f);
 }
 
-FILE *pa_tensorboard_open(const char *folder, pa_err *err) {
+FILE *pa_tensorboard_open(const char *folder, int64_t from, pa_err *err) {
+    static const uint8_t start[] = {1 << 3 | 0, 1}; // SessionLog {1: START}
     char path[4096 + 128];
     snprintf(path, sizeof path, "%s/events.out.tfevents.%lld.patrain.%d", folder, (long long)time(NULL), (int)getpid());
     FILE *f = fopen(path, "wb");
@@ -62,6 +64,7 @@ FILE *pa_tensorboard_open(const char *folder, pa_err *err) {
         return NULL;
     }
     put_event(f, 0, 3, "brain.Event:2", 13);
+    put_event(f, from, 7, start, sizeof start);
     return f;
 }
 

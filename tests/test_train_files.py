@@ -205,8 +205,11 @@ class Directories(Run):
 
 
 class Logs(Run):
+    START = [(1, 1)]  # SessionLog's status
+
     def events(self, path):
-        """(step, tag, value) of a TensorBoard file, every frame's length and checksums checked; tag None for the version record."""
+        """(step, tag, value) of a TensorBoard file, every frame's length and checksums checked; tag None for the version record and
+        the session's."""
         data, out = path.read_bytes(), []
 
         def check(raw, masked):
@@ -220,8 +223,8 @@ class Logs(Run):
             check(record, tail)
             fields = dict(self.fields(record))
             self.assertLess(abs(struct.unpack("<d", fields[1])[0] - time.time()), 600)
-            if 3 in fields:
-                out.append((fields[2], None, fields[3]))
+            if 3 in fields or 7 in fields:
+                out.append((fields[2], None, fields[3] if 3 in fields else self.fields(fields[7])))
             else:
                 ((number, value),) = self.fields(fields[5])
                 value = dict(self.fields(value))
@@ -258,7 +261,7 @@ class Logs(Run):
         self.train("events", "train.steps=200", "log.every=5", "log.eval_every=100")
         (path,) = (self.folder / "events").glob("events.out.tfevents.*")
         events = self.events(path)
-        self.assertEqual(events[0], (0, None, b"brain.Event:2"))
+        self.assertEqual(events[:2], [(0, None, b"brain.Event:2"), (0, None, self.START)])
         steps, evaluations = programs.metrics(self.folder / "events")
         shown = [m for m in steps if m["step"] % 5 == 0 or m["step"] == 1]
         for tag, key, of in (("loss", "loss", shown), ("lr", "lr", shown), ("grad_norm", "grad_norm", shown)):
@@ -267,7 +270,31 @@ class Logs(Run):
         evaluated = [(s, v) for s, t, v in events if t == "eval/loss"]
         self.assertEqual([s for s, v in evaluated], [0, 100, 200])
         self.assertAlmostEqual(evaluated[2][1], evaluations[2]["eval_loss"], delta=1e-6)
-        self.assertEqual({t for _, t, _ in events[1:]}, {"train/loss", "train/lr", "train/grad_norm", "train/tokens_per_s", "eval/loss"})
+        self.assertEqual({t for _, t, _ in events[2:]}, {"train/loss", "train/lr", "train/grad_norm", "train/tokens_per_s", "eval/loss"})
+
+    def test_tensorboard_of_a_run_that_goes_on(self):
+        """At a start TensorBoard drops what it has read of that step and later ones (event_accumulator.py): as metrics.jsonl is cut."""
+        settings = ("log.every=1", "log.eval_every=4", "checkpoint.every=0")
+        self.train("behind", "train.steps=5", *settings)
+        shutil.copytree(self.folder / "behind", self.folder / "ahead", symlinks=True)
+        self.train("ahead", "train.steps=9", *settings)
+        for path in (self.folder / "ahead/metrics.jsonl", *(self.folder / "ahead").glob("events.*")):
+            shutil.copy2(path, self.folder / "behind")
+        self.train("behind", "train.steps=7", *settings)
+        files = sorted((self.folder / "behind").glob("events.*"), key=lambda path: path.stat().st_mtime_ns)
+        starts, shown = [], []
+        for path in files:
+            for step, tag, value in self.events(path):
+                if tag:
+                    shown.append((step, tag, value))
+                elif value == self.START:
+                    starts.append(step)
+                    shown = [event for event in shown if event[0] < step]
+        self.assertEqual(starts, [0, 6, 6])
+        steps, evaluations = programs.metrics(self.folder / "behind")
+        for tag, lines, key in (("train/loss", steps, "loss"), ("eval/loss", evaluations, "eval_loss")):
+            expected = [(m["step"], struct.unpack("<f", struct.pack("<f", m[key]))[0]) for m in lines]
+            self.assertEqual([(s, v) for s, t, v in shown if t == tag], expected)
 
     def test_closed_standard_streams(self):
         """No file takes their numbers, so that none gets what is said on stderr."""
