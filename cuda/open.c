@@ -330,6 +330,7 @@ static double cuda_peak(pa_context *c) {
 
 const pa_backend *pa_backend_cuda(void) {
     static const pa_backend backend = {.name = "cuda",
+                                       .own_links = true,
                                        .present = cuda_present,
                                        .open = cuda_open,
                                        .close = cuda_close,

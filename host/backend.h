@@ -61,6 +61,8 @@ typedef struct {
 typedef struct pa_context pa_context;
 typedef struct {
     const char *name;
+    // Gradients of several ranks go by the device's own connections, of which pa_comm_sent does not know.
+    bool own_links;
     pa_status (*present)(pa_err *err);                                  // PA_OK, or why this machine can't run it
     pa_status (*open)(pa_context **ctx, const pa_open *o, pa_err *err); // parameters start at zero
     void (*close)(pa_context *ctx);

@@ -15,7 +15,7 @@ typedef struct {
     bool skipped;
     double loss_bound, norm_bound; // beyond these they are spikes; infinite: none
     int64_t spikes;                // in all
-    int ranks;                     // of several, of this one's step:
+    int ranks;                     // of several whose gradients host/comm.h sums, of this one's step:
     uint64_t sent;                 // bytes to the others
     double waited;                 // seconds for them, with nothing else to do
 } pa_step_log;

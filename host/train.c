@@ -165,7 +165,8 @@ static pa_status train_step(pa_trainer *t, pa_step_log *log, pa_err *err) {
     log->tokens_per_s = scored / took, log->seconds = took, log->memory = t->backend->memory(t->ctx);
     log->mfu = t->peak > 0 ? (f.linear_forward + f.linear_backward + f.attention_forward + f.attention_backward) / took / t->peak : NAN;
     pa_comm_traffic after = pa_comm_sent(&t->comm);
-    log->ranks = t->comm.size, log->sent = after.bytes - before.bytes, log->waited = after.waited - before.waited;
+    log->ranks = t->backend->own_links ? 1 : t->comm.size;
+    log->sent = after.bytes - before.bytes, log->waited = after.waited - before.waited;
     double p = progress(t);
     log->eta = p > 0 ? t->state.seconds * (1 - p) / p : NAN;
     return PA_OK;
