@@ -150,6 +150,7 @@ static void print_models(const options *o) {
         double t = m->time.median;
         printf("%-24s %10.2f %5.1f %10.1f %9.2f %8.1f %7.1f %5.0f%c %5.2f GB  ", m->name, t * 1e3, spread(&m->time), m->tokens / t,
                m->flop / 1e9, m->flop / t / 1e9, m->bytes / t / 1e9, 100 * model_share(o, m), m->read_bound ? 'm' : 'c', m->memory / 1e9);
+        if (strstr(m->name, ", one core")) printf(" (roof%% of %d threads)", o->threads);
         for (int p = 0; p < PARTS; p++)
             if (m->part[p] > 0.0005 * t) printf(" %s %.2f (%.1f%%)", bench_part_name[p], m->part[p] * 1e3, 100 * m->part[p] / t);
         printf("\n");
