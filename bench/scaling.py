@@ -43,7 +43,8 @@ every = 0
 # What the model is asked about besides this machine: the published H100 figures below, and each model's flop and bytes of gradients as
 # tests/golden/counts.txt has them. 989e12 flop/s in bf16 is NVIDIA's data sheet of the H100 SXM; that a step reaches 40 % of it is assumed,
 # since none was at hand: the first figure to replace by a measured one. Bus, bytes/s: 476e9 within a machine of 8 (nccl-tests issue 290);
-# between machines 46e9 for each NDR adapter (the same issue), eight of them. 47e-6 s for the smallest sum over two machines (nccl issue 1244).
+# between machines 46e9 for each NDR adapter (the same issue), eight of them. 47e-6 s for the smallest sum over two machines, whole (nccl
+# issue 1244); taken within a machine too, and however many devices there are.
 H100, MFU = 989e12, 0.40
 WITHIN, BETWEEN, LATENCY = 476e9, 8 * 46e9, 47e-6
 COUNTS = pathlib.Path(__file__).resolve().parent.parent / "tests/golden/counts.txt"
@@ -110,11 +111,11 @@ def least(ranks, gradients):
 
 def efficiency(ranks, step, gradients, bucket, bus, latency):
     """Buckets are summed one after the other while the backward pass, two thirds of a step, makes them at a steady rate. What is left when
-    it ends is what a step has to wait for: the last bucket at least."""
+    it ends is what a step has to wait for: the last bucket at least. latency: seconds of the smallest sum, to its end."""
     if ranks == 1:
         return 1.0
     buckets = max(1, round(gradients / bucket))
-    one = least(ranks, gradients / buckets) / bus + 2 * latency
+    one = least(ranks, gradients / buckets) / bus + latency
     made, done = 0.0, 0.0
     for _ in range(buckets):
         made += 2 / 3 * step / buckets
@@ -163,7 +164,7 @@ def modelled(bench, gradients, ranks):
     rows = []
     if gradients and max(ranks) > 1:
         step = bench.train(1, 4)[0]
-        here, latency = bench.bus(2, 4 << 20, bucket)[1], bench.bus(2, 32, bucket)[0] / 2
+        here, latency = bench.bus(2, 4 << 20, bucket)[1], bench.bus(2, 32, bucket)[0]
         name = f"this machine's cores, 4 windows each: step {step:.3f} s, sockets {here / 1e9:.2f} GB/s, {latency * 1e6:.0f} us"
         rows.append((name, step, gradients, here, here, latency))
     for name, flop, size in counts():
