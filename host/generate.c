@@ -25,7 +25,7 @@ typedef struct {
     int visible, prefix;
     uint16_t *packed; // (streams, visible), or (streams) for one step
     float *logits;    // (streams, V)
-    bool *down;       // (streams, KEYS) keys that sound
+    int *down;        // (streams, KEYS) notes that sound on a key: of a primer several may
 } generator;
 
 static uint16_t token_at(const generator *g, int stream, size_t at) {
@@ -68,11 +68,14 @@ static void begin_from_nothing(generator *g, size_t *made) {
     g->done = 1;
 }
 
-static void follow_keys(bool *down, uint16_t token) {
-    if (token < PA_TIME_SHIFT) down[token % KEYS] = token < PA_NOTE_OFF;
+static void follow_keys(int *down, uint16_t token) {
+    if (token < PA_NOTE_OFF)
+        down[token - PA_NOTE_ON]++;
+    else if (token < PA_TIME_SHIFT && down[token - PA_NOTE_OFF])
+        down[token - PA_NOTE_OFF]--;
 }
 
-static void hold_to_keys(const bool *down, float *logits) {
+static void hold_to_keys(const int *down, float *logits) {
     for (int key = 0; key < KEYS; key++) {
         float *on = &logits[PA_NOTE_ON + key], *off = &logits[PA_NOTE_OFF + key];
         if (!down[key]) {

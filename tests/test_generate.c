@@ -104,7 +104,7 @@ static void streams_are_their_own(void **state) {
 static void keys_are_up_or_down(void **state) {
     (void)state;
     enum { LENGTH = 600 };
-    const uint16_t primer[6] = {356, 60, 64, 260, 188, 67};
+    const uint16_t primer[6] = {64, 60, 64, 260, 188, 67}; // 64 is struck twice
     uint16_t all[6 + LENGTH], *out = all + 6;
     size_t made;
     pa_err err;
@@ -112,7 +112,7 @@ static void keys_are_up_or_down(void **state) {
     for (int keys = 0; keys < 2; keys++) {
         pa_sampling_options o = pa_sampling_default();
         pa_context ctx = fake_context(12, 4, 0, 1);
-        bool down[128] = {[64] = true, [67] = true};
+        int down[128] = {[64] = 2, [67] = 1};
         o.seed = 5, o.keys = keys;
         memcpy(all, primer, sizeof primer);
         assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 6, 1, LENGTH, out, &made, NULL, NULL, &err), PA_OK);
@@ -129,8 +129,8 @@ static void keys_are_up_or_down(void **state) {
             assert_int_equal(pa_sample(&o, logits, NULL, 0, 0, (uint64_t)i, &token, &err), PA_OK);
             assert_int_equal(t, token);
             if (t >= PA_TIME_SHIFT) continue;
-            slips[keys] += down[t % 128] == (t < PA_NOTE_OFF);
-            down[t % 128] = t < PA_NOTE_OFF;
+            slips[keys] += (down[t % 128] > 0) == (t < PA_NOTE_OFF);
+            down[t % 128] = t < PA_NOTE_OFF ? down[t % 128] + 1 : down[t % 128] > 0 ? down[t % 128] - 1 : 0;
         }
     }
     assert_true(slips[0] > 0);
