@@ -2,8 +2,8 @@
 #ifndef PA_BENCH_H
 #define PA_BENCH_H
 
-#include "host/backend.h"
-#include "tests/cases.h"
+#include "bench/cases.h"
+#include "host/model/backend.h"
 
 typedef struct {
     double median, low, high; // seconds; low and high: the quartiles

@@ -9,7 +9,8 @@
 #include <time.h>
 
 #include "bench/bench.h"
-#include "host/cli.h"
+#include "host/base/cli.h"
+#include "host/base/file.h"
 
 enum { SAMPLES = 12, MOST_CASES = 2 * 5 * CASE_ROWS, MOST_MODELS = 5 * 2 * BENCH_MODELS + 2 };
 

@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "host/cli.h"
-#include "host/comm.h"
+#include "host/base/cli.h"
+#include "host/ranks/comm.h"
 
 static pa_status measure(pa_comm *c, size_t floats, pa_err *err) {
     float *data = pa_alloc(floats * sizeof *data);

@@ -41,13 +41,13 @@ every = 0
 """
 
 # What the model is asked about besides this machine: the published H100 figures below, and each model's flop and bytes of gradients as
-# tests/golden/counts.txt has them. 989e12 flop/s in bf16 is NVIDIA's data sheet of the H100 SXM; that a step reaches 40 % of it is assumed,
+# bench/counts.txt has them. 989e12 flop/s in bf16 is NVIDIA's data sheet of the H100 SXM; that a step reaches 40 % of it is assumed,
 # since none was at hand: the first figure to replace by a measured one. Bus, bytes/s: 476e9 within a machine of 8 (nccl-tests issue 290);
 # between machines 46e9 for each NDR adapter (the same issue), eight of them. 47e-6 s for the smallest sum over two machines, whole (nccl
 # issue 1244); taken within a machine too, and however many devices there are.
 H100, MFU = 989e12, 0.40
 WITHIN, BETWEEN, LATENCY = 476e9, 8 * 46e9, 47e-6
-COUNTS = pathlib.Path(__file__).resolve().parent.parent / "tests/golden/counts.txt"
+COUNTS = pathlib.Path(__file__).resolve().parent.parent / "bench/counts.txt"
 
 
 def counts():

@@ -8,7 +8,7 @@
 
 #include "cpu/ops.h"
 #include "cpu/simd.h"
-#include "host/philox.h"
+#include "host/base/philox.h"
 
 // work: attn_work(a, omp_get_max_threads()) bytes. Numbers that are not finite reach whatever sees them, and what shares a tile with it.
 void CPU_ISA(attn_fwd)(const cpu_attn *a, void *o, float *lse, void *work);

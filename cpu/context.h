@@ -1,11 +1,11 @@
 // context.h: what the CPU backend keeps: arenas, the buffers laid out in them, and the shape of the call at hand. Private to cpu/.
-// Letters as in host/params.h; R = B N latent rows, K kept prefix positions a sequence, Q = B K prefix rows.
+// Letters as in host/model/params.h; R = B N latent rows, K kept prefix positions a sequence, Q = B K prefix rows.
 #ifndef PA_CPU_CONTEXT_H
 #define PA_CPU_CONTEXT_H
 
 #include "cpu/matmul.h"
 #include "cpu/ops.h"
-#include "host/arena.h"
+#include "host/model/arena.h"
 
 struct pa_context {
     pa_open open;

@@ -8,8 +8,8 @@
 #ifndef PA_CPU_OPS_H
 #define PA_CPU_OPS_H
 
-#include "host/base.h"
-#include "host/params.h"
+#include "host/base/base.h"
+#include "host/model/params.h"
 
 typedef enum { CPU_F32, CPU_BF16 } cpu_type;
 static inline size_t cpu_size(cpu_type t) {

@@ -222,7 +222,7 @@ SIMD_INLINE vf vf_dot(vf sum, vu a, vu b) {
 }
 #endif
 
-// One Philox4x32-10 draw a lane (host/philox.h): out[i] is v[i] of pa_philox_raw(key, high, low), low = (low1, low0).
+// One Philox4x32-10 draw a lane (host/base/philox.h): out[i] is v[i] of pa_philox_raw(key, high, low), low = (low1, low0).
 SIMD_INLINE void vu_philox(vu out[4], uint64_t key, uint64_t high, vu low1, vu low0) {
     typedef uint64_t vl __attribute__((vector_size(4 * VW), may_alias));
     const vl lower = (uint64_t)0xffffffffu - (vl){0};

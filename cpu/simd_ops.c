@@ -3,7 +3,7 @@
 #include "cpu/attention.h"
 #include "cpu/simd_math.h"
 #include "cpu/simd_norm.h"
-#include "host/philox.h"
+#include "host/base/philox.h"
 
 #include <omp.h>
 

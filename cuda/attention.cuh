@@ -8,7 +8,7 @@
 #define PA_CUDA_ATTENTION_CUH
 
 #include "cuda/rows.cuh"
-#include "host/philox.h"
+#include "host/base/philox.h"
 
 // Dropout of the weights, as kernels take it.
 struct attn_dropout {

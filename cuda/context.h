@@ -1,5 +1,5 @@
 // context.h: what the CUDA backend keeps: arenas, the buffers laid out in them, and the shape of the call at hand. Private to cuda/.
-// Letters as in host/params.h; R = B N latent rows, K kept prefix positions a sequence, Q = B K prefix rows. Mirrors cpu/context.h.
+// Letters as in host/model/params.h; R = B N latent rows, K kept prefix positions a sequence, Q = B K prefix rows. Mirrors cpu/context.h.
 #ifndef PA_CUDA_CONTEXT_H
 #define PA_CUDA_CONTEXT_H
 
@@ -7,7 +7,7 @@
 #include "cuda/kernels.h"
 #include "cuda/matmul.h"
 #include "cuda/nccl.h"
-#include "host/arena.h"
+#include "host/model/arena.h"
 
 // What a call needs of the host: one block, so that one copy carries it.
 typedef struct {

@@ -3,7 +3,7 @@
 #define PA_CUDA_MATMUL_H
 
 #include "cuda/kernels.h"
-#include "host/base.h"
+#include "host/base/base.h"
 
 typedef struct cuda_matmul cuda_matmul;
 

@@ -5,7 +5,7 @@
 
 #include <cuda_runtime.h>
 
-#include "host/comm.h"
+#include "host/ranks/comm.h"
 
 typedef struct cuda_ranks cuda_ranks;
 

@@ -1,7 +1,7 @@
 // pointwise.cu: rotary positions, activations with dropout, casts. Each reads its operands once and writes once; limited by that. Knows
 // nothing of the model.
 #include "cuda/rows.cuh"
-#include "host/philox.h"
+#include "host/base/philox.h"
 
 enum { THREADS = 256 };
 

@@ -4,9 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/cli.h"
-#include "host/inference.h"
-#include "host/score.h"
+#include "host/base/cli.h"
+#include "host/files/safetensors_write.h"
+#include "host/play/inference.h"
+#include "host/play/score.h"
 
 #define NOT_GIVEN INT64_MIN
 

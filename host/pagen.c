@@ -4,10 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/cli.h"
-#include "host/generate.h"
-#include "host/inference.h"
-#include "host/music.h"
+#include "host/base/cli.h"
+#include "host/base/progress.h"
+#include "host/play/generate.h"
+#include "host/play/inference.h"
+#include "host/play/music.h"
 
 #define NOT_GIVEN INT64_MIN
 enum {

@@ -1,8 +1,10 @@
 // paprep.c: the program that turns folders of MIDI files into token files, and token files back into MIDI. Knows neither encoding's
 // rules (tokenizer/) nor how files are found (corpus.c).
-#include "host/cli.h"
-#include "host/corpus.h"
-#include "host/data.h"
+#include "host/base/cli.h"
+#include "host/base/file.h"
+#include "host/base/progress.h"
+#include "host/files/corpus.h"
+#include "host/files/token_file.h"
 #include "tokenizer/workers.h"
 
 #include <sched.h>

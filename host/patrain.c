@@ -3,8 +3,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "host/cli.h"
-#include "host/train.h"
+#include "host/base/cli.h"
+#include "host/files/config_read.h"
+#include "host/train/train.h"
 
 // configs/v4.ini -> runs/v4
 static void default_run(const char *config, char *run, size_t size) {

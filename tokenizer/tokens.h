@@ -2,7 +2,7 @@
 #ifndef PA_TOKENS_H
 #define PA_TOKENS_H
 
-#include "host/base.h"
+#include "host/base/base.h"
 
 enum {
     PA_NOTE_ON = 0,      // + pitch

@@ -1,5 +1,6 @@
 // write.c: notes to a MIDI file. Written by hand and not with libsmf, whose smf_save replaces the file in place and may leave half of
 // one; a type 0 file is 40 lines. Knows nothing of tokens.
+#include "host/base/file.h"
 #include "tokenizer/song.h"
 
 #include <math.h>

@@ -2,7 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/config.h"
+#include "host/files/config.h"
+#include "host/files/config_read.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,0 +1,67 @@
+// base.c: error text, memory, clock, text.
+#include "host/base/base.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+pa_status pa_error(pa_err *err, pa_status status, const char *format, ...) {
+    if (!err) return status;
+    char text[sizeof err->text]; // an argument may be err->text itself
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    memcpy(err->text, text, strlen(text) + 1);
+    return status;
+}
+
+double pa_clock(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void *pa_alloc(size_t bytes) {
+    if (bytes > SIZE_MAX - 64) return NULL;
+    size_t rounded = bytes ? (bytes + 63) / 64 * 64 : 64;
+    void *p = aligned_alloc(64, rounded);
+    if (p) memset(p, 0, rounded);
+    return p;
+}
+
+bool pa_mul_size(size_t a, size_t b, size_t *product) {
+    return !__builtin_mul_overflow(a, b, product);
+}
+
+bool pa_is_utf8(const char *text, size_t length) {
+    const uint8_t *p = (const uint8_t *)text, *end = p + length;
+    while (p < end) {
+        int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : (*p & 0xf0) == 0xe0 ? 2 : *p >= 0xf0 && *p < 0xf5 ? 3 : -1;
+        if (more < 0 || end - p <= more) return false;
+        // The second byte also rules out forms longer than needed, surrogates, and what lies beyond U+10FFFF.
+        if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) || (*p == 0xf0 && p[1] < 0x90) || (*p == 0xf4 && p[1] > 0x8f))
+            return false;
+        for (int i = 1; i <= more; i++)
+            if ((p[i] & 0xc0) != 0x80) return false;
+        p += 1 + more;
+    }
+    return true;
+}
+
+size_t pa_edit_distance(const char *a, const char *b) {
+    enum { MOST = 63 };
+    size_t row[MOST + 1], m = strnlen(a, MOST), n = strnlen(b, MOST);
+    for (size_t j = 0; j <= n; j++) row[j] = j;
+    for (size_t i = 1; i <= m; i++) {
+        size_t corner = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= n; j++) {
+            size_t change = corner + (a[i - 1] != b[j - 1]), other = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            corner = row[j];
+            row[j] = change < other ? change : other;
+        }
+    }
+    return row[n];
+}

@@ -1,0 +1,41 @@
+// base.h: what every part shares: status and error text, memory, clock, text.
+// Knows nothing of models, music or devices.
+#ifndef PA_BASE_H
+#define PA_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#define PA_VERSION "0.1.0"
+
+// The value is the exit status that main returns for it.
+typedef enum {
+    PA_OK = 0,
+    PA_FAIL = 1,     // a failure at run time: no memory, no disk, a device error
+    PA_USAGE = 2,    // wrong usage or configuration
+    PA_DATA = 3,     // input data refused
+    PA_STOPPED = 75, // stopped on request after saving
+} pa_status;
+
+// One message for the user: the file, line or field, what was expected, what was found.
+typedef struct {
+    char text[1024];
+} pa_err;
+
+// Fills err (may be NULL) and returns status, so that a check reads `return pa_error(err, PA_DATA, "%s: ...", path);`.
+pa_status pa_error(pa_err *err, pa_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+double pa_clock(void); // seconds, monotonic
+
+// 64-byte aligned, zeroed memory; NULL where there is none. Freed with free().
+void *pa_alloc(size_t bytes);
+// Two products of sizes that refuse to overflow: false where a * b does not fit.
+bool pa_mul_size(size_t a, size_t b, size_t *product);
+
+bool pa_is_utf8(const char *text, size_t length); // valid UTF-8, as RFC 3629 has it
+
+size_t pa_edit_distance(const char *a, const char *b); // Levenshtein's, of the first 63 bytes each
+
+#endif

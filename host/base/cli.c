@@ -1,0 +1,174 @@
+// cli.c: one option table a program: parsing, help, error texts. See cli.h.
+#include "host/base/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { LONGEST_NAME = 64 };
+
+// How far a name is from a known one: one that is the beginning of it is near.
+static size_t distance(const char *name, const char *known) {
+    return *name && !strncmp(name, known, strlen(name)) ? 1 : pa_edit_distance(name, known);
+}
+
+static pa_status unknown_option(const pa_program *p, const char *text, size_t length, pa_err *err) {
+    char name[LONGEST_NAME + 1];
+    snprintf(name, sizeof name, "%.*s", (int)length, text);
+    const char *nearest = "help";
+    size_t least = distance(name, nearest);
+    for (size_t i = 0; i < p->options; i++) {
+        size_t d = distance(name, p->option[i].name);
+        if (d < least) least = d, nearest = p->option[i].name;
+    }
+    if (2 * least <= strlen(nearest))
+        return pa_error(err, PA_USAGE, "--%s: unknown option; the nearest is --%s (%s --help lists all)", name, nearest, p->name);
+    return pa_error(err, PA_USAGE, "--%s: unknown option (%s --help lists all)", name, p->name);
+}
+
+static bool is_choice(const char *choices, const char *word) {
+    size_t length = strlen(word);
+    for (const char *c = choices; c; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL)
+        if (length == strcspn(c, "|") && !strncmp(c, word, length)) return true;
+    return false;
+}
+
+static pa_status set_option(const pa_option *o, const char *text, pa_err *err) {
+    char *end = NULL;
+    errno = 0;
+    switch (o->kind) {
+    case PA_OPT_FLAG:
+        *(bool *)o->value = true;
+        return PA_OK;
+    case PA_OPT_INT: {
+        long long v = strtoll(text, &end, 10);
+        if (end == text || *end || errno) return pa_error(err, PA_USAGE, "--%s: expected a whole number, found '%s'", o->name, text);
+        *(int64_t *)o->value = v;
+        return PA_OK;
+    }
+    case PA_OPT_FLOAT: {
+        double v = strtod(text, &end);
+        if (end == text || *end || !isfinite(v)) return pa_error(err, PA_USAGE, "--%s: expected a number, found '%s'", o->name, text);
+        *(double *)o->value = v;
+        return PA_OK;
+    }
+    case PA_OPT_CHOICE:
+        if (!is_choice(o->argument, text)) return pa_error(err, PA_USAGE, "--%s: expected %s, found '%s'", o->name, o->argument, text);
+        *(const char **)o->value = text;
+        return PA_OK;
+    case PA_OPT_STRING:
+        *(const char **)o->value = text;
+    }
+    return PA_OK;
+}
+
+static void print_lines(const char *text, const char *name) {
+    while (*text) {
+        size_t length = strcspn(text, "\n");
+        printf("  %s%s%.*s\n", name, *name ? " " : "", (int)length, text);
+        text += length + (text[length] == '\n');
+    }
+}
+
+static void print_default(const pa_option *o) {
+    if (o->kind == PA_OPT_INT && *(int64_t *)o->value >= 0) printf(" (default: %lld)", (long long)*(int64_t *)o->value);
+    if (o->kind == PA_OPT_FLOAT && *(double *)o->value >= 0) printf(" (default: %g)", *(double *)o->value);
+    if ((o->kind == PA_OPT_STRING || o->kind == PA_OPT_CHOICE) && *(const char **)o->value)
+        printf(" (default: %s)", *(const char **)o->value);
+}
+
+static void print_option(const char *name, const char *argument, const char *help, const pa_option *o) {
+    char left[128];
+    snprintf(left, sizeof left, "--%s%s%s", name, argument ? " " : "", argument ? argument : "");
+    printf("  %-26s%s%s", left, strlen(left) > 25 ? "\n                            " : "", help);
+    if (o) print_default(o);
+    putchar('\n');
+}
+
+static void print_help(const pa_program *p) {
+    printf("%s: %s\n\nUsage\n", p->name, p->summary);
+    print_lines(p->usage, p->name);
+    for (size_t i = 0; i < p->options; i++) {
+        const pa_option *o = &p->option[i];
+        if (o->group || i == 0) printf("\n%s\n", o->group ? o->group : "Options");
+        print_option(o->name, o->argument, o->help, o);
+    }
+    printf("\nOther\n");
+    print_option("help", NULL, "print this text", NULL);
+    print_option("version", NULL, "print the version", NULL);
+    if (p->example) {
+        printf("\nExample\n");
+        print_lines(p->example, "");
+    }
+}
+
+// argv[*at] is an option; steps *at over its value where that is the next argument.
+static pa_status parse_option(const pa_program *p, int argc, char **argv, int *at, pa_err *err) {
+    const char *text = argv[*at] + 2;
+    size_t length = strcspn(text, "=");
+    const pa_option *o = NULL;
+    for (size_t i = 0; i < p->options && !o; i++)
+        if (strlen(p->option[i].name) == length && !strncmp(p->option[i].name, text, length)) o = &p->option[i];
+    if (!o) return unknown_option(p, text, length, err);
+    if (o->kind == PA_OPT_FLAG) {
+        if (text[length]) return pa_error(err, PA_USAGE, "--%s: takes no value, found '%s'", o->name, text + length + 1);
+        return set_option(o, NULL, err);
+    }
+    if (text[length]) return set_option(o, text + length + 1, err);
+    if (*at + 1 >= argc) return pa_error(err, PA_USAGE, "--%s: expected %s after it, found the end of the line", o->name, o->argument);
+    return set_option(o, argv[++*at], err);
+}
+
+void pa_cli_spin_briefly(char **argv) {
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || setenv("GOMP_SPINCOUNT", "3000", 1)) return;
+    execv("/proc/self/exe", argv); // where that fails, on with the default
+}
+
+// The first file that is opened would take the place of a standard stream that was closed, and messages would end up in it. /dev/null
+// stands there instead, for the other direction: using the stream is still an error.
+static void hold_standard_streams(void) {
+    for (int fd = 0; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
+}
+
+pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *positionals, bool *done, pa_err *err) {
+    int kept = 0;
+    bool options = true;
+    *done = false;
+    *positionals = 0;
+    hold_standard_streams();
+    signal(SIGXFSZ, SIG_IGN);
+    // --help prints the defaults, so it comes before anything is set.
+    for (int i = 1; i < argc && strcmp(argv[i], "--") && !*done; i++) {
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) print_help(p), *done = true;
+        if (!strcmp(argv[i], "--version")) printf("%s %s\n", p->name, PA_VERSION), *done = true;
+    }
+    for (int i = 1; i < argc && !*done; i++) {
+        char *a = argv[i];
+        if (options && !strcmp(a, "--")) {
+            options = false;
+        } else if (options && !strncmp(a, "--", 2)) {
+            pa_status s = parse_option(p, argc, argv, &i, err);
+            if (s) return s;
+        } else if (options && a[0] == '-' && a[1]) {
+            return pa_error(err, PA_USAGE, "%s: unknown option; options begin with two dashes (%s --help lists all)", a, p->name);
+        } else {
+            argv[++kept] = a;
+        }
+    }
+    *positionals = kept;
+    return PA_OK;
+}
+
+int pa_cli_end(const pa_program *p, pa_status status, const pa_err *err) {
+    if (status != PA_OK && status != PA_STOPPED) fprintf(stderr, "%s: %s\n", p->name, err->text);
+    if (fflush(stdout) || ferror(stdout)) {
+        fprintf(stderr, "%s: cannot write to standard output: %s\n", p->name, strerror(errno));
+        if (status == PA_OK) status = PA_FAIL;
+    }
+    return status;
+}

@@ -1,0 +1,197 @@
+// file.c: files that are never half-written, and the handling of folders. Knows nothing of what the files hold.
+#include "host/base/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { MOST_TEXT = 1 << 30 }; // bytes that pa_read_text takes
+
+static const char *kind_of(mode_t mode) {
+    return S_ISREG(mode)    ? "a file"
+           : S_ISDIR(mode)  ? "a folder"
+           : S_ISFIFO(mode) ? "a named pipe"
+           : S_ISSOCK(mode) ? "a socket"
+           : S_ISLNK(mode)  ? "a link"
+                            : "a device";
+}
+
+// The folder that holds path: "." where path names none.
+static void folder_of(const char *path, char *folder, size_t size) {
+    const char *slash = strrchr(path, '/');
+    if (!slash)
+        snprintf(folder, size, ".");
+    else
+        snprintf(folder, size, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+}
+
+pa_status pa_file_create(pa_file *file, const char *path, pa_err *err) {
+    char folder[sizeof file->path];
+    struct stat info;
+    *file = (pa_file){0};
+    if (!*path) return pa_error(err, PA_FAIL, "output: expected a path, found an empty name");
+    if (snprintf(file->path, sizeof file->path, "%s", path) >= (int)sizeof file->path)
+        return pa_error(err, PA_FAIL, "%.200s...: expected a path of at most %zu bytes, found %zu", path, sizeof file->path - 1,
+                        strlen(path));
+    snprintf(file->temporary, sizeof file->temporary, "%s.tmp.%ld", file->path, (long)getpid());
+    folder_of(path, folder, sizeof folder);
+    if (stat(folder, &info)) return pa_error(err, PA_FAIL, "%s: expected its folder %s, found: %s", path, folder, strerror(errno));
+    if (!S_ISDIR(info.st_mode))
+        return pa_error(err, PA_FAIL, "%s: expected %s to be a folder, found %s", path, folder, kind_of(info.st_mode));
+    if (!stat(path, &info) && !S_ISREG(info.st_mode))
+        return pa_error(err, PA_FAIL, "%s: expected a file or nothing here, found %s", path, kind_of(info.st_mode));
+    unlink(file->temporary); // of a process that had our number and was killed
+    int fd = open(file->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0) return pa_error(err, PA_FAIL, "%s: expected to create a file in %s, found: %s", path, folder, strerror(errno));
+    file->stream = fdopen(fd, "wb");
+    if (file->stream) return PA_OK;
+    close(fd);
+    unlink(file->temporary);
+    return pa_error(err, PA_FAIL, "%s: expected memory for a stream, found: %s", path, strerror(errno));
+}
+
+pa_status pa_file_commit(pa_file *file, pa_err *err) {
+    char folder[sizeof file->path];
+    bool failed = ferror(file->stream) != 0;
+    errno = 0;
+    failed = fflush(file->stream) || failed || fsync(fileno(file->stream));
+    int why = errno;
+    if (fclose(file->stream) && !failed) {
+        failed = true;
+        why = errno;
+    }
+    file->stream = NULL;
+    if (failed) {
+        unlink(file->temporary);
+        return pa_error(err, PA_FAIL, "%s: expected to write it whole, found: %s", file->path,
+                        why ? strerror(why) : "an earlier write failed (a full disk?)");
+    }
+    if (rename(file->temporary, file->path)) {
+        why = errno;
+        unlink(file->temporary);
+        return pa_error(err, PA_FAIL, "%s: expected to rename it into place, found: %s", file->path, strerror(why));
+    }
+    folder_of(file->path, folder, sizeof folder);
+    return pa_sync_dir(folder, err);
+}
+
+void pa_file_abandon(pa_file *file) {
+    if (!file->stream) return;
+    fclose(file->stream);
+    file->stream = NULL;
+    unlink(file->temporary);
+}
+
+pa_status pa_make_dirs(const char *path, pa_err *err) {
+    char part[4096];
+    struct stat info;
+    if (!*path) return pa_error(err, PA_USAGE, "expected the name of a folder, found an empty one"); // names in it would begin with "/"
+    if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
+        return pa_error(err, PA_FAIL, "%.200s...: expected a path of at most %zu bytes, found %zu", path, sizeof part - 1, strlen(path));
+    for (char *p = part; *p;) {
+        p += strspn(p, "/");
+        p += strcspn(p, "/");
+        char kept = *p;
+        *p = 0;
+        if (mkdir(part, 0777)) {
+            int why = errno;
+            if (stat(part, &info)) return pa_error(err, PA_FAIL, "%s: expected to make this folder, found: %s", part, strerror(why));
+            if (!S_ISDIR(info.st_mode)) return pa_error(err, PA_FAIL, "%s: expected a folder, found %s", part, kind_of(info.st_mode));
+        }
+        *p = kept;
+    }
+    return PA_OK;
+}
+
+pa_status pa_sync_dir(const char *path, pa_err *err) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return pa_error(err, PA_FAIL, "%s: expected a folder that can be opened, found: %s", path, strerror(errno));
+    int failed = fsync(fd) && errno != EINVAL && errno != ENOTSUP; // some file systems can't sync a folder
+    int why = errno;
+    close(fd);
+    return failed ? pa_error(err, PA_FAIL, "%s: expected the folder to reach the disk, found: %s", path, strerror(why)) : PA_OK;
+}
+
+// Removes `name` in the open folder `at`. Opening refuses links, so that whatever else changes meanwhile, none is followed.
+static int remove_at(int at, const char *name) {
+    int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return errno == ENOTDIR || errno == ELOOP ? unlinkat(at, name, 0) : -1;
+    DIR *folder = fdopendir(fd);
+    if (!folder) {
+        close(fd);
+        return -1;
+    }
+    int failed = 0, why = 0;
+    for (const struct dirent *e; !failed && (e = readdir(folder));)
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) failed = remove_at(fd, e->d_name);
+    why = errno;
+    closedir(folder);
+    if (!failed) return unlinkat(at, name, AT_REMOVEDIR);
+    errno = why;
+    return failed;
+}
+
+pa_status pa_remove_tree(const char *path, pa_err *err) {
+    char name[4096];
+    if (snprintf(name, sizeof name, "%s", path) >= (int)sizeof name)
+        return pa_error(err, PA_FAIL, "%.200s...: expected a path of at most %zu bytes, found %zu", path, sizeof name - 1, strlen(path));
+    size_t n = strlen(name);
+    while (n && name[n - 1] == '/') name[--n] = 0; // "link/" would be the folder behind the link
+    const char *last = strrchr(name, '/');
+    last = last ? last + 1 : name;
+    if (!*last || !strcmp(last, ".") || !strcmp(last, ".."))
+        return pa_error(err, PA_FAIL, "%s: expected the name of a folder to remove, found none", path);
+    if (!remove_at(AT_FDCWD, name) || errno == ENOENT) return PA_OK;
+    return pa_error(err, PA_FAIL, "%s: expected to remove it, found: %s", path, strerror(errno));
+}
+
+bool pa_same_file(const char *a, const char *b) {
+    struct stat x, y;
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+pa_status pa_read_text(const char *path, char **text, size_t *length, pa_err *err) {
+    pa_status status = PA_OK;
+    char *buffer = NULL;
+    size_t used = 0, room = 0;
+    struct stat info;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &info)) {
+        status = pa_error(err, PA_FAIL, "%s: expected a file that can be read, found: %s", path, strerror(errno));
+        goto done;
+    }
+    if (S_ISDIR(info.st_mode)) {
+        status = pa_error(err, PA_FAIL, "%s: expected a file, found a folder", path);
+        goto done;
+    }
+    for (ssize_t got = 1; got;) {
+        if (used + 1 >= room) { // the size of a file in /proc or of a pipe isn't known before
+            room = room ? 2 * room : (size_t)(info.st_size > 4094 && info.st_size < MOST_TEXT ? info.st_size : 4094) + 2;
+            char *larger = room <= 2 * (size_t)MOST_TEXT ? realloc(buffer, room) : NULL;
+            if (!larger) {
+                status = pa_error(err, PA_FAIL, "%s: expected at most %d bytes of text and memory for them, found more than %zu", path,
+                                  MOST_TEXT, used);
+                goto done;
+            }
+            buffer = larger;
+        }
+        got = read(fd, buffer + used, room - used - 1);
+        if (got < 0 && errno != EINTR) {
+            status = pa_error(err, PA_FAIL, "%s: expected to read it whole, found after %zu bytes: %s", path, used, strerror(errno));
+            goto done;
+        }
+        if (got > 0) used += (size_t)got;
+    }
+    buffer[used] = 0;
+    *text = buffer;
+    if (length) *length = used;
+    buffer = NULL;
+done:
+    free(buffer);
+    if (fd >= 0) close(fd);
+    return status;
+}

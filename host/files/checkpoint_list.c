@@ -1,0 +1,93 @@
+// checkpoint_list.c: see checkpoint_list.h.
+#include "host/files/checkpoint_list.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "host/base/file.h"
+
+enum { PATH = 4096 };
+
+// Step of a checkpoint's folder name, -1 for any other name.
+static int64_t step_of(const char *name) {
+    char own[32];
+    if (strncmp(name, "step-", 5)) return -1;
+    long long step = strtoll(name + 5, NULL, 10);
+    snprintf(own, sizeof own, "step-%08lld", step);
+    return step >= 0 && !strcmp(name, own) ? step : -1;
+}
+
+static int newest_first(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+// What an interrupted save left: a folder that was not finished goes, one that stood aside for another comes back unless that one is there.
+static pa_status tidy(const char *folder, const char *name, pa_err *err) {
+    char path[PATH + 300], place[PATH + 300];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (strstr(name, ".tmp.")) return pa_remove_tree(path, err);
+    size_t length = strlen(path);
+    if (length < 4 || strcmp(path + length - 4, ".old")) return PA_OK;
+    snprintf(place, sizeof place, "%.*s", (int)length - 4, path);
+    if (!access(place, F_OK)) return pa_remove_tree(path, err);
+    return rename(path, place) ? pa_error(err, PA_FAIL, "%s: cannot be renamed to %s: %s", path, place, strerror(errno)) : PA_OK;
+}
+
+// Calls `each` for every name in RUN/checkpoints that begins with "step-".
+static pa_status walk(const char *run, pa_status (*each)(void *user, const char *folder, const char *name, pa_err *err), void *user,
+                      pa_err *err) {
+    char folder[PATH];
+    snprintf(folder, sizeof folder, "%s/checkpoints", run);
+    DIR *d = opendir(folder);
+    if (!d) return errno == ENOENT ? PA_OK : pa_error(err, PA_FAIL, "%s: cannot be read: %s", folder, strerror(errno));
+    pa_status s = PA_OK;
+    for (struct dirent *e; !s && (errno = 0, e = readdir(d));)
+        if (!strncmp(e->d_name, "step-", 5)) s = each(user, folder, e->d_name, err);
+    if (!s && errno) s = pa_error(err, PA_FAIL, "%s: cannot be read: %s", folder, strerror(errno)); // not a run without checkpoints
+    closedir(d);
+    return s;
+}
+
+static pa_status tidy_each(void *user, const char *folder, const char *name, pa_err *err) {
+    (void)user;
+    return tidy(folder, name, err);
+}
+
+typedef struct {
+    int64_t *step;
+    size_t count;
+} steps;
+
+static pa_status list_each(void *user, const char *folder, const char *name, pa_err *err) {
+    steps *l = user;
+    int64_t step = step_of(name);
+    if (step < 0) return PA_OK;
+    int64_t *grown = realloc(l->step, (l->count + 1) * sizeof *grown);
+    if (!grown) return pa_error(err, PA_FAIL, "%s: no memory", folder);
+    l->step = grown, grown[l->count++] = step;
+    return PA_OK;
+}
+
+pa_status pa_checkpoint_list(const char *run, int64_t **step, size_t *count, pa_err *err) {
+    steps l = {0};
+    pa_status s = walk(run, tidy_each, NULL, err);
+    if (!s) s = walk(run, list_each, &l, err);
+    if (s) free(l.step), l = (steps){0};
+    if (l.count) qsort(l.step, l.count, sizeof *l.step, newest_first);
+    *step = l.step, *count = l.count;
+    return s;
+}
+
+int64_t pa_checkpoint_newest(const char *run) {
+    steps l = {0};
+    int64_t newest = -1;
+    if (walk(run, list_each, &l, NULL)) l.count = 0;
+    for (size_t i = 0; i < l.count; i++)
+        if (l.step[i] > newest) newest = l.step[i];
+    free(l.step);
+    return newest;
+}

@@ -1,0 +1,260 @@
+// config.c: the schema of a run's settings, their defaults, checks across keys, and printing. Reading is in config_read.c.
+// Knows what a setting may be, not what it does.
+#include "host/files/config_schema.h"
+#include "tokenizer/tokens.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WHOLE 9007199254740991.0 // 2^53 - 1, the largest that JSON and double keep exactly
+#define KEY(s, k) .section = #s, .key = #k, .offset = offsetof(pa_config, s.k)
+#define INT(a, b) .type = PA_KEY_INT, .low = a, .high = b
+#define INT64(a, b) .type = PA_KEY_INT64, .low = a, .high = b
+#define REAL(a, b) .type = PA_KEY_REAL, .low = a, .high = b
+#define ABOVE(a, b) REAL(a, b), .above_low = true
+#define BELOW(a, b) REAL(a, b), .below_high = true
+#define BOOL .type = PA_KEY_BOOL
+#define ENUM(n) .type = PA_KEY_ENUM, .names = n
+#define TEXT(s, k) .type = PA_KEY_TEXT, .room = sizeof((pa_config *)0)->s.k
+
+// clang-format off
+const pa_key pa_keys[] = {
+    {KEY(model, context), INT(2, 1 << 20), .help = "Most input tokens of a window."},
+    {KEY(model, prefix), INT(0, (1 << 20) - 1), .help = "Tokens of a full window that are only attended to; the other ones, the latents, are predicted from."},
+    {KEY(model, dim), INT(1, 1 << 16), .help = "Width of the residual stream."},
+    {KEY(model, heads), INT(1, 1024), .help = "Attention heads."},
+    {KEY(model, dim_head), INT(1, 256), .help = "Width of a head."},
+    {KEY(model, depth), INT(0, 1024), .help = "Self-attention blocks over the latents."},
+    {KEY(model, perceive_depth), INT(1, 64), .help = "Cross-attention blocks before them, from the latents to the prefix."},
+    {KEY(model, ff_mult), INT(1, 64), .help = "Width of a feed-forward's middle, in dims."},
+    {KEY(model, vocab), INT(2, 65535), .help = "Tokens there are."},
+    {KEY(model, prefix_dropout), BELOW(0, 1), .help = "Share of the prefix that a training window leaves out."},
+    {KEY(model, dropout), BELOW(0, 0.99), .help = "Dropout of cross-attention weights and feed-forward activations in training."},
+    {KEY(model, z_loss), BELOW(0, 1e6), .help = "Weight of the mean of ln(Z)^2 in the training objective."},
+    {KEY(model, position), ENUM("learned+rotary|rotary"), .help = "With or without a learned embedding of the position."},
+    {KEY(model, activation), ENUM("gelu|sqrelu"), .help = "In the feed-forwards: exact GELU, or the square of ReLU."},
+    {KEY(model, rotary_dims), INT(0, 256), .automatic = true, .help = "Dims of a head that turn with the position, even; auto: the larger of 32 and dim_head / 2, at most dim_head."},
+    {KEY(model, final_norm), BOOL, .help = "A layer norm before the logits."},
+    {KEY(model, qk_norm), BOOL, .help = "A norm of queries and keys."},
+    {KEY(model, tie_embeddings), BOOL, .help = "The logits use the token embedding's weights."},
+
+    {KEY(data, train), TEXT(data, train), .help = "Token file to train on."},
+    {KEY(data, validation), TEXT(data, validation), .help = "Token file to evaluate on."},
+    {KEY(data, sampling), ENUM("piece|token"), .help = "piece: each piece once an epoch, at a random place; token: windows uniform over all tokens."},
+    {KEY(data, augment_transpose), INT(0, 24), .help = "Semitones that a piece is moved by, up or down, at most."},
+    {KEY(data, augment_stretch), BELOW(0, 1), .help = "0.05: time is stretched by 0.95 to 1.05."},
+    {KEY(data, augment_velocity), INT(0, 31), .help = "Velocity bins that a piece is moved by, up or down, at most."},
+
+    {KEY(train, global_batch), INT(1, 1 << 20), .help = "Windows a step, over all ranks."},
+    {KEY(train, micro_batch), INT(0, 1 << 20), .automatic = true, .help = "Windows computed at once on one device; auto: chosen."},
+    {KEY(train, steps), INT64(0, WHOLE), .help = "Steps after which training ends; 0: no limit. Of steps, epochs and minutes the first that is reached counts."},
+    {KEY(train, epochs), REAL(0, INFINITY), .help = "Epochs after which training ends; 0: no limit."},
+    {KEY(train, minutes), REAL(0, INFINITY), .help = "Minutes after which training ends; 0: no limit."},
+    {KEY(train, precision), ENUM("auto|fp32|bf16|fp16"), .help = "Of matrix products and attention; the rest stays float32."},
+    {KEY(train, recompute), BOOL, .help = "Keep only each block's input and compute the rest again: less memory, about a third more work."},
+    {KEY(train, deterministic), BOOL, .help = "The same bits from each start on the same GPUs: products by the library's first choice, not by the one that was fastest when timed. A CPU always gives them."},
+    {KEY(train, grad_clip), REAL(0, INFINITY), .help = "Gradients are scaled down to this global norm; 0: never."},
+    {KEY(train, seed), INT64(0, WHOLE), .help = "Of every random draw."},
+    {KEY(train, max_skips), INT(0, 1000000), .help = "Steps in a row that may be skipped for a loss or gradient that is not finite; 0: any number."},
+    {KEY(train, zero), INT(0, 1), .help = "1: each rank keeps the moments of its share of the parameters alone and updates those (ZeRO-1); the same results."},
+    {KEY(train, timeout), ABOVE(0, 1e6), .help = "Seconds that a rank waits for a silent one before it ends the run; longer than saving, sampling and a step take."},
+
+    {KEY(optimizer, name), ENUM("adam|adamw"), .help = "adamw decays weights outside the moments, adam through the gradient."},
+    {KEY(optimizer, lr), ABOVE(0, 1), .help = "Learning rate after the warm-up."},
+    {KEY(optimizer, beta1), BELOW(0, 1), .help = "Decay of the first moment."},
+    {KEY(optimizer, beta2), BELOW(0, 1), .help = "Decay of the second moment."},
+    {KEY(optimizer, eps), ABOVE(0, 1), .help = "Added to the root of the second moment."},
+    {KEY(optimizer, weight_decay), REAL(0, 100), .help = "Of matrices; norms, biases and embeddings don't decay."},
+    {KEY(optimizer, schedule), ENUM("constant|cosine|linear|wsd"), .help = "How lr falls to its end. wsd: constant, then linear. A run without a limit keeps it constant."},
+    {KEY(optimizer, warmup), REAL(0, WHOLE), .help = "Steps over which lr rises from 0."},
+    {KEY(optimizer, decay), REAL(0, 1), .help = "Share of the run over which wsd falls."},
+    {KEY(optimizer, final_lr), REAL(0, 1), .help = "Share of lr at the end."},
+
+    {KEY(checkpoint, every), INT64(0, WHOLE), .help = "Steps from one checkpoint to the next; 0: only at the end."},
+    {KEY(checkpoint, keep), INT(1, 1000000), .help = "Newest checkpoints that are kept, besides the best."},
+    {KEY(checkpoint, best_by), ENUM("eval_loss|none"), .help = "What the link `best` goes by."},
+
+    {KEY(log, every), INT64(0, WHOLE), .help = "Steps from one progress line to the next; 0: none."},
+    {KEY(log, eval_every), INT64(0, WHOLE), .help = "Steps from one evaluation to the next; 0: none."},
+    {KEY(log, eval_pieces), INT64(0, WHOLE), .help = "Validation pieces evaluated; 0: all."},
+    {KEY(log, sample_every), INT64(0, WHOLE), .help = "Steps from one sample of music to the next; 0: none."},
+};
+// clang-format on
+const int pa_key_count = sizeof pa_keys / sizeof *pa_keys;
+
+pa_config pa_config_default(void) {
+    return (pa_config){
+        .model = pa_model_default(),
+        .data = {.train = "data/train.safetensors", .validation = "data/validation.safetensors"},
+        .train = {.global_batch = 8, .grad_clip = 1, .seed = 1, .max_skips = 20, .timeout = 600},
+        .optimizer = {.name = PA_ADAMW,
+                      .lr = 3e-4,
+                      .beta1 = 0.9,
+                      .beta2 = 0.99,
+                      .eps = 1e-8,
+                      .weight_decay = 0.01,
+                      .schedule = PA_SCHEDULE_COSINE,
+                      .warmup = 200,
+                      .decay = 0.2,
+                      .final_lr = 0.1},
+        .checkpoint = {.every = 1000, .keep = 3},
+        .log = {.every = 10, .eval_every = 1000},
+    };
+}
+
+pa_status pa_config_check(const pa_config *c, pa_err *err) {
+    pa_status s = pa_model_check(&c->model, err);
+    if (s) return s;
+    if (c->model.vocab != PA_VOCAB)
+        return pa_error(err, PA_USAGE, "model.vocab: expected %d, the tokens of both encodings, found %d", PA_VOCAB, c->model.vocab);
+    if (!*c->data.train) return pa_error(err, PA_USAGE, "data.train: expected a token file, found nothing");
+    if (c->train.micro_batch > c->train.global_batch)
+        return pa_error(err, PA_USAGE, "train.micro_batch: expected at most train.global_batch, %d, found %d", c->train.global_batch,
+                        c->train.micro_batch);
+    if (c->train.steps && c->optimizer.warmup >= (double)c->train.steps)
+        return pa_error(err, PA_USAGE, "optimizer.warmup: expected fewer than train.steps, %lld, found %g", (long long)c->train.steps,
+                        c->optimizer.warmup);
+    return PA_OK;
+}
+
+// Digits enough to read the same double again, and no more.
+static void format_real(char *out, size_t size, double x) {
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(out, size, "%.*g", digits, x);
+        if (strtod(out, NULL) == x) return;
+    }
+}
+
+static void append(char *out, size_t size, const char *text) {
+    size_t n = strlen(out);
+    if (n < size) snprintf(out + n, size - n, "%s", text);
+}
+
+static void append_real(char *out, size_t size, const char *before, double x) {
+    char number[40];
+    format_real(number, sizeof number, x);
+    append(out, size, before);
+    append(out, size, number);
+}
+
+static void number_range(const pa_key *k, char *out, size_t size) {
+    append(out, size, k->type == PA_KEY_REAL ? "a number" : "a whole number");
+    if (k->high >= WHOLE) {
+        append_real(out, size, k->above_low ? " above " : " of at least ", k->low);
+    } else if (k->above_low || k->below_high) {
+        append_real(out, size, k->above_low ? " above " : " of at least ", k->low);
+        append_real(out, size, k->below_high ? " and below " : " and at most ", k->high);
+    } else {
+        append_real(out, size, " from ", k->low);
+        append_real(out, size, " to ", k->high);
+    }
+}
+
+void pa_key_range(const pa_key *k, char *out, size_t size) {
+    out[0] = 0;
+    if (k->type == PA_KEY_BOOL) {
+        append(out, size, "true or false");
+    } else if (k->type == PA_KEY_TEXT) {
+        snprintf(out, size, "text of at most %zu bytes, no space at its ends and no \" ;\"", k->room - 1);
+    } else if (k->type == PA_KEY_ENUM) {
+        for (const char *n = k->names; *n;) {
+            char name[32];
+            size_t length = strcspn(n, "|");
+            snprintf(name, sizeof name, "%.*s", (int)length, n);
+            n += length;
+            if (out[0]) append(out, size, *n ? ", " : " or ");
+            append(out, size, name);
+            n += *n == '|';
+        }
+    } else {
+        if (k->automatic) append(out, size, "auto or ");
+        number_range(k, out, size);
+    }
+}
+
+// The value in *c as INI text, so that reading it gives the same bits.
+static void format_key(const pa_key *k, const pa_config *c, char *out, size_t size) {
+    const char *at = (const char *)c + k->offset;
+    int small = 0;
+    if (k->type == PA_KEY_INT || k->type == PA_KEY_ENUM) memcpy(&small, at, sizeof small);
+    if (k->automatic && !small) {
+        snprintf(out, size, "auto");
+    } else if (k->type == PA_KEY_INT) {
+        snprintf(out, size, "%d", small);
+    } else if (k->type == PA_KEY_INT64) {
+        snprintf(out, size, "%lld", (long long)*(const int64_t *)(const void *)at);
+    } else if (k->type == PA_KEY_REAL) {
+        format_real(out, size, *(const double *)(const void *)at);
+    } else if (k->type == PA_KEY_BOOL) {
+        snprintf(out, size, "%s", *(const bool *)at ? "true" : "false");
+    } else if (k->type == PA_KEY_TEXT) {
+        snprintf(out, size, "%s", at);
+    } else {
+        const char *n = k->names;
+        while (small--) n += strcspn(n, "|") + 1;
+        snprintf(out, size, "%.*s", (int)strcspn(n, "|"), n);
+    }
+}
+
+static void print_keys(const pa_config *c, const char *section, bool help, FILE *out) {
+    pa_config defaults = pa_config_default();
+    const char *open = "";
+    char text[PA_KEY_TEXT_ROOM], range[PA_KEY_TEXT_ROOM];
+    for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) {
+        if (section && strcmp(section, k->section)) continue;
+        if (strcmp(open, k->section)) fprintf(out, "%s[%s]\n", *open ? "\n" : "", k->section);
+        open = k->section;
+        if (help) {
+            pa_key_range(k, range, sizeof range);
+            format_key(k, &defaults, text, sizeof text);
+            fprintf(out, "; %s (%s; default %s)\n", k->help, range, text);
+        }
+        format_key(k, c, text, sizeof text);
+        fprintf(out, "%s = %s\n", k->key, text);
+    }
+}
+
+void pa_config_print(const pa_config *c, bool help, FILE *out) {
+    print_keys(c, NULL, help, out);
+}
+
+char *pa_config_model_text(const pa_model *m) {
+    char *text = NULL;
+    size_t length;
+    pa_config c = {.model = *m};
+    FILE *out = open_memstream(&text, &length);
+    if (!out) return NULL;
+    print_keys(&c, "model", false, out);
+    if (!fclose(out)) return text;
+    free(text);
+    return NULL;
+}
+
+pa_status pa_config_same_model(const pa_model *checkpoint, const pa_model *configuration, pa_err *err) {
+    pa_config a = {.model = *checkpoint}, b = {.model = *configuration};
+    char all[sizeof err->text] = "", one[sizeof err->text], in_a[PA_KEY_TEXT_ROOM], in_b[PA_KEY_TEXT_ROOM];
+    a.model.prefix_dropout = b.model.prefix_dropout; // what only training uses may differ
+    a.model.dropout = b.model.dropout;
+    a.model.z_loss = b.model.z_loss;
+    if (pa_rotary_dims(checkpoint) == pa_rotary_dims(configuration)) a.model.rotary_dims = b.model.rotary_dims;
+    for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) {
+        if (strcmp(k->section, "model")) continue;
+        format_key(k, &a, in_a, sizeof in_a);
+        format_key(k, &b, in_b, sizeof in_b);
+        if (!strcmp(in_a, in_b)) continue;
+        snprintf(one, sizeof one, "%smodel.%s: checkpoint %.40s, configuration %.40s", *all ? "; " : "", k->key, in_a, in_b);
+        append(all, sizeof all, one);
+    }
+    return *all ? pa_error(err, PA_USAGE, "%s", all) : PA_OK;
+}
+
+void pa_config_print_changes(const pa_config *before, const pa_config *now, FILE *out) {
+    char was[PA_KEY_TEXT_ROOM], is[PA_KEY_TEXT_ROOM];
+    for (int i = 0; i < pa_key_count; i++) {
+        const pa_key *k = &pa_keys[i];
+        format_key(k, before, was, sizeof was), format_key(k, now, is, sizeof is);
+        if (strcmp(was, is)) fprintf(out, "%s.%s: was %s, is %s\n", k->section, k->key, was, is);
+    }
+}

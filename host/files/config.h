@@ -1,0 +1,63 @@
+// config.h: a run's settings from INI text. One schema table gives each key's section, type, range, default and help; reading,
+// --print-config, error messages and documentation all come from it.
+#ifndef PA_CONFIG_H
+#define PA_CONFIG_H
+
+#include "host/model/backend.h"
+
+typedef enum { PA_SAMPLING_PIECE, PA_SAMPLING_TOKEN } pa_sampling;
+typedef enum { PA_SCHEDULE_CONSTANT, PA_SCHEDULE_COSINE, PA_SCHEDULE_LINEAR, PA_SCHEDULE_WSD } pa_schedule;
+typedef enum { PA_ADAM, PA_ADAMW } pa_optimizer;
+typedef enum { PA_BEST_BY_EVAL_LOSS, PA_BEST_BY_NONE } pa_best_by;
+
+typedef struct {
+    pa_model model;
+    struct {
+        char train[1024], validation[1024]; // token files
+        pa_sampling sampling;               // piece: each piece once an epoch (the seed's way); token: windows uniform over all tokens
+        int augment_transpose;              // semitones, either way, 0: none
+        double augment_stretch;             // 0.05: time times 0.95 to 1.05
+        int augment_velocity;               // velocity bins, either way
+    } data;
+    struct {
+        int global_batch, micro_batch; // windows a step, over all ranks; at once on one device (0: chosen)
+        int64_t steps;                 // 0: no limit
+        double epochs, minutes;        // 0: no limit; whichever ends first
+        pa_precision precision;
+        bool recompute, deterministic;
+        double grad_clip;
+        int64_t seed;
+        int max_skips;
+        int zero;       // 1: moments are shared out over the ranks (ZeRO-1)
+        double timeout; // seconds that a rank waits for the others
+    } train;
+    struct {
+        pa_optimizer name;
+        double lr, beta1, beta2, eps, weight_decay;
+        pa_schedule schedule;
+        double warmup, decay, final_lr; // warmup: steps; decay: share of the run (wsd); final_lr: share of lr at the end
+    } optimizer;
+    struct {
+        int64_t every; // steps; 0: only at the end
+        int keep;
+        pa_best_by best_by;
+    } checkpoint;
+    struct {
+        int64_t every, eval_every, eval_pieces, sample_every; // steps; 0: never (eval_pieces 0: all)
+    } log;
+} pa_config;
+
+pa_config pa_config_default(void);
+// What can only be checked with all keys known (prefix < context, warmup < steps, …).
+pa_status pa_config_check(const pa_config *c, pa_err *err);
+// INI text of every key; with help: each behind a comment with range and meaning.
+void pa_config_print(const pa_config *c, bool help, FILE *out);
+// A line for each key that differs, "optimizer.lr: was 0.002, is 0.001".
+void pa_config_print_changes(const pa_config *before, const pa_config *now, FILE *out);
+// The [model] section alone as INI text (checkpoints carry it), malloc'ed; NULL without memory.
+char *pa_config_model_text(const pa_model *m);
+// Says in err which model keys differ between a checkpoint and a configuration, "model.dim: checkpoint 256, configuration 512"; PA_USAGE
+// if any. Training-only keys (prefix_dropout, dropout, z_loss) may differ.
+pa_status pa_config_same_model(const pa_model *checkpoint, const pa_model *configuration, pa_err *err);
+
+#endif

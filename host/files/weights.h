@@ -1,0 +1,30 @@
+// weights.h: a model file found, understood and loaded: one of ours, or of perceiver_ar_pytorch. Knows nothing of training.
+#ifndef PA_WEIGHTS_H
+#define PA_WEIGHTS_H
+
+#include "host/files/config.h"
+#include "host/files/safetensors.h"
+#include "tokenizer/tokens.h"
+
+// A model file found, opened and understood.
+typedef struct {
+    pa_st *file;
+    pa_model model;
+    pa_encoding encoding; // of its own metadata; PA_PERFORMANCE for a foreign file
+    int64_t step;         // 0 for a foreign file
+    bool foreign;         // of perceiver_ar_pytorch, without our metadata
+    char path[4096];      // of the model file itself
+} pa_weights;
+
+// `from` is a model.safetensors, a checkpoint directory or a run directory (its `best`, else `latest`, else the newest: a copy may
+// have lost its links). A file without our metadata
+// needs `config`, an INI file whose [model] says what shapes can't, or `model` itself (PA_USAGE without either). With our metadata what
+// is given must agree.
+// Every tensor of the model must be there with its shape, and nothing else but rotary_pos_emb.inv_freq; a leading "module." or "net."
+// of names is taken off.
+pa_status pa_weights_open(pa_weights *w, const char *from, const char *config, const pa_model *model, pa_err *err);
+// Writes every parameter into an open context whose table is `params` (of w->model).
+pa_status pa_weights_load(const pa_weights *w, const pa_params *params, const pa_backend *backend, pa_context *ctx, pa_err *err);
+void pa_weights_close(pa_weights *w);
+
+#endif

@@ -1,0 +1,93 @@
+// draw.c: see draw.h.
+#include <math.h>
+#include <stdlib.h>
+
+#include "host/base/philox.h"
+#include "host/play/draw.h"
+
+typedef struct {
+    double weight; // a logit, later a probability not yet divided by the sum
+    int token;
+} candidate;
+
+pa_sampling_options pa_sampling_default(void) {
+    return (pa_sampling_options){.temperature = 0.9, .top_p = 1, .repetition_penalty = 1, .seed = 1};
+}
+
+pa_status pa_sampling_check(const pa_sampling_options *o, const pa_model *m, pa_err *err) {
+    int N = m->context - m->prefix;
+    if (m->vocab != PA_VOCAB) return pa_error(err, PA_USAGE, "model.vocab: expected %d to make music, found %d", PA_VOCAB, m->vocab);
+    if (!(o->temperature >= 0 && o->temperature <= 100))
+        return pa_error(err, PA_USAGE, "temperature: expected 0 (greedy) to 100, found %g", o->temperature);
+    if (o->top_k < 0 || o->top_k > PA_VOCAB)
+        return pa_error(err, PA_USAGE, "top-k: expected 1 to %d, or 0 for all, found %d", PA_VOCAB, o->top_k);
+    if (!(o->top_p > 0 && o->top_p <= 1)) return pa_error(err, PA_USAGE, "top-p: expected more than 0, at most 1, found %g", o->top_p);
+    if (!(o->min_p >= 0 && o->min_p <= 1)) return pa_error(err, PA_USAGE, "min-p: expected 0 to 1, found %g", o->min_p);
+    if (!(o->repetition_penalty >= 0.01 && o->repetition_penalty <= 100))
+        return pa_error(err, PA_USAGE, "repetition-penalty: expected 0.01 to 100, found %g", o->repetition_penalty);
+    if (o->refill < 0 || o->refill > N)
+        return pa_error(err, PA_USAGE, "refill: expected 1 to %d, the latents of a window, or 0 for half, found %d", N, o->refill);
+    return PA_OK;
+}
+
+static int by_weight(const void *x, const void *y) {
+    const candidate *a = x, *b = y;
+    if (a->weight != b->weight) return a->weight > b->weight ? -1 : 1;
+    return a->token - b->token;
+}
+
+// The tokens that may be, with penalised logits; *top is the largest.
+static pa_status list(const pa_sampling_options *o, const float *logits, const uint16_t *recent, int recent_count, candidate *c, int *count,
+                      int *top, pa_err *err) {
+    bool seen[PA_VOCAB] = {false};
+    for (int i = 0; i < recent_count; i++)
+        if (recent[i] < PA_VOCAB) seen[recent[i]] = true;
+    *count = *top = 0;
+    for (int t = 0; t < PA_VOCAB; t++) {
+        double x = (double)logits[t];
+        if (!isfinite(x)) return pa_error(err, PA_FAIL, "logits: expected finite numbers, found %g for token %d", x, t);
+        if (t == PA_PAD || (t == PA_END && !o->stop_at_end)) continue;
+        if (seen[t]) x = x > 0 ? x / o->repetition_penalty : x * o->repetition_penalty;
+        if (!*count || x > c[*top].weight) *top = *count;
+        c[(*count)++] = (candidate){x, t};
+    }
+    return PA_OK;
+}
+
+// Keeps of sorted candidates those that top-k and top-p allow.
+static int truncate_sorted(const pa_sampling_options *o, const candidate *c, int count) {
+    double sum = 0, reached = 0;
+    if (o->top_k && o->top_k < count) count = o->top_k;
+    if (o->top_p >= 1) return count;
+    for (int i = 0; i < count; i++) sum += c[i].weight;
+    for (int i = 0; i < count; i++)
+        if ((reached += c[i].weight) >= o->top_p * sum) return i + 1;
+    return count;
+}
+
+pa_status pa_sample(const pa_sampling_options *o, const float *logits, const uint16_t *recent, int recent_count, uint64_t stream,
+                    uint64_t index, uint16_t *token, pa_err *err) {
+    candidate c[PA_VOCAB];
+    int count, top, last = 0;
+    double sum = 0;
+    pa_status s = list(o, logits, recent, o->repetition_penalty == 1 ? 0 : recent_count, c, &count, &top, err);
+    if (s) return s;
+    *token = (uint16_t)c[top].token;
+    if (o->greedy || o->temperature == 0) return PA_OK;
+    double most = c[top].weight;
+    for (int i = 0; i < count; i++) c[i].weight = exp((c[i].weight - most) / o->temperature); // the most probable: 1
+    if (o->top_k || o->top_p < 1) {
+        qsort(c, (size_t)count, sizeof *c, by_weight);
+        count = truncate_sorted(o, c, count);
+    }
+    for (int i = 0; i < count; i++)
+        if (c[i].weight >= o->min_p) sum += c[i].weight;
+    double left = pa_uniform(pa_random(o->seed, PA_RANDOM_SAMPLE, stream, index)) * sum;
+    for (int i = 0; i < count && left >= 0; i++) {
+        if (c[i].weight < o->min_p || c[i].weight == 0) continue;
+        left -= c[i].weight;
+        last = i; // the last that can be, should rounding leave a rest
+    }
+    *token = (uint16_t)c[last].token;
+    return PA_OK;
+}

@@ -1,0 +1,389 @@
+// comm.c: what ranks do together, over any carrier of messages: every rank sends each other rank its part directly, and who sums a part
+// waits for all of it and adds in the order of ranks. 2 (W - 1) / W of the data a rank for a sum over W ranks, in two steps: no algorithm
+// sends less. Knows nothing of what is summed, nor of how messages travel.
+#include "host/ranks/comm.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "host/ranks/comm_link.h"
+#include "host/ranks/comm_mpi.h"
+#include "host/ranks/comm_tcp.h"
+
+enum { ALIGN = 16, BUCKET = 1 << 20 }; // floats; the size of a bucket is measured in bench/log.md
+
+pa_comm pa_comm_single(void) {
+    return (pa_comm){.rank = 0, .size = 1, .local_rank = 0, .local_size = 1};
+}
+
+// What mpirun or srun tells a process it starts: OpenMPI, MPICH and Slurm through PMI, PMIx.
+static bool launched(void) {
+    return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMI_RANK") || getenv("PMIX_RANK");
+}
+
+static void share_cores(const pa_comm *c) {
+    int cores = omp_get_num_procs();
+    if (getenv("OMP_NUM_THREADS") || cores < sysconf(_SC_NPROCESSORS_ONLN)) return; // bound to cores of its own already
+    omp_set_num_threads(cores / c->local_size > 1 ? cores / c->local_size : 1);
+}
+
+// PATRAIN_BUCKET: bytes, for measurements and tests.
+static size_t bucket_floats(int size) {
+    const char *set = getenv("PATRAIN_BUCKET");
+    size_t floats = set ? strtoull(set, NULL, 10) / 4 : BUCKET, share = (size_t)size * ALIGN;
+    return floats < share ? share : floats / share * share; // equal shares
+}
+
+static pa_status take_links(pa_comm *c, const pa_carrier *carrier, void *own, double timeout, pa_err *err) {
+    size_t W = (size_t)c->size, bucket = bucket_floats(c->size);
+    pa_links *l = calloc(1, sizeof *l + W * PA_COMM_F64 * sizeof *l->small);
+    if (l) l->queue = calloc(W, sizeof *l->queue), l->span = calloc(W, sizeof *l->span), l->staging = malloc(bucket * sizeof(float));
+    if (!l || !l->queue || !l->span || !l->staging) return pa_error(err, PA_FAIL, "communication: no memory for messages to %zu ranks", W);
+    l->carrier = carrier, l->own = own, l->rank = c->rank, l->size = c->size, l->timeout = timeout, l->bucket = bucket;
+    c->links = l;
+    return PA_OK;
+}
+
+pa_status pa_comm_start(pa_comm *c, const pa_comm_options *o, pa_err *err) {
+    const pa_carrier *carrier = NULL;
+    void *own = NULL;
+    pa_status s = PA_OK;
+    *c = pa_comm_single();
+    if (o->rendezvous)
+        s = pa_tcp_start(c, o, &carrier, &own, err);
+    else if (launched())
+        s = pa_mpi_start(c, &carrier, &own, err);
+    if (s || !carrier) return s;
+    share_cores(c);
+    c->timeout = o->timeout;
+    return take_links(c, carrier, own, o->timeout, err);
+}
+
+static void free_links(pa_comm *c) {
+    if (c->links) free(c->links->queue), free(c->links->span), free(c->links->staging), free(c->links);
+    *c = pa_comm_single();
+}
+
+void pa_comm_end(pa_comm *c) {
+    pa_links *l = c->links;
+    double all = 0;
+    if (l && !pa_comm_sum_f64(c, &all, 1, NULL)) l->carrier->end(l);
+    free_links(c);
+}
+
+void pa_comm_abort(pa_comm *c, int code) {
+    pa_links *l = c->links;
+    if (l && c->size > 1) l->carrier->abort(l, code);
+    if (l && c->size == 1) l->carrier->end(l);
+    free_links(c);
+}
+
+pa_comm_traffic pa_comm_sent(const pa_comm *c) {
+    return c->links ? c->links->sent : (pa_comm_traffic){0};
+}
+
+pa_status pa_rank_gone(int rank, const char *why, pa_err *err) {
+    return pa_error(err, PA_FAIL, "communication: rank %d has gone (%s); what was saved is whole, and the same command goes on from it",
+                    rank, why);
+}
+
+// ---- exchanges
+
+static pa_status post(pa_links *l, int peer, int way, const void *data, size_t bytes, pa_err *err) {
+    pa_queue *q = &l->queue[peer][way];
+    pa_move *m = &q->move[q->begun++ % PA_QUEUE];
+    *m = (pa_move){.at = (char *)data, .left = bytes};
+    if (way == PA_LINK_OUT) l->sent.bytes += bytes;
+    return bytes ? l->carrier->begin(l, peer, way, m, err) : PA_OK;
+}
+
+static bool through(const pa_links *l, uint64_t exchange) {
+    for (int r = 0; r < l->size; r++)
+        if (r != l->rank && (l->queue[r][PA_LINK_OUT].done < exchange || l->queue[r][PA_LINK_IN].done < exchange)) return false;
+    return true;
+}
+
+static pa_status advance(pa_links *l, bool *moved, pa_err *err) {
+    for (int r = 0; r < l->size; r++)
+        for (int way = 0; way < 2; way++)
+            for (pa_queue *q = &l->queue[r][way]; q->done < q->begun; q->done++) {
+                pa_move *m = &q->move[q->done % PA_QUEUE];
+                pa_status s = m->left ? l->carrier->advance(l, r, way, m, moved, err) : PA_OK;
+                if (s) return s;
+                if (m->left) break;
+            }
+    return PA_OK;
+}
+
+// "1, 3": those that a message is awaited from; else those that take none. How many there are.
+static int name_silent(const pa_links *l, char names[PA_COMM_NAMES]) {
+    int way = PA_LINK_IN, found = 0;
+    size_t used = 0;
+    for (*names = 0; !found && way >= 0; way--)
+        for (int r = 0; r < l->size; r++)
+            if (l->queue[r][way].done < l->queue[r][way].begun && used < PA_COMM_NAMES - 16)
+                used += (size_t)snprintf(names + used, PA_COMM_NAMES - used, "%s%d", found++ ? ", " : "", r);
+    return found;
+}
+
+static pa_status silent(const pa_links *l, pa_err *err) {
+    char names[PA_COMM_NAMES];
+    int found = name_silent(l, names);
+    return pa_error(err, PA_FAIL,
+                    "communication: nothing from rank%s %s for %g s (train.timeout); what was saved is whole, and the same command "
+                    "goes on from it",
+                    found > 1 ? "s" : "", names, l->timeout);
+}
+
+// The time that passes while nothing moves. A process that was itself stopped for an hour has waited for a second of it.
+typedef struct {
+    double last, waited;
+} patience;
+
+static double count_wait(pa_links *l, patience *p) {
+    double now = pa_clock(), passed = now - p->last;
+    l->sent.waited += passed, p->last = now;
+    return passed;
+}
+
+static pa_status wait_on(pa_links *l, patience *p, bool moved, pa_err *err) {
+    double passed = count_wait(l, p);
+    p->waited = moved ? 0 : p->waited + (passed < 1 ? passed : 1);
+    if (p->waited > l->timeout) return silent(l, err);
+    if (!moved) l->carrier->idle(l, p->waited);
+    return PA_OK;
+}
+
+static pa_status finish(pa_links *l, pa_err *err) {
+    patience p = {.last = pa_clock()};
+    while (!through(l, l->posted)) {
+        bool moved = false;
+        pa_status s = advance(l, &moved, err);
+        if (!s && !through(l, l->posted)) s = wait_on(l, &p, moved, err);
+        if (s) return s;
+    }
+    count_wait(l, &p);
+    return PA_OK;
+}
+
+static pa_status check(const pa_comm *c, pa_err *err) {
+    if (c->links && c->links->busy) return pa_error(err, PA_FAIL, "communication: expected the end of a sum in buckets first");
+    if (c->links) return PA_OK;
+    return pa_error(err, PA_FAIL, "communication: expected a single process, found a run of %d ranks", c->size);
+}
+
+// ---- all at once
+
+pa_status pa_comm_gather(pa_comm *c, void *data, const pa_span *of, pa_err *err) {
+    pa_links *l = c->links;
+    pa_status s = PA_OK;
+    if (c->size == 1 || (s = check(c, err))) return s;
+    const pa_span mine = of[c->rank];
+    l->posted++;
+    for (int r = 0; r < c->size && !s; r++) {
+        if (r == c->rank) continue;
+        s = post(l, r, PA_LINK_IN, (char *)data + of[r].from, of[r].to - of[r].from, err);
+        if (!s) s = post(l, r, PA_LINK_OUT, (char *)data + mine.from, mine.to - mine.from, err);
+    }
+    return s ? s : finish(l, err);
+}
+
+pa_status pa_comm_sum_f64(pa_comm *c, double *data, size_t count, pa_err *err) {
+    pa_links *l = c->links;
+    pa_status s = PA_OK;
+    if (c->size == 1 || (s = check(c, err))) return s;
+    if (count > PA_COMM_F64) return pa_error(err, PA_FAIL, "communication: expected at most %d numbers, found %zu", PA_COMM_F64, count);
+    for (int r = 0; r < c->size; r++) l->span[r] = (pa_span){(size_t)r * count * sizeof *data, (size_t)(r + 1) * count * sizeof *data};
+    memcpy(l->small + (size_t)c->rank * count, data, count * sizeof *data);
+    if ((s = pa_comm_gather(c, l->small, l->span, err))) return s;
+    for (size_t i = 0; i < count; i++) {
+        data[i] = l->small[i];
+        for (int r = 1; r < c->size; r++) data[i] += l->small[(size_t)r * count + i];
+    }
+    return PA_OK;
+}
+
+void pa_comm_silent(pa_comm *c, double seconds, char names[PA_COMM_NAMES]) {
+    double here = 1;
+    *names = 0;
+    if (!c->links) return;
+    c->links->timeout = seconds;
+    if (pa_comm_sum_f64(c, &here, 1, NULL)) name_silent(c->links, names);
+}
+
+pa_status pa_comm_sum_f32(pa_comm *c, float *data, size_t count, pa_err *err) {
+    pa_status s = PA_OK;
+    if (c->size == 1 || (s = check(c, err))) return s;
+    s = pa_comm_reduce_begin(c, data, count, false, err);
+    return s ? s : pa_comm_reduce_end(c, err);
+}
+
+// ---- in buckets
+
+static size_t bucket_of(const pa_comm *c) {
+    return c->links ? c->links->bucket : (size_t)BUCKET;
+}
+
+size_t pa_comm_buckets(const pa_comm *c, size_t count) {
+    return (count + bucket_of(c) - 1) / bucket_of(c);
+}
+
+pa_span pa_comm_share(const pa_comm *c, size_t count, size_t bucket, int rank) {
+    size_t size = bucket_of(c), to = count - bucket * size, from = to > size ? to - size : 0, W = (size_t)c->size, r = (size_t)rank;
+    size_t begin = from + (to - from) * r / W / ALIGN * ALIGN, end = from + (to - from) * (r + 1) / W / ALIGN * ALIGN;
+    return (pa_span){begin, r + 1 == W ? to : end};
+}
+
+size_t pa_comm_share_floats(const pa_comm *c, size_t count) {
+    size_t floats = 0;
+    for (size_t b = 0; b < pa_comm_buckets(c, count); b++) {
+        pa_span s = pa_comm_share(c, count, b, c->rank);
+        floats += s.to - s.from;
+    }
+    return floats;
+}
+
+// Posts what everyone has of a bucket to everyone.
+static pa_status post_gather(pa_comm *c, float *data, size_t count, size_t bucket, pa_err *err) {
+    pa_links *l = c->links;
+    pa_span mine = pa_comm_share(c, count, bucket, c->rank);
+    pa_status s = PA_OK;
+    l->posted++;
+    for (int r = 0; r < c->size && !s; r++) {
+        if (r == c->rank) continue;
+        pa_span theirs = pa_comm_share(c, count, bucket, r);
+        s = post(l, r, PA_LINK_IN, data + theirs.from, (theirs.to - theirs.from) * sizeof *data, err);
+        if (!s) s = post(l, r, PA_LINK_OUT, data + mine.from, (mine.to - mine.from) * sizeof *data, err);
+    }
+    return s;
+}
+
+// Posts everyone's part of each share to the rank that sums it.
+static pa_status post_scatter(pa_comm *c, size_t bucket, pa_err *err) {
+    pa_links *l = c->links;
+    pa_span mine = pa_comm_share(c, l->count, bucket, c->rank);
+    size_t floats = mine.to - mine.from, place = 0;
+    pa_status s = PA_OK;
+    l->reduction = ++l->posted, l->reducing = true;
+    for (int r = 0; r < c->size && !s; r++) {
+        if (r == c->rank) continue;
+        pa_span theirs = pa_comm_share(c, l->count, bucket, r);
+        s = post(l, r, PA_LINK_IN, l->staging + place++ * floats, floats * sizeof *l->data, err);
+        if (!s) s = post(l, r, PA_LINK_OUT, l->data + theirs.from, (theirs.to - theirs.from) * sizeof *l->data, err);
+    }
+    return s;
+}
+
+static void add_parts(pa_comm *c, size_t bucket) {
+    pa_links *l = c->links;
+    pa_span mine = pa_comm_share(c, l->count, bucket, c->rank);
+    size_t floats = mine.to - mine.from;
+    float sum[1024];
+    for (size_t at = 0; at < floats; at += 1024) {
+        size_t n = floats - at < 1024 ? floats - at : 1024, place = 0;
+        float *own = l->data + mine.from + at;
+        for (int r = 0; r < c->size; r++) {
+            const float *part = r == c->rank ? own : l->staging + place++ * floats + at;
+            if (r == 0)
+                memcpy(sum, part, n * sizeof *sum);
+            else
+                for (size_t i = 0; i < n; i++) sum[i] += part[i];
+        }
+        memcpy(own, sum, n * sizeof *sum);
+    }
+}
+
+// One bucket is being summed at a time, the one before it handed round meanwhile: on every rank the same order of messages.
+static pa_status reduce_some(pa_comm *c, bool *moved, pa_err *err) {
+    pa_links *l = c->links;
+    size_t buckets = pa_comm_buckets(c, l->count);
+    pa_status s = advance(l, moved, err);
+    while (!s) {
+        if (l->reducing) {
+            if (!through(l, l->reduction)) return PA_OK;
+            add_parts(c, l->next);
+            l->reducing = false, *moved = true;
+            if (!l->scatter && (s = post_gather(c, l->data, l->count, l->next, err))) return s;
+            l->next++;
+        }
+        if (l->next == buckets || pa_comm_share(c, l->count, l->next, 0).from < l->ready) return PA_OK;
+        if ((s = post_scatter(c, l->next, err))) return s;
+        s = advance(l, moved, err);
+    }
+    return s;
+}
+
+pa_status pa_comm_reduce_begin(pa_comm *c, float *data, size_t count, bool scatter, pa_err *err) {
+    pa_links *l = c->links;
+    pa_status s = PA_OK;
+    if (c->size == 1 || (s = check(c, err))) return s;
+    l->data = data, l->count = l->ready = count, l->scatter = scatter, l->next = 0, l->busy = true, l->reducing = false;
+    return PA_OK;
+}
+
+pa_status pa_comm_reduce_ready(pa_comm *c, size_t from, pa_err *err) {
+    bool moved = false;
+    if (c->size == 1) return PA_OK;
+    c->links->ready = from;
+    return reduce_some(c, &moved, err);
+}
+
+pa_status pa_comm_reduce_end(pa_comm *c, pa_err *err) {
+    pa_links *l = c->links;
+    if (c->size == 1) return PA_OK;
+    patience p = {.last = pa_clock()};
+    l->ready = 0;
+    for (;;) {
+        bool moved = false;
+        pa_status s = reduce_some(c, &moved, err);
+        l->busy = l->next < pa_comm_buckets(c, l->count) || !through(l, l->posted);
+        if (!s && l->busy) s = wait_on(l, &p, moved, err);
+        if (s) return s;
+        if (!l->busy) break;
+    }
+    count_wait(l, &p);
+    return PA_OK;
+}
+
+pa_status pa_comm_gather_shares(pa_comm *c, float *data, size_t count, pa_err *err) {
+    pa_status s = PA_OK;
+    if (c->size == 1 || (s = check(c, err))) return s;
+    for (size_t b = 0; b < pa_comm_buckets(c, count) && !s; b++) {
+        if (b && b % PA_QUEUE == 0) s = finish(c->links, err); // the queues hold no more
+        if (!s) s = post_gather(c, data, count, b, err);
+    }
+    return s ? s : finish(c->links, err);
+}
+
+static pa_span overlap(pa_span a, size_t from, size_t to) {
+    pa_span s = {a.from > from ? a.from : from, a.to < to ? a.to : to};
+    return s.from < s.to ? s : (pa_span){from, from};
+}
+
+pa_status pa_comm_gather_part(pa_comm *c, const float *own, size_t count, size_t from, size_t to, float *out, pa_err *err) {
+    pa_status s = check(c, err);
+    for (size_t b = 0, at = 0; b < pa_comm_buckets(c, count) && !s; b++) {
+        pa_span mine = pa_comm_share(c, count, b, c->rank), part = overlap(mine, from, to);
+        bool any = false;
+        for (int r = 0; r < c->size; r++) {
+            pa_span p = overlap(pa_comm_share(c, count, b, r), from, to);
+            any |= p.from < p.to;
+            c->links->span[r] = (pa_span){(p.from - from) * sizeof *out, (p.to - from) * sizeof *out};
+        }
+        if (own && part.from < part.to)
+            memcpy(out + (part.from - from), own + at + (part.from - mine.from), (part.to - part.from) * sizeof *out);
+        if (any) s = pa_comm_gather(c, out, c->links->span, err);
+        at += mine.to - mine.from;
+    }
+    return s;
+}
+
+void pa_comm_keep_part(const pa_comm *c, float *own, size_t count, size_t from, size_t to, const float *in) {
+    for (size_t b = 0, at = 0; b < pa_comm_buckets(c, count); b++) {
+        pa_span mine = pa_comm_share(c, count, b, c->rank), part = overlap(mine, from, to);
+        if (part.from < part.to) memcpy(own + at + (part.from - mine.from), in + (part.from - from), (part.to - part.from) * sizeof *in);
+        at += mine.to - mine.from;
+    }
+}

@@ -1,0 +1,142 @@
+// comm_tcp.c: messages between ranks over sockets, for ranks that were started one by one. A thread watches for ranks that go while this
+// one computes and would not look for long.
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "host/ranks/comm_tcp.h"
+
+#include "host/ranks/comm_join.h"
+
+typedef struct {
+    pthread_t watch;
+    bool watched;
+    atomic_bool leaving;
+    atomic_int gone; // the first that was seen to go, -1: none
+    int size;
+    struct pollfd *idle, *hangup; // (size) of this thread, of the one that watches
+    int fd[];                     // (size)
+} tcp;
+
+static pa_status tcp_begin(pa_links *l, int peer, int way, pa_move *m, pa_err *err) {
+    (void)l, (void)peer, (void)way, (void)m, (void)err;
+    return PA_OK;
+}
+
+// Who was first, where others have left since because of it.
+static pa_status gone(const tcp *t, int peer, const char *why, pa_err *err) {
+    int first = atomic_load(&t->gone);
+    return first < 0 || first == peer ? pa_rank_gone(peer, why, err) : pa_rank_gone(first, "its connection is closed", err);
+}
+
+static pa_status tcp_advance(pa_links *l, int peer, int way, pa_move *m, bool *moved, pa_err *err) {
+    const tcp *t = l->own;
+    while (m->left) {
+        ssize_t n = way == PA_LINK_OUT ? send(t->fd[peer], m->at, m->left, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                       : recv(t->fd[peer], m->at, m->left, MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return PA_OK;
+        if (n < 0) return gone(t, peer, strerror(errno), err);
+        if (!n) return gone(t, peer, "its connection is closed", err);
+        m->at += n, m->left -= (size_t)n, *moved = true;
+    }
+    return PA_OK;
+}
+
+static void tcp_idle(pa_links *l, double waited) {
+    tcp *t = l->own;
+    (void)waited;
+    for (int r = 0; r < t->size; r++) {
+        pa_queue *q = l->queue[r];
+        bool out = q[PA_LINK_OUT].done < q[PA_LINK_OUT].begun, in = q[PA_LINK_IN].done < q[PA_LINK_IN].begun;
+        t->idle[r] = (struct pollfd){.fd = out || in ? t->fd[r] : -1, .events = (short)((out ? POLLOUT : 0) | (in ? POLLIN : 0))};
+    }
+    poll(t->idle, (nfds_t)t->size, 100);
+}
+
+// A rank that computes, saves or plays finds out by the next message that another has gone, which may be minutes; after a few seconds
+// this ends it. What it is writing appears by a rename, or not at all.
+static void *watch(void *data) {
+    tcp *t = data;
+    struct pollfd *p = t->hangup;
+    for (int r = 0; r < t->size; r++) p[r] = (struct pollfd){.fd = t->fd[r], .events = POLLRDHUP};
+    while (!atomic_load(&t->leaving)) {
+        if (poll(p, (nfds_t)t->size, 100) <= 0) continue;
+        int first = 0;
+        while (first < t->size && !p[first].revents) first++;
+        atomic_store(&t->gone, first);
+        for (int i = 0; i < 50 && !atomic_load(&t->leaving); i++) poll(NULL, 0, 100);
+        if (atomic_load(&t->leaving)) break;
+        pa_err err;
+        pa_rank_gone(first, "its connection is closed", &err);
+        fprintf(stderr, "patrain: %s\n", err.text);
+        _exit(PA_FAIL);
+    }
+    return NULL;
+}
+
+static void leave(tcp *t) {
+    if (t->watched) {
+        atomic_store(&t->leaving, true);
+        pthread_join(t->watch, NULL);
+    }
+    for (int r = 0; r < t->size; r++)
+        if (t->fd[r] >= 0) close(t->fd[r]);
+    free(t->idle), free(t->hangup), free(t);
+}
+
+static void tcp_end(pa_links *l) {
+    leave(l->own);
+}
+
+// Stays for a moment, so that others that look now see who went first.
+static void tcp_abort(pa_links *l, int code) {
+    tcp *t = l->own;
+    (void)code;
+    atomic_store(&t->leaving, true);
+    usleep(500000);
+    leave(t);
+}
+
+// An option's value, else the environment's; NONE: neither is there.
+enum { NONE = -1 };
+static int or_environment(int given, const char *one, const char *other) {
+    const char *text = getenv(one);
+    if (!text) text = getenv(other);
+    return given < 0 && text ? atoi(text) : given;
+}
+
+pa_status pa_tcp_start(pa_comm *c, const pa_comm_options *o, const pa_carrier **carrier, void **own, pa_err *err) {
+    static const pa_carrier sockets = {"sockets", tcp_begin, tcp_advance, tcp_idle, tcp_end, tcp_abort};
+    int rank = or_environment(o->rank, "RANK", "SLURM_PROCID"), world = or_environment(o->world, "WORLD_SIZE", "SLURM_NTASKS");
+    if (world == NONE)
+        return pa_error(err, PA_USAGE, "--world: expected 1 to 4096 ranks with --rendezvous, found none, nor $WORLD_SIZE or $SLURM_NTASKS");
+    if (world < 1 || world > 4096) return pa_error(err, PA_USAGE, "--world: expected 1 to 4096 ranks with --rendezvous, found %d", world);
+    if (rank == NONE)
+        return pa_error(err, PA_USAGE, "--rank: expected 0 to %d with --world %d, found none, nor $RANK or $SLURM_PROCID", world - 1,
+                        world);
+    if (rank < 0 || rank >= world)
+        return pa_error(err, PA_USAGE, "--rank: expected 0 to %d with --world %d, found %d", world - 1, world, rank);
+    c->rank = rank, c->size = world;
+    if (world == 1) return PA_OK;
+    tcp *t = calloc(1, sizeof *t + (size_t)world * sizeof *t->fd);
+    if (!t) return pa_error(err, PA_FAIL, "no memory");
+    for (int r = 0; r < world; r++) t->fd[r] = -1;
+    atomic_init(&t->gone, -1);
+    t->size = world, t->idle = calloc((size_t)world, sizeof *t->idle), t->hangup = calloc((size_t)world, sizeof *t->hangup);
+    pa_status s = t->idle && t->hangup ? PA_OK : pa_error(err, PA_FAIL, "no memory");
+    if (!s) s = pa_tcp_join(c, o->rendezvous, o->timeout, t->fd, err);
+    if (!s && !(t->watched = !pthread_create(&t->watch, NULL, watch, t))) s = pa_error(err, PA_FAIL, "communication: no thread");
+    if (s) {
+        leave(t);
+        *c = pa_comm_single();
+        return s;
+    }
+    *carrier = &sockets, *own = t;
+    return PA_OK;
+}

@@ -1,0 +1,138 @@
+// checkpoint.c: see checkpoint.h.
+#include "host/train/checkpoint.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "host/files/checkpoint_list.h"
+#include "host/files/weights.h"
+
+enum { PATH = 4096 };
+
+static void read_running(const char *text, pa_running *r) {
+    long long count;
+    if (text && sscanf(text, "%lf %lf %lld", &r->mean, &r->variance, &count) == 3) r->count = count;
+}
+
+static pa_status read_state(const pa_st *st, pa_run_state *r, pa_err *err) {
+    const char *key[] = {"step", "updates", "seconds", "skips", "best", "best_step", "seed", "evaluated"}, *value[8];
+    for (int i = 0; i < 8; i++)
+        if (!(value[i] = pa_st_meta(st, key[i])))
+            return pa_error(err, PA_DATA, "%s: expected metadata %s, found none", pa_st_path(st), key[i]);
+    *r = (pa_run_state){.step = atoll(value[0]),
+                        .updates = atoll(value[1]),
+                        .seconds = atof(value[2]),
+                        .skips = atoll(value[3]),
+                        .best = atof(value[4]),
+                        .best_step = atoll(value[5]),
+                        .seed = strtoull(value[6], NULL, 10),
+                        .evaluated = atoll(value[7])};
+    const char *spikes = pa_st_meta(st, "spikes"); // older ones have not counted them
+    r->spikes = spikes ? atoll(spikes) : 0;
+    read_running(pa_st_meta(st, "loss_running"), &r->loss), read_running(pa_st_meta(st, "norm_running"), &r->norm);
+    const char *scaling = pa_st_meta(st, "loss_scaling");
+    if (scaling && sscanf(scaling, "%lf %" SCNd64, &r->scaling.factor, &r->scaling.steps) != 2) r->scaling = (pa_scaling){0};
+    return PA_OK;
+}
+
+static pa_status load_moments(const pa_st *st, const pa_run *run, pa_err *err) {
+    const char *prefix[] = {"moment1.", "moment2."};
+    for (int k = 0; k < 2; k++)
+        for (int t = 0; t < run->params->count; t++) {
+            char name[80];
+            const pa_tensor *have;
+            const pa_param *row = &run->params->row[t];
+            int64_t shape[] = {row->shape[0], row->shape[1]};
+            snprintf(name, sizeof name, "%s%s", prefix[k], row->name);
+            pa_status s = pa_st_need(st, name, PA_F32, row->rank, shape, &have, err);
+            if (s || (s = run->backend->write(run->ctx, k ? PA_MOMENT2 : PA_MOMENT1, t, have->data, err))) return s;
+        }
+    return PA_OK;
+}
+
+// A run's checkpoints are folders and files of its own: what a link leads to may be another's, and may change.
+static pa_status refuse_link(const char *path, pa_err *err) {
+    struct stat info;
+    if (lstat(path, &info) || !S_ISLNK(info.st_mode)) return PA_OK;
+    return pa_error(err, PA_DATA, "%s: expected the run's own, found a link", path);
+}
+
+// What a run can't change on its way; the model's shapes apart.
+static pa_status check_same_run(const pa_run *run, const pa_run_state *state, pa_encoding encoding, const char *corpus, pa_err *err) {
+    const pa_config *c = run->config;
+    char mine[16];
+    snprintf(mine, sizeof mine, "%08x", run->corpus);
+    if (state->seed != (uint64_t)c->train.seed)
+        return pa_error(err, PA_USAGE, "train.seed: checkpoint %llu, configuration %lld", (unsigned long long)state->seed,
+                        (long long)c->train.seed);
+    if (encoding != run->encoding)
+        return pa_error(err, PA_USAGE, "data.train: expected the checkpoint's encoding, %s, found %s", pa_encoding_name(encoding),
+                        pa_encoding_name(run->encoding));
+    if (corpus && strcmp(corpus, mine)) // older ones don't say
+        return pa_error(err, PA_USAGE,
+                        "%s: expected the corpus that the run began with, CRC-32C %s, found %s; --init takes its weights to another",
+                        c->data.train, corpus, mine);
+    return PA_OK;
+}
+
+static pa_status load(const char *folder, const pa_run *run, pa_run_state *state, pa_err *err) {
+    char path[PATH + 96];
+    pa_weights w;
+    pa_st *st = NULL;
+    const pa_config *c = run->config;
+    pa_status s = refuse_link(folder, err);
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    if (s || (s = refuse_link(path, err))) return s;
+    snprintf(path, sizeof path, "%s/state.safetensors", folder);
+    if ((s = refuse_link(path, err))) return s;
+    if ((s = pa_weights_open(&w, folder, NULL, NULL, err))) return s == PA_FAIL ? s : PA_DATA;
+    if ((s = pa_config_same_model(&w.model, &c->model, err))) goto done; // the user's to mend: not passed over
+    if (access(path, F_OK) && errno == ENOENT) {
+        s = pa_error(err, PA_DATA, "%s: expected the run's state beside model.safetensors, found none", path);
+        goto done;
+    }
+    if ((s = pa_st_open(&st, path, err)) || (s = read_state(st, state, err))) goto done;
+    if (state->step != w.step) {
+        s = pa_error(err, PA_DATA, "%s: expected step %lld, of model.safetensors, found %lld", path, (long long)w.step,
+                     (long long)state->step);
+        goto done;
+    }
+    if ((s = check_same_run(run, state, w.encoding, pa_st_meta(st, "corpus"), err))) goto done;
+    if ((s = load_moments(st, run, err))) goto done;
+    s = pa_weights_load(&w, run->params, run->backend, run->ctx, err);
+    if (!s && run->backend->scaling && state->scaling.factor > 0) run->backend->scaling(run->ctx, &state->scaling);
+done:
+    pa_st_close(st);
+    pa_weights_close(&w);
+    return s;
+}
+
+pa_status pa_checkpoint_resume(const pa_run *run, pa_run_state *state, bool *found, pa_err *err) {
+    int64_t *step;
+    size_t count;
+    *found = false;
+    pa_status s = pa_checkpoint_list(run->dir, &step, &count, err);
+    if (s) return s;
+    for (size_t i = 0; i < count && !*found; i++) {
+        char folder[PATH];
+        pa_err why = {""};
+        snprintf(folder, sizeof folder, "%s/checkpoints/step-%08lld", run->dir, (long long)step[i]);
+        s = load(folder, run, state, &why);
+        *found = s == PA_OK;
+        if (s == PA_DATA) fprintf(stderr, "damaged checkpoint passed over: %s\n", why.text);
+        if (s && s != PA_DATA) {
+            if (err) *err = why;
+            break;
+        }
+    }
+    if (s == PA_DATA)
+        pa_error(err, PA_DATA, "%s/checkpoints: expected a whole checkpoint, found %zu damaged; --fresh starts anew beside them", run->dir,
+                 count);
+    free(step);
+    return s;
+}

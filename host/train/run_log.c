@@ -1,0 +1,113 @@
+// run_log.c: what a run says of itself. Knows nothing of how a step is made.
+#include "host/train/run_log.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "host/base/file.h"
+#include "host/train/tensorboard.h"
+
+// Rewrites metrics.jsonl with the lines of steps up to `last`, and of evaluations up to `evaluated`. A line torn by a crash ends the file.
+static pa_status cut_metrics(const char *path, int64_t last, int64_t evaluated, pa_err *err) {
+    char *text;
+    size_t length;
+    pa_file f;
+    if (access(path, F_OK)) return PA_OK;
+    pa_status s = pa_read_text(path, &text, &length, err);
+    if (s) return s;
+    if (!(s = pa_file_create(&f, path, err))) {
+        for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
+            const char *step = strstr(line, "\"step\":"), *eval = strstr(line, "\"eval_loss\":");
+            if (step && step < end && atoll(step + 7) <= (eval && eval < end ? evaluated : last))
+                fwrite(line, 1, (size_t)(end - line) + 1, f.stream);
+        }
+        s = pa_file_commit(&f, err);
+    }
+    free(text);
+    return s;
+}
+
+pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t evaluated, pa_err *err) {
+    char path[4096 + 64];
+    *l = (pa_runlog){0};
+    snprintf(path, sizeof path, "%s/metrics.jsonl", run);
+    pa_status s = cut_metrics(path, resumed, evaluated, err);
+    if (s) return s;
+    if (!(l->metrics = fopen(path, "a"))) return pa_error(err, PA_FAIL, "%s: cannot be written: %s", path, strerror(errno));
+    if (!(l->events = pa_tensorboard_open(run, resumed + 1, err))) {
+        pa_runlog_close(l);
+        return PA_FAIL;
+    }
+    return PA_OK;
+}
+
+void pa_runlog_close(pa_runlog *l) {
+    if (l->metrics) fclose(l->metrics);
+    if (l->events) fclose(l->events);
+    *l = (pa_runlog){0};
+}
+
+// The fewest digits that read back as v, so that two runs can be compared to the bit. JSON has no NaN or infinity.
+static void put_number(FILE *f, const char *key, double v) {
+    char text[40] = "null";
+    for (int digits = 6; isfinite(v) && digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if (strtod(text, NULL) == v) break;
+    }
+    fprintf(f, ",\"%s\":%s", key, text);
+}
+
+static pa_status finish(FILE *f, pa_err *err) {
+    fputs("}\n", f);
+    return fflush(f) || ferror(f) ? pa_error(err, PA_FAIL, "metrics.jsonl: cannot be written: %s", strerror(errno)) : PA_OK;
+}
+
+static void show_step(const pa_step_log *s) {
+    int eta = s->eta < INT_MAX ? (int)s->eta : -1; // NAN is not
+    fprintf(stderr, "step %lld  epoch %.2f  loss %.4f  lr %.3g  norm %.3g  %.0f tokens/s  mfu %.1f%%  %.2f GB", (long long)s->step,
+            s->epoch, s->loss, s->lr, s->grad_norm, s->tokens_per_s, 100 * s->mfu, (double)s->memory / 1e9);
+    if (eta >= 0) fprintf(stderr, "  left %d:%02d:%02d", eta / 3600, eta / 60 % 60, eta % 60);
+    if (s->skipped) fputs("  (skipped: not finite)", stderr);
+    if (s->tokens_per_s == 0) fputs("  (nothing scored: windows shorter than model.prefix)", stderr);
+    if (s->loss > s->loss_bound) fprintf(stderr, "  (spike: loss beyond %.4f)", s->loss_bound);
+    if (s->grad_norm > s->norm_bound) fprintf(stderr, "  (spike: norm beyond %.3g)", s->norm_bound);
+    fputc('\n', stderr);
+}
+
+bool pa_runlog_spike(const pa_step_log *s) {
+    return !s->skipped && (s->loss > s->loss_bound || s->grad_norm > s->norm_bound);
+}
+
+pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *err) {
+    if (show) show_step(s);
+    if (l->events && show) {
+        pa_tensorboard_scalar(l->events, s->step, "train/loss", (float)s->loss);
+        pa_tensorboard_scalar(l->events, s->step, "train/lr", (float)s->lr);
+        pa_tensorboard_scalar(l->events, s->step, "train/grad_norm", (float)s->grad_norm);
+        pa_tensorboard_scalar(l->events, s->step, "train/tokens_per_s", (float)s->tokens_per_s);
+    }
+    if (!l->metrics) return PA_OK;
+    FILE *f = l->metrics;
+    fprintf(f, "{\"step\":%lld", (long long)s->step);
+    put_number(f, "epoch", s->epoch), put_number(f, "loss", s->loss), put_number(f, "lr", s->lr), put_number(f, "grad_norm", s->grad_norm);
+    put_number(f, "tokens_per_s", s->tokens_per_s), put_number(f, "mfu", s->mfu), put_number(f, "seconds", s->seconds);
+    if (s->ranks > 1) put_number(f, "sent_bytes", (double)s->sent), put_number(f, "waited", s->waited);
+    if (s->skipped) fputs(",\"skipped\":true", f);
+    if (pa_runlog_spike(s))
+        fprintf(f, ",\"spike\":\"%s\",\"spikes\":%lld", s->loss > s->loss_bound ? "loss" : "grad_norm", (long long)s->spikes);
+    return finish(f, err);
+}
+
+pa_status pa_runlog_eval(pa_runlog *l, int64_t step, double loss, double loss_seed, double accuracy, double seconds, pa_err *err) {
+    fprintf(stderr, "step %lld  evaluation: %.4f nats a token, accuracy %.1f%%, %.1f s\n", (long long)step, loss, 100 * accuracy, seconds);
+    if (l->events) pa_tensorboard_scalar(l->events, step, "eval/loss", (float)loss);
+    if (!l->metrics) return PA_OK;
+    fprintf(l->metrics, "{\"step\":%lld", (long long)step);
+    put_number(l->metrics, "eval_loss", loss), put_number(l->metrics, "eval_loss_seed", loss_seed);
+    put_number(l->metrics, "eval_accuracy", accuracy), put_number(l->metrics, "eval_seconds", seconds);
+    return finish(l->metrics, err);
+}

@@ -1,0 +1,295 @@
+// saver.c: checkpoints written in the background: training waits for a copy of the numbers, a thread brings the copy to the
+// disk. A checkpoint appears by one rename, once it has been read back; until then, and if anything fails, the run's directory is as it
+// was.
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "host/train/saver.h"
+
+#include "host/base/file.h"
+#include "host/files/checkpoint_list.h"
+#include "host/files/safetensors_write.h"
+
+enum { PATH = 4096 };
+
+// Between pa_saver_save and the end of `thread` everything but `written` is the thread's.
+struct pa_saver {
+    const pa_run *run;
+    pa_run_state state;
+    bool best;
+    float *copy; // (3, floats) parameters and both moments
+    char *model; // its settings as text
+    bool started;
+    pthread_t thread;
+    atomic_bool written; // or failed
+    pa_status status;
+    pa_err err;
+};
+
+pa_status pa_saver_open(pa_saver **out, const pa_run *run, pa_err *err) {
+    pa_saver *s = *out = calloc(1, sizeof *s);
+    size_t bytes = run->params->floats * 12;
+    if (s) *s = (pa_saver){.run = run, .copy = malloc(bytes), .model = pa_config_model_text(&run->config->model)};
+    if (s && s->copy && s->model) return PA_OK;
+    pa_saver_close(s), *out = NULL;
+    return pa_error(err, PA_FAIL, "%s: no memory for a copy of weights and moments, %.1f MB", run->dir, (double)bytes * 1e-6);
+}
+
+void pa_saver_close(pa_saver *s) {
+    if (!s) return;
+    pa_saver_wait(s, NULL);
+    free(s->copy), free(s->model), free(s);
+}
+
+// ---- the copy
+
+static pa_status copy_all(pa_saver *s, pa_err *err) {
+    static const pa_kind kinds[] = {PA_PARAM, PA_MOMENT1, PA_MOMENT2};
+    const pa_run *r = s->run;
+    for (size_t k = 0; k < 3; k++)
+        for (int t = 0; t < r->params->count; t++) {
+            pa_status status = r->backend->read(r->ctx, kinds[k], t, s->copy + k * r->params->floats + r->params->row[t].offset, err);
+            if (status) return status;
+        }
+    return PA_OK;
+}
+
+pa_status pa_saver_lend(const pa_run *r, pa_err *err) {
+    float *buffer = malloc(r->params->floats * 4);
+    pa_status status =
+        buffer ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for moments, %.1f MB", r->dir, (double)r->params->floats * 4e-6);
+    for (int k = 0; k < 2; k++) // in the order of copy_all
+        for (int t = 0; t < r->params->count && !status; t++)
+            status = r->backend->read(r->ctx, k ? PA_MOMENT2 : PA_MOMENT1, t, buffer + r->params->row[t].offset, err);
+    free(buffer);
+    return status;
+}
+
+// Tensors of one kind: views of the copy.
+static void view(pa_tensor *out, char (*names)[80], const char *prefix, const float *copy, const pa_params *p) {
+    for (int t = 0; t < p->count; t++) {
+        const pa_param *row = &p->row[t];
+        snprintf(names[t], sizeof names[t], "%s%s", prefix, row->name);
+        out[t] = (pa_tensor){names[t], PA_F32, row->rank, {row->shape[0], row->shape[1]}, copy + row->offset, row->size * 4};
+    }
+}
+
+// ---- the thread
+
+// Written and read back: a file system that lost or changed a byte on the way is found while the last checkpoint is still there.
+static pa_status write_file(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count, pa_err *err) {
+    pa_st *back;
+    pa_err why;
+    pa_status status = pa_st_write(path, tensors, count, meta, meta_count, err);
+    if (status) return status;
+    if (pa_st_open(&back, path, &why)) return pa_error(err, PA_FAIL, "%s; it was just written", why.text);
+    pa_st_close(back);
+    return PA_OK;
+}
+
+static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
+    char path[PATH + 256], step[32];
+    float frequency[128]; // dim_head is at most 256
+    const pa_params *p = s->run->params;
+    size_t count = (size_t)p->count;
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    snprintf(step, sizeof step, "%lld", (long long)s->state.step);
+    view(tensors, names, "", s->copy, p);
+    // A buffer of perceiver_ar_pytorch, so that its load_state_dict finds all it asks for; nothing here reads it.
+    int half = pa_rotary_dims(&p->model) / 2;
+    for (int j = 0; j < half; j++) frequency[j] = (float)pow(10000, -(double)j / half);
+    tensors[count++] = (pa_tensor){"rotary_pos_emb.inv_freq", PA_F32, 1, {half}, frequency, (size_t)half * 4};
+    const pa_meta meta[] = {
+        {"format", "patrain-checkpoint-1"}, {"model", s->model}, {"encoding", pa_encoding_name(s->run->encoding)}, {"step", step}};
+    return write_file(path, tensors, count, meta, sizeof meta / sizeof *meta, err);
+}
+
+static void print_running(char out[80], const pa_running *r) {
+    snprintf(out, 80, "%.17g %.17g %lld", r->mean, r->variance, (long long)r->count);
+}
+
+static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
+    char path[PATH + 256], value[13][80];
+    const pa_params *p = s->run->params;
+    const pa_run_state *r = &s->state;
+    size_t count = (size_t)p->count;
+    snprintf(path, sizeof path, "%s/state.safetensors", folder);
+    snprintf(value[0], 32, "%lld", (long long)r->step), snprintf(value[1], 32, "%lld", (long long)r->updates);
+    snprintf(value[2], 32, "%.17g", r->seconds), snprintf(value[3], 32, "%lld", (long long)r->skips);
+    snprintf(value[4], 32, "%.17g", r->best), snprintf(value[5], 32, "%lld", (long long)r->best_step);
+    snprintf(value[6], 32, "%llu", (unsigned long long)r->seed), snprintf(value[7], 32, "%lld", (long long)r->evaluated);
+    snprintf(value[8], 32, "%08x", s->run->corpus), snprintf(value[9], 32, "%lld", (long long)r->spikes);
+    print_running(value[10], &r->loss), print_running(value[11], &r->norm);
+    snprintf(value[12], 80, "%.17g %lld", r->scaling.factor, (long long)r->scaling.steps);
+    const pa_meta meta[] = {{"format", "patrain-state-1"}, {"step", value[0]},         {"updates", value[1]},   {"seconds", value[2]},
+                            {"skips", value[3]},           {"best", value[4]},         {"best_step", value[5]}, {"seed", value[6]},
+                            {"evaluated", value[7]},       {"corpus", value[8]},       {"spikes", value[9]},    {"loss_running", value[10]},
+                            {"norm_running", value[11]},   {"loss_scaling", value[12]}};
+    view(tensors, names, "moment1.", s->copy + p->floats, p);
+    view(tensors + count, names + count, "moment2.", s->copy + 2 * p->floats, p);
+    return write_file(path, tensors, 2 * count, meta, sizeof meta / sizeof *meta - !(r->scaling.factor > 0), err);
+}
+
+static pa_status write_folder(const pa_saver *s, const char *folder, pa_err *err) {
+    size_t count = (size_t)s->run->params->count;
+    pa_tensor *tensors = calloc(2 * count + 1, sizeof *tensors);
+    char(*names)[80] = calloc(2 * count, sizeof *names);
+    pa_status status = tensors && names ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu names", folder, 2 * count);
+    if (!status) status = pa_make_dirs(folder, err);
+    if (!status) status = write_model(s, folder, tensors, names, err);
+    if (!status) status = write_state(s, folder, tensors, names, err);
+    if (!status) status = pa_sync_dir(folder, err);
+    free(tensors), free(names);
+    return status;
+}
+
+// Puts a finished folder in its place, over an older one of the same name in one step where the file system can exchange two folders, else
+// (NFS) so that one of them is found whatever happens between (pa_checkpoint_list).
+static pa_status place(const char *temporary, const char *folder, pa_err *err) {
+    char old[PATH + 128];
+    if (!rename(temporary, folder)) return PA_OK;
+    if (errno == EEXIST || errno == ENOTEMPTY) {
+        if (!renameat2(AT_FDCWD, temporary, AT_FDCWD, folder, RENAME_EXCHANGE)) return pa_remove_tree(temporary, err);
+        snprintf(old, sizeof old, "%s.old", folder);
+        if (!rename(folder, old)) {
+            if (!rename(temporary, folder)) return pa_remove_tree(old, err);
+            int why = errno;
+            rename(old, folder);
+            errno = why;
+        }
+    }
+    return pa_error(err, PA_FAIL, "%s: cannot be renamed to %s: %s", temporary, folder, strerror(errno));
+}
+
+// Some file systems have no symbolic links. Nothing depends on them: a run goes on from its newest checkpoint.
+static bool has_no_links(int why) {
+    return why == EPERM || why == ENOTSUP || why == EOPNOTSUPP || why == ENOSYS;
+}
+
+// RUN/name -> target, replaced in one step. In a copy of a run that followed its links, a folder stands where the link was.
+static pa_status point(const char *run, const char *name, const char *target, pa_err *err) {
+    char link[PATH], temporary[PATH + 32], found[256];
+    snprintf(link, sizeof link, "%s/%s", run, name);
+    ssize_t n = readlink(link, found, sizeof found - 1);
+    found[n > 0 ? n : 0] = 0;
+    if (!strcmp(found, target)) return PA_OK;
+    snprintf(temporary, sizeof temporary, "%s.tmp.%d", link, (int)getpid());
+    unlink(temporary);
+    if (symlink(target, temporary)) {
+        if (has_no_links(errno)) return PA_OK;
+        return pa_error(err, PA_FAIL, "%s: cannot link to %s: %s", link, target, strerror(errno));
+    }
+    int failed = rename(temporary, link);
+    if (failed && errno == EISDIR && !pa_remove_tree(link, NULL)) failed = rename(temporary, link);
+    if (failed) {
+        int e = errno;
+        unlink(temporary);
+        return pa_error(err, PA_FAIL, "%s: cannot link to %s: %s", link, target, strerror(e));
+    }
+    return pa_sync_dir(run, err);
+}
+
+pa_status pa_checkpoint_links(const char *run, const pa_run_state *state, pa_err *err) {
+    char name[64], path[PATH + 64];
+    snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)state->step);
+    pa_status s = point(run, "latest", name, err);
+    if (s || !isfinite(state->best)) return s;
+    snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)state->best_step);
+    snprintf(path, sizeof path, "%s/%s", run, name);
+    return access(path, F_OK) ? PA_OK : point(run, "best", name, err);
+}
+
+// Under another name first: one that is half gone must not look like a checkpoint.
+static pa_status remove_checkpoint(const char *run, const char *name, pa_err *err) {
+    char path[PATH + 64], going[PATH + 128];
+    snprintf(path, sizeof path, "%s/%s", run, name);
+    snprintf(going, sizeof going, "%s.tmp.%d", path, (int)getpid());
+    if (rename(path, going)) return pa_error(err, PA_FAIL, "%s: cannot be renamed to %s: %s", path, going, strerror(errno));
+    return pa_remove_tree(going, err);
+}
+
+// Removes all but the `keep` newest checkpoints, the one just written first among them, and never what latest or best point at. Newer ones
+// than that, which could not be read when the run went on, stay until its steps pass theirs.
+static pa_status prune(const char *run, int64_t step, int keep, pa_err *err) {
+    int64_t *steps;
+    size_t count, first = 0;
+    char path[PATH + 64], target[2][256] = {"", ""};
+    const char *links[] = {"latest", "best"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s", run, links[i]);
+        ssize_t n = readlink(path, target[i], sizeof target[i] - 1);
+        target[i][n > 0 ? n : 0] = 0;
+    }
+    pa_status s = pa_checkpoint_list(run, &steps, &count, err);
+    while (!s && first < count && steps[first] > step) first++;
+    for (size_t i = first + (size_t)(keep > 1 ? keep : 1); !s && i < count; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)steps[i]);
+        if (!strcmp(name, target[0]) || !strcmp(name, target[1])) continue;
+        s = remove_checkpoint(run, name, err);
+    }
+    free(steps);
+    return s;
+}
+
+static pa_status write_all(const pa_saver *s, pa_err *err) {
+    char parent[PATH], name[64], folder[PATH + 64], temporary[PATH + 128];
+    const char *run = s->run->dir;
+    snprintf(parent, sizeof parent, "%s/checkpoints", run);
+    snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)s->state.step);
+    snprintf(folder, sizeof folder, "%s/%s", run, name);
+    snprintf(temporary, sizeof temporary, "%s.tmp.%d", folder, (int)getpid());
+    pa_status status = write_folder(s, temporary, err);
+    if (!status) status = place(temporary, folder, err);
+    if (status) {
+        pa_remove_tree(temporary, NULL); // the first error is the one to tell
+        return status;
+    }
+    if ((status = pa_sync_dir(parent, err)) || (status = point(run, "latest", name, err))) return status;
+    if (s->best && (status = point(run, "best", name, err))) return status;
+    return prune(run, s->state.step, s->run->config->checkpoint.keep, err);
+}
+
+static void *write_in_thread(void *saver) {
+    pa_saver *s = saver;
+    s->status = write_all(s, &s->err);
+    atomic_store(&s->written, true);
+    return NULL;
+}
+
+// ---- between the two
+
+pa_status pa_saver_wait(pa_saver *s, pa_err *err) {
+    if (s->started) pthread_join(s->thread, NULL);
+    s->started = false;
+    if (s->status && err) *err = s->err;
+    return s->status;
+}
+
+pa_status pa_saver_check(pa_saver *s, pa_err *err) {
+    return s->started && atomic_load(&s->written) ? pa_saver_wait(s, err) : PA_OK;
+}
+
+pa_status pa_saver_save(pa_saver *s, const pa_run_state *state, bool best, pa_err *err) {
+    pa_status status = pa_saver_wait(s, err);
+    if (status || (status = copy_all(s, err))) return status;
+    s->state = *state, s->best = best, s->status = PA_OK;
+    pa_scaling now = s->run->backend->scaling ? s->run->backend->scaling(s->run->ctx, NULL) : (pa_scaling){0};
+    if (now.factor > 0) s->state.scaling = now; // else what it was when a GPU had the run
+    atomic_store(&s->written, false);
+    sigset_t all, before; // signals are for the thread that trains
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    s->started = !pthread_create(&s->thread, NULL, write_in_thread, s);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (s->started) return PA_OK;
+    write_in_thread(s); // no thread to be had: training waits
+    return pa_saver_wait(s, err);
+}

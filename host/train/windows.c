@@ -1,0 +1,149 @@
+// windows.c: what a step trains on: a function of (seed, window) alone. Windows, crops, augmentation, kept prefix positions.
+// Knows nothing of models beyond context and prefix lengths.
+#include "host/train/windows.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint16_t token_at(const pa_tokens *t, int64_t piece, int64_t at) {
+    int64_t count = t->offsets[piece + 1] - t->offsets[piece];
+    return at < count ? t->tokens[t->offsets[piece] + at] : at == count ? PA_END : PA_PAD;
+}
+
+// `length` tokens of a piece (with END and PAD behind its end) from `start`.
+static void copy_window(const pa_tokens *t, int64_t piece, int64_t start, int length, uint16_t *out) {
+    for (int64_t i = 0; i < length; i++) out[i] = token_at(t, piece, start + i);
+}
+
+// Start of a crop of context + 1 tokens that fits into piece and its END, uniform, from a draw; 0 where the piece is shorter.
+static int64_t crop_start(const pa_tokens *t, int64_t piece, int context, pa_philox draw) {
+    int64_t starts = t->offsets[piece + 1] - t->offsets[piece] + 1 - context; // with END there is one token more
+    return starts > 1 ? (int64_t)pa_below(draw, (uint64_t)starts) : 0;
+}
+
+pa_status pa_sampler_init(pa_sampler *s, const pa_tokens *tokens, const pa_config *config, pa_err *err) {
+    *s = (pa_sampler){.tokens = tokens, .config = config, .epoch = -1};
+    if (!tokens->pieces) return pa_error(err, PA_DATA, "%s: expected at least one piece, found none", config->data.train);
+    s->order = malloc((size_t)tokens->pieces * sizeof *s->order);
+    if (!s->order) return pa_error(err, PA_FAIL, "no memory for the order of %lld pieces", (long long)tokens->pieces);
+    int64_t context = config->model.context, by_tokens = (tokens->offsets[tokens->pieces] + context - 1) / context;
+    s->epoch_windows = config->data.sampling == PA_SAMPLING_PIECE ? tokens->pieces : by_tokens > 0 ? by_tokens : 1;
+    return PA_OK;
+}
+
+void pa_sampler_clear(pa_sampler *s) {
+    free(s->order);
+    s->order = NULL;
+}
+
+// Fisher and Yates' shuffle by (seed, epoch).
+static void shuffle(pa_sampler *s, int64_t epoch) {
+    int64_t n = s->tokens->pieces;
+    for (int64_t i = 0; i < n; i++) s->order[i] = i;
+    for (int64_t i = n - 1; i > 0; i--) {
+        int64_t j =
+            (int64_t)pa_below(pa_random((uint64_t)s->config->train.seed, PA_RANDOM_ORDER, (uint64_t)epoch, (uint64_t)i), (uint64_t)i + 1);
+        int64_t other = s->order[j];
+        s->order[j] = s->order[i], s->order[i] = other;
+    }
+    s->epoch = epoch;
+}
+
+// The piece that holds token `at` of the corpus, each piece's END counted as one of its tokens.
+static int64_t piece_of(const pa_tokens *t, int64_t at) {
+    int64_t low = 0, high = t->pieces - 1;
+    while (low < high) {
+        int64_t middle = (low + high + 1) / 2;
+        if (t->offsets[middle] + middle <= at)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+static pa_philox draw(const pa_sampler *s, unsigned purpose, uint64_t w, uint64_t index) {
+    return pa_random((uint64_t)s->config->train.seed, purpose, w, index);
+}
+
+// A whole number in [-most, most].
+static int draw_offset(const pa_sampler *s, uint64_t w, uint64_t index, int most) {
+    return most ? (int)pa_below(draw(s, PA_RANDOM_AUGMENT, w, index), 2 * (uint64_t)most + 1) - most : 0;
+}
+
+// The largest part of `shift` that keeps every pitch of the window within a piano's range (or where it is already).
+static int fitting_shift(const uint16_t *token, int count, int shift) {
+    int low = 127, high = 0;
+    for (int i = 0; i < count; i++)
+        if (token[i] < PA_TIME_SHIFT) {
+            int pitch = token[i] & 127;
+            low = pitch < low ? pitch : low, high = pitch > high ? pitch : high;
+        }
+    if (low > high) return 0;
+    int down = low > 21 ? 21 - low : 0, up = high < 108 ? 108 - high : 0;
+    return shift < down ? down : shift > up ? up : shift;
+}
+
+// Moves a window by as much of `shift` as fits.
+static void transpose(uint16_t *token, int count, int shift) {
+    shift = fitting_shift(token, count, shift);
+    for (int i = 0; i < count; i++)
+        if (token[i] < PA_TIME_SHIFT) token[i] = (uint16_t)(token[i] + shift);
+}
+
+static void put_shift(uint16_t *out, int length, int *made, int64_t steps) {
+    for (; steps > 0 && *made < length; steps -= 100) out[(*made)++] = (uint16_t)(PA_TIME_SHIFT + (steps < 100 ? steps : 100) - 1);
+}
+
+// Writes `length` tokens of a piece from `start`, time stretched by `factor` and velocities moved by `louder` bins. The stretched clock is
+// rounded, not each shift, so that it does not drift. Shifts may merge or vanish, so that more tokens are read than written.
+static void stretch(const pa_tokens *t, int64_t piece, int64_t start, double factor, int louder, uint16_t *out, int length) {
+    int64_t clock = 0, sent = 0; // steps of 10 ms: of the music as written; put out so far
+    int made = 0;
+    for (int64_t at = start; made < length; at++) {
+        int token = token_at(t, piece, at);
+        if (token >= PA_TIME_SHIFT && token < PA_VELOCITY) {
+            clock += token - PA_TIME_SHIFT + 1;
+            continue;
+        }
+        int64_t now = llround((double)clock * factor);
+        put_shift(out, length, &made, now - sent);
+        sent = now;
+        if (made == length) break;
+        if (token >= PA_VELOCITY && token < PA_END) {
+            int bin = token - PA_VELOCITY + louder;
+            token = PA_VELOCITY + (bin < 0 ? 0 : bin > 31 ? 31 : bin);
+        }
+        out[made++] = (uint16_t)token;
+    }
+}
+
+void pa_sampler_window(pa_sampler *s, uint64_t w, uint16_t *out) {
+    const pa_config *c = s->config;
+    const pa_tokens *t = s->tokens;
+    int context = c->model.context;
+    int64_t piece;
+    if (c->data.sampling == PA_SAMPLING_PIECE) {
+        int64_t epoch = (int64_t)(w / (uint64_t)t->pieces);
+        if (epoch != s->epoch) shuffle(s, epoch);
+        piece = s->order[w % (uint64_t)t->pieces];
+    } else {
+        piece = piece_of(t, (int64_t)pa_below(draw(s, PA_RANDOM_ORDER, w, 0), (uint64_t)(t->offsets[t->pieces] + t->pieces)));
+    }
+    int64_t start = crop_start(t, piece, context, draw(s, PA_RANDOM_CROP, w, 0));
+    if (!c->data.augment_transpose && !c->data.augment_velocity && c->data.augment_stretch == 0) {
+        copy_window(t, piece, start, context + 1, out);
+        return;
+    }
+    double factor = 1 + c->data.augment_stretch * (2 * pa_uniform(draw(s, PA_RANDOM_AUGMENT, w, 2)) - 1);
+    stretch(t, piece, start, factor, draw_offset(s, w, 1, c->data.augment_velocity), out, context + 1);
+    transpose(out, context + 1, draw_offset(s, w, 0, c->data.augment_transpose));
+}
+
+// Knuth's selection sampling (TAOCP 2, 3.4.2, algorithm S).
+void pa_keep_positions(uint64_t seed, uint64_t w, int prefix, int kept, int32_t *keep) {
+    int chosen = 0;
+    for (int i = 0; i < prefix && chosen < kept; i++)
+        if (pa_uniform(pa_random(seed, PA_RANDOM_PREFIX, w, (uint64_t)i)) * (prefix - i) < kept - chosen) keep[chosen++] = i;
+}

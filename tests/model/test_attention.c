@@ -1,0 +1,494 @@
+// test_attention.c: attention of every instruction set that this machine has, against a plain float64 computation. Knows nothing of tiles.
+// With PA_TEST_CUDA: the CUDA kernels instead, in the emulator or on a GPU, in fp16 too (with the argument fp16: in that alone).
+//
+// Tolerance by rule: a tensor may be at most twice as far (largest error) from float64 as the plain computation in the same type is, plus
+// one rounding of the tensor's largest number, plus 2^-24 of the magnitude of scores: these, and lse, are float32, and the weights that
+// follow are off by that share. dq and dk also: one rounding of the largest summand, for sums may cancel and the plain computation be lucky
+// in a small tensor, and 2^-23 of the magnitude of the two sums in dS.
+#include "cpu/ops.h"
+#include "cpu/simd.h"
+#include "cuda/half.h"
+#include "host/base/philox.h"
+#include <math.h>
+#include <omp.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+// cmocka needs those first.
+#include <cmocka.h>
+
+enum { O, LSE, DQ, DKP, DVP, DKN, DVN, RESULTS };
+static const char *const result_name[] = {"o", "lse", "dq", "dkp", "dvp", "dkn", "dvn"};
+static bool half, half_only; // what is called bf16 is fp16
+#ifdef PA_TEST_CUDA
+#include "tests/support/cuda_ops.h"
+static const char *const isa_name[] = {"cuda"};
+enum { MARGIN = 8, HALVES = 2 }; // rows of activations are aligned to 16 bytes, or they are read number by number
+static const cpu_ops *table(int i) {
+    (void)i;
+    return cuda_ops_table(half ? CUDA_OPS_HALF : CUDA_OPS_BF16);
+}
+// The kernels read rows of 16 bytes into tiles of up to 128 dims; the backend refuses a model with other heads.
+static bool covered(int D) {
+    return D % 8 == 0 && D <= 128;
+}
+enum { LEFT = 5 }; // of the special shapes
+#else
+static const char *const isa_name[] = {"generic", "avx2", "avx512", "avx512_bf16"};
+enum { MARGIN = 1, HALVES = 1 };
+static const cpu_ops *table(int i) {
+    return cpu_ops_select(isa_name[i]);
+}
+static bool covered(int D) {
+    return D > 0;
+}
+enum { LEFT = 0 };
+#endif
+enum { TABLES = sizeof isa_name / sizeof *isa_name };
+
+typedef struct {
+    int batch, latents, kept, heads, dim_head;
+    float spread; // of q: scores reach about 4 spread
+    float drop;
+    int threads;
+} shape;
+
+// A tensor of `rows` rows of I numbers at `ld`, in the type under test and in double.
+typedef struct {
+    int rows, cols;
+    ptrdiff_t ld;
+    void *data;     // with `ld`, filled with a pattern beyond cols
+    double *number; // (rows, cols)
+} tensor;
+
+typedef struct {
+    shape s;
+    cpu_type type;
+    cpu_attn a;
+    uint64_t window[4];
+    tensor q, kp, vp, kn, vn, dout;
+    double *exact[RESULTS], *plain[RESULTS];
+    double score, terms, summand; // largest: sum of magnitudes in a score; the same in a summand of dq or dk; such a summand
+} problem;
+
+static uint64_t draws;
+static double uniform(void) {
+    return 2 * pa_uniform(pa_random(7, PA_RANDOM_INIT, 0, draws++)) - 1;
+}
+static double get(cpu_type type, const void *p, ptrdiff_t i) {
+    if (type == CPU_F32) return (double)((const float *)p)[i];
+    const uint16_t bits = ((const uint16_t *)p)[i];
+    return (double)(half ? cuda_half_to_float(bits) : bf16_to_float(bits));
+}
+static void put(cpu_type type, void *p, ptrdiff_t i, double x) {
+    if (type == CPU_F32)
+        ((float *)p)[i] = (float)x;
+    else
+        ((uint16_t *)p)[i] = half ? cuda_half_from_float((float)x) : bf16_from_float((float)x);
+}
+static double low(cpu_type type, double x) {
+    float place[1];
+    put(type, place, 0, x);
+    return get(type, place, 0);
+}
+
+static tensor tensor_make(cpu_type type, int rows, int cols, ptrdiff_t ld, double spread) {
+    tensor t = {rows, cols, ld, malloc((size_t)(rows * ld + 1) * 4), calloc((size_t)(rows * cols + 1), sizeof(double))};
+    memset(t.data, 0x55, (size_t)(rows * ld + 1) * 4);
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < cols; c++) {
+            double x = t.number[r * cols + c] = low(type, spread * uniform());
+            put(type, t.data, r * ld + c, x);
+        }
+    return t;
+}
+static void tensor_free(tensor *t) {
+    free(t->data);
+    free(t->number);
+}
+// That nothing beyond the columns was written.
+static void check_margins(cpu_type type, const tensor *t) {
+    for (int r = 0; r < t->rows; r++)
+        for (size_t i = (size_t)(r * t->ld + t->cols) * cpu_size(type); i < (size_t)((r + 1) * t->ld) * cpu_size(type); i++)
+            assert_int_equal(((unsigned char *)t->data)[i], 0x55);
+}
+
+// The weight of query n for key m survives dropout.
+static bool survives(const cpu_dropout *d, int b, int h, int n, int m) {
+    uint64_t index = 1ull << 63 | (uint64_t)d->layer << 52 | (uint64_t)h << 40 | (uint64_t)n << 20 | (uint64_t)m / 4;
+    return pa_random(d->seed, PA_RANDOM_DROPOUT, d->window[b], index).v[m % 4] >= (double)d->p * 4294967296.0;
+}
+
+static double *row_of(double *kept, double *own, const shape *s, int b, int m) {
+    size_t I = (size_t)s->heads * (size_t)s->dim_head;
+    return m < s->kept ? kept + ((size_t)b * (size_t)s->kept + (size_t)m) * I
+                       : own + ((size_t)b * (size_t)s->latents + (size_t)(m - s->kept)) * I;
+}
+
+// How numbers are rounded: in sums, and of what is stored.
+typedef enum { EXACT, PLAIN_F32, PLAIN_BF16 } rounding;
+static double sum_round(rounding r, double x) {
+    return r == EXACT ? x : (double)(float)x;
+}
+static double store_round(rounding r, double x) {
+    return r == EXACT ? x : low(r == PLAIN_F32 ? CPU_F32 : CPU_BF16, x);
+}
+static double magnitude(const double *x, const double *y, int D) {
+    double sum = 0;
+    for (int d = 0; d < D; d++) sum += fabs(x[d] * y[d]);
+    return sum;
+}
+static double dot(rounding r, const double *x, const double *y, int D) {
+    double sum = 0;
+    for (int d = 0; d < D; d++) sum = sum_round(r, sum + x[d] * y[d]);
+    return sum;
+}
+
+// One query forward and backward; gradients of keys and values are added unrounded.
+static void plain_query(problem *t, rounding r, double **to, int b, int h, int n) {
+    const shape *s = &t->s;
+    const int D = s->dim_head, seen = s->kept + n + 1;
+    const size_t at = ((size_t)b * (size_t)s->latents + (size_t)n) * (size_t)(s->heads * D) + (size_t)(h * D);
+    const double *q = t->q.number + at, *dout = t->dout.number + at, c = (double)t->a.scale, survivor = 1 / (1 - (double)s->drop);
+    double *p = malloc(sizeof(double) * (size_t)seen), *z = malloc(sizeof(double) * (size_t)seen), top = -INFINITY, sum = 0, delta = 0;
+    for (int m = 0; m < seen; m++) {
+        p[m] = sum_round(r, c * dot(r, q, row_of(t->kp.number, t->kn.number, s, b, m) + h * D, D));
+        z[m] = s->drop > 0 ? (survives(&t->a.dropout, b, h, n, m) ? survivor : 0) : 1;
+        top = fmax(top, p[m]);
+    }
+    for (int m = 0; m < seen; m++) sum = sum_round(r, sum + (p[m] = sum_round(r, exp(sum_round(r, p[m] - top)))));
+    to[LSE][((size_t)b * (size_t)s->heads + (size_t)h) * (size_t)s->latents + (size_t)n] = sum_round(r, top + sum_round(r, log(sum)));
+    for (int m = 0; m < seen; m++) {
+        p[m] = sum_round(r, p[m] / sum);
+        const double *v = row_of(t->vp.number, t->vn.number, s, b, m) + h * D;
+        for (int d = 0; d < D; d++) to[O][at + (size_t)d] = sum_round(r, to[O][at + (size_t)d] + store_round(r, p[m] * z[m]) * v[d]);
+    }
+    for (int d = 0; d < D; d++) to[O][at + (size_t)d] = store_round(r, to[O][at + (size_t)d]);
+    delta = dot(r, dout, to[O] + at, D);
+    for (int m = 0; m < seen; m++) {
+        const double *k = row_of(t->kp.number, t->kn.number, s, b, m) + h * D, *v = row_of(t->vp.number, t->vn.number, s, b, m) + h * D;
+        double *dk = row_of(to[DKP], to[DKN], s, b, m) + h * D, *dv = row_of(to[DVP], to[DVN], s, b, m) + h * D;
+        t->score = fmax(t->score, c * magnitude(q, k, D));
+        double dp = dot(r, dout, v, D), w = store_round(r, p[m] * z[m]), ds = store_round(r, p[m] * sum_round(r, dp * z[m] - delta));
+        double terms = c * p[m] * (magnitude(dout, v, D) * z[m] + magnitude(dout, to[O] + at, D)),
+               summand = c * p[m] * (fabs(dp * z[m]) + fabs(delta));
+        for (int d = 0; d < D; d++) {
+            to[DQ][at + (size_t)d] = sum_round(r, to[DQ][at + (size_t)d] + c * ds * k[d]);
+            dk[d] = sum_round(r, dk[d] + c * ds * q[d]);
+            dv[d] = sum_round(r, dv[d] + w * dout[d]);
+            t->terms = fmax(t->terms, terms * fmax(fabs(k[d]), fabs(q[d])));
+            t->summand = fmax(t->summand, summand * fmax(fabs(k[d]), fabs(q[d])));
+        }
+    }
+    free(p);
+    free(z);
+}
+
+static size_t result_size(const shape *s, int which) {
+    size_t rows = (size_t)s->batch * (size_t)(which == DKP || which == DVP ? s->kept : s->latents);
+    return which == LSE ? rows * (size_t)s->heads : rows * (size_t)(s->heads * s->dim_head);
+}
+
+static void plain(problem *t, rounding r, double **to) {
+    for (int i = 0; i < RESULTS; i++) to[i] = calloc(result_size(&t->s, i) + 1, sizeof(double));
+    for (int b = 0; b < t->s.batch; b++)
+        for (int h = 0; h < t->s.heads; h++)
+            for (int n = 0; n < t->s.latents; n++) plain_query(t, r, to, b, h, n);
+    for (int i = DQ; i < RESULTS; i++)
+        for (size_t j = 0; j < result_size(&t->s, i); j++) to[i][j] = store_round(r, to[i][j]);
+}
+
+static void problem_make(problem *t, shape s, cpu_type type) {
+    const int I = s.heads * s.dim_head, B = s.batch;
+    const int margin = s.dim_head == 40 ? 1 : MARGIN;
+    const ptrdiff_t ldq = I + 5 * margin, ldkv = 2 * I + margin, ldo = I + 3 * margin;
+    *t = (problem){.s = s, .type = type, .window = {5, 1ull << 40, 77, 1}};
+    t->q = tensor_make(type, B * s.latents, I, ldq, (double)s.spread);
+    t->kp = tensor_make(type, B * s.kept, I, ldkv, 2);
+    t->vp = tensor_make(type, B * s.kept, I, ldkv, 1);
+    t->kn = tensor_make(type, B * s.latents, I, ldkv, 2);
+    t->vn = tensor_make(type, B * s.latents, I, ldkv, 1);
+    t->dout = tensor_make(type, B * s.latents, I, ldo, 1);
+    t->a = (cpu_attn){.type = type,
+                      .batch = B,
+                      .latents = s.latents,
+                      .kept = s.kept,
+                      .heads = s.heads,
+                      .dim_head = s.dim_head,
+                      .scale = (float)(1 / sqrt(s.dim_head)),
+                      .ldq = ldq,
+                      .ldkv = ldkv,
+                      .ldo = ldo,
+                      .q = t->q.data,
+                      .kp = t->kp.data,
+                      .vp = t->vp.data,
+                      .kn = t->kn.data,
+                      .vn = t->vn.data,
+                      .dropout = {.p = s.drop, .seed = 3, .window = t->window, .layer = 2}};
+    plain(t, EXACT, t->exact);
+    plain(t, type == CPU_F32 ? PLAIN_F32 : PLAIN_BF16, t->plain);
+}
+static void problem_free(problem *t) {
+    tensor *all[] = {&t->q, &t->kp, &t->vp, &t->kn, &t->vn, &t->dout};
+    for (int i = 0; i < 6; i++) tensor_free(all[i]);
+    for (int i = 0; i < RESULTS; i++) free(t->exact[i]), free(t->plain[i]);
+}
+
+// Forward and backward through a table; out[i].data of the type under test (lse: float).
+static void run(const cpu_ops *ops, const problem *t, tensor out[RESULTS]) {
+    const shape *s = &t->s;
+    const int I = s->heads * s->dim_head, prefix = s->batch * s->kept, rows = s->batch * s->latents;
+    const int count[] = {rows, s->batch * s->heads, rows, prefix, prefix, rows, rows};
+    const ptrdiff_t ld[] = {t->a.ldo, s->latents, t->a.ldq, t->a.ldkv, t->a.ldkv, t->a.ldkv, t->a.ldkv};
+    for (int i = 0; i < RESULTS; i++) out[i] = tensor_make(i == LSE ? CPU_F32 : t->type, count[i], i == LSE ? s->latents : I, ld[i], NAN);
+    omp_set_num_threads(s->threads);
+    size_t bytes = ops->attn_work(&t->a, s->threads);
+    unsigned char *work = malloc(bytes + 64);
+    memset(work, 0xff, bytes + 64); // NaN
+    ops->attn_fwd(&t->a, out[O].data, out[LSE].data, work);
+    for (size_t i = 0; i < 64; i++) assert_int_equal(work[bytes + i], 0xff);
+    memset(work, 0xff, bytes);
+    ops->attn_bwd(&t->a, out[O].data, out[LSE].data, t->dout.data, out[DQ].data, out[DKP].data, out[DVP].data, out[DKN].data, out[DVN].data,
+                  work);
+    for (size_t i = 0; i < 64; i++) assert_int_equal(work[bytes + i], 0xff);
+    free(work);
+}
+
+// A context takes work for its largest batch once; fewer sequences are split into more tasks, which may ask for more.
+static void test_work_serves_all_smaller_calls(void **state) {
+    (void)state;
+    static const int size[] = {1, 700, 1500, 4000};
+    for (int i = 0; i < 4; i++) {
+        const cpu_ops *ops = table(i);
+        for (int threads = 1; ops && threads <= 64; threads += threads < 8 ? 1 : 14)
+            for (int j = 0; j < 3 * 4 * 4 * 8; j++) {
+                cpu_attn a = {.type = j % 2 ? CPU_BF16 : CPU_F32, .heads = 1 + 3 * (j % 3), .dim_head = 64};
+                a.batch = 1 + j / 3 % 8, a.latents = size[j / 24 % 4], a.kept = size[j / 96];
+                const size_t work = ops->attn_work(&a, threads);
+                cpu_attn less = a;
+                for (less.batch = 1; less.batch <= a.batch; less.batch++) assert_true(ops->attn_work(&less, threads) <= work);
+                less = a, less.latents = (a.latents + 1) / 2;
+                assert_true(ops->attn_work(&less, threads) <= work);
+                less = a, less.kept = a.kept / 2;
+                assert_true(ops->attn_work(&less, threads) <= work);
+            }
+    }
+}
+
+static double largest(const double *x, const double *y, size_t n) {
+    double most = 0;
+    for (size_t i = 0; i < n; i++) {
+        double e = fabs(x[i] - (y ? y[i] : 0));
+        if (!(e <= most)) most = e; // NaN wins
+        if (e != e) return INFINITY;
+    }
+    return most;
+}
+
+// Rows of a result against the rule.
+static void check(const problem *t, const char *isa, int which, const tensor *got) {
+    const cpu_type type = which == LSE ? CPU_F32 : t->type;
+    const size_t n = (size_t)got->rows * (size_t)got->cols;
+    const double unit = type == CPU_F32 ? 0x1p-24 : half ? 0x1p-12 : 0x1p-9;
+    for (int r = 0; r < got->rows; r++)
+        for (int c = 0; c < got->cols; c++) got->number[r * got->cols + c] = get(type, got->data, r * got->ld + c);
+    double error = largest(got->number, t->exact[which], n), plain_error = largest(t->plain[which], t->exact[which], n);
+    double bound = 2 * plain_error + unit * largest(t->exact[which], NULL, n);
+    if (which == LSE)
+        bound += unit * (4 + t->score) + (t->type == CPU_BF16 ? 3e-6 : 0); // 4: of sums near 1; 3e-6: vf_exp2 of degree 4
+    else
+        bound += 0x1p-24 * t->score * largest(t->exact[which], NULL, n);
+    if (which == DQ || which == DKP || which == DKN) bound += unit * t->summand + 0x1p-23 * t->terms;
+    if (!(error <= bound))
+        fail_msg("%s %s B %d N %d K %d H %d D %d spread %g drop %g threads %d: %s is off by %g, plain computation by %g, allowed %g", isa,
+                 type == CPU_F32 ? "f32"
+                 : half          ? "fp16"
+                                 : "bf16",
+                 t->s.batch, t->s.latents, t->s.kept, t->s.heads, t->s.dim_head, (double)t->s.spread, (double)t->s.drop, t->s.threads,
+                 result_name[which], error, plain_error, bound);
+    check_margins(type, got);
+}
+
+static void check_shape(shape s, cpu_type type) {
+    problem t;
+    problem_make(&t, s, type);
+    for (int i = 0; i < TABLES; i++) {
+        const cpu_ops *ops = table(i);
+        if (!ops) continue;
+        tensor got[RESULTS], again[RESULTS];
+        run(ops, &t, got);
+        run(ops, &t, again);
+        for (int r = 0; r < RESULTS; r++) {
+            check(&t, isa_name[i], r, &got[r]);
+            assert_memory_equal(got[r].data, again[r].data, (size_t)(got[r].rows * got[r].ld) * (r == LSE ? 4 : cpu_size(type)));
+            tensor_free(&got[r]);
+            tensor_free(&again[r]);
+        }
+    }
+    problem_free(&t);
+}
+
+static void check_types(shape s) {
+    if (!covered(s.dim_head)) return;
+    if (!half_only) check_shape(s, CPU_F32);
+    for (int i = half_only; i < HALVES; i++) {
+        half = i;
+        check_shape(s, CPU_BF16);
+    }
+    half = false;
+}
+
+static void test_edge_sizes(void **state) {
+    static const int latents[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 200}, kept[] = {0, 1, 37}, dims[] = {64, 8, 32, 40, 128};
+    int i = 0;
+    for (size_t n = 0; n < sizeof latents / sizeof *latents; n++)
+        for (size_t k = 0; k < 3; k++, i++) {
+            shape s = {1 + i % 2, latents[n], kept[k], 1 + i % 3, dims[i % 5], 2, 0, 1 + i % 3};
+            check_types(s);
+        }
+    (void)state;
+}
+
+// Many key blocks, several query blocks, scores up to 80 and more either way, odd dims, the largest dim, more threads than heads.
+static void test_special_shapes(void **state) {
+    static const shape shapes[] = {
+        {1, 70, 500, 2, 64, 2, 0, 2},   {1, 300, 0, 1, 64, 30, 0, 3},     {2, 65, 391, 1, 64, 60, 0, 2},  {1, 200, 201, 1, 128, 40, 0, 5},
+        {1, 33, 700, 1, 32, 100, 0, 4}, {1, 20, 30, 2, 1, 2, 0, 1},       {1, 20, 30, 2, 5, 2, 0, 2},     {1, 21, 200, 1, 77, 2, 0, 2},
+        {1, 20, 211, 1, 200, 2, 0, 2},  {1, 37, 29, 1, 256, 4, 0, 2},     {1, 449, 3, 1, 16, 2, 0, 7},    {3, 97, 95, 2, 96, 2, 0, 4},
+        {1, 1, 1000, 1, 64, 20, 0, 2},  {2, 130, 131, 2, 64, 2, 0.1f, 2}, {1, 67, 9, 3, 40, 20, 0.5f, 3}, {1, 200, 0, 1, 32, 2, 0.9f, 1},
+    };
+    int left = 0;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) left += !covered(shapes[i].dim_head), check_types(shapes[i]);
+    assert_int_equal(left, LEFT);
+    (void)state;
+}
+
+// With all values 1, an output is the share of weight that survived, over 1 - p: 1 on average.
+static void test_dropout_share(void **state) {
+    problem t;
+    problem_make(&t, (shape){2, 100, 100, 2, 8, 0, 0.3f, 2}, CPU_F32);
+    for (int i = 0; i < t.vp.rows * (int)t.vp.ld; i++) ((float *)t.vp.data)[i] = 1;
+    for (int i = 0; i < t.vn.rows * (int)t.vn.ld; i++) ((float *)t.vn.data)[i] = 1;
+    for (int i = 0; i < TABLES; i++) {
+        const cpu_ops *ops = table(i);
+        if (!ops) continue;
+        tensor got[RESULTS];
+        run(ops, &t, got);
+        double sum = 0;
+        for (int r = 0; r < got[O].rows; r++)
+            for (int h = 0; h < 2; h++) sum += (double)((float *)got[O].data)[r * got[O].ld + 8 * h];
+        // Equal weights of 101..200 keys, 400 outputs: the deviation of the mean is at most sqrt(0.3 / 0.7 / 101 / 400) = 0.0033.
+        assert_true(fabs(sum / 400 - 1) < 4 * 0.0033);
+        for (int r = 0; r < RESULTS; r++) tensor_free(&got[r]);
+    }
+    problem_free(&t);
+    (void)state;
+}
+
+// A later key or value changes no earlier output, bit by bit; a NaN reaches every later output, and returns.
+static void test_causality_and_nan(void **state) {
+    const int N = 150, K = 11, D = 64, at = 70;
+    for (int type = half_only ? 2 : 0; type < 1 + HALVES; type++) {
+        problem t;
+        half = type == 2;
+        problem_make(&t, (shape){1, N, K, 1, D, 2, 0, 2}, type ? CPU_BF16 : CPU_F32);
+        for (int i = 0; i < TABLES; i++) {
+            const cpu_ops *ops = table(i);
+            if (!ops) continue;
+            tensor before[RESULTS], after[RESULTS], nan[RESULTS];
+            run(ops, &t, before);
+            for (int d = 0; d < D; d++) {
+                put(t.type, t.kn.data, at * t.a.ldkv + d, 90);
+                put(t.type, t.vn.data, at * t.a.ldkv + d, 50);
+            }
+            run(ops, &t, after);
+            assert_memory_equal(before[O].data, after[O].data, (size_t)(at * t.a.ldo) * cpu_size(t.type));
+            assert_memory_equal(before[LSE].data, after[LSE].data, at * sizeof(float));
+            put(t.type, t.kn.data, at * t.a.ldkv + 3, NAN);
+            run(ops, &t, nan);
+            assert_memory_equal(before[O].data, nan[O].data, (size_t)(at * t.a.ldo) * cpu_size(t.type));
+            for (int n = at; n < N; n++) {
+                assert_true(isnan(get(t.type, nan[O].data, n * t.a.ldo)));
+                assert_true(isnan(get(t.type, nan[DQ].data, n * t.a.ldq)));
+            }
+            for (int r = 0; r < RESULTS; r++) tensor_free(&before[r]), tensor_free(&after[r]), tensor_free(&nan[r]);
+            for (int d = 0; d < D; d++) {
+                put(t.type, t.kn.data, at * t.a.ldkv + d, t.kn.number[at * D + d]);
+                put(t.type, t.vn.data, at * t.a.ldkv + d, t.vn.number[at * D + d]);
+            }
+        }
+        problem_free(&t);
+    }
+    (void)state;
+}
+
+#ifndef PA_TEST_CUDA
+// A cache holding a sequence's keys gives its last query what the whole computation gives.
+static void check_decode(shape s, cpu_type type) {
+    const int S = s.batch, H = s.heads, D = s.dim_head, length = s.kept + s.latents, capacity = length + 9;
+    problem t;
+    problem_make(&t, s, type);
+    float *q = calloc((size_t)(S * H * D), sizeof(float)), *o = calloc((size_t)(S * H * D), sizeof(float));
+    void *cache[2];
+    for (int i = 0; i < 2; i++) {
+        cache[i] = malloc((size_t)(S * H * capacity * D) * 4);
+        memset(cache[i], 0xff, (size_t)(S * H * capacity * D) * 4);
+        tensor *kept = i ? &t.vp : &t.kp, *own = i ? &t.vn : &t.kn;
+        for (int b = 0; b < S; b++)
+            for (int h = 0; h < H; h++)
+                for (int m = 0; m < length; m++)
+                    for (int d = 0; d < D; d++)
+                        put(type, cache[i], (((ptrdiff_t)b * H + h) * capacity + m) * D + d,
+                            row_of(kept->number, own->number, &s, b, m)[h * D + d]);
+    }
+    double *exact = calloc((size_t)(S * H * D), sizeof(double)), *near = calloc((size_t)(S * H * D), sizeof(double));
+    double *got = calloc((size_t)(S * H * D), sizeof(double));
+    for (int i = 0; i < S * H * D; i++) {
+        size_t at = ((size_t)(i / (H * D)) * (size_t)s.latents + (size_t)s.latents - 1) * (size_t)(H * D) + (size_t)(i % (H * D));
+        q[i] = (float)t.q.number[at];
+        exact[i] = t.exact[O][at], near[i] = t.plain[O][at];
+    }
+    omp_set_num_threads(s.threads);
+    for (int i = 0; i < TABLES; i++) {
+        const cpu_ops *ops = table(i);
+        if (!ops) continue;
+        size_t bytes = ops->attn_decode_work(S, H, D, capacity, s.threads);
+        unsigned char *work = malloc(bytes + 64);
+        memset(work, 0xff, bytes + 64);
+        ops->attn_decode(type, S, H, D, length, capacity, t.a.scale, q, cache[0], cache[1], o, work);
+        for (size_t j = 0; j < 64; j++) assert_int_equal(work[bytes + j], 0xff);
+        for (int j = 0; j < S * H * D; j++) got[j] = (double)o[j];
+        size_t n = (size_t)(S * H * D);
+        double bound = 2 * largest(near, exact, n) + 0x1p-24 * (1 + t.score) * largest(exact, NULL, n), error = largest(got, exact, n);
+        if (!(error <= bound)) fail_msg("%s decode length %d D %d: off by %g, allowed %g", isa_name[i], length, D, error, bound);
+        free(work);
+    }
+    free(q), free(o), free(cache[0]), free(cache[1]), free(exact), free(near), free(got);
+    problem_free(&t);
+}
+
+static void test_decode(void **state) {
+    static const int lengths[] = {1, 2, 15, 16, 17, 63, 64, 65, 255, 256, 257, 600}, dims[] = {64, 8, 40, 128, 77};
+    for (int i = 0; i < 12; i++) {
+        shape s = {1 + i % 3, 1, lengths[i] - 1, 1 + i % 2, dims[i % 5], i % 4 == 3 ? 60 : 2, 0, 1 + i % 3};
+        check_decode(s, CPU_F32);
+        check_decode(s, CPU_BF16);
+    }
+    (void)state;
+}
+#endif
+
+int main(int argc, char **argv) {
+    half_only = argc > 1 && !strcmp(argv[1], "fp16");
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_edge_sizes),
+        cmocka_unit_test(test_work_serves_all_smaller_calls),
+        cmocka_unit_test(test_special_shapes),
+        cmocka_unit_test(test_dropout_share),
+#ifndef PA_TEST_CUDA
+        cmocka_unit_test(test_decode),
+#endif
+        cmocka_unit_test(test_causality_and_nan),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,233 @@
+// test_cuda_ops.c: the CUDA kernels, in the emulator or on a GPU, against float64 at the small shapes of the case table (bench/cases.h).
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "bench/cases.h"
+#include "cpu/simd.h"
+#include "cuda/half.h"
+#include "cuda/kernels.h"
+#include "tests/support/cuda_ops.h"
+
+enum { S3_ATTENTION = 4 }; // rows of the case table
+
+// Decoding and products have other operands here, and are tested through the whole model. Attention reads rows of 16 bytes: the backend
+// refuses a model with heads of other sizes (test_cuda_programs.py), as s3's of 20 dims are.
+static bool covered(const case_row *row, int *left) {
+    if (row->kind == CASE_ATTENTION_DECODE || row->kind == CASE_GEMV || row->kind == CASE_MATMUL) return false;
+    if ((row->kind != CASE_ATTENTION_FWD && row->kind != CASE_ATTENTION_BWD) || row->dim_head % 8 == 0) return true;
+    assert_int_equal(row->dim_head, 20);
+    return ++*left, false;
+}
+
+static int check_type(cpu_type type, cuda_ops_half half, const case_model *models, int n) {
+    const cpu_ops *ops = cuda_ops_table(half);
+    int failed = 0, left = 0;
+    for (int m = 0; m < n; m++) {
+        case_row row[CASE_ROWS];
+        int rows = case_table(&models[m], type, row);
+        for (int j = 0; j < rows; j++) {
+            case_run r;
+            pa_err err;
+            if (!covered(&row[j], &left)) continue;
+            if (case_open(&r, &row[j], ops, &err) || case_execute(&r, &err)) fail_msg("%s", err.text);
+            case_error e = case_check(&r, 1 << 20);
+            if (!(e.allowed <= 1)) {
+                printf("%s%s: %s is off by %.3g of what rounding allows (%.3g of the largest)\n", row[j].name, half ? " as fp16" : "",
+                       e.output, e.allowed, e.error);
+                failed++;
+            }
+            case_close(&r);
+        }
+    }
+    assert_int_equal(left, S3_ATTENTION);
+    return failed;
+}
+static void float32_is_float64_but_for_rounding(void **state) {
+    (void)state;
+    assert_int_equal(check_type(CPU_F32, CUDA_OPS_BF16, case_small, 4), 0);
+}
+static void bf16_is_float64_but_for_rounding(void **state) {
+    (void)state;
+    assert_int_equal(check_type(CPU_BF16, CUDA_OPS_BF16, case_small, 4), 0);
+}
+
+// Dropout drops what the CPU drops: a half and rows of any width.
+static void dropout_is_the_cpus(void **state) {
+    (void)state;
+    enum { rows = 6, sequence = 3, most = 40 };
+    const uint64_t window[2] = {5, 77};
+    cpu_dropout d = {.p = 0.3f, .seed = 11, .window = window, .layer = 2};
+    for (int F = 37; F <= most; F += 3) {
+        float h[rows * most], g[2][rows * most];
+        int dropped = 0;
+        for (int i = 0; i < rows * F; i++) h[i] = (float)(1 + i % 7), g[0][i] = g[1][i] = 1;
+        cpu_ops_select("generic")->activation_fwd(CPU_F32, PA_SQRELU, g[0], h, rows, F, &d, sequence);
+        cuda_ops_table(CUDA_OPS_BF16)->activation_fwd(CPU_F32, PA_SQRELU, g[1], h, rows, F, &d, sequence);
+        for (int i = 0; i < rows * F; i++) assert_int_equal(g[0][i] == 0, g[1][i] == 0), dropped += g[0][i] == 0;
+        assert_true(dropped > rows * F / 6 && dropped < rows * F / 2);
+        for (int i = 0; i < rows * F; i++) g[0][i] = g[1][i] = 1;
+        cpu_ops_select("generic")->activation_bwd(CPU_F32, PA_SQRELU, g[0], h, rows, F, &d, sequence);
+        cuda_ops_table(CUDA_OPS_BF16)->activation_bwd(CPU_F32, PA_SQRELU, g[1], h, rows, F, &d, sequence);
+        for (int i = 0; i < rows * F; i++) assert_true(fabsf(g[0][i] - g[1][i]) <= 4 * 0x1p-23f * fabsf(g[0][i])); // four roundings
+    }
+}
+
+static float number(bool half, uint16_t bits) {
+    return half ? cuda_half_to_float(bits) : bf16_to_float(bits);
+}
+
+// GELU and its derivative at every number of both types, up to where the integral's lower tail leaves the normal numbers, by the rule of
+// cases_check.c: the integral's parts within 12 + 2 x^2 roundings of float32, then one of the type, which is half a step where it is least.
+static void gelu_is_its_integral(void **state) {
+    (void)state;
+    enum { most = 1 << 16 };
+    static uint16_t h[most], g[2][most];
+    for (int half = 0; half < 2; half++) {
+        int n = 0;
+        for (uint32_t bits = 0; bits < most; bits++)
+            if (fabsf(number(half, (uint16_t)bits)) < 13) h[n] = (uint16_t)bits, g[1][n++] = half ? 0x3c00 : 0x3f80;
+        const cpu_ops *ops = cuda_ops_table(half ? CUDA_OPS_HALF : CUDA_OPS_BF16);
+        ops->activation_fwd(CPU_BF16, PA_GELU, g[0], h, 1, n, NULL, 1);
+        ops->activation_bwd(CPU_BF16, PA_GELU, g[1], h, 1, n, NULL, 1);
+        for (int i = 0; i < n; i++) {
+            const double x = (double)number(half, h[i]), phi = erfc(-x / sqrt(2)) / 2, slope = x * exp(-x * x / 2) / sqrt(2 * acos(-1));
+            const double exact[2] = {x * phi, phi + slope}, parts[2] = {fabs(x) * phi, phi + fabs(slope)};
+            for (int back = 0; back < 2; back++) {
+                const double found = (double)number(half, g[back][i]), stored = half ? 0x1p-11 : 0x1p-8, least = half ? 0x1p-25 : 0x1p-126;
+                if (!(fabs(found - exact[back]) <= (12 + 2 * x * x) * 0x1p-24 * parts[back] + stored * fabs(exact[back]) + least))
+                    fail_msg("%s of %.9g: expected %.9g, found %.9g", back ? "derivative" : "GELU", x, exact[back], found);
+            }
+        }
+        assert_true(n > most / 2);
+    }
+}
+
+// Small multiples of 1/8 that every type holds, drawn by i.
+static float eighths(size_t i, int most) {
+    return (float)((int)(i * 2654435761u >> 7 & 0xffff) % (2 * most + 1) - most) / 8;
+}
+static void put(cuda_type type, void *to, size_t i, float x) {
+    if (type == CUDA_F32)
+        ((float *)to)[i] = x;
+    else
+        ((uint16_t *)to)[i] = type == CUDA_F16 ? cuda_half_from_float(x) : bf16_from_float(x);
+}
+static void *device(const void *from, size_t bytes) {
+    void *p;
+    assert_int_equal(cudaMalloc(&p, bytes + 16), 0);
+    assert_int_equal(cudaMemcpy(p, from, bytes, cudaMemcpyHostToDevice), 0);
+    return p;
+}
+static void fetch(void *to, const void *from, size_t bytes) {
+    assert_int_equal(cudaDeviceSynchronize(), 0);
+    assert_int_equal(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), 0);
+}
+
+// Products of few rows: numbers that float32 adds up without rounding, so that every element must be read once. Widths that take each of
+// the kernel's ways, 8 bits as a fourth type.
+static void products_of_few_rows_are_exact(void **state) {
+    (void)state;
+    enum { out = 6, most = 3880, streams = 5 };
+    static const int width[] = {8, 37, 264, 1024, most};
+    static float x[streams * most], y[streams * out], wide[out * most];
+    static int8_t narrow[out * most];
+    const float scale[out] = {1, 2, 0.5f, 4, 1, 8}, bias[out] = {1, -2, 3, 0, 0.125f, 7};
+    for (int type = 0; type <= 3; type++)
+        for (size_t i = 0; i < sizeof width / sizeof *width; i++)
+            for (int S = 1; S <= streams; S += 2) {
+                const int in = width[i];
+                for (int j = 0; j < S * in; j++) x[j] = eighths((size_t)j, 9);
+                for (int j = 0; j < out * in; j++) {
+                    const float w = eighths((size_t)j + 7, 8);
+                    narrow[j] = (int8_t)(w * 8);
+                    if (type < 3) put((cuda_type)type, wide, (size_t)j, w);
+                }
+                const size_t count = (size_t)(out * in);
+                void *a = device(x, sizeof x), *w = type < 3 ? device(wide, count * cuda_size((cuda_type)type)) : device(narrow, count);
+                void *b = device(bias, sizeof bias), *c = device(scale, sizeof scale), *z = device(y, sizeof y);
+                if (type < 3)
+                    cuda_gemv(0, (cuda_type)type, z, a, w, b, S, in, out);
+                else
+                    cuda_gemv_int8(0, z, a, w, c, b, S, in, out);
+                fetch(y, z, sizeof y);
+                for (int r = 0; r < S * out; r++) {
+                    double sum = 0;
+                    for (int j = 0; j < in; j++) sum += (double)x[r / out * in + j] * (double)narrow[r % out * in + j];
+                    assert_true((double)y[r] == (double)bias[r % out] + (type < 3 ? sum / 8 : sum * (double)scale[r % out]));
+                }
+                cudaFree(a), cudaFree(w), cudaFree(b), cudaFree(c), cudaFree(z);
+            }
+}
+
+// Attention of one query against a cache, twice on the same work. What lies behind the last row is no number. Exponents, of base 2, are off
+// by the scores' rounding, 2^-24 of their terms' magnitude each; sums of n by sqrt(n) + 8 roundings.
+static void decode_case(cuda_type type, int D, int length, int capacity) {
+    enum { S = 2, H = 2 };
+    const size_t I = (size_t)(H * D), each = (size_t)capacity * (size_t)D, size = cuda_size(type), all = S * H * each;
+    float *row = malloc(S * 3 * I * 4), *found = malloc(S * I * 4), *again = malloc(S * I * 4), scale = (float)(1 / sqrt(D));
+    char *cache[2] = {malloc(all * size), malloc(all * size)};
+    double *p = malloc(sizeof *p * (size_t)(length + 1));
+    assert_true(row && found && again && cache[0] && cache[1] && p);
+    for (size_t i = 0; i < S * 3 * I; i++) row[i] = eighths(i + 3, 12);
+    memset(cache[0], 0xff, all * size), memset(cache[1], 0xff, all * size);
+    for (size_t i = 0; i < all; i++)
+        for (int kv = 0; kv < 2 && i % each < (size_t)length * (size_t)D; kv++) put(type, cache[kv], i, eighths(2 * i + (size_t)kv, 12));
+    void *r = device(row, S * 3 * I * 4), *k = device(cache[0], all * size), *v = device(cache[1], all * size),
+         *o = device(found, S * I * 4);
+    void *n = device(&length, sizeof length), *zeros = calloc(1, cuda_attn_decode_work(S, H, D));
+    void *work = device(zeros, cuda_attn_decode_work(S, H, D));
+    for (int turn = 0; turn < 2; turn++) {
+        float *q = r;
+        cuda_attn_decode(0, type, S, H, D, n, capacity, scale, (ptrdiff_t)(3 * I), (ptrdiff_t)(3 * I), q, q + I, q + 2 * I, k, v, o, work);
+        fetch(turn ? again : found, o, S * I * 4);
+    }
+    assert_memory_equal(found, again, S * I * 4);
+    for (size_t head = 0; head < S * H; head++) {
+        const float *q = row + head / H * 3 * I + head % H * (size_t)D;
+        double top = -INFINITY, sum = 0, terms = 0;
+        for (int m = 0; m <= length; m++) {
+            double s = 0, t = 0;
+            for (int d = 0; d < D; d++) {
+                const float key = m < length ? eighths(2 * (head * each + (size_t)(m * D + d)), 12) : q[I + (size_t)d];
+                s += (double)q[d] * (double)key, t += fabs((double)q[d] * (double)key);
+            }
+            p[m] = s * (double)scale, top = fmax(top, p[m]), terms = fmax(terms, t * (double)scale);
+        }
+        for (int m = 0; m <= length; m++) sum += p[m] = exp(p[m] - top);
+        for (int d = 0; d < D; d++) {
+            double exact = 0;
+            for (int m = 0; m <= length; m++)
+                exact +=
+                    p[m] / sum * (double)(m < length ? eighths(2 * (head * each + (size_t)(m * D + d)) + 1, 12) : q[2 * I + (size_t)d]);
+            const double off = fabs((double)found[head * (size_t)D + (size_t)d] - exact),
+                         allowed = (2 * terms + sqrt(length) + 8) * 0x1p-24 * 1.5;
+            if (!(off <= allowed)) fail_msg("D %d, %d of %d rows: off by %g, allowed %g", D, length, capacity, off, allowed);
+        }
+    }
+    cudaFree(r), cudaFree(k), cudaFree(v), cudaFree(o), cudaFree(n), cudaFree(work);
+    free(row), free(found), free(again), free(cache[0]), free(cache[1]), free(p), free(zeros);
+}
+static void attention_to_a_cache(void **state) {
+    (void)state;
+    static const int dims[] = {8, 40, 64, 128}, lengths[] = {0, 1, 130, 699};
+    for (int type = CUDA_F32; type <= CUDA_F16; type++)
+        for (int i = 0; i < 16; i++) decode_case((cuda_type)type, dims[i / 4], lengths[i % 4], 700);
+    decode_case(CUDA_BF16, 64, 3000, 9000); // as many parts as there can be
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(float32_is_float64_but_for_rounding),
+        cmocka_unit_test(bf16_is_float64_but_for_rounding),
+        cmocka_unit_test(dropout_is_the_cpus),
+        cmocka_unit_test(gelu_is_its_integral),
+        cmocka_unit_test(products_of_few_rows_are_exact),
+        cmocka_unit_test(attention_to_a_cache),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,114 @@
+// test_attend.c: cuDNN's attention is used where it agrees with ours on this GPU, and nowhere else. In the emulator as an sm_90, with a
+// stand-in that can be wrong (tests/emulator/cudnn.h).
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cuda/attend.h"
+#include "host/base/base.h"
+#include "tests/emulator/cudnn.h"
+
+enum { N = 128, H = 2, D = 32, I = H * D, MOST = 2 * (N + 16) * 3 * I, BYTES = MOST * 2 };
+static char *memory, *work; // operands q, k v, o, dout, dq, dk dv lie BYTES apart
+static float *lse;
+
+static void *part(int i) {
+    return memory + (size_t)i * BYTES;
+}
+static cuda_attn shape(cuda_type type, int batch, int kept) {
+    cuda_attn a = {.type = type, .batch = batch, .latents = N, .kept = kept, .heads = H, .dim_head = D, .scale = 0.5f};
+    const size_t prefix = (size_t)(batch * kept * 2 * I) * 2;
+    a.ldq = I, a.ldkv = 2 * I, a.ldo = I, a.q = part(0);
+    a.kp = part(1), a.vp = (char *)part(1) + I * 2, a.kn = (char *)part(1) + prefix, a.vn = (char *)part(1) + prefix + I * 2;
+    return a;
+}
+
+static void run(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, bool back, size_t size) {
+    const size_t prefix = (size_t)(a->batch * a->kept * 2 * I) * 2;
+    char *dk = part(5), *dv = dk + I * 2;
+    if (!back)
+        cuda_attend_fwd(t, stream, a, part(2), lse, work, size);
+    else
+        cuda_attend_bwd(t, stream, a, part(2), lse, part(3), part(4), dk, dv, dk + prefix, dv + prefix, work, size);
+}
+
+// Calls of cuDNN in two runs of a shape, and whether their results are the kernels' own.
+static int calls(const cuda_attn *a, bool back, size_t lacks, bool capture) {
+    static char want[6][BYTES];
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    size_t size = cuda_attend_work(NULL, a, true) + emulator_cudnn.more_work - lacks;
+    assert_int_equal(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), 0);
+    emulator_cudnn.calls = 0;
+    run(NULL, stream, a, false, size);
+    if (back) run(NULL, stream, a, true, size);
+    assert_int_equal(cudaStreamSynchronize(stream), 0);
+    for (int i = 2; i < 6; i++) memcpy(want[i], part(i), BYTES);
+    assert_int_equal(emulator_cudnn.calls, 0);
+    cuda_attend *t = cuda_attend_create();
+    for (int i = 0; i < 2; i++) {
+        if (capture) assert_int_equal(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), 0);
+        run(t, stream, a, back, size);
+        if (!capture) continue;
+        assert_int_equal(cudaStreamEndCapture(stream, &graph), 0);
+        assert_int_equal(cudaGraphInstantiate(&exec, graph, 0), 0);
+        assert_int_equal(cudaGraphLaunch(exec, stream), 0);
+        assert_int_equal(cudaStreamSynchronize(stream), 0);
+        cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
+    }
+    assert_int_equal(cudaStreamSynchronize(stream), 0);
+    for (int i = 2; i < 6; i++) assert_memory_equal(want[i], part(i), BYTES);
+    cuda_attend_destroy(t);
+    cudaStreamDestroy(stream);
+    return emulator_cudnn.calls;
+}
+
+static void used_where_it_agrees(void **state) {
+    (void)state;
+    emulator_cudnn = (emulator_cudnn_state){0};
+    for (int type = CUDA_BF16; type <= CUDA_F16; type++)
+        for (int back = 0; back < 2; back++) {
+            cuda_attn cross = shape((cuda_type)type, 1, 16), self = shape((cuda_type)type, 2, 0);
+            assert_int_equal(calls(&cross, back, 0, false), 3); // one to prove, then two
+            assert_int_equal(calls(&self, back, 0, false), 3);
+        }
+    emulator_cudnn.more_work = 256;
+    cuda_attn a = shape(CUDA_BF16, 1, 16);
+    assert_int_equal(calls(&a, true, 0, false), 3);
+    assert_int_equal(calls(&a, true, 1, false), 0); // its work does not fit
+}
+
+static void not_used_elsewhere(void **state) {
+    (void)state;
+    for (int back = 0; back < 2; back++) {
+        emulator_cudnn = (emulator_cudnn_state){0};
+        cuda_attn two = shape(CUDA_BF16, 2, 16), a = shape(CUDA_BF16, 1, 16);
+        assert_int_equal(calls(&two, back, 0, false), 0);
+        assert_int_equal(calls(&a, back, 0, true), 0); // first met while captured: not proved
+        cuda_attn few = a, narrow = a;
+        few.latents = N - 1, narrow.dim_head = D - 8;
+        assert_int_equal(calls(&few, back, 0, false) + calls(&narrow, back, 0, false), 0); // cannot pay
+        for (int is = CUDNN_MISSING; is <= CUDNN_NAN; is++) {
+            emulator_cudnn.is = is;
+            assert_in_range(calls(&a, back, 0, false), 0, 1); // at most the one that would prove it
+        }
+    }
+    emulator_cudnn = (emulator_cudnn_state){0};
+    cuda_attn a = shape(CUDA_BF16, 1, 16);
+    setenv("PATRAIN_CUDNN", "0", 1);
+    assert_int_equal(calls(&a, false, 0, false), 0);
+    unsetenv("PATRAIN_CUDNN");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(used_where_it_agrees), cmocka_unit_test(not_used_elsewhere)};
+    cuda_attn largest = shape(CUDA_BF16, 2, 16);
+    size_t bytes = cuda_attend_work(NULL, &largest, true) + 4096;
+    if (cudaMalloc((void **)&memory, 6 * BYTES) || cudaMalloc((void **)&work, bytes) || cudaMalloc((void **)&lse, 2 * H * N * 4)) abort();
+    for (size_t i = 0; i < 6 * MOST; i++) ((uint16_t *)(void *)memory)[i] = (uint16_t)(0x3c00 + i * 37 % 512 + (i % 3 ? 0x8000 : 0));
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,138 @@
+// test_cli.c: option tables: what is taken, what is refused and in which words.
+#include "host/base/cli.h"
+#include "tests/support/scratch.h"
+
+static bool flag;
+static int64_t whole;
+static double real;
+static const char *text, *choice;
+static const pa_option options[] = {
+    {"flag", PA_OPT_FLAG, &flag, NULL, "a flag", "First"},
+    {"whole", PA_OPT_INT, &whole, "N", "a number", NULL},
+    {"real-number", PA_OPT_FLOAT, &real, "X", "a number", "Second"},
+    {"text", PA_OPT_STRING, &text, "FILE", "a file", NULL},
+    {"device", PA_OPT_CHOICE, &choice, "auto|cpu|cuda", "where", NULL},
+};
+static const pa_program program = {"prog", "a program", "IN [options]\n--text FILE", "prog in --whole 3", options, 5};
+
+static int positionals;
+static bool done;
+static pa_err err;
+static char *argument[16];
+
+static pa_status parse(const char *line) {
+    static char copy[256];
+    int count = 1;
+    argument[0] = "prog";
+    snprintf(copy, sizeof copy, "%s", line);
+    for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) argument[count++] = word;
+    flag = false, whole = 7, real = -1, text = NULL, choice = "auto";
+    *err.text = 0;
+    return pa_cli_parse(&program, count, argument, &positionals, &done, &err);
+}
+
+static void takes_options_and_positionals(void **state) {
+    (void)state;
+    assert_int_equal(parse("a --flag --whole -3 b --real-number=2.5e-1 --text=x=y --device cuda -- --c"), PA_OK);
+    assert_false(done);
+    assert_true(flag);
+    assert_int_equal(whole, -3);
+    assert_float_equal(real, 0.25, 0);
+    assert_string_equal(text, "x=y");
+    assert_string_equal(choice, "cuda");
+    assert_int_equal(positionals, 3);
+    assert_string_equal(argument[1], "a");
+    assert_string_equal(argument[2], "b");
+    assert_string_equal(argument[3], "--c");
+}
+
+static void keeps_defaults(void **state) {
+    (void)state;
+    assert_int_equal(parse("-"), PA_OK);
+    assert_int_equal(positionals, 1);
+    assert_int_equal(whole, 7);
+    assert_null(text);
+    assert_string_equal(choice, "auto");
+}
+
+static void refuses(void **state) {
+    (void)state;
+    static const struct {
+        const char *line, *message;
+    } c[] = {
+        {"--whloe 3", "--whloe: unknown option; the nearest is --whole (prog --help lists all)"},
+        {"--hlep", "--hlep: unknown option; the nearest is --help (prog --help lists all)"},
+        {"--quite-another", "--quite-another: unknown option (prog --help lists all)"},
+        {"--whol=3", "--whol: unknown option; the nearest is --whole (prog --help lists all)"},
+        {"--dev cpu", "--dev: unknown option; the nearest is --device (prog --help lists all)"},
+        {"--enc=x", "--enc: unknown option (prog --help lists all)"},
+        {"--=x", "--: unknown option (prog --help lists all)"},
+        {"-w 3", "-w: unknown option; options begin with two dashes (prog --help lists all)"},
+        {"--whole x", "--whole: expected a whole number, found 'x'"},
+        {"--whole 1.5", "--whole: expected a whole number, found '1.5'"},
+        {"--whole=", "--whole: expected a whole number, found ''"},
+        {"--whole 99999999999999999999", "--whole: expected a whole number, found '99999999999999999999'"},
+        {"--real-number nan", "--real-number: expected a number, found 'nan'"},
+        {"--real-number 1x", "--real-number: expected a number, found '1x'"},
+        {"--device gpu", "--device: expected auto|cpu|cuda, found 'gpu'"},
+        {"--device cud", "--device: expected auto|cpu|cuda, found 'cud'"},
+        {"--flag=yes", "--flag: takes no value, found 'yes'"},
+        {"a --text", "--text: expected FILE after it, found the end of the line"},
+    };
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        assert_int_equal(parse(c[i].line), PA_USAGE);
+        assert_string_equal(err.text, c[i].message);
+    }
+}
+
+static void a_very_long_option(void **state) {
+    (void)state;
+    char line[200] = "--";
+    memset(line + 2, 'x', 190);
+    assert_int_equal(parse(line), PA_USAGE);
+}
+
+// What parsing prints, from a child whose standard output is a file.
+static char *printed(const char *line) {
+    char *found;
+    int saved = dup(1);
+    fflush(stdout);
+    assert_non_null(freopen(scratch("out"), "w", stdout));
+    pa_status s = parse(line);
+    fflush(stdout);
+    dup2(saved, 1);
+    close(saved);
+    assert_int_equal(s, PA_OK);
+    assert_true(done);
+    assert_int_equal(pa_read_text(scratch("out"), &found, NULL, NULL), PA_OK);
+    return found;
+}
+
+static void help_and_version(void **state) {
+    (void)state;
+    char *found = printed("--whole 3 --help --nonsense");
+    assert_string_equal(found, "prog: a program\n\nUsage\n  prog IN [options]\n  prog --text FILE\n\nFirst\n"
+                               "  --flag                    a flag\n"
+                               "  --whole N                 a number (default: 7)\n\nSecond\n"
+                               "  --real-number X           a number\n"
+                               "  --text FILE               a file\n"
+                               "  --device auto|cpu|cuda    where (default: auto)\n\nOther\n"
+                               "  --help                    print this text\n"
+                               "  --version                 print the version\n\nExample\n"
+                               "  prog in --whole 3\n");
+    free(found);
+    found = printed("--version");
+    assert_string_equal(found, "prog " PA_VERSION "\n");
+    free(found);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(takes_options_and_positionals),
+        cmocka_unit_test(keeps_defaults),
+        cmocka_unit_test(refuses),
+        cmocka_unit_test(a_very_long_option),
+        SCRATCH_TEST(help_and_version),
+    };
+    return cmocka_run_group_tests_name("cli", tests, NULL, NULL);
+}

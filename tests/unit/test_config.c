@@ -1,0 +1,431 @@
+// test_config.c: what is printed reads back to the bit, and every mistake is answered with its line, its key and what was expected.
+#include "host/files/config.h"
+#include "host/files/config_read.h"
+
+#include <math.h>
+
+#include "host/files/config_schema.h"
+#include "tests/support/scratch.h"
+
+static pa_err err;
+
+static char *print(const pa_config *c, bool help) {
+    char *text = NULL;
+    size_t length;
+    FILE *f = open_memstream(&text, &length);
+    assert_non_null(f);
+    pa_config_print(c, help, f);
+    assert_int_equal(fclose(f), 0);
+    return text;
+}
+
+static size_t key_size(const pa_key *k) {
+    return k->type == PA_KEY_TEXT                            ? k->room
+           : k->type == PA_KEY_BOOL                          ? sizeof(bool)
+           : k->type == PA_KEY_INT || k->type == PA_KEY_ENUM ? 4
+                                                             : 8;
+}
+
+static void expect_same(const pa_config *a, const pa_config *b) {
+    for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++)
+        if (memcmp((const char *)a + k->offset, (const char *)b + k->offset, key_size(k))) fail_msg("%s.%s differs", k->section, k->key);
+}
+
+static void expect_round_trip(const pa_config *c) {
+    for (int help = 0; help < 2; help++) {
+        pa_config again = pa_config_default();
+        char *text = print(c, help);
+        if (pa_config_parse(&again, "printed", text, strlen(text), &err)) fail_msg("%s", err.text);
+        expect_same(c, &again);
+        free(text);
+    }
+}
+
+// ---- round trips
+
+// A plain generator, so that a failure comes again.
+static uint64_t next(void) {
+    static uint64_t x = 88172645463325252;
+    x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+    return x;
+}
+
+// A value within the key's range, now and then one of its ends.
+static double draw_number(const pa_key *k) {
+    double high = k->high < 9e15 ? k->high : k->type == PA_KEY_INT ? 2147483647.0 : 9007199254740991.0, x;
+    switch (next() % 6) {
+    case 0:
+        x = k->low;
+        break;
+    case 1:
+        x = high;
+        break;
+    case 2:
+        x = nextafter(k->low, INFINITY);
+        break;
+    case 3:
+        x = k->low + (high - k->low) * exp2(-(double)(next() % 40));
+        break;
+    default:
+        x = k->low + (high - k->low) * ((double)(next() >> 11) * 0x1p-53);
+    }
+    if (k->type != PA_KEY_REAL) x = floor(x);
+    if ((k->above_low && x <= k->low) || (k->below_high && x >= high)) x = (k->low + high) / 3;
+    return x;
+}
+
+static void draw_key(const pa_key *k, pa_config *c) {
+    static const char letters[] = "abcXYZ019 /._-=:;#[]\"'%\\\xc3\xbc";
+    char *at = (char *)c + k->offset;
+    int names = 1;
+    if (k->type == PA_KEY_BOOL) {
+        *(bool *)at = next() & 1;
+    } else if (k->type == PA_KEY_ENUM) {
+        for (const char *p = k->names; *p; p++) names += *p == '|';
+        memcpy(at, &(int){(int)(next() % (unsigned)names)}, sizeof(int));
+    } else if (k->type == PA_KEY_TEXT) {
+        size_t n = next() % 4 ? next() % 30 : k->room - 1; // the longest too: longer than inih's own lines
+        memset(at, 0, k->room);
+        for (size_t i = 0; i < n; i++) at[i] = letters[next() % (sizeof letters - 1)];
+        for (size_t i = 0; i < n; i++) // no space at the ends, and no comment
+            if ((at[i] == ' ' && (i == 0 || i == n - 1)) || (at[i] == ';' && (i == 0 || at[i - 1] == ' '))) at[i] = '_';
+    } else {
+        double x = draw_number(k);
+        if (k->type == PA_KEY_INT)
+            memcpy(at, &(int){(int)x}, sizeof(int));
+        else if (k->type == PA_KEY_INT64)
+            memcpy(at, &(int64_t){(int64_t)x}, sizeof(int64_t));
+        else
+            memcpy(at, &x, sizeof x);
+    }
+}
+
+static void printed_settings_read_back_to_the_bit(void **state) {
+    (void)state;
+    pa_config c = pa_config_default();
+    expect_round_trip(&c);
+    assert_int_equal(pa_config_check(&c, &err), PA_OK);
+    for (int run = 0; run < 2000; run++) {
+        for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) draw_key(k, &c);
+        expect_round_trip(&c);
+    }
+}
+
+static void doubles_print_as_short_as_can_be(void **state) {
+    (void)state;
+    pa_config c = pa_config_default();
+    c.optimizer.lr = 2e-3;
+    c.optimizer.eps = 1e-8;
+    c.optimizer.beta2 = nextafter(0.999, 1);
+    c.train.minutes = 0.1 + 0.2;
+    char *text = print(&c, false);
+    assert_non_null(strstr(text, "\nlr = 0.002\n"));
+    assert_non_null(strstr(text, "\neps = 1e-08\n"));
+    assert_non_null(strstr(text, "\nbeta2 = 0.9990000000000001\n"));
+    assert_non_null(strstr(text, "\nminutes = 0.30000000000000004\n"));
+    assert_non_null(strstr(text, "\nrotary_dims = auto\n"));
+    assert_non_null(strstr(text, "\n\n[data]\ntrain = data/train.safetensors\n"));
+    free(text);
+}
+
+static void help_stands_before_each_key(void **state) {
+    (void)state;
+    pa_config c = pa_config_default();
+    c.optimizer.lr = 1;
+    char *text = print(&c, true), *p = text;
+    assert_non_null(strstr(text, "\n; Learning rate after the warm-up. (a number above 0 and at most 1; default 0.0003)\nlr = 1\n"));
+    assert_non_null(strstr(text, "(auto, fp32, bf16 or fp16; default auto)\nprecision = auto\n"));
+    assert_non_null(strstr(text, "(auto or a whole number from 0 to 256; default auto)\nrotary_dims = auto\n"));
+    for (int i = 0; i < pa_key_count; i++, p++) assert_non_null(p = strstr(p, "; default "));
+    free(text);
+}
+
+// ---- what is accepted
+
+static void values_are_read_in_all_their_forms(void **state) {
+    (void)state;
+    static const char text[] = "\xef\xbb\xbf# first\r\n"
+                               "[model]\r\n"
+                               "context=4096 ; tokens\r\n"
+                               "  prefix : 1e3\t;indented, with a comment\n"
+                               "\tposition = rotary\n"
+                               "rotary_dims = 0\n"
+                               "final_norm = yes\nqk_norm = on\ntie_embeddings = 1\n"
+                               "; a comment\n   # another = one\n\n"
+                               "[data] ; with a comment\n"
+                               "train = a folder/x;y#z=1.safetensors ; not this\n"
+                               "validation =\n"
+                               "sampling = token\n"
+                               "[train]\n"
+                               "steps = 9007199254740991\n"
+                               "minutes = .5\n"
+                               "micro_batch = auto\n"
+                               "precision = bf16\n"
+                               "recompute = off\n"
+                               "deterministic = yes\n"
+                               "[optimizer]\n"
+                               "lr = 2e-3\nweight_decay = -0\nname = adam\nschedule = wsd\n"
+                               "[model]\n"
+                               "depth = +3"; // again this section; no newline at the end
+    pa_config c = pa_config_default();
+    c.train.recompute = true;
+    if (pa_config_parse(&c, "x", text, sizeof text - 1, &err)) fail_msg("%s", err.text);
+    assert_int_equal(c.model.context, 4096);
+    assert_int_equal(c.model.prefix, 1000);
+    assert_int_equal(c.model.position, PA_POSITION_ROTARY);
+    assert_int_equal(c.model.depth, 3);
+    assert_true(c.model.final_norm && c.model.qk_norm && c.model.tie_embeddings && !c.train.recompute && c.train.deterministic);
+    assert_string_equal(c.data.train, "a folder/x;y#z=1.safetensors");
+    assert_string_equal(c.data.validation, "");
+    assert_int_equal(c.data.sampling, PA_SAMPLING_TOKEN);
+    assert_true(c.train.steps == 9007199254740991 && c.train.minutes == 0.5 && c.train.micro_batch == 0);
+    assert_int_equal(c.train.precision, PA_PRECISION_BF16);
+    assert_true(c.optimizer.lr == 0.002 && c.optimizer.name == PA_ADAM && c.optimizer.schedule == PA_SCHEDULE_WSD);
+    assert_true(c.optimizer.weight_decay == 0 && !signbit(c.optimizer.weight_decay));
+    assert_int_equal(c.model.dim, 512); // unsaid: as it was
+    assert_int_equal(pa_config_parse(&c, "x", "", 0, &err), PA_OK);
+}
+
+static void every_enum_name_is_its_value(void **state) {
+    (void)state;
+    pa_config c = pa_config_default();
+    assert_int_equal(pa_config_set(&c, "train.precision=auto", &err), PA_OK);
+    assert_int_equal(c.train.precision, PA_PRECISION_AUTO);
+    assert_int_equal(pa_config_set(&c, "train.precision=fp32", &err), PA_OK);
+    assert_int_equal(c.train.precision, PA_PRECISION_FP32);
+    assert_int_equal(pa_config_set(&c, "train.precision=fp16", &err), PA_OK);
+    assert_int_equal(c.train.precision, PA_PRECISION_FP16);
+    assert_int_equal(pa_config_set(&c, "optimizer.name=adamw", &err), PA_OK);
+    assert_int_equal(c.optimizer.name, PA_ADAMW);
+    assert_int_equal(pa_config_set(&c, "optimizer.schedule=constant", &err), PA_OK);
+    assert_int_equal(c.optimizer.schedule, PA_SCHEDULE_CONSTANT);
+    assert_int_equal(pa_config_set(&c, "optimizer.schedule=linear", &err), PA_OK);
+    assert_int_equal(c.optimizer.schedule, PA_SCHEDULE_LINEAR);
+    assert_int_equal(pa_config_set(&c, "optimizer.schedule=cosine", &err), PA_OK);
+    assert_int_equal(c.optimizer.schedule, PA_SCHEDULE_COSINE);
+    assert_int_equal(pa_config_set(&c, "checkpoint.best_by=none", &err), PA_OK);
+    assert_int_equal(c.checkpoint.best_by, PA_BEST_BY_NONE);
+    assert_int_equal(pa_config_set(&c, "data.sampling=piece", &err), PA_OK);
+    assert_int_equal(c.data.sampling, PA_SAMPLING_PIECE);
+    assert_int_equal(pa_config_set(&c, "model.activation=sqrelu", &err), PA_OK);
+    assert_int_equal(c.model.activation, PA_SQRELU);
+    assert_int_equal(pa_config_set(&c, "model.position=learned+rotary", &err), PA_OK);
+    assert_int_equal(c.model.position, PA_POSITION_LEARNED_ROTARY);
+    assert_int_equal(pa_config_set(&c, " optimizer . beta1 = 0.5 ", &err), PA_OK);
+    assert_true(c.optimizer.beta1 == 0.5);
+    assert_int_equal(pa_config_set(&c, "data.train=a=b.c", &err), PA_OK);
+    assert_string_equal(c.data.train, "a=b.c");
+}
+
+// ---- what is refused
+
+// clang-format off
+static const struct { const char *text, *message; } bad_text[] = {
+    {"dim = 5", "f.ini:1: dim: expected a [section] before the first key, found none"},
+    {"[model]\ndpeth = 8", "f.ini:2: model.dpeth: expected a known key (nearest: model.depth), found an unknown one"},
+    {"[train]\n\nlr = 1", "f.ini:3: train.lr: expected a known key (nearest: optimizer.lr), found an unknown one"},
+    {"[log]\never = 1", "f.ini:2: log.ever: expected a known key (nearest: log.every), found an unknown one"},
+    {"[checkpoint]\never = 1", "f.ini:2: checkpoint.ever: expected a known key (nearest: checkpoint.every), found an unknown one"},
+    {"[model]\nDim = 8", "f.ini:2: model.Dim: expected a known key (nearest: model.dim), found an unknown one"},
+    {"[model]\n= 8", "f.ini:2: model.: expected a known key (nearest: optimizer.lr), found an unknown one"},
+    {"\n\n[modle]\nx = 1", "f.ini:3: [modle]: expected a known section (nearest: [model]), found an unknown one"},
+    {"[optimiser]", "f.ini:1: [optimiser]: expected a known section (nearest: [optimizer]), found an unknown one"},
+    {"[]", "f.ini:1: []: expected a known section (nearest: [log]), found an unknown one"},
+    {"[model\ndim = 8", "f.ini:1: expected a line that ends with its first \"]\", found \"[model\""},
+    {"[model] dim = 8", "f.ini:1: expected a line that ends with its first \"]\", found \"[model] dim = 8\""},
+    {"[model]\ndim", "f.ini:2: expected \"key = value\" or \"[section]\", found neither"},
+    {"[model]\n\n  dim 8\nx = 1", "f.ini:3: expected \"key = value\" or \"[section]\", found neither"},
+    {"[model]\ndim = 8\n[train]\n[model]\ndim = 9", "f.ini:5: model.dim: expected once, found again after line 2"},
+    {"[model]\ndim = 8\n dim = 8", "f.ini:3: model.dim: expected once, found again after line 2"},
+    {"[model]\ndim =", "f.ini:2: model.dim: expected a whole number from 1 to 65536, found \"\""},
+    {"[model]\ndim = abc", "f.ini:2: model.dim: expected a whole number from 1 to 65536, found \"abc\""},
+    {"[model]\ndim = 8x ; no", "f.ini:2: model.dim: expected a whole number from 1 to 65536, found \"8x\""},
+    {"[model]\ndim = 8.5", "f.ini:2: model.dim: expected a whole number from 1 to 65536, found \"8.5\""},
+    {"[model]\ndim = 0x10", "f.ini:2: model.dim: expected a whole number from 1 to 65536, found \"0x10\""},
+    {"[model]\ndim = 0", "f.ini:2: model.dim: expected a whole number from 1 to 65536, found \"0\""},
+    {"[model]\ndim = 65537", "f.ini:2: model.dim: expected a whole number from 1 to 65536, found \"65537\""},
+    {"[model]\ndim = 99999999999999999999", "f.ini:2: model.dim: expected a whole number from 1 to 65536, found \"99999999999999999999\""},
+    {"[model]\ndim = auto", "f.ini:2: model.dim: expected a whole number from 1 to 65536, found \"auto\""},
+    {"[model]\nrotary_dims = none", "f.ini:2: model.rotary_dims: expected auto or a whole number from 0 to 256, found \"none\""},
+    {"[model]\nprefix_dropout = 1", "f.ini:2: model.prefix_dropout: expected a number of at least 0 and below 1, found \"1\""},
+    {"[model]\nfinal_norm = maybe", "f.ini:2: model.final_norm: expected true or false, found \"maybe\""},
+    {"[model]\nposition = learned", "f.ini:2: model.position: expected learned+rotary or rotary, found \"learned\""},
+    {"[model]\nactivation = GELU", "f.ini:2: model.activation: expected gelu or sqrelu, found \"GELU\""},
+    {"[train]\nprecision = fp8", "f.ini:2: train.precision: expected auto, fp32, bf16 or fp16, found \"fp8\""},
+    {"[train]\nprecision = fp32|bf16", "f.ini:2: train.precision: expected auto, fp32, bf16 or fp16, found \"fp32|bf16\""},
+    {"[train]\nsteps = 9007199254740993", "f.ini:2: train.steps: expected a whole number of at least 0, found \"9007199254740993\""},
+    {"[train]\nsteps = -1", "f.ini:2: train.steps: expected a whole number of at least 0, found \"-1\""},
+    {"[train]\nepochs = nan", "f.ini:2: train.epochs: expected a number of at least 0, found \"nan\""},
+    {"[train]\nepochs = inf", "f.ini:2: train.epochs: expected a number of at least 0, found \"inf\""},
+    {"[train]\nepochs = 1e999", "f.ini:2: train.epochs: expected a number of at least 0, found \"1e999\""},
+    {"[optimizer]\nlr = abc", "f.ini:2: optimizer.lr: expected a number above 0 and at most 1, found \"abc\""},
+    {"[optimizer]\nlr = 0", "f.ini:2: optimizer.lr: expected a number above 0 and at most 1, found \"0\""},
+    {"[optimizer]\nlr = 0.1-2", "f.ini:2: optimizer.lr: expected a number above 0 and at most 1, found \"0.1-2\""},
+    {"[optimizer]\nlr = 1e", "f.ini:2: optimizer.lr: expected a number above 0 and at most 1, found \"1e\""},
+    {"[optimizer]\nlr = 1 2", "f.ini:2: optimizer.lr: expected a number above 0 and at most 1, found \"1 2\""},
+    {"[optimizer]\nlr = 1e-3 # no comment", "f.ini:2: optimizer.lr: expected a number above 0 and at most 1, found \"1e-3 # no comment\""},
+    {"[optimizer]\nweight_decay = 101", "f.ini:2: optimizer.weight_decay: expected a number from 0 to 100, found \"101\""},
+};
+static const struct { const char *assignment, *message; } bad_assignment[] = {
+    {"", ": expected section.key=value, found no \"=\""},
+    {"optimizer.lr", "optimizer.lr: expected section.key=value, found no \"=\""},
+    {"lr=1.0", "lr=1.0: expected section.key=value, found no \".\" before \"=\""},
+    {"optimizer.lr=2", "optimizer.lr: expected a number above 0 and at most 1, found \"2\""},
+    {"optimizer.lrr=1", "optimizer.lrr: expected a known key (nearest: optimizer.lr), found an unknown one"},
+    {"optimzer.lr=1", "[optimzer]: expected a known section (nearest: [optimizer]), found an unknown one"},
+    {"data.train=a ;b", "data.train: expected text of at most 1023 bytes, no space at its ends and no \" ;\", found \"a ;b\""},
+    {"data.train=;b", "data.train: expected text of at most 1023 bytes, no space at its ends and no \" ;\", found \";b\""},
+    {"data.train=a\nb", "data.train: expected text of at most 1023 bytes, no space at its ends and no \" ;\", found \"a\nb\""},
+};
+static const struct { const char *set[2], *message; } bad_together[] = {
+    {{"model.prefix=2048"}, "model.prefix: expected 0 to 2047, found 2048"},
+    {{"model.rotary_dims=31"}, "model.rotary_dims: expected an even number, found 31"},
+    {{"train.micro_batch=9"}, "train.micro_batch: expected at most train.global_batch, 8, found 9"},
+    {{"train.steps=200"}, "optimizer.warmup: expected fewer than train.steps, 200, found 200"},
+    {{"model.vocab=400"}, "model.vocab: expected 390, the tokens of both encodings, found 400"},
+    {{"data.train="}, "data.train: expected a token file, found nothing"},
+};
+// clang-format on
+
+static void mistakes_in_text_name_line_key_and_range(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof bad_text / sizeof *bad_text; i++) {
+        pa_config c = pa_config_default(), before = c;
+        assert_int_equal(pa_config_parse(&c, "f.ini", bad_text[i].text, strlen(bad_text[i].text), &err), PA_USAGE);
+        assert_string_equal(err.text, bad_text[i].message);
+        expect_same(&c, &before); // not even the lines before the mistake
+    }
+    pa_config c = pa_config_default();
+    assert_int_equal(pa_config_parse(&c, "f.ini", "[log]\nevery = 1\0002", 18, &err), PA_USAGE);
+    assert_string_equal(err.text, "f.ini:2: expected text, found a NUL byte");
+}
+
+static void mistakes_in_assignments_are_refused(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof bad_assignment / sizeof *bad_assignment; i++) {
+        pa_config c = pa_config_default(), before = c;
+        assert_int_equal(pa_config_set(&c, bad_assignment[i].assignment, &err), PA_USAGE);
+        assert_string_equal(err.text, bad_assignment[i].message);
+        expect_same(&c, &before);
+    }
+}
+
+static void settings_that_do_not_go_together_are_refused(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof bad_together / sizeof *bad_together; i++) {
+        pa_config c = pa_config_default();
+        assert_int_equal(pa_config_set(&c, bad_together[i].set[0], &err), PA_OK);
+        assert_int_equal(pa_config_check(&c, &err), PA_USAGE);
+        assert_string_equal(err.text, bad_together[i].message);
+    }
+}
+
+static void long_lines_are_read_whole(void **state) {
+    (void)state;
+    char text[4096], path[1100];
+    memset(path, 'p', sizeof path);
+    for (size_t n = 150; n < 1030; n += n < 210 || n > 1015 ? 1 : 31) { // around inih's 200 bytes and our 1023
+        pa_config c = pa_config_default();
+        snprintf(text, sizeof text, "[data]\ntrain = %.*s ; %1500s\nsampling = token\n", (int)n, path, "x");
+        pa_status s = pa_config_parse(&c, "f.ini", text, strlen(text), &err);
+        assert_int_equal(s, n < 1024 ? PA_OK : PA_USAGE);
+        if (s) {
+            assert_non_null(strstr(err.text, "f.ini:2: data.train: expected text of at most 1023 bytes"));
+            continue;
+        }
+        assert_int_equal(strlen(c.data.train), n);
+        assert_int_equal(strspn(c.data.train, "p"), n);
+        assert_int_equal(c.data.sampling, PA_SAMPLING_TOKEN);
+    }
+    pa_config c = pa_config_default();
+    snprintf(text, sizeof text, "[data]\n%.1000s = 5\n", path); // a key longer than inih's line
+    assert_int_equal(pa_config_parse(&c, "f.ini", text, strlen(text), &err), PA_USAGE);
+    assert_string_equal(err.text, "f.ini:2: expected \"key = value\" or \"[section]\", found neither");
+}
+
+static void file_is_read_and_named(void **state) {
+    (void)state;
+    pa_config c = pa_config_default();
+    char expected[2 * SCRATCH_PATH];
+    scratch_put("x.ini", "[optimizer]\nlr = 0.5\n");
+    assert_int_equal(pa_config_read(&c, scratch("x.ini"), &err), PA_OK);
+    assert_true(c.optimizer.lr == 0.5);
+    scratch_put("x.ini", "[optimizer]\nlr = 5\n");
+    assert_int_equal(pa_config_read(&c, scratch("x.ini"), &err), PA_USAGE);
+    snprintf(expected, sizeof expected, "%s:2: optimizer.lr: expected a number above 0 and at most 1, found \"5\"", scratch("x.ini"));
+    assert_string_equal(err.text, expected);
+    assert_int_equal(pa_config_read(&c, scratch("none.ini"), &err), PA_USAGE);
+    snprintf(expected, sizeof expected, "%s: expected a file that can be read, found: No such file or directory", scratch("none.ini"));
+    assert_string_equal(err.text, expected);
+}
+
+static void configs_of_this_repository_are_valid(void **state) {
+    (void)state;
+    DIR *d = opendir("configs");
+    int count = 0;
+    assert_non_null(d);
+    for (const struct dirent *e; (e = readdir(d));) {
+        char path[300];
+        pa_config c = pa_config_default();
+        if (!strstr(e->d_name, ".ini")) continue;
+        snprintf(path, sizeof path, "configs/%s", e->d_name);
+        if (pa_config_read(&c, path, &err) || pa_config_check(&c, &err)) fail_msg("%s: %s", path, err.text);
+        count++;
+    }
+    closedir(d);
+    assert_true(count >= 8);
+}
+
+// ---- the model of a checkpoint
+
+static void model_text_is_the_model_section(void **state) {
+    (void)state;
+    pa_config c = pa_config_default(), again = c;
+    c.model.dim = 192;
+    c.model.prefix_dropout = 0.1;
+    c.model.qk_norm = true;
+    char *text = pa_config_model_text(&c.model);
+    assert_non_null(text);
+    assert_memory_equal(text, "[model]\n", 8);
+    assert_null(strchr(text + 1, '['));
+    assert_int_equal(pa_config_parse(&again, "checkpoint", text, strlen(text), &err), PA_OK);
+    expect_same(&c, &again);
+    free(text);
+}
+
+static void models_that_differ_are_told_apart(void **state) {
+    (void)state;
+    pa_model a = pa_model_default(), b = a;
+    assert_int_equal(pa_config_same_model(&a, &b, &err), PA_OK);
+    b.prefix_dropout = 0, b.dropout = 0.1, b.z_loss = 1e-4; // only training uses these
+    b.rotary_dims = 32;                                     // what auto stands for
+    assert_int_equal(pa_config_same_model(&a, &b, &err), PA_OK);
+    b.rotary_dims = 16;
+    assert_int_equal(pa_config_same_model(&a, &b, &err), PA_USAGE);
+    assert_string_equal(err.text, "model.rotary_dims: checkpoint auto, configuration 16");
+    b = a;
+    a.dim = 256, b.final_norm = true, b.position = PA_POSITION_ROTARY;
+    assert_int_equal(pa_config_same_model(&a, &b, &err), PA_USAGE);
+    assert_string_equal(err.text,
+                        "model.dim: checkpoint 256, configuration 512; model.position: checkpoint learned+rotary, configuration rotary; "
+                        "model.final_norm: checkpoint false, configuration true");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(printed_settings_read_back_to_the_bit),
+        cmocka_unit_test(doubles_print_as_short_as_can_be),
+        cmocka_unit_test(help_stands_before_each_key),
+        cmocka_unit_test(values_are_read_in_all_their_forms),
+        cmocka_unit_test(every_enum_name_is_its_value),
+        cmocka_unit_test(mistakes_in_text_name_line_key_and_range),
+        cmocka_unit_test(mistakes_in_assignments_are_refused),
+        cmocka_unit_test(settings_that_do_not_go_together_are_refused),
+        cmocka_unit_test(long_lines_are_read_whole),
+        SCRATCH_TEST(file_is_read_and_named),
+        cmocka_unit_test(configs_of_this_repository_are_valid),
+        cmocka_unit_test(model_text_is_the_model_section),
+        cmocka_unit_test(models_that_differ_are_told_apart),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

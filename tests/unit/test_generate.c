@@ -1,0 +1,357 @@
+// test_generate.c: generation over a fake model whose logits depend on all that is visible: windows, streams and endings against the rule
+// of generate.h computed anew for each token; and what each sampling option does to a distribution.
+#include "host/base/philox.h"
+#include "host/play/generate.h"
+#include "tests/support/fake.h"
+
+// ---- windows
+
+// How many tokens are visible, and how many of these are prefix, when token `total` is sampled behind a primer of `primer` tokens.
+static void rule(const pa_model *m, int refill, int primer, int total, int *visible, int *prefix) {
+    int P = m->prefix, N = m->context - P, opened = primer;
+    for (;;) {
+        int first = opened <= P + refill ? opened : P + refill;
+        *prefix = first <= P ? first - 1 : P;
+        int full = opened + N - (first - *prefix); // tokens there are when this window is full
+        *visible = first + total - opened;
+        if (total <= full) return;
+        opened = full + 1;
+    }
+}
+
+static void check_stream(const pa_model *m, const pa_sampling_options *o, int refill, const uint16_t *primer, int count, int stream,
+                         const uint16_t *out, int length) {
+    uint16_t all[FAKE_CONTEXT * 8], token;
+    float logits[PA_VOCAB];
+    pa_err err;
+    memcpy(all, primer, (size_t)count * sizeof *all);
+    memcpy(all + count, out, (size_t)length * sizeof *all);
+    for (int i = count ? 0 : 1; i < length; i++) {
+        int visible, prefix, total = count + i;
+        rule(m, refill, count ? count : 1, total, &visible, &prefix);
+        fake_logits(all + total - visible, visible, prefix, logits);
+        assert_int_equal(pa_sample(o, logits, all + total - visible, visible, (uint64_t)stream, (uint64_t)i, &token, &err), PA_OK);
+        if (token != out[i])
+            fail_msg("context %d, prefix %d, refill %d, primer %d: token %d of stream %d: %d, expected %d", m->context, m->prefix, refill,
+                     count, i, stream, out[i], token);
+    }
+}
+
+static void follows_the_rule(void **state) {
+    (void)state;
+    enum { LENGTH = 40, STREAMS = 3 };
+    uint16_t primer[FAKE_CONTEXT], out[STREAMS * LENGTH];
+    size_t made[STREAMS];
+    pa_err err;
+    for (int i = 0; i < FAKE_CONTEXT; i++) primer[i] = (uint16_t)(fake_mix((uint64_t)i) % PA_END);
+    pa_sampling_options o = pa_sampling_default();
+    o.seed = 17, o.repetition_penalty = 1.5;
+    for (int context = 2; context <= 8; context++)
+        for (int prefix = 0; prefix < context; prefix++)
+            for (int refill = 0; refill <= context - prefix; refill++)
+                for (int count = 0; count <= context + 3; count += 1 + count / 4) {
+                    pa_context ctx = fake_context(context, prefix, 0, STREAMS);
+                    int N = context - prefix;
+                    o.refill = refill;
+                    pa_status s = pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, (size_t)count, STREAMS, LENGTH, out, made, NULL,
+                                              NULL, &err);
+                    if (s) fail_msg("%s", err.text);
+                    for (int k = 0; k < STREAMS; k++) {
+                        assert_int_equal(made[k], LENGTH);
+                        check_stream(&ctx.model, &o, refill ? refill : N > 1 ? N / 2 : 1, primer, count, k, out + k * LENGTH, LENGTH);
+                    }
+                    assert_int_equal(ctx.calls, count ? LENGTH : LENGTH - 1); // each token costs one prefill or one row
+                }
+}
+
+// A window that opens with r latents and closes with N costs one prefill in N - r + 1 tokens.
+static void prefills_seldom(void **state) {
+    (void)state;
+    uint16_t primer[8] = {60, 256, 188}, out[160];
+    size_t made;
+    pa_err err;
+    pa_sampling_options o = pa_sampling_default();
+    pa_context ctx = fake_context(16, 8, 0, 1);
+    assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 8, 1, 160, out, &made, NULL, NULL, &err), PA_OK);
+    assert_int_equal(ctx.prefills, 1 + (160 - 8 + 4) / 5);
+}
+
+// A stream is the same in any company, and by its number.
+static void streams_are_their_own(void **state) {
+    (void)state;
+    uint16_t primer[5] = {356, 60, 64, 260, 188}, four[4 * 50], one[50];
+    size_t made[4];
+    pa_err err;
+    pa_sampling_options o = pa_sampling_default();
+    pa_context ctx = fake_context(12, 4, 0, 4);
+    for (size_t count = 0; count <= 5; count += 5) {
+        ctx = fake_context(12, 4, 0, 4), o.stream = 0;
+        assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, count, 4, 50, four, made, NULL, NULL, &err), PA_OK);
+        for (int s = 0; s < 4; s++) {
+            ctx = fake_context(12, 4, 0, 1), o.stream = (uint64_t)s;
+            assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, count, 1, 50, one, made, NULL, NULL, &err), PA_OK);
+            assert_memory_equal(one, four + s * 50, sizeof one);
+            assert_true(s == 0 || memcmp(four, four + s * 50, sizeof one));
+        }
+        assert_true(count || (four[0] >= PA_VELOCITY && four[0] < PA_END)); // from nothing: a VELOCITY
+        o.seed++;
+        assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, count, 1, 50, one, made, NULL, NULL, &err), PA_OK);
+        assert_memory_not_equal(one, four + 150, sizeof one); // another seed, another piece
+    }
+}
+
+// With `keys` by the rule of generate.h, computed anew; without, keys are struck while they sound.
+static void keys_are_up_or_down(void **state) {
+    (void)state;
+    enum { LENGTH = 600 };
+    const uint16_t primer[6] = {64, 60, 64, 260, 188, 67}; // 64 is struck twice
+    uint16_t all[6 + LENGTH], *out = all + 6;
+    size_t made;
+    pa_err err;
+    int slips[2] = {0};
+    for (int keys = 0; keys < 2; keys++) {
+        pa_sampling_options o = pa_sampling_default();
+        pa_context ctx = fake_context(12, 4, 0, 1);
+        int down[128] = {[64] = 2, [67] = 1};
+        o.seed = 5, o.keys = keys;
+        memcpy(all, primer, sizeof primer);
+        assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 6, 1, LENGTH, out, &made, NULL, NULL, &err), PA_OK);
+        for (int i = 0; i < LENGTH; i++) {
+            int visible, prefix, t = out[i];
+            float logits[PA_VOCAB];
+            uint16_t token;
+            rule(&ctx.model, 4, 6, 6 + i, &visible, &prefix);
+            fake_logits(all + 6 + i - visible, visible, prefix, logits);
+            for (int k = 0; k < 128 && keys; k++) {
+                double on = exp((double)logits[k]), off = exp((double)logits[128 + k]);
+                logits[k] = down[k] ? -1e30f : (float)log(on), logits[128 + k] = down[k] ? (float)log(on + off) : -1e30f;
+            }
+            assert_int_equal(pa_sample(&o, logits, NULL, 0, 0, (uint64_t)i, &token, &err), PA_OK);
+            assert_int_equal(t, token);
+            if (t >= PA_TIME_SHIFT) continue;
+            slips[keys] += (down[t % 128] > 0) == (t < PA_NOTE_OFF);
+            down[t % 128] = t < PA_NOTE_OFF ? down[t % 128] + 1 : down[t % 128] > 0 ? down[t % 128] - 1 : 0;
+        }
+    }
+    assert_true(slips[0] > 0);
+    assert_int_equal(slips[1], 0);
+}
+
+static bool stop_at_twelve(void *arg, size_t done) {
+    ++*(int *)arg;
+    return done < 12;
+}
+
+static void endings(void **state) {
+    (void)state;
+    uint16_t primer[3] = {60, 64, 67}, out[3 * 30];
+    size_t made[3];
+    int called = 0;
+    pa_err err;
+    pa_sampling_options o = pa_sampling_default();
+    pa_context ctx = fake_context(12, 4, 0, 3);
+    // Someone stops it.
+    assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 3, 3, 30, out, made, stop_at_twelve, &called, &err), PA_OK);
+    assert_int_equal(called, 12);
+    for (int s = 0; s < 3; s++) assert_int_equal(made[s], 12);
+    // END stops a stream, only where it may; the others go on.
+    for (int stop = 0; stop < 2; stop++) {
+        ctx = fake_context(12, 4, 0, 3), ctx.end_after = 10, o.stop_at_end = stop;
+        assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 3, 3, 30, out, made, NULL, NULL, &err), PA_OK);
+        for (size_t s = 0; s < 3; s++) {
+            assert_int_equal(made[s], stop ? 10 + s : 30);
+            for (size_t i = 0; i < 30; i++) assert_true(i < made[s] ? out[s * 30 + i] < PA_END : out[s * 30 + i] == PA_PAD || i > 12);
+        }
+        assert_int_equal(ctx.calls, stop ? 13 : 30);
+    }
+    // Nothing to make.
+    ctx = fake_context(12, 4, 0, 3);
+    assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, NULL, 0, 3, 0, out, made, NULL, NULL, &err), PA_OK);
+    assert_int_equal(made[0] + made[1] + made[2] + (size_t)ctx.calls, 0);
+    // What goes wrong below is said, with its place.
+    ctx.fail_at = 4;
+    assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 3, 3, 30, out, made, NULL, NULL, &err), PA_FAIL);
+    assert_string_equal(err.text, "the device is on fire");
+    ctx = fake_context(12, 4, 0, 1), ctx.spoil = NAN;
+    assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 3, 1, 30, out, made, NULL, NULL, &err), PA_FAIL);
+    assert_non_null(strstr(err.text, "token 1 of stream 0: logits: expected finite numbers, found"));
+}
+
+// ---- sampling
+
+// Logits of the given probabilities for tokens 10, 11, …; everything else next to impossible.
+static void set(float *logits, const double *p, int count) {
+    for (int v = 0; v < PA_VOCAB; v++) logits[v] = -1e4f;
+    for (int i = 0; i < count; i++) logits[10 + i] = (float)log(p[i]);
+}
+
+static uint16_t draw(const pa_sampling_options *o, const float *logits, uint64_t index) {
+    uint16_t token;
+    pa_err err;
+    if (pa_sample(o, logits, NULL, 0, 0, index, &token, &err)) fail_msg("%s", err.text);
+    return token;
+}
+
+// Draws 5000 times and compares with the probabilities expected of tokens 10, 11, …: Pearson's statistic; a 0 may never be drawn.
+// The bound is the 99.9 % point of chi-square with 7 degrees of freedom, more than any case here has; the seed is fixed, so it can't
+// flicker.
+static void expect(const pa_sampling_options *o, const float *logits, const double *p, int count) {
+    enum { DRAWS = 5000 };
+    double found[8] = {0}, statistic = 0;
+    for (uint64_t i = 0; i < DRAWS; i++) {
+        int at = draw(o, logits, i) - 10;
+        if (at < 0 || at >= count || p[at] == 0) fail_msg("drew token %d, which has no probability", at + 10);
+        found[at]++;
+    }
+    for (int i = 0; i < count; i++)
+        if (p[i] > 0) statistic += (found[i] - DRAWS * p[i]) * (found[i] - DRAWS * p[i]) / (DRAWS * p[i]);
+    if (statistic > 24.32) fail_msg("chi-square %.1f", statistic);
+}
+
+static void distributions(void **state) {
+    (void)state;
+    const double p[] = {0.05, 0.4, 0.1, 0.3, 0.15};
+    float logits[PA_VOCAB];
+    set(logits, p, 5);
+    pa_sampling_options plain = pa_sampling_default(), o = plain;
+    expect(&o, logits, p, 5);
+    o.temperature = 0.5; // squares
+    double sum = 0.0025 + 0.16 + 0.01 + 0.09 + 0.0225;
+    expect(&o, logits, (double[]){0.0025 / sum, 0.16 / sum, 0.01 / sum, 0.09 / sum, 0.0225 / sum}, 5);
+    o = plain, o.temperature = 2; // roots
+    sum = sqrt(0.05) + sqrt(0.4) + sqrt(0.1) + sqrt(0.3) + sqrt(0.15);
+    expect(&o, logits, (double[]){sqrt(0.05) / sum, sqrt(0.4) / sum, sqrt(0.1) / sum, sqrt(0.3) / sum, sqrt(0.15) / sum}, 5);
+    o = plain, o.top_k = 2;
+    expect(&o, logits, (double[]){0, 4 / 7.0, 0, 3 / 7.0, 0}, 5);
+    o = plain, o.top_p = 0.8; // 0.4 + 0.3 falls short, 0.15 more does not
+    expect(&o, logits, (double[]){0, 0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85}, 5);
+    o = plain, o.min_p = 0.3; // of 0.4
+    expect(&o, logits, (double[]){0, 0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85}, 5);
+    o.top_k = 5, o.top_p = 0.7, o.min_p = 0.9;
+    expect(&o, logits, (double[]){0, 1, 0, 0, 0}, 5);
+    o = plain, o.top_k = 2, o.top_p = 0.5; // top-p is of what top-k leaves: 0.4 of 0.7 is enough
+    expect(&o, logits, (double[]){0, 1, 0, 0, 0}, 5);
+    o = plain, o.temperature = 0.5, o.top_p = 0.55; // of what temperature makes: 0.16 of 0.285 is enough
+    expect(&o, logits, (double[]){0, 1, 0, 0, 0}, 5);
+}
+
+// Four tokens as probable as each other: sums of their shares are exact, so each border can be met exactly. Of equals the first stay.
+static void nucleus_edges(void **state) {
+    (void)state;
+    float logits[PA_VOCAB];
+    set(logits, (double[]){1, 1, 1, 1}, 4);
+    pa_sampling_options o = pa_sampling_default();
+    const struct {
+        double top_p;
+        int kept;
+    } edge[] = {{1e-300, 1}, {0.25, 1}, {0.2500001, 2}, {0.5, 2}, {0.75, 3}, {0.7500001, 4}, {1, 4}};
+    for (size_t i = 0; i < sizeof edge / sizeof *edge; i++) {
+        double p[4] = {0};
+        o.top_p = edge[i].top_p;
+        for (int k = 0; k < edge[i].kept; k++) p[k] = 1.0 / edge[i].kept;
+        expect(&o, logits, p, 4);
+    }
+}
+
+static void the_most_probable(void **state) {
+    (void)state;
+    float logits[PA_VOCAB];
+    set(logits, (double[]){0.2, 0.3, 0.3, 0.2}, 4);
+    pa_sampling_options plain = pa_sampling_default(), way[5] = {plain, plain, plain, plain, plain};
+    way[0].greedy = true, way[1].temperature = 0, way[2].top_k = 1, way[3].top_p = 1e-9, way[4].greedy = true, way[4].temperature = 5;
+    for (int i = 0; i < 5; i++)
+        for (uint64_t k = 0; k < 200; k++) assert_int_equal(draw(&way[i], logits, k), 11); // of equals the first
+    logits[12] += 1e-3f;
+    plain.temperature = 1e-6;
+    for (uint64_t k = 0; k < 200; k++) assert_int_equal(draw(&plain, logits, k), 12);
+    plain = pa_sampling_default(), plain.min_p = 1;
+    for (uint64_t k = 0; k < 200; k++) assert_int_equal(draw(&plain, logits, k), 12);
+}
+
+static void never_pad(void **state) {
+    (void)state;
+    float logits[PA_VOCAB];
+    set(logits, (double[]){0.5, 0.5}, 2);
+    logits[PA_PAD] = 50, logits[PA_END] = 40;
+    pa_sampling_options o = pa_sampling_default();
+    expect(&o, logits, (double[]){0.5, 0.5}, 2);
+    o.greedy = true;
+    assert_int_equal(draw(&o, logits, 0), 10);
+    o.stop_at_end = true;
+    assert_int_equal(draw(&o, logits, 0), PA_END);
+    o.greedy = false;
+    assert_int_equal(draw(&o, logits, 0), PA_END);
+}
+
+static void penalty(void **state) {
+    (void)state;
+    float logits[PA_VOCAB];
+    const uint16_t recent[] = {10, 12, 10};
+    uint16_t token;
+    pa_err err;
+    pa_sampling_options o = pa_sampling_default();
+    o.greedy = true, o.repetition_penalty = 2;
+    for (int v = 0; v < PA_VOCAB; v++) logits[v] = -100;
+    logits[10] = 3, logits[11] = 1.6f; // 3 / 2 < 1.6
+    assert_int_equal(pa_sample(&o, logits, recent, 3, 0, 0, &token, &err), PA_OK);
+    assert_int_equal(token, 11);
+    logits[11] = 1.4f; // once, however often it is there
+    assert_int_equal(pa_sample(&o, logits, recent, 3, 0, 0, &token, &err), PA_OK);
+    assert_int_equal(token, 10);
+    logits[10] = -100, logits[11] = -5, logits[12] = -3; // -3 times 2 < -5
+    assert_int_equal(pa_sample(&o, logits, recent, 3, 0, 0, &token, &err), PA_OK);
+    assert_int_equal(token, 11);
+}
+
+static void refuses(void **state) {
+    (void)state;
+    pa_model m = pa_model_default();
+    pa_err err;
+    const struct {
+        const char *says;
+        pa_sampling_options o;
+    } wrong[] = {
+        {"temperature: expected 0 (greedy) to 100, found -1", {-1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
+        {"temperature", {(double)NAN, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
+        {"top-k: expected 1 to 390", {1, 391, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
+        {"top-k", {1, -1, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
+        {"top-p: expected more than 0, at most 1, found 0", {1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0}},
+        {"top-p", {1, 0, 1.1, 0, 1, 0, 0, 0, 0, 0, 0}},
+        {"min-p: expected 0 to 1, found 1.5", {1, 0, 1, 1.5, 1, 0, 0, 0, 0, 0, 0}},
+        {"min-p", {1, 0, 1, (double)NAN, 1, 0, 0, 0, 0, 0, 0}},
+        {"repetition-penalty: expected 0.01 to 100, found 0", {1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}},
+        {"refill: expected 1 to 1024", {1, 0, 1, 0, 1, 0, 0, 1025, 0, 0, 0}},
+        {"refill", {1, 0, 1, 0, 1, 0, 0, -1, 0, 0, 0}},
+    };
+    pa_sampling_options o = pa_sampling_default();
+    assert_int_equal(pa_sampling_check(&o, &m, &err), PA_OK);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_int_equal(pa_sampling_check(&wrong[i].o, &m, &err), PA_USAGE);
+        if (strncmp(err.text, wrong[i].says, strlen(wrong[i].says))) fail_msg("%s", err.text);
+    }
+    float logits[PA_VOCAB] = {0};
+    uint16_t token;
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++) {
+        logits[200] = bad[i];
+        assert_int_equal(pa_sample(&o, logits, NULL, 0, 0, 0, &token, &err), PA_FAIL);
+        assert_non_null(strstr(err.text, "logits: expected finite numbers, found"));
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(follows_the_rule),
+        cmocka_unit_test(prefills_seldom),
+        cmocka_unit_test(streams_are_their_own),
+        cmocka_unit_test(keys_are_up_or_down),
+        cmocka_unit_test(endings),
+        cmocka_unit_test(distributions),
+        cmocka_unit_test(nucleus_edges),
+        cmocka_unit_test(the_most_probable),
+        cmocka_unit_test(never_pad),
+        cmocka_unit_test(penalty),
+        cmocka_unit_test(refuses),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

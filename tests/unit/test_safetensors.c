@@ -1,0 +1,466 @@
+// test_safetensors.c: a file that is damaged or made to do harm is refused with a line that says why; what is written reads back.
+#include "host/files/safetensors.h"
+#include "host/files/safetensors_write.h"
+#include "tests/support/scratch.h"
+
+#include <fcntl.h>
+
+static pa_err err;
+
+// ---- a file from its parts
+
+static void put_file(uint64_t length, const char *header, size_t header_bytes, size_t data_bytes) {
+    uint8_t *bytes = calloc(8 + header_bytes + data_bytes + 1, 1);
+    assert_non_null(bytes);
+    memcpy(bytes, &length, 8);
+    memcpy(bytes + 8, header, header_bytes);
+    for (size_t i = 0; i < data_bytes; i++) bytes[8 + header_bytes + i] = (uint8_t)(i + 1);
+    scratch_put_bytes("a", bytes, 8 + header_bytes + data_bytes);
+    free(bytes);
+}
+
+static void put_header(const char *header, size_t data_bytes) {
+    put_file(strlen(header), header, strlen(header), data_bytes);
+}
+
+static void expect_refused(pa_status status, const char *message) {
+    char expected[sizeof err.text];
+    pa_st *st = (pa_st *)&err;
+    assert_int_equal(pa_st_open(&st, scratch("a"), &err), status);
+    assert_null(st);
+    snprintf(expected, sizeof expected, "%s: %s", scratch("a"), message);
+    assert_string_equal(err.text, expected);
+}
+
+// Reads every byte that the file hands out, so that the sanitizers see them.
+static unsigned sum_all(const pa_st *st) {
+    unsigned sum = 0;
+    for (size_t i = 0; i < pa_st_count(st); i++) {
+        const pa_tensor *t = pa_st_at(st, i);
+        assert_int_equal((uintptr_t)t->data % pa_dtype_size(t->dtype), 0);
+        for (size_t b = 0; b < t->bytes; b++) sum += ((const uint8_t *)t->data)[b];
+        sum += (unsigned)strlen(t->name);
+    }
+    return sum;
+}
+
+// ---- files that are refused
+
+#define T(name, dtype, shape, offsets) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":[" shape "],\"data_offsets\":[" offsets "]}"
+
+// clang-format off
+static const struct {
+    const char *header;
+    size_t data;
+    const char *message;
+} bad_headers[] = {
+    {"", 0, "expected a safetensors file, found one that begins with \"\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\""},
+    {" {}", 0, "expected a safetensors file, found one that begins with \"\\x03\\x00\\x00\\x00\\x00\\x00\\x00\\x00 {}\""},
+    {"[]", 0, "expected a safetensors file, found one that begins with \"\\x02\\x00\\x00\\x00\\x00\\x00\\x00\\x00[]\""},
+    {"{", 0, "expected a header in JSON, found an error at its byte 1"},
+    {"{} x", 0, "expected a header in JSON, found an error at its byte 3"},
+    {"{\"a\":}", 0, "expected a header in JSON, found an error at its byte 5"},
+    {"{\"a\xff\":1}", 0, "expected a header in UTF-8 without NUL, found another byte"},
+    {"{\"a\\u0000b\":1}", 0, "expected a header in UTF-8 without NUL, found another byte"},
+    {"{\"a\":1}", 0, "tensor \"a\": expected an object of dtype, shape and data_offsets, found none of 0"},
+    {"{\"a\":[1,2,3]}", 0, "tensor \"a\": expected an object of dtype, shape and data_offsets, found none of 3"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, "tensor \"a\": expected an object of dtype, shape and data_offsets, found one of 2"},
+    {"{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "tensor \"a\": expected an object of dtype, shape and data_offsets, found one of 4"},
+    {"{\"a\":{\"dtype\":\"U8\",\"SHAPE\":[1],\"data_offsets\":[0,1]}}", 1, "tensor \"a\": expected an object of dtype, shape and data_offsets, found one of 3"},
+    {"{" T("a\\u001b[2J", "U9", "1", "0,1") "}", 1, "tensor \"a?[2J\": expected F32, F64, BF16, F16, U16, I32, I64 or U8, found U9"},
+    {"{" T("a", "f32", "1", "0,4") "}", 4, "tensor \"a\": expected F32, F64, BF16, F16, U16, I32, I64 or U8, found f32"},
+    {"{\"a\":{\"dtype\":5,\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "tensor \"a\": expected a dtype in quotes, found something else"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":1,\"data_offsets\":[0,1]}}", 1, "tensor \"a\": expected a shape in brackets, found something else"},
+    {"{" T("a", "U8", "-1", "0,1") "}", 1, "tensor \"a\": expected dimension 0 to be a whole number from 0 to 2^53 - 1, found another"},
+    {"{" T("a", "U8", "1,1.5", "0,1") "}", 1, "tensor \"a\": expected dimension 1 to be a whole number from 0 to 2^53 - 1, found another"},
+    {"{" T("a", "U8", "\"1\"", "0,1") "}", 1, "tensor \"a\": expected dimension 0 to be a whole number from 0 to 2^53 - 1, found another"},
+    {"{" T("a", "U8", "9007199254740992,0", "0,0") "}", 0, "tensor \"a\": expected dimension 0 to be a whole number from 0 to 2^53 - 1, found another"},
+    {"{" T("a", "U8", "1e400", "0,0") "}", 0, "tensor \"a\": expected dimension 0 to be a whole number from 0 to 2^53 - 1, found another"},
+    {"{" T("a", "U8", "1,1,1,1,1,1,1,1,1", "0,1") "}", 1, "tensor \"a\": expected at most 8 dimensions, found 9"},
+    {"{" T("a", "I64", "4294967296,4294967296", "0,0") "}", 0, "tensor \"a\": expected a shape of at most 2^64 - 1 bytes, found more with dimension 1"},
+    {"{" T("a", "U8", "4294967296,4294967296", "0,0") "}", 0, "tensor \"a\": expected a shape of at most 2^64 - 1 bytes, found more with dimension 1"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":1}}", 1, "tensor \"a\": expected data_offsets of two whole numbers from 0 to 2^53 - 1, found something else"},
+    {"{" T("a", "U8", "1", "0") "}", 1, "tensor \"a\": expected data_offsets of two whole numbers from 0 to 2^53 - 1, found something else"},
+    {"{" T("a", "U8", "1", "0,1,2") "}", 1, "tensor \"a\": expected data_offsets of two whole numbers from 0 to 2^53 - 1, found something else"},
+    {"{" T("a", "U8", "1", "-1,0") "}", 1, "tensor \"a\": expected data_offsets of two whole numbers from 0 to 2^53 - 1, found something else"},
+    {"{" T("a", "U8", "1", "0,9007199254740993") "}", 1, "tensor \"a\": expected data_offsets of two whole numbers from 0 to 2^53 - 1, found something else"},
+    {"{" T("a", "U8", "1", "1,0") "}", 1, "tensor \"a\": expected data_offsets in order within 0 to 1, found 1 to 0"},
+    {"{" T("a", "U8", "2", "0,2") "}", 1, "tensor \"a\": expected data_offsets in order within 0 to 1, found 0 to 2; the file is cut short: expected 63 bytes, found 62"},
+    {"{" T("a", "U8", "2", "0,2") "," T("b", "U8", "3", "2,5") "," T("c", "U8", "0", "2,2") ",\"d\":1}", 1, "tensor \"a\": expected data_offsets in order within 0 to 1, found 0 to 2; the file is cut short: expected 176 bytes, found 172"},
+    {"{" T("a", "U8", "2", "0,1") "}", 1, "tensor \"a\": expected 2 bytes of data for its shape and dtype, found 1"},
+    {"{" T("a", "U8", "1", "0,2") "}", 2, "tensor \"a\": expected 1 bytes of data for its shape and dtype, found 2"},
+    {"{" T("a", "F32", "1", "0,2") "}", 2, "tensor \"a\": expected 4 bytes of data for its shape and dtype, found 2"},
+    {"{" T("a", "U8", "", "0,0") "}", 0, "tensor \"a\": expected 1 bytes of data for its shape and dtype, found 0"},
+    {"{" T("a", "U8", "2", "0,2") "," T("b", "U8", "2", "1,3") "}", 3, "tensor \"b\": expected its data at byte 2, found it at 1 (an overlap)"},
+    {"{" T("a", "U8", "2", "0,2") "," T("b", "U8", "2", "0,2") "}", 2, "tensor \"b\": expected its data at byte 2, found it at 0 (an overlap)"},
+    {"{" T("a", "U8", "2", "0,2") "," T("b", "U8", "0", "1,1") "}", 2, "tensor \"b\": expected its data at byte 2, found it at 1 (an overlap)"},
+    {"{" T("a", "U8", "2", "0,2") "," T("b", "U8", "2", "3,5") "}", 5, "tensor \"b\": expected its data at byte 2, found it at 3 (a gap)"},
+    {"{" T("a", "U8", "2", "1,3") "}", 3, "tensor \"a\": expected its data at byte 0, found it at 1 (a gap)"},
+    {"{" T("a", "U8", "2", "0,2") "}", 3, "expected 2 bytes of data, found 3"},
+    {"{}", 1, "expected 0 bytes of data, found 1"},
+    {"{" T("a", "U8", "1", "0,1") "," T("a", "U8", "1", "1,2") "}", 2, "expected each name once, found \"a\" twice"},
+    {"{\"__metadata__\":{},\"__metadata__\":{}}", 0, "expected each name once, found \"__metadata__\" twice"},
+    {"{\"__metadata__\":[]}", 0, "expected __metadata__ to be an object, found something else"},
+    {"{\"__metadata__\":{\"k\":1}}", 0, "metadata \"k\": expected text in quotes, found something else"},
+    {"{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", 0, "expected each name once, found \"k\" twice"},
+    {"{\"__metadata__\":{\"crc32c\":\"0000000\"}}", 0, "metadata \"crc32c\": expected 8 hexadecimal digits, found \"0000000\""},
+    {"{\"__metadata__\":{\"crc32c\":\"0x000000\"}}", 0, "metadata \"crc32c\": expected 8 hexadecimal digits, found \"0x000000\""},
+    {"{\"__metadata__\":{\"header_crc32c\":\"00000000\"}}", 0, "expected a header with CRC-32C 00000000, found 4cd142bb: the file is damaged"},
+    {"{\"__metadata__\":{\"header_crc32c\":\"0\"}}", 0, "expected a header with CRC-32C 0, found 00000000: the file is damaged"},
+    {"{\"__metadata__\":{\"header_crc32c\": \"00000000\"}}", 0, "expected a header with CRC-32C 00000000, found 00000000: the file is damaged"},
+    {"{\"__metadata__\":{\"crc32c\":\"00000001\"}}", 0, "expected data with CRC-32C 00000001, found 00000000: the file is damaged"},
+};
+// clang-format on
+
+static void bad_header_is_refused_with_its_reason(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof bad_headers / sizeof *bad_headers; i++) {
+        put_header(bad_headers[i].header, bad_headers[i].data);
+        expect_refused(PA_DATA, bad_headers[i].message);
+    }
+}
+
+static void bad_size_is_refused(void **state) {
+    (void)state;
+    char message[128];
+    for (int n = 0; n < 8; n++) {
+        scratch_put_bytes("a", "\0\0\0\0\0\0\0", (size_t)n);
+        snprintf(message, sizeof message, "expected a safetensors file of at least 8 bytes, found %d", n);
+        expect_refused(PA_DATA, message);
+    }
+    put_file(3, "{}", 2, 0);
+    expect_refused(PA_DATA, "expected a header of 3 bytes, found 2: the file is cut short");
+    put_file(100000000, "{}", 2, 0);
+    expect_refused(PA_DATA, "expected a header of 100000000 bytes, found 2: the file is cut short");
+    put_file(100000000, "", 0, 0);
+    expect_refused(PA_DATA, "expected a header of 100000000 bytes, found 0: the file is cut short");
+    put_file(100000001, "{}", 2, 0);
+    expect_refused(PA_DATA, "expected a header of at most 100000000 bytes, found 100000001");
+    put_file(UINT64_MAX, "{}", 2, 0);
+    expect_refused(PA_DATA, "expected a header of at most 100000000 bytes, found 18446744073709551615");
+    put_file(3, "{}\0", 3, 0);
+    expect_refused(PA_DATA, "expected a header in UTF-8 without NUL, found another byte");
+}
+
+static void another_format_is_refused_with_its_first_bytes(void **state) {
+    (void)state;
+    static const struct {
+        const char *bytes;
+        size_t count;
+        const char *shown;
+    } other[] = {
+        {"MThd\0\0\0\6\0\1\0\2\1\xe0MTrk\0\0", 20, "MThd\\x00\\x00\\x00\\x06\\x00\\x01\\x00\\x02\\x01\\xe0MT"},
+        {"MThd\0\0\0\6", 8, "MThd\\x00\\x00\\x00\\x06"},
+        {"MThd\0\0\0\6\0", 9, "MThd\\x00\\x00\\x00\\x06\\x00"},
+        {"[model]\ndim = 8\n", 16, "[model]\\x0adim = 8\\x0a"},
+        {"\"\\\x1b[2J\x7f\xc3\xa9%n{", 11, "\\x22\\x5c\\x1b[2J\\x7f\\xc3\\xa9%n"},
+        {"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 17,
+         "\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff"},
+        {"\3\0\0\0\0\0\0\0[]", 10, "\\x03\\x00\\x00\\x00\\x00\\x00\\x00\\x00[]"},
+        {"\0\0\0\0\0\0\0\0{}", 10, "\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00{}"},
+    };
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
+        char message[256];
+        scratch_put_bytes("a", other[i].bytes, other[i].count);
+        snprintf(message, sizeof message, "expected a safetensors file, found one that begins with \"%s\"", other[i].shown);
+        expect_refused(PA_DATA, message);
+    }
+}
+
+static void deep_nesting_is_refused(void **state) {
+    (void)state;
+    enum { DEPTH = 1000000 };
+    char *header = malloc(DEPTH + 6);
+    memcpy(header, "{\"a\":", 5);
+    memset(header + 5, '[', DEPTH);
+    header[DEPTH + 5] = 0;
+    put_header(header, 0);
+    free(header);
+    pa_st *st;
+    assert_int_equal(pa_st_open(&st, scratch("a"), &err), PA_DATA);
+    assert_non_null(strstr(err.text, ": expected a header in JSON, found an error at its byte "));
+}
+
+static void what_is_no_file_is_refused(void **state) {
+    (void)state;
+    expect_refused(PA_FAIL, "expected a file that can be read, found: No such file or directory");
+    assert_int_equal(mkdir(scratch("a"), 0777), 0);
+    expect_refused(PA_DATA, "expected a safetensors file, found a folder");
+    assert_int_equal(rmdir(scratch("a")), 0);
+    assert_int_equal(mkfifo(scratch("a"), 0666), 0);
+    expect_refused(PA_DATA, "expected a safetensors file, found a pipe, socket or device");
+    pa_st *st;
+    assert_int_equal(pa_st_open(&st, "/dev/null", &err), PA_DATA);
+    assert_string_equal(err.text, "/dev/null: expected a safetensors file, found a pipe, socket or device");
+}
+
+// ---- files that are accepted
+
+static void unusual_but_valid_files_are_read(void **state) {
+    (void)state;
+    static const struct {
+        const char *header;
+        size_t data, count;
+    } good[] = {
+        {"{}", 0, 0},
+        {"{}   ", 0, 0},
+        {"{\"__metadata__\":{}}", 0, 0},
+        {"{" T("", "U8", "1", "0,1") "}", 1, 1},
+        {"{" T("scalar", "F32", "", "0,4") "}", 4, 1},
+        {"{" T("empty", "F32", "3,0,5", "0,0") "}", 0, 1},
+        {"{" T("a", "U8", "2", "0,2") "," T("e", "U8", "0", "2,2") "," T("f", "U8", "0", "0,0") "}", 2, 3},
+        {"{" T("b", "U8", "2", "1,3") "," T("a", "U8", "1", "0,1") "}", 3, 2}, // not in the order of the data
+        {"{" T("a", "U8", "1,1,1,1,1,1,1,1", "0,1") "}", 1, 1},
+        {"{" T("b\\\\u0000", "U8", "1", "0,1") "}", 1, 1}, // a backslash, not an escape
+    };
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        pa_st *st;
+        put_header(good[i].header, good[i].data);
+        assert_int_equal(pa_st_open(&st, scratch("a"), &err), PA_OK);
+        assert_int_equal(pa_st_count(st), good[i].count);
+        assert_null(pa_st_at(st, good[i].count));
+        sum_all(st);
+        pa_st_close(st);
+    }
+    pa_st_close(NULL);
+}
+
+static void misaligned_data_is_handed_out_aligned(void **state) {
+    (void)state; // each data section begins at another byte, and the tensor at another byte of it
+    for (int pad = 0; pad < 9; pad++) {
+        char header[256];
+        pa_st *st;
+        snprintf(header, sizeof header, "{" T("a", "U8", "3", "0,3") "," T("b", "F64", "2", "3,19") "," T("c", "U16", "1", "19,21") "}%*s",
+                 pad, "");
+        put_header(header, 21);
+        assert_int_equal(pa_st_open(&st, scratch("a"), &err), PA_OK);
+        sum_all(st);
+        const uint8_t *b = pa_st_find(st, "b")->data, *c = pa_st_find(st, "c")->data;
+        for (int i = 0; i < 16; i++) assert_int_equal(b[i], i + 4);
+        assert_int_equal(c[0], 20);
+        pa_st_close(st);
+    }
+}
+
+// ---- writing, and what becomes of the written
+
+static const uint16_t words[3] = {1, 2, 65535};
+static const int64_t longs[2] = {INT64_MIN, INT64_MAX};
+static const double doubles[1] = {1.0 / 3};
+static const float floats[6] = {0, -0.0f, 1.5f, -2, 3e38f, 1e-40f};
+static const uint8_t bytes[5] = {1, 2, 3, 4, 5};
+static const int32_t ints[1] = {-7};
+static const pa_tensor all[] = {
+    {"words", PA_U16, 1, {3}, words, 6},
+    {"longs", PA_I64, 1, {2}, longs, 16},
+    {"bytes", PA_U8, 2, {5, 1}, bytes, 5},
+    {"floats", PA_F32, 2, {2, 3}, floats, 24},
+    {"quo\"te\n\xc3\xbc", PA_F64, 0, {0}, doubles, 8},
+    {"ints", PA_I32, 1, {1}, ints, 4},
+    {"half", PA_F16, 1, {3}, words, 6},
+    {"brain", PA_BF16, 1, {1}, words, 2},
+    {"none", PA_F32, 2, {0, 7}, NULL, 0},
+};
+enum { ALL = sizeof all / sizeof *all };
+static const pa_meta meta[] = {{"format", "pt"}, {"names", "[\"Für Elise\\n\", \"\"]\n"}, {"", ""}};
+
+static void put_all(void) {
+    assert_int_equal(pa_st_write(scratch("a"), all, ALL, meta, 3, &err), PA_OK);
+}
+
+static void expect_all(const pa_st *st) {
+    assert_int_equal(pa_st_count(st), ALL);
+    for (int i = 0; i < ALL; i++) {
+        const pa_tensor *t = pa_st_find(st, all[i].name);
+        assert_true(t && t->dtype == all[i].dtype && t->rank == all[i].rank && t->bytes == all[i].bytes);
+        for (int d = 0; d < t->rank; d++) assert_int_equal(t->shape[d], all[i].shape[d]);
+        if (t->bytes) assert_memory_equal(t->data, all[i].data, t->bytes);
+    }
+    for (int i = 0; i < 3; i++) assert_string_equal(pa_st_meta(st, meta[i].key), meta[i].value);
+}
+
+static void what_is_written_reads_back(void **state) {
+    (void)state;
+    pa_st *st;
+    put_all();
+    assert_int_equal(scratch_entries(), 1);
+    assert_int_equal(pa_st_open(&st, scratch("a"), &err), PA_OK);
+    assert_int_equal(pa_st_count(st), ALL);
+    assert_string_equal(pa_st_path(st), scratch("a"));
+    expect_all(st);
+    assert_int_equal(strlen(pa_st_meta(st, "crc32c")), 8);
+    assert_int_equal(strtoul(pa_st_meta(st, "crc32c"), NULL, 16), pa_st_crc(st));
+    assert_null(pa_st_meta(st, "FORMAT"));
+    assert_null(pa_st_find(st, "Words"));
+    pa_st_close(st);
+}
+
+static void data_is_aligned_and_widest_first(void **state) {
+    (void)state;
+    char *text;
+    size_t length;
+    uint64_t header;
+    pa_st *st;
+    put_all();
+    assert_int_equal(pa_read_text(scratch("a"), &text, &length, &err), PA_OK);
+    memcpy(&header, text, 8);
+    free(text);
+    assert_int_equal((8 + header) % 64, 0);
+    assert_int_equal(pa_st_open(&st, scratch("a"), &err), PA_OK);
+    assert_string_equal(pa_st_at(st, 0)->name, "longs"); // of equals, in the order given
+    assert_string_equal(pa_st_at(st, 1)->name, "quo\"te\n\xc3\xbc");
+    for (size_t i = 0, at = 0; i < ALL; at += pa_st_at(st, i++)->bytes) assert_int_equal(at % pa_dtype_size(pa_st_at(st, i)->dtype), 0);
+    pa_st_close(st);
+}
+
+static void what_cannot_be_read_back_is_not_written(void **state) {
+    (void)state;
+    char expected[2 * SCRATCH_PATH];
+    const struct {
+        pa_tensor t[2];
+        size_t count;
+        const char *message;
+    } bad[] = {
+        {{{"a", PA_U8, 1, {3}, bytes, 2}}, 1, "tensor \"a\": expected 3 bytes for its shape, found 2"},
+        {{{"", PA_U8, 1, {3}, bytes, 3}}, 1, "expected a tensor's name in UTF-8, used once, found \"\""},
+        {{{"__metadata__", PA_U8, 1, {3}, bytes, 3}}, 1, "expected a tensor's name in UTF-8, used once, found \"__metadata__\""},
+        {{{"a\xff", PA_U8, 1, {3}, bytes, 3}}, 1, "expected a tensor's name in UTF-8, used once, found \"a\xff\""},
+        {{{"a", PA_U8, 1, {3}, bytes, 3}, {"a", PA_F32, 1, {6}, floats, 24}},
+         2,
+         "expected a tensor's name in UTF-8, used once, found \"a\""},
+    };
+    const pa_meta bad_meta[][2] = {{{"k", "1"}, {"k", "2"}},
+                                   {{"x", "y"}, {"k", "\xff"}},
+                                   {{"x", "y"}, {"crc32c", "00000000"}},
+                                   {{"x", "y"}, {"header_crc32c", "00000000"}}};
+    scratch_put("a", "old");
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(pa_st_write(scratch("a"), bad[i].t, bad[i].count, NULL, 0, &err), PA_FAIL);
+        snprintf(expected, sizeof expected, "%s: %s", scratch("a"), bad[i].message);
+        assert_string_equal(err.text, expected);
+    }
+    for (size_t i = 0; i < sizeof bad_meta / sizeof *bad_meta; i++) {
+        assert_int_equal(pa_st_write(scratch("a"), all, 1, bad_meta[i], 2, &err), PA_FAIL);
+        snprintf(expected, sizeof expected, "%s: metadata \"%s\": expected UTF-8 and a key used once, found otherwise", scratch("a"),
+                 bad_meta[i][1].key);
+        assert_string_equal(err.text, expected);
+    }
+    assert_int_equal(pa_st_write("/proc/a", all, ALL, NULL, 0, &err), PA_FAIL);
+    scratch_expect("a", "old");
+    assert_int_equal(scratch_entries(), 1);
+}
+
+static void full_disk_names_path_and_bytes(void **state) {
+    (void)state;
+    char expected[2 * SCRATCH_PATH];
+    struct stat info;
+    put_all();
+    assert_int_equal(stat(scratch("a"), &info), 0);
+    scratch_put("a", "old");
+    for (size_t room = 1; room < (size_t)info.st_size; room += 37) {
+        scratch_limit(room);
+        assert_int_equal(pa_st_write(scratch("a"), all, ALL, meta, 3, &err), PA_FAIL);
+        scratch_limit(0);
+        snprintf(expected, sizeof expected, "%s: expected to write %lld bytes, found: File too large", scratch("a"),
+                 (long long)info.st_size);
+        assert_string_equal(err.text, expected);
+        scratch_expect("a", "old");
+        assert_int_equal(scratch_entries(), 1);
+    }
+    scratch_limit((size_t)info.st_size);
+    put_all();
+}
+
+// Every length short of the whole is refused and called so. Every damaged byte is refused but for the letters of "header_crc32c": then the
+// header's sum is not looked for, and all that the file says is what it said before.
+static void damage_anywhere_is_refused_or_harmless(void **state) {
+    (void)state;
+    char *text, cut[128];
+    size_t length, accepted = 0;
+    uint64_t header;
+    pa_st *st;
+    put_all();
+    assert_int_equal(pa_read_text(scratch("a"), &text, &length, &err), PA_OK);
+    size_t name = (size_t)(strstr(text + 8, "header_crc32c") - text);
+    memcpy(&header, text, 8);
+    int fd = open(scratch("a"), O_WRONLY);
+    for (size_t n = length; n-- > 0;) {
+        assert_int_equal(ftruncate(fd, (off_t)n), 0);
+        assert_int_equal(pa_st_open(&st, scratch("a"), &err), PA_DATA);
+        if (n >= 8 + header)
+            snprintf(cut, sizeof cut, "; the file is cut short: expected %zu bytes, found %zu", length, n);
+        else if (n >= 8)
+            snprintf(cut, sizeof cut, ": expected a header of %zu bytes, found %zu: the file is cut short", (size_t)header, n - 8);
+        else
+            snprintf(cut, sizeof cut, ": expected a safetensors file of at least 8 bytes, found %zu", n);
+        assert_non_null(strstr(err.text, cut));
+    }
+    assert_int_equal(pwrite(fd, text, length, 0), length);
+    for (size_t i = 0; i < length; i++) {
+        for (int change = 1; change < 256; change++) {
+            char damaged = (char)(text[i] ^ change);
+            assert_int_equal(pwrite(fd, &damaged, 1, (off_t)i), 1);
+            pa_status s = pa_st_open(&st, scratch("a"), &err);
+            if (!s) expect_all(st);
+            pa_st_close(st);
+            assert_true(s == PA_DATA || (s == PA_OK && i >= name && i < name + strlen("header_crc32c")));
+            accepted += s == PA_OK;
+        }
+        assert_int_equal(pwrite(fd, &text[i], 1, (off_t)i), 1);
+    }
+    close(fd);
+    assert_true(accepted > 0);
+    free(text);
+}
+
+static void needed_tensor_is_checked(void **state) {
+    (void)state;
+    const pa_tensor *t;
+    pa_st *st;
+    char expected[2 * SCRATCH_PATH];
+    static const int64_t exact[] = {2, 3}, any[] = {-1, 3}, other[] = {2, 4}, longer[] = {2, 3, -1};
+    put_all();
+    assert_int_equal(pa_st_open(&st, scratch("a"), &err), PA_OK);
+    assert_int_equal(pa_st_need(st, "floats", PA_F32, 2, exact, &t, &err), PA_OK);
+    assert_memory_equal(t->data, floats, sizeof floats);
+    assert_int_equal(pa_st_need(st, "floats", PA_F32, 2, any, &t, &err), PA_OK);
+    assert_int_equal(pa_st_need(st, "floats", PA_F32, -1, NULL, &t, &err), PA_OK);
+    const struct {
+        const char *name, *message;
+        pa_dtype dtype;
+        int rank;
+        const int64_t *shape;
+    } bad[] = {
+        {"floats", "tensor \"floats\": expected F32 (2, 4), found F32 (2, 3)", PA_F32, 2, other},
+        {"floats", "tensor \"floats\": expected F32 (2, 3, any), found F32 (2, 3)", PA_F32, 3, longer},
+        {"floats", "tensor \"floats\": expected F64 (any, 3), found F32 (2, 3)", PA_F64, 2, any},
+        {"floats", "tensor \"floats\": expected F16 of any shape, found F32 (2, 3)", PA_F16, -1, NULL},
+        {"floats", "tensor \"floats\": expected F32 (), found F32 (2, 3)", PA_F32, 0, NULL},
+        {"float", "expected a tensor \"float\", found none of that name", PA_F32, 2, exact},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(pa_st_need(st, bad[i].name, bad[i].dtype, bad[i].rank, bad[i].shape, &t, &err), PA_DATA);
+        snprintf(expected, sizeof expected, "%s: %s", scratch("a"), bad[i].message);
+        assert_string_equal(err.text, expected);
+    }
+    pa_st_close(st);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        SCRATCH_TEST(bad_header_is_refused_with_its_reason),
+        SCRATCH_TEST(bad_size_is_refused),
+        SCRATCH_TEST(another_format_is_refused_with_its_first_bytes),
+        SCRATCH_TEST(deep_nesting_is_refused),
+        SCRATCH_TEST(what_is_no_file_is_refused),
+        SCRATCH_TEST(unusual_but_valid_files_are_read),
+        SCRATCH_TEST(misaligned_data_is_handed_out_aligned),
+        SCRATCH_TEST(what_is_written_reads_back),
+        SCRATCH_TEST(data_is_aligned_and_widest_first),
+        SCRATCH_TEST(what_cannot_be_read_back_is_not_written),
+        SCRATCH_TEST(full_disk_names_path_and_bytes),
+        SCRATCH_TEST(damage_anywhere_is_refused_or_harmless),
+        SCRATCH_TEST(needed_tensor_is_checked),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,183 @@
+// test_score.c: scoring over a fake model whose every number depends on all that a position sees: each token is scored once, in the window
+// that gives it the most context, whatever the lengths, strides, prefixes and batches; and the seed project's loss over its own crops.
+#include "host/base/philox.h"
+#include "host/play/score.h"
+#include "tests/support/fake.h"
+
+enum { PIECES = 34, TOKENS = PIECES * PIECES };
+
+typedef struct {
+    uint16_t token[TOKENS];
+    int64_t offset[PIECES + 1], notes[PIECES];
+    float seconds[PIECES];
+    pa_tokens file;
+} corpus;
+
+// Piece p has p tokens: every length from 0 on.
+static void make(corpus *c) {
+    memset(c, 0, sizeof *c);
+    for (int p = 0; p < PIECES; p++) {
+        c->offset[p + 1] = c->offset[p] + p;
+        c->notes[p] = p / 4, c->seconds[p] = (float)p / 2;
+    }
+    for (int64_t i = 0; i < c->offset[PIECES]; i++) c->token[i] = (uint16_t)(fake_mix((uint64_t)i + 99) % (i % 5 ? PA_END : 3));
+    c->file = (pa_tokens){.tokens = c->token, .offsets = c->offset, .seconds = c->seconds, .notes = c->notes, .pieces = PIECES};
+}
+
+static int class_of(int token) {
+    return token < 128   ? PA_CLASS_NOTE_ON
+           : token < 256 ? PA_CLASS_NOTE_OFF
+           : token < 356 ? PA_CLASS_TIME_SHIFT
+           : token < 388 ? PA_CLASS_VELOCITY
+                         : PA_CLASS_END;
+}
+
+static void add(pa_score *sum, const uint16_t *window, int visible, int prefix, int target) {
+    float logits[PA_VOCAB];
+    fake_logits(window, visible, prefix, logits);
+    sum->nats[class_of(target)] += (double)(float)fake_nats(logits, target);
+    sum->tokens[class_of(target)]++;
+    sum->correct[class_of(target)] += fake_best(logits) == target;
+}
+
+// The rule, by trying every window there could be: of those that have input `at` among their latents, the one that shows it the most.
+static void add_by_rule(pa_score *sum, const pa_model *m, int stride, const uint16_t *piece, int at, int target) {
+    int P = m->prefix, N = m->context - P, most = 0, start = -1, prefix = -1;
+    for (int p = 0; p < P; p += N) // growing prefixes, before the first full window
+        if (at >= p && at < p + N && at < P) most = at + 1, start = 0, prefix = p;
+    for (int s = 0; s <= at; s += stride)
+        if (at >= s + P && at < s + m->context && at - s + 1 > most) most = at - s + 1, start = s, prefix = P;
+    assert_true(most > 0);
+    add(sum, piece + start, most, prefix, target);
+}
+
+static void check_same(const pa_score *a, const pa_score *b) {
+    for (int c = 0; c < PA_CLASSES; c++) {
+        assert_int_equal(a->tokens[c], b->tokens[c]);
+        assert_int_equal(a->correct[c], b->correct[c]);
+        if (fabs(a->nats[c] - b->nats[c]) > 1e-9 * fabs(b->nats[c])) fail_msg("class %d: %.12g, expected %.12g", c, a->nats[c], b->nats[c]);
+    }
+}
+
+static void every_token_once(void **state) {
+    (void)state;
+    corpus c;
+    make(&c);
+    for (int context = 1; context <= 23; context += context < 7 ? 1 : 8)
+        for (int prefix = 0; prefix < context; prefix += 1 + context / 9)
+            for (int stride = 1; stride <= context - prefix; stride += 1 + context / 9) {
+                pa_score expected = {0}, score, other;
+                pa_err err;
+                pa_context ctx = fake_context(context, prefix, 8, 0);
+                for (int p = 0; p < PIECES; p++)
+                    for (int i = 1; i < p; i++)
+                        add_by_rule(&expected, &ctx.model, stride, c.token + c.offset[p], i - 1, c.token[c.offset[p] + i]);
+                if (pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, stride, 1, &score, &err)) fail_msg("%s", err.text);
+                check_same(&score, &expected);
+                assert_int_equal(pa_score_tokens(&score), c.offset[PIECES] - (PIECES - 1));
+                int singly = ctx.calls, batch = 2 + (context + stride) % 7;
+                assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, stride, batch, &other, &err), PA_OK);
+                assert_true(ctx.calls - singly < singly); // windows do share batches
+                assert_memory_equal(&score, &other, sizeof score);
+            }
+}
+
+// The defaults, a part of the pieces, and what is counted beside the tokens.
+static void counts(void **state) {
+    (void)state;
+    corpus c;
+    pa_score all, some, expected = {0};
+    pa_err err;
+    make(&c);
+    pa_context ctx = fake_context(9, 4, 4096, 0);
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 6, 0, 0, &some, &err), PA_OK);
+    for (int p = 0; p < 6; p++)
+        for (int i = 1; i < p; i++) add_by_rule(&expected, &ctx.model, 2, c.token + c.offset[p], i - 1, c.token[c.offset[p] + i]);
+    check_same(&some, &expected);
+    assert_int_equal(some.notes, 0 + 0 + 0 + 0 + 1 + 1);
+    assert_true(fabs(some.seconds - 7.5) < 1e-6);
+    assert_true(fabs(pa_score_loss(&some) * (double)pa_score_tokens(&some) - pa_score_nats(&some)) < 1e-9);
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 1000, 0, 0, &all, &err), PA_OK);
+    assert_int_equal(pa_score_tokens(&all), c.offset[PIECES] - (PIECES - 1));
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 1, 0, 0, &some, &err), PA_OK);
+    assert_true(isnan(pa_score_loss(&some))); // an empty piece: nothing to score
+    assert_int_equal(pa_score_batch(&(pa_model){.context = 4096, .prefix = 1024}), 2);
+    assert_int_equal(pa_score_batch(&(pa_model){.context = 16384, .prefix = 512}), 1);
+}
+
+// process_midi and cross_entropy(..., ignore_index = 0) of the seed project, line by line, on the same crops.
+static void seed_loss(void **state) {
+    (void)state;
+    enum { CONTEXT = 11, SEED = 5 };
+    corpus c;
+    pa_err err;
+    make(&c);
+    for (int prefix = 0; prefix < CONTEXT; prefix += 5) {
+        pa_context ctx = fake_context(CONTEXT, prefix, 4, 0);
+        pa_score expected = {0}, score, without;
+        for (int p = 0; p < PIECES; p++) {
+            uint16_t x[CONTEXT], tgt[CONTEXT];
+            const uint16_t *raw = c.token + c.offset[p];
+            double sum = 0;
+            int count = 0;
+            for (int i = 0; i < CONTEXT; i++) x[i] = tgt[i] = PA_PAD;
+            if (p > 0 && p < CONTEXT + 1) {
+                memcpy(x, raw, (size_t)p * 2);
+                memcpy(tgt, raw + 1, (size_t)(p - 1) * 2);
+                tgt[p - 1] = PA_END;
+            } else if (p) {
+                size_t start = (size_t)pa_below(pa_random(SEED, PA_RANDOM_EVAL, (uint64_t)p, 0), (uint64_t)(p - (CONTEXT + 1)) + 1);
+                memcpy(x, raw + start, CONTEXT * 2);
+                memcpy(tgt, raw + start + 1, CONTEXT * 2);
+            }
+            for (int i = prefix; i < CONTEXT; i++) {
+                float logits[PA_VOCAB];
+                fake_logits(x, i + 1, prefix, logits);
+                if (tgt[i] != PA_PAD) add(&expected, x, i + 1, prefix, tgt[i]);
+                if (tgt[i] != 0) sum += fake_nats(logits, tgt[i]), count++;
+            }
+            if (count) expected.seed_sum += sum / count, expected.seed_crops++;
+        }
+        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.file, 0, SEED, 3, true, NULL, &score, &err), PA_OK);
+        check_same(&score, &expected);
+        assert_int_equal(score.seed_crops, expected.seed_crops);
+        assert_true(fabs(pa_score_loss_seed(&score) - expected.seed_sum / (double)expected.seed_crops) < 1e-6);
+        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.file, 0, SEED, 4, false, NULL, &without, &err), PA_OK);
+        const volatile sig_atomic_t stop = 1;
+        pa_score none;
+        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.file, 0, SEED, 4, false, &stop, &none, &err), PA_STOPPED);
+        assert_memory_equal(without.nats, score.nats, sizeof score.nats);
+        assert_true(isnan(pa_score_loss_seed(&without)));
+    }
+}
+
+static void refuses(void **state) {
+    (void)state;
+    corpus c;
+    pa_score score;
+    pa_err err;
+    make(&c);
+    pa_context ctx = fake_context(8, 3, 4, 0);
+    for (int stride = -1; stride <= 6; stride += 7) {
+        assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, stride, 4, &score, &err), PA_USAGE);
+        assert_non_null(strstr(err.text, "stride: expected 1 to 5"));
+    }
+    ctx.fail_at = 3;
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, 0, 4, &score, &err), PA_FAIL);
+    assert_string_equal(err.text, "the device is on fire");
+    ctx.calls = 0;
+    assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.file, 0, 1, 4, true, NULL, &score, &err), PA_FAIL);
+    ctx.model.vocab = 100;
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, 0, 4, &score, &err), PA_USAGE);
+    assert_non_null(strstr(err.text, "model.vocab: expected 390"));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_token_once),
+        cmocka_unit_test(counts),
+        cmocka_unit_test(seed_loss),
+        cmocka_unit_test(refuses),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

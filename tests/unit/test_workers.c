@@ -1,0 +1,172 @@
+// test_workers.c: a file that kills its reader is refused with a reason, and the others go on. libsmf's reader is replaced by one that
+// dies on request: the first note's velocity says how.
+#include "tests/support/midi_bytes.h"
+#include "tests/support/scratch.h"
+#include "tokenizer/workers.h"
+
+#include <dlfcn.h>
+#include <signal.h>
+#include <smf.h>
+#include <sys/wait.h>
+#include <time.h>
+
+enum { LIVES = 64, ABORTS = 1, CRASHES, LEAVES, TIRES, SPINS, EATS };
+
+smf_t *smf_load_from_memory(const void *buffer, const int length) {
+    static void *volatile eaten;
+    const uint8_t *b = buffer;
+    union {
+        void *object;
+        smf_t *(*function)(const void *, const int);
+    } original = {dlsym(RTLD_NEXT, "smf_load_from_memory")};
+    switch (length > 25 ? b[25] : LIVES) {
+    case ABORTS:
+        abort();
+    case CRASHES:
+        signal(SIGSEGV, SIG_DFL);
+        raise(SIGSEGV);
+        break;
+    case LEAVES:
+        _exit(7);
+    case TIRES:
+        raise(SIGXCPU); // as at the limit
+        break;
+    case SPINS:
+        for (;;) {}
+    case EATS:
+        while ((eaten = malloc(64 << 20))) memset(eaten, 1, 1 << 20);
+        return NULL;
+    }
+    return original.function(buffer, length);
+}
+
+static void put_midi(const char *name, int velocity) {
+    static midi m;
+    midi_simple(&m, (const row[]){ON(0, 60, (uint8_t)velocity), OFF(500, 60), STOP});
+    scratch_put_bytes(name, m.byte, m.count);
+}
+
+enum { FILES = 60 };
+typedef struct {
+    pa_status status[FILES];
+    size_t tokens[FILES], seen;
+    char reason[FILES][sizeof(pa_err)];
+} results;
+
+static void take(void *user, size_t index, pa_status status, pa_piece piece, const char *reason) {
+    results *r = user;
+    r->status[index] = status;
+    r->tokens[index] = piece.count;
+    r->seen++;
+    snprintf(r->reason[index], sizeof r->reason[index], "%s", reason);
+    pa_piece_clear(&piece);
+}
+
+static void encode(results *r, size_t count, int jobs) {
+    static char path[FILES][SCRATCH_PATH];
+    const char *paths[FILES];
+    for (size_t i = 0; i < count; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "%zu", i);
+        snprintf(path[i], sizeof path[i], "%s", scratch(name));
+        paths[i] = path[i];
+    }
+    memset(r, 0, sizeof *r);
+    assert_int_equal(pa_encode_files(paths, count, PA_PERFORMANCE, jobs, take, r, NULL), PA_OK);
+    assert_int_equal(r->seen, count);
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); // no worker is left
+}
+
+static void the_rest_go_on(void **state) {
+    (void)state;
+    static results r;
+    static const int dead[] = {3, 4, 20, 58};
+    static const int how[] = {ABORTS, CRASHES, LEAVES, TIRES};
+    static const char *const reason[] = {"the MIDI reader stopped with signal 6 (Aborted)", "the MIDI reader stopped with signal 11",
+                                         "the MIDI reader stopped with exit status 7",
+                                         "the MIDI reader took more than 60 s of processor time"};
+    for (int i = 0; i < FILES; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "%d", i);
+        put_midi(name, LIVES);
+        for (int k = 0; k < 4; k++)
+            if (dead[k] == i) put_midi(name, how[k]);
+    }
+    for (int jobs = 1; jobs <= 64; jobs *= 8) {
+        encode(&r, FILES, jobs);
+        int refused = 0;
+        for (int i = 0; i < FILES; i++) {
+            refused += r.status[i] != PA_OK;
+            if (!r.status[i]) assert_int_equal(r.tokens[i], 4);
+        }
+        assert_int_equal(refused, 4);
+        for (int k = 0; k < 4; k++) {
+            assert_int_equal(r.status[dead[k]], PA_DATA);
+            assert_non_null(strstr(r.reason[dead[k]], reason[k]));
+        }
+    }
+}
+
+static void each_file_killing_its_worker(void **state) {
+    (void)state;
+    static results r;
+    for (int i = 0; i < 8; i++) put_midi((const char[]){(char)('0' + i), 0}, ABORTS);
+    encode(&r, 8, 2);
+    for (int i = 0; i < 8; i++) assert_int_equal(r.status[i], PA_DATA);
+}
+
+static void one_isolated_file(void **state) {
+    (void)state;
+    pa_piece piece;
+    pa_err err;
+    put_midi("good", LIVES);
+    assert_int_equal(pa_encode_isolated(scratch("good"), PA_PERFORMANCE, &piece, &err), PA_OK);
+    assert_int_equal(piece.count, 4);
+    pa_piece_clear(&piece);
+    put_midi("bad", ABORTS);
+    assert_int_equal(pa_encode_isolated(scratch("bad"), PA_PERFORMANCE, &piece, &err), PA_DATA);
+    assert_null(piece.token);
+    assert_non_null(strstr(err.text, "/bad: the MIDI reader stopped with signal 6 (Aborted)"));
+    assert_int_equal(pa_encode_isolated(scratch("none"), PA_PERFORMANCE, &piece, &err), PA_USAGE);
+    assert_non_null(strstr(err.text, "/none: expected a MIDI file, found: No such file or directory"));
+}
+
+// A lower limit of this process stands in for the 60 s.
+static void a_file_that_takes_too_long(void **state) {
+    (void)state;
+    put_midi("0", SPINS);
+    pid_t child = fork();
+    if (child == 0) {
+        pa_piece piece;
+        pa_err err = {""};
+        rlim_t second = (rlim_t)(clock() / CLOCKS_PER_SEC) + 1;
+        struct rlimit limit = {second, second};
+        // A soft limit below the hard one, which kills without a word.
+        limit.rlim_max++;
+        setrlimit(RLIMIT_CPU, &limit);
+        pa_status s = pa_encode_isolated(scratch("0"), PA_PERFORMANCE, &piece, &err);
+        _exit(s == PA_DATA && strstr(err.text, "the MIDI reader ") ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
+static void a_file_that_takes_all_memory(void **state) {
+    (void)state;
+    pa_piece piece;
+    pa_err err;
+    put_midi("0", EATS);
+    assert_int_equal(pa_encode_isolated(scratch("0"), PA_PERFORMANCE, &piece, &err), PA_DATA);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        SCRATCH_TEST(the_rest_go_on),
+        SCRATCH_TEST(each_file_killing_its_worker),
+        SCRATCH_TEST(one_isolated_file),
+        SCRATCH_TEST(a_file_that_takes_too_long),
+        SCRATCH_TEST(a_file_that_takes_all_memory),
+    };
+    return cmocka_run_group_tests_name("workers", tests, NULL, NULL);
+}
