@@ -1,4 +1,4 @@
-// paeval.c: measures a checkpoint on a token file, or writes its logits for given windows. The scoring itself is in score.c.
+// paeval.c: measures a checkpoint on a token file, writes its logits for given windows, or exports it. Scoring is in score.c.
 #include <cJSON.h>
 #include <math.h>
 #include <stdlib.h>
@@ -11,31 +11,35 @@
 
 #define NOT_GIVEN INT64_MIN
 
-static const char *config, *logits_path, *device = "auto", *precision = "auto";
+static const char *config, *logits_path, *export_path, *device = "auto", *precision = "auto";
 static int64_t stride = NOT_GIVEN, batch = NOT_GIVEN, pieces = NOT_GIVEN;
-static bool json, int8;
+static bool json, int8, half;
 
 static const pa_option option[] = {
     {"stride", PA_OPT_INT, &stride, "S", "tokens from one window to the next (default: half of the latents)", "Measuring"},
-    {"pieces", PA_OPT_INT, &pieces, "N", "measure the first N pieces only (default: all)", NULL},
-    {"json", PA_OPT_FLAG, &json, NULL, "print one JSON object instead of a table", NULL},
-    {"logits", PA_OPT_STRING, &logits_path, "OUT", "write the logits of given windows instead: tensor x (B, M), I64 or U16, else tokens",
+    {"pieces", PA_OPT_INT, &pieces, "N", "number of pieces to measure, from the first (default: all)", NULL},
+    {"json", PA_OPT_FLAG, &json, NULL, "print a JSON object instead of a table", NULL},
+    {"logits", PA_OPT_STRING, &logits_path, "OUT", "output file for the logits of given windows: tensor x (B, M), I64 or U16, or tokens",
      "Logits"},
-    {"config", PA_OPT_STRING, &config, "C.ini", "the model's settings, for a file of perceiver_ar_pytorch", "Checkpoint and device"},
-    {"device", PA_OPT_CHOICE, &device, "auto|cpu|cuda", "where to compute", NULL},
-    {"precision", PA_OPT_CHOICE, &precision, "auto|fp32|bf16|fp16", "of products and attention", NULL},
-    {"int8", PA_OPT_FLAG, &int8, NULL, "round the weights of products to 8 bits", NULL},
-    {"batch", PA_OPT_INT, &batch, "B", "windows at a time (default: about 8192 latents)", NULL},
+    {"export", PA_OPT_STRING, &export_path, "OUT", "output file for a copy of the checkpoint", "Export"},
+    {"half", PA_OPT_FLAG, &half, NULL, "16-bit weights (F16) in the copy, half the size", NULL},
+    {"config", PA_OPT_STRING, &config, "C.ini", "model settings, for a file of perceiver_ar_pytorch", "Checkpoint and device"},
+    {"device", PA_OPT_CHOICE, &device, "auto|cpu|cuda", "compute device", NULL},
+    {"precision", PA_OPT_CHOICE, &precision, "auto|fp32|bf16|fp16", "precision of matrix products and attention", NULL},
+    {"int8", PA_OPT_FLAG, &int8, NULL, "round the weights of matrix products to 8 bits", NULL},
+    {"batch", PA_OPT_INT, &batch, "B", "windows per batch (default: about 8192 latents)", NULL},
 };
 static const pa_program program = {
     .name = "paeval",
-    .summary = "Measures how well a model predicts pieces: every token scored once, with as much context as can be.",
-    .usage = "CHECKPOINT TOKENS.safetensors [options]\nCHECKPOINT WINDOWS.safetensors --logits OUT.safetensors [options]",
+    .summary = "Measures how well a model predicts pieces: scores every token once, with the most context its windows allow.",
+    .usage = "CHECKPOINT TOKENS.safetensors [options]\n"
+             "CHECKPOINT WINDOWS.safetensors --logits OUT.safetensors [options]\n"
+             "CHECKPOINT --export OUT.safetensors [--half]",
     .example = "paeval runs/v1 data/maestro/test.safetensors",
     .option = option,
     .options = sizeof option / sizeof *option};
 
-// What there is to tell of one measurement.
+// One measurement.
 typedef struct {
     const pa_inference *model;
     const pa_tokens *tokens;
@@ -211,13 +215,23 @@ done:
     return s;
 }
 
-static pa_status run(int argc, char **argv, pa_err *err) {
-    bool done;
-    int given;
-    pa_inference x;
-    pa_status s = pa_cli_parse(&program, argc, argv, &given, &done, err);
-    if (s || done) return s;
-    if (given != 2) return pa_error(err, PA_USAGE, "expected CHECKPOINT and TOKENS.safetensors, found %d arguments (paeval --help)", given);
+// ---- export
+
+static pa_status export(const char *checkpoint, pa_err *err) {
+    pa_weights w;
+    pa_status s = pa_weights_open(&w, checkpoint, config, NULL, err);
+    if (s) return s;
+    s = pa_check_spares("export", export_path, "the model", w.path, err);
+    if (!s) s = pa_weights_export(&w, export_path, half, err);
+    if (!s) printf("%s: %s weights of %s, step %lld\n", export_path, half ? "F16" : "F32", w.path, (long long)w.step);
+    pa_weights_close(&w);
+    return s;
+}
+
+static pa_status check_options(int given, pa_err *err) {
+    if (export_path ? given != 1 : given != 2)
+        return pa_error(err, PA_USAGE, "expected CHECKPOINT%s, found %d arguments (paeval --help)",
+                        export_path ? " alone with --export" : " and TOKENS.safetensors", given);
     const struct {
         const char *name;
         int64_t value, most;
@@ -226,7 +240,21 @@ static pa_status run(int argc, char **argv, pa_err *err) {
         if (range[i].value != NOT_GIVEN && (range[i].value < 1 || range[i].value > range[i].most))
             return pa_error(err, PA_USAGE, "--%s: expected 1 to %lld, found %lld", range[i].name, (long long)range[i].most,
                             (long long)range[i].value);
-    if (logits_path && json) return pa_error(err, PA_USAGE, "expected --logits or --json, found both");
+    if (!!logits_path + json + !!export_path > 1)
+        return pa_error(err, PA_USAGE, "expected one of --json, --logits and --export, found %s",
+                        json && logits_path && export_path ? "all" : "two");
+    if (half && !export_path) return pa_error(err, PA_USAGE, "expected --half with --export OUT.safetensors, found it without");
+    return PA_OK;
+}
+
+static pa_status run(int argc, char **argv, pa_err *err) {
+    bool done;
+    int given;
+    pa_inference x;
+    pa_status s = pa_cli_parse(&program, argc, argv, &given, &done, err);
+    if (s || done) return s;
+    if ((s = check_options(given, err))) return s;
+    if (export_path) return export(argv[1], err);
     if (logits_path && ((s = pa_check_spares("logits", logits_path, "the windows", argv[2], err)) ||
                         (s = pa_check_spares("logits", logits_path, "--config", config, err))))
         return s;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Turns a PyTorch checkpoint of perceiver_ar_pytorch, such as the seed project's, into a patrain model file.
 
-    scripts/import_checkpoint.py IN.pt OUT.safetensors --config C.ini [--encoding midi-neural|performance] [--step N]
+    scripts/import_checkpoint.py IN.pt OUT.safetensors --config C.ini [--encoding midi-neural|performance] [--step N] [--half]
 
 IN.pt is what torch.save wrote: a state_dict, or a dictionary that holds one as state_dict, model_state_dict or model. Names may have the
 prefixes that wrappers put before them: module. (DistributedDataParallel), net. (AutoregressiveWrapper), _orig_mod. (torch.compile).
@@ -22,6 +22,7 @@ from pathlib import Path
 USAGE, DATA = 2, 3
 PREFIXES = ("module.", "net.", "_orig_mod.")
 HOLDERS = ("state_dict", "model_state_dict", "model")
+FREQUENCIES = "rotary_pos_emb.inv_freq"
 SWITCHES = {"position": "learned+rotary", "activation": "gelu", "rotary_dims": "auto", "final_norm": "false", "qk_norm": "false",
             "tie_embeddings": "false"}
 BLOCK_ENDS = {"perceive_layers": ["0.norm.weight", "0.norm.bias", "0.context_norm.weight", "0.context_norm.bias", "0.to_q.weight",
@@ -142,7 +143,7 @@ def check(tensors: dict, m: dict[str, int], path: str) -> dict:
     """The model's tensors in the order of its table; refuses any that is missing, unknown, misshapen or not finite."""
     import numpy
     shapes = expected_shapes(m)
-    frequencies = tensors.pop("rotary_pos_emb.inv_freq", None)
+    frequencies = tensors.pop(FREQUENCIES, None)
     rotary = max(32, m["dim_head"] // 2)
     if frequencies is not None and frequencies.shape != ((rotary + 1) // 2,):
         raise Refused(DATA, f"{path}: rotary_pos_emb.inv_freq: expected {rotary // 2} numbers for heads of {m['dim_head']}, found "
@@ -156,7 +157,9 @@ def check(tensors: dict, m: dict[str, int], path: str) -> dict:
             raise Refused(DATA, f"{path}: {name}: expected shape {shapes[name]}, found {tensors[name].shape}")
         if not numpy.isfinite(tensors[name]).all():
             raise Refused(DATA, f"{path}: {name}: expected finite numbers, found others")
-    return {name: tensors[name] for name in shapes}
+    if frequencies is None:
+        frequencies = (10000.0 ** (-numpy.arange(0, rotary, 2) / rotary)).astype(numpy.float32)
+    return {name: tensors[name] for name in shapes} | {FREQUENCIES: frequencies}  # so that load_state_dict takes our file too
 
 
 def model_text(m: dict[str, int], section: dict[str, str]) -> str:
@@ -191,13 +194,25 @@ def crc32c(data: bytes) -> int:
     return total ^ 0xFFFFFFFF
 
 
+def narrow(tensors: dict, path: str) -> dict:
+    """The weights as float16, rounded to nearest."""
+    import numpy
+    with numpy.errstate(over="ignore"):
+        halves = {name: t if name == FREQUENCIES else t.astype(numpy.float16) for name, t in tensors.items()}
+    for name, half in halves.items():
+        if not numpy.isfinite(half).all():
+            raise Refused(DATA, f"{path}: {name}: expected at most 65504 for 16 bits, found {abs(tensors[name]).max()}")
+    return halves
+
+
 def write(path: str, tensors: dict, metadata: dict[str, str]) -> None:
     """A safetensors file beside its place, then renamed."""
-    data, header = b"".join(t.astype("<f4").tobytes() for t in tensors.values()), {"__metadata__": metadata}
+    data, header = b"".join(t.astype(t.dtype.newbyteorder("<")).tobytes() for t in tensors.values()), {"__metadata__": metadata}
     metadata["crc32c"] = f"{crc32c(data):08x}"
     at = 0
     for name, tensor in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [at, at + tensor.nbytes]}
+        dtype = f"F{8 * tensor.itemsize}"
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [at, at + tensor.nbytes]}
         at += tensor.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-(len(text) + 8) % 64)
@@ -219,13 +234,16 @@ def main() -> int:
     parser.add_argument("output", metavar="OUT.safetensors")
     parser.add_argument("--config", required=True, metavar="C.ini")
     parser.add_argument("--encoding", choices=("midi-neural", "performance"), default="midi-neural")
-    parser.add_argument("--step", type=int, default=0, help="training steps it had, for the record")
+    parser.add_argument("--step", type=int, default=0, help="training steps of the checkpoint, for the record")
+    parser.add_argument("--half", action="store_true", help="write 16-bit weights (F16), half the size")
     options = parser.parse_args()
     try:
         section = read_model_section(options.config)
         tensors = load(options.input)
         m = settings(tensors, options.input, section, options.config)
         tensors = check(tensors, m, options.input)
+        if options.half:
+            tensors = narrow(tensors, options.input)
         write(options.output, tensors, {"format": "patrain-checkpoint-1", "model": model_text(m, section), "encoding": options.encoding,
                                         "step": str(options.step)})
     except Refused as error:
@@ -234,8 +252,8 @@ def main() -> int:
     except ImportError as error:
         print(f"import_checkpoint.py: needs torch and numpy: {error}", file=sys.stderr)
         return 1
-    parameters = sum(t.size for t in tensors.values())
-    print(f"{options.output}: {len(tensors)} tensors, {parameters} parameters, context {m['context']}, prefix {m['prefix']}")
+    parameters = sum(t.size for name, t in tensors.items() if name != FREQUENCIES)
+    print(f"{options.output}: {len(tensors) - 1} tensors, {parameters} parameters, context {m['context']}, prefix {m['prefix']}")
     return 0
 
 

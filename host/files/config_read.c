@@ -167,11 +167,14 @@ static place where(const reader *r) {
     return p;
 }
 
-// Takes the text's next line into r->line, without indentation (to inih that would continue the line before) and comment.
+// Takes the text's next line into r->line, without indentation (to inih that would continue the line before) and comment. A line ends
+// with LF, CR LF or CR.
 static void next_line(reader *r) {
-    const char *start = r->text, *stop = memchr(start, '\n', (size_t)(r->end - start));
-    size_t n = (size_t)((stop ? stop : r->end) - start), kept = 0;
-    r->text = stop ? stop + 1 : r->end;
+    const char *start = r->text, *stop = start;
+    while (stop < r->end && *stop != '\n' && *stop != '\r') stop++;
+    size_t n = (size_t)(stop - start), kept = 0;
+    if (stop < r->end) stop += *stop == '\r' && stop + 1 < r->end && stop[1] == '\n' ? 2 : 1;
+    r->text = stop;
     if (++r->number == 1 && n >= 3 && !memcmp(start, "\xef\xbb\xbf", 3)) start += 3, n -= 3;
     if (memchr(start, 0, n)) r->status = pa_error(r->err, PA_USAGE, "%sexpected text, found a NUL byte", where(r).text);
     while (n && isspace((unsigned char)*start)) start++, n--;

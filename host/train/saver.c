@@ -96,19 +96,27 @@ static pa_status write_file(const char *path, const pa_tensor *tensors, size_t c
 
 static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
     char path[PATH + 256], step[32];
-    float frequency[128]; // dim_head is at most 256
+    float frequency[128], *positions = NULL; // dim_head is at most 256
     const pa_params *p = s->run->params;
     size_t count = (size_t)p->count;
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     snprintf(step, sizeof step, "%lld", (long long)s->state.step);
     view(tensors, names, "", s->copy, p);
-    // A buffer of perceiver_ar_pytorch, so that its load_state_dict finds all it asks for; nothing here reads it.
+    // What perceiver_ar_pytorch's load_state_dict asks for besides; nothing here reads it. Its positions are zeros where we have none.
     int half = pa_rotary_dims(&p->model) / 2;
     for (int j = 0; j < half; j++) frequency[j] = (float)pow(10000, -(double)j / half);
     tensors[count++] = (pa_tensor){"rotary_pos_emb.inv_freq", PA_F32, 1, {half}, frequency, (size_t)half * 4};
+    if (p->pos_emb < 0) {
+        const pa_model *m = &p->model;
+        size_t size = (size_t)m->context * (size_t)m->dim;
+        if (!(positions = calloc(size, sizeof *positions))) return pa_error(err, PA_FAIL, "%s: no memory for %zu zeros", path, size);
+        tensors[count++] = (pa_tensor){"pos_emb.weight", PA_F32, 2, {m->context, m->dim}, positions, size * 4};
+    }
     const pa_meta meta[] = {
         {"format", "patrain-checkpoint-1"}, {"model", s->model}, {"encoding", pa_encoding_name(s->run->encoding)}, {"step", step}};
-    return write_file(path, tensors, count, meta, sizeof meta / sizeof *meta, err);
+    pa_status status = write_file(path, tensors, count, meta, sizeof meta / sizeof *meta, err);
+    free(positions);
+    return status;
 }
 
 static void print_running(char out[80], const pa_running *r) {
@@ -139,7 +147,7 @@ static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *t
 
 static pa_status write_folder(const pa_saver *s, const char *folder, pa_err *err) {
     size_t count = (size_t)s->run->params->count;
-    pa_tensor *tensors = calloc(2 * count + 1, sizeof *tensors);
+    pa_tensor *tensors = calloc(2 * count + 2, sizeof *tensors); // of the model two more
     char(*names)[80] = calloc(2 * count, sizeof *names);
     pa_status status = tensors && names ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu names", folder, 2 * count);
     if (!status) status = pa_make_dirs(folder, err);

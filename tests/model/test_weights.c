@@ -1,5 +1,6 @@
 // test_weights.c: files of weights: ours with our metadata, and those that perceiver_ar_pytorch's users write, under their names and
 // wrappers; and how each that does not fit is refused.
+#include "host/files/half.h"
 #include "host/files/safetensors_write.h"
 #include "host/files/weights.h"
 #include "host/train/checkpoint.h"
@@ -87,6 +88,23 @@ static void refuse(const char *from, const char *config, const pa_model *m, pa_s
     assert_string_equal(err.text, expected);
 }
 
+// The first `count` numbers of row t as loaded, to the bit.
+static void expect_bits(const pa_weights *w, const pa_params *p, int t, const float *expected, size_t count) {
+    const pa_backend *be = fixture_backend();
+    pa_comm alone = pa_comm_single();
+    pa_err err;
+    pa_context *c;
+    fixture_ok(be->open(&c, &(pa_open){.params = p, .max_batch = 1, .comm = &alone}, &err), &err);
+    fixture_ok(pa_weights_load(w, p, be, c, &err), &err);
+    float *have = malloc(p->row[t].size * sizeof *have);
+    assert_non_null(have);
+    fixture_ok(be->read(c, PA_PARAM, t, have, &err), &err);
+    for (size_t i = 0; i < count; i++)
+        if (memcmp(&have[i], &expected[i], 4)) fail_msg("number %zu: %a, expected %a", i, (double)have[i], (double)expected[i]);
+    free(have);
+    be->close(c);
+}
+
 // ---- ours
 
 static void ours_says_all_of_itself(void **state) {
@@ -150,10 +168,20 @@ static void no_model_is_said(void **state) {
     refuse(from, NULL, NULL, PA_USAGE, ": expected a model file, a checkpoint or a run directory, found nothing there");
     refuse(scratch_folder, NULL, NULL, PA_USAGE, ": expected a run directory or a checkpoint, found no checkpoint in it");
     snprintf(from, sizeof from, "%s", scratch("a.mid"));
-    scratch_put("a.mid", "MThd\n");
-    refuse(from, NULL, NULL, PA_DATA, ": expected a safetensors file of at least 8 bytes, found 5");
-    scratch_put("a.mid", "MThd\n\x1b[2J");
-    refuse(from, NULL, NULL, PA_DATA, ": expected a safetensors file, found one that begins with \"MThd\\x0a\\x1b[2J\"");
+    scratch_put("a.mid", "Mhd\n\x1b[2J");
+    refuse(from, NULL, NULL, PA_DATA, ": expected a safetensors file, found one that begins with \"Mhd\\x0a\\x1b[2J\"");
+    for (int cut = 4; cut <= 12; cut += 8) {
+        char message[SCRATCH_PATH + 128];
+        snprintf(message, sizeof message, ": expected a model, found a MIDI file; the model comes first: pagen MODEL --primer %s", from);
+        scratch_put_bytes("a.mid", "MThd\0\0\0\6\0\0\0\1", (size_t)cut);
+        refuse(from, NULL, NULL, PA_DATA, message);
+    }
+    scratch_put_bytes("a.mid", "RIFF\1\1\1\1WAVE", 12);
+    refuse(from, NULL, NULL, PA_DATA, ": expected a model, found audio");
+    snprintf(from, sizeof from, "%s", scratch("a.pt"));
+    scratch_put_bytes("a.pt", "PK\3\4\0\0\0\0\0\0\0\0a/data.pkl", 22);
+    refuse(from, NULL, NULL, PA_DATA,
+           ": expected a safetensors file, found a PyTorch checkpoint; convert it with scripts/import_checkpoint.py");
 }
 
 static void damaged_metadata_is_refused(void **state) {
@@ -178,7 +206,148 @@ static void damaged_metadata_is_refused(void **state) {
     }
 }
 
+// ---- types
+
+enum { NUMBERS = 16, ROW = 2 }; // perceive_layers.0.0.norm.weight has 16
+
+// A file whose row ROW is of another type, opened. `bits` are NUMBERS of them.
+static void open_typed(draft *d, pa_dtype type, const void *bits, pa_weights *w) {
+    pa_err err;
+    begin(d);
+    assert_int_equal(d->params.row[ROW].size, NUMBERS);
+    d->tensor[ROW].dtype = type, d->tensor[ROW].data = bits, d->tensor[ROW].bytes = NUMBERS * pa_dtype_size(type);
+    put(d, "model.safetensors", true);
+    fixture_ok(pa_weights_open(w, scratch("model.safetensors"), NULL, NULL, &err), &err);
+}
+
+static void each_type_loads_to_the_bit(void **state) {
+    (void)state;
+    static const uint16_t f16[NUMBERS] = {0x0000, 0x8000, 0x0001, 0x83ff, 0x0400, 0x3c00, 0x3555, 0x7bff, 0xfbff, 0x3c01};
+    static const uint16_t bf16[NUMBERS] = {0x0000, 0x8000, 0x0001, 0x7f7f, 0x3f80, 0x3eab, 0xc049};
+    static const double f64[NUMBERS] = {0.1,   -0.0,     0x1p0 + 0x1p-24, 0x1p0 + 0x3p-24, 0x1p0 + 0x1p-24 + 0x1p-50,
+                                        1e-46, 0x1p-149, -3.5e38 / 1.1};
+    const struct {
+        pa_dtype type;
+        const void *bits;
+        float expected[NUMBERS];
+    } kase[] = {
+        {PA_F16, f16, {0, -0.0f, 0x1p-24f, -0x3ffp-24f, 0x1p-14f, 1, 0x1.554p-2f, 65504, -65504, 0x1.004p0f}},
+        {PA_BF16, bf16, {0, -0.0f, 0x1p-133f, 0x1.fep127f, 1, 0x1.56p-2f, -0x1.92p1f}},
+        {PA_F64, f64, {0.1f, -0.0f, 1, 0x1.000004p0f, 0x1.000002p0f, 0, 0x1p-149f, (float)(-3.5e38 / 1.1)}},
+    };
+    for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
+        draft d;
+        pa_weights w;
+        open_typed(&d, kase[i].type, kase[i].bits, &w);
+        expect_bits(&w, &d.params, ROW, kase[i].expected, NUMBERS);
+        pa_weights_close(&w);
+        end(&d);
+    }
+}
+
+static void numbers_beyond_float32_are_refused(void **state) {
+    (void)state;
+    const struct {
+        double number;
+        const char *message;
+    } kase[] = {
+        {1e39, "F32 holds, found 1e+39"}, {-1e300, "F32 holds, found -1e+300"}, {(double)INFINITY, "found inf"}, {(double)NAN, "found"}};
+    for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
+        const double f64[NUMBERS] = {[3] = kase[i].number};
+        const pa_backend *be = fixture_backend();
+        pa_comm alone = pa_comm_single();
+        draft d;
+        pa_weights w;
+        pa_err err;
+        pa_context *c;
+        open_typed(&d, PA_F64, f64, &w);
+        fixture_ok(be->open(&c, &(pa_open){.params = &d.params, .max_batch = 1, .comm = &alone}, &err), &err);
+        assert_int_equal(pa_weights_load(&w, &d.params, be, c, &err), PA_DATA);
+        if (!strstr(err.text, "norm.weight[3]: expected a number that") || !strstr(err.text, kase[i].message)) fail_msg("%s", err.text);
+        be->close(c);
+        pa_weights_close(&w);
+        end(&d);
+    }
+}
+
+// Every F16 comes back, and what lies between two of them goes to the nearer one, from halfway to the even one.
+static void floats_round_to_the_nearest_half(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 0x7c00; h++) {
+        double low = (double)pa_float_of_f16((uint16_t)h), high = h == 0x7bff ? 65536 : (double)pa_float_of_f16((uint16_t)(h + 1));
+        float middle = (float)((low + high) / 2);
+        uint16_t even = (uint16_t)(h + (h & 1));
+        bool right = pa_f16_of_float((float)low) == h && pa_f16_of_float((float)-low) == (h | 0x8000) && pa_f16_of_float(middle) == even &&
+                     pa_f16_of_float(nextafterf(middle, 0)) == h && pa_f16_of_float(nextafterf(middle, INFINITY)) == h + 1;
+        if (!right) fail_msg("%04x", h);
+    }
+    assert_int_equal(pa_f16_of_float(INFINITY), 0x7c00);
+    assert_int_equal(pa_f16_of_float(-1e30f), 0xfc00);
+    assert_true(isnan(pa_float_of_f16(pa_f16_of_float(NAN))) && isinf(pa_float_of_f16(0x7c00)));
+}
+
+static void exports_hold_the_same_model(void **state) {
+    (void)state;
+    static const float frequencies[4] = {1, 0.1f, 0.01f, 0.001f};
+    draft d;
+    pa_err err;
+    begin(&d);
+    for (size_t i = 0; i < d.params.floats; i++) d.data[i] = 0.37f * (float)i / 64;
+    d.tensor[d.count++] = (pa_tensor){"rotary_pos_emb.inv_freq", PA_F32, 1, {4}, frequencies, 16};
+    put(&d, "model.safetensors", true);
+    for (int half = 0; half < 2; half++) {
+        pa_weights w, copy;
+        fixture_ok(pa_weights_open(&w, scratch("model.safetensors"), NULL, NULL, &err), &err);
+        fixture_ok(pa_weights_export(&w, scratch("copy.safetensors"), half, &err), &err);
+        fixture_ok(pa_weights_open(&copy, scratch("copy.safetensors"), NULL, &d.model, &err), &err);
+        assert_true(!copy.foreign && copy.step == 17 && copy.encoding == PA_MIDI_NEURAL);
+        assert_int_equal(pa_st_find(copy.file, d.params.row[0].name)->dtype, half ? PA_F16 : PA_F32);
+        const pa_tensor *kept = pa_st_find(copy.file, "rotary_pos_emb.inv_freq");
+        assert_int_equal(kept->dtype, PA_F32);
+        assert_memory_equal(kept->data, frequencies, sizeof frequencies);
+        for (size_t i = 0; half && i < d.params.floats; i++) d.data[i] = pa_float_of_f16(pa_f16_of_float(d.data[i]));
+        expect_loaded(&d, &copy);
+        pa_weights_close(&copy);
+        pa_weights_close(&w);
+    }
+    d.data[d.params.row[ROW].offset + 1] = 65520;
+    put(&d, "model.safetensors", true);
+    pa_weights w;
+    fixture_ok(pa_weights_open(&w, scratch("model.safetensors"), NULL, NULL, &err), &err);
+    assert_int_equal(pa_weights_export(&w, scratch("large.safetensors"), true, &err), PA_DATA);
+    assert_non_null(strstr(err.text, "norm.weight[1]: expected a number that F16 holds, found 65520"));
+    assert_int_equal(access(scratch("large.safetensors"), F_OK), -1);
+    pa_weights_close(&w);
+    end(&d);
+}
+
 // ---- theirs
+
+// Their class has a table of positions always; where ours has none it holds zeros.
+static void positions_of_a_rotary_model_are_zeros(void **state) {
+    (void)state;
+    for (int zero = 0; zero < 2; zero++) {
+        draft d;
+        pa_weights w;
+        pa_err err;
+        char from[SCRATCH_PATH];
+        begin(&d); // learned+rotary: a table that is not zero
+        float *positions = d.data + d.params.row[d.params.pos_emb].offset;
+        if (zero) memset(positions, 0, d.tensor[d.params.pos_emb].bytes);
+        d.model.position = PA_POSITION_ROTARY;
+        put(&d, "model.safetensors", true);
+        snprintf(from, sizeof from, "%s", scratch("model.safetensors"));
+        if (zero) {
+            fixture_ok(pa_weights_open(&w, from, NULL, NULL, &err), &err);
+            assert_int_equal(w.model.position, PA_POSITION_ROTARY);
+            pa_weights_close(&w);
+        } else {
+            refuse(from, NULL, NULL, PA_DATA,
+                   ": pos_emb.weight: expected zeros with model.position = rotary, found others: is it learned+rotary?");
+        }
+        end(&d);
+    }
+}
 
 static void wrappers_are_taken_off_names(void **state) {
     (void)state;
@@ -236,8 +405,8 @@ static void flatten_one(draft *d) {
 static void lengthen_a_vector(draft *d) {
     d->tensor[2].shape[0] = 8, d->tensor[2].bytes = 32;
 }
-static void halve_one(draft *d) {
-    d->tensor[0].dtype = PA_BF16, d->tensor[0].bytes /= 2;
+static void make_one_whole_numbers(draft *d) {
+    d->tensor[0].dtype = PA_I32;
 }
 static void name_twice(draft *d) { // with and without a wrapper: which of the two is meant?
     snprintf(d->name[d->count], sizeof d->name[0], "module.%.80s", d->name[0]);
@@ -256,7 +425,7 @@ static void each_tensor_must_be_there_once_with_its_shape(void **state) {
         {transpose_one, ": token_emb.weight: expected shape (40, 16), found (16, 40)"},
         {flatten_one, ": pos_emb.weight: expected shape (24, 16), found (384)"},
         {lengthen_a_vector, ": perceive_layers.0.0.norm.weight: expected shape (16), found (8)"},
-        {halve_one, ": token_emb.weight: expected F32, found BF16"},
+        {make_one_whole_numbers, ": token_emb.weight: expected F32, F64, BF16 or F16, found I32"},
         {name_twice, ": expected token_emb.weight once, found token_emb.weight and module.token_emb.weight"},
     };
     for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
@@ -273,10 +442,19 @@ static void each_tensor_must_be_there_once_with_its_shape(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        SCRATCH_TEST(ours_says_all_of_itself),     SCRATCH_TEST(a_run_directory_means_its_best_or_latest),
-        SCRATCH_TEST(what_is_given_must_agree),    SCRATCH_TEST(no_model_is_said),
-        SCRATCH_TEST(damaged_metadata_is_refused), SCRATCH_TEST(wrappers_are_taken_off_names),
-        SCRATCH_TEST(theirs_need_settings),        SCRATCH_TEST(each_tensor_must_be_there_once_with_its_shape),
+        SCRATCH_TEST(ours_says_all_of_itself),
+        SCRATCH_TEST(a_run_directory_means_its_best_or_latest),
+        SCRATCH_TEST(what_is_given_must_agree),
+        SCRATCH_TEST(no_model_is_said),
+        SCRATCH_TEST(damaged_metadata_is_refused),
+        SCRATCH_TEST(wrappers_are_taken_off_names),
+        SCRATCH_TEST(each_type_loads_to_the_bit),
+        SCRATCH_TEST(numbers_beyond_float32_are_refused),
+        SCRATCH_TEST(exports_hold_the_same_model),
+        SCRATCH_TEST(positions_of_a_rotary_model_are_zeros),
+        cmocka_unit_test(floats_round_to_the_nearest_half),
+        SCRATCH_TEST(theirs_need_settings),
+        SCRATCH_TEST(each_tensor_must_be_there_once_with_its_shape),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -44,6 +44,11 @@ def run(program, *arguments, status=0):
     return done.stdout if status == 0 else done.stderr
 
 
+def run_plain(program, *arguments):
+    """The same without a device, where nothing is computed."""
+    return subprocess.run([str(BIN / program), *map(str, arguments)], capture_output=True, text=True, timeout=120, check=True).stdout
+
+
 def save(path, tensors, meta=None):
     """tensors: name -> (type, shape, values)."""
     programs.write_safetensors(path, [(name, *tensor) for name, tensor in tensors.items()], meta or {})
@@ -206,7 +211,7 @@ class Eval(Program):
         self.refused("paeval", 2, "nowhere", at / "nowhere", self.tokens)
         self.refused("paeval", 2, "nowhere", self.run_dir, at / "nowhere")
         self.refused("paeval", 2, "found 1 arguments", self.run_dir)
-        self.refused("paeval", 2, "both", self.run_dir, self.tokens, "--json", "--logits", x)
+        self.refused("paeval", 2, "found two", self.run_dir, self.tokens, "--json", "--logits", x)
         for shape, values, says in (([1, CONTEXT + 1], [1] * (CONTEXT + 1), f"windows of {PREFIX + 1} to {CONTEXT} tokens, found 1 of {CONTEXT + 1}"),
                                     ([1, PREFIX], [1] * PREFIX, f"found 1 of {PREFIX}"),
                                     ([0, CONTEXT], [], "found 0 of"),
@@ -222,6 +227,28 @@ class Eval(Program):
         save(x, {"offsets": ("I64", [2], [0, 1]), "notes": ("I64", [1], [1]), "seconds": ("F32", [1], [1.0]), "tokens": ("U16", [1], [60])},
              {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")})
         self.refused("paeval", 3, "at least two tokens", self.run_dir, x)
+
+    def test_export(self):
+        """A copy of 16 bits is half as large, says all of itself, and measures as the numbers that it holds."""
+        half, whole = self.out("half.safetensors"), self.out("whole.safetensors")
+        self.assertIn(f"{half}: F16 weights", run_plain("paeval", self.run_dir, "--export", half, "--half"))
+        run_plain("paeval", self.run_dir, "--export", whole)
+        model = self.run_dir / "best" / "model.safetensors"
+        (was, meta), (now, meta_now), (same, _) = (programs.read_safetensors(p) for p in (model, half, whole))
+        self.assertEqual(was, same)
+        self.assertEqual([meta[k] for k in ("format", "model", "encoding", "step")], [meta_now[k] for k in ("format", "model", "encoding", "step")])
+        self.assertLess(half.stat().st_size, 0.6 * model.stat().st_size)
+        for name, (kind, shape, data) in was.items():
+            numbers = struct.unpack(f"<{len(data) // 4}f", data)
+            expected = (kind, shape, data) if name.startswith("rotary") else ("F16", shape, struct.pack(f"<{len(numbers)}e", *numbers))
+            self.assertEqual(now[name], expected, name)
+        losses = [json.loads(run("paeval", m, self.tokens, "--json", "--precision", "fp32"))["loss"] for m in (self.run_dir, half)]
+        self.assertAlmostEqual(*losses, places=3)
+        for status, says, arguments in ((2, "alone with --export", (self.run_dir, self.tokens, "--export", half)),
+                                        (2, "expected --half with --export", (self.run_dir, self.tokens, "--half")),
+                                        (2, "expected one of --json, --logits and --export, found two", (self.run_dir, "--json", "--export", half)),
+                                        (2, "expected another file than the model", (model, "--export", model))):
+            self.refused("paeval", status, says, *arguments)
 
     def test_logits_spare_what_is_read(self):
         x, model, config = self.out("x.safetensors"), self.out("m.safetensors"), self.out("c.ini")
@@ -450,6 +477,20 @@ class Generate(Program):
             run("pagen", name, "--output", self.out("x.safetensors"), "--length-tokens", 30, "--precision", "fp32")
             made.append(pieces(self.out("x.safetensors")))
         self.assertEqual(made, [made[0]] * 4)
+
+    def test_checkpoints_of_other_types(self):
+        """Weights in BF16 play as the same numbers in float32 do, with the settings that the file carries."""
+        tensors, meta = programs.read_safetensors(self.run_dir / "latest" / "model.safetensors")
+        wide, narrow = self.out("wide.safetensors"), self.out("narrow.safetensors")
+        high = {name: b"".join(data[i + 2:i + 4] for i in range(0, len(data), 4)) for name, (_, _, data) in tensors.items()}
+        programs.write_safetensors(narrow, [(name, "BF16", shape, high[name]) for name, (_, shape, _) in tensors.items()], meta)
+        zeros = {name: b"".join(b"\0\0" + h[i:i + 2] for i in range(0, len(h), 2)) for name, h in high.items()}
+        programs.write_safetensors(wide, [(name, "F32", shape, zeros[name]) for name, (_, shape, _) in tensors.items()], meta)
+        made = []
+        for model in (wide, narrow):
+            run("pagen", model, "--primer", self.primer, "--output", self.out("x.safetensors"), "--length-tokens", 60, "--precision", "fp32")
+            made.append(pieces(self.out("x.safetensors")))
+        self.assertEqual(*made)
 
     def test_extensions_in_any_case(self):
         common = ("--length-tokens", 20, "--number", 2, "--precision", "fp32")

@@ -2,6 +2,7 @@
 #include "cuda/half.h"
 #include "host/base/base.h"
 #include "host/base/checksum.h"
+#include "host/base/format.h"
 #include "host/base/progress.h"
 #include "host/ranks/comm.h"
 #include "tests/support/scratch.h"
@@ -358,8 +359,43 @@ static void one_process_sums_to_its_own(void **state) {
     assert_string_equal(err.text, "communication: expected a single process, found a run of 2 ranks");
 }
 
+static void formats_are_told_by_their_first_bytes(void **state) {
+    (void)state;
+    const struct {
+        const char *bytes;
+        size_t count;
+        pa_format format;
+    } kase[] = {
+#define HEAD(format, bytes) {bytes, sizeof bytes - 1, format}
+        HEAD(PA_FORMAT_MIDI, "MThd\0\0\0\6"),
+        HEAD(PA_FORMAT_MIDI, "RIFF\1\1\1\1RMID"),
+        HEAD(PA_FORMAT_AUDIO, "RIFF\1\1\1\1WAVEfmt "),
+        HEAD(PA_FORMAT_AUDIO, "ID3\4"),
+        HEAD(PA_FORMAT_AUDIO, "\xff\xfb\x90"),
+        HEAD(PA_FORMAT_AUDIO, "fLaC"),
+        HEAD(PA_FORMAT_AUDIO, "OggS"),
+        HEAD(PA_FORMAT_AUDIO, "\0\0\0\x20"
+                              "ftypM4A "),
+        HEAD(PA_FORMAT_AUDIO, "FORM\0\0\0\0AIFF"),
+        HEAD(PA_FORMAT_PYTORCH, "PK\3\4\0\0\0\0model/data.pkl"),
+        HEAD(PA_FORMAT_PYTORCH, "\x80\2\x8a\nl\xfc"),
+        HEAD(PA_FORMAT_UNKNOWN, "PK\3\4\0\0\0\0word/document.xml"),
+        HEAD(PA_FORMAT_UNKNOWN, "\x80\2\0\0\0\0\0\0{"), // a safetensors header of 640 bytes
+        HEAD(PA_FORMAT_UNKNOWN, "MTh"),
+        HEAD(PA_FORMAT_UNKNOWN, ""),
+#undef HEAD
+    };
+    for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
+        if (pa_format_of((const uint8_t *)kase[i].bytes, kase[i].count) != kase[i].format) fail_msg("row %zu", i);
+        scratch_put_bytes("f", kase[i].bytes, kase[i].count);
+        if (pa_format_of_file(scratch("f")) != kase[i].format) fail_msg("file of row %zu", i);
+    }
+    assert_int_equal(pa_format_of_file(scratch("none")), PA_FORMAT_UNKNOWN);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        SCRATCH_TEST(formats_are_told_by_their_first_bytes),
         cmocka_unit_test(crc_matches_published_values),
         cmocka_unit_test(fp16_rounds_to_the_nearest),
         cmocka_unit_test(crc_by_instruction_equals_crc_by_table),

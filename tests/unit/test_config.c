@@ -186,6 +186,18 @@ static void values_are_read_in_all_their_forms(void **state) {
     assert_int_equal(pa_config_parse(&c, "x", "", 0, &err), PA_OK);
 }
 
+static void a_carriage_return_ends_a_line(void **state) {
+    (void)state;
+    static const char text[] = "# a comment\r[model]\rcontext = 4096\r\rprefix = 100 ; tokens\rdepth = x\r";
+    pa_config c = pa_config_default();
+    assert_int_equal(pa_config_parse(&c, "x", text, strlen(text) - 10, &err), PA_OK); // to the end of prefix
+    assert_true(c.model.context == 4096 && c.model.prefix == 100);
+    assert_int_equal(pa_config_parse(&c, "x", text, strlen(text), &err), PA_USAGE);
+    assert_non_null(strstr(err.text, "x:6: model.depth"));
+    assert_int_equal(pa_config_parse(&c, "x", "[model]\r\n\r\ndepth = x", 20, &err), PA_USAGE);
+    assert_non_null(strstr(err.text, "x:3: model.depth"));
+}
+
 static void every_enum_name_is_its_value(void **state) {
     (void)state;
     pa_config c = pa_config_default();
@@ -417,6 +429,7 @@ int main(void) {
         cmocka_unit_test(doubles_print_as_short_as_can_be),
         cmocka_unit_test(help_stands_before_each_key),
         cmocka_unit_test(values_are_read_in_all_their_forms),
+        cmocka_unit_test(a_carriage_return_ends_a_line),
         cmocka_unit_test(every_enum_name_is_its_value),
         cmocka_unit_test(mistakes_in_text_name_line_key_and_range),
         cmocka_unit_test(mistakes_in_assignments_are_refused),
