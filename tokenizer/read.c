@@ -8,12 +8,6 @@
 
 enum { CHANNELS = 16, PITCHES = 128, PROGRAMS = 128, DRUMS = 9, NONE = -1 };
 
-// Time runs at `scale` seconds a tick from `tick`, which is at `seconds`.
-typedef struct {
-    int tick;
-    double seconds, scale;
-} tempo;
-
 typedef struct {
     int tick;
     int next; // open note of the same key that began after it, or NONE
@@ -23,9 +17,9 @@ typedef struct {
 // What is known at one point of one track. Indexes and not pointers, because the arrays grow.
 typedef struct {
     pa_song *song;
-    const tempo *map;
-    size_t segments, segment; // of the map; the one that holds the current tick
-    open_note *open;          // every note-on of the track so far
+    const pa_tempo_map *map;
+    size_t segment;  // of the map: the one that holds the current tick
+    open_note *open; // every note-on of the track so far
     size_t opens, open_room;
     size_t still_open;
     int first[CHANNELS * PITCHES], last[CHANNELS * PITCHES]; // open notes by key, oldest first
@@ -81,38 +75,22 @@ static bool add_pedal(pa_part *part, double time, bool down) {
     return true;
 }
 
-// The tempo map of the first track, in the order of operations of pretty_midi, so that its doubles come out bit for bit. A tempo at tick
-// 0 replaces the initial one; one that repeats the current scale is no change. NULL without memory.
-static tempo *read_tempo(const smf_track_t *track, const pa_clean *clean, size_t *count) {
-    tempo *map = malloc((track->events_array->len + 1) * sizeof *map);
-    if (!map) return NULL;
-    map[0] = (tempo){0, 0, clean->ppqn ? 60.0 / (120.0 * clean->ppqn) : 1 / clean->ticks_per_second};
-    *count = 1;
-    for (guint i = 0; i < track->events_array->len && clean->ppqn; i++) {
+// The tempos of the first track.
+static bool read_tempo(const smf_track_t *track, const pa_clean *clean, pa_tempo_map *map) {
+    bool ok = pa_tempo_start(map, clean->ppqn, clean->ticks_per_second);
+    for (guint i = 0; i < track->events_array->len && ok; i++) {
         const smf_event_t *e = g_ptr_array_index(track->events_array, i);
         const uint8_t *b = e->midi_buffer;
-        if (e->midi_buffer_length < 6 || b[0] != 0xff || b[1] != 0x51) continue;
-        const tempo last = map[*count - 1];
-        double scale = 60.0 / ((6e7 / (b[3] << 16 | b[4] << 8 | b[5])) * clean->ppqn);
-        if (e->time_pulses == 0)
-            map[0].scale = scale;
-        else if (scale != last.scale)
-            map[(*count)++] = (tempo){e->time_pulses, last.seconds + last.scale * (e->time_pulses - last.tick), scale};
+        if (e->midi_buffer_length >= 6 && b[0] == PA_META && b[1] == PA_META_TEMPO)
+            ok = pa_tempo_add(map, e->time_pulses, (uint32_t)(b[3] << 16 | b[4] << 8 | b[5]));
     }
-    return map;
+    return ok;
 }
 
 // Most ticks are in the current segment; a note may have begun in an earlier one.
 static double seconds_at(const track_state *t, int tick) {
-    size_t low = t->map[t->segment].tick <= tick ? t->segment : 0, high = t->segment + 1;
-    while (low + 1 < high) {
-        size_t middle = (low + high) / 2;
-        if (t->map[middle].tick <= tick)
-            low = middle;
-        else
-            high = middle;
-    }
-    return t->map[low].seconds + t->map[low].scale * (tick - t->map[low].tick);
+    const pa_tempo *c = &t->map->change[t->segment];
+    return c->tick <= tick ? c->seconds + c->scale * (double)(tick - c->tick) : pa_tempo_seconds(t->map, tick);
 }
 
 static pa_part *current_part(track_state *t, int channel) {
@@ -189,7 +167,7 @@ static pa_status read_track(track_state *t, const smf_track_t *track, pa_err *er
     for (guint i = 0; i < track->events_array->len; i++) {
         const smf_event_t *e = g_ptr_array_index(track->events_array, i);
         if (e->midi_buffer[0] == 0xff) continue;
-        while (t->segment + 1 < t->segments && t->map[t->segment + 1].tick <= e->time_pulses) t->segment++;
+        while (t->segment + 1 < t->map->count && t->map->change[t->segment + 1].tick <= e->time_pulses) t->segment++;
         double now = seconds_at(t, e->time_pulses);
         if (now > PA_LONGEST_PIECE)
             return pa_error(err, PA_DATA, "expected at most %d s of music, found an event at %.0f s", PA_LONGEST_PIECE, now);
@@ -204,20 +182,20 @@ static pa_status read_track(track_state *t, const smf_track_t *track, pa_err *er
 }
 
 static pa_status read_tracks(pa_song *song, const smf_t *smf, const pa_clean *clean, pa_err *err) {
-    tempo *map = NULL;
+    pa_tempo_map map = {0};
     track_state *t = calloc(1, sizeof *t);
     pa_status s = PA_OK;
     if (!t) return no_memory(err);
     t->song = song;
+    t->map = &map;
     for (guint i = 0; i < smf->tracks_array->len && !s; i++) {
         const smf_track_t *track = g_ptr_array_index(smf->tracks_array, i);
-        if (i == 0) t->map = map = read_tempo(track, clean, &t->segments);
-        s = map ? read_track(t, track, err) : no_memory(err);
+        s = i || read_tempo(track, clean, &map) ? read_track(t, track, err) : no_memory(err);
     }
     for (int c = 0; c < CHANNELS; c++) free(t->waiting[c].pedal);
     free(t->open);
     free(t);
-    free(map);
+    pa_tempo_clear(&map);
     return s;
 }
 

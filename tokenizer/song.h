@@ -3,6 +3,7 @@
 #ifndef PA_SONG_H
 #define PA_SONG_H
 
+#include "tokenizer/tempo.h"
 #include "tokenizer/tokens.h"
 
 enum {
