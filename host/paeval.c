@@ -42,7 +42,7 @@ static const pa_program program = {
 // One measurement.
 typedef struct {
     const pa_inference *model;
-    const pa_tokens *tokens;
+    const pa_token_set *tokens;
     const char *tokens_path;
     int64_t pieces;
     int stride;
@@ -124,7 +124,7 @@ static pa_status print_json(const result *r, pa_err *err) {
 }
 
 static pa_status measure(pa_inference *x, const char *path, pa_err *err) {
-    pa_tokens t;
+    pa_token_set t;
     pa_status s = pa_inference_tokens(x, &t, path, err);
     if (s) return s;
     const pa_model *m = &x->params.model;
@@ -149,7 +149,7 @@ static pa_status measure(pa_inference *x, const char *path, pa_err *err) {
     else
         print_table(&r);
 done:
-    pa_tokens_close(&t);
+    pa_token_set_close(&t);
     return s;
 }
 

@@ -40,8 +40,8 @@ const pa_key pa_keys[] = {
     {KEY(model, qk_norm), BOOL, .help = "A norm of queries and keys."},
     {KEY(model, tie_embeddings), BOOL, .help = "The logits use the token embedding's weights."},
 
-    {KEY(data, train), TEXT(data, train), .help = "Token file to train on."},
-    {KEY(data, validation), TEXT(data, validation), .help = "Token file to evaluate on."},
+    {KEY(data, train), TEXT(data, train), .help = "Token files to train on: names and patterns separated by commas; a.safetensors*3 counts its pieces three times."},
+    {KEY(data, validation), TEXT(data, validation), .help = "Token files to evaluate on: names and patterns separated by commas."},
     {KEY(data, sampling), ENUM("piece|token"), .help = "piece: each piece once an epoch, at a random place; token: windows uniform over all tokens."},
     {KEY(data, augment_transpose), INT(0, 24), .help = "Semitones that a piece is moved by, up or down, at most."},
     {KEY(data, augment_stretch), BELOW(0, 1), .help = "0.05: time is stretched by 0.95 to 1.05."},

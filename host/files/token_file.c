@@ -6,8 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "host/files/safetensors_write.h"
-
 static const char FORMAT[] = "patrain-tokens-1", VOCABULARY[] = "390";
 
 static pa_status need_meta(const pa_st *file, const char *key, const char *expected, pa_err *err) {
@@ -98,41 +96,60 @@ static char *names_json(const char *const *names, size_t count) {
     return text;
 }
 
+pa_status pa_tokens_begin(pa_st_writer **w, const char *path, const pa_token_rows *rows, pa_err *err) {
+    *w = NULL;
+    const int64_t n = (int64_t)rows->pieces, tokens = rows->offsets[n];
+    char *json = names_json(rows->names, rows->pieces);
+    if (!json) return pa_error(err, PA_FAIL, "%s: no memory for %lld names", path, (long long)n);
+    const pa_tensor tensor[] = {
+        {"tokens", PA_U16, 1, {tokens}, NULL, (size_t)tokens * sizeof(uint16_t)},
+        {"offsets", PA_I64, 1, {n + 1}, NULL, (rows->pieces + 1) * sizeof *rows->offsets},
+        {"seconds", PA_F32, 1, {n}, NULL, rows->pieces * sizeof *rows->seconds},
+        {"notes", PA_I64, 1, {n}, NULL, rows->pieces * sizeof *rows->notes},
+    };
+    const pa_meta meta[] = {
+        {"format", FORMAT}, {"encoding", pa_encoding_name(rows->encoding)}, {"vocab", VOCABULARY}, {"split", rows->split}, {"names", json},
+        {"set", rows->set},
+    };
+    size_t metas = sizeof meta / sizeof *meta - !rows->set;
+    pa_status s = pa_st_begin(w, path, tensor, sizeof tensor / sizeof *tensor, meta, metas, err);
+    free(json);
+    if (!s) s = pa_st_put(*w, rows->offsets, tensor[1].bytes, err);
+    if (!s) s = pa_st_put(*w, rows->notes, tensor[3].bytes, err);
+    if (!s) s = pa_st_put(*w, rows->seconds, tensor[2].bytes, err);
+    if (!s) return PA_OK;
+    pa_st_abandon(*w);
+    *w = NULL;
+    return s;
+}
+
 pa_status pa_tokens_write(const char *path, const pa_piece *pieces, const char *const *names, size_t count, pa_encoding e,
                           const char *split, pa_err *err) {
-    size_t total = 0;
-    for (size_t p = 0; p < count; p++) total += pieces[p].count;
-    uint16_t *tokens = malloc(total * sizeof *tokens + 1);
     int64_t *offsets = calloc(count + 1, sizeof *offsets), *notes = malloc(count * sizeof *notes + 1);
     float *seconds = malloc(count * sizeof *seconds + 1);
-    char *json = names_json(names, count);
+    pa_st_writer *w = NULL;
     pa_status s = PA_OK;
-    if (!tokens || !offsets || !notes || !seconds || !json) {
-        s = pa_error(err, PA_FAIL, "%s: no memory for %zu tokens", path, total);
+    if (!offsets || !notes || !seconds) {
+        s = pa_error(err, PA_FAIL, "%s: no memory for %zu pieces", path, count);
         goto done;
     }
     for (size_t p = 0; p < count; p++) {
-        if (pieces[p].count) memcpy(tokens + offsets[p], pieces[p].token, pieces[p].count * sizeof *tokens);
         offsets[p + 1] = offsets[p] + (int64_t)pieces[p].count;
         seconds[p] = (float)pieces[p].seconds;
         notes[p] = (int64_t)pieces[p].notes;
     }
-    const int64_t n = (int64_t)count;
-    const pa_tensor tensor[] = {
-        {"tokens", PA_U16, 1, {(int64_t)total}, tokens, total * sizeof *tokens},
-        {"offsets", PA_I64, 1, {n + 1}, offsets, (count + 1) * sizeof *offsets},
-        {"seconds", PA_F32, 1, {n}, seconds, count * sizeof *seconds},
-        {"notes", PA_I64, 1, {n}, notes, count * sizeof *notes},
-    };
-    const pa_meta meta[] = {
-        {"format", FORMAT}, {"encoding", pa_encoding_name(e)}, {"vocab", VOCABULARY}, {"split", split}, {"names", json},
-    };
-    s = pa_st_write(path, tensor, sizeof tensor / sizeof *tensor, meta, sizeof meta / sizeof *meta, err);
+    const pa_token_rows rows = {
+        .pieces = count, .offsets = offsets, .seconds = seconds, .notes = notes, .names = names, .encoding = e, .split = split};
+    s = pa_tokens_begin(&w, path, &rows, err);
+    for (size_t p = 0; p < count && !s; p++) s = pa_st_put(w, pieces[p].token, pieces[p].count * sizeof *pieces[p].token, err);
+    if (!s) {
+        s = pa_st_finish(w, err);
+        w = NULL;
+    }
 done:
-    free(tokens);
+    pa_st_abandon(w);
     free(offsets);
     free(notes);
     free(seconds);
-    free(json);
     return s;
 }

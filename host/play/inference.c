@@ -33,12 +33,12 @@ void pa_inference_close(pa_inference *x) {
     x->ctx = NULL;
 }
 
-pa_status pa_inference_tokens(const pa_inference *x, pa_tokens *t, const char *path, pa_err *err) {
-    pa_status s = pa_tokens_open(t, path, err);
+pa_status pa_inference_tokens(const pa_inference *x, pa_token_set *t, const char *list, pa_err *err) {
+    pa_status s = pa_token_set_open(t, list, false, err);
     if (s || x->weights.foreign || t->encoding == x->weights.encoding) return s;
-    s = pa_error(err, PA_DATA, "%s: encoding: expected %s, that of %s, found %s", path, pa_encoding_name(x->weights.encoding),
+    s = pa_error(err, PA_DATA, "%s: encoding: expected %s, that of %s, found %s", list, pa_encoding_name(x->weights.encoding),
                  x->weights.path, pa_encoding_name(t->encoding));
-    pa_tokens_close(t);
+    pa_token_set_close(t);
     return s;
 }
 

@@ -2,7 +2,7 @@
 #ifndef PA_INFERENCE_H
 #define PA_INFERENCE_H
 
-#include "host/files/token_file.h"
+#include "host/files/token_set.h"
 #include "host/files/weights.h"
 
 typedef struct {
@@ -21,8 +21,9 @@ pa_status pa_inference_open(pa_inference *x, const char *checkpoint, const char 
 pa_status pa_inference_start(pa_inference *x, const char *precision, bool int8, int max_batch, int streams, pa_err *err);
 void pa_inference_close(pa_inference *x);
 
-// Opens a token file, which must have the checkpoint's encoding: PA_DATA names both. A foreign checkpoint doesn't know its own.
-pa_status pa_inference_tokens(const pa_inference *x, pa_tokens *t, const char *path, pa_err *err);
+// Opens a token file or a list of them, which must have the checkpoint's encoding: PA_DATA names both. A foreign checkpoint doesn't know
+// its own.
+pa_status pa_inference_tokens(const pa_inference *x, pa_token_set *t, const char *list, pa_err *err);
 const char *pa_inference_precision(const pa_inference *x); // as resolved
 
 // PA_USAGE where `path`, which --`option` is to write, is the same file as `input`, by whatever names: what is read must not be lost.

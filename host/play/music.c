@@ -39,17 +39,19 @@ static pa_status set_primer(pa_music *m, const char *path, const uint16_t *token
 }
 
 static pa_status read_token_file(pa_music *m, const pa_inference *model, const char *path, int64_t piece, pa_err *err) {
-    pa_tokens t;
+    pa_token_set t;
     pa_status s = pa_inference_tokens(model, &t, path, err);
     if (s) return s;
     m->encoding = t.encoding; // a foreign checkpoint doesn't know its own
-    if (!t.pieces)
+    if (!t.pieces) {
         s = pa_error(err, PA_DATA, "%s: expected a piece, found none", path);
-    else if (piece < t.pieces)
-        s = set_primer(m, path, t.tokens + t.offsets[piece], (size_t)(t.offsets[piece + 1] - t.offsets[piece]), err);
-    else
+    } else if (piece < t.pieces) {
+        const pa_token_piece p = pa_token_set_piece(&t, piece);
+        s = set_primer(m, path, p.token, (size_t)p.count, err);
+    } else {
         s = pa_error(err, PA_USAGE, "%s: expected a piece below %lld, found %lld", path, (long long)t.pieces, (long long)piece);
-    pa_tokens_close(&t);
+    }
+    pa_token_set_close(&t);
     return s;
 }
 

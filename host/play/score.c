@@ -26,7 +26,7 @@ typedef struct {
     const pa_backend *backend;
     pa_context *ctx;
     const pa_model *model;
-    const pa_tokens *tokens;
+    const pa_token_set *tokens;
     uint16_t *input, *target, *best;
     float *nats, *logits;
 } scorer;
@@ -67,7 +67,7 @@ int pa_score_batch(const pa_model *m) {
     return batch > 1 ? batch : 1;
 }
 
-static pa_status scorer_init(scorer *r, const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_tokens *t, int batch,
+static pa_status scorer_init(scorer *r, const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_token_set *t, int batch,
                              bool logits, pa_err *err) {
     *r = (scorer){.backend = backend, .ctx = ctx, .model = m, .tokens = t};
     if (m->vocab != PA_VOCAB) return pa_error(err, PA_USAGE, "model.vocab: expected %d to score tokens, found %d", PA_VOCAB, m->vocab);
@@ -91,7 +91,7 @@ static void add_token(pa_score *score, uint16_t target, uint16_t best, float nat
     score->correct[c] += best == target;
 }
 
-static int64_t most_pieces(const pa_tokens *t, int64_t pieces) {
+static int64_t most_pieces(const pa_token_set *t, int64_t pieces) {
     return pieces > 0 && pieces < t->pieces ? pieces : t->pieces;
 }
 
@@ -110,8 +110,8 @@ static bool add_window(plan *p, window w) {
 
 // The windows of a piece. Its last token is no input. Of the last window as many latents are computed as SHAPES steps allow, a few
 // too many, so that the last windows of pieces share shapes and can share batches; what lies behind the end is seen by no token before it.
-static bool plan_piece(plan *p, const pa_model *m, const pa_tokens *t, int64_t piece, int stride) {
-    int64_t inputs = t->offsets[piece + 1] - t->offsets[piece] - 1;
+static bool plan_piece(plan *p, const pa_model *m, const pa_token_set *t, int64_t piece, int stride) {
+    int64_t inputs = pa_token_set_piece(t, piece).count - 1;
     int P = m->prefix, N = m->context - P, step = (N + SHAPES - 1) / SHAPES;
     for (int64_t done = 0; done < inputs;) {
         window w = {.piece = piece, .prefix = P};
@@ -143,9 +143,9 @@ static int by_shape(const void *x, const void *y) {
 }
 
 static void gather(scorer *r, const window *w, int slot) {
-    const pa_tokens *t = r->tokens;
-    const uint16_t *token = t->tokens + t->offsets[w->piece] + w->start;
-    int64_t left = t->offsets[w->piece + 1] - t->offsets[w->piece] - w->start;
+    const pa_token_piece p = pa_token_set_piece(r->tokens, w->piece);
+    const uint16_t *token = p.token + w->start;
+    int64_t left = p.count - w->start;
     int length = w->prefix + w->latents;
     uint16_t *input = r->input + (size_t)slot * (size_t)length, *target = r->target + (size_t)slot * (size_t)w->latents;
     for (int i = 0; i < length; i++) input[i] = i < left ? token[i] : PA_PAD;
@@ -167,7 +167,7 @@ static pa_status score_windows(scorer *r, const window *w, int batch, pa_score *
     return s;
 }
 
-pa_status pa_score_pieces(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_tokens *t, int64_t pieces, int stride,
+pa_status pa_score_pieces(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_token_set *t, int64_t pieces, int stride,
                           int batch, pa_score *score, pa_err *err) {
     scorer r = {0};
     plan p = {0};
@@ -181,8 +181,9 @@ pa_status pa_score_pieces(const pa_backend *backend, pa_context *ctx, const pa_m
     pieces = most_pieces(t, pieces);
     pa_status s = scorer_init(&r, backend, ctx, m, t, batch, false, err);
     for (int64_t i = 0; i < pieces && !s; i++) {
-        score->notes += t->notes[i];
-        score->seconds += (double)t->seconds[i];
+        const pa_token_piece piece = pa_token_set_piece(t, i);
+        score->notes += piece.notes;
+        score->seconds += piece.seconds;
         if (!plan_piece(&p, m, t, i, stride)) s = pa_error(err, PA_FAIL, "no memory for the windows of %lld pieces", (long long)pieces);
     }
     if (s) goto done;
@@ -208,10 +209,10 @@ done:
 
 // As process_midi in train.py of the seed project.
 static void gather_crop(scorer *r, int64_t piece, uint64_t seed, int slot) {
-    const pa_tokens *t = r->tokens;
+    const pa_token_piece p = pa_token_set_piece(r->tokens, piece);
     const pa_model *m = r->model;
-    const uint16_t *token = t->tokens + t->offsets[piece];
-    int64_t n = t->offsets[piece + 1] - t->offsets[piece], start = 0;
+    const uint16_t *token = p.token;
+    int64_t n = p.count, start = 0;
     uint16_t *input = r->input + (size_t)slot * (size_t)m->context;
     uint16_t *target = r->target + (size_t)slot * (size_t)(m->context - m->prefix);
     if (n > m->context) start = (int64_t)pa_below(pa_random(seed, PA_RANDOM_EVAL, (uint64_t)piece, 0), (uint64_t)(n - m->context));
@@ -265,8 +266,9 @@ static pa_status add_crops(pa_comm *comm, pa_score *crop, int64_t pieces, bool s
     return s;
 }
 
-pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, pa_comm *comm, const pa_model *m, const pa_tokens *t, int64_t pieces,
-                         uint64_t seed, int batch, bool seed_too, const volatile sig_atomic_t *stop, pa_score *score, pa_err *err) {
+pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, pa_comm *comm, const pa_model *m, const pa_token_set *t,
+                         int64_t pieces, uint64_t seed, int batch, bool seed_too, const volatile sig_atomic_t *stop, pa_score *score,
+                         pa_err *err) {
     scorer r = {0};
     pa_progress bar;
     pa_comm alone = pa_comm_single();

@@ -5,7 +5,7 @@
 
 #include <signal.h>
 
-#include "host/files/token_file.h"
+#include "host/files/token_set.h"
 #include "host/model/backend.h"
 
 enum { PA_CLASS_NOTE_ON, PA_CLASS_NOTE_OFF, PA_CLASS_TIME_SHIFT, PA_CLASS_VELOCITY, PA_CLASS_END, PA_CLASSES };
@@ -32,14 +32,15 @@ int pa_score_batch(const pa_model *m);
 // advance by `stride` (0: N / 2), and a token is scored in the first that holds it, which gives it the most context. Before the first full
 // window they start at 0 with a shorter prefix; a piece's last window ends with it. Sums don't depend on `batch`, the windows at a
 // time (0: pa_score_batch), at most what ctx was opened for.
-pa_status pa_score_pieces(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_tokens *t, int64_t pieces, int stride,
+pa_status pa_score_pieces(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_token_set *t, int64_t pieces, int stride,
                           int batch, pa_score *score, pa_err *err);
 // One crop of each of the first `pieces` pieces (0: all), its start drawn from (seed, piece), as the seed project drew its own: context + 1
 // tokens where the piece has as many, else all of it, END as the last target, and PAD. The N latents' targets but PAD are scored. With
 // seed_too also by its definition: PAD is scored and token 0 is not (ignore_index), a mean over each crop and then over the crops, which
 // is its mean over batches at its batch size of 1. The ranks of `comm` (NULL: this process alone) share the pieces out and all get the
 // score. Where stop is not NULL and becomes set on one of them: PA_STOPPED, and no score.
-pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, pa_comm *comm, const pa_model *m, const pa_tokens *t, int64_t pieces,
-                         uint64_t seed, int batch, bool seed_too, const volatile sig_atomic_t *stop, pa_score *score, pa_err *err);
+pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, pa_comm *comm, const pa_model *m, const pa_token_set *t,
+                         int64_t pieces, uint64_t seed, int batch, bool seed_too, const volatile sig_atomic_t *stop, pa_score *score,
+                         pa_err *err);
 
 #endif

@@ -208,19 +208,20 @@ static pa_status evaluate_or_stop(pa_trainer *t, pa_err *err) {
 // A continuation of the first validation piece's opening, to hear how the run is doing.
 static pa_status sample(pa_trainer *t, pa_err *err) {
     enum { length = 1024 };
-    const pa_tokens *v = &t->validation;
+    const pa_token_piece v = pa_token_set_piece(&t->validation, 0);
+    pa_encoding encoding = t->validation.encoding;
     const pa_model *m = &t->config->model;
     uint16_t *out = malloc(((size_t)m->context + length) * sizeof *out);
     pa_note *notes = NULL;
-    size_t made = 0, count = 0, primer = (size_t)(v->offsets[1] - v->offsets[0]);
+    size_t made = 0, count = 0, primer = (size_t)v.count;
     char path[4096 + 64];
     if (!out) return pa_error(err, PA_FAIL, "no memory for a sample");
     if (primer > (size_t)m->prefix + 1) primer = (size_t)m->prefix + 1;
-    memcpy(out, v->tokens, primer * sizeof *out);
+    memcpy(out, v.token, primer * sizeof *out);
     pa_sampling_options o = pa_sampling_default();
-    o.seed = (uint64_t)t->state.step, o.keys = v->encoding == PA_PERFORMANCE;
-    pa_status s = pa_generate(t->backend, t->ctx, m, &o, v->tokens, primer, 1, length, out + primer, &made, NULL, NULL, err);
-    if (!s) s = pa_decode(out, primer + made, v->encoding, &notes, &count, err);
+    o.seed = (uint64_t)t->state.step, o.keys = encoding == PA_PERFORMANCE;
+    pa_status s = pa_generate(t->backend, t->ctx, m, &o, v.token, primer, 1, length, out + primer, &made, NULL, NULL, err);
+    if (!s) s = pa_decode(out, primer + made, encoding, &notes, &count, err);
     snprintf(path, sizeof path, "%s/samples/step-%08lld.mid", t->options->run, (long long)t->state.step);
     if (!s) s = pa_midi_write(path, notes, count, err);
     free(notes), free(out);

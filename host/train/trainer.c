@@ -8,9 +8,9 @@
 #include "host/train/run_dir.h"
 
 // Windows that end within model.prefix + 1 tokens score nothing. How many pieces are too short for others.
-static int64_t too_short(const pa_tokens *t, const pa_model *m) {
+static int64_t too_short(const pa_token_set *t, const pa_model *m) {
     int64_t count = 0;
-    for (int64_t i = 0; i < t->pieces; i++) count += t->offsets[i + 1] - t->offsets[i] <= m->prefix;
+    for (int64_t i = 0; i < t->pieces; i++) count += pa_token_set_piece(t, i).count <= m->prefix;
     return count;
 }
 
@@ -25,7 +25,7 @@ static pa_status check_lengths(pa_trainer *t, pa_err *err) {
     if (shorts && !t->comm.rank)
         fprintf(stderr, "%s: %lld of %lld pieces have no more than model.prefix = %d tokens; nothing is learnt from them\n", c->data.train,
                 (long long)shorts, (long long)all, m->prefix);
-    if (!t->validation.file) return PA_OK;
+    if (!t->validation.files) return PA_OK;
     t->has_validation = too_short(&t->validation, m) < t->validation.pieces;
     if (!t->has_validation && !t->comm.rank)
         fprintf(stderr, "%s: no piece has more than model.prefix = %d tokens; no evaluation, no best checkpoint, no samples\n",
@@ -33,20 +33,21 @@ static pa_status check_lengths(pa_trainer *t, pa_err *err) {
     return PA_OK;
 }
 
-static pa_status open_tokens(pa_tokens *t, const char *key, const char *path, pa_err *err) {
-    pa_status s = pa_tokens_open(t, path, err);
+static pa_status open_tokens(pa_token_set *t, const char *key, const char *list, bool weighted, pa_err *err) {
+    pa_status s = pa_token_set_open(t, list, weighted, err);
     return s ? pa_error(err, s, "%s: %s", key, err->text) : PA_OK;
 }
 
 static pa_status open_data(pa_trainer *t, pa_err *err) {
     const pa_config *c = t->config;
-    pa_status s = open_tokens(&t->train, "data.train", c->data.train, err);
+    pa_status s = open_tokens(&t->train, "data.train", c->data.train, true, err);
     if (s) return s;
     if (*c->data.validation) {
-        if ((s = open_tokens(&t->validation, "data.validation", c->data.validation, err))) return s;
+        if ((s = open_tokens(&t->validation, "data.validation", c->data.validation, false, err))) return s;
         if (t->train.encoding != t->validation.encoding)
             return pa_error(err, PA_USAGE, "%s: expected the encoding of %s, %s, found %s", c->data.validation, c->data.train,
                             pa_encoding_name(t->train.encoding), pa_encoding_name(t->validation.encoding));
+        if ((s = pa_token_sets_match(&t->train, &t->validation, err))) return s;
     }
     s = pa_sampler_init(&t->sampler, &t->train, c, err);
     return s ? s : check_lengths(t, err);
@@ -124,7 +125,7 @@ static pa_status start_run(pa_trainer *t, pa_err *err) {
     bool found = false;
     t->state = (pa_run_state){.best = INFINITY, .seed = (uint64_t)t->config->train.seed, .evaluated = -1};
     t->saved_step = -1;
-    t->run = (pa_run){o->run, t->config, t->train.encoding, pa_st_crc(t->train.file), &t->params, t->backend, t->ctx};
+    t->run = (pa_run){o->run, t->config, t->train.encoding, t->train.crc, &t->params, t->backend, t->ctx};
     pa_status s = PA_OK;
     if (!o->dry_run) {
         if ((s = check_init(t, err))) return s;
@@ -184,7 +185,8 @@ void pa_trainer_close(pa_trainer *t) {
     if (t->ctx) t->backend->close(t->ctx);
     pa_rundir_close(t->lock);
     pa_sampler_clear(&t->sampler);
-    pa_tokens_close(&t->train), pa_tokens_close(&t->validation);
+    pa_token_set_close(&t->train);
+    pa_token_set_close(&t->validation);
     pa_params_clear(&t->params);
     free(t->tokens), free(t->number), free(t->input), free(t->target), free(t->keep);
 }

@@ -16,7 +16,7 @@ typedef struct {
     pa_context *ctx;
     pa_comm comm;
     pa_params params;
-    pa_tokens train, validation;
+    pa_token_set train, validation;
     bool has_validation;
     pa_sampler sampler;
     pa_run_state state;

@@ -6,28 +6,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint16_t token_at(const pa_tokens *t, int64_t piece, int64_t at) {
-    int64_t count = t->offsets[piece + 1] - t->offsets[piece];
-    return at < count ? t->tokens[t->offsets[piece] + at] : at == count ? PA_END : PA_PAD;
+static uint16_t token_at(const pa_token_piece *p, int64_t at) {
+    return at < p->count ? p->token[at] : at == p->count ? PA_END : PA_PAD;
 }
 
 // `length` tokens of a piece (with END and PAD behind its end) from `start`.
-static void copy_window(const pa_tokens *t, int64_t piece, int64_t start, int length, uint16_t *out) {
-    for (int64_t i = 0; i < length; i++) out[i] = token_at(t, piece, start + i);
+static void copy_window(const pa_token_piece *p, int64_t start, int length, uint16_t *out) {
+    for (int64_t i = 0; i < length; i++) out[i] = token_at(p, start + i);
 }
 
 // Start of a crop of context + 1 tokens that fits into piece and its END, uniform, from a draw; 0 where the piece is shorter.
-static int64_t crop_start(const pa_tokens *t, int64_t piece, int context, pa_philox draw) {
-    int64_t starts = t->offsets[piece + 1] - t->offsets[piece] + 1 - context; // with END there is one token more
+static int64_t crop_start(const pa_token_piece *p, int context, pa_philox draw) {
+    int64_t starts = p->count + 1 - context; // with END there is one token more
     return starts > 1 ? (int64_t)pa_below(draw, (uint64_t)starts) : 0;
 }
 
-pa_status pa_sampler_init(pa_sampler *s, const pa_tokens *tokens, const pa_config *config, pa_err *err) {
+pa_status pa_sampler_init(pa_sampler *s, const pa_token_set *tokens, const pa_config *config, pa_err *err) {
     *s = (pa_sampler){.tokens = tokens, .config = config, .epoch = -1};
     if (!tokens->pieces) return pa_error(err, PA_DATA, "%s: expected at least one piece, found none", config->data.train);
     s->order = malloc((size_t)tokens->pieces * sizeof *s->order);
     if (!s->order) return pa_error(err, PA_FAIL, "no memory for the order of %lld pieces", (long long)tokens->pieces);
-    int64_t context = config->model.context, by_tokens = (tokens->offsets[tokens->pieces] + context - 1) / context;
+    int64_t context = config->model.context, by_tokens = (tokens->tokens + context - 1) / context;
     s->epoch_windows = config->data.sampling == PA_SAMPLING_PIECE ? tokens->pieces : by_tokens > 0 ? by_tokens : 1;
     return PA_OK;
 }
@@ -48,19 +47,6 @@ static void shuffle(pa_sampler *s, int64_t epoch) {
         s->order[j] = s->order[i], s->order[i] = other;
     }
     s->epoch = epoch;
-}
-
-// The piece that holds token `at` of the corpus, each piece's END counted as one of its tokens.
-static int64_t piece_of(const pa_tokens *t, int64_t at) {
-    int64_t low = 0, high = t->pieces - 1;
-    while (low < high) {
-        int64_t middle = (low + high + 1) / 2;
-        if (t->offsets[middle] + middle <= at)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return low;
 }
 
 static pa_philox draw(const pa_sampler *s, unsigned purpose, uint64_t w, uint64_t index) {
@@ -98,11 +84,11 @@ static void put_shift(uint16_t *out, int length, int *made, int64_t steps) {
 
 // Writes `length` tokens of a piece from `start`, time stretched by `factor` and velocities moved by `louder` bins. The stretched clock is
 // rounded, not each shift, so that it does not drift. Shifts may merge or vanish, so that more tokens are read than written.
-static void stretch(const pa_tokens *t, int64_t piece, int64_t start, double factor, int louder, uint16_t *out, int length) {
+static void stretch(const pa_token_piece *p, int64_t start, double factor, int louder, uint16_t *out, int length) {
     int64_t clock = 0, sent = 0; // steps of 10 ms: of the music as written; put out so far
     int made = 0;
     for (int64_t at = start; made < length; at++) {
-        int token = token_at(t, piece, at);
+        int token = token_at(p, at);
         if (token >= PA_TIME_SHIFT && token < PA_VELOCITY) {
             clock += token - PA_TIME_SHIFT + 1;
             continue;
@@ -121,23 +107,24 @@ static void stretch(const pa_tokens *t, int64_t piece, int64_t start, double fac
 
 void pa_sampler_window(pa_sampler *s, uint64_t w, uint16_t *out) {
     const pa_config *c = s->config;
-    const pa_tokens *t = s->tokens;
+    const pa_token_set *t = s->tokens;
     int context = c->model.context;
-    int64_t piece;
+    int64_t number;
     if (c->data.sampling == PA_SAMPLING_PIECE) {
         int64_t epoch = (int64_t)(w / (uint64_t)t->pieces);
         if (epoch != s->epoch) shuffle(s, epoch);
-        piece = s->order[w % (uint64_t)t->pieces];
+        number = s->order[w % (uint64_t)t->pieces];
     } else {
-        piece = piece_of(t, (int64_t)pa_below(draw(s, PA_RANDOM_ORDER, w, 0), (uint64_t)(t->offsets[t->pieces] + t->pieces)));
+        number = pa_token_set_find(t, (int64_t)pa_below(draw(s, PA_RANDOM_ORDER, w, 0), (uint64_t)(t->tokens + t->pieces)));
     }
-    int64_t start = crop_start(t, piece, context, draw(s, PA_RANDOM_CROP, w, 0));
+    pa_token_piece piece = pa_token_set_piece(t, number);
+    int64_t start = crop_start(&piece, context, draw(s, PA_RANDOM_CROP, w, 0));
     if (!c->data.augment_transpose && !c->data.augment_velocity && c->data.augment_stretch == 0) {
-        copy_window(t, piece, start, context + 1, out);
+        copy_window(&piece, start, context + 1, out);
         return;
     }
     double factor = 1 + c->data.augment_stretch * (2 * pa_uniform(draw(s, PA_RANDOM_AUGMENT, w, 2)) - 1);
-    stretch(t, piece, start, factor, draw_offset(s, w, 1, c->data.augment_velocity), out, context + 1);
+    stretch(&piece, start, factor, draw_offset(s, w, 1, c->data.augment_velocity), out, context + 1);
     transpose(out, context + 1, draw_offset(s, w, 0, c->data.augment_transpose));
 }
 

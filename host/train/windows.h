@@ -4,17 +4,17 @@
 
 #include "host/base/philox.h"
 #include "host/files/config.h"
-#include "host/files/token_file.h"
+#include "host/files/token_set.h"
 
 // Draws training windows. Window w of a run is the same whatever the step, rank or micro-batch it falls into.
 typedef struct {
-    const pa_tokens *tokens;
+    const pa_token_set *tokens;
     const pa_config *config;
-    int64_t epoch_windows; // windows an epoch: the pieces, or the corpus' tokens over context
+    int64_t epoch_windows; // windows an epoch: the pieces, or the corpus' tokens over context; both count a file as often as it weighs
     int64_t *order;        // of the pieces in epoch `epoch`
     int64_t epoch;
 } pa_sampler;
-pa_status pa_sampler_init(pa_sampler *s, const pa_tokens *tokens, const pa_config *config, pa_err *err);
+pa_status pa_sampler_init(pa_sampler *s, const pa_token_set *tokens, const pa_config *config, pa_err *err);
 void pa_sampler_clear(pa_sampler *s);
 // context + 1 tokens of window w: END after a piece's last, PAD after that.
 void pa_sampler_window(pa_sampler *s, uint64_t w, uint16_t *out);

@@ -18,7 +18,9 @@
 enum { CONTEXT = 16, MOST_PIECES = 8, MOST_TOKENS = 4096 };
 
 typedef struct {
-    pa_tokens tokens;
+    pa_tokens file;
+    pa_token_part part;
+    pa_token_set tokens;
     pa_config config;
     uint16_t token[MOST_TOKENS];
     int64_t offset[MOST_PIECES + 1];
@@ -30,7 +32,9 @@ static inline void make(corpus *c, const int *length, int pieces) {
     c->config.model.context = CONTEXT, c->config.model.prefix = 8;
     for (int p = 0; p < pieces; p++) c->offset[p + 1] = c->offset[p] + length[p];
     for (int i = 0; i < c->offset[pieces]; i++) c->token[i] = (uint16_t)(i % PA_TIME_SHIFT);
-    c->tokens = (pa_tokens){.tokens = c->token, .offsets = c->offset, .pieces = pieces};
+    c->file = (pa_tokens){.tokens = c->token, .offsets = c->offset, .pieces = pieces};
+    c->part = (pa_token_part){.file = &c->file};
+    c->tokens = (pa_token_set){.part = &c->part, .parts = 1, .pieces = pieces, .tokens = c->offset[pieces]};
 }
 
 static inline void start(pa_sampler *s, const corpus *c) {

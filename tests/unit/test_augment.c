@@ -43,7 +43,6 @@ static void draw_both(corpus *c, uint64_t w, events *plain, events *changed) {
     uint16_t out[600 + GUARD];
     pa_sampler s;
     corpus bare = *c;
-    bare.tokens.tokens = bare.token, bare.tokens.offsets = bare.offset;
     bare.config.data.augment_stretch = 0, bare.config.data.augment_transpose = bare.config.data.augment_velocity = 0;
     for (int i = 0; i < 2; i++) {
         start(&s, i ? c : &bare);

@@ -11,6 +11,8 @@ typedef struct {
     int64_t offset[PIECES + 1], notes[PIECES];
     float seconds[PIECES];
     pa_tokens file;
+    pa_token_part part;
+    pa_token_set set;
 } corpus;
 
 // Piece p has p tokens: every length from 0 on.
@@ -22,6 +24,8 @@ static void make(corpus *c) {
     }
     for (int64_t i = 0; i < c->offset[PIECES]; i++) c->token[i] = (uint16_t)(fake_mix((uint64_t)i + 99) % (i % 5 ? PA_END : 3));
     c->file = (pa_tokens){.tokens = c->token, .offsets = c->offset, .seconds = c->seconds, .notes = c->notes, .pieces = PIECES};
+    c->part = (pa_token_part){.file = &c->file};
+    c->set = (pa_token_set){.part = &c->part, .parts = 1, .pieces = PIECES, .tokens = c->offset[PIECES]};
 }
 
 static int class_of(int token) {
@@ -72,11 +76,11 @@ static void every_token_once(void **state) {
                 for (int p = 0; p < PIECES; p++)
                     for (int i = 1; i < p; i++)
                         add_by_rule(&expected, &ctx.model, stride, c.token + c.offset[p], i - 1, c.token[c.offset[p] + i]);
-                if (pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, stride, 1, &score, &err)) fail_msg("%s", err.text);
+                if (pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 0, stride, 1, &score, &err)) fail_msg("%s", err.text);
                 check_same(&score, &expected);
                 assert_int_equal(pa_score_tokens(&score), c.offset[PIECES] - (PIECES - 1));
                 int singly = ctx.calls, batch = 2 + (context + stride) % 7;
-                assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, stride, batch, &other, &err), PA_OK);
+                assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 0, stride, batch, &other, &err), PA_OK);
                 assert_true(ctx.calls - singly < singly); // windows do share batches
                 assert_memory_equal(&score, &other, sizeof score);
             }
@@ -90,16 +94,16 @@ static void counts(void **state) {
     pa_err err;
     make(&c);
     pa_context ctx = fake_context(9, 4, 4096, 0);
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 6, 0, 0, &some, &err), PA_OK);
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 6, 0, 0, &some, &err), PA_OK);
     for (int p = 0; p < 6; p++)
         for (int i = 1; i < p; i++) add_by_rule(&expected, &ctx.model, 2, c.token + c.offset[p], i - 1, c.token[c.offset[p] + i]);
     check_same(&some, &expected);
     assert_int_equal(some.notes, 0 + 0 + 0 + 0 + 1 + 1);
     assert_true(fabs(some.seconds - 7.5) < 1e-6);
     assert_true(fabs(pa_score_loss(&some) * (double)pa_score_tokens(&some) - pa_score_nats(&some)) < 1e-9);
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 1000, 0, 0, &all, &err), PA_OK);
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 1000, 0, 0, &all, &err), PA_OK);
     assert_int_equal(pa_score_tokens(&all), c.offset[PIECES] - (PIECES - 1));
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 1, 0, 0, &some, &err), PA_OK);
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 1, 0, 0, &some, &err), PA_OK);
     assert_true(isnan(pa_score_loss(&some))); // an empty piece: nothing to score
     assert_int_equal(pa_score_batch(&(pa_model){.context = 4096, .prefix = 1024}), 2);
     assert_int_equal(pa_score_batch(&(pa_model){.context = 16384, .prefix = 512}), 1);
@@ -138,14 +142,14 @@ static void seed_loss(void **state) {
             }
             if (count) expected.seed_sum += sum / count, expected.seed_crops++;
         }
-        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.file, 0, SEED, 3, true, NULL, &score, &err), PA_OK);
+        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.set, 0, SEED, 3, true, NULL, &score, &err), PA_OK);
         check_same(&score, &expected);
         assert_int_equal(score.seed_crops, expected.seed_crops);
         assert_true(fabs(pa_score_loss_seed(&score) - expected.seed_sum / (double)expected.seed_crops) < 1e-6);
-        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.file, 0, SEED, 4, false, NULL, &without, &err), PA_OK);
+        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.set, 0, SEED, 4, false, NULL, &without, &err), PA_OK);
         const volatile sig_atomic_t stop = 1;
         pa_score none;
-        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.file, 0, SEED, 4, false, &stop, &none, &err), PA_STOPPED);
+        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.set, 0, SEED, 4, false, &stop, &none, &err), PA_STOPPED);
         assert_memory_equal(without.nats, score.nats, sizeof score.nats);
         assert_true(isnan(pa_score_loss_seed(&without)));
     }
@@ -159,16 +163,16 @@ static void refuses(void **state) {
     make(&c);
     pa_context ctx = fake_context(8, 3, 4, 0);
     for (int stride = -1; stride <= 6; stride += 7) {
-        assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, stride, 4, &score, &err), PA_USAGE);
+        assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 0, stride, 4, &score, &err), PA_USAGE);
         assert_non_null(strstr(err.text, "stride: expected 1 to 5"));
     }
     ctx.fail_at = 3;
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, 0, 4, &score, &err), PA_FAIL);
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 0, 0, 4, &score, &err), PA_FAIL);
     assert_string_equal(err.text, "the device is on fire");
     ctx.calls = 0;
-    assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.file, 0, 1, 4, true, NULL, &score, &err), PA_FAIL);
+    assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.set, 0, 1, 4, true, NULL, &score, &err), PA_FAIL);
     ctx.model.vocab = 100;
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.file, 0, 0, 4, &score, &err), PA_USAGE);
+    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 0, 0, 4, &score, &err), PA_USAGE);
     assert_non_null(strstr(err.text, "model.vocab: expected 390"));
 }
 

@@ -36,6 +36,40 @@ static void an_epoch_visits_each_piece_once(void **state) {
     assert_true(equal <= 1); // 66 pairs, each equal once in 720
 }
 
+// A file of weight 2 is two parts: its pieces come twice an epoch, and by tokens twice as often.
+static void weights_repeat_pieces(void **state) {
+    (void)state;
+    corpus c, other;
+    pa_sampler s;
+    uint16_t w[CONTEXT + 1];
+    int count[2] = {0};
+    make(&c, (int[]){20, 17}, 2);
+    make(&other, (int[]){30, 9, 41}, 3);
+    for (int i = 0; i < 80; i++) other.token[i] = (uint16_t)(100 + i);
+    pa_token_part part[] = {{&c.file, 0, 0}, {&c.file, 2, 37}, {&other.file, 4, 74}};
+    c.tokens = (pa_token_set){.part = part, .parts = 3, .pieces = 7, .tokens = 154};
+    start(&s, &c);
+    assert_int_equal(s.epoch_windows, 7);
+    for (int epoch = 0; epoch < 5; epoch++) {
+        int seen[5] = {0};
+        for (int i = 0; i < 7; i++) {
+            pa_sampler_window(&s, (uint64_t)(7 * epoch + i), w);
+            seen[w[0] < 20 ? 0 : w[0] < 37 ? 1 : w[0] < 130 ? 2 : w[0] < 139 ? 3 : 4]++;
+        }
+        assert_memory_equal(seen, ((int[]){2, 2, 1, 1, 1}), sizeof seen);
+    }
+    pa_sampler_clear(&s);
+    c.config.data.sampling = PA_SAMPLING_TOKEN;
+    start(&s, &c);
+    assert_int_equal(s.epoch_windows, (154 + CONTEXT - 1) / CONTEXT);
+    for (int i = 0; i < 16100; i++) { // 2 x (21 + 18) and 31 + 10 + 42 tokens, each with its END
+        pa_sampler_window(&s, (uint64_t)i, w);
+        count[w[0] >= 100]++;
+    }
+    assert_true(abs(count[0] - 16100 * 78 / 161) < 5 * sqrt(16100 * 78.0 / 161 * 83 / 161));
+    pa_sampler_clear(&s);
+}
+
 static void shuffles_are_uniform(void **state) {
     (void)state;
     enum { EPOCHS = 2400 };
@@ -214,6 +248,7 @@ static void all_or_none_of_the_prefix_is_kept(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_epoch_visits_each_piece_once),
+        cmocka_unit_test(weights_repeat_pieces),
         cmocka_unit_test(shuffles_are_uniform),
         cmocka_unit_test(a_window_depends_on_its_number_alone),
         cmocka_unit_test(crops_are_uniform_over_all_that_fit),

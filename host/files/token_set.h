@@ -1,0 +1,40 @@
+// token_set.h: token files read as one corpus, from a list of names and patterns: "maestro.safetensors*3, aria-*.safetensors".
+// Knows nothing of training.
+#ifndef PA_TOKEN_SET_H
+#define PA_TOKEN_SET_H
+
+#include "host/files/token_file.h"
+
+typedef struct {
+    const pa_tokens *file;
+    int64_t piece, token; // of the set, where the file begins
+} pa_token_part;
+
+typedef struct {
+    pa_tokens *file; // each opened once
+    size_t files;
+    pa_token_part *part; // in the order of the list; a file with weight n is n parts
+    size_t parts;
+    int64_t pieces, tokens;
+    pa_encoding encoding;
+    uint32_t crc; // one file: of its data; several: of their checksums in order
+} pa_token_set;
+
+typedef struct {
+    const uint16_t *token;
+    int64_t count, notes;
+    double seconds;
+} pa_token_piece;
+
+// list: names and patterns (glob(7)) separated by commas, the files of a pattern in order of name. With `weighted`, "*N" behind one repeats
+// its pieces N times. PA_USAGE for a list that is wrong or names no file; PA_DATA where the files don't belong together.
+pa_status pa_token_set_open(pa_token_set *s, const char *list, bool weighted, pa_err *err);
+void pa_token_set_close(pa_token_set *s);
+pa_token_piece pa_token_set_piece(const pa_token_set *s, int64_t piece);
+// The piece that holds token `at` of the set, each piece's END counted as one of its tokens.
+int64_t pa_token_set_find(const pa_token_set *s, int64_t at);
+// PA_DATA where a file of one and a file of the other are in one folder, named as paprep names them, but from different runs of it: an old
+// validation.safetensors beside a new train.safetensors may hold what is trained on.
+pa_status pa_token_sets_match(const pa_token_set *a, const pa_token_set *b, pa_err *err);
+
+#endif
