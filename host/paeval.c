@@ -133,7 +133,8 @@ static pa_status measure(pa_inference *x, const char *path, pa_err *err) {
     r.pieces = pieces > 0 && pieces < t.pieces ? pieces : t.pieces;
     if ((s = pa_inference_start(x, precision, int8, B, 0, err))) goto done;
     double began = pa_clock();
-    if ((s = pa_score_pieces(x->backend, x->ctx, m, &t, r.pieces, r.stride, B, &r.whole, err))) goto done;
+    pa_scoring scoring = {.backend = x->backend, .ctx = x->ctx, .model = m, .tokens = &t, .pieces = r.pieces, .batch = B};
+    if ((s = pa_score_pieces(&scoring, r.stride, &r.whole, err))) goto done;
     r.took = pa_clock() - began;
     if (!pa_score_tokens(&r.whole)) {
         s = pa_error(err, PA_DATA, "%s: expected a piece of at least two tokens, found none in %lld pieces", path, (long long)r.pieces);
@@ -143,7 +144,7 @@ static pa_status measure(pa_inference *x, const char *path, pa_err *err) {
         s = pa_error(err, PA_FAIL, "%s: expected a finite loss, found %g", x->weights.path, pa_score_nats(&r.whole));
         goto done;
     }
-    if ((s = pa_score_crops(x->backend, x->ctx, NULL, m, &t, r.pieces, 1, B, true, NULL, &r.crops, err))) goto done;
+    if ((s = pa_score_crops(&scoring, &(pa_crops){.seed = 1, .seed_too = true}, &r.crops, err))) goto done;
     if (json)
         s = print_json(&r, err);
     else

@@ -115,8 +115,19 @@ static pa_status make_some(job *j, int first, int wanted, uint16_t *out, size_t 
     o.stream = (uint64_t)first;
     pa_progress_start(&w.bar, "playing", j->limit ? "s of music" : "tokens", j->limit ? (double)j->limit / 100 : (double)j->length);
     double began = pa_clock();
-    pa_status s = pa_generate(j->model.backend, j->model.ctx, &j->model.params.model, &o, j->music.primer, j->music.primer_count,
-                              j->streams, j->length, out, made, watch_token, &w, err);
+    const pa_generation g = {.backend = j->model.backend,
+                             .ctx = j->model.ctx,
+                             .model = &j->model.params.model,
+                             .options = &o,
+                             .primer = j->music.primer,
+                             .primer_count = j->music.primer_count,
+                             .streams = j->streams,
+                             .length = j->length,
+                             .out = out,
+                             .count = made,
+                             .more = watch_token,
+                             .arg = &w};
+    pa_status s = pa_generate(&g, err);
     j->took += pa_clock() - began;
     pa_progress_end(&w.bar);
     for (int k = 0; k < wanted && !s; k++) {

@@ -36,15 +36,15 @@ static int by_weight(const void *x, const void *y) {
     return a->token - b->token;
 }
 
-// The tokens that may be, with penalised logits; *top is the largest.
-static pa_status list(const pa_sampling_options *o, const float *logits, const uint16_t *recent, int recent_count, candidate *c, int *count,
-                      int *top, pa_err *err) {
+// The allowed tokens with penalised logits; *top is the largest.
+static pa_status list(const pa_sampling_options *o, const pa_draw *d, candidate *c, int *count, int *top, pa_err *err) {
     bool seen[PA_VOCAB] = {false};
-    for (int i = 0; i < recent_count; i++)
-        if (recent[i] < PA_VOCAB) seen[recent[i]] = true;
-    *count = *top = 0;
+    for (int i = 0; i < d->recent_count && o->repetition_penalty != 1; i++)
+        if (d->recent[i] < PA_VOCAB) seen[d->recent[i]] = true;
+    *count = 0;
+    *top = 0;
     for (int t = 0; t < PA_VOCAB; t++) {
-        double x = (double)logits[t];
+        double x = (double)d->logits[t];
         if (!isfinite(x)) return pa_error(err, PA_FAIL, "logits: expected finite numbers, found %g for token %d", x, t);
         if (t == PA_PAD || (t == PA_END && !o->stop_at_end)) continue;
         if (seen[t]) x = x > 0 ? x / o->repetition_penalty : x * o->repetition_penalty;
@@ -65,12 +65,11 @@ static int truncate_sorted(const pa_sampling_options *o, const candidate *c, int
     return count;
 }
 
-pa_status pa_sample(const pa_sampling_options *o, const float *logits, const uint16_t *recent, int recent_count, uint64_t stream,
-                    uint64_t index, uint16_t *token, pa_err *err) {
+pa_status pa_draw_token(const pa_sampling_options *o, const pa_draw *d, uint16_t *token, pa_err *err) {
     candidate c[PA_VOCAB];
     int count, top, last = 0;
     double sum = 0;
-    pa_status s = list(o, logits, recent, o->repetition_penalty == 1 ? 0 : recent_count, c, &count, &top, err);
+    pa_status s = list(o, d, c, &count, &top, err);
     if (s) return s;
     *token = (uint16_t)c[top].token;
     if (o->greedy || o->temperature == 0) return PA_OK;
@@ -82,11 +81,11 @@ pa_status pa_sample(const pa_sampling_options *o, const float *logits, const uin
     }
     for (int i = 0; i < count; i++)
         if (c[i].weight >= o->min_p) sum += c[i].weight;
-    double left = pa_uniform(pa_random(o->seed, PA_RANDOM_SAMPLE, stream, index)) * sum;
+    double left = pa_uniform(pa_random(o->seed, PA_RANDOM_SAMPLE, d->stream, d->index)) * sum;
     for (int i = 0; i < count && left >= 0; i++) {
         if (c[i].weight < o->min_p || c[i].weight == 0) continue;
         left -= c[i].weight;
-        last = i; // the last that can be, should rounding leave a rest
+        last = i; // the last one, should rounding leave a rest
     }
     *token = (uint16_t)c[last].token;
     return PA_OK;

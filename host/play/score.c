@@ -21,12 +21,13 @@ typedef struct {
     size_t count, room;
 } plan;
 
-// What a batch is gathered into and scored from.
+// The buffers of a batch.
 typedef struct {
-    const pa_backend *backend;
-    pa_context *ctx;
+    const pa_scoring *x;
     const pa_model *model;
     const pa_token_set *tokens;
+    int batch;
+    int64_t pieces;
     uint16_t *input, *target, *best;
     float *nats, *logits;
 } scorer;
@@ -67,21 +68,27 @@ int pa_score_batch(const pa_model *m) {
     return batch > 1 ? batch : 1;
 }
 
-static pa_status scorer_init(scorer *r, const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_token_set *t, int batch,
-                             bool logits, pa_err *err) {
-    *r = (scorer){.backend = backend, .ctx = ctx, .model = m, .tokens = t};
+static pa_status scorer_init(scorer *r, const pa_scoring *x, bool logits, pa_err *err) {
+    const pa_model *m = x->model;
+    *r = (scorer){.x = x, .model = m, .tokens = x->tokens, .batch = x->batch ? x->batch : pa_score_batch(m)};
+    r->pieces = x->pieces > 0 && x->pieces < x->tokens->pieces ? x->pieces : x->tokens->pieces;
     if (m->vocab != PA_VOCAB) return pa_error(err, PA_USAGE, "model.vocab: expected %d to score tokens, found %d", PA_VOCAB, m->vocab);
-    size_t B = (size_t)batch, rows = B * (size_t)(m->context - m->prefix);
+    size_t B = (size_t)r->batch, rows = B * (size_t)(m->context - m->prefix);
     r->input = malloc(B * (size_t)m->context * sizeof *r->input);
-    r->target = malloc(rows * sizeof *r->target), r->best = malloc(rows * sizeof *r->best);
+    r->target = malloc(rows * sizeof *r->target);
+    r->best = malloc(rows * sizeof *r->best);
     r->nats = malloc(rows * sizeof *r->nats);
     r->logits = logits ? malloc(rows * PA_VOCAB * sizeof *r->logits) : NULL;
     if (r->input && r->target && r->best && r->nats && (r->logits || !logits)) return PA_OK;
-    return pa_error(err, PA_FAIL, "no memory to score %d windows at a time", batch);
+    return pa_error(err, PA_FAIL, "no memory to score %d windows at a time", r->batch);
 }
 
 static void scorer_clear(scorer *r) {
-    free(r->input), free(r->target), free(r->best), free(r->nats), free(r->logits);
+    free(r->input);
+    free(r->target);
+    free(r->best);
+    free(r->nats);
+    free(r->logits);
 }
 
 static void add_token(pa_score *score, uint16_t target, uint16_t best, float nats) {
@@ -91,10 +98,6 @@ static void add_token(pa_score *score, uint16_t target, uint16_t best, float nat
     score->correct[c] += best == target;
 }
 
-static int64_t most_pieces(const pa_token_set *t, int64_t pieces) {
-    return pieces > 0 && pieces < t->pieces ? pieces : t->pieces;
-}
-
 // ---- whole pieces
 
 static bool add_window(plan *p, window w) {
@@ -102,7 +105,8 @@ static bool add_window(plan *p, window w) {
         size_t room = p->room ? 2 * p->room : 1024;
         window *larger = realloc(p->item, room * sizeof *larger);
         if (!larger) return false;
-        p->item = larger, p->room = room;
+        p->item = larger;
+        p->room = room;
     }
     p->item[p->count++] = w;
     return true;
@@ -158,7 +162,7 @@ static pa_status score_windows(scorer *r, const window *w, int batch, pa_score *
     pa_batch x = {.batch = batch, .length = w->prefix + w->latents, .latents = w->latents, .input = r->input, .target = r->target};
     x.kept = w->prefix;
     double sum;
-    pa_status s = r->backend->loss(r->ctx, &x, &sum, &(pa_scores){.nats = r->nats, .best = r->best}, err);
+    pa_status s = r->x->backend->loss(r->x->ctx, &x, &sum, &(pa_scores){.nats = r->nats, .best = r->best}, err);
     for (int b = 0; b < batch && !s; b++)
         for (int n = w[b].skip; n < w[b].skip + w[b].count; n++) {
             size_t at = (size_t)b * (size_t)w->latents + (size_t)n;
@@ -167,33 +171,37 @@ static pa_status score_windows(scorer *r, const window *w, int batch, pa_score *
     return s;
 }
 
-pa_status pa_score_pieces(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_token_set *t, int64_t pieces, int stride,
-                          int batch, pa_score *score, pa_err *err) {
+// Plans the windows of all pieces, and adds up their notes and seconds.
+static pa_status plan_pieces(const scorer *r, int stride, plan *p, pa_score *score, pa_err *err) {
+    for (int64_t i = 0; i < r->pieces; i++) {
+        const pa_token_piece piece = pa_token_set_piece(r->tokens, i);
+        score->notes += piece.notes;
+        score->seconds += piece.seconds;
+        if (!plan_piece(p, r->model, r->tokens, i, stride))
+            return pa_error(err, PA_FAIL, "no memory for the windows of %lld pieces", (long long)r->pieces);
+    }
+    if (p->count) qsort(p->item, p->count, sizeof *p->item, by_shape);
+    return PA_OK;
+}
+
+pa_status pa_score_pieces(const pa_scoring *x, int stride, pa_score *score, pa_err *err) {
     scorer r = {0};
     plan p = {0};
     pa_progress bar;
-    int N = m->context - m->prefix;
+    int N = x->model->context - x->model->prefix;
     double total = 0;
     *score = (pa_score){0};
     if (!stride) stride = N > 1 ? N / 2 : 1;
-    if (!batch) batch = pa_score_batch(m);
     if (stride < 1 || stride > N) return pa_error(err, PA_USAGE, "stride: expected 1 to %d, the latents of a window, found %d", N, stride);
-    pieces = most_pieces(t, pieces);
-    pa_status s = scorer_init(&r, backend, ctx, m, t, batch, false, err);
-    for (int64_t i = 0; i < pieces && !s; i++) {
-        const pa_token_piece piece = pa_token_set_piece(t, i);
-        score->notes += piece.notes;
-        score->seconds += piece.seconds;
-        if (!plan_piece(&p, m, t, i, stride)) s = pa_error(err, PA_FAIL, "no memory for the windows of %lld pieces", (long long)pieces);
-    }
+    pa_status s = scorer_init(&r, x, false, err);
+    if (!s) s = plan_pieces(&r, stride, &p, score, err);
     if (s) goto done;
-    if (p.count) qsort(p.item, p.count, sizeof *p.item, by_shape);
     for (size_t i = 0; i < p.count; i++) total += p.item[i].count;
     pa_progress_start(&bar, "scoring", "tokens", total);
     for (size_t i = 0; i < p.count && !s;) {
         const window *w = &p.item[i];
         int same = 1;
-        while (same < batch && i + (size_t)same < p.count && w[same].prefix == w->prefix && w[same].latents == w->latents) same++;
+        while (same < r.batch && i + (size_t)same < p.count && w[same].prefix == w->prefix && w[same].latents == w->latents) same++;
         s = score_windows(&r, w, same, score, err);
         i += (size_t)same;
         pa_progress_update(&bar, (double)pa_score_tokens(score));
@@ -258,42 +266,49 @@ static pa_status add_crops(pa_comm *comm, pa_score *crop, int64_t pieces, bool s
         of[r] = (pa_span){(size_t)(pieces * r / comm->size) * sizeof *crop, (size_t)(pieces * (r + 1) / comm->size) * sizeof *crop};
     if (!s) s = pa_comm_gather(comm, crop, of, err);
     for (int64_t p = 0; p < pieces && !s; p++) {
-        for (int c = 0; c < PA_CLASSES; c++)
-            score->nats[c] += crop[p].nats[c], score->tokens[c] += crop[p].tokens[c], score->correct[c] += crop[p].correct[c];
-        score->seed_sum += crop[p].seed_sum, score->seed_crops += crop[p].seed_crops;
+        for (int c = 0; c < PA_CLASSES; c++) {
+            score->nats[c] += crop[p].nats[c];
+            score->tokens[c] += crop[p].tokens[c];
+            score->correct[c] += crop[p].correct[c];
+        }
+        score->seed_sum += crop[p].seed_sum;
+        score->seed_crops += crop[p].seed_crops;
     }
     free(of);
     return s;
 }
 
-pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, pa_comm *comm, const pa_model *m, const pa_token_set *t,
-                         int64_t pieces, uint64_t seed, int batch, bool seed_too, const volatile sig_atomic_t *stop, pa_score *score,
-                         pa_err *err) {
+// Pieces [first, first + count), whose scores go to crop[0 ..].
+static pa_status score_batch_of_crops(scorer *r, const pa_crops *how, int64_t first, int count, pa_score *crop, pa_err *err) {
+    const pa_model *m = r->model;
+    double sum;
+    for (int b = 0; b < count; b++) gather_crop(r, first + b, how->seed, b);
+    pa_batch x = {.batch = count, .length = m->context, .latents = m->context - m->prefix, .input = r->input, .target = r->target};
+    x.kept = m->prefix;
+    pa_status s = r->x->backend->loss(r->x->ctx, &x, &sum, &(pa_scores){.nats = r->nats, .best = r->best, .logits = r->logits}, err);
+    for (int b = 0; b < count && !s; b++) add_crop(r, b, how->seed_too, &crop[b]);
+    return s;
+}
+
+pa_status pa_score_crops(const pa_scoring *x, const pa_crops *how, pa_score *score, pa_err *err) {
     scorer r = {0};
     pa_progress bar;
-    pa_comm alone = pa_comm_single();
-    if (!comm) comm = &alone;
-    *score = (pa_score){0};
-    if (!batch) batch = pa_score_batch(m);
-    pieces = most_pieces(t, pieces);
-    int64_t first = pieces * comm->rank / comm->size, end = pieces * (comm->rank + 1) / comm->size;
-    pa_score *crop = calloc((size_t)pieces + 1, sizeof *crop);
+    pa_comm alone = pa_comm_single(), *comm = how->comm ? how->comm : &alone;
     bool shown = !comm->rank, stopped = false;
-    pa_status s = crop ? scorer_init(&r, backend, ctx, m, t, batch, seed_too, err) : pa_error(err, PA_FAIL, "no memory for scores");
+    *score = (pa_score){0};
+    pa_status s = scorer_init(&r, x, how->seed_too, err);
+    pa_score *crop = calloc((size_t)r.pieces + 1, sizeof *crop);
+    if (!s && !crop) s = pa_error(err, PA_FAIL, "no memory for scores");
+    int64_t first = r.pieces * comm->rank / comm->size, end = r.pieces * (comm->rank + 1) / comm->size;
     if (shown) pa_progress_start(&bar, "evaluating", "pieces", (double)(end - first));
-    for (int64_t p = first; p < end && !s; p += batch) {
-        int B = end - p < batch ? (int)(end - p) : batch;
-        double sum;
-        if ((stopped = stop && *stop)) break;
-        for (int b = 0; b < B; b++) gather_crop(&r, p + b, seed, b);
-        pa_batch x = {.batch = B, .length = m->context, .latents = m->context - m->prefix, .input = r.input, .target = r.target};
-        x.kept = m->prefix;
-        s = backend->loss(ctx, &x, &sum, &(pa_scores){.nats = r.nats, .best = r.best, .logits = r.logits}, err);
-        for (int b = 0; b < B && !s; b++) add_crop(&r, b, seed_too, &crop[p + b]);
-        if (shown) pa_progress_update(&bar, (double)(p + B - first));
+    for (int64_t p = first; p < end && !s; p += r.batch) {
+        int count = end - p < r.batch ? (int)(end - p) : r.batch;
+        if ((stopped = how->stop && *how->stop)) break;
+        s = score_batch_of_crops(&r, how, p, count, crop + p, err);
+        if (shown) pa_progress_update(&bar, (double)(p + count - first));
     }
     if (shown) pa_progress_end(&bar);
-    if (!s) s = add_crops(comm, crop, pieces, stopped, score, err);
+    if (!s) s = add_crops(comm, crop, r.pieces, stopped, score, err);
     free(crop);
     scorer_clear(&r);
     return s;

@@ -1,5 +1,5 @@
 // score.h: how well a model predicts token files: whole pieces with every token scored once, or one crop of each piece.
-// Both show their progress on stderr. Knows nothing of devices or of how results are told.
+// Both show their progress on stderr. Knows nothing of devices or of how results are printed.
 #ifndef PA_SCORE_H
 #define PA_SCORE_H
 
@@ -28,19 +28,31 @@ const char *pa_class_name(int c);             // "NOTE_ON"
 // Windows at a time that keep a device busy without much memory: about 8192 latents.
 int pa_score_batch(const pa_model *m);
 
-// Scores every token of the first `pieces` pieces (0: all) but each piece's first, and not END, exactly once: windows of `context` tokens
-// advance by `stride` (0: N / 2), and a token is scored in the first that holds it, which gives it the most context. Before the first full
-// window they start at 0 with a shorter prefix; a piece's last window ends with it. Sums don't depend on `batch`, the windows at a
-// time (0: pa_score_batch), at most what ctx was opened for.
-pa_status pa_score_pieces(const pa_backend *backend, pa_context *ctx, const pa_model *m, const pa_token_set *t, int64_t pieces, int stride,
-                          int batch, pa_score *score, pa_err *err);
-// One crop of each of the first `pieces` pieces (0: all), its start drawn from (seed, piece), as the seed project drew its own: context + 1
-// tokens where the piece has as many, else all of it, END as the last target, and PAD. The N latents' targets but PAD are scored. With
-// seed_too also by its definition: PAD is scored and token 0 is not (ignore_index), a mean over each crop and then over the crops, which
-// is its mean over batches at its batch size of 1. The ranks of `comm` (NULL: this process alone) share the pieces out and all get the
-// score. Where stop is not NULL and becomes set on one of them: PA_STOPPED, and no score.
-pa_status pa_score_crops(const pa_backend *backend, pa_context *ctx, pa_comm *comm, const pa_model *m, const pa_token_set *t,
-                         int64_t pieces, uint64_t seed, int batch, bool seed_too, const volatile sig_atomic_t *stop, pa_score *score,
-                         pa_err *err);
+typedef struct {
+    const pa_backend *backend;
+    pa_context *ctx;
+    const pa_model *model;
+    const pa_token_set *tokens;
+    int64_t pieces; // the first ones of tokens; 0: all
+    int batch;      // windows at a time, at most what ctx was opened for; 0: pa_score_batch. Sums don't depend on it
+} pa_scoring;
+
+// Scores every token but each piece's first, and not END, exactly once: windows of `context` tokens advance by `stride` (0: N / 2), and a
+// token is scored in the first that holds it, which gives it the most context. Before the first full window they start at 0 with a shorter
+// prefix; a piece's last window ends with it.
+pa_status pa_score_pieces(const pa_scoring *x, int stride, pa_score *score, pa_err *err);
+
+typedef struct {
+    uint64_t seed;
+    bool seed_too;                     // score by the seed project's definition too
+    pa_comm *comm;                     // ranks that share the pieces and all get the score; NULL: this process only
+    const volatile sig_atomic_t *stop; // NULL, or a flag: PA_STOPPED and no score where it is set on any rank
+} pa_crops;
+
+// Scores one crop of each piece, its start drawn from (seed, piece), as the seed project drew its own: context + 1 tokens where the piece
+// has as many, else all of it, END as the last target, and PAD. The N latents' targets but PAD are scored. The seed project's definition:
+// PAD is scored and token 0 is not (ignore_index), a mean over each crop and then over the crops, which is its mean over batches at its
+// batch size of 1.
+pa_status pa_score_crops(const pa_scoring *x, const pa_crops *crops, pa_score *score, pa_err *err);
 
 #endif

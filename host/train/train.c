@@ -185,8 +185,14 @@ static pa_status evaluate(pa_trainer *t, pa_err *err) {
     double began = pa_clock();
     int64_t correct = 0, tokens;
     pa_score score;
-    pa_status s = pa_score_crops(t->backend, t->ctx, &t->comm, &c->model, &t->validation, c->log.eval_pieces, (uint64_t)c->train.seed,
-                                 t->micro, true, &stop_signals, &score, err);
+    const pa_scoring scoring = {.backend = t->backend,
+                                .ctx = t->ctx,
+                                .model = &c->model,
+                                .tokens = &t->validation,
+                                .pieces = c->log.eval_pieces,
+                                .batch = t->micro};
+    const pa_crops crops = {.seed = (uint64_t)c->train.seed, .seed_too = true, .comm = &t->comm, .stop = &stop_signals};
+    pa_status s = pa_score_crops(&scoring, &crops, &score, err);
     if (s) return s;
     for (int i = 0; i < PA_CLASSES; i++) correct += score.correct[i];
     tokens = pa_score_tokens(&score);
@@ -220,7 +226,17 @@ static pa_status sample(pa_trainer *t, pa_err *err) {
     memcpy(out, v.token, primer * sizeof *out);
     pa_sampling_options o = pa_sampling_default();
     o.seed = (uint64_t)t->state.step, o.keys = encoding == PA_PERFORMANCE;
-    pa_status s = pa_generate(t->backend, t->ctx, m, &o, v.token, primer, 1, length, out + primer, &made, NULL, NULL, err);
+    const pa_generation g = {.backend = t->backend,
+                             .ctx = t->ctx,
+                             .model = m,
+                             .options = &o,
+                             .primer = v.token,
+                             .primer_count = primer,
+                             .streams = 1,
+                             .length = length,
+                             .out = out + primer,
+                             .count = &made};
+    pa_status s = pa_generate(&g, err);
     if (!s) s = pa_decode(out, primer + made, encoding, &notes, &count, err);
     snprintf(path, sizeof path, "%s/samples/step-%08lld.mid", t->options->run, (long long)t->state.step);
     if (!s) s = pa_midi_write(path, notes, count, err);

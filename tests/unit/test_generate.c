@@ -4,6 +4,38 @@
 #include "host/play/generate.h"
 #include "tests/support/fake.h"
 
+static pa_err err;
+static size_t calls, stop_after; // what pa_generate asked count_calls; 0: it has nobody to ask
+
+static bool count_calls(void *arg, size_t tokens) {
+    ++*(size_t *)arg;
+    return tokens < stop_after;
+}
+
+// pa_generate over the fake model of ctx.
+static pa_status generate(pa_context *ctx, const pa_sampling_options *o, const uint16_t *primer, size_t primer_count, size_t length,
+                          uint16_t *out, size_t *count) {
+    const pa_generation g = {.backend = &fake_backend,
+                             .ctx = ctx,
+                             .model = &ctx->model,
+                             .options = o,
+                             .primer = primer,
+                             .primer_count = primer_count,
+                             .streams = ctx->streams,
+                             .length = length,
+                             .out = out,
+                             .count = count,
+                             .more = stop_after ? count_calls : NULL,
+                             .arg = &calls};
+    return pa_generate(&g, &err);
+}
+
+static pa_status draw_at(const pa_sampling_options *o, const float *logits, const uint16_t *recent, int recent_count, int stream,
+                         uint64_t index, uint16_t *token) {
+    const pa_draw d = {.logits = logits, .recent = recent, .recent_count = recent_count, .stream = (uint64_t)stream, .index = index};
+    return pa_draw_token(o, &d, token, &err);
+}
+
 // ---- windows
 
 // How many tokens are visible, and how many of these are prefix, when token `total` is sampled behind a primer of `primer` tokens.
@@ -23,14 +55,13 @@ static void check_stream(const pa_model *m, const pa_sampling_options *o, int re
                          const uint16_t *out, int length) {
     uint16_t all[FAKE_CONTEXT * 8], token;
     float logits[PA_VOCAB];
-    pa_err err;
     memcpy(all, primer, (size_t)count * sizeof *all);
     memcpy(all + count, out, (size_t)length * sizeof *all);
     for (int i = count ? 0 : 1; i < length; i++) {
         int visible, prefix, total = count + i;
         rule(m, refill, count ? count : 1, total, &visible, &prefix);
         fake_logits(all + total - visible, visible, prefix, logits);
-        assert_int_equal(pa_sample(o, logits, all + total - visible, visible, (uint64_t)stream, (uint64_t)i, &token, &err), PA_OK);
+        assert_int_equal(draw_at(o, logits, all + total - visible, visible, stream, (uint64_t)i, &token), PA_OK);
         if (token != out[i])
             fail_msg("context %d, prefix %d, refill %d, primer %d: token %d of stream %d: %d, expected %d", m->context, m->prefix, refill,
                      count, i, stream, out[i], token);
@@ -42,7 +73,6 @@ static void follows_the_rule(void **state) {
     enum { LENGTH = 40, STREAMS = 3 };
     uint16_t primer[FAKE_CONTEXT], out[STREAMS * LENGTH];
     size_t made[STREAMS];
-    pa_err err;
     for (int i = 0; i < FAKE_CONTEXT; i++) primer[i] = (uint16_t)(fake_mix((uint64_t)i) % PA_END);
     pa_sampling_options o = pa_sampling_default();
     o.seed = 17, o.repetition_penalty = 1.5;
@@ -53,8 +83,7 @@ static void follows_the_rule(void **state) {
                     pa_context ctx = fake_context(context, prefix, 0, STREAMS);
                     int N = context - prefix;
                     o.refill = refill;
-                    pa_status s = pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, (size_t)count, STREAMS, LENGTH, out, made, NULL,
-                                              NULL, &err);
+                    pa_status s = generate(&ctx, &o, primer, (size_t)count, LENGTH, out, made);
                     if (s) fail_msg("%s", err.text);
                     for (int k = 0; k < STREAMS; k++) {
                         assert_int_equal(made[k], LENGTH);
@@ -69,10 +98,9 @@ static void prefills_seldom(void **state) {
     (void)state;
     uint16_t primer[8] = {60, 256, 188}, out[160];
     size_t made;
-    pa_err err;
     pa_sampling_options o = pa_sampling_default();
     pa_context ctx = fake_context(16, 8, 0, 1);
-    assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 8, 1, 160, out, &made, NULL, NULL, &err), PA_OK);
+    assert_int_equal(generate(&ctx, &o, primer, 8, 160, out, &made), PA_OK);
     assert_int_equal(ctx.prefills, 1 + (160 - 8 + 4) / 5);
 }
 
@@ -81,21 +109,20 @@ static void streams_are_their_own(void **state) {
     (void)state;
     uint16_t primer[5] = {356, 60, 64, 260, 188}, four[4 * 50], one[50];
     size_t made[4];
-    pa_err err;
     pa_sampling_options o = pa_sampling_default();
     pa_context ctx = fake_context(12, 4, 0, 4);
     for (size_t count = 0; count <= 5; count += 5) {
         ctx = fake_context(12, 4, 0, 4), o.stream = 0;
-        assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, count, 4, 50, four, made, NULL, NULL, &err), PA_OK);
+        assert_int_equal(generate(&ctx, &o, primer, count, 50, four, made), PA_OK);
         for (int s = 0; s < 4; s++) {
             ctx = fake_context(12, 4, 0, 1), o.stream = (uint64_t)s;
-            assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, count, 1, 50, one, made, NULL, NULL, &err), PA_OK);
+            assert_int_equal(generate(&ctx, &o, primer, count, 50, one, made), PA_OK);
             assert_memory_equal(one, four + s * 50, sizeof one);
             assert_true(s == 0 || memcmp(four, four + s * 50, sizeof one));
         }
         assert_true(count || (four[0] >= PA_VELOCITY && four[0] < PA_END)); // from nothing: a VELOCITY
         o.seed++;
-        assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, count, 1, 50, one, made, NULL, NULL, &err), PA_OK);
+        assert_int_equal(generate(&ctx, &o, primer, count, 50, one, made), PA_OK);
         assert_memory_not_equal(one, four + 150, sizeof one); // another seed, another piece
     }
 }
@@ -107,7 +134,6 @@ static void keys_are_up_or_down(void **state) {
     const uint16_t primer[6] = {64, 60, 64, 260, 188, 67}; // 64 is struck twice
     uint16_t all[6 + LENGTH], *out = all + 6;
     size_t made;
-    pa_err err;
     int slips[2] = {0};
     for (int keys = 0; keys < 2; keys++) {
         pa_sampling_options o = pa_sampling_default();
@@ -115,7 +141,7 @@ static void keys_are_up_or_down(void **state) {
         int down[128] = {[64] = 2, [67] = 1};
         o.seed = 5, o.keys = keys;
         memcpy(all, primer, sizeof primer);
-        assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 6, 1, LENGTH, out, &made, NULL, NULL, &err), PA_OK);
+        assert_int_equal(generate(&ctx, &o, primer, 6, LENGTH, out, &made), PA_OK);
         for (int i = 0; i < LENGTH; i++) {
             int visible, prefix, t = out[i];
             float logits[PA_VOCAB];
@@ -126,7 +152,7 @@ static void keys_are_up_or_down(void **state) {
                 double on = exp((double)logits[k]), off = exp((double)logits[128 + k]);
                 logits[k] = down[k] ? -1e30f : (float)log(on), logits[128 + k] = down[k] ? (float)log(on + off) : -1e30f;
             }
-            assert_int_equal(pa_sample(&o, logits, NULL, 0, 0, (uint64_t)i, &token, &err), PA_OK);
+            assert_int_equal(draw_at(&o, logits, NULL, 0, 0, (uint64_t)i, &token), PA_OK);
             assert_int_equal(t, token);
             if (t >= PA_TIME_SHIFT) continue;
             slips[keys] += (down[t % 128] > 0) == (t < PA_NOTE_OFF);
@@ -137,27 +163,22 @@ static void keys_are_up_or_down(void **state) {
     assert_int_equal(slips[1], 0);
 }
 
-static bool stop_at_twelve(void *arg, size_t done) {
-    ++*(int *)arg;
-    return done < 12;
-}
-
 static void endings(void **state) {
     (void)state;
     uint16_t primer[3] = {60, 64, 67}, out[3 * 30];
     size_t made[3];
-    int called = 0;
-    pa_err err;
     pa_sampling_options o = pa_sampling_default();
     pa_context ctx = fake_context(12, 4, 0, 3);
     // Someone stops it.
-    assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 3, 3, 30, out, made, stop_at_twelve, &called, &err), PA_OK);
-    assert_int_equal(called, 12);
+    stop_after = 12;
+    assert_int_equal(generate(&ctx, &o, primer, 3, 30, out, made), PA_OK);
+    assert_int_equal(calls, 12);
+    stop_after = 0;
     for (int s = 0; s < 3; s++) assert_int_equal(made[s], 12);
     // END stops a stream, only where it may; the others go on.
     for (int stop = 0; stop < 2; stop++) {
         ctx = fake_context(12, 4, 0, 3), ctx.end_after = 10, o.stop_at_end = stop;
-        assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 3, 3, 30, out, made, NULL, NULL, &err), PA_OK);
+        assert_int_equal(generate(&ctx, &o, primer, 3, 30, out, made), PA_OK);
         for (size_t s = 0; s < 3; s++) {
             assert_int_equal(made[s], stop ? 10 + s : 30);
             for (size_t i = 0; i < 30; i++) assert_true(i < made[s] ? out[s * 30 + i] < PA_END : out[s * 30 + i] == PA_PAD || i > 12);
@@ -166,14 +187,14 @@ static void endings(void **state) {
     }
     // Nothing to make.
     ctx = fake_context(12, 4, 0, 3);
-    assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, NULL, 0, 3, 0, out, made, NULL, NULL, &err), PA_OK);
+    assert_int_equal(generate(&ctx, &o, NULL, 0, 0, out, made), PA_OK);
     assert_int_equal(made[0] + made[1] + made[2] + (size_t)ctx.calls, 0);
     // What goes wrong below is said, with its place.
     ctx.fail_at = 4;
-    assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 3, 3, 30, out, made, NULL, NULL, &err), PA_FAIL);
+    assert_int_equal(generate(&ctx, &o, primer, 3, 30, out, made), PA_FAIL);
     assert_string_equal(err.text, "the device is on fire");
     ctx = fake_context(12, 4, 0, 1), ctx.spoil = NAN;
-    assert_int_equal(pa_generate(&fake_backend, &ctx, &ctx.model, &o, primer, 3, 1, 30, out, made, NULL, NULL, &err), PA_FAIL);
+    assert_int_equal(generate(&ctx, &o, primer, 3, 30, out, made), PA_FAIL);
     assert_non_null(strstr(err.text, "token 1 of stream 0: logits: expected finite numbers, found"));
 }
 
@@ -187,8 +208,7 @@ static void set(float *logits, const double *p, int count) {
 
 static uint16_t draw(const pa_sampling_options *o, const float *logits, uint64_t index) {
     uint16_t token;
-    pa_err err;
-    if (pa_sample(o, logits, NULL, 0, 0, index, &token, &err)) fail_msg("%s", err.text);
+    if (draw_at(o, logits, NULL, 0, 0, index, &token)) fail_msg("%s", err.text);
     return token;
 }
 
@@ -288,40 +308,38 @@ static void penalty(void **state) {
     float logits[PA_VOCAB];
     const uint16_t recent[] = {10, 12, 10};
     uint16_t token;
-    pa_err err;
     pa_sampling_options o = pa_sampling_default();
     o.greedy = true, o.repetition_penalty = 2;
     for (int v = 0; v < PA_VOCAB; v++) logits[v] = -100;
     logits[10] = 3, logits[11] = 1.6f; // 3 / 2 < 1.6
-    assert_int_equal(pa_sample(&o, logits, recent, 3, 0, 0, &token, &err), PA_OK);
+    assert_int_equal(draw_at(&o, logits, recent, 3, 0, 0, &token), PA_OK);
     assert_int_equal(token, 11);
     logits[11] = 1.4f; // once, however often it is there
-    assert_int_equal(pa_sample(&o, logits, recent, 3, 0, 0, &token, &err), PA_OK);
+    assert_int_equal(draw_at(&o, logits, recent, 3, 0, 0, &token), PA_OK);
     assert_int_equal(token, 10);
     logits[10] = -100, logits[11] = -5, logits[12] = -3; // -3 times 2 < -5
-    assert_int_equal(pa_sample(&o, logits, recent, 3, 0, 0, &token, &err), PA_OK);
+    assert_int_equal(draw_at(&o, logits, recent, 3, 0, 0, &token), PA_OK);
     assert_int_equal(token, 11);
 }
 
 static void refuses(void **state) {
     (void)state;
     pa_model m = pa_model_default();
-    pa_err err;
     const struct {
         const char *says;
         pa_sampling_options o;
     } wrong[] = {
-        {"temperature: expected 0 (greedy) to 100, found -1", {-1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
-        {"temperature", {(double)NAN, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
-        {"top-k: expected 1 to 390", {1, 391, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
-        {"top-k", {1, -1, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
-        {"top-p: expected more than 0, at most 1, found 0", {1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0}},
-        {"top-p", {1, 0, 1.1, 0, 1, 0, 0, 0, 0, 0, 0}},
-        {"min-p: expected 0 to 1, found 1.5", {1, 0, 1, 1.5, 1, 0, 0, 0, 0, 0, 0}},
-        {"min-p", {1, 0, 1, (double)NAN, 1, 0, 0, 0, 0, 0, 0}},
-        {"repetition-penalty: expected 0.01 to 100, found 0", {1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}},
-        {"refill: expected 1 to 1024", {1, 0, 1, 0, 1, 0, 0, 1025, 0, 0, 0}},
-        {"refill", {1, 0, 1, 0, 1, 0, 0, -1, 0, 0, 0}},
+        {"temperature: expected 0 (greedy) to 100, found -1", {.temperature = -1, .top_p = 1, .repetition_penalty = 1}},
+        {"temperature", {.temperature = (double)NAN, .top_p = 1, .repetition_penalty = 1}},
+        {"top-k: expected 1 to 390", {.temperature = 1, .top_k = 391, .top_p = 1, .repetition_penalty = 1}},
+        {"top-k", {.temperature = 1, .top_k = -1, .top_p = 1, .repetition_penalty = 1}},
+        {"top-p: expected more than 0, at most 1, found 0", {.temperature = 1, .top_p = 0, .repetition_penalty = 1}},
+        {"top-p", {.temperature = 1, .top_p = 1.1, .repetition_penalty = 1}},
+        {"min-p: expected 0 to 1, found 1.5", {.temperature = 1, .top_p = 1, .min_p = 1.5, .repetition_penalty = 1}},
+        {"min-p", {.temperature = 1, .top_p = 1, .min_p = (double)NAN, .repetition_penalty = 1}},
+        {"repetition-penalty: expected 0.01 to 100, found 0", {.temperature = 1, .top_p = 1, .repetition_penalty = 0}},
+        {"refill: expected 1 to 1024", {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .refill = 1025}},
+        {"refill", {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .refill = -1}},
     };
     pa_sampling_options o = pa_sampling_default();
     assert_int_equal(pa_sampling_check(&o, &m, &err), PA_OK);
@@ -334,7 +352,7 @@ static void refuses(void **state) {
     const float bad[] = {NAN, INFINITY, -INFINITY};
     for (int i = 0; i < 3; i++) {
         logits[200] = bad[i];
-        assert_int_equal(pa_sample(&o, logits, NULL, 0, 0, 0, &token, &err), PA_FAIL);
+        assert_int_equal(draw_at(&o, logits, NULL, 0, 0, 0, &token), PA_FAIL);
         assert_non_null(strstr(err.text, "logits: expected finite numbers, found"));
     }
 }

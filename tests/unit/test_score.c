@@ -28,6 +28,25 @@ static void make(corpus *c) {
     c->set = (pa_token_set){.part = &c->part, .parts = 1, .pieces = PIECES, .tokens = c->offset[PIECES]};
 }
 
+static pa_err err;
+
+static pa_scoring scoring(pa_context *ctx, const corpus *c) {
+    return (pa_scoring){.backend = &fake_backend, .ctx = ctx, .model = &ctx->model, .tokens = &c->set};
+}
+
+static pa_status score_pieces(pa_context *ctx, const corpus *c, int64_t pieces, int stride, int batch, pa_score *score) {
+    pa_scoring x = scoring(ctx, c);
+    x.pieces = pieces;
+    x.batch = batch;
+    return pa_score_pieces(&x, stride, score, &err);
+}
+
+static pa_status score_crops(pa_context *ctx, const corpus *c, int batch, const pa_crops *crops, pa_score *score) {
+    pa_scoring x = scoring(ctx, c);
+    x.batch = batch;
+    return pa_score_crops(&x, crops, score, &err);
+}
+
 static int class_of(int token) {
     return token < 128   ? PA_CLASS_NOTE_ON
            : token < 256 ? PA_CLASS_NOTE_OFF
@@ -71,16 +90,15 @@ static void every_token_once(void **state) {
         for (int prefix = 0; prefix < context; prefix += 1 + context / 9)
             for (int stride = 1; stride <= context - prefix; stride += 1 + context / 9) {
                 pa_score expected = {0}, score, other;
-                pa_err err;
                 pa_context ctx = fake_context(context, prefix, 8, 0);
                 for (int p = 0; p < PIECES; p++)
                     for (int i = 1; i < p; i++)
                         add_by_rule(&expected, &ctx.model, stride, c.token + c.offset[p], i - 1, c.token[c.offset[p] + i]);
-                if (pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 0, stride, 1, &score, &err)) fail_msg("%s", err.text);
+                if (score_pieces(&ctx, &c, 0, stride, 1, &score)) fail_msg("%s", err.text);
                 check_same(&score, &expected);
                 assert_int_equal(pa_score_tokens(&score), c.offset[PIECES] - (PIECES - 1));
                 int singly = ctx.calls, batch = 2 + (context + stride) % 7;
-                assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 0, stride, batch, &other, &err), PA_OK);
+                assert_int_equal(score_pieces(&ctx, &c, 0, stride, batch, &other), PA_OK);
                 assert_true(ctx.calls - singly < singly); // windows do share batches
                 assert_memory_equal(&score, &other, sizeof score);
             }
@@ -91,19 +109,18 @@ static void counts(void **state) {
     (void)state;
     corpus c;
     pa_score all, some, expected = {0};
-    pa_err err;
     make(&c);
     pa_context ctx = fake_context(9, 4, 4096, 0);
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 6, 0, 0, &some, &err), PA_OK);
+    assert_int_equal(score_pieces(&ctx, &c, 6, 0, 0, &some), PA_OK);
     for (int p = 0; p < 6; p++)
         for (int i = 1; i < p; i++) add_by_rule(&expected, &ctx.model, 2, c.token + c.offset[p], i - 1, c.token[c.offset[p] + i]);
     check_same(&some, &expected);
     assert_int_equal(some.notes, 0 + 0 + 0 + 0 + 1 + 1);
     assert_true(fabs(some.seconds - 7.5) < 1e-6);
     assert_true(fabs(pa_score_loss(&some) * (double)pa_score_tokens(&some) - pa_score_nats(&some)) < 1e-9);
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 1000, 0, 0, &all, &err), PA_OK);
+    assert_int_equal(score_pieces(&ctx, &c, 1000, 0, 0, &all), PA_OK);
     assert_int_equal(pa_score_tokens(&all), c.offset[PIECES] - (PIECES - 1));
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 1, 0, 0, &some, &err), PA_OK);
+    assert_int_equal(score_pieces(&ctx, &c, 1, 0, 0, &some), PA_OK);
     assert_true(isnan(pa_score_loss(&some))); // an empty piece: nothing to score
     assert_int_equal(pa_score_batch(&(pa_model){.context = 4096, .prefix = 1024}), 2);
     assert_int_equal(pa_score_batch(&(pa_model){.context = 16384, .prefix = 512}), 1);
@@ -114,7 +131,6 @@ static void seed_loss(void **state) {
     (void)state;
     enum { CONTEXT = 11, SEED = 5 };
     corpus c;
-    pa_err err;
     make(&c);
     for (int prefix = 0; prefix < CONTEXT; prefix += 5) {
         pa_context ctx = fake_context(CONTEXT, prefix, 4, 0);
@@ -142,14 +158,14 @@ static void seed_loss(void **state) {
             }
             if (count) expected.seed_sum += sum / count, expected.seed_crops++;
         }
-        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.set, 0, SEED, 3, true, NULL, &score, &err), PA_OK);
+        assert_int_equal(score_crops(&ctx, &c, 3, &(pa_crops){.seed = SEED, .seed_too = true, .stop = NULL}, &score), PA_OK);
         check_same(&score, &expected);
         assert_int_equal(score.seed_crops, expected.seed_crops);
         assert_true(fabs(pa_score_loss_seed(&score) - expected.seed_sum / (double)expected.seed_crops) < 1e-6);
-        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.set, 0, SEED, 4, false, NULL, &without, &err), PA_OK);
+        assert_int_equal(score_crops(&ctx, &c, 4, &(pa_crops){.seed = SEED, .seed_too = false, .stop = NULL}, &without), PA_OK);
         const volatile sig_atomic_t stop = 1;
         pa_score none;
-        assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.set, 0, SEED, 4, false, &stop, &none, &err), PA_STOPPED);
+        assert_int_equal(score_crops(&ctx, &c, 4, &(pa_crops){.seed = SEED, .seed_too = false, .stop = &stop}, &none), PA_STOPPED);
         assert_memory_equal(without.nats, score.nats, sizeof score.nats);
         assert_true(isnan(pa_score_loss_seed(&without)));
     }
@@ -159,20 +175,19 @@ static void refuses(void **state) {
     (void)state;
     corpus c;
     pa_score score;
-    pa_err err;
     make(&c);
     pa_context ctx = fake_context(8, 3, 4, 0);
     for (int stride = -1; stride <= 6; stride += 7) {
-        assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 0, stride, 4, &score, &err), PA_USAGE);
+        assert_int_equal(score_pieces(&ctx, &c, 0, stride, 4, &score), PA_USAGE);
         assert_non_null(strstr(err.text, "stride: expected 1 to 5"));
     }
     ctx.fail_at = 3;
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 0, 0, 4, &score, &err), PA_FAIL);
+    assert_int_equal(score_pieces(&ctx, &c, 0, 0, 4, &score), PA_FAIL);
     assert_string_equal(err.text, "the device is on fire");
     ctx.calls = 0;
-    assert_int_equal(pa_score_crops(&fake_backend, &ctx, NULL, &ctx.model, &c.set, 0, 1, 4, true, NULL, &score, &err), PA_FAIL);
+    assert_int_equal(score_crops(&ctx, &c, 4, &(pa_crops){.seed = 1, .seed_too = true, .stop = NULL}, &score), PA_FAIL);
     ctx.model.vocab = 100;
-    assert_int_equal(pa_score_pieces(&fake_backend, &ctx, &ctx.model, &c.set, 0, 0, 4, &score, &err), PA_USAGE);
+    assert_int_equal(score_pieces(&ctx, &c, 0, 0, 4, &score), PA_USAGE);
     assert_non_null(strstr(err.text, "model.vocab: expected 390"));
 }
 
