@@ -43,7 +43,7 @@ make_build() {
   local log
   log=$(mktemp)
   # One shared library holds the kernels, for all programs. The old kind of run path serves the libraries' own needs too.
-  if ! { cmake -S "$root" -B "$1" -G Ninja -DPA_MPI=OFF -DBUILD_SHARED_LIBS=ON "-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$1/lib" \
+  if ! { cmake -S "$root" -B "$1" -G Ninja -DPA_MPI=OFF -DPA_BUNDLE=ON "-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$1/lib" \
     "-DCMAKE_CUDA_ARCHITECTURES=$2" -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=$3" \
     -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags &&
     cmake --build "$1" -j "${PA_JOBS:-$(nproc)}" --target "${programs[@]}"; } > "$log" 2>&1; then

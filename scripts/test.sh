@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Every check of the project, stopping at the first that fails; the last output is ctest's summary of the main run.
+# Runs all checks of the project and stops at the first failure. Ends with ctest's summary of the plain build.
 #
-#   scripts/test.sh             everything: format, sanitizers, fuzzers, clang, then all tests of the plain build
-#   scripts/test.sh --quick     the plain build and its tests alone
-#   scripts/test.sh --long      everything, with 100 kills in the crash test and ten minutes for each fuzzer
+#   scripts/test.sh             everything: format, sanitizers, fuzzers, clang, emulator, then all tests of the plain build
+#   scripts/test.sh --quick     only the plain build and its tests
+#   scripts/test.sh --long      everything, with 100 kills in the crash test and ten minutes per fuzzer
 #
-# PA_FUZZ_SECONDS   how long each fuzzer runs (default: 60 with CI set, else 5)
-# PA_JOBS           processes at once (default: all cores)
+# PA_FUZZ_SECONDS   seconds per fuzzer (default: 60 if CI is set, else 5)
+# PA_JOBS           parallel jobs (default: all cores)
 #
-# The logs of the builds and of the other runs are in build/logs/.
+# Logs are in build/logs/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,10 +27,10 @@ jobs=${PA_JOBS:-$(nproc)}
 fuzz_seconds=${PA_FUZZ_SECONDS:-$([[ -n ${CI:-} ]] && echo 60 || echo 5)}
 logs=build/logs
 mkdir -p "$logs"
-# Several test programs share the cores, so threads that wait must not spin.
+# Tests share the cores, so waiting threads must not spin.
 export OMP_WAIT_POLICY=passive UBSAN_OPTIONS=print_stacktrace=1
 
-# check NAME COMMAND...: runs it with its output in the log of that name; says how it ended, and shows the log's end where it failed.
+# check NAME COMMAND...: runs it with its output in the log NAME and prints the result; on failure also the end of the log.
 check() {
   local name=$1 log=$logs/$1.log started=$SECONDS
   shift
@@ -46,16 +46,16 @@ check() {
 
 tree() { git status --porcelain --untracked-files=all 2> /dev/null || true; }
 
-build() { cmake --preset "$@" && cmake --build --preset "$1" -j "$jobs"; }
+build() { cmake --preset "$@" -DPA_WERROR=ON -DBUILD_TESTING=ON && cmake --build --preset "$1" -j "$jobs"; }
 
-# Tests that need the whole of MAESTRO run apart from these, with PA_MAESTRO set (.ci/run).
+# Tests labelled maestro need the whole of MAESTRO; .ci/run runs them.
 run_ctest() { ctest --test-dir "build/$1" --output-on-failure --no-tests=error -j "$jobs" -LE maestro "${@:2}"; }
 
 tracked() { git ls-files -z -- "$@"; }
 
 formatted() {
   tracked '*.c' '*.h' '*.cu' '*.cuh' '*.cpp' | xargs -0 -r clang-format --dry-run -Werror ||
-    { echo "clang-format -i FILE lays a file out anew"; false; }
+    { echo "run clang-format -i on these files"; false; }
 }
 
 scripts_checked() {
@@ -63,7 +63,7 @@ scripts_checked() {
     tracked '*.py' | xargs -0 -r -n 1 python3 -c 'import ast, sys; ast.parse(open(sys.argv[1], "rb").read(), sys.argv[1])'
 }
 
-# Whether a configured preset has a test that the given ctest arguments choose.
+# has_tests PRESET ARGUMENT...: whether ctest's arguments select any test of that preset.
 has_tests() { [[ $(ctest --test-dir "build/$1" -N "${@:2}") != *"Total Tests: 0"* ]]; }
 
 before=$(tree)
@@ -85,17 +85,17 @@ if ! $quick; then
 
   check emulator-build build emulator
   check emulator-tests run_ctest emulator -L emulator
-  # Under the address sanitizer: every kernel, and one whole step and token.
+  # Under the address sanitizer: every kernel, one whole training step, one generated token.
   check emulator-asan-configure cmake --preset emulator-asan
   check emulator-asan-build cmake --build --preset emulator-asan -j "$jobs" --target \
     test_emulator test_cuda_ops test_cuda_attention test_cuda_backend test_attend pabench
   check emulator-asan-tests run_ctest emulator-asan -R '^(emulator|cuda_ops|cuda_attention|cuda_backend|attend)$'
   check emulator-asan-pabench build/emulator-asan/bin/pabench --device cuda --quick --filter '^v1 (layernorm|head_norm|rotary|cast)'
 
-  check cuda-configure cmake --preset default
+  check cuda-configure cmake --preset default -DPA_WERROR=ON -DBUILD_TESTING=ON
   if has_tests default -L cuda; then
     targets=(patrain paeval pagen)
-    # cuDNN's frontend, where the toolkit has cuDNN without it.
+    # The toolkit may have cuDNN without its frontend.
     if ! has_tests default -R '^cudnn$' && grep -q '^PA_CUDNN_INCLUDE:PATH=/' build/default/CMakeCache.txt &&
       scripts/setup_cuda.sh --frontend > "$logs/cudnn-frontend.log" 2>&1; then
       check cudnn-configure cmake --preset default
@@ -103,12 +103,12 @@ if ! $quick; then
     if has_tests default -R '^cudnn$'; then
       targets+=(test_cudnn)
     else
-      echo "left    cuDNN is not asked about our shapes: it or its frontend is not here (scripts/setup_cuda.sh --frontend gets the latter)"
+      echo "skipped cudnn: cuDNN or its frontend not found (scripts/setup_cuda.sh --frontend installs the frontend)"
     fi
     check cuda-build cmake --build --preset default -j "$jobs" --target "${targets[@]}"
     check cuda-tests run_ctest default -L cuda
   else
-    echo "left    the CUDA kernels are not compiled by nvcc: no toolkit here (scripts/setup_cuda.sh gets one)"
+    echo "skipped nvcc: no CUDA toolkit found (scripts/setup_cuda.sh installs one)"
   fi
 
   check fuzz-build build fuzz "-DPA_FUZZ_SECONDS=$fuzz_seconds"

@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define PA_VERSION "0.1.0"
+#include "pa_version.h" // PA_VERSION, from CMakeLists.txt; PA_COMMIT is in pa_commit.h, which changes more often
 
 // The value is the exit status that main returns for it.
 typedef enum {

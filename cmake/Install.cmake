@@ -1,0 +1,3 @@
+# What `cmake --install` copies.
+include(GNUInstallDirs)
+install(TARGETS ${PA_PROGRAMS})
