@@ -216,14 +216,16 @@ static void damage_is_mended(void **state) {
     midi m;
     midi_header(&m, 0, 1, 500);
     midi_begin(&m);
-    MIDI_PUT(&m, "\0\x90\x3c\xc8"             // a velocity of 200
-                 "\x64\x91\xbc\x40"           // a pitch of 188: left out, with its status
+    MIDI_PUT(&m, "\0\x90\x3c\xc8"   // a velocity of 200
+                 "\x64\x91\xbc\x40" // a pitch of 188: left out, with its status
+                 "\0\xff\1\1x"
                  "\x0a\x3e\x41\x14\x3c\x42"   // on channel 2 by running status
                  "\x14\x80\x3c\0\0\x3e\xff"); // a release of 255
     midi_end(&m);
     const pa_splice s = {.bytes = m.byte, .count = m.count - 4, .lenient = true, .keep = 5, .cut = 5}; // cut short
     out_file f = splice(&s);
-    expect_events(&f, 0, "0:90 3c 7f; 110:91 3e 41; 130:91 3c 42; 150:80 3c 00; 150:80 3e 7f; 5000:81 3c 40; 5000:81 3e 40; 5000:ff2f");
+    expect_events(
+        &f, 0, "0:90 3c 7f; 100:ff01 78; 110:91 3e 41; 130:91 3c 42; 150:80 3c 00; 150:80 3e 7f; 5000:81 3c 40; 5000:81 3e 40; 5000:ff2f");
     close_out(&f);
     pa_splice strict = s;
     strict.lenient = false;
