@@ -203,7 +203,7 @@ static void an_error_in_the_background_comes_forward(void **state) {
     b.state.step = 2;
     fixture_ok(pa_saver_save(saver, &b.state, false, &err), &err);
     while (!pa_saver_check(saver, &err)) usleep(1000);
-    assert_non_null(strstr(err.text, "/model.safetensors: expected to write "));
+    assert_non_null(strstr(err.text, "/model.safetensors, "));
     assert_int_equal(pa_saver_wait(saver, &again), PA_FAIL);
     assert_string_equal(again.text, err.text);
     assert_int_equal(pa_saver_save(saver, &b.state, false, &again), PA_FAIL); // the run is over
@@ -480,7 +480,7 @@ static void a_full_disk_leaves_the_old_checkpoint(void **state) {
         scratch_limit(0);
         assert_true(s == PA_FAIL || room > whole);
         if (!s) break;
-        assert_non_null(strstr(err.text, "safetensors: expected to write "));
+        assert_non_null(strstr(err.text, "cannot write "));
         assert_non_null(strstr(err.text, "File too large"));
         assert_string_equal(steps_of(), "10");
         expect_link("latest", "checkpoints/step-00000010");

@@ -80,7 +80,7 @@ class Paprep(unittest.TestCase):
             ([], "expected MIDI_DIR and OUT_DIR, found 0 arguments"),
             (["a"], "expected MIDI_DIR and OUT_DIR, found 1 arguments"),
             (["a", "b", "c"], "expected MIDI_DIR and OUT_DIR, found 3 arguments"),
-            (["--encodng", "x", "a", "b"], "--encodng: unknown option; the nearest is --encoding"),
+            (["--encodng", "x", "a", "b"], "unknown option --encodng (did you mean --encoding?)"),
             (["--encoding", "remi", "a", "b"], "--encoding: expected performance|midi-neural, found 'remi'"),
             (["--jobs", "0", "a", "b"], "--jobs: expected 1 to 256, found 0"),
             (["--jobs", "-5", "a", "b"], "--jobs: expected 1 to 256, found -5"),
@@ -283,7 +283,7 @@ class Paprep(unittest.TestCase):
         self.put_list("nonsense")
         self.prepare("--metadata", self.midi / "my list.csv")
         self.assertEqual(self.names()["test"], ["a.mid"])
-        self.expect_error("none.csv: expected a file that can be read, found: No such", "--metadata", "none.csv", status=2)
+        self.expect_error("cannot open none.csv: No such", "--metadata", "none.csv", status=2)
 
     def test_unlisted_files_are_told_of(self):
         for name in ("2004/a.mid", "b.mid", "notes.txt"):

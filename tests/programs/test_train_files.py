@@ -44,8 +44,8 @@ class Refused(Run):
         f = str(self.folder)
         self.refuse_line(2, "expected a configuration, CONFIG.ini, found none")
         self.refuse_line(2, "expected a configuration, CONFIG.ini, first, found train.steps=1", "train.steps=1")
-        self.refuse_line(2, "FOLDER/none.ini: expected a file that can be read, found: No such file or directory", f + "/none.ini")
-        self.refuse_line(2, "--frehs: unknown option; the nearest is --fresh (patrain --help lists all)", f + "/tiny.ini", "--frehs")
+        self.refuse_line(2, "cannot open FOLDER/none.ini: No such file or directory", f + "/none.ini")
+        self.refuse_line(2, "unknown option --frehs (did you mean --fresh?)", f + "/tiny.ini", "--frehs")
         self.refuse_line(2, "--device: expected auto|cpu|cuda, found 'tpu'", f + "/tiny.ini", "--device", "tpu")
         (self.folder / "bad.ini").write_text("[model]\ndim = 8\nheads = many\n")
         self.refuse_line(2, 'FOLDER/bad.ini:3: model.heads: expected a whole number from 1 to 1024, found "many"', f + "/bad.ini")
@@ -71,7 +71,7 @@ class Refused(Run):
         def data(name):
             return f"data.train={self.folder}/{name}"
 
-        self.refuse(2, "data.train: FOLDER/none: expected a file that can be read, found: No such file or directory", data("none"))
+        self.refuse(2, "data.train: cannot open FOLDER/none: No such file or directory", data("none"))
         whole = (self.folder / "train.safetensors").read_bytes()
         (self.folder / "torn.safetensors").write_bytes(whole[:-100])
         done = programs.train(self.folder, "refused", data("torn.safetensors"))
@@ -414,7 +414,7 @@ class FullDisk(Run):
         room = (newest / "state.safetensors").stat().st_size - 1
         done = self.train("full", *settings, status=1, preexec_fn=self.limited(room))
         self.assertRegex(done.stderr.splitlines()[-1],
-                         r"^patrain: .*step-00000020\.tmp\.\d+/state\.safetensors: expected to write \d+ bytes, found: File too large$")
+                         r"^patrain: cannot write .*step-00000020\.tmp\.\d+/state\.safetensors, \d+ bytes: File too large$")
         self.assertEqual(tree(newest), before)
         self.assertEqual(sorted((self.folder / "full/checkpoints").iterdir())[-1], newest)
         self.train("full", *settings)

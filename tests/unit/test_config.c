@@ -367,7 +367,7 @@ static void file_is_read_and_named(void **state) {
     snprintf(expected, sizeof expected, "%s:2: optimizer.lr: expected a number above 0 and at most 1, found \"5\"", scratch("x.ini"));
     assert_string_equal(err.text, expected);
     assert_int_equal(pa_config_read(&c, scratch("none.ini"), &err), PA_USAGE);
-    snprintf(expected, sizeof expected, "%s: expected a file that can be read, found: No such file or directory", scratch("none.ini"));
+    snprintf(expected, sizeof expected, "cannot open %s: No such file or directory", scratch("none.ini"));
     assert_string_equal(err.text, expected);
 }
 
