@@ -259,7 +259,7 @@ class Disk(Crash):
         self.assertEqual(status, -signal.SIGKILL, said)
         status, said = self.train(1, "lost", *self.ARGUMENTS)
         self.assertEqual(status, 0, said)
-        self.assertRegex(said, r"(?m)^damaged checkpoint passed over: .*step-00000020/model\.safetensors: .*\n.*: going on from step 10$")
+        self.assertRegex(said, r"(?m)^skipping a damaged checkpoint: .*step-00000020/model\.safetensors: .*\n.*: resuming from step 10$")
         self.assert_same_tensors("whole", "lost", "latest")
 
     def test_no_locks(self):
@@ -275,15 +275,15 @@ class Disk(Crash):
                     pass
                 status, said = self.train(1, run, *self.ARGUMENTS, shim=none)
                 self.assertEqual(status, 1, said)
-                self.assertEqual(said.splitlines()[-1], f"patrain: {self.folder}/{run}: another run may have this directory (process "
-                                 f"{first.pid} on {socket.gethostname()}), whose file system has no locks ({os.strerror(error)}); if it "
-                                 f"has ended, remove {self.folder}/{run}/lock")
+                self.assertEqual(said.splitlines()[-1], f"patrain: {self.folder}/{run} may be in use by another run (process "
+                                 f"{first.pid} on {socket.gethostname()}): its file system has no locks ({os.strerror(error)}); if that "
+                                 f"run has ended, remove {self.folder}/{run}/lock")
                 first.kill()
                 first.wait()
                 newest = max(int(path.name[5:]) for path in (self.folder / run / "checkpoints").iterdir() if ".tmp." not in path.name)
                 status, said = self.train(1, run, *self.ARGUMENTS, f"train.steps={newest + 5}", shim=none)
                 self.assertEqual(status, 0, said)
-                self.assertIn(f"process {first.pid} on {socket.gethostname()} had this directory and is gone", said)
+                self.assertIn(f"the previous start was killed (process {first.pid} on {socket.gethostname()})", said)
 
     def test_folders_that_cannot_be_exchanged(self):
         """A step is saved over a damaged one of its number. Wherever that ends, one of the two is found under its name, and the run goes on."""
@@ -298,7 +298,7 @@ class Disk(Crash):
                     state.truncate(1000)
                 status, said = self.train(1, "run", *self.ARGUMENTS, shim=none + end)
                 self.assertEqual(status, expected, said)
-                self.assertIn("damaged checkpoint passed over", said)
+                self.assertIn("skipping a damaged checkpoint", said)
                 if status == 1:
                     self.assertRegex(said.splitlines()[-1], rf"^patrain: .*step-00000020.*: {os.strerror(errno.EIO)}$")
                     self.assertEqual(len(list((self.folder / "run/checkpoints").iterdir())), 2)
@@ -316,7 +316,7 @@ class Disk(Crash):
             self.disk_goes_on("fsync", "/checkpoints", n, errno.EINVAL)
 
     def test_logs(self):
-        self.disk_fails("fflush", "metrics.jsonl", "3+", errno.ENOSPC, f"metrics.jsonl: cannot be written: {os.strerror(errno.ENOSPC)}$", again=True)
+        self.disk_fails("fflush", "metrics.jsonl", "3+", errno.ENOSPC, f"cannot write metrics.jsonl: {os.strerror(errno.ENOSPC)}$", again=True)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ class Ranks(programs.WithCorpus):
         for ranks, zero in ((3, 1), (2, 0), (1, 0)):
             step += 5
             said = self.train(ranks, run, f"train.steps={step}", *long[1:], f"train.zero={zero}")
-            self.assertEqual(said.count("going on from step"), 1)
+            self.assertEqual(said.count("resuming from step"), 1)
         self.assertEqual([row[0] for row in self.losses(run)[0]], list(range(1, step + 1)))
 
     def test_stopped_on_four_goes_on_on_fewer(self):
@@ -180,7 +180,7 @@ class Ranks(programs.WithCorpus):
         """The same command goes on, and it is as if nothing had been."""
         if not (self.folder / "undisturbed").exists():
             self.train(3, "undisturbed", *self.LONG)
-        self.assertIn("going on from step", self.train(3, run, *self.LONG, mpi=mpi))
+        self.assertIn("resuming from step", self.train(3, run, *self.LONG, mpi=mpi))
         self.assert_same("undisturbed", run)
 
     def test_a_rank_that_is_killed(self):
@@ -299,7 +299,7 @@ class Ranks(programs.WithCorpus):
         process = start(step + 3)
         said = process.communicate(timeout=120)[1]
         self.assertEqual(process.returncode, 0, said)
-        self.assertIn(f"going on from step {step}", said)
+        self.assertIn(f"resuming from step {step}", said)
         self.assertFalse((tools / "requeued").exists())
 
 
