@@ -119,7 +119,7 @@ class Ranks(programs.WithCorpus):
         processes = self.start(4, run, *long, "train.zero=1", mpi=mpi)
         said = self.wait_for_step(processes[0], 120)
         if mpi and "Open MPI" in subprocess.run([MPIRUN, "--version"], capture_output=True, text=True).stdout:
-            self.assertIn(f"kill -USR1 {processes[0].pid} saves and stops this run", said)
+            self.assertIn(f"to save and stop: kill -USR1 {processes[0].pid} (", said)
         processes[-1].send_signal(signal.SIGUSR1)  # one rank, or mpirun, which hands it on; SIGTERM it answers by killing the ranks
         said, codes = self.finish(processes)
         self.assertEqual(set(codes), {75}, said)
@@ -264,7 +264,7 @@ class Ranks(programs.WithCorpus):
                     self.leave_within_ten_seconds(what, mpi)
 
     def test_ranks_that_make_no_sense(self):
-        for arguments, text in ((["--rank", "1"], "expected --rendezvous FILE"), (["--rendezvous", "x", "--rank", "2", "--world", "2"], "found 2")):
+        for arguments, text in ((["--rank", "1"], "need --rendezvous FILE"), (["--rendezvous", "x", "--rank", "2", "--world", "2"], "found 2")):
             done = programs.train(self.folder, "nonsense", *arguments)
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertIn(text, done.stderr)
