@@ -9,10 +9,7 @@
 
 #include "host/base/file.h"
 #include "host/train/run_log.h"
-
-#ifndef PA_COMMIT
-#define PA_COMMIT "" // not configured from a git checkout
-#endif
+#include "pa_commit.h"
 
 static void processor_name(char *out, size_t size) {
     char line[512];
