@@ -437,8 +437,8 @@ static void nothing_but_damage_is_an_error(void **state) {
     free(heard());
     assert_int_equal(s, PA_DATA);
     assert_false(found);
-    snprintf(expected, sizeof expected, "%s/checkpoints: expected an intact checkpoint, found 2 damaged; --fresh starts over and keeps them aside",
-             b.run);
+    snprintf(expected, sizeof expected,
+             "%s/checkpoints: expected an intact checkpoint, found 2 damaged; --fresh starts over and keeps them aside", b.run);
     assert_string_equal(err.text, expected);
     end(&b);
 }
