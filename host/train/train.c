@@ -12,6 +12,8 @@
 #include "host/train/run_dir.h"
 #include "host/train/step.h"
 #include "host/train/stop.h"
+#include "tokenizer/encode.h"
+#include "tokenizer/write.h"
 
 enum { QUIET_S = 60 }; // seconds after which a step prints its line whatever log.every
 

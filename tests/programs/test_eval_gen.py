@@ -64,7 +64,7 @@ def seconds(tokens):
 
 
 def events(midi):
-    return [line.split() for line in run("paprep", "--events", midi).splitlines()]
+    return [line.split() for line in run("paprep", "--events", midi).splitlines() if line[0] != "#"]
 
 
 def variable_length(n):
