@@ -1,5 +1,5 @@
-// config.h: a run's settings. One schema table gives each key's section, type, range, default and help; the reader, --print-config and
-// error messages use it.
+// config.h: a run's settings from INI text. One schema table gives each key's section, type, range, default and help; reading,
+// --print-config, error messages and documentation all come from it.
 #ifndef PA_CONFIG_H
 #define PA_CONFIG_H
 
@@ -14,23 +14,22 @@ typedef struct {
     pa_model model;
     struct {
         char train[1024], validation[1024]; // token files
-        pa_sampling sampling;               // piece: each piece once an epoch; token: windows uniform over all tokens
+        pa_sampling sampling;               // piece: each piece once an epoch (the seed's way); token: windows uniform over all tokens
         int augment_transpose;              // semitones, either way, 0: none
         double augment_stretch;             // 0.05: time times 0.95 to 1.05
         int augment_velocity;               // velocity bins, either way
     } data;
     struct {
-        int global_batch, micro_batch; // windows a step, over all ranks; windows at once on one device (0: chosen)
+        int global_batch, micro_batch; // windows a step, over all ranks; at once on one device (0: chosen)
         int64_t steps;                 // 0: no limit
-        double epochs, minutes;        // 0: no limit; the first limit reached ends the run
+        double epochs, minutes;        // 0: no limit; whichever ends first
         pa_precision precision;
         bool recompute, deterministic;
         double grad_clip;
         int64_t seed;
         int max_skips;
-        int zero;       // 1: each rank stores its share of the moments (ZeRO-1)
-        double timeout; // seconds to wait for a silent rank
-        int grace;      // seconds that a step may take after a signal to stop
+        int zero;       // 1: moments are shared out over the ranks (ZeRO-1)
+        double timeout; // seconds that a rank waits for the others
     } train;
     struct {
         pa_optimizer name;
@@ -49,16 +48,16 @@ typedef struct {
 } pa_config;
 
 pa_config pa_config_default(void);
-// Checks that need more than one key (prefix < context, micro_batch <= global_batch, …).
+// What can only be checked with all keys known (prefix < context, warmup < steps, …).
 pa_status pa_config_check(const pa_config *c, pa_err *err);
-// Prints every key as INI text; with `help`, each after a comment with its meaning, range and default.
+// INI text of every key; with help: each behind a comment with range and meaning.
 void pa_config_print(const pa_config *c, bool help, FILE *out);
-// Prints a line for each key that differs, "optimizer.lr: was 0.002, is 0.001".
+// A line for each key that differs, "optimizer.lr: was 0.002, is 0.001".
 void pa_config_print_changes(const pa_config *before, const pa_config *now, FILE *out);
-// The [model] section as INI text, which checkpoints store; the caller frees it. NULL if out of memory.
+// The [model] section alone as INI text (checkpoints carry it), malloc'ed; NULL without memory.
 char *pa_config_model_text(const pa_model *m);
-// PA_USAGE if a checkpoint and a configuration differ in a model key; err lists them, "model.dim: checkpoint 256, configuration 512".
-// Keys that only training uses (prefix_dropout, dropout, z_loss) may differ.
+// Says in err which model keys differ between a checkpoint and a configuration, "model.dim: checkpoint 256, configuration 512"; PA_USAGE
+// if any. Training-only keys (prefix_dropout, dropout, z_loss) may differ.
 pa_status pa_config_same_model(const pa_model *checkpoint, const pa_model *configuration, pa_err *err);
 
 #endif
