@@ -269,7 +269,6 @@ static pa_precision cpu_precision(const pa_context *c) {
 // float32 of AVX-512 is a third slower at this size), of float32 where bf16 is widened to it; 0 where that fails.
 static double cpu_peak(pa_context *c) {
     enum { n = 1536 };
-    if (c->peak > 0) return c->peak;
     void *a = pa_alloc((size_t)n * n * 4), *b = pa_alloc((size_t)n * n * 4), *y = pa_alloc((size_t)n * n * 4);
     cpu_type type = cpu_matmul_widens(c->ops) ? CPU_F32 : c->type;
     cpu_product p = {.m = n, .n = n, .k = n, .a = type, .b = type, .c = type, .b_t = true};
@@ -281,6 +280,11 @@ static double cpu_peak(pa_context *c) {
     }
     free(a), free(b), free(y);
     return c->peak;
+}
+
+static void cpu_describe(const pa_context *c, pa_device *device) {
+    *device = (pa_device){.threads = c->threads};
+    snprintf(device->instruction_set, sizeof device->instruction_set, "%s", c->ops->name);
 }
 
 static pa_status cpu_present(pa_err *err) {
@@ -302,6 +306,7 @@ const pa_backend *pa_backend_cpu(void) {
                                        .decode = cpu_decode,
                                        .memory = cpu_memory,
                                        .peak = cpu_peak,
+                                       .describe = cpu_describe,
                                        .precision = cpu_precision};
     return &backend;
 }

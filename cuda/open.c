@@ -312,7 +312,6 @@ static double cuda_peak(pa_context *c) {
     void *a = NULL, *b = NULL, *y = NULL;
     size_t bytes = (size_t)n * n * cuda_size(c->type);
     cuda_product p = {.m = n, .n = n, .k = n, .a = c->type, .b = c->type, .c = c->type};
-    if (c->peak > 0) return c->peak;
     if (!cudaMalloc(&a, bytes) && !cudaMalloc(&b, bytes) && !cudaMalloc(&y, bytes) && !fill_numbers(c, a, bytes) &&
         !fill_numbers(c, b, bytes))
         for (int i = 0; i < 8; i++) {
@@ -326,6 +325,15 @@ static double cuda_peak(pa_context *c) {
     cudaFree(a), cudaFree(b), cudaFree(y);
     cudaGetLastError();
     return c->peak;
+}
+
+static void cuda_describe(const pa_context *c, pa_device *device) {
+    struct cudaDeviceProp p;
+    int devices = 0;
+    *device = (pa_device){.name = "unknown", .threads = 1};
+    if (cudaGetDeviceCount(&devices) || !devices || cudaGetDeviceProperties(&p, c->open.comm->local_rank % devices)) return;
+    snprintf(device->name, sizeof device->name, "%s", p.name);
+    snprintf(device->instruction_set, sizeof device->instruction_set, "sm_%d%d", p.major, p.minor);
 }
 
 const pa_backend *pa_backend_cuda(void) {
@@ -345,6 +353,7 @@ const pa_backend *pa_backend_cuda(void) {
                                        .scaling = cuda_scaling,
                                        .memory = cuda_memory,
                                        .peak = cuda_peak,
+                                       .describe = cuda_describe,
                                        .precision = cuda_precision};
     return &backend;
 }

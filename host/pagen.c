@@ -87,7 +87,7 @@ static bool watch_token(void *arg, size_t done) {
     int64_t least = INT64_MAX;
     for (int s = 0; s < w->streams; s++) {
         uint16_t token = w->out[(size_t)s * w->length + done - 1];
-        if (token >= PA_TIME_SHIFT && token < PA_VELOCITY) w->steps[s] += token - PA_TIME_SHIFT + 1;
+        w->steps[s] += pa_shift_steps(token);
         if (!w->closed[s] && (token == PA_PAD || (w->limit && w->steps[s] >= w->limit))) {
             w->closed[s] = true;
             w->open--;

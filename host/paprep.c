@@ -6,6 +6,7 @@
 #include "host/files/corpus.h"
 #include "host/files/token_file.h"
 #include "tokenizer/workers.h"
+#include "tokenizer/write.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -17,14 +18,20 @@ static const char PERFORMANCE[] = "performance"; // the default: a word from the
 
 static const char *encoding_name = PERFORMANCE, *metadata = NULL, *events_path = NULL, *decode_path = NULL;
 static int64_t jobs = NOT_GIVEN, piece = NOT_GIVEN;
-static bool strict = false;
+static const char *program_list = NULL;
+static bool strict = false, lenient = false, sostenuto = false;
 
 static const pa_option options[] = {
     {"encoding", PA_OPT_CHOICE, &encoding_name, "performance|midi-neural", "how notes become tokens", "Tokens"},
     {"metadata", PA_OPT_STRING, &metadata, "FILE", "CSV or JSON with the columns split and midi_filename", NULL},
     {"jobs", PA_OPT_INT, &jobs, "N", "files read at once (default: one for each core)", NULL},
     {"strict", PA_OPT_FLAG, &strict, NULL, "refuse everything (status 3, no token files) if any file is refused", NULL},
-    {"events", PA_OPT_STRING, &events_path, "FILE.mid", "print the events of one file: seconds, token, event", "Looking at tokens"},
+    {"programs", PA_OPT_STRING, &program_list, "LIST",
+     "instruments by General MIDI program, 0-127, such as 0-7,24 (default: all but drums)", NULL},
+    {"sostenuto", PA_OPT_FLAG, &sostenuto, NULL, "apply the sostenuto pedal", NULL},
+    {"lenient", PA_OPT_FLAG, &lenient, NULL, "read damaged files as far as possible", NULL},
+    {"events", PA_OPT_STRING, &events_path, "FILE.mid", "print what a file holds and its events: seconds, token, event",
+     "Looking at tokens"},
     {"decode", PA_OPT_STRING, &decode_path, "TOKENS", "write a piece of a token file as MIDI", NULL},
     {"piece", PA_OPT_INT, &piece, "K", "which one, counted from 0 (default: 0)", NULL},
 };
@@ -48,7 +55,8 @@ typedef struct {
 
 typedef struct {
     pa_corpus corpus;
-    pa_encoding encoding;
+    pa_encode_options options;
+    pa_findings findings;
     outcome *outcome;  // by file of the corpus
     const char **path; // of the files to be read
     size_t *file;      // their index in the corpus
@@ -64,23 +72,23 @@ static void refuse(prep *p, size_t file, const char *reason) {
     p->refused++;
 }
 
-// Why a piece has no token. text: room for the reason.
-static const char *why_empty(const pa_piece *got, char *text, size_t size) {
-    if (!got->dropped) return "no notes";
-    snprintf(text, size, "no note of its %zu has a place in the %s encoding", got->dropped, encoding_name);
-    return text;
-}
-
 static void take_piece(void *user, size_t index, pa_status status, pa_piece got, const char *reason) {
     prep *p = user;
     size_t file = p->file[index];
-    char text[256];
     p->outcome[file].piece = got;
-    if (status)
-        refuse(p, file, reason);
-    else if (got.count == 0)
-        refuse(p, file, why_empty(&got, text, sizeof text));
+    pa_findings_add(&p->findings, &got.report);
+    if (status) refuse(p, file, reason);
     pa_progress_update(&p->progress, (double)++p->read);
+}
+
+static pa_status read_options(pa_encode_options *o, pa_err *err) {
+    *o = (pa_encode_options){.lenient = lenient, .sostenuto = sostenuto, .longest_pause = PA_LONGEST_PAUSE};
+    pa_status s = pa_encoding_parse(encoding_name, &o->encoding, err);
+    if (!s && program_list) s = pa_programs_parse(program_list, &o->programs, err);
+    if (!s && o->encoding == PA_MIDI_NEURAL && (program_list || sostenuto))
+        s = pa_error(err, PA_USAGE, "--%s: expected with --encoding performance, found with midi-neural",
+                     program_list ? "programs" : "sostenuto");
+    return s;
 }
 
 static int count_cores(void) {
@@ -103,7 +111,7 @@ static pa_status read_files(prep *p, pa_err *err) {
         p->file[p->reading++] = i;
     }
     pa_progress_start(&p->progress, "reading", "files", (double)p->reading);
-    pa_status s = pa_encode_files(p->path, p->reading, p->encoding, jobs == NOT_GIVEN ? count_cores() : (int)jobs, take_piece, p, err);
+    pa_status s = pa_encode_files(p->path, p->reading, &p->options, jobs == NOT_GIVEN ? count_cores() : (int)jobs, take_piece, p, err);
     pa_progress_end(&p->progress);
     return s;
 }
@@ -162,7 +170,7 @@ static pa_status write_split(const prep *p, pa_split split, const char *folder, 
     }
     t->pieces = count;
     snprintf(path, sizeof path, "%s/%s.safetensors", folder, pa_split_name(split));
-    s = pa_tokens_write(path, pieces, names, count, p->encoding, pa_split_name(split), err);
+    s = pa_tokens_write(path, pieces, names, count, p->options.encoding, pa_split_name(split), err);
 done:
     free(pieces);
     free(names);
@@ -208,7 +216,7 @@ static void tell_unlisted(const pa_corpus *c) {
 
 static pa_status prepare(const char *midi, const char *out, pa_err *err) {
     prep p = {0};
-    pa_status s = pa_encoding_parse(encoding_name, &p.encoding, err);
+    pa_status s = read_options(&p.options, err);
     if (!s) s = pa_corpus_find(&p.corpus, midi, metadata, err);
     if (!s) tell_unlisted(&p.corpus);
     if (!s && !p.corpus.count)
@@ -220,6 +228,7 @@ static pa_status prepare(const char *midi, const char *out, pa_err *err) {
     bool nothing = p.refused == p.corpus.count;
     if (!nothing && !(strict && p.refused)) s = write_splits(&p, out, err);
     if (s) goto done;
+    pa_findings_print(stderr, &p.findings, "paprep");
     if (p.refused) fprintf(stderr, "paprep: %zu of %zu files refused; %s/rejected.tsv says why\n", p.refused, p.corpus.count, out);
     const char *left = has_token_files(out) ? "; those of an earlier run are left as they were" : "";
     if (nothing)
@@ -239,21 +248,21 @@ done:
 }
 
 static pa_status print_events(const char *path, pa_err *err) {
-    pa_encoding e;
+    pa_encode_options o;
     pa_piece got;
-    pa_status s = pa_encoding_parse(encoding_name, &e, err);
-    if (!s) s = pa_encode_isolated(path, e, &got, err);
+    pa_status s = read_options(&o, err);
     if (s) return s;
+    s = pa_encode_isolated(path, &o, &got, err);
+    if (got.report.tracks) pa_report_print(stdout, &got.report, o.encoding == PA_PERFORMANCE, o.sostenuto);
     double now = 0;
-    char text[256];
-    if (got.count == 0) fprintf(stderr, "paprep: %s: %s\n", path, why_empty(&got, text, sizeof text));
     for (size_t i = 0; i < got.count; i++) {
+        char text[32];
         pa_token_text(got.token[i], text, sizeof text);
         printf("%9.2f  %3d  %s\n", now, got.token[i], text);
         now += pa_token_seconds(&got.token[i], 1);
     }
     pa_piece_clear(&got);
-    return PA_OK;
+    return s;
 }
 
 static pa_status decode_piece(const char *tokens_path, const char *out, pa_err *err) {
@@ -291,6 +300,9 @@ static pa_status check_options(pa_err *err) {
         {"metadata", metadata != NULL, FOLDER, folder},
         {"jobs", jobs != NOT_GIVEN, FOLDER, folder},
         {"strict", strict, FOLDER, folder},
+        {"programs", program_list != NULL, FOLDER | EVENTS, "MIDI_DIR OUT_DIR or --events"},
+        {"sostenuto", sostenuto, FOLDER | EVENTS, "MIDI_DIR OUT_DIR or --events"},
+        {"lenient", lenient, FOLDER | EVENTS, "MIDI_DIR OUT_DIR or --events"},
         {"piece", piece != NOT_GIVEN, DECODE, "--decode"},
     };
     int mode = events_path ? EVENTS : decode_path ? DECODE : FOLDER;

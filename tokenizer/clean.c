@@ -1,5 +1,4 @@
-// clean.c: MIDI bytes, checked and rewritten so that libsmf 1.3 reads them right. Knows nothing of music: what notes mean is read.c's
-// part.
+// clean.c: see clean.h. Knows nothing of music: what notes mean is read.c's part.
 //
 // What libsmf 1.3 does with files that other readers accept, and what stands in the clean copy instead:
 // - it takes one byte for the length of a meta event, so a text of 128 bytes or more shifts all that follows: no texts;
@@ -7,17 +6,88 @@
 // - it aborts on an empty track, cuts a track at an escape (F7), refuses SMPTE time and long headers: none is left;
 // - a chunk of another kind costs it the last track, and a length past the end is read past the end: only whole MTrk chunks;
 // - a tempo or metre change in a later track makes it compute the time of every event again: tempo in the first track only.
-// Only notes, sustain pedal, program changes and tempo are copied, which is also three times faster than parsing everything.
+// Only notes, pedals, program changes, tempo and what ends all notes are copied, which is also three times faster than parsing everything.
+#include "tokenizer/clean.h"
+
+#include "tokenizer/moments.h"
 #include "tokenizer/song.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+enum { MOST_EVENT_BYTES = 16 }; // in the copy: a port message and the event itself, with their times
+
 typedef struct {
+    int32_t tick;
+    uint8_t port, count, byte[6];
+} event;
+
+typedef struct {
+    const pa_encode_options *options;
+    pa_report *report;
+    event *event; // in order of (track, place)
+    size_t events, room;
     uint8_t *out;
     size_t written;
-    int64_t last_tick; // of the last event written
+    int32_t last_tick; // of the last event written
 } cleaner;
+
+// ---- what is copied
+
+static void count_controller(pa_report *r, int controller) {
+    r->pedal += controller == 64;
+    r->sostenuto += controller == 66;
+    r->soft += controller == 67;
+    r->all_off += controller == 120 || controller >= 123;
+}
+
+static bool controller_wanted(const pa_encode_options *o, int controller) {
+    if (o->encoding == PA_MIDI_NEURAL) return controller == 64;
+    return controller == 64 || (controller == 66 && o->sostenuto) || controller == 120 || controller == 121 || controller >= 123;
+}
+
+static bool add_event(cleaner *c, int64_t tick, uint8_t port, const uint8_t *byte, size_t count) {
+    event *grown = pa_grow(c->event, &c->room, c->events, sizeof *grown);
+    if (!grown) return false;
+    c->event = grown;
+    event *e = &c->event[c->events++];
+    *e = (event){.tick = (int32_t)tick, .port = port, .count = (uint8_t)count};
+    memcpy(e->byte, byte, count);
+    return true;
+}
+
+static bool take_event(cleaner *c, const pa_midi_event *e, uint8_t port, bool tempo_wanted) {
+    if (e->status == PA_META) {
+        uint32_t tempo = pa_midi_tempo(e);
+        if (!tempo) return true;
+        c->report->tempos_left_out += !tempo_wanted;
+        const uint8_t byte[] = {PA_META, PA_META_TEMPO, 3, e->data[0], e->data[1], e->data[2]};
+        return !tempo_wanted || add_event(c, e->tick, port, byte, sizeof byte);
+    }
+    uint8_t kind = e->status >> 4;
+    if (kind == 0xb) count_controller(c->report, e->value[0]);
+    bool wanted = kind == 8 || kind == 9 || kind == 0xc || (kind == 0xb && controller_wanted(c->options, e->value[0]));
+    const uint8_t byte[] = {e->status, e->value[0], e->value[1]};
+    return !wanted || add_event(c, e->tick, port, byte, 1 + e->length);
+}
+
+static pa_status take_track(cleaner *c, pa_midi *midi, size_t track, int64_t *last_tick, pa_err *err) {
+    bool tempo_wanted = track == 0 || c->options->encoding == PA_PERFORMANCE;
+    pa_midi_reader r = pa_midi_read(midi, track, &midi->mended);
+    uint8_t port = 0;
+    for (;;) {
+        pa_midi_event e;
+        bool more;
+        pa_status s = pa_midi_next(&r, &e, &more, err);
+        if (s) return s;
+        if (r.tick > *last_tick) *last_tick = r.tick;
+        if (!more) return PA_OK;
+        if (e.status == PA_META && e.type == PA_META_PORT && e.length) port = e.data[0];
+        if (!take_event(c, &e, port, tempo_wanted)) return pa_error(err, PA_FAIL, "no memory for the events of a MIDI file");
+    }
+}
+
+// ---- the copy
 
 static void put(cleaner *c, const uint8_t *bytes, size_t count) {
     memcpy(c->out + c->written, bytes, count);
@@ -28,87 +98,134 @@ static void put_big32(uint8_t *at, uint32_t v) {
     for (int i = 0; i < 4; i++) at[i] = (uint8_t)(v >> (24 - 8 * i));
 }
 
-// An event with the time since the last one written. Sums of times take no more bytes than their terms did, so the copy never outgrows
-// twice the input.
-static pa_status write_event(cleaner *c, int64_t tick, const uint8_t *event, size_t count, pa_err *err) {
+// With the time since the last event.
+static pa_status put_event(cleaner *c, int32_t tick, const uint8_t *byte, size_t count, pa_err *err) {
     uint8_t number[4];
     int used = 0;
-    int64_t delta = tick - c->last_tick;
-    if (delta >= 1 << 28) return pa_error(err, PA_DATA, "a pause of %lld ticks, likely a damaged file", (long long)delta);
+    int32_t delta = tick - c->last_tick;
+    if (delta >= 1 << 28) return pa_error(err, PA_DATA, "a pause of %d ticks, likely a damaged file", delta);
     for (int shift = 21; shift >= 0; shift -= 7)
         if (used || shift == 0 || delta >> shift) number[used++] = (uint8_t)((delta >> shift & 127) | (shift ? 128 : 0));
     put(c, number, (size_t)used);
-    put(c, event, count);
+    put(c, byte, count);
     c->last_tick = tick;
     return PA_OK;
 }
 
-static pa_status copy_event(cleaner *c, const pa_midi_event *e, bool tempo_wanted, pa_err *err) {
-    if (e->status == PA_META) {
-        if (!tempo_wanted || !pa_midi_tempo(e)) return PA_OK;
-        return write_event(c, e->tick, (uint8_t[]){PA_META, PA_META_TEMPO, 3, e->data[0], e->data[1], e->data[2]}, 6, err);
-    }
-    uint8_t kind = e->status >> 4;
-    bool wanted = kind == 8 || kind == 9 || kind == 0xc || (kind == 0xb && e->value[0] == 64);
-    return wanted ? write_event(c, e->tick, (uint8_t[]){e->status, e->value[0], e->value[1]}, 1 + e->length, err) : PA_OK;
+static bool make_room(cleaner *c, size_t events) {
+    size_t most = c->written + 32 + events * MOST_EVENT_BYTES;
+    uint8_t *grown = realloc(c->out, most);
+    if (grown) c->out = grown;
+    return grown != NULL;
 }
 
-// *kept tells whether the track is in the copy: a track with nothing to say is left out, but the first, whose place is that of the tempo.
-static pa_status clean_track(cleaner *c, pa_midi *midi, size_t track, bool *kept, pa_err *err) {
+// c->event[0 .. events) as a track.
+static pa_status put_track(cleaner *c, size_t events, pa_err *err) {
     size_t header = c->written;
-    pa_midi_reader r = pa_midi_read(midi, track, &midi->mended);
+    uint8_t port = 0;
+    pa_status s = make_room(c, events) ? PA_OK : pa_error(err, PA_FAIL, "no memory for %zu MIDI events", events);
+    if (s) return s;
     put(c, (const uint8_t *)"MTrk\0\0\0", 8);
     c->last_tick = 0;
-    for (bool more = true; more;) {
-        pa_midi_event e;
-        pa_status s = pa_midi_next(&r, &e, &more, err);
-        if (!s && more) s = copy_event(c, &e, track == 0, err);
-        if (s) return s;
-    }
-    *kept = track == 0 || c->written > header + 8;
-    if (!*kept) {
-        c->written = header;
-        return PA_OK;
+    for (size_t i = 0; i < events && !s; i++) {
+        const event *e = &c->event[i];
+        if (e->port != port && c->options->encoding == PA_PERFORMANCE)
+            s = put_event(c, e->tick, (const uint8_t[]){PA_META, PA_META_PORT, 1, e->port}, 4, err);
+        port = e->port;
+        if (!s) s = put_event(c, e->tick, e->byte, e->count, err);
     }
     put(c, (const uint8_t[]){0, PA_META, PA_META_END, 0}, 4);
     put_big32(c->out + header + 4, (uint32_t)(c->written - header - 8));
-    return PA_OK;
+    return s;
 }
 
-static pa_status clean_tracks(cleaner *c, pa_midi *midi, pa_err *err) {
-    int kept_tracks = 0;
-    for (size_t t = 0; t < midi->tracks; t++) {
-        bool kept = false;
-        pa_status s = clean_track(c, midi, t, &kept, err);
-        if (s) return s;
-        kept_tracks += kept;
+// Sorts by tick; at equal ticks the order of (track, place) stays.
+static bool sort_events(cleaner *c) {
+    size_t i = 1;
+    while (i < c->events && c->event[i - 1].tick <= c->event[i].tick) i++;
+    if (i >= c->events) return true;
+    pa_moment *moment = malloc(c->events * sizeof *moment);
+    event *sorted = malloc(c->events * sizeof *sorted);
+    for (i = 0; moment && i < c->events; i++) moment[i] = (pa_moment){c->event[i].tick, 0, (uint32_t)i};
+    bool ok = moment && sorted && pa_moment_sort(moment, c->events);
+    for (i = 0; ok && i < c->events; i++) sorted[i] = c->event[moment[i].index];
+    free(moment);
+    if (!ok) {
+        free(sorted);
+        return false;
     }
-    c->out[8] = 0, c->out[9] = kept_tracks > 1;
-    c->out[10] = (uint8_t)(kept_tracks >> 8), c->out[11] = (uint8_t)kept_tracks;
+    free(c->event);
+    c->event = sorted;
+    c->room = c->events;
+    return true;
+}
+
+static pa_status put_merged(cleaner *c, pa_midi *midi, int64_t *last_tick, pa_err *err) {
+    pa_status s = PA_OK;
+    for (size_t t = 0; t < midi->tracks && !s; t++) s = take_track(c, midi, t, last_tick, err);
+    if (!s && !sort_events(c)) s = pa_error(err, PA_FAIL, "no memory for %zu MIDI events", c->events);
+    return s ? s : put_track(c, c->events, err);
+}
+
+// A track with nothing to say is left out, but the first, whose place is that of the tempo.
+static pa_status put_tracks(cleaner *c, pa_midi *midi, size_t tracks, int64_t *last_tick, pa_err *err) {
+    int kept = 0;
+    for (size_t t = 0; t < tracks; t++) {
+        c->events = 0;
+        pa_status s = take_track(c, midi, t, last_tick, err);
+        if (!s && t && !c->events) continue;
+        if (!s) s = put_track(c, c->events, err);
+        if (s) return s;
+        kept++;
+    }
+    c->out[9] = kept > 1;
+    c->out[10] = (uint8_t)(kept >> 8);
+    c->out[11] = (uint8_t)kept;
     return PA_OK;
 }
 
-pa_status pa_midi_clean(pa_clean *clean, const uint8_t *bytes, size_t count, pa_err *err) {
+static void describe(const pa_midi *midi, size_t tracks, pa_report *r) {
+    r->riff = midi->riff;
+    r->format = midi->format;
+    r->announced = midi->announced;
+    r->tracks = tracks;
+    r->tracks_left_out = midi->tracks - tracks;
+    r->foreign_chunks = midi->foreign;
+    r->trailing_bytes = midi->trailing;
+    r->ppqn = midi->ppqn;
+    r->ticks_per_second = midi->ticks_per_second;
+}
+
+pa_status pa_midi_clean(pa_clean *clean, const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_report *report, pa_err *err) {
     pa_midi midi;
-    cleaner c = {0};
+    cleaner c = {.options = o, .report = report};
     *clean = (pa_clean){0};
-    pa_status s = pa_midi_open(&midi, bytes, count, false, err);
+    pa_status s = pa_midi_open(&midi, bytes, count, o->lenient, err);
     if (s) goto done;
-    c.out = malloc(2 * count + 64);
-    if (!c.out) {
-        s = pa_error(err, PA_FAIL, "no memory for %zu bytes of MIDI", 2 * count + 64);
+    size_t tracks = midi.tracks;
+    if (o->encoding == PA_MIDI_NEURAL && tracks > (size_t)midi.announced) tracks = (size_t)midi.announced;
+    describe(&midi, tracks, report);
+    if (!make_room(&c, 0)) {
+        s = pa_error(err, PA_FAIL, "no memory for the header of a MIDI file");
         goto done;
     }
     int ppqn = midi.ppqn ? midi.ppqn : 480; // libsmf needs one; with SMPTE time nothing depends on it
-    put(&c, (const uint8_t *)"MThd\0\0\0\6\0\0\0\0", 12);
+    put(&c, (const uint8_t *)"MThd\0\0\0\6\0\0\0\1", 12);
     put(&c, (const uint8_t[]){(uint8_t)(ppqn >> 8), (uint8_t)ppqn}, 2);
-    s = clean_tracks(&c, &midi, err);
-    *clean = (pa_clean){c.out, c.written, midi.ppqn, midi.ticks_per_second};
+    clean->ppqn = midi.ppqn;
+    clean->ticks_per_second = midi.ticks_per_second;
+    s = o->encoding == PA_PERFORMANCE ? put_merged(&c, &midi, &clean->last_tick, err)
+                                      : put_tracks(&c, &midi, tracks, &clean->last_tick, err);
+    report->mended = midi.mended;
 done:
+    free(c.event);
+    pa_midi_clear(&midi);
     if (s) {
         free(c.out);
         *clean = (pa_clean){0};
+        return s;
     }
-    pa_midi_clear(&midi);
-    return s;
+    clean->bytes = c.out;
+    clean->count = c.written;
+    return PA_OK;
 }

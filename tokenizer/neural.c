@@ -1,6 +1,9 @@
 // neural.c: the encoding of the seed project (jason9693/midi-neural-processor as tvergho/perceiver-ar-piano ships it), with its flaws:
 // models were trained on them. README.md says which. Knows nothing of MIDI files.
-#include "tokenizer/song.h"
+#include "tokenizer/neural.h"
+
+#include "tokenizer/moments.h"
+#include "tokenizer/writer.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -35,13 +38,14 @@ static size_t find_windows(const pa_part *part, window *w) {
     bool open = false;
     for (size_t i = 0; i < part->pedals; i++) {
         const pa_pedal *p = &part->pedal[i];
-        if (p->down && !open) {
+        bool down = p->kind == PA_PEDAL_DOWN;
+        if (down && !open) {
             w[count].start = p->time;
             open = true;
-        } else if (!p->down && open) {
+        } else if (!down && open) {
             w[count++].end = p->time;
             open = false;
-        } else if (!p->down && count) {
+        } else if (!down && count) {
             w[count - 1].end = p->time;
         }
     }
@@ -113,8 +117,8 @@ static pa_moment *order_events(const pa_note *note, const note_list *list) {
 }
 
 // The clock takes each difference rounded, so it drifts; a velocity is compared, as a bin, with the previous event's raw velocity.
-static bool write_events(pa_writer *w, const pa_note *note, const pa_moment *event, size_t events) {
-    double clock = 0;
+static bool write_events(pa_writer *w, const pa_note *note, const pa_moment *event, size_t events, double from) {
+    double clock = from;
     int previous = FIRST_VELOCITY;
     for (size_t i = 0; i < events; i++) {
         const pa_note *n = &note[event[i].index / 2];
@@ -140,7 +144,7 @@ static size_t count_different(const note_list *list, size_t notes) {
     return different;
 }
 
-pa_status pa_neural_encode(const pa_song *song, pa_piece *piece, pa_err *err) {
+pa_status pa_neural_encode(const pa_song *song, const pa_encode_options *o, pa_piece *piece, pa_err *err) {
     size_t total = 0, used = 0;
     for (size_t i = 0; i < song->parts; i++) total += song->part[i].notes;
     pa_note *note = malloc((total + 1) * sizeof *note);
@@ -148,16 +152,22 @@ pa_status pa_neural_encode(const pa_song *song, pa_piece *piece, pa_err *err) {
     note_list list = {0};
     pa_writer w = {0};
     bool ok = note != NULL;
-    *piece = (pa_piece){0};
     for (size_t i = 0; i < song->parts && ok; i++) {
         const pa_part *part = &song->part[i];
         for (size_t k = 0; k < part->notes; k++) note[used + k] = part->note[k];
         ok = window_notes(part, note, used, &list);
         used += part->notes;
     }
-    ok = ok && (event = order_events(note, &list)) && write_events(&w, note, event, 2 * list.count);
+    ok = ok && (event = order_events(note, &list));
+    double silence = ok && list.count ? event[0].time : 0, from = o->trim_silence ? silence : 0;
+    ok = ok && write_events(&w, note, event, 2 * list.count, from);
     if (ok) {
-        *piece = (pa_piece){w.token, w.count, 0, list.count, total - count_different(&list, total) + song->unclosed};
+        piece->token = w.token;
+        piece->count = w.count;
+        piece->notes = list.count;
+        piece->dropped = total - count_different(&list, total) + song->lost;
+        piece->report.silence = silence;
+        piece->report.trimmed = from;
     } else {
         free(w.token);
     }
@@ -192,18 +202,17 @@ bool pa_neural_decode(const uint16_t *token, size_t count, pa_part *part) {
     uint32_t began[PITCHES];
     for (int p = 0; p < PITCHES; p++) on[p] = -1;
     for (size_t i = 0; i < count && token[i] != PA_END; i++) {
-        int t = token[i], pitch = t & 127;
-        if (t < PA_NOTE_OFF) {
+        int t = token[i], pitch = pa_pitch_of(t);
+        if (pa_is_note_on(t)) {
             on[pitch] = clock, began[pitch] = (uint32_t)i;
             loudness[pitch] = velocity > 0 ? velocity : 1; // 0 would be silence in a MIDI file; both are bin 0
-        } else if (t < PA_TIME_SHIFT && on[pitch] >= 0 && on[pitch] < clock) {
+        } else if (pa_is_note_off(t) && on[pitch] >= 0 && on[pitch] < clock) {
             pa_note n = {(double)on[pitch] / 100, (double)clock / 100, (uint8_t)pitch, (uint8_t)loudness[pitch], began[pitch]};
             if (!pa_part_add_note(part, n)) return false;
-        } else if (t >= PA_TIME_SHIFT && t < PA_VELOCITY) {
-            clock += t - PA_TIME_SHIFT + 1;
-        } else if (t >= PA_VELOCITY && t < PA_END) {
-            velocity = (t - PA_VELOCITY) * 4;
+        } else if (pa_is_velocity(t)) {
+            velocity = pa_velocity_bin(t) * 4;
         }
+        clock += pa_shift_steps(t);
     }
     return sort_notes(part);
 }

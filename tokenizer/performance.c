@@ -1,12 +1,15 @@
-// performance.c: the default encoding, Magenta's: the sustain pedal becomes note lengths, time becomes steps of 10 ms. The rules are in
-// README.md. Knows nothing of MIDI files.
-#include "tokenizer/song.h"
+// performance.c: see performance.h: the pedals become note lengths, time becomes steps of 10 ms. The rules are in README.md. Knows
+// nothing of MIDI files.
+#include "tokenizer/performance.h"
+
+#include "tokenizer/moments.h"
+#include "tokenizer/writer.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { PITCHES = 128, NONE = -1, DEFAULT_VELOCITY = 100 };
-enum { PEDAL_DOWN, PEDAL_UP, NOTE_STARTS, NOTE_ENDS }; // at equal times, in this order
 
 // The notes that sound at one moment: a list for each pitch, through next and previous.
 typedef struct {
@@ -15,6 +18,7 @@ typedef struct {
     int first[PITCHES];
     bool *sounds;
     bool pedal;
+    bool held[PITCHES]; // by the sostenuto pedal: the damper of that pitch is off its string
 } keyboard;
 
 static void press(keyboard *k, int n) {
@@ -45,54 +49,74 @@ static void end_pitch(keyboard *k, int pitch, double now, bool all) {
     }
 }
 
+static void end_released(keyboard *k, double now) {
+    for (int p = 0; p < PITCHES; p++)
+        if (!k->pedal && !k->held[p]) end_pitch(k, p, now, false);
+}
+
+// Holds the keys that are down.
+static void press_sostenuto(keyboard *k, double now) {
+    for (int p = 0; p < PITCHES; p++)
+        for (int n = k->first[p]; n != NONE; n = k->next[n]) k->held[p] = k->held[p] || k->note[n].end >= now;
+}
+
 static void step_keyboard(keyboard *k, const pa_moment *m) {
-    int n = (int)m->index;
-    switch (m->order) {
-    case PEDAL_DOWN:
+    int n = (int)m->index, pitch = k->note[n].pitch;
+    switch ((pa_event_kind)m->order) {
+    case PA_PEDAL_DOWN:
         k->pedal = true;
         break;
-    case PEDAL_UP:
+    case PA_PEDAL_UP:
         k->pedal = false;
-        for (int p = 0; p < PITCHES; p++) end_pitch(k, p, m->time, false);
+        end_released(k, m->time);
         break;
-    case NOTE_STARTS:
-        if (k->pedal) end_pitch(k, k->note[n].pitch, m->time, true); // a note that began now is left without length: deleted below
+    case PA_SILENCE:
+        for (int p = 0; p < PITCHES; p++) end_pitch(k, p, m->time, true);
+        break;
+    case PA_SOSTENUTO_UP:
+        memset(k->held, 0, sizeof k->held);
+        end_released(k, m->time);
+        break;
+    case PA_NOTE_STARTS:
+        // A note that began now is left without length: deleted below.
+        if (k->pedal || k->held[pitch]) end_pitch(k, pitch, m->time, true);
         press(k, n);
         break;
-    case NOTE_ENDS:
-        if (!k->pedal && k->sounds[n]) release(k, n);
+    case PA_SOSTENUTO_DOWN:
+        press_sostenuto(k, m->time);
+        break;
+    case PA_NOTE_ENDS:
+        if (!k->pedal && !k->held[pitch] && k->sounds[n]) release(k, n);
     }
 }
 
-// Sorted pedal messages without those that change nothing: pianos send the pedal's position, so nine of ten repeat the last. The final
-// one stays, since what it holds down ends with it.
+// Sorted pedal messages without those that change nothing: pianos send the pedal's position, so nine of ten repeat the last.
 static size_t drop_repeated(pa_moment *moment, size_t count) {
     size_t kept = 0;
     for (size_t i = 0; i < count; i++)
-        if (!kept || moment[i].order != moment[kept - 1].order || i + 1 == count) moment[kept++] = moment[i];
+        if (!kept || moment[i].order != moment[kept - 1].order) moment[kept++] = moment[i];
     return kept;
 }
 
-// Lengthens the notes of a part to what its pedal makes of them. A note that the next one of its pitch cuts at its very start has
-// end == start afterwards.
-static bool apply_pedal(const pa_part *part, pa_note *note) {
+// Lengthens the notes of a part to what its pedals make of them: what is held at the end of the piece ends there. A note that the next one
+// of its pitch cuts at its very start has end == start afterwards.
+static bool apply_pedals(const pa_part *part, double end, pa_note *note) {
     size_t count = part->notes, moments = 0;
     pa_moment *moment = malloc((2 * count + part->pedals) * sizeof *moment);
     keyboard k = {.note = note, .next = malloc(count * sizeof(int)), .previous = malloc(count * sizeof(int)), .sounds = calloc(count, 1)};
     bool ok = moment && k.next && k.previous && k.sounds;
     if (!ok) goto done;
     for (int p = 0; p < PITCHES; p++) k.first[p] = NONE;
-    for (size_t i = 0; i < part->pedals; i++)
-        moment[moments++] = (pa_moment){part->pedal[i].time, part->pedal[i].down ? PEDAL_DOWN : PEDAL_UP, 0};
+    for (size_t i = 0; i < part->pedals; i++) moment[moments++] = (pa_moment){part->pedal[i].time, part->pedal[i].kind, 0};
     ok = pa_moment_sort(moment, moments);
     if (!ok) goto done;
     moments = drop_repeated(moment, moments);
-    for (size_t i = 0; i < count; i++) moment[moments++] = (pa_moment){note[i].start, NOTE_STARTS, (uint32_t)i};
-    for (size_t i = 0; i < count; i++) moment[moments++] = (pa_moment){note[i].end, NOTE_ENDS, (uint32_t)i};
+    for (size_t i = 0; i < count; i++) moment[moments++] = (pa_moment){note[i].start, PA_NOTE_STARTS, (uint32_t)i};
+    for (size_t i = 0; i < count; i++) moment[moments++] = (pa_moment){note[i].end, PA_NOTE_ENDS, (uint32_t)i};
     ok = pa_moment_sort(moment, moments);
     if (!ok) goto done;
     for (size_t i = 0; i < moments; i++) step_keyboard(&k, &moment[i]);
-    for (int p = 0; p < PITCHES; p++) end_pitch(&k, p, moment[moments - 1].time, true);
+    for (int p = 0; p < PITCHES; p++) end_pitch(&k, p, end, true);
 done:
     free(moment);
     free(k.next);
@@ -112,7 +136,7 @@ static pa_note *sounding_notes(const pa_song *song, size_t *count) {
         const pa_part *part = &song->part[i];
         if (part->drums || !part->notes) continue;
         for (size_t k = 0; k < part->notes; k++) note[used + k] = part->note[k];
-        if (part->pedals) ok = apply_pedal(part, note + used);
+        if (part->pedals) ok = apply_pedals(part, song->end, note + used);
         used += part->notes;
     }
     for (size_t i = 0; i < used && ok; i++)
@@ -128,7 +152,7 @@ static pa_note *sounding_notes(const pa_song *song, size_t *count) {
 }
 
 static int64_t step_of(double seconds) {
-    return (int64_t)floor(seconds * 100 + 0.5);
+    return (int64_t)floor(seconds * PA_STEPS_A_SECOND + 0.5);
 }
 
 static int64_t end_step(const pa_note *n) {
@@ -158,14 +182,21 @@ static uint32_t *order_events(const pa_note *note, size_t count) {
     return event;
 }
 
-static bool write_events(pa_writer *w, const pa_note *note, const uint32_t *event, size_t events) {
-    int64_t clock = 0;
+// From step `from` on. Counts the pauses that it shortens to `longest` steps (0: none).
+static bool write_events(pa_writer *w, const pa_note *note, const uint32_t *event, size_t events, int64_t from, int64_t longest,
+                         pa_report *report) {
+    int64_t clock = from;
     int bin = NONE;
     for (size_t i = 0; i < events; i++) {
         const pa_note *n = &note[event[i] / 2];
         bool end = event[i] & 1;
-        int64_t step = end ? end_step(n) : step_of(n->start);
-        if (!pa_writer_shift(w, step - clock)) return false;
+        int64_t step = end ? end_step(n) : step_of(n->start), pause = step - clock;
+        if (longest && pause > longest) {
+            report->pauses++;
+            report->shortened += (double)(pause - longest) / PA_STEPS_A_SECOND;
+            pause = longest;
+        }
+        if (!pa_writer_shift(w, pause)) return false;
         clock = step;
         if (!end && (n->velocity - 1) / 4 != bin) {
             bin = (n->velocity - 1) / 4;
@@ -176,16 +207,22 @@ static bool write_events(pa_writer *w, const pa_note *note, const uint32_t *even
     return true;
 }
 
-pa_status pa_performance_encode(const pa_song *song, pa_piece *piece, pa_err *err) {
+pa_status pa_performance_encode(const pa_song *song, const pa_encode_options *o, pa_piece *piece, pa_err *err) {
     pa_writer w = {0};
     size_t count = 0, all = 0;
     uint32_t *event = NULL;
     pa_note *note = sounding_notes(song, &count);
-    bool ok = note && (event = order_events(note, count)) && write_events(&w, note, event, 2 * count);
-    *piece = (pa_piece){0};
+    int64_t first = note && count ? step_of(note[0].start) : 0, from = o->trim_silence ? first : 0;
+    int64_t longest = (int64_t)o->longest_pause * PA_STEPS_A_SECOND;
+    bool ok = note && (event = order_events(note, count)) && write_events(&w, note, event, 2 * count, from, longest, &piece->report);
     if (ok) {
         for (size_t i = 0; i < song->parts; i++) all += song->part[i].notes;
-        *piece = (pa_piece){w.token, w.count, 0, count, all - count + song->unclosed};
+        piece->token = w.token;
+        piece->count = w.count;
+        piece->notes = count;
+        piece->dropped = all - count + song->lost;
+        piece->report.silence = (double)first / PA_STEPS_A_SECOND;
+        piece->report.trimmed = (double)from / PA_STEPS_A_SECOND;
     } else {
         free(w.token);
     }
@@ -203,29 +240,28 @@ bool pa_performance_decode(const uint16_t *token, size_t count, pa_part *part) {
     bool ok = next != NULL;
     for (int p = 0; p < PITCHES; p++) first[p] = newest[p] = NONE;
     for (size_t i = 0; i < count && ok && token[i] != PA_END; i++) {
-        int t = token[i], pitch = t & 127;
-        if (t < PA_NOTE_OFF) {
+        int t = token[i], pitch = pa_pitch_of(t);
+        if (pa_is_note_on(t)) {
             int n = (int)part->notes;
-            ok = pa_part_add_note(part, (pa_note){(double)clock / 100, -1, (uint8_t)pitch, (uint8_t)velocity, (uint32_t)i});
+            ok = pa_part_add_note(part, (pa_note){(double)clock / PA_STEPS_A_SECOND, -1, (uint8_t)pitch, (uint8_t)velocity, (uint32_t)i});
             if (first[pitch] == NONE)
                 first[pitch] = n;
             else
                 next[newest[pitch]] = n;
             newest[pitch] = n;
-        } else if (t < PA_TIME_SHIFT && first[pitch] != NONE) {
+        } else if (pa_is_note_off(t) && first[pitch] != NONE) {
             int n = first[pitch];
-            part->note[n].end = (double)clock / 100;
+            part->note[n].end = (double)clock / PA_STEPS_A_SECOND;
             first[pitch] = n == newest[pitch] ? NONE : next[n];
-        } else if (t >= PA_TIME_SHIFT && t < PA_VELOCITY) {
-            clock += t - PA_TIME_SHIFT + 1;
-        } else if (t >= PA_VELOCITY && t < PA_END) {
-            velocity = (t - PA_VELOCITY) * 4 + 1;
+        } else if (pa_is_velocity(t)) {
+            velocity = pa_velocity_bin(t) * 4 + 1;
         }
-        if (t < PA_TIME_SHIFT) last = clock;
+        clock += pa_shift_steps(t);
+        if (pa_is_note(t)) last = clock;
     }
     for (size_t i = 0; i < part->notes && ok; i++) {
         pa_note n = part->note[i];
-        if (n.end < 0) n.end = (double)last / 100;
+        if (n.end < 0) n.end = (double)last / PA_STEPS_A_SECOND;
         if (n.end > n.start) part->note[kept++] = n;
     }
     part->notes = kept;

@@ -1,8 +1,9 @@
-// tokens.h: MIDI file <-> notes <-> tokens. Knows nothing of models. The rules are in docs: tokenizer/README.md.
+// tokens.h: the vocabulary, and what stands on either side of it: notes and pieces. Knows nothing of files or models. The rules of the
+// encodings are in README.md.
 #ifndef PA_TOKENS_H
 #define PA_TOKENS_H
 
-#include "host/base/base.h"
+#include "tokenizer/report.h"
 
 enum {
     PA_NOTE_ON = 0,      // + pitch
@@ -12,7 +13,37 @@ enum {
     PA_END = 388,
     PA_PAD = 389,
     PA_VOCAB = 390,
+    PA_MOST_STEPS = 100, // of one TIME_SHIFT
+    PA_STEPS_A_SECOND = 100,
 };
+
+static inline bool pa_is_note_on(int token) {
+    return token < PA_NOTE_OFF;
+}
+static inline bool pa_is_note_off(int token) {
+    return token >= PA_NOTE_OFF && token < PA_TIME_SHIFT;
+}
+static inline bool pa_is_note(int token) { // on or off
+    return token < PA_TIME_SHIFT;
+}
+static inline bool pa_is_time_shift(int token) {
+    return token >= PA_TIME_SHIFT && token < PA_VELOCITY;
+}
+static inline bool pa_is_velocity(int token) {
+    return token >= PA_VELOCITY && token < PA_END;
+}
+static inline int pa_pitch_of(int token) { // of a note
+    return token & 127;
+}
+static inline int pa_shift_steps(int token) { // 0 for what is no TIME_SHIFT
+    return pa_is_time_shift(token) ? token - PA_TIME_SHIFT + 1 : 0;
+}
+static inline uint16_t pa_shift_of(int steps) { // 1 to PA_MOST_STEPS
+    return (uint16_t)(PA_TIME_SHIFT + steps - 1);
+}
+static inline int pa_velocity_bin(int token) {
+    return token - PA_VELOCITY;
+}
 
 typedef enum { PA_PERFORMANCE, PA_MIDI_NEURAL } pa_encoding;
 const char *pa_encoding_name(pa_encoding e);
@@ -25,26 +56,16 @@ typedef struct {
 } pa_note;
 
 typedef struct {
-    uint16_t *token;
+    uint16_t *token; // malloc'ed
     size_t count;
     double seconds;        // of the piece: end of its last note, before the pedal
-    size_t notes, dropped; // notes encoded; notes of the file without a token: never closed, zero length, drums, …
+    size_t notes, dropped; // notes encoded; notes of the file without a token: no length, drums, …
+    pa_report report;
 } pa_piece;
-
-// Reads a MIDI file and encodes it. In this process: a malformed file may abort it (libsmf asserts); pa_encode_isolated does not.
-// PA_DATA with a reason where the file is refused. Frees with pa_piece_clear.
-pa_status pa_encode_file(const char *path, pa_encoding e, pa_piece *piece, pa_err *err);
-// The same in a forked worker: a file that kills its worker is PA_DATA, "… the MIDI reader stopped with signal …". PA_USAGE where there is
-// no such file.
-pa_status pa_encode_isolated(const char *path, pa_encoding e, pa_piece *piece, pa_err *err);
 void pa_piece_clear(pa_piece *piece);
 
-// Any token sequence decodes (END stops, PAD is skipped, an id past the vocabulary is PA_DATA). *notes is malloc'ed, in order of start.
-pa_status pa_decode(const uint16_t *token, size_t count, pa_encoding e, pa_note **notes, size_t *note_count, pa_err *err);
 // Seconds of music in a token sequence: the sum of its time shifts.
 double pa_token_seconds(const uint16_t *token, size_t count);
-// A type-0 file, atomically: piano, 120 bpm, ticks fine enough for 10 ms steps to be exact.
-pa_status pa_midi_write(const char *path, const pa_note *notes, size_t count, pa_err *err);
 // "NOTE_ON 60", "TIME_SHIFT 0.25 s": one event's name for --events.
 void pa_token_text(uint16_t token, char *text, size_t size);
 

@@ -31,7 +31,7 @@ typedef struct {
 typedef struct {
     const char *const *path;
     size_t count, next; // files; the next to be handed out
-    pa_encoding encoding;
+    const pa_encode_options *options;
     pa_encoded *done;
     void *user;
     int jobs;
@@ -81,7 +81,7 @@ static void work(const pool *p, int fd) {
         answer a = {0};
         pa_err err = {""};
         limit(RLIMIT_CPU, (rlim_t)(clock() / CLOCKS_PER_SEC) + CPU_SECONDS);
-        a.status = pa_encode_file(p->path[file], p->encoding, &a.piece, &err);
+        a.status = pa_encode_file(p->path[file], p->options, &a.piece, &err);
         memcpy(a.reason, &err, sizeof err);
         if (!send_all(fd, &a, sizeof a) || !send_all(fd, a.piece.token, a.piece.count * sizeof *a.piece.token)) break;
         pa_piece_clear(&a.piece);
@@ -169,12 +169,13 @@ static pa_status take_answer(pool *p, worker *w, pa_err *err) {
     return give_work(p, w, err);
 }
 
-pa_status pa_encode_files(const char *const *path, size_t count, pa_encoding e, int jobs, pa_encoded *done, void *user, pa_err *err) {
+pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode_options *o, int jobs, pa_encoded *done, void *user,
+                          pa_err *err) {
     jobs = jobs < 1 ? 1 : jobs > MOST_WORKERS ? MOST_WORKERS : jobs;
     if ((size_t)jobs > count) jobs = (int)count;
     pool *p = malloc(sizeof *p);
     if (!p) return pa_error(err, PA_FAIL, "no memory for workers");
-    *p = (pool){.path = path, .count = count, .encoding = e, .done = done, .user = user, .jobs = jobs};
+    *p = (pool){.path = path, .count = count, .options = o, .done = done, .user = user, .jobs = jobs};
     pa_status s = PA_OK;
     int busy = jobs;
     for (int i = 0; i < jobs; i++) p->worker[i].socket = -1;
@@ -207,11 +208,11 @@ static void keep_single(void *user, size_t index, pa_status status, pa_piece pie
     snprintf(one->reason.text, sizeof one->reason.text, "%s", reason);
 }
 
-pa_status pa_encode_isolated(const char *path, pa_encoding e, pa_piece *piece, pa_err *err) {
+pa_status pa_encode_isolated(const char *path, const pa_encode_options *o, pa_piece *piece, pa_err *err) {
     single one = {.status = PA_FAIL};
     *piece = (pa_piece){0};
     if (access(path, F_OK)) return pa_error(err, PA_USAGE, "%s: expected a MIDI file, found: %s", path, strerror(errno));
-    pa_status s = pa_encode_files(&path, 1, e, 1, keep_single, &one, err);
+    pa_status s = pa_encode_files(&path, 1, o, 1, keep_single, &one, err);
     if (s) return s;
     *piece = one.piece;
     return one.status ? pa_error(err, one.status, "%s", one.reason.text) : PA_OK;

@@ -2,12 +2,17 @@
 #ifndef PA_WORKERS_H
 #define PA_WORKERS_H
 
-#include "tokenizer/tokens.h"
+#include "tokenizer/encode.h"
 
-// Called for each file, in the order in which they are done. piece is the callee's to keep (empty unless status is PA_OK).
+// Called for each file, in the order in which they are done. piece is the callee's to keep; without tokens unless status is PA_OK.
 typedef void pa_encoded(void *user, size_t index, pa_status status, pa_piece piece, const char *reason);
 
 // Encodes path[0 .. count) in `jobs` processes. Fails only where there can be no processes; a refused file is done() with PA_DATA.
-pa_status pa_encode_files(const char *const *path, size_t count, pa_encoding e, int jobs, pa_encoded *done, void *user, pa_err *err);
+pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode_options *o, int jobs, pa_encoded *done, void *user,
+                          pa_err *err);
+
+// pa_encode_file in a worker of its own: a file that kills it is PA_DATA, "… the MIDI reader stopped with signal …". PA_USAGE where there
+// is no such file.
+pa_status pa_encode_isolated(const char *path, const pa_encode_options *o, pa_piece *piece, pa_err *err);
 
 #endif

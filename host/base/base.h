@@ -1,4 +1,4 @@
-// base.h: what every part shares: status and error text, memory, clock, text.
+// base.h: what every part uses: status and error text, memory, clock, text.
 // Knows nothing of models, music or devices.
 #ifndef PA_BASE_H
 #define PA_BASE_H
@@ -29,9 +29,9 @@ pa_status pa_error(pa_err *err, pa_status status, const char *format, ...) __att
 
 double pa_clock(void); // seconds, monotonic
 
-// 64-byte aligned, zeroed memory; NULL where there is none. Freed with free().
+// 64-byte aligned, zeroed memory; NULL if there is none. Release it with free().
 void *pa_alloc(size_t bytes);
-// Two products of sizes that refuse to overflow: false where a * b does not fit.
+// Returns false if a * b overflows.
 bool pa_mul_size(size_t a, size_t b, size_t *product);
 
 bool pa_is_utf8(const char *text, size_t length); // valid UTF-8, as RFC 3629 has it

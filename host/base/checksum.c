@@ -1,4 +1,4 @@
-// checksum.c: CRC-32C, eight bytes a time by table, or by the processor's own instruction (about 8 bytes in 3 cycles).
+// checksum.c: CRC-32C, eight bytes at a time, by table or by the processor's CRC instruction (about 8 bytes in 3 cycles).
 #include "host/base/checksum.h"
 
 #include <pthread.h>

@@ -1,4 +1,4 @@
-// cli.c: one option table a program: parsing, help, error texts. See cli.h.
+// cli.c: see cli.h.
 #include "host/base/cli.h"
 
 #include <errno.h>
@@ -11,7 +11,7 @@
 
 enum { LONGEST_NAME = 64 };
 
-// How far a name is from a known one: one that is the beginning of it is near.
+// Edit distance, except that a prefix of a known name is at distance 1.
 static size_t distance(const char *name, const char *known) {
     return *name && !strncmp(name, known, strlen(name)) ? 1 : pa_edit_distance(name, known);
 }
@@ -25,9 +25,8 @@ static pa_status unknown_option(const pa_program *p, const char *text, size_t le
         size_t d = distance(name, p->option[i].name);
         if (d < least) least = d, nearest = p->option[i].name;
     }
-    if (2 * least <= strlen(nearest))
-        return pa_error(err, PA_USAGE, "--%s: unknown option; the nearest is --%s (%s --help lists all)", name, nearest, p->name);
-    return pa_error(err, PA_USAGE, "--%s: unknown option (%s --help lists all)", name, p->name);
+    if (2 * least <= strlen(nearest)) return pa_error(err, PA_USAGE, "unknown option --%s (did you mean --%s?)", name, nearest);
+    return pa_error(err, PA_USAGE, "unknown option --%s (see %s --help)", name, p->name);
 }
 
 static bool is_choice(const char *choices, const char *word) {
@@ -106,7 +105,7 @@ static void print_help(const pa_program *p) {
     }
 }
 
-// argv[*at] is an option; steps *at over its value where that is the next argument.
+// Parses the option argv[*at]; advances *at if its value is the next argument.
 static pa_status parse_option(const pa_program *p, int argc, char **argv, int *at, pa_err *err) {
     const char *text = argv[*at] + 2;
     size_t length = strcspn(text, "=");
@@ -115,21 +114,21 @@ static pa_status parse_option(const pa_program *p, int argc, char **argv, int *a
         if (strlen(p->option[i].name) == length && !strncmp(p->option[i].name, text, length)) o = &p->option[i];
     if (!o) return unknown_option(p, text, length, err);
     if (o->kind == PA_OPT_FLAG) {
-        if (text[length]) return pa_error(err, PA_USAGE, "--%s: takes no value, found '%s'", o->name, text + length + 1);
+        if (text[length]) return pa_error(err, PA_USAGE, "--%s takes no value, found '%s'", o->name, text + length + 1);
         return set_option(o, NULL, err);
     }
     if (text[length]) return set_option(o, text + length + 1, err);
-    if (*at + 1 >= argc) return pa_error(err, PA_USAGE, "--%s: expected %s after it, found the end of the line", o->name, o->argument);
+    if (*at + 1 >= argc) return pa_error(err, PA_USAGE, "--%s: expected %s, found nothing", o->name, o->argument);
     return set_option(o, argv[++*at], err);
 }
 
 void pa_cli_spin_briefly(char **argv) {
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || setenv("GOMP_SPINCOUNT", "3000", 1)) return;
-    execv("/proc/self/exe", argv); // where that fails, on with the default
+    execv("/proc/self/exe", argv); // if that fails, the default applies
 }
 
-// The first file that is opened would take the place of a standard stream that was closed, and messages would end up in it. /dev/null
-// stands there instead, for the other direction: using the stream is still an error.
+// If a standard stream is closed, the next file opened would take its number, and messages would end up in that file. So /dev/null takes
+// it, opened for the opposite direction: using the stream is still an error.
 static void hold_standard_streams(void) {
     for (int fd = 0; fd <= STDERR_FILENO; fd++)
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
@@ -142,7 +141,7 @@ pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *position
     *positionals = 0;
     hold_standard_streams();
     signal(SIGXFSZ, SIG_IGN);
-    // --help prints the defaults, so it comes before anything is set.
+    // --help prints the defaults, so it comes before any option is set.
     for (int i = 1; i < argc && strcmp(argv[i], "--") && !*done; i++) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) print_help(p), *done = true;
         if (!strcmp(argv[i], "--version")) printf("%s %s\n", p->name, PA_VERSION), *done = true;
@@ -155,7 +154,7 @@ pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *position
             pa_status s = parse_option(p, argc, argv, &i, err);
             if (s) return s;
         } else if (options && a[0] == '-' && a[1]) {
-            return pa_error(err, PA_USAGE, "%s: unknown option; options begin with two dashes (%s --help lists all)", a, p->name);
+            return pa_error(err, PA_USAGE, "unknown option %s: options begin with two dashes (see %s --help)", a, p->name);
         } else {
             argv[++kept] = a;
         }

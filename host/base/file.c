@@ -1,4 +1,4 @@
-// file.c: files that are never half-written, and the handling of folders. Knows nothing of what the files hold.
+// file.c: files that are never half-written, and folders. Knows nothing of what the files contain.
 #include "host/base/file.h"
 
 #include <dirent.h>
@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MOST_TEXT = 1 << 30 }; // bytes that pa_read_text takes
+enum { MOST_TEXT = 1 << 30 }; // bytes that pa_read_text reads at most
 
 static const char *kind_of(mode_t mode) {
     return S_ISREG(mode)    ? "a file"
@@ -39,19 +39,19 @@ pa_status pa_file_create(pa_file *file, const char *path, pa_err *err) {
                         strlen(path));
     snprintf(file->temporary, sizeof file->temporary, "%s.tmp.%ld", file->path, (long)getpid());
     folder_of(path, folder, sizeof folder);
-    if (stat(folder, &info)) return pa_error(err, PA_FAIL, "%s: expected its folder %s, found: %s", path, folder, strerror(errno));
+    if (stat(folder, &info)) return pa_error(err, PA_FAIL, "cannot create %s: folder %s: %s", path, folder, strerror(errno));
     if (!S_ISDIR(info.st_mode))
         return pa_error(err, PA_FAIL, "%s: expected %s to be a folder, found %s", path, folder, kind_of(info.st_mode));
     if (!stat(path, &info) && !S_ISREG(info.st_mode))
         return pa_error(err, PA_FAIL, "%s: expected a file or nothing here, found %s", path, kind_of(info.st_mode));
-    unlink(file->temporary); // of a process that had our number and was killed
+    unlink(file->temporary); // left by a killed process with our process id
     int fd = open(file->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0) return pa_error(err, PA_FAIL, "%s: expected to create a file in %s, found: %s", path, folder, strerror(errno));
+    if (fd < 0) return pa_error(err, PA_FAIL, "cannot create %s: %s", path, strerror(errno));
     file->stream = fdopen(fd, "wb");
     if (file->stream) return PA_OK;
     close(fd);
     unlink(file->temporary);
-    return pa_error(err, PA_FAIL, "%s: expected memory for a stream, found: %s", path, strerror(errno));
+    return pa_error(err, PA_FAIL, "cannot create %s: %s", path, strerror(errno));
 }
 
 pa_status pa_file_commit(pa_file *file, pa_err *err) {
@@ -67,13 +67,12 @@ pa_status pa_file_commit(pa_file *file, pa_err *err) {
     file->stream = NULL;
     if (failed) {
         unlink(file->temporary);
-        return pa_error(err, PA_FAIL, "%s: expected to write it whole, found: %s", file->path,
-                        why ? strerror(why) : "an earlier write failed (a full disk?)");
+        return pa_error(err, PA_FAIL, "cannot write %s: %s", file->path, why ? strerror(why) : "an earlier write failed (a full disk?)");
     }
     if (rename(file->temporary, file->path)) {
         why = errno;
         unlink(file->temporary);
-        return pa_error(err, PA_FAIL, "%s: expected to rename it into place, found: %s", file->path, strerror(why));
+        return pa_error(err, PA_FAIL, "cannot rename a new file to %s: %s", file->path, strerror(why));
     }
     folder_of(file->path, folder, sizeof folder);
     return pa_sync_dir(folder, err);
@@ -99,7 +98,7 @@ pa_status pa_make_dirs(const char *path, pa_err *err) {
         *p = 0;
         if (mkdir(part, 0777)) {
             int why = errno;
-            if (stat(part, &info)) return pa_error(err, PA_FAIL, "%s: expected to make this folder, found: %s", part, strerror(why));
+            if (stat(part, &info)) return pa_error(err, PA_FAIL, "cannot create folder %s: %s", part, strerror(why));
             if (!S_ISDIR(info.st_mode)) return pa_error(err, PA_FAIL, "%s: expected a folder, found %s", part, kind_of(info.st_mode));
         }
         *p = kept;
@@ -109,14 +108,14 @@ pa_status pa_make_dirs(const char *path, pa_err *err) {
 
 pa_status pa_sync_dir(const char *path, pa_err *err) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return pa_error(err, PA_FAIL, "%s: expected a folder that can be opened, found: %s", path, strerror(errno));
+    if (fd < 0) return pa_error(err, PA_FAIL, "cannot open folder %s: %s", path, strerror(errno));
     int failed = fsync(fd) && errno != EINVAL && errno != ENOTSUP; // some file systems can't sync a folder
     int why = errno;
     close(fd);
-    return failed ? pa_error(err, PA_FAIL, "%s: expected the folder to reach the disk, found: %s", path, strerror(why)) : PA_OK;
+    return failed ? pa_error(err, PA_FAIL, "cannot sync folder %s: %s", path, strerror(why)) : PA_OK;
 }
 
-// Removes `name` in the open folder `at`. Opening refuses links, so that whatever else changes meanwhile, none is followed.
+// Removes `name` in the open folder `at`. Opening refuses symbolic links, so none is followed even if the tree changes meanwhile.
 static int remove_at(int at, const char *name) {
     int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return errno == ENOTDIR || errno == ELOOP ? unlinkat(at, name, 0) : -1;
@@ -140,13 +139,13 @@ pa_status pa_remove_tree(const char *path, pa_err *err) {
     if (snprintf(name, sizeof name, "%s", path) >= (int)sizeof name)
         return pa_error(err, PA_FAIL, "%.200s...: expected a path of at most %zu bytes, found %zu", path, sizeof name - 1, strlen(path));
     size_t n = strlen(name);
-    while (n && name[n - 1] == '/') name[--n] = 0; // "link/" would be the folder behind the link
+    while (n && name[n - 1] == '/') name[--n] = 0; // "link/" would name the folder behind the link
     const char *last = strrchr(name, '/');
     last = last ? last + 1 : name;
     if (!*last || !strcmp(last, ".") || !strcmp(last, ".."))
         return pa_error(err, PA_FAIL, "%s: expected the name of a folder to remove, found none", path);
     if (!remove_at(AT_FDCWD, name) || errno == ENOENT) return PA_OK;
-    return pa_error(err, PA_FAIL, "%s: expected to remove it, found: %s", path, strerror(errno));
+    return pa_error(err, PA_FAIL, "cannot remove %s: %s", path, strerror(errno));
 }
 
 bool pa_same_file(const char *a, const char *b) {
@@ -161,7 +160,7 @@ pa_status pa_read_text(const char *path, char **text, size_t *length, pa_err *er
     struct stat info;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &info)) {
-        status = pa_error(err, PA_FAIL, "%s: expected a file that can be read, found: %s", path, strerror(errno));
+        status = pa_error(err, PA_FAIL, "cannot open %s: %s", path, strerror(errno));
         goto done;
     }
     if (S_ISDIR(info.st_mode)) {
@@ -169,7 +168,7 @@ pa_status pa_read_text(const char *path, char **text, size_t *length, pa_err *er
         goto done;
     }
     for (ssize_t got = 1; got;) {
-        if (used + 1 >= room) { // the size of a file in /proc or of a pipe isn't known before
+        if (used + 1 >= room) { // the size of a pipe or of a file in /proc isn't known in advance
             room = room ? 2 * room : (size_t)(info.st_size > 4094 && info.st_size < MOST_TEXT ? info.st_size : 4094) + 2;
             char *larger = room <= 2 * (size_t)MOST_TEXT ? realloc(buffer, room) : NULL;
             if (!larger) {
@@ -181,7 +180,7 @@ pa_status pa_read_text(const char *path, char **text, size_t *length, pa_err *er
         }
         got = read(fd, buffer + used, room - used - 1);
         if (got < 0 && errno != EINTR) {
-            status = pa_error(err, PA_FAIL, "%s: expected to read it whole, found after %zu bytes: %s", path, used, strerror(errno));
+            status = pa_error(err, PA_FAIL, "cannot read %s after %zu bytes: %s", path, used, strerror(errno));
             goto done;
         }
         if (got > 0) used += (size_t)got;

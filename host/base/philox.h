@@ -11,7 +11,7 @@
 #define PA_EVERYWHERE
 #endif
 
-// What a draw is for. Values are part of the file format of a run (a resumed run must draw the same): append only.
+// What a draw is for. Runs depend on the values (a resumed run must draw the same numbers): append only.
 enum {
     PA_RANDOM_INIT = 1,    // step: tensor, index: element
     PA_RANDOM_ORDER = 2,   // step: epoch, index: place in the shuffle
@@ -50,7 +50,7 @@ static inline double pa_uniform(pa_philox r) {
     return (double)(((uint64_t)r.v[1] << 32 | r.v[0]) >> 11) * 0x1p-53;
 }
 
-// Uniform integer in [0, n); the bias of at most n / 2^64 is far below what any run could show.
+// Uniform integer in [0, n), with a bias of at most n / 2^64.
 static inline uint64_t pa_below(pa_philox r, uint64_t n) {
     return (uint64_t)(((unsigned __int128)((uint64_t)r.v[1] << 32 | r.v[0]) * n) >> 64);
 }

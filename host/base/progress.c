@@ -25,7 +25,7 @@ static void format_duration(char *out, size_t size, double seconds) {
         snprintf(out, size, "%ld:%02ld", s / 60, s % 60);
 }
 
-// "what  [#####.......]  40 %  2 of 5 files  0.50 files/s  0:06 left"; without a known total only what is known.
+// "what  [#####.......]  40 %  2 of 5 files  0.50 files/s  0:06 left"; without a total, the count and the rate.
 static void format_progress(const pa_progress *p, double done, double elapsed, bool bar, char *out, size_t size) {
     double rate = elapsed > 0 ? done / elapsed : 0;
     size_t n = (size_t)snprintf(out, size, "%s  ", p->what);

@@ -4,7 +4,7 @@
 
 #include "host/base/base.h"
 
-// A progress line on stderr: on a terminal a bar redrawn in place with rate and time left, elsewhere a plain line now and then.
+// On a terminal a bar redrawn in place with rate and time left; elsewhere a plain line now and then.
 typedef struct {
     const char *what, *unit;
     double total, started, shown;

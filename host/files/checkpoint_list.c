@@ -43,11 +43,11 @@ static pa_status walk(const char *run, pa_status (*each)(void *user, const char 
     char folder[PATH];
     snprintf(folder, sizeof folder, "%s/checkpoints", run);
     DIR *d = opendir(folder);
-    if (!d) return errno == ENOENT ? PA_OK : pa_error(err, PA_FAIL, "%s: cannot be read: %s", folder, strerror(errno));
+    if (!d) return errno == ENOENT ? PA_OK : pa_error(err, PA_FAIL, "cannot read folder %s: %s", folder, strerror(errno));
     pa_status s = PA_OK;
     for (struct dirent *e; !s && (errno = 0, e = readdir(d));)
         if (!strncmp(e->d_name, "step-", 5)) s = each(user, folder, e->d_name, err);
-    if (!s && errno) s = pa_error(err, PA_FAIL, "%s: cannot be read: %s", folder, strerror(errno)); // not a run without checkpoints
+    if (!s && errno) s = pa_error(err, PA_FAIL, "cannot read folder %s: %s", folder, strerror(errno)); // not a run without checkpoints
     closedir(d);
     return s;
 }

@@ -1,5 +1,5 @@
-// config.c: the schema of a run's settings, their defaults, checks across keys, and printing. Reading is in config_read.c.
-// Knows what a setting may be, not what it does.
+// config.c: the schema of a run's settings, their defaults, checks across keys, and printing. config_read.c reads them.
+// It knows the range of a setting, not its effect.
 #include "host/files/config_schema.h"
 #include "tokenizer/tokens.h"
 
@@ -21,65 +21,66 @@
 
 // clang-format off
 const pa_key pa_keys[] = {
-    {KEY(model, context), INT(2, 1 << 20), .help = "Most input tokens of a window."},
-    {KEY(model, prefix), INT(0, (1 << 20) - 1), .help = "Tokens of a full window that are only attended to; the other ones, the latents, are predicted from."},
+    {KEY(model, context), INT(2, 1 << 20), .help = "Tokens of a full window."},
+    {KEY(model, prefix), INT(0, (1 << 20) - 1), .help = "Tokens at the start of a full window that are attended to but not predicted from; the rest are the latents."},
     {KEY(model, dim), INT(1, 1 << 16), .help = "Width of the residual stream."},
     {KEY(model, heads), INT(1, 1024), .help = "Attention heads."},
     {KEY(model, dim_head), INT(1, 256), .help = "Width of a head."},
     {KEY(model, depth), INT(0, 1024), .help = "Self-attention blocks over the latents."},
     {KEY(model, perceive_depth), INT(1, 64), .help = "Cross-attention blocks before them, from the latents to the prefix."},
-    {KEY(model, ff_mult), INT(1, 64), .help = "Width of a feed-forward's middle, in dims."},
-    {KEY(model, vocab), INT(2, 65535), .help = "Tokens there are."},
-    {KEY(model, prefix_dropout), BELOW(0, 1), .help = "Share of the prefix that a training window leaves out."},
+    {KEY(model, ff_mult), INT(1, 64), .help = "Width of a feed-forward's hidden layer, as a multiple of dim."},
+    {KEY(model, vocab), INT(2, 65535), .help = "Size of the vocabulary."},
+    {KEY(model, prefix_dropout), BELOW(0, 1), .help = "Share of the prefix dropped from each training window."},
     {KEY(model, dropout), BELOW(0, 0.99), .help = "Dropout of cross-attention weights and feed-forward activations in training."},
     {KEY(model, z_loss), BELOW(0, 1e6), .help = "Weight of the mean of ln(Z)^2 in the training objective."},
-    {KEY(model, position), ENUM("learned+rotary|rotary"), .help = "With or without a learned embedding of the position."},
-    {KEY(model, activation), ENUM("gelu|sqrelu"), .help = "In the feed-forwards: exact GELU, or the square of ReLU."},
-    {KEY(model, rotary_dims), INT(0, 256), .automatic = true, .help = "Dims of a head that turn with the position, even; auto: the larger of 32 and dim_head / 2, at most dim_head."},
-    {KEY(model, final_norm), BOOL, .help = "A layer norm before the logits."},
-    {KEY(model, qk_norm), BOOL, .help = "A norm of queries and keys."},
-    {KEY(model, tie_embeddings), BOOL, .help = "The logits use the token embedding's weights."},
+    {KEY(model, position), ENUM("learned+rotary|rotary"), .help = "Position encoding: rotary, with or without a learned embedding."},
+    {KEY(model, activation), ENUM("gelu|sqrelu"), .help = "Activation of the feed-forwards: exact GELU, or the square of ReLU."},
+    {KEY(model, rotary_dims), INT(0, 256), .automatic = true, .help = "Dims of a head that rotate with the position, an even number; auto: the larger of 32 and dim_head / 2, at most dim_head."},
+    {KEY(model, final_norm), BOOL, .help = "Layer norm before the logits."},
+    {KEY(model, qk_norm), BOOL, .help = "Norm of queries and keys."},
+    {KEY(model, tie_embeddings), BOOL, .help = "Token embedding shared with the logits."},
 
     {KEY(data, train), TEXT(data, train), .help = "Token files to train on: names and patterns separated by commas; a.safetensors*3 counts its pieces three times."},
-    {KEY(data, validation), TEXT(data, validation), .help = "Token files to evaluate on: names and patterns separated by commas."},
-    {KEY(data, sampling), ENUM("piece|token"), .help = "piece: each piece once an epoch, at a random place; token: windows uniform over all tokens."},
-    {KEY(data, augment_transpose), INT(0, 24), .help = "Semitones that a piece is moved by, up or down, at most."},
-    {KEY(data, augment_stretch), BELOW(0, 1), .help = "0.05: time is stretched by 0.95 to 1.05."},
-    {KEY(data, augment_velocity), INT(0, 31), .help = "Velocity bins that a piece is moved by, up or down, at most."},
+    {KEY(data, validation), TEXT(data, validation), .help = "Token files to evaluate on: names and patterns separated by commas; empty: no evaluation, no samples."},
+    {KEY(data, sampling), ENUM("piece|token"), .help = "Choice of windows. piece: each piece once an epoch, at a random place; token: uniform over all tokens."},
+    {KEY(data, augment_transpose), INT(0, 24), .help = "Largest random transposition, in semitones up or down."},
+    {KEY(data, augment_stretch), BELOW(0, 1), .help = "Largest random change of tempo; 0.05 stretches time by 0.95 to 1.05."},
+    {KEY(data, augment_velocity), INT(0, 31), .help = "Largest random change of loudness, in velocity bins up or down."},
 
     {KEY(train, global_batch), INT(1, 1 << 20), .help = "Windows a step, over all ranks."},
-    {KEY(train, micro_batch), INT(0, 1 << 20), .automatic = true, .help = "Windows computed at once on one device; auto: chosen."},
-    {KEY(train, steps), INT64(0, WHOLE), .help = "Steps after which training ends; 0: no limit. Of steps, epochs and minutes the first that is reached counts."},
-    {KEY(train, epochs), REAL(0, INFINITY), .help = "Epochs after which training ends; 0: no limit."},
-    {KEY(train, minutes), REAL(0, INFINITY), .help = "Minutes after which training ends; 0: no limit."},
-    {KEY(train, precision), ENUM("auto|fp32|bf16|fp16"), .help = "Of matrix products and attention; the rest stays float32."},
-    {KEY(train, recompute), BOOL, .help = "Keep only each block's input and compute the rest again: less memory, about a third more work."},
-    {KEY(train, deterministic), BOOL, .help = "The same bits from each start on the same GPUs: products by the library's first choice, not by the one that was fastest when timed. A CPU always gives them."},
-    {KEY(train, grad_clip), REAL(0, INFINITY), .help = "Gradients are scaled down to this global norm; 0: never."},
-    {KEY(train, seed), INT64(0, WHOLE), .help = "Of every random draw."},
+    {KEY(train, micro_batch), INT(0, 1 << 20), .automatic = true, .help = "Windows that a device computes at once; auto: about 8192 latents."},
+    {KEY(train, steps), INT64(0, WHOLE), .help = "Steps to train; 0: no limit. The run ends at the first limit it reaches: steps, epochs or minutes."},
+    {KEY(train, epochs), REAL(0, INFINITY), .help = "Epochs to train; 0: no limit."},
+    {KEY(train, minutes), REAL(0, INFINITY), .help = "Minutes to train, over all starts of the run, evaluations included; the step under way is finished. 0: no limit."},
+    {KEY(train, precision), ENUM("auto|fp32|bf16|fp16"), .help = "Precision of matrix products and attention; everything else is float32."},
+    {KEY(train, recompute), BOOL, .help = "Activation checkpointing: only each block's input is kept. Less memory, about a third more work."},
+    {KEY(train, deterministic), BOOL, .help = "Bit-identical runs on GPUs of one model: kernels are fixed, not chosen by timing. CPU runs always are. Both hold only for the same number of ranks and threads and the same instruction set."},
+    {KEY(train, grad_clip), REAL(0, INFINITY), .help = "Largest global norm of the gradients, which are scaled down to it; 0: no clipping."},
+    {KEY(train, seed), INT64(0, WHOLE), .help = "Random seed."},
     {KEY(train, max_skips), INT(0, 1000000), .help = "Steps in a row that may be skipped for a loss or gradient that is not finite; 0: any number."},
-    {KEY(train, zero), INT(0, 1), .help = "1: each rank keeps the moments of its share of the parameters alone and updates those (ZeRO-1); the same results."},
-    {KEY(train, timeout), ABOVE(0, 1e6), .help = "Seconds that a rank waits for a silent one before it ends the run; longer than saving, sampling and a step take."},
+    {KEY(train, zero), INT(0, 1), .help = "1: each rank stores and updates only its share of the moments (ZeRO-1), with the same results."},
+    {KEY(train, timeout), ABOVE(0, 1e6), .help = "Seconds to wait for a silent rank before the run aborts; longer than a step, a save and a sample take."},
+    {KEY(train, grace), INT(0, 1000000), .help = "Seconds that a step may still take after Ctrl-C or SIGTERM; then it is dropped and the last finished step saved."},
 
-    {KEY(optimizer, name), ENUM("adam|adamw"), .help = "adamw decays weights outside the moments, adam through the gradient."},
+    {KEY(optimizer, name), ENUM("adam|adamw"), .help = "Optimizer. adamw decays weights directly, adam through the gradient."},
     {KEY(optimizer, lr), ABOVE(0, 1), .help = "Learning rate after the warm-up."},
     {KEY(optimizer, beta1), BELOW(0, 1), .help = "Decay of the first moment."},
     {KEY(optimizer, beta2), BELOW(0, 1), .help = "Decay of the second moment."},
-    {KEY(optimizer, eps), ABOVE(0, 1), .help = "Added to the root of the second moment."},
-    {KEY(optimizer, weight_decay), REAL(0, 100), .help = "Of matrices; norms, biases and embeddings don't decay."},
-    {KEY(optimizer, schedule), ENUM("constant|cosine|linear|wsd"), .help = "How lr falls to its end. wsd: constant, then linear. A run without a limit keeps it constant."},
-    {KEY(optimizer, warmup), REAL(0, WHOLE), .help = "Steps over which lr rises from 0."},
+    {KEY(optimizer, eps), ABOVE(0, 1), .help = "Term added to the root of the second moment."},
+    {KEY(optimizer, weight_decay), REAL(0, 100), .help = "Weight decay of matrices; norms, biases and embeddings are exempt."},
+    {KEY(optimizer, schedule), ENUM("constant|cosine|linear|wsd"), .help = "Shape of the learning rate's fall to final_lr; wsd: constant, then linear. Constant in a run without a limit."},
+    {KEY(optimizer, warmup), REAL(0, WHOLE), .help = "Steps over which the learning rate rises from 0."},
     {KEY(optimizer, decay), REAL(0, 1), .help = "Share of the run over which wsd falls."},
-    {KEY(optimizer, final_lr), REAL(0, 1), .help = "Share of lr at the end."},
+    {KEY(optimizer, final_lr), REAL(0, 1), .help = "Learning rate at the end, as a share of lr."},
 
-    {KEY(checkpoint, every), INT64(0, WHOLE), .help = "Steps from one checkpoint to the next; 0: only at the end."},
-    {KEY(checkpoint, keep), INT(1, 1000000), .help = "Newest checkpoints that are kept, besides the best."},
-    {KEY(checkpoint, best_by), ENUM("eval_loss|none"), .help = "What the link `best` goes by."},
+    {KEY(checkpoint, every), INT64(0, WHOLE), .help = "Steps between checkpoints; 0: only at the end."},
+    {KEY(checkpoint, keep), INT(1, 1000000), .help = "Newest checkpoints to keep, besides the best."},
+    {KEY(checkpoint, best_by), ENUM("eval_loss|none"), .help = "Measure that chooses the best checkpoint."},
 
-    {KEY(log, every), INT64(0, WHOLE), .help = "Steps from one progress line to the next; 0: none."},
-    {KEY(log, eval_every), INT64(0, WHOLE), .help = "Steps from one evaluation to the next; 0: none."},
-    {KEY(log, eval_pieces), INT64(0, WHOLE), .help = "Validation pieces evaluated; 0: all."},
-    {KEY(log, sample_every), INT64(0, WHOLE), .help = "Steps from one sample of music to the next; 0: none."},
+    {KEY(log, every), INT64(0, WHOLE), .help = "Steps between progress lines; 0: none."},
+    {KEY(log, eval_every), INT64(0, WHOLE), .help = "Steps between evaluations; 0: none."},
+    {KEY(log, eval_pieces), INT64(0, WHOLE), .help = "Validation pieces to evaluate; 0: all."},
+    {KEY(log, sample_every), INT64(0, WHOLE), .help = "Steps between samples of music; 0: none."},
 };
 // clang-format on
 const int pa_key_count = sizeof pa_keys / sizeof *pa_keys;
@@ -88,7 +89,7 @@ pa_config pa_config_default(void) {
     return (pa_config){
         .model = pa_model_default(),
         .data = {.train = "data/train.safetensors", .validation = "data/validation.safetensors"},
-        .train = {.global_batch = 8, .grad_clip = 1, .seed = 1, .max_skips = 20, .timeout = 600},
+        .train = {.global_batch = 8, .grad_clip = 1, .seed = 1, .max_skips = 20, .timeout = 600, .grace = 60},
         .optimizer = {.name = PA_ADAMW,
                       .lr = 3e-4,
                       .beta1 = 0.9,
@@ -108,18 +109,15 @@ pa_status pa_config_check(const pa_config *c, pa_err *err) {
     pa_status s = pa_model_check(&c->model, err);
     if (s) return s;
     if (c->model.vocab != PA_VOCAB)
-        return pa_error(err, PA_USAGE, "model.vocab: expected %d, the tokens of both encodings, found %d", PA_VOCAB, c->model.vocab);
-    if (!*c->data.train) return pa_error(err, PA_USAGE, "data.train: expected a token file, found nothing");
+        return pa_error(err, PA_USAGE, "model.vocab: expected %d, the size of both encodings, found %d", PA_VOCAB, c->model.vocab);
+    if (!*c->data.train) return pa_error(err, PA_USAGE, "data.train: expected a token file, found none");
     if (c->train.micro_batch > c->train.global_batch)
         return pa_error(err, PA_USAGE, "train.micro_batch: expected at most train.global_batch, %d, found %d", c->train.global_batch,
                         c->train.micro_batch);
-    if (c->train.steps && c->optimizer.warmup >= (double)c->train.steps)
-        return pa_error(err, PA_USAGE, "optimizer.warmup: expected fewer than train.steps, %lld, found %g", (long long)c->train.steps,
-                        c->optimizer.warmup);
     return PA_OK;
 }
 
-// Digits enough to read the same double again, and no more.
+// The fewest digits that read back as the same double.
 static void format_real(char *out, size_t size, double x) {
     for (int digits = 15; digits <= 17; digits++) {
         snprintf(out, size, "%.*g", digits, x);
@@ -174,7 +172,7 @@ void pa_key_range(const pa_key *k, char *out, size_t size) {
     }
 }
 
-// The value in *c as INI text, so that reading it gives the same bits.
+// The value in *c as INI text that reads back to the same bits.
 static void format_key(const pa_key *k, const pa_config *c, char *out, size_t size) {
     const char *at = (const char *)c + k->offset;
     int small = 0;
@@ -235,7 +233,7 @@ char *pa_config_model_text(const pa_model *m) {
 pa_status pa_config_same_model(const pa_model *checkpoint, const pa_model *configuration, pa_err *err) {
     pa_config a = {.model = *checkpoint}, b = {.model = *configuration};
     char all[sizeof err->text] = "", one[sizeof err->text], in_a[PA_KEY_TEXT_ROOM], in_b[PA_KEY_TEXT_ROOM];
-    a.model.prefix_dropout = b.model.prefix_dropout; // what only training uses may differ
+    a.model.prefix_dropout = b.model.prefix_dropout; // only training uses these: they may differ
     a.model.dropout = b.model.dropout;
     a.model.z_loss = b.model.z_loss;
     if (pa_rotary_dims(checkpoint) == pa_rotary_dims(configuration)) a.model.rotary_dims = b.model.rotary_dims;
@@ -254,7 +252,8 @@ void pa_config_print_changes(const pa_config *before, const pa_config *now, FILE
     char was[PA_KEY_TEXT_ROOM], is[PA_KEY_TEXT_ROOM];
     for (int i = 0; i < pa_key_count; i++) {
         const pa_key *k = &pa_keys[i];
-        format_key(k, before, was, sizeof was), format_key(k, now, is, sizeof is);
+        format_key(k, before, was, sizeof was);
+        format_key(k, now, is, sizeof is);
         if (strcmp(was, is)) fprintf(out, "%s.%s: was %s, is %s\n", k->section, k->key, was, is);
     }
 }

@@ -1,5 +1,5 @@
-// config.h: a run's settings from INI text. One schema table gives each key's section, type, range, default and help; reading,
-// --print-config, error messages and documentation all come from it.
+// config.h: a run's settings. One schema table gives each key's section, type, range, default and help; the reader, --print-config and
+// error messages use it.
 #ifndef PA_CONFIG_H
 #define PA_CONFIG_H
 
@@ -14,22 +14,23 @@ typedef struct {
     pa_model model;
     struct {
         char train[1024], validation[1024]; // token files
-        pa_sampling sampling;               // piece: each piece once an epoch (the seed's way); token: windows uniform over all tokens
+        pa_sampling sampling;               // piece: each piece once an epoch; token: windows uniform over all tokens
         int augment_transpose;              // semitones, either way, 0: none
         double augment_stretch;             // 0.05: time times 0.95 to 1.05
         int augment_velocity;               // velocity bins, either way
     } data;
     struct {
-        int global_batch, micro_batch; // windows a step, over all ranks; at once on one device (0: chosen)
+        int global_batch, micro_batch; // windows a step, over all ranks; windows at once on one device (0: chosen)
         int64_t steps;                 // 0: no limit
-        double epochs, minutes;        // 0: no limit; whichever ends first
+        double epochs, minutes;        // 0: no limit; the first limit reached ends the run
         pa_precision precision;
         bool recompute, deterministic;
         double grad_clip;
         int64_t seed;
         int max_skips;
-        int zero;       // 1: moments are shared out over the ranks (ZeRO-1)
-        double timeout; // seconds that a rank waits for the others
+        int zero;       // 1: each rank stores its share of the moments (ZeRO-1)
+        double timeout; // seconds to wait for a silent rank
+        int grace;      // seconds that a step may take after a signal to stop
     } train;
     struct {
         pa_optimizer name;
@@ -48,16 +49,16 @@ typedef struct {
 } pa_config;
 
 pa_config pa_config_default(void);
-// What can only be checked with all keys known (prefix < context, warmup < steps, …).
+// Checks that need more than one key (prefix < context, micro_batch <= global_batch, …).
 pa_status pa_config_check(const pa_config *c, pa_err *err);
-// INI text of every key; with help: each behind a comment with range and meaning.
+// Prints every key as INI text; with `help`, each after a comment with its meaning, range and default.
 void pa_config_print(const pa_config *c, bool help, FILE *out);
-// A line for each key that differs, "optimizer.lr: was 0.002, is 0.001".
+// Prints a line for each key that differs, "optimizer.lr: was 0.002, is 0.001".
 void pa_config_print_changes(const pa_config *before, const pa_config *now, FILE *out);
-// The [model] section alone as INI text (checkpoints carry it), malloc'ed; NULL without memory.
+// The [model] section as INI text, which checkpoints store; the caller frees it. NULL if out of memory.
 char *pa_config_model_text(const pa_model *m);
-// Says in err which model keys differ between a checkpoint and a configuration, "model.dim: checkpoint 256, configuration 512"; PA_USAGE
-// if any. Training-only keys (prefix_dropout, dropout, z_loss) may differ.
+// PA_USAGE if a checkpoint and a configuration differ in a model key; err lists them, "model.dim: checkpoint 256, configuration 512".
+// Keys that only training uses (prefix_dropout, dropout, z_loss) may differ.
 pa_status pa_config_same_model(const pa_model *checkpoint, const pa_model *configuration, pa_err *err);
 
 #endif

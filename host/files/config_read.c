@@ -1,5 +1,5 @@
-// config_read.c: settings from INI text and from section.key=value. Lines are handed to inih one by one, so that errors name them.
-// What a key may be is in config.c's schema.
+// config_read.c: settings from INI text and from section.key=value. inih gets one line at a time, so that errors can name it.
+// The ranges of keys are in config.c's schema.
 #include "host/files/config_read.h"
 #include "host/base/file.h"
 #include "host/files/config_schema.h"
@@ -19,7 +19,7 @@ static pa_status refuse(const char *where, const pa_key *k, const char *value, p
                     strlen(value) > 80 ? "..." : "");
 }
 
-// A finite decimal number and nothing else.
+// Accepts only a finite decimal number.
 static bool parse_real(const char *value, double *x) {
     char *end;
     if (!*value || strspn(value, "0123456789+-.eE") != strlen(value)) return false;
@@ -44,7 +44,7 @@ static int parse_name(const char *names, const char *value) {
     }
 }
 
-// Text must come back the same from a printed file: nothing there that inih takes for a comment or strips.
+// Text must read back unchanged from a printed file, so it must not hold what inih strips or takes for a comment.
 static bool text_fits(const pa_key *k, const char *value) {
     size_t n = strlen(value);
     if (n >= k->room) return false;
@@ -89,35 +89,63 @@ static pa_status assign(pa_config *c, const char *where, const pa_key *k, const 
 
 // ---- which key
 
-static pa_status check_section(const char *where, const char *section, pa_err *err) {
+// Other programs' names for our keys.
+// clang-format off
+static const struct { const char *name, *key; } synonyms[] = {
+    {"activation_checkpointing", "train.recompute"}, {"batch", "train.global_batch"}, {"batch_size", "train.global_batch"},
+    {"block_size", "model.context"}, {"clip", "train.grad_clip"}, {"context_length", "model.context"},
+    {"d_model", "model.dim"}, {"dtype", "train.precision"}, {"epsilon", "optimizer.eps"}, {"eval_interval", "log.eval_every"}, {"gradient_checkpointing", "train.recompute"},
+    {"gradient_clip", "train.grad_clip"}, {"hidden_size", "model.dim"}, {"iterations", "train.steps"},
+    {"layers", "model.depth"}, {"learning_rate", "optimizer.lr"}, {"lr_scheduler", "optimizer.schedule"},
+    {"max_grad_norm", "train.grad_clip"}, {"max_seq_len", "model.context"}, {"max_steps", "train.steps"},
+    {"min_lr", "optimizer.final_lr"}, {"n_head", "model.heads"}, {"n_layer", "model.depth"},
+    {"num_heads", "model.heads"}, {"num_layers", "model.depth"}, {"optimizer", "optimizer.name"},
+    {"random_seed", "train.seed"}, {"save_every", "checkpoint.every"}, {"save_interval", "checkpoint.every"},
+    {"scheduler", "optimizer.schedule"}, {"seq_len", "model.context"}, {"vocab_size", "model.vocab"},
+    {"warmup_steps", "optimizer.warmup"}, {"wd", "optimizer.weight_decay"},
+};
+// clang-format on
+
+static pa_status unknown_section(const char *where, const char *section, pa_err *err) {
     const pa_key *near = pa_keys;
-    for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) {
-        if (!strcmp(section, k->section)) return PA_OK;
+    for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++)
         if (pa_edit_distance(section, k->section) < pa_edit_distance(section, near->section)) near = k;
+    if (2 * pa_edit_distance(section, near->section) <= strlen(near->section))
+        return pa_error(err, PA_USAGE, "%sunknown section '[%.80s]' (did you mean '[%s]'?)", where, section, near->section);
+    return pa_error(err, PA_USAGE, "%sunknown section '[%.80s]' (patrain --print-config lists all)", where, section);
+}
+
+static pa_status check_section(const char *where, const char *section, pa_err *err) {
+    for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++)
+        if (!strcmp(section, k->section)) return PA_OK;
+    return unknown_section(where, section, err);
+}
+
+static pa_status unknown_key(const char *where, const char *section, const char *key, pa_err *err) {
+    char guess[64] = "";
+    size_t least = SIZE_MAX;
+    for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) {
+        size_t off = pa_edit_distance(key, k->key), d = 2 * off + (strcmp(section, k->section) != 0); // prefers the same section
+        if (d >= least || 2 * off > strlen(k->key)) continue;
+        least = d;
+        snprintf(guess, sizeof guess, "%s.%s", k->section, k->key);
     }
-    return pa_error(err, PA_USAGE, "%s[%.80s]: expected a known section (nearest: [%s]), found an unknown one", where, section,
-                    near->section);
+    for (size_t i = 0; i < sizeof synonyms / sizeof *synonyms; i++)
+        if (!strcmp(key, synonyms[i].name)) snprintf(guess, sizeof guess, "%s", synonyms[i].key);
+    if (*guess) return pa_error(err, PA_USAGE, "%sunknown key '%s.%.80s' (did you mean '%s'?)", where, section, key, guess);
+    return pa_error(err, PA_USAGE, "%sunknown key '%s.%.80s' (patrain --print-config lists all)", where, section, key);
 }
 
 // Sets one key from text. `where` starts the message ("FILE:12: " or ""); *row (may be NULL) is the key's index.
 static pa_status set_key(pa_config *c, const char *where, const char *section, const char *key, const char *value, int *row, pa_err *err) {
-    const pa_key *near = NULL;
-    size_t near_distance = 0;
     pa_status s = check_section(where, section, err);
     if (s) return s;
     for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) {
-        size_t d = 2 * pa_edit_distance(key, k->key) + (strcmp(section, k->section) != 0); // of equals, the same section's
-        if (!d) {
-            if (row) *row = (int)(k - pa_keys);
-            return assign(c, where, k, value, err);
-        }
-        if (!near || d < near_distance) {
-            near = k;
-            near_distance = d;
-        }
+        if (strcmp(section, k->section) || strcmp(key, k->key)) continue;
+        if (row) *row = (int)(k - pa_keys);
+        return assign(c, where, k, value, err);
     }
-    return pa_error(err, PA_USAGE, "%s%s.%.80s: expected a known key (nearest: %s.%s), found an unknown one", where, section, key,
-                    near->section, near->key);
+    return unknown_key(where, section, key, err);
 }
 
 static char *strip(char *s) {
@@ -130,12 +158,12 @@ static char *strip(char *s) {
 pa_status pa_config_set(pa_config *c, const char *assignment, pa_err *err) {
     pa_status s = PA_OK;
     char *section = strdup(assignment), *equals, *dot;
-    if (!section) return pa_error(err, PA_FAIL, "%.80s: expected memory for a copy of it", assignment);
+    if (!section) return pa_error(err, PA_FAIL, "out of memory");
     equals = strchr(section, '=');
     if (equals) *equals = 0;
     dot = strchr(section, '.');
     if (!equals || !dot) {
-        s = pa_error(err, PA_USAGE, "%.80s: expected section.key=value, found no %s", assignment, equals ? "\".\" before \"=\"" : "\"=\"");
+        s = pa_error(err, PA_USAGE, "expected section.key=value, found \"%.80s\"", assignment);
     } else {
         *dot = 0;
         s = set_key(c, "", strip(section), strip(dot + 1), strip(equals + 1), NULL, err);
@@ -148,12 +176,12 @@ pa_status pa_config_set(pa_config *c, const char *assignment, pa_err *err) {
 
 typedef struct {
     pa_config c;
-    const char *name, *text, *end; // text: what is still to be read
-    char *line;                    // the present one: no comment behind it, no space around it
-    bool cut;                      // inih was handed its beginning only
-    int number;                    // its number, from 1
-    int *seen;                     // line of each key of the schema, or 0
-    pa_status status;              // of the first error, at which reading stops
+    const char *name, *text, *end; // text: the unread rest
+    char *line;                    // the current line, without comment and surrounding space
+    bool cut;                      // inih got only the start of the line
+    int number;                    // line number, from 1
+    int *seen;                     // line number of each key of the schema, or 0
+    pa_status status;              // of the first error, which ends reading
     pa_err *err;
 } reader;
 
@@ -167,34 +195,37 @@ static place where(const reader *r) {
     return p;
 }
 
-// Takes the text's next line into r->line, without indentation (to inih that would continue the line before) and comment. A line ends
-// with LF, CR LF or CR.
+// Copies the next line to r->line, without its comment and its indentation, which inih would take for a continuation. A line ends with LF,
+// CR LF or CR.
 static void next_line(reader *r) {
     const char *start = r->text, *stop = start;
     while (stop < r->end && *stop != '\n' && *stop != '\r') stop++;
     size_t n = (size_t)(stop - start), kept = 0;
     if (stop < r->end) stop += *stop == '\r' && stop + 1 < r->end && stop[1] == '\n' ? 2 : 1;
     r->text = stop;
-    if (++r->number == 1 && n >= 3 && !memcmp(start, "\xef\xbb\xbf", 3)) start += 3, n -= 3;
+    if (++r->number == 1 && n >= 3 && !memcmp(start, "\xef\xbb\xbf", 3)) { // byte order mark
+        start += 3;
+        n -= 3;
+    }
     if (memchr(start, 0, n)) r->status = pa_error(r->err, PA_USAGE, "%sexpected text, found a NUL byte", where(r).text);
-    while (n && isspace((unsigned char)*start)) start++, n--;
+    for (; n && isspace((unsigned char)*start); n--) start++;
     while (kept < n && !(start[kept] == ';' && (!kept || isspace((unsigned char)start[kept - 1])))) kept++;
     while (kept && isspace((unsigned char)start[kept - 1])) kept--;
     memcpy(r->line, start, kept);
     r->line[kept] = 0;
 }
 
-// inih would let a section without keys pass unseen, and text behind its bracket.
+// inih ignores a section without keys, and text after its bracket.
 static pa_status check_section_line(const reader *r) {
     char section[128];
     const char *close = strchr(r->line, ']');
     if (!close || close[1])
-        return pa_error(r->err, PA_USAGE, "%sexpected a line that ends with its first \"]\", found \"%.80s\"", where(r).text, r->line);
+        return pa_error(r->err, PA_USAGE, "%sexpected \"[section]\" and nothing after it, found \"%.80s\"", where(r).text, r->line);
     snprintf(section, sizeof section, "%.*s", (int)(close - r->line - 1 < 100 ? close - r->line - 1 : 100), r->line + 1);
     return check_section(where(r).text, section, r->err);
 }
 
-// inih's reader: one line a call, never a line in pieces.
+// inih's reader: one whole line a call.
 static char *read_line(char *out, int size, void *user) {
     reader *r = user;
     if (r->status || r->text == r->end) return NULL;
@@ -213,13 +244,13 @@ static int take_key(void *user, const char *section, const char *key, const char
         while (isspace((unsigned char)*value)) value++;
     }
     if (!*section) {
-        r->status = pa_error(r->err, PA_USAGE, "%s%.80s: expected a [section] before the first key, found none", where(r).text, key);
+        r->status = pa_error(r->err, PA_USAGE, "%sexpected a [section] before the first key, found '%.80s'", where(r).text, key);
         return 0;
     }
     r->status = set_key(&r->c, where(r).text, section, key, value, &row, r->err);
     if (!r->status && r->seen[row])
         r->status =
-            pa_error(r->err, PA_USAGE, "%s%s.%s: expected once, found again after line %d", where(r).text, section, key, r->seen[row]);
+            pa_error(r->err, PA_USAGE, "%sduplicate key '%s.%s', already set in line %d", where(r).text, section, key, r->seen[row]);
     r->seen[row] = r->number;
     return !r->status;
 }
@@ -229,11 +260,11 @@ pa_status pa_config_parse(pa_config *c, const char *name, const char *text, size
     r.line = malloc(length + 1);
     r.seen = calloc((size_t)pa_key_count, sizeof *r.seen);
     if (!r.line || !r.seen) {
-        r.status = pa_error(err, PA_FAIL, "%s: expected memory for %zu bytes of text", name, length);
+        r.status = pa_error(err, PA_FAIL, "%s: out of memory", name);
         goto done;
     }
     int line = ini_parse_stream(read_line, &r, take_key, &r);
-    if (line && (!r.status || line < r.number)) // inih goes on behind a line it can't read
+    if (line && (!r.status || line < r.number)) // inih continues after a line that it can't read
         r.status = pa_error(err, PA_USAGE, "%.400s:%d: expected \"key = value\" or \"[section]\", found neither", name, line);
     if (!r.status) *c = r.c;
 done:
@@ -245,7 +276,7 @@ done:
 pa_status pa_config_read(pa_config *c, const char *path, pa_err *err) {
     char *text;
     size_t length;
-    if (pa_read_text(path, &text, &length, err)) return PA_USAGE; // a configuration that isn't there
+    if (pa_read_text(path, &text, &length, err)) return PA_USAGE; // a missing configuration is a usage error
     pa_status s = pa_config_parse(c, path, text, length, err);
     free(text);
     return s;

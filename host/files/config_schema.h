@@ -1,4 +1,4 @@
-// config_schema.h: the schema table, for the files that make up config.h and no others.
+// config_schema.h: the schema table, private to config.c and config_read.c.
 #ifndef PA_CONFIG_SCHEMA_H
 #define PA_CONFIG_SCHEMA_H
 
@@ -11,7 +11,7 @@ typedef struct {
     size_t offset; // in pa_config
     pa_key_type type;
     double low, high;           // of numbers
-    bool above_low, below_high; // the bound itself is out of range
+    bool above_low, below_high; // excludes the bound itself
     bool automatic;             // 0 reads and prints as "auto"
     const char *names;          // of an enum, "a|b|c", in the order of its values
     size_t room;                // of a text, its NUL included
@@ -21,7 +21,7 @@ typedef struct {
 extern const pa_key pa_keys[];
 extern const int pa_key_count;
 
-// "a whole number from 2 to 64", "adam or adamw": what is expected in messages, and the range in help.
+// "a whole number from 2 to 64", "adam or adamw": the range of a key, for error messages and help.
 void pa_key_range(const pa_key *k, char *out, size_t size);
 
 enum { PA_KEY_TEXT_ROOM = 1024 + 64 }; // holds any range or value

@@ -67,7 +67,7 @@ static pa_status open_file(const char *path, int *out, size_t *bytes, pa_err *er
     struct stat info;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a named pipe must not keep us waiting
     *out = fd;
-    if (fd < 0 || fstat(fd, &info)) return pa_error(err, PA_FAIL, "%s: expected a file that can be read, found: %s", path, strerror(errno));
+    if (fd < 0 || fstat(fd, &info)) return pa_error(err, PA_FAIL, "cannot open %s: %s", path, strerror(errno));
     if (!S_ISREG(info.st_mode))
         return pa_error(err, PA_DATA, "%s: expected a safetensors file, found %s", path,
                         S_ISDIR(info.st_mode) ? "a folder" : "a pipe, socket or device");
@@ -82,8 +82,8 @@ static pa_status read_at(const pa_st *st, int fd, void *out, size_t count, size_
         ssize_t got = pread(fd, (char *)out + done, count - done, (off_t)(at + done));
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0)
-            return pa_error(err, PA_FAIL, "%s: expected to read %zu bytes, found after %zu: %s", st->path, st->map_bytes, at + done,
-                            got ? strerror(errno) : "the end");
+            return pa_error(err, PA_FAIL, "cannot read %s after %zu of %zu bytes: %s", st->path, at + done, st->map_bytes,
+                            got ? strerror(errno) : "end of file");
         done += (size_t)got;
     }
     return PA_OK;
@@ -138,8 +138,7 @@ static pa_status read_data(pa_st *st, int fd, pa_err *err) {
 
 static pa_status map_file(pa_st *st, int fd, pa_err *err) {
     void *map = mmap(NULL, st->map_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map == MAP_FAILED)
-        return pa_error(err, PA_FAIL, "%s: expected to map %zu bytes, found: %s", st->path, st->map_bytes, strerror(errno));
+    if (map == MAP_FAILED) return pa_error(err, PA_FAIL, "cannot map %s, %zu bytes: %s", st->path, st->map_bytes, strerror(errno));
     st->map = map;
     st->data = st->map + st->map_bytes - st->data_bytes;
     return PA_OK;

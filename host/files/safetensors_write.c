@@ -94,7 +94,7 @@ static const pa_tensor **sort_tensors(const pa_tensor *tensors, size_t count) {
 }
 
 static pa_status write_failed(const pa_st_writer *w, pa_err *err) {
-    return pa_error(err, PA_FAIL, "%s: expected to write %zu bytes, found: %s", w->file.path, w->bytes, strerror(errno));
+    return pa_error(err, PA_FAIL, "cannot write %s, %zu bytes: %s", w->file.path, w->bytes, strerror(errno));
 }
 
 static pa_status put(pa_st_writer *w, const void *bytes, size_t count, pa_err *err) {

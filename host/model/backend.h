@@ -58,6 +58,13 @@ typedef struct {
     int64_t steps; // since it last changed
 } pa_scaling;
 
+// What computes, for records of a run.
+typedef struct {
+    char name[96];            // of a GPU; empty: the processor
+    char instruction_set[16]; // "avx2"; of a GPU "sm_90"
+    int threads;
+} pa_device;
+
 typedef struct pa_context pa_context;
 typedef struct {
     const char *name;
@@ -89,7 +96,9 @@ typedef struct {
     // Sets it where `set` is not NULL, and tells what it is: a run that goes on goes on from it. NULL: nothing is ever scaled.
     pa_scaling (*scaling)(pa_context *ctx, const pa_scaling *set);
     size_t (*memory)(const pa_context *ctx); // bytes of all arenas
-    double (*peak)(pa_context *ctx);         // measured flop/s of a large matrix product in the context's precision (MFU's measure)
+    // Flop/s of a large matrix product in the context's precision (MFU's measure): each call measures; the best so far.
+    double (*peak)(pa_context *ctx);
+    void (*describe)(const pa_context *ctx, pa_device *device);
     pa_precision (*precision)(const pa_context *ctx); // as resolved from PA_PRECISION_AUTO
 } pa_backend;
 

@@ -65,10 +65,10 @@ static void begin_from_nothing(generator *g) {
 }
 
 static void follow_keys(int *down, uint16_t token) {
-    if (token < PA_NOTE_OFF)
-        down[token - PA_NOTE_ON]++;
-    else if (token < PA_TIME_SHIFT && down[token - PA_NOTE_OFF])
-        down[token - PA_NOTE_OFF]--;
+    if (pa_is_note_on(token))
+        down[pa_pitch_of(token)]++;
+    else if (pa_is_note_off(token) && down[pa_pitch_of(token)])
+        down[pa_pitch_of(token)]--;
 }
 
 static void hold_to_keys(const int *down, float *logits) {

@@ -7,6 +7,8 @@
 
 #include "host/base/file.h"
 #include "host/play/repetition.h"
+#include "tokenizer/workers.h"
+#include "tokenizer/write.h"
 
 static bool ends_with(const char *text, const char *end) { // in upper or lower case
     size_t n = strlen(text), m = strlen(end);
@@ -16,10 +18,6 @@ static bool ends_with(const char *text, const char *end) { // in upper or lower 
 static const char *base_name(const char *path) {
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;
-}
-
-static bool is_shift(uint16_t token) {
-    return token >= PA_TIME_SHIFT && token < PA_VELOCITY;
 }
 
 // ---- primer
@@ -75,7 +73,7 @@ pa_status pa_music_read_primer(pa_music *m, const pa_inference *model, const cha
     m->encoding = model->weights.encoding;
     if (split_piece(path, file, sizeof file, &number)) return read_token_file(m, model, file, number, err);
     pa_piece piece = {0};
-    pa_status s = pa_encode_isolated(path, m->encoding, &piece, err);
+    pa_status s = pa_encode_isolated(path, &(pa_encode_options){.encoding = m->encoding}, &piece, err);
     if (!s) s = set_primer(m, path, piece.token, piece.count, err);
     if (!s && piece.dropped)
         fprintf(stderr, "%s: %zu notes are left out: never released, without length, or of no place in the %s encoding\n", path,
@@ -88,8 +86,8 @@ pa_status pa_music_cut_primer(pa_music *m, int64_t steps, size_t tokens, pa_err 
     int64_t clock = 0, begins = -1; // with the first note
     size_t kept = 0, i = 0;
     for (; i < m->primer_count && i < tokens && (clock <= steps || begins < 0); i++) {
-        if (is_shift(m->primer[i])) clock += m->primer[i] - PA_TIME_SHIFT + 1;
-        if (m->primer[i] < PA_NOTE_OFF && begins < 0) begins = clock;
+        clock += pa_shift_steps(m->primer[i]);
+        if (pa_is_note_on(m->primer[i]) && begins < 0) begins = clock;
         if (clock <= steps) kept = i + 1;
     }
     if (begins > steps)
@@ -110,8 +108,8 @@ pa_status pa_music_add(pa_music *m, const uint16_t *token, size_t count, int64_t
     }
     for (int64_t clock = 0; take.count < count && (!limit || clock < limit);) {
         uint16_t t = token[take.count];
-        if (is_shift(t)) {
-            clock += t - PA_TIME_SHIFT + 1;
+        if (pa_is_time_shift(t)) {
+            clock += pa_shift_steps(t);
             if (limit && clock > limit) t -= (uint16_t)(clock - limit);
         }
         take.token[take.count++] = t;
@@ -136,10 +134,10 @@ static uint16_t *join(const pa_music *m, size_t k, size_t *count) {
     if (m->primer_count) memcpy(all, m->primer, m->primer_count * sizeof *all);
     memcpy(all + m->primer_count, take->token, take->count * sizeof *all);
     for (size_t i = 0; i < n; i++) {
-        size_t *s = &sounding[all[i] & 127];
-        if (all[i] < PA_NOTE_OFF)
+        size_t *s = &sounding[pa_pitch_of(all[i])];
+        if (pa_is_note_on(all[i]))
             *s = m->encoding == PA_PERFORMANCE ? *s + 1 : 1; // midi-neural: the latest note of a pitch is the one that ends
-        else if (all[i] < PA_TIME_SHIFT && *s)
+        else if (pa_is_note_off(all[i]) && *s)
             --*s;
     }
     for (int pitch = 0; pitch < 128; pitch++)
@@ -246,7 +244,7 @@ static pa_status write_tokens(const pa_music *m, const char *path, bool without_
         if (before) memcpy(p->token, m->primer, before * sizeof *p->token);
         memcpy(p->token + before, take->token, take->count * sizeof *p->token);
         p->seconds = pa_token_seconds(p->token, p->count);
-        for (size_t i = 0; i < p->count; i++) p->notes += p->token[i] < PA_NOTE_OFF;
+        for (size_t i = 0; i < p->count; i++) p->notes += pa_is_note_on(p->token[i]);
     }
     if (!s) s = pa_tokens_write(path, piece, name, m->takes, m->encoding, "generated", err);
     for (size_t k = 0; k < m->takes && piece; k++) free(piece[k].token);

@@ -56,11 +56,11 @@ const char *pa_class_name(int c) {
 }
 
 static int class_of(uint16_t token) {
-    return token < PA_NOTE_OFF     ? PA_CLASS_NOTE_ON
-           : token < PA_TIME_SHIFT ? PA_CLASS_NOTE_OFF
-           : token < PA_VELOCITY   ? PA_CLASS_TIME_SHIFT
-           : token < PA_END        ? PA_CLASS_VELOCITY
-                                   : PA_CLASS_END;
+    return pa_is_note_on(token)      ? PA_CLASS_NOTE_ON
+           : pa_is_note_off(token)   ? PA_CLASS_NOTE_OFF
+           : pa_is_time_shift(token) ? PA_CLASS_TIME_SHIFT
+           : pa_is_velocity(token)   ? PA_CLASS_VELOCITY
+                                     : PA_CLASS_END;
 }
 
 int pa_score_batch(const pa_model *m) {

@@ -32,9 +32,10 @@ static pa_status read_state(const pa_st *st, pa_run_state *r, pa_err *err) {
                         .best_step = atoll(value[5]),
                         .seed = strtoull(value[6], NULL, 10),
                         .evaluated = atoll(value[7])};
-    const char *spikes = pa_st_meta(st, "spikes"); // older ones have not counted them
+    const char *spikes = pa_st_meta(st, "spikes"); // older checkpoints lack it
     r->spikes = spikes ? atoll(spikes) : 0;
-    read_running(pa_st_meta(st, "loss_running"), &r->loss), read_running(pa_st_meta(st, "norm_running"), &r->norm);
+    read_running(pa_st_meta(st, "loss_running"), &r->loss);
+    read_running(pa_st_meta(st, "norm_running"), &r->norm);
     const char *scaling = pa_st_meta(st, "loss_scaling");
     if (scaling && sscanf(scaling, "%lf %" SCNd64, &r->scaling.factor, &r->scaling.steps) != 2) r->scaling = (pa_scaling){0};
     return PA_OK;
@@ -55,14 +56,14 @@ static pa_status load_moments(const pa_st *st, const pa_run *run, pa_err *err) {
     return PA_OK;
 }
 
-// A run's checkpoints are folders and files of its own: what a link leads to may be another's, and may change.
+// Refuses links among a run's checkpoints: their targets may be another run's, and may change.
 static pa_status refuse_link(const char *path, pa_err *err) {
     struct stat info;
     if (lstat(path, &info) || !S_ISLNK(info.st_mode)) return PA_OK;
-    return pa_error(err, PA_DATA, "%s: expected the run's own, found a link", path);
+    return pa_error(err, PA_DATA, "%s: expected a file or folder of the run, found a link", path);
 }
 
-// What a run can't change on its way; the model's shapes apart.
+// Checks what may not change when a run resumes, besides the model.
 static pa_status check_same_run(const pa_run *run, const pa_run_state *state, pa_encoding encoding, const char *corpus, pa_err *err) {
     const pa_config *c = run->config;
     char mine[16];
@@ -73,9 +74,10 @@ static pa_status check_same_run(const pa_run *run, const pa_run_state *state, pa
     if (encoding != run->encoding)
         return pa_error(err, PA_USAGE, "data.train: expected the checkpoint's encoding, %s, found %s", pa_encoding_name(encoding),
                         pa_encoding_name(run->encoding));
-    if (corpus && strcmp(corpus, mine)) // older ones don't say
+    if (corpus && strcmp(corpus, mine)) // older checkpoints lack it
         return pa_error(err, PA_USAGE,
-                        "%s: expected the corpus that the run began with, CRC-32C %s, found %s; --init takes its weights to another",
+                        "%s: expected the run's training data, CRC-32C %s, found %s; to train its weights on other data, use --init and "
+                        "another --run-dir",
                         c->data.train, corpus, mine);
     return PA_OK;
 }
@@ -91,9 +93,9 @@ static pa_status load(const char *folder, const pa_run *run, pa_run_state *state
     snprintf(path, sizeof path, "%s/state.safetensors", folder);
     if ((s = refuse_link(path, err))) return s;
     if ((s = pa_weights_open(&w, folder, NULL, NULL, err))) return s == PA_FAIL ? s : PA_DATA;
-    if ((s = pa_config_same_model(&w.model, &c->model, err))) goto done; // the user's to mend: not passed over
+    if ((s = pa_config_same_model(&w.model, &c->model, err))) goto done; // an error of the user, not damage
     if (access(path, F_OK) && errno == ENOENT) {
-        s = pa_error(err, PA_DATA, "%s: expected the run's state beside model.safetensors, found none", path);
+        s = pa_error(err, PA_DATA, "%s: expected the state that belongs to model.safetensors, found none", path);
         goto done;
     }
     if ((s = pa_st_open(&st, path, err)) || (s = read_state(st, state, err))) goto done;
@@ -124,15 +126,15 @@ pa_status pa_checkpoint_resume(const pa_run *run, pa_run_state *state, bool *fou
         snprintf(folder, sizeof folder, "%s/checkpoints/step-%08lld", run->dir, (long long)step[i]);
         s = load(folder, run, state, &why);
         *found = s == PA_OK;
-        if (s == PA_DATA) fprintf(stderr, "damaged checkpoint passed over: %s\n", why.text);
+        if (s == PA_DATA) fprintf(run->out ? run->out : stderr, "skipping a damaged checkpoint: %s\n", why.text);
         if (s && s != PA_DATA) {
             if (err) *err = why;
             break;
         }
     }
     if (s == PA_DATA)
-        pa_error(err, PA_DATA, "%s/checkpoints: expected a whole checkpoint, found %zu damaged; --fresh starts anew beside them", run->dir,
-                 count);
+        pa_error(err, PA_DATA, "%s/checkpoints: expected an intact checkpoint, found %zu damaged; --fresh starts over and keeps them aside",
+                 run->dir, count);
     free(step);
     return s;
 }

@@ -1,4 +1,4 @@
-// checkpoint.h: a run as its checkpoints see it, and the newest one that is whole, found again. Independent of device and ranks.
+// checkpoint.h: the state of a run that checkpoints store, and resuming from the newest intact one. Independent of device and ranks.
 #ifndef PA_CHECKPOINT_H
 #define PA_CHECKPOINT_H
 
@@ -6,35 +6,35 @@
 #include "host/train/spike.h"
 #include "tokenizer/tokens.h"
 
-// What a run must remember besides weights and moments.
+// What a checkpoint stores besides weights and moments.
 typedef struct {
-    int64_t step;    // updates done, skipped ones included
-    int64_t updates; // updates not skipped: Adam's step
+    int64_t step;    // steps done, skipped ones included
+    int64_t updates; // steps not skipped: Adam's step
     double seconds;  // of training so far
-    int64_t skips;   // in all
-    double best;     // best evaluation loss so far; infinity before the first
+    int64_t skips;   // in the whole run
+    double best;     // best evaluation loss so far; INFINITY before the first
     int64_t best_step;
     int64_t evaluated; // step of the last evaluation; -1 before the first
     uint64_t seed;
-    int64_t spikes;        // steps with a loss or a gradient norm beyond their bounds
-    pa_running loss, norm; // which these have
-    pa_scaling scaling;    // of fp16's losses, where the run was last on a device that scales them
+    int64_t spikes;        // steps with a loss or gradient norm above its bound
+    pa_running loss, norm; // the bounds
+    pa_scaling scaling;    // fp16's loss scaling; factor 0: never used
 } pa_run_state;
 
-// A run as its checkpoints see it; all of it outlives them.
+// The parts of a run that checkpoints are read from and written to. All pointers are borrowed.
 typedef struct {
     const char *dir;
     const pa_config *config;
     pa_encoding encoding;
-    uint32_t corpus; // CRC-32C of what it trains on
+    uint32_t corpus; // CRC-32C of the training data
     const pa_params *params;
     const pa_backend *backend;
     pa_context *ctx;
+    FILE *out; // messages; NULL: stderr
 } pa_run;
 
-// Finds the newest checkpoint of the run that is whole (a damaged one is told of on stderr and passed over) and loads weights, moments and
-// state. *found = false where there is none at all; PA_DATA where there are some and none is whole; PA_USAGE where it is of another model,
-// seed, encoding or corpus.
+// Loads weights, moments and state from the run's newest intact checkpoint; reports and skips damaged ones. *found is false if there is
+// none at all. PA_DATA if all are damaged; PA_USAGE if it has another model, seed, encoding or corpus.
 pa_status pa_checkpoint_resume(const pa_run *run, pa_run_state *state, bool *found, pa_err *err);
 
 #endif

@@ -1,4 +1,4 @@
-// run_dir.c: a run's directory: made, locked, moved aside, its settings written.
+// run_dir.c: see run_dir.h.
 #include "host/train/run_dir.h"
 
 #include <dirent.h>
@@ -13,73 +13,73 @@
 #include "host/base/file.h"
 #include "host/files/config_read.h"
 
-enum { PATH = 4096, MOST = 3500 }; // longer run paths would not leave room for names inside
+enum { PATH = 4096, MOST = 3500 }; // bytes of a run path, which leave room for names inside
 
-static pa_status move_aside(const char *run, pa_err *err) {
+static pa_status move_aside(const char *run, FILE *out, pa_err *err) {
     char old[PATH + 32];
     struct stat s;
     int length = (int)strlen(run);
     if (lstat(run, &s)) return PA_OK;
-    while (length > 1 && run[length - 1] == '/') length--; // as the shell completes a folder's name
+    while (length > 1 && run[length - 1] == '/') length--; // the shell completes folders with a slash
     for (int i = 1; i < 10000; i++) {
         snprintf(old, sizeof old, "%.*s.old-%d", length, run, i);
         if (!lstat(old, &s)) continue;
-        if (rename(run, old)) return pa_error(err, PA_FAIL, "%s: cannot be moved to %s: %s", run, old, strerror(errno));
-        fprintf(stderr, "%s moved to %s\n", run, old);
+        if (rename(run, old)) return pa_error(err, PA_FAIL, "cannot move %s to %s: %s", run, old, strerror(errno));
+        fprintf(out, "%s moved to %s\n", run, old);
         return PA_OK;
     }
-    return pa_error(err, PA_FAIL, "%s: expected a free name up to %s, found none", run, old);
+    return pa_error(err, PA_FAIL, "%s: all names up to %s are taken", run, old);
 }
 
-// Whether the process that a lock names, "process 12 on host", is one of this machine that is no more.
+// Whether a lock's holder, "process 12 on host", was a process of this machine that has ended.
 static bool is_gone(const char *holder, const char *host) {
     int pid, at = 0;
     return sscanf(holder, "process %d on %n", &pid, &at) == 1 && at && !strcmp(holder + at, host) && kill(pid, 0) && errno == ESRCH;
 }
 
-// The kernel's lock goes with its process; the text in the file says whose it is, and stays where that process had no time to clear it. On
-// a file system without locks the text alone decides.
-static pa_status lock_run(const char *run, int *lock, pa_err *err) {
+// The kernel drops the lock when its process ends. The text in the file names the holder, and stays if the process is killed. On a file
+// system without locks the text decides.
+static pa_status lock_run(const char *run, int *lock, FILE *out, pa_err *err) {
     char path[PATH + 32], holder[128], mine[128], host[64] = "?";
     snprintf(path, sizeof path, "%s/lock", run);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (fd < 0) return pa_error(err, PA_FAIL, "%s: cannot be made: %s", path, strerror(errno));
+    if (fd < 0) return pa_error(err, PA_FAIL, "cannot create %s: %s", path, strerror(errno));
     gethostname(host, sizeof host - 1);
     int refused = flock(fd, LOCK_EX | LOCK_NB) ? errno : 0;
     ssize_t length = read(fd, holder, sizeof holder - 1);
     holder[length > 0 ? length : 0] = 0;
     if (refused == EWOULDBLOCK) {
         close(fd);
-        return pa_error(err, PA_FAIL, "%s: another run has this directory (%s)", run, *holder ? holder : "it left no name");
+        return pa_error(err, PA_FAIL, "%s is in use by another run (%s)", run, *holder ? holder : "unknown process");
     }
     if (refused && *holder && !is_gone(holder, host)) {
         close(fd);
         return pa_error(err, PA_FAIL,
-                        "%s: another run may have this directory (%s), whose file system has no locks (%s); if it has ended, remove %s",
-                        run, holder, strerror(refused), path);
+                        "%s may be in use by another run (%s): its file system has no locks (%s); if that run has ended, remove %s", run,
+                        holder, strerror(refused), path);
     }
     int n = snprintf(mine, sizeof mine, "process %d on %s", (int)getpid(), host);
     if (ftruncate(fd, 0) || pwrite(fd, mine, (size_t)n, 0) != n) {
         int why = errno;
         close(fd);
-        return pa_error(err, PA_FAIL, "%s: cannot be written: %s", path, strerror(why));
+        return pa_error(err, PA_FAIL, "cannot write %s: %s", path, strerror(why));
     }
-    if (*holder) fprintf(stderr, "%s: %s had this directory and is gone\n", run, holder);
+    if (*holder) fprintf(out, "%s: the previous start was killed (%s)\n", run, holder);
     *lock = fd;
     return PA_OK;
 }
 
 void pa_rundir_close(int lock) {
     if (lock < 0) return;
-    if (ftruncate(lock, 0)) {} // the next run takes it for a process that was killed, and says so
+    if (ftruncate(lock, 0)) {} // the next start will report a killed process
     close(lock);
 }
 
-// Removes what a process that was killed left beside the files and links it was about to replace.
+// Removes the temporary files of a killed process.
 static pa_status tidy(const char *folder, pa_err *err) {
     static const char *const ours[] = {"latest.", "best.", "config.ini.", "metrics.jsonl.", "step-"};
     DIR *d = opendir(folder);
-    if (!d) return pa_error(err, PA_FAIL, "%s: cannot be read: %s", folder, strerror(errno));
+    if (!d) return pa_error(err, PA_FAIL, "cannot read %s: %s", folder, strerror(errno));
     for (const struct dirent *e; (e = readdir(d));)
         for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
             if (!strncmp(e->d_name, ours[i], strlen(ours[i])) && strstr(e->d_name, ".tmp.")) unlinkat(dirfd(d), e->d_name, 0);
@@ -87,7 +87,7 @@ static pa_status tidy(const char *folder, pa_err *err) {
     return PA_OK;
 }
 
-pa_status pa_rundir_open(const char *run, bool fresh, int *lock, pa_err *err) {
+pa_status pa_rundir_open(const char *run, bool fresh, int *lock, FILE *out, pa_err *err) {
     char path[PATH + 32];
     *lock = -1;
     if (!*run || strlen(run) > MOST)
@@ -97,17 +97,18 @@ pa_status pa_rundir_open(const char *run, bool fresh, int *lock, pa_err *err) {
         struct stat there;
         snprintf(path, sizeof path, "%s/checkpoints", run);
         if (!stat(run, &there) && access(path, F_OK) && rmdir(run))
-            return pa_error(err, PA_USAGE, "--fresh: expected the directory of a run, found %s without checkpoints in it", run);
+            return pa_error(err, PA_USAGE, "--fresh: expected a run directory, found %s, which has no checkpoints", run);
         if (!stat(run, &there)) { // refuse to move a directory from under a run
-            if ((s = lock_run(run, lock, err))) return s;
-            pa_rundir_close(*lock), *lock = -1;
+            if ((s = lock_run(run, lock, out, err))) return s;
+            pa_rundir_close(*lock);
+            *lock = -1;
         }
-        if ((s = move_aside(run, err))) return s;
+        if ((s = move_aside(run, out, err))) return s;
     }
     snprintf(path, sizeof path, "%s/samples", run);
     if ((s = pa_make_dirs(path, err))) return s;
     snprintf(path, sizeof path, "%s/checkpoints", run);
-    if ((s = pa_make_dirs(path, err)) || (s = pa_sync_dir(run, err)) || (s = lock_run(run, lock, err))) return s;
+    if ((s = pa_make_dirs(path, err)) || (s = pa_sync_dir(run, err)) || (s = lock_run(run, lock, out, err))) return s;
     snprintf(path, sizeof path, "%s/samples", run);
     if (!(s = tidy(run, err))) s = tidy(path, err);
     return s;
@@ -118,22 +119,22 @@ void pa_rundir_abandon(const char *run) {
     char path[PATH + 32];
     for (int i = 0; i < 4; i++) {
         snprintf(path, sizeof path, "%s/%s", run, name[i]);
-        if (remove(path)) return; // something is in it: not a run that never began
+        if (remove(path)) return; // not empty: the run had begun before
     }
 }
 
-// Tells what differs from the settings that the run went by before. Where they can't be read, there is nothing to compare with.
-static void tell_changes(const char *path, const pa_config *c) {
+// Prints the settings that changed since the last start, if its settings can be read.
+static void print_changes(const char *path, const pa_config *c, FILE *out) {
     pa_config before = pa_config_default();
     if (access(path, R_OK) || pa_config_read(&before, path, NULL)) return;
-    pa_config_print_changes(&before, c, stderr);
+    pa_config_print_changes(&before, c, out);
 }
 
-pa_status pa_rundir_write_config(const char *run, const pa_config *c, bool resumed, pa_err *err) {
+pa_status pa_rundir_write_config(const char *run, const pa_config *c, FILE *changes, pa_err *err) {
     char path[PATH];
     pa_file f;
     snprintf(path, sizeof path, "%s/config.ini", run);
-    if (resumed) tell_changes(path, c);
+    if (changes) print_changes(path, c, changes);
     pa_status s = pa_file_create(&f, path, err);
     if (s) return s;
     pa_config_print(c, false, f.stream);

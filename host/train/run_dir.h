@@ -1,16 +1,16 @@
-// run_dir.h: a run's directory: made, locked, moved aside, its settings written. Knows nothing of what is in a checkpoint.
+// run_dir.h: a run's directory: created, locked, moved aside, its settings written. It knows nothing of checkpoints' contents.
 #ifndef PA_RUNDIR_H
 #define PA_RUNDIR_H
 
 #include "host/files/config.h"
 
-// Makes RUN with checkpoints/ and samples/ (with `fresh`, after moving an existing one to RUN.old-N) and locks it for this process:
-// PA_FAIL names the process that has it; one that was killed is told of on stderr. The lock goes with the process, however it ends.
-pa_status pa_rundir_open(const char *run, bool fresh, int *lock, pa_err *err);
-void pa_rundir_close(int lock); // below 0: nothing
-// Removes what pa_rundir_open made, of a run that could not begin; a directory that has anything in it stays.
+// Creates RUN with checkpoints/ and samples/ (with `fresh`, after moving an existing one to RUN.old-N) and locks it. PA_FAIL if another
+// process has it. Prints to `out` what was moved, and whether the previous start was killed. The lock ends with the process.
+pa_status pa_rundir_open(const char *run, bool fresh, int *lock, FILE *out, pa_err *err);
+void pa_rundir_close(int lock); // -1: does nothing
+// Removes what pa_rundir_open created for a run that could not begin, unless the directory holds anything else.
 void pa_rundir_abandon(const char *run);
-// RUN/config.ini, resolved. Where the run was resumed, each key that differs from what was there is told of on stderr.
-pa_status pa_rundir_write_config(const char *run, const pa_config *c, bool resumed, pa_err *err);
+// Writes RUN/config.ini. Prints each key that differs from the previous file to `changes`, unless NULL.
+pa_status pa_rundir_write_config(const char *run, const pa_config *c, FILE *changes, pa_err *err);
 
 #endif

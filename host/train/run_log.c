@@ -1,17 +1,17 @@
-// run_log.c: what a run says of itself. Knows nothing of how a step is made.
+// run_log.c: see run_log.h.
 #include "host/train/run_log.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "host/base/file.h"
 #include "host/train/tensorboard.h"
 
-// Rewrites metrics.jsonl with the lines of steps up to `last`, and of evaluations up to `evaluated`. A line torn by a crash ends the file.
+// Rewrites metrics.jsonl with the steps up to `last` and the evaluations up to `evaluated`. A line that a crash has torn ends the file.
 static pa_status cut_metrics(const char *path, int64_t last, int64_t evaluated, pa_err *err) {
     char *text;
     size_t length;
@@ -33,11 +33,10 @@ static pa_status cut_metrics(const char *path, int64_t last, int64_t evaluated, 
 
 pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t evaluated, pa_err *err) {
     char path[4096 + 64];
-    *l = (pa_runlog){0};
     snprintf(path, sizeof path, "%s/metrics.jsonl", run);
     pa_status s = cut_metrics(path, resumed, evaluated, err);
     if (s) return s;
-    if (!(l->metrics = fopen(path, "a"))) return pa_error(err, PA_FAIL, "%s: cannot be written: %s", path, strerror(errno));
+    if (!(l->metrics = fopen(path, "a"))) return pa_error(err, PA_FAIL, "cannot write %s: %s", path, strerror(errno));
     if (!(l->events = pa_tensorboard_open(run, resumed + 1, err))) {
         pa_runlog_close(l);
         return PA_FAIL;
@@ -48,10 +47,20 @@ pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t
 void pa_runlog_close(pa_runlog *l) {
     if (l->metrics) fclose(l->metrics);
     if (l->events) fclose(l->events);
-    *l = (pa_runlog){0};
+    l->metrics = l->events = NULL;
 }
 
-// The fewest digits that read back as v, so that two runs can be compared to the bit. JSON has no NaN or infinity.
+void pa_time_text(char out[static 32]) {
+    struct timespec now;
+    struct tm utc;
+    char seconds[24];
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    strftime(seconds, sizeof seconds, "%Y-%m-%dT%H:%M:%S", &utc);
+    snprintf(out, 32, "%s.%03dZ", seconds, (int)(now.tv_nsec / 1000000));
+}
+
+// Writes the fewest digits that read back as v, so that two runs can be compared to the bit. JSON has no NaN or infinity.
 static void put_number(FILE *f, const char *key, double v) {
     char text[40] = "null";
     for (int digits = 6; isfinite(v) && digits <= 17; digits++) {
@@ -61,21 +70,33 @@ static void put_number(FILE *f, const char *key, double v) {
     fprintf(f, ",\"%s\":%s", key, text);
 }
 
-static pa_status finish(FILE *f, pa_err *err) {
-    fputs("}\n", f);
-    return fflush(f) || ferror(f) ? pa_error(err, PA_FAIL, "metrics.jsonl: cannot be written: %s", strerror(errno)) : PA_OK;
+static pa_status end_object(FILE *f, pa_err *err) {
+    char time[32];
+    pa_time_text(time);
+    fprintf(f, ",\"time\":\"%s\"}\n", time);
+    return fflush(f) || ferror(f) ? pa_error(err, PA_FAIL, "cannot write metrics.jsonl: %s", strerror(errno)) : PA_OK;
 }
 
-static void show_step(const pa_step_log *s) {
-    int eta = s->eta < INT_MAX ? (int)s->eta : -1; // NAN is not
-    fprintf(stderr, "step %lld  epoch %.2f  loss %.4f  lr %.3g  norm %.3g  %.0f tokens/s  mfu %.1f%%  %.2f GB", (long long)s->step,
-            s->epoch, s->loss, s->lr, s->grad_norm, s->tokens_per_s, 100 * s->mfu, (double)s->memory / 1e9);
-    if (eta >= 0) fprintf(stderr, "  left %d:%02d:%02d", eta / 3600, eta / 60 % 60, eta % 60);
-    if (s->skipped) fputs("  (skipped: not finite)", stderr);
-    if (s->tokens_per_s == 0) fputs("  (nothing scored: windows shorter than model.prefix)", stderr);
-    if (s->loss > s->loss_bound) fprintf(stderr, "  (spike: loss beyond %.4f)", s->loss_bound);
-    if (s->grad_norm > s->norm_bound) fprintf(stderr, "  (spike: norm beyond %.3g)", s->norm_bound);
-    fputc('\n', stderr);
+static void show_eta(FILE *out, double seconds) {
+    if (!(seconds < 1e9)) return; // NAN too
+    long s = (long)seconds;
+    if (s < 86400)
+        fprintf(out, "  left %ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    else
+        fprintf(out, "  left %ld d %ld h", s / 86400, s / 3600 % 24);
+}
+
+static void show_step(FILE *out, const pa_step_log *s) {
+    fprintf(out, "step %lld  epoch %.2f  loss %.4f  lr %.3g  norm %.3g  %.0f tokens/s", (long long)s->step, s->epoch, s->loss, s->lr,
+            s->grad_norm, s->tokens_per_s);
+    if (isfinite(s->mfu)) fprintf(out, "  %.1f%% of measured peak", 100 * s->mfu);
+    fprintf(out, "  %.2f GB", (double)s->memory / 1e9);
+    show_eta(out, s->eta);
+    if (s->skipped) fputs("  (skipped: not finite)", out);
+    if (s->tokens_per_s == 0) fputs("  (nothing scored: windows shorter than model.prefix)", out);
+    if (s->loss > s->loss_bound) fprintf(out, "  (spike: loss above %.4f)", s->loss_bound);
+    if (s->grad_norm > s->norm_bound) fprintf(out, "  (spike: norm above %.3g)", s->norm_bound);
+    fputc('\n', out);
 }
 
 bool pa_runlog_spike(const pa_step_log *s) {
@@ -83,7 +104,7 @@ bool pa_runlog_spike(const pa_step_log *s) {
 }
 
 pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *err) {
-    if (show) show_step(s);
+    if (show) show_step(l->out, s);
     if (l->events && show) {
         pa_tensorboard_scalar(l->events, s->step, "train/loss", (float)s->loss);
         pa_tensorboard_scalar(l->events, s->step, "train/lr", (float)s->lr);
@@ -93,21 +114,31 @@ pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *
     if (!l->metrics) return PA_OK;
     FILE *f = l->metrics;
     fprintf(f, "{\"step\":%lld", (long long)s->step);
-    put_number(f, "epoch", s->epoch), put_number(f, "loss", s->loss), put_number(f, "lr", s->lr), put_number(f, "grad_norm", s->grad_norm);
-    put_number(f, "tokens_per_s", s->tokens_per_s), put_number(f, "mfu", s->mfu), put_number(f, "seconds", s->seconds);
-    if (s->ranks > 1) put_number(f, "sent_bytes", (double)s->sent), put_number(f, "waited", s->waited);
+    put_number(f, "epoch", s->epoch);
+    put_number(f, "loss", s->loss);
+    put_number(f, "lr", s->lr);
+    put_number(f, "grad_norm", s->grad_norm);
+    put_number(f, "tokens_per_s", s->tokens_per_s);
+    put_number(f, "mfu", s->mfu);
+    put_number(f, "seconds", s->seconds);
+    if (s->ranks > 1) {
+        put_number(f, "sent_bytes", (double)s->sent);
+        put_number(f, "waited", s->waited);
+    }
     if (s->skipped) fputs(",\"skipped\":true", f);
     if (pa_runlog_spike(s))
         fprintf(f, ",\"spike\":\"%s\",\"spikes\":%lld", s->loss > s->loss_bound ? "loss" : "grad_norm", (long long)s->spikes);
-    return finish(f, err);
+    return end_object(f, err);
 }
 
 pa_status pa_runlog_eval(pa_runlog *l, int64_t step, double loss, double loss_seed, double accuracy, double seconds, pa_err *err) {
-    fprintf(stderr, "step %lld  evaluation: %.4f nats a token, accuracy %.1f%%, %.1f s\n", (long long)step, loss, 100 * accuracy, seconds);
+    fprintf(l->out, "step %lld  evaluation: %.4f nats a token, accuracy %.1f%%, %.1f s\n", (long long)step, loss, 100 * accuracy, seconds);
     if (l->events) pa_tensorboard_scalar(l->events, step, "eval/loss", (float)loss);
     if (!l->metrics) return PA_OK;
     fprintf(l->metrics, "{\"step\":%lld", (long long)step);
-    put_number(l->metrics, "eval_loss", loss), put_number(l->metrics, "eval_loss_seed", loss_seed);
-    put_number(l->metrics, "eval_accuracy", accuracy), put_number(l->metrics, "eval_seconds", seconds);
-    return finish(l->metrics, err);
+    put_number(l->metrics, "eval_loss", loss);
+    put_number(l->metrics, "eval_loss_seed", loss_seed);
+    put_number(l->metrics, "eval_accuracy", accuracy);
+    put_number(l->metrics, "eval_seconds", seconds);
+    return end_object(l->metrics, err);
 }

@@ -1,32 +1,37 @@
-// run_log.h: what a run says of itself: metrics.jsonl (an object a step and an evaluation), TensorBoard events, lines on stderr.
+// run_log.h: a run's records of its steps: metrics.jsonl (an object a step and an evaluation), TensorBoard events, progress lines.
 #ifndef PA_RUNLOG_H
 #define PA_RUNLOG_H
 
 #include "host/base/base.h"
 
 typedef struct {
+    FILE *out;              // progress lines
     FILE *metrics, *events; // NULL: not written (--dry-run)
 } pa_runlog;
 
 typedef struct {
     int64_t step;
-    double epoch, loss, lr, grad_norm, tokens_per_s, mfu, seconds, eta;
+    double epoch, loss, lr, grad_norm, tokens_per_s;
+    double mfu;          // share of the measured peak, at most 1
+    double seconds, eta; // of the step; of the rest of the run, NAN without a limit
     size_t memory;
     bool skipped;
-    double loss_bound, norm_bound; // beyond these they are spikes; infinite: none
-    int64_t spikes;                // in all
-    int ranks;                     // of several whose gradients host/ranks/comm.h sums, of this one's step:
-    uint64_t sent;                 // bytes to the others
-    double waited;                 // seconds for them, with nothing else to do
+    double loss_bound, norm_bound; // a loss or norm above is a spike; INFINITY: none is
+    int64_t spikes;                // in the whole run
+    int ranks;                     // 1 also if the ranks' gradients don't go through host/ranks/comm.h
+    uint64_t sent;                 // bytes this rank sent in the step
+    double waited;                 // seconds this rank waited for others in the step
 } pa_step_log;
 
-// Opens RUN's logs. Metrics of steps after `resumed` and of evaluations after `evaluated` (written after the checkpoint that the run goes
-// on from, and made again; -1: it starts) are taken out. TensorBoard, whose files only grow, is told where the run goes on.
+// Opens RUN's logs. Drops the metrics of steps after `resumed` (-1: a new run) and of evaluations after `evaluated`, which will be
+// repeated; tells TensorBoard to do the same.
 pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t evaluated, pa_err *err);
 bool pa_runlog_spike(const pa_step_log *s);
-// Writes a step's metrics, and the line on stderr where `show`.
+// Writes a step's metrics and, with `show`, its progress line.
 pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *err);
 pa_status pa_runlog_eval(pa_runlog *l, int64_t step, double loss, double loss_seed, double accuracy, double seconds, pa_err *err);
 void pa_runlog_close(pa_runlog *l);
+
+void pa_time_text(char out[static 32]); // the time, UTC: "2026-01-31T09:30:00.125Z"
 
 #endif

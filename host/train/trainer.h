@@ -1,4 +1,4 @@
-// trainer.h: what trainer.c sets up and train.c runs. Private to the two.
+// trainer.h: the state of a training run, private to host/train.
 #ifndef PA_TRAINER_H
 #define PA_TRAINER_H
 
@@ -6,44 +6,55 @@
 #include "host/train/checkpoint.h"
 #include "host/train/run_log.h"
 #include "host/train/saver.h"
+#include "host/train/tee.h"
 #include "host/train/train.h"
 #include "host/train/windows.h"
 
 typedef struct {
-    const pa_config *config;
     const pa_train_options *options;
-    const pa_backend *backend;
-    pa_context *ctx;
-    pa_comm comm;
+    pa_run run; // directory, configuration, backend and its context
+    pa_comm *comm;
+    bool is_root; // rank 0, which prints and writes
+    FILE *out;    // messages: to stderr and train.log
+    pa_tee *tee;  // of the root
     pa_params params;
     pa_token_set train, validation;
-    bool has_validation;
+    bool has_validation; // and it has something to score
     pa_sampler sampler;
     pa_run_state state;
     pa_runlog log;
-    pa_progress bar;   // of the steps to the next line, on a terminal
-    int64_t bar_began; // with this step
-    double spoke;      // clock at the last line
-    pa_run run;
-    pa_saver *saver;                 // of rank 0, unless nothing is to be written
-    int lock, micro, first, windows; // this rank's windows of a step: `windows` of them from `first`
-    int kept, skips_in_a_row;
-    double progress;      // share of the run that is done, as all ranks agreed before this step
-    bool stopping;        // a rank was asked to stop
-    double started, peak; // clock at the start less seconds trained before; flop/s
-    int64_t drawn;        // step that the windows below are of; -1: none
-    double scored;        // targets of this rank's windows
-    pa_err absent;        // of a dry run: why no step can be run
-    bool staged;          // their first micro-batch is with the backend
-    uint16_t *tokens;     // (windows, context + 1)
-    uint16_t *input, *target;
-    int32_t *keep;
-    uint64_t *number;
-    int64_t saved_step;
+    pa_saver *saver; // of the root, unless dry_run
+    int lock;        // of the run directory, -1 without
+
+    int micro_batch;           // windows a call of loss_grad, at most
+    int first_window, windows; // this rank's part of a step's windows
+    int step_windows;          // windows a step, over all ranks
+    int kept;                  // prefix positions kept after prefix_dropout
+    double warmup;             // optimizer.warmup, at most the steps of the run
+    int skips_in_a_row;
+    double progress;    // share of the run that is done, agreed on by all ranks before the step
+    bool stopping;      // some rank got a signal to stop
+    double started;     // clock at the start, less the seconds of earlier starts
+    double peak;        // measured flop/s of all ranks
+    int64_t saved_step; // -1 before the first
+    pa_err absent;      // of a dry run without its device: why no step can run
+
+    int64_t drawn;    // step of the windows below; -1: none
+    double scored;    // targets of this rank's windows
+    bool staged;      // the backend has their first micro-batch
+    uint16_t *tokens; // (windows, context + 1)
+    uint64_t *number; // (windows) window numbers of the run
+    uint16_t *input;  // (micro_batch, context)
+    uint16_t *target; // (micro_batch, latents)
+    int32_t *keep;    // (micro_batch, kept)
+
+    pa_progress bar;   // of the steps until the next line, on a terminal
+    int64_t bar_began; // step
+    double last_line;  // clock
 } pa_trainer;
 
-// All that a run needs before its first step, the checkpoint that it goes on from included. t->ctx stays NULL in a dry run for a device
-// that is not there. t is to be closed after an error too.
+// Prepares everything before the first step and loads the checkpoint to resume from. In a dry run without its device, run.ctx stays NULL.
+// Close t after an error too.
 pa_status pa_trainer_open(pa_trainer *t, const pa_config *config, const pa_train_options *options, pa_err *err);
 void pa_trainer_close(pa_trainer *t);
 

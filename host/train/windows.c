@@ -62,8 +62,8 @@ static int draw_offset(const pa_sampler *s, uint64_t w, uint64_t index, int most
 static int fitting_shift(const uint16_t *token, int count, int shift) {
     int low = 127, high = 0;
     for (int i = 0; i < count; i++)
-        if (token[i] < PA_TIME_SHIFT) {
-            int pitch = token[i] & 127;
+        if (pa_is_note(token[i])) {
+            int pitch = pa_pitch_of(token[i]);
             low = pitch < low ? pitch : low, high = pitch > high ? pitch : high;
         }
     if (low > high) return 0;
@@ -75,11 +75,12 @@ static int fitting_shift(const uint16_t *token, int count, int shift) {
 static void transpose(uint16_t *token, int count, int shift) {
     shift = fitting_shift(token, count, shift);
     for (int i = 0; i < count; i++)
-        if (token[i] < PA_TIME_SHIFT) token[i] = (uint16_t)(token[i] + shift);
+        if (pa_is_note(token[i])) token[i] = (uint16_t)(token[i] + shift);
 }
 
 static void put_shift(uint16_t *out, int length, int *made, int64_t steps) {
-    for (; steps > 0 && *made < length; steps -= 100) out[(*made)++] = (uint16_t)(PA_TIME_SHIFT + (steps < 100 ? steps : 100) - 1);
+    for (; steps > 0 && *made < length; steps -= PA_MOST_STEPS)
+        out[(*made)++] = pa_shift_of(steps < PA_MOST_STEPS ? (int)steps : PA_MOST_STEPS);
 }
 
 // Writes `length` tokens of a piece from `start`, time stretched by `factor` and velocities moved by `louder` bins. The stretched clock is
@@ -89,16 +90,16 @@ static void stretch(const pa_token_piece *p, int64_t start, double factor, int l
     int made = 0;
     for (int64_t at = start; made < length; at++) {
         int token = token_at(p, at);
-        if (token >= PA_TIME_SHIFT && token < PA_VELOCITY) {
-            clock += token - PA_TIME_SHIFT + 1;
+        if (pa_is_time_shift(token)) {
+            clock += pa_shift_steps(token);
             continue;
         }
         int64_t now = llround((double)clock * factor);
         put_shift(out, length, &made, now - sent);
         sent = now;
         if (made == length) break;
-        if (token >= PA_VELOCITY && token < PA_END) {
-            int bin = token - PA_VELOCITY + louder;
+        if (pa_is_velocity(token)) {
+            int bin = pa_velocity_bin(token) + louder;
             token = PA_VELOCITY + (bin < 0 ? 0 : bin > 31 ? 31 : bin);
         }
         out[made++] = (uint16_t)token;

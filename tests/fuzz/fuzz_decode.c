@@ -1,5 +1,5 @@
 // fuzz_decode.c: any tokens through both decoders. What performance decodes is encoded again and is a fixed point from then on.
-#include "tokenizer/song.h"
+#include "tokenizer/performance.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -21,10 +21,10 @@ static void check_notes(const pa_note *note, size_t count) {
 static pa_piece encode_again(const uint16_t *token, size_t count) {
     pa_part part = {0};
     pa_song song = {.part = &part, .parts = 1};
-    pa_piece piece;
+    pa_piece piece = {0};
     require(pa_decode(token, count, PA_PERFORMANCE, &part.note, &part.notes, NULL) == PA_OK);
     check_notes(part.note, part.notes);
-    require(pa_encode_song(&song, PA_PERFORMANCE, &piece, NULL) == PA_OK);
+    require(pa_performance_encode(&song, &(pa_encode_options){.encoding = PA_PERFORMANCE}, &piece, NULL) == PA_OK);
     require(piece.dropped == 0);
     free(part.note);
     return piece;

@@ -48,7 +48,13 @@ static double train(bench *b) {
 }
 
 static pa_run run_of(const bench *b) {
-    return (pa_run){b->run, &b->config, PA_MIDI_NEURAL, 0xc0ffee, &b->f.params, fixture_backend(), b->ctx};
+    return (pa_run){.dir = b->run,
+                    .config = &b->config,
+                    .encoding = PA_MIDI_NEURAL,
+                    .corpus = 0xc0ffee,
+                    .params = &b->f.params,
+                    .backend = fixture_backend(),
+                    .ctx = b->ctx};
 }
 
 static pa_status try_save(bench *b, bool best, pa_err *err) {
@@ -203,7 +209,7 @@ static void an_error_in_the_background_comes_forward(void **state) {
     b.state.step = 2;
     fixture_ok(pa_saver_save(saver, &b.state, false, &err), &err);
     while (!pa_saver_check(saver, &err)) usleep(1000);
-    assert_non_null(strstr(err.text, "/model.safetensors: expected to write "));
+    assert_non_null(strstr(err.text, "/model.safetensors, "));
     assert_int_equal(pa_saver_wait(saver, &again), PA_FAIL);
     assert_string_equal(again.text, err.text);
     assert_int_equal(pa_saver_save(saver, &b.state, false, &again), PA_FAIL); // the run is over
@@ -359,12 +365,12 @@ static const struct {
     {put_text, NEWEST "/model.safetensors", "expected a safetensors file, found one that begins with \"no weights at al\""},
     {put_text, NEWEST "/state.safetensors", "expected a safetensors file, found one that begins with \"no weights at al\""},
     {take_away, NEWEST "/model.safetensors", "expected a run directory or a checkpoint, found no checkpoint in it"},
-    {take_away, NEWEST "/state.safetensors", "expected the run's state beside model.safetensors, found none"},
+    {take_away, NEWEST "/state.safetensors", "expected the state that belongs to model.safetensors, found none"},
     {copy_of_tokens, NEWEST "/model.safetensors", "expected format patrain-checkpoint-1, found patrain-tokens-1"},
     {copy_of_tokens, NEWEST "/state.safetensors", "expected metadata step, found none"},
-    {link_to_another_place, NEWEST, "expected the run's own, found a link"},
-    {link_to_another_place, NEWEST "/model.safetensors", "expected the run's own, found a link"},
-    {link_to_another_place, NEWEST "/state.safetensors", "expected the run's own, found a link"},
+    {link_to_another_place, NEWEST, "expected a file or folder of the run, found a link"},
+    {link_to_another_place, NEWEST "/model.safetensors", "expected a file or folder of the run, found a link"},
+    {link_to_another_place, NEWEST "/state.safetensors", "expected a file or folder of the run, found a link"},
     {state_of_another_step, NEWEST "/state.safetensors", "expected step 20, of model.safetensors, found 10"},
 };
 enum { DAMAGES = sizeof damages / sizeof *damages };
@@ -405,7 +411,7 @@ static void a_damaged_checkpoint_is_passed_over_and_told_of(void **state) {
         char *said = heard();
         fixture_ok(s, &err);
         assert_true(found && b.state.step == 10 && b.state.updates == 1);
-        assert_ptr_equal(strstr(said, "damaged checkpoint passed over: "), said);
+        assert_ptr_equal(strstr(said, "skipping a damaged checkpoint: "), said);
         assert_non_null(strstr(said, NEWEST));
         if (!strstr(said, damages[i].message)) fail_msg("expected \"%s\", found: %s", damages[i].message, said);
         double *have = fixture_read(fixture_backend(), b.ctx, &b.f.params, PA_PARAM);
@@ -431,8 +437,8 @@ static void nothing_but_damage_is_an_error(void **state) {
     free(heard());
     assert_int_equal(s, PA_DATA);
     assert_false(found);
-    snprintf(expected, sizeof expected, "%s/checkpoints: expected a whole checkpoint, found 2 damaged; --fresh starts anew beside them",
-             b.run);
+    snprintf(expected, sizeof expected,
+             "%s/checkpoints: expected an intact checkpoint, found 2 damaged; --fresh starts over and keeps them aside", b.run);
     assert_string_equal(err.text, expected);
     end(&b);
 }
@@ -480,7 +486,7 @@ static void a_full_disk_leaves_the_old_checkpoint(void **state) {
         scratch_limit(0);
         assert_true(s == PA_FAIL || room > whole);
         if (!s) break;
-        assert_non_null(strstr(err.text, "safetensors: expected to write "));
+        assert_non_null(strstr(err.text, "cannot write "));
         assert_non_null(strstr(err.text, "File too large"));
         assert_string_equal(steps_of(), "10");
         expect_link("latest", "checkpoints/step-00000010");

@@ -223,7 +223,9 @@ static void a_resumed_run_scales_as_before(void **state) {
     while (!isfinite(norm[0]));
     step(c, &f.batch, 1, 2, &norm[0]);
     assert_true(c->loss_scaling < 65536 && c->good_steps == 2);
-    pa_run run = {scratch("run"), &config, PA_MIDI_NEURAL, 7, &f.params, be, c}, elsewhere = run;
+    pa_run run = {
+        .dir = scratch("run"), .config = &config, .encoding = PA_MIDI_NEURAL, .corpus = 7, .params = &f.params, .backend = be, .ctx = c};
+    pa_run elsewhere = run;
     pa_context *again = resumed(&f, &run, &at, true);
     assert_true(again->loss_scaling == c->loss_scaling && again->good_steps == 2);
     be->close(again);

@@ -144,7 +144,13 @@ static void a_checkpoint(void **state) {
     fixture_batch(&b.f, 2, 24, 15, 4, 37);
     pa_context *ctx = fixture_open(fixture_backend(), &b.f, (pa_open){.max_batch = 2, .training = true, .precision = PA_PRECISION_FP32});
     snprintf(dir, sizeof dir, "%s", scratch_folder);
-    b.run = (pa_run){dir, &b.config, PA_MIDI_NEURAL, 7, &b.f.params, fixture_backend(), ctx};
+    b.run = (pa_run){.dir = dir,
+                     .config = &b.config,
+                     .encoding = PA_MIDI_NEURAL,
+                     .corpus = 7,
+                     .params = &b.f.params,
+                     .backend = fixture_backend(),
+                     .ctx = ctx};
     fixture_ok(b.run.backend->loss_grad(ctx, &b.f.batch, 1.0f / 30, &sum, &err), &err);
     pa_update u = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .step = 1};
     fixture_ok(b.run.backend->update(ctx, &u, &norm, NULL, &err), &err);

@@ -384,7 +384,7 @@ static void theirs_need_settings(void **state) {
     snprintf(from, sizeof from, "%s", scratch("theirs.safetensors"));
     refuse(from, NULL, NULL, PA_USAGE, ": has no settings of its own; expected --config FILE.ini, whose [model] describes it");
     snprintf(config, sizeof config, "%s", scratch("none.ini"));
-    snprintf(message, sizeof message, "%s: expected a file that can be read, found: No such file or directory", config);
+    snprintf(message, sizeof message, "cannot open %s: No such file or directory", config);
     refuse(from, config, NULL, PA_USAGE, message);
     end(&d);
 }

@@ -222,10 +222,10 @@ class Disk(Crash):
             self.assertEqual(self.assert_whole("run", "whole"), [10, 20])
 
     def test_full(self):
-        said = rf"tmp\.\d+/(model|state)\.safetensors: expected to write \d+ bytes, found: {os.strerror(errno.ENOSPC)}$"
+        said = rf"tmp\.\d+/(model|state)\.safetensors, \d+ bytes: {os.strerror(errno.ENOSPC)}$"
         for n in ("1+", "2+", "35+", "70+"):
             self.disk_fails("fwrite", "checkpoints/", n, errno.ENOSPC, said)
-        self.disk_fails("fflush", "checkpoints/", "2+", errno.ENOSPC, f": expected to write it whole, found: {os.strerror(errno.ENOSPC)}$")
+        self.disk_fails("fflush", "checkpoints/", "2+", errno.ENOSPC, f"cannot write .*: {os.strerror(errno.ENOSPC)}$")
         self.disk_fails("fwrite", "checkpoints/", "40+", errno.EDQUOT, said.replace(os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)), again=True)
 
     def test_read_only(self):
@@ -245,8 +245,7 @@ class Disk(Crash):
         self.disk_fails("rename", "/latest", 1, errno.EIO, said, left=(10, 20))
         self.disk_fails("symlink", "/latest", 1, errno.EIO, said, left=(10, 20))
         for n in (1, 2, 3, 6):  # the checkpoint before is never taken for damaged, and none passed over: the disk may be mended
-            self.disk_fails("pread", "checkpoints/step-00000010", n, errno.EIO, r"step-00000010/\w+\.safetensors: expected to read \d+ bytes, found" +
-                      r" after \d+" + said)
+            self.disk_fails("pread", "checkpoints/step-00000010", n, errno.EIO, r"cannot read .*step-00000010/\w+\.safetensors after \d+ of \d+ bytes" + said)
 
     def test_torn(self):
         """A disk that says all is well: found when it is read back."""
@@ -260,7 +259,7 @@ class Disk(Crash):
         self.assertEqual(status, -signal.SIGKILL, said)
         status, said = self.train(1, "lost", *self.ARGUMENTS)
         self.assertEqual(status, 0, said)
-        self.assertRegex(said, r"(?m)^damaged checkpoint passed over: .*step-00000020/model\.safetensors: .*\n.*: going on from step 10$")
+        self.assertRegex(said, r"(?m)^skipping a damaged checkpoint: .*step-00000020/model\.safetensors: .*\n.*: resuming from step 10$")
         self.assert_same_tensors("whole", "lost", "latest")
 
     def test_no_locks(self):
@@ -276,15 +275,15 @@ class Disk(Crash):
                     pass
                 status, said = self.train(1, run, *self.ARGUMENTS, shim=none)
                 self.assertEqual(status, 1, said)
-                self.assertEqual(said.splitlines()[-1], f"patrain: {self.folder}/{run}: another run may have this directory (process "
-                                 f"{first.pid} on {socket.gethostname()}), whose file system has no locks ({os.strerror(error)}); if it "
-                                 f"has ended, remove {self.folder}/{run}/lock")
+                self.assertEqual(said.splitlines()[-1], f"patrain: {self.folder}/{run} may be in use by another run (process "
+                                 f"{first.pid} on {socket.gethostname()}): its file system has no locks ({os.strerror(error)}); if that "
+                                 f"run has ended, remove {self.folder}/{run}/lock")
                 first.kill()
                 first.wait()
                 newest = max(int(path.name[5:]) for path in (self.folder / run / "checkpoints").iterdir() if ".tmp." not in path.name)
                 status, said = self.train(1, run, *self.ARGUMENTS, f"train.steps={newest + 5}", shim=none)
                 self.assertEqual(status, 0, said)
-                self.assertIn(f"process {first.pid} on {socket.gethostname()} had this directory and is gone", said)
+                self.assertIn(f"the previous start was killed (process {first.pid} on {socket.gethostname()})", said)
 
     def test_folders_that_cannot_be_exchanged(self):
         """A step is saved over a damaged one of its number. Wherever that ends, one of the two is found under its name, and the run goes on."""
@@ -299,7 +298,7 @@ class Disk(Crash):
                     state.truncate(1000)
                 status, said = self.train(1, "run", *self.ARGUMENTS, shim=none + end)
                 self.assertEqual(status, expected, said)
-                self.assertIn("damaged checkpoint passed over", said)
+                self.assertIn("skipping a damaged checkpoint", said)
                 if status == 1:
                     self.assertRegex(said.splitlines()[-1], rf"^patrain: .*step-00000020.*: {os.strerror(errno.EIO)}$")
                     self.assertEqual(len(list((self.folder / "run/checkpoints").iterdir())), 2)
@@ -317,7 +316,7 @@ class Disk(Crash):
             self.disk_goes_on("fsync", "/checkpoints", n, errno.EINVAL)
 
     def test_logs(self):
-        self.disk_fails("fflush", "metrics.jsonl", "3+", errno.ENOSPC, f"metrics.jsonl: cannot be written: {os.strerror(errno.ENOSPC)}$", again=True)
+        self.disk_fails("fflush", "metrics.jsonl", "3+", errno.ENOSPC, f"cannot write metrics.jsonl: {os.strerror(errno.ENOSPC)}$", again=True)
 
 
 if __name__ == "__main__":

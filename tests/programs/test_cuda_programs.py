@@ -150,7 +150,7 @@ class Errors(Programs):
             done = self.train(run, "cuda", *arguments, status=1, PA_EMULATOR_ERROR=f"{code}@{at}")
             self.assertRegex(done.stderr.splitlines()[-1], "^patrain: " + text + "$")
             done = self.train(run, "cpu", *arguments)
-            self.assertIn("going on from step 2\n", done.stderr)
+            self.assertIn("resuming from step 2\n", done.stderr)
             ours = [m["loss"] for m in programs.metrics(self.folder / run)[0]]
             self.assert_near(self.losses["fp32"], self.losses["bf16"], ours, "fp32")
 

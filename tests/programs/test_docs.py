@@ -13,8 +13,8 @@ PATH = re.compile(rf"(?<![\w/.$}}-])((?:{FOLDERS})/[\w./*-]*[\w*/])")
 # The name of one of our kinds of files, without a folder: "comm_join.c", "model.md".
 NAME = re.compile(r"(?<![\w/.*<%$}{-])(\w[\w-]*\.(?:c|h|cu|cuh|md|ini))\b(?![\w/*(-])")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
-# Names that are meant as examples, or that belong to other software.
-OTHERS = {"results.md", "C.ini", "CONFIG.ini", "config.ini"}
+# Names of examples, of what programs and the build write.
+OTHERS = {"results.md", "C.ini", "CONFIG.ini", "config.ini", "pa_version.h", "pa_commit.h"}
 
 
 def tracked() -> list[pathlib.Path]:

@@ -119,7 +119,7 @@ class Ranks(programs.WithCorpus):
         processes = self.start(4, run, *long, "train.zero=1", mpi=mpi)
         said = self.wait_for_step(processes[0], 120)
         if mpi and "Open MPI" in subprocess.run([MPIRUN, "--version"], capture_output=True, text=True).stdout:
-            self.assertIn(f"kill -USR1 {processes[0].pid} saves and stops this run", said)
+            self.assertIn(f"to save and stop: kill -USR1 {processes[0].pid} (", said)
         processes[-1].send_signal(signal.SIGUSR1)  # one rank, or mpirun, which hands it on; SIGTERM it answers by killing the ranks
         said, codes = self.finish(processes)
         self.assertEqual(set(codes), {75}, said)
@@ -130,7 +130,7 @@ class Ranks(programs.WithCorpus):
         for ranks, zero in ((3, 1), (2, 0), (1, 0)):
             step += 5
             said = self.train(ranks, run, f"train.steps={step}", *long[1:], f"train.zero={zero}")
-            self.assertEqual(said.count("going on from step"), 1)
+            self.assertEqual(said.count("resuming from step"), 1)
         self.assertEqual([row[0] for row in self.losses(run)[0]], list(range(1, step + 1)))
 
     def test_stopped_on_four_goes_on_on_fewer(self):
@@ -180,7 +180,7 @@ class Ranks(programs.WithCorpus):
         """The same command goes on, and it is as if nothing had been."""
         if not (self.folder / "undisturbed").exists():
             self.train(3, "undisturbed", *self.LONG)
-        self.assertIn("going on from step", self.train(3, run, *self.LONG, mpi=mpi))
+        self.assertIn("resuming from step", self.train(3, run, *self.LONG, mpi=mpi))
         self.assert_same("undisturbed", run)
 
     def test_a_rank_that_is_killed(self):
@@ -264,7 +264,7 @@ class Ranks(programs.WithCorpus):
                     self.leave_within_ten_seconds(what, mpi)
 
     def test_ranks_that_make_no_sense(self):
-        for arguments, text in ((["--rank", "1"], "expected --rendezvous FILE"), (["--rendezvous", "x", "--rank", "2", "--world", "2"], "found 2")):
+        for arguments, text in ((["--rank", "1"], "need --rendezvous FILE"), (["--rendezvous", "x", "--rank", "2", "--world", "2"], "found 2")):
             done = programs.train(self.folder, "nonsense", *arguments)
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertIn(text, done.stderr)
@@ -299,7 +299,7 @@ class Ranks(programs.WithCorpus):
         process = start(step + 3)
         said = process.communicate(timeout=120)[1]
         self.assertEqual(process.returncode, 0, said)
-        self.assertIn(f"going on from step {step}", said)
+        self.assertIn(f"resuming from step {step}", said)
         self.assertFalse((tools / "requeued").exists())
 
 

@@ -65,13 +65,13 @@ class Stopped(Run):
             process.send_signal(number)
             said = process.stderr.read()
             self.assertEqual(process.wait(), 75, said)
-            stopped = re.search(r"stopped on request at step (\d+), saved; the same command goes on from there\n$", said)
+            stopped = re.search(r"stopped on request at step (\d+), saved; the same command resumes from there\n$", said)
             self.assertTrue(stopped, said)
             self.assertLess(int(stopped[1]), 400)
             latest = (self.folder / parts / "latest").resolve()
             self.assertEqual(latest.name, f"step-{int(stopped[1]):08}")
         done = self.train(parts, *arguments)
-        self.assertIn(f"{self.folder}/{parts}: going on from step {stopped[1]}\n", done.stderr)
+        self.assertIn(f"{self.folder}/{parts}: resuming from step {stopped[1]}\n", done.stderr)
         self.assert_same_run(whole, parts)
 
     def test_to_the_bit_in_fp32(self):
@@ -93,8 +93,8 @@ class Stopped(Run):
         before = (self.folder / "finished/metrics.jsonl").read_text()
         done = self.train("finished", "--init", str(self.folder / "finished"))
         self.assertEqual((self.folder / "finished/metrics.jsonl").read_text(), before)
-        self.assertIn("/finished: going on from step 40; --init is for a new run\n", done.stderr)
-        self.assertTrue(done.stderr.endswith("finished before, at step 40; more train.steps, train.epochs or train.minutes go on\n"), done.stderr)
+        self.assertIn("/finished: resuming from step 40; --init applies to new runs only\n", done.stderr)
+        self.assertTrue(done.stderr.endswith("already finished at step 40; raise train.steps, train.epochs or train.minutes to continue\n"), done.stderr)
         done = self.train("finished", "train.steps=50")
         loss = programs.losses(self.folder / "finished")[0][-1][1]
         self.assertTrue(done.stderr.endswith(f"finished at step 50, loss {loss:.4f}: {self.folder}/finished\n"), done.stderr)
@@ -204,7 +204,7 @@ class Trajectory(Run):
     def test_a_window_of_nothing_to_score(self):
         programs.write_tokens(self.folder / "short.safetensors", [3, 8, 5, 30])
         done = self.train("short", "train.steps=20", "train.global_batch=1", "log.every=1", f"data.train={self.folder}/short.safetensors")
-        self.assertIn("short.safetensors: 3 of 4 pieces have no more than model.prefix = 8 tokens; nothing is learnt from them\n", done.stderr)
+        self.assertIn("short.safetensors: 3 of 4 pieces are no longer than model.prefix, 8 tokens; the run does not train on them\n", done.stderr)
         losses = [m["loss"] for m in programs.metrics(self.folder / "short")[0]]
         self.assertEqual((losses.count(None), len(losses)), (15, 20))
         self.assertEqual(done.stderr.count("(nothing scored: windows shorter than model.prefix)"), 15)

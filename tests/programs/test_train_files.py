@@ -2,6 +2,7 @@
 """patrain's messages and exit statuses, and what it leaves in a run directory: logs, TensorBoard events, checkpoints, nothing on a dry run,
 and the old checkpoint where the disk is full or the numbers are lost. That runs go on to the bit is in test_train.py."""
 
+import datetime
 import math
 import os
 import pathlib
@@ -42,19 +43,19 @@ class Refused(Run):
 
     def test_usage(self):
         f = str(self.folder)
-        self.refuse_line(2, "expected a configuration, CONFIG.ini, found none")
-        self.refuse_line(2, "expected a configuration, CONFIG.ini, first, found train.steps=1", "train.steps=1")
-        self.refuse_line(2, "FOLDER/none.ini: expected a file that can be read, found: No such file or directory", f + "/none.ini")
-        self.refuse_line(2, "--frehs: unknown option; the nearest is --fresh (patrain --help lists all)", f + "/tiny.ini", "--frehs")
+        self.refuse_line(2, "expected CONFIG.ini or --init, found neither")
+        self.refuse_line(2, "expected CONFIG.ini or --init before settings, found train.steps=1", "train.steps=1")
+        self.refuse_line(2, "cannot open FOLDER/none.ini: No such file or directory", f + "/none.ini")
+        self.refuse_line(2, "unknown option --frehs (did you mean --fresh?)", f + "/tiny.ini", "--frehs")
         self.refuse_line(2, "--device: expected auto|cpu|cuda, found 'tpu'", f + "/tiny.ini", "--device", "tpu")
         (self.folder / "bad.ini").write_text("[model]\ndim = 8\nheads = many\n")
         self.refuse_line(2, 'FOLDER/bad.ini:3: model.heads: expected a whole number from 1 to 1024, found "many"', f + "/bad.ini")
         (self.folder / "unknown.ini").write_text("[train]\nstep = 8\n")
-        self.refuse_line(2, "FOLDER/unknown.ini:2: train.step: expected a known key (nearest: train.steps), found an unknown one",
+        self.refuse_line(2, "FOLDER/unknown.ini:2: unknown key 'train.step' (did you mean 'train.steps'?)",
                          f + "/unknown.ini")
 
     def test_settings(self):
-        self.refuse(2, "train.stepz: expected a known key (nearest: train.steps), found an unknown one", "train.stepz=3")
+        self.refuse(2, "unknown key 'train.stepz' (did you mean 'train.steps'?)", "train.stepz=3")
         self.refuse(2, 'optimizer.lr: expected a number above 0 and at most 1, found "1e30"', "optimizer.lr=1e30")
         self.refuse(2, "model.prefix: expected 0 to 31, found 32", "model.prefix=32")
         self.refuse(2, "train.micro_batch: expected at most train.global_batch, 4, found 5", "train.micro_batch=5")
@@ -71,7 +72,7 @@ class Refused(Run):
         def data(name):
             return f"data.train={self.folder}/{name}"
 
-        self.refuse(2, "data.train: FOLDER/none: expected a file that can be read, found: No such file or directory", data("none"))
+        self.refuse(2, "data.train: cannot open FOLDER/none: No such file or directory", data("none"))
         whole = (self.folder / "train.safetensors").read_bytes()
         (self.folder / "torn.safetensors").write_bytes(whole[:-100])
         done = programs.train(self.folder, "refused", data("torn.safetensors"))
@@ -87,10 +88,10 @@ class Refused(Run):
         programs.write_tokens(self.folder / "empty.safetensors", [])
         self.refuse(3, "FOLDER/empty.safetensors: expected at least one piece, found none", data("empty.safetensors"))
         programs.write_tokens(self.folder / "short.safetensors", [8, 3])
-        self.refuse(3, "FOLDER/short.safetensors: expected pieces of more than model.prefix = 8 tokens, of which nothing is predicted, found none",
+        self.refuse(3, "FOLDER/short.safetensors: expected pieces longer than model.prefix, 8 tokens, found none",
                     data("short.safetensors"))
         done = self.train("no-validation", "train.steps=1", f"data.validation={self.folder}/short.safetensors")
-        self.assertIn("short.safetensors: no piece has more than model.prefix = 8 tokens; no evaluation, no best checkpoint, no samples\n", done.stderr)
+        self.assertIn("short.safetensors: no piece is longer than model.prefix, 8 tokens: no evaluation, no best checkpoint, no samples\n", done.stderr)
         self.assertEqual(programs.losses(self.folder / "no-validation")[1], [])
         self.assertFalse((self.folder / "refused").exists())
 
@@ -113,7 +114,7 @@ class Refused(Run):
         programs.write_tokens(self.folder / "other.safetensors", [70, 80, 90], seed=7)
         done = programs.train(self.folder, "first", f"data.train={self.folder}/other.safetensors")
         self.assertEqual(done.returncode, 2)
-        self.assertRegex(done.stderr, r"other\.safetensors: expected the corpus that the run began with, CRC-32C \w{8}, found \w{8}; --init ")
+        self.assertRegex(done.stderr, r"other\.safetensors: expected the run's training data, CRC-32C \w{8}, found \w{8}; to train its weights on other data, use --init ")
         programs.write_tokens(self.folder / "neural.safetensors", [50], encoding="midi-neural")
         self.refuse(2, "data.train: expected the checkpoint's encoding, performance, found midi-neural",
                     f"data.train={self.folder}/neural.safetensors", "data.validation=", run="first")
@@ -130,14 +131,14 @@ class Refused(Run):
         self.assertTrue(self.wait_for_step(process, 1))
         process.send_signal(signal.SIGSTOP)
         for more in ((), ("--fresh",)):
-            self.refuse(1, f"FOLDER/busy: another run has this directory (process {process.pid} on {socket.gethostname()})", *more,
+            self.refuse(1, f"FOLDER/busy is in use by another run (process {process.pid} on {socket.gethostname()})", *more,
                         run="busy")
         process.kill()
         process.wait()
         done = self.train("busy", "train.steps=2")  # the lock went with the process
-        gone = f"{self.folder}/busy: process {process.pid} on {socket.gethostname()} had this directory and is gone\n"
+        gone = f"{self.folder}/busy: the previous start was killed (process {process.pid} on {socket.gethostname()})\n"
         self.assertIn(gone, done.stderr)
-        self.assertNotIn("is gone", self.train("busy", "train.steps=3").stderr)
+        self.assertNotIn("was killed", self.train("busy", "train.steps=3").stderr)
 
 
 class Directories(Run):
@@ -148,14 +149,14 @@ class Directories(Run):
             done = self.train(run, "--dry-run", "--fresh")
             self.assertRegex(done.stderr, r"million parameters in \d+ tensors; 4 windows a step, 4 at a time; 9 windows an epoch\n")
             self.assertRegex(done.stderr, r"memory plan, .*\n  parameters +\d+\.\d MB\n(.*\n)+  all +\d+\.\d MB\n")
-            self.assertRegex(done.stderr, r"step 1  epoch .*\ndry run: one step of \d+\.\d\d s done, nothing written\n$")
+            self.assertRegex(done.stderr, r"step 1  epoch .*\ndry run: one window took \d+\.\d\d s, so a step of 4 takes at most about \d+\.\d s; nothing written\n$")
         self.assertEqual(tree(self.folder), before)
 
     def test_fresh_is_for_runs(self):
         (self.folder / "mine").mkdir()
         (self.folder / "mine/song.mid").write_bytes(b"mine")
         done = self.train("mine", "train.steps=5", "--fresh", status=2)
-        self.assertTrue(done.stderr.endswith(f"patrain: --fresh: expected the directory of a run, found {self.folder}/mine without checkpoints in it\n"))
+        self.assertTrue(done.stderr.endswith(f"patrain: --fresh: expected a run directory, found {self.folder}/mine, which has no checkpoints\n"))
         self.assertEqual(tree(self.folder / "mine"), {self.folder / "mine/song.mid": b"mine"})
 
     def test_fresh_moves_aside(self):
@@ -193,7 +194,7 @@ class Directories(Run):
     def test_init_takes_another_runs_weights(self):
         self.train("source", "train.steps=20")
         done = self.train("init", "train.steps=5", "--init", str(self.folder / "source"), "train.seed=9")
-        self.assertIn(f"weights of {self.folder}/source/best/model.safetensors\n", done.stderr)
+        self.assertIn(f"weights from {self.folder}/source/best/model.safetensors\n", done.stderr)
         steps, evaluations = programs.metrics(self.folder / "init")
         best = min(m["eval_loss"] for m in programs.metrics(self.folder / "source")[1])
         self.assertLess(abs(evaluations[0]["eval_loss"] - best), 0.2)  # another seed, other crops
@@ -313,10 +314,14 @@ class Logs(Run):
         steps, evaluations = programs.metrics(self.folder / "metrics")
         self.assertEqual([m["step"] for m in steps], [1, 2, 3, 4, 5, 6])
         for m in steps:
-            self.assertEqual(list(m), ["step", "epoch", "loss", "lr", "grad_norm", "tokens_per_s", "mfu", "seconds"])
-            self.assertTrue(all(math.isfinite(v) for v in m.values()))
+            self.assertEqual(list(m), ["step", "epoch", "loss", "lr", "grad_norm", "tokens_per_s", "mfu", "seconds", "time"])
+            self.assertTrue(all(math.isfinite(v) for key, v in m.items() if key != "time"))
+            self.assertLessEqual(m["mfu"], 1)
         self.assertEqual([m["step"] for m in evaluations], [0, 3, 6])
-        self.assertEqual(list(evaluations[0]), ["step", "eval_loss", "eval_loss_seed", "eval_accuracy", "eval_seconds"])
+        self.assertEqual(list(evaluations[0]), ["step", "eval_loss", "eval_loss_seed", "eval_accuracy", "eval_seconds", "time"])
+        times = [datetime.datetime.fromisoformat(m["time"]) for m in steps]
+        self.assertEqual(times, sorted(times))
+        self.assertLess(abs(times[-1].timestamp() - time.time()), 600)
 
     def test_a_bar_on_a_terminal(self):
         """While steps take more than a second, from one micro-batch to the next."""
@@ -337,7 +342,7 @@ class Logs(Run):
 
     def test_progress_lines(self):
         done = self.train("lines", "train.steps=6", "log.every=3", "log.eval_every=0")
-        shown = re.findall(r"^step (\d+)  epoch \d\.\d\d  loss \d\.\d{4}  lr \S+  norm \S+  \d+ tokens/s  mfu \d+\.\d%  \d+\.\d\d GB  left 0:00:\d\d$",
+        shown = re.findall(r"^step (\d+)  epoch \d\.\d\d  loss \d\.\d{4}  lr \S+  norm \S+  \d+ tokens/s  \d+\.\d% of measured peak  \d+\.\d\d GB  left 0:00:\d\d$",
                            done.stderr, re.MULTILINE)
         self.assertEqual(shown, ["1", "3", "6"])
 
@@ -389,7 +394,7 @@ class Lost(Run):
         self.assertEqual([f[2] for f in found], list(range(1, len(found) + 1)))
         self.assertLess(100, found[0][0])
         self.assertIn("loss", [f[1] for f in found])
-        self.assertEqual(len(re.findall(r"^step \d+ .*  \(spike: (?:loss|norm) beyond [\d.e+]+\)$", done.stderr, re.MULTILINE)), len(found))
+        self.assertEqual(len(re.findall(r"^step \d+ .*  \(spike: (?:loss|norm) above [\d.e+]+\)$", done.stderr, re.MULTILINE)), len(found))
 
     def test_without_a_checkpoint(self):
         self.train("source", "train.steps=5", "log.eval_every=0")
@@ -414,7 +419,7 @@ class FullDisk(Run):
         room = (newest / "state.safetensors").stat().st_size - 1
         done = self.train("full", *settings, status=1, preexec_fn=self.limited(room))
         self.assertRegex(done.stderr.splitlines()[-1],
-                         r"^patrain: .*step-00000020\.tmp\.\d+/state\.safetensors: expected to write \d+ bytes, found: File too large$")
+                         r"^patrain: cannot write .*step-00000020\.tmp\.\d+/state\.safetensors, \d+ bytes: File too large$")
         self.assertEqual(tree(newest), before)
         self.assertEqual(sorted((self.folder / "full/checkpoints").iterdir())[-1], newest)
         self.train("full", *settings)
@@ -422,7 +427,7 @@ class FullDisk(Run):
 
     def test_while_logging(self):
         done = self.train("log", "checkpoint.every=0", "log.eval_every=0", status=1, preexec_fn=self.limited(2000))
-        self.assertEqual(done.stderr.splitlines()[-1], "patrain: metrics.jsonl: cannot be written: File too large")
+        self.assertEqual(done.stderr.splitlines()[-1], "patrain: cannot write metrics.jsonl: File too large")
 
 
 class Signals(Run):
@@ -451,7 +456,7 @@ class Signals(Run):
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
         self.assertEqual(process.wait(), 130)
-        self.assertEqual(said, "\nstopping after this step, once it is saved; Ctrl-C again ends at once, without saving\n")
+        self.assertEqual(said, "\nstopping: finishing this step (60 s at most), then saving; Ctrl-C again exits at once, without saving\n")
         self.assertEqual(list((self.folder / "twice/checkpoints").iterdir()), [])
 
     def compute(self, process, seconds):

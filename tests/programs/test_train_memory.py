@@ -56,7 +56,7 @@ class Memory(unittest.TestCase):
         process = self.start(config, *arguments)
         planned = self.plan(process)["all"]
         said, taken = self.peak(process)
-        self.assertIn("\ndry run: one step of ", said)
+        self.assertIn("\ndry run: one window took ", said)
         self.assertLess(abs(taken - bare - planned), 0.1 * planned, f"{taken} bytes taken, {bare} of them by the program, {planned} planned")
         return taken
 

@@ -177,7 +177,7 @@ static void file_that_cannot_be_created_is_refused(void **state) {
     scratch_put("file", "x");
     assert_int_equal(pa_file_create(&f, scratch("none/a"), &err), PA_FAIL);
     snprintf(folder, sizeof folder, "%s", scratch("none"));
-    snprintf(expected, sizeof expected, "%s: expected its folder %s, found: No such file or directory", scratch("none/a"), folder);
+    snprintf(expected, sizeof expected, "cannot create %s: folder %s: No such file or directory", scratch("none/a"), folder);
     assert_string_equal(err.text, expected);
     assert_int_equal(pa_file_create(&f, scratch("file/a"), &err), PA_FAIL);
     snprintf(folder, sizeof folder, "%s", scratch("file"));
@@ -192,7 +192,7 @@ static void file_that_cannot_be_created_is_refused(void **state) {
     assert_int_equal(pa_file_create(&f, "", &err), PA_FAIL);
     assert_string_equal(err.text, "output: expected a path, found an empty name");
     assert_int_equal(pa_file_create(&f, "/proc/a", &err), PA_FAIL); // where nobody, not even root, may create files
-    assert_non_null(strstr(err.text, "/proc/a: expected to create a file in /proc, found: "));
+    assert_non_null(strstr(err.text, "cannot create /proc/a: "));
     pa_file_abandon(&f); // after a refusal: nothing
     assert_int_equal(scratch_entries(), 2);
 }
@@ -210,7 +210,7 @@ static void full_disk_is_found_and_leaves_the_old_file(void **state) {
         for (size_t n = 0; n < sizes[i]; n += sizeof block) fwrite(block, 1, sizeof block, f.stream);
         assert_int_equal(pa_file_commit(&f, &err), PA_FAIL);
         scratch_limit(0);
-        snprintf(expected, sizeof expected, "%s: expected to write it whole, found: %s", scratch("a"), found[i]);
+        snprintf(expected, sizeof expected, "cannot write %s: %s", scratch("a"), found[i]);
         assert_string_equal(err.text, expected);
         scratch_expect("a", "old");
         assert_int_equal(scratch_entries(), 1);
@@ -242,7 +242,7 @@ static void folders_are_made_and_files_in_the_way_refused(void **state) {
     snprintf(expected, sizeof expected, "%s: expected a folder, found a file", scratch("a/file"));
     assert_string_equal(err.text, expected);
     assert_int_equal(pa_make_dirs("/proc/none/x", &err), PA_FAIL);
-    assert_non_null(strstr(err.text, "/proc/none: expected to make this folder, found: "));
+    assert_non_null(strstr(err.text, "cannot create folder /proc/none: "));
     assert_int_equal(pa_make_dirs("", &err), PA_USAGE);
     assert_int_equal(pa_sync_dir(scratch("a"), &err), PA_OK);
     assert_int_equal(pa_sync_dir(scratch("none"), &err), PA_FAIL);
@@ -301,7 +301,7 @@ static void text_is_read_whole(void **state) {
     free(text);
     close(ends[0]);
     assert_int_equal(pa_read_text(scratch("none"), &text, &length, &err), PA_FAIL);
-    snprintf(expected, sizeof expected, "%s: expected a file that can be read, found: No such file or directory", scratch("none"));
+    snprintf(expected, sizeof expected, "cannot open %s: No such file or directory", scratch("none"));
     assert_string_equal(err.text, expected);
     assert_int_equal(pa_read_text(scratch(""), &text, &length, &err), PA_FAIL);
     snprintf(expected, sizeof expected, "%s: expected a file, found a folder", scratch(""));

@@ -60,14 +60,14 @@ static void refuses(void **state) {
     static const struct {
         const char *line, *message;
     } c[] = {
-        {"--whloe 3", "--whloe: unknown option; the nearest is --whole (prog --help lists all)"},
-        {"--hlep", "--hlep: unknown option; the nearest is --help (prog --help lists all)"},
-        {"--quite-another", "--quite-another: unknown option (prog --help lists all)"},
-        {"--whol=3", "--whol: unknown option; the nearest is --whole (prog --help lists all)"},
-        {"--dev cpu", "--dev: unknown option; the nearest is --device (prog --help lists all)"},
-        {"--enc=x", "--enc: unknown option (prog --help lists all)"},
-        {"--=x", "--: unknown option (prog --help lists all)"},
-        {"-w 3", "-w: unknown option; options begin with two dashes (prog --help lists all)"},
+        {"--whloe 3", "unknown option --whloe (did you mean --whole?)"},
+        {"--hlep", "unknown option --hlep (did you mean --help?)"},
+        {"--quite-another", "unknown option --quite-another (see prog --help)"},
+        {"--whol=3", "unknown option --whol (did you mean --whole?)"},
+        {"--dev cpu", "unknown option --dev (did you mean --device?)"},
+        {"--enc=x", "unknown option --enc (see prog --help)"},
+        {"--=x", "unknown option -- (see prog --help)"},
+        {"-w 3", "unknown option -w: options begin with two dashes (see prog --help)"},
         {"--whole x", "--whole: expected a whole number, found 'x'"},
         {"--whole 1.5", "--whole: expected a whole number, found '1.5'"},
         {"--whole=", "--whole: expected a whole number, found ''"},
@@ -76,8 +76,8 @@ static void refuses(void **state) {
         {"--real-number 1x", "--real-number: expected a number, found '1x'"},
         {"--device gpu", "--device: expected auto|cpu|cuda, found 'gpu'"},
         {"--device cud", "--device: expected auto|cpu|cuda, found 'cud'"},
-        {"--flag=yes", "--flag: takes no value, found 'yes'"},
-        {"a --text", "--text: expected FILE after it, found the end of the line"},
+        {"--flag=yes", "--flag takes no value, found 'yes'"},
+        {"a --text", "--text: expected FILE, found nothing"},
     };
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         assert_int_equal(parse(c[i].line), PA_USAGE);

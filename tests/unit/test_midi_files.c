@@ -1,23 +1,27 @@
 // test_midi_files.c: MIDI files as the world has them: every form that is read, every damage that is refused.
 #include "tests/support/midi_bytes.h"
 #include "tests/support/scratch.h"
+#include "tokenizer/read.h"
 
 static midi m;
+static const pa_encode_options performance = {.encoding = PA_PERFORMANCE};
 static const row one_note[] = {ON(0, 60, 64), OFF(500, 60), STOP};
 
 // ---- forms of the file
 
-static void tempo_is_that_of_the_first_track(void **state) {
+static void tempo_is_that_of_all_tracks(void **state) {
     (void)state;
     midi_header(&m, 1, 2, 480);
     midi_begin(&m);
     MIDI_PUT(&m, "\0\xff\x51\3\x0f\x42\x40"); // 60 bpm
     midi_end(&m);
     midi_begin(&m);
-    MIDI_PUT(&m, "\0\xff\x51\3\x03\xd0\x90"); // 240 bpm: not in the first track
-    midi_rows(&m, (const row[]){ON(0, 60, 64), OFF(480, 60), STOP});
+    midi_rows(&m, (const row[]){DOWN(0), ON(0, 60, 64), STOP});
+    MIDI_PUT(&m, "\x81\x70\xff\x51\3\x03\xd0\x90"); // 240 bpm from tick 240, not in the first track
+    midi_rows(&m, (const row[]){OFF(240, 60), UP(480), STOP});
     midi_end(&m);
-    expect_tokens(&m, PA_PERFORMANCE, "V15 +60 T100 -60", 0);
+    expect_tokens(&m, PA_PERFORMANCE, "V15 +60 T75 -60", 0);
+    expect_tokens(&m, PA_MIDI_NEURAL, "V16 +60 T100 -60", 0);
 }
 
 static void tempo_changes(void **state) {
@@ -47,7 +51,7 @@ static void a_tempo_that_repeats_is_no_change(void **state) {
         midi_begin(&m);
         for (int i = 0; i < 500; i++) MIDI_PUT(&m, "\x07\x90\x3c\x40\x05\x80\x3c\x40");
         midi_end(&m);
-        assert_int_equal(pa_song_read(&song[repeated], m.byte, m.count, NULL), PA_OK);
+        assert_int_equal(pa_song_read(&song[repeated], m.byte, m.count, &performance, &(pa_report){0}, NULL), PA_OK);
     }
     for (int i = 0; i < 500; i++) {
         assert_memory_equal(&song[0].part->note[i].start, &song[1].part->note[i].start, sizeof(double));
@@ -303,22 +307,22 @@ static void files_that_are_none(void **state) {
     pa_piece piece;
     pa_err err;
     char expected[SCRATCH_PATH + 64];
-    assert_int_equal(pa_encode_file(scratch("none.mid"), PA_PERFORMANCE, &piece, &err), PA_DATA);
+    assert_int_equal(pa_encode_file(scratch("none.mid"), &performance, &piece, &err), PA_DATA);
     snprintf(expected, sizeof expected, "%s: cannot open: No such file or directory", scratch("none.mid"));
     assert_string_equal(err.text, expected);
-    assert_int_equal(pa_encode_file(scratch_folder, PA_PERFORMANCE, &piece, &err), PA_DATA);
+    assert_int_equal(pa_encode_file(scratch_folder, &performance, &piece, &err), PA_DATA);
     assert_non_null(strstr(err.text, "expected a regular file"));
     assert_int_equal(mkfifo(scratch("pipe.mid"), 0600), 0);
-    assert_int_equal(pa_encode_file(scratch("pipe.mid"), PA_PERFORMANCE, &piece, &err), PA_DATA);
+    assert_int_equal(pa_encode_file(scratch("pipe.mid"), &performance, &piece, &err), PA_DATA);
     scratch_put("large.mid", "MThd");
     assert_int_equal(truncate(scratch("large.mid"), PA_LONGEST_FILE + 1), 0);
-    assert_int_equal(pa_encode_file(scratch("large.mid"), PA_PERFORMANCE, &piece, &err), PA_DATA);
+    assert_int_equal(pa_encode_file(scratch("large.mid"), &performance, &piece, &err), PA_DATA);
     assert_non_null(strstr(err.text, "expected at most 67108864 bytes, found 67108865"));
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tempo_is_that_of_the_first_track),
+        cmocka_unit_test(tempo_is_that_of_all_tracks),
         cmocka_unit_test(tempo_changes),
         cmocka_unit_test(a_tempo_that_repeats_is_no_change),
         cmocka_unit_test(without_a_tempo_it_is_120),

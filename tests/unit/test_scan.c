@@ -1,5 +1,6 @@
 // test_scan.c: a MIDI file's bytes taken apart: containers, chunks, events, what a lenient scan mends, ticks to seconds and back.
 #include "tests/support/midi_bytes.h"
+#include "tokenizer/tempo.h"
 
 static midi m;
 static const row one_note[] = {ON(0, 60, 64), OFF(500, 60), STOP};

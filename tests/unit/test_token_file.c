@@ -8,7 +8,8 @@ static pa_err err;
 static void come_back(void **state) {
     (void)state;
     uint16_t a[] = {60, 300, 188}, c[] = {388};
-    const pa_piece pieces[] = {{a, 3, 1.5, 1, 0}, {NULL, 0, 0, 0, 2}, {c, 1, 0.25, 7, 0}};
+    const pa_piece pieces[] = {
+        {.token = a, .count = 3, .seconds = 1.5, .notes = 1}, {.dropped = 2}, {.token = c, .count = 1, .seconds = 0.25, .notes = 7}};
     const char *const names[] = {"a/\"b\"\\\n.mid", "\xe6\x97\xa5.mid", "caf\xe9.mid"};
     pa_tokens t;
     assert_int_equal(pa_tokens_write(scratch("t"), pieces, names, 3, PA_MIDI_NEURAL, "test", &err), PA_OK);
@@ -104,7 +105,7 @@ static void another_file(void **state) {
 static void full_disk(void **state) {
     (void)state;
     uint16_t a[2000] = {0};
-    const pa_piece piece = {a, 2000, 1, 1, 0};
+    const pa_piece piece = {.token = a, .count = 2000, .seconds = 1, .notes = 1};
     const char *const name = "a.mid";
     scratch_limit(1024);
     assert_int_equal(pa_tokens_write(scratch("t"), &piece, &name, 1, PA_PERFORMANCE, "train", &err), PA_FAIL);

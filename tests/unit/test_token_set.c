@@ -115,7 +115,7 @@ static void refused(void **state) {
         {"", true, PA_USAGE, "expected a token file between the commas, found nothing"},
         {"@/a.safetensors,", true, PA_USAGE, "expected a token file between the commas, found nothing"},
         {"@/z-*.safetensors", true, PA_USAGE, "@/z-*.safetensors: expected a token file, found none that matches"},
-        {"@/z.safetensors", true, PA_USAGE, "@/z.safetensors: expected a file that can be read, found: No such file or directory"},
+        {"@/z.safetensors", true, PA_USAGE, "cannot open @/z.safetensors: No such file or directory"},
         {"@/a.safetensors*0", true, PA_USAGE, "@/a.safetensors: expected a weight of 1 to 1000"},
         {"@/a.safetensors*1001", true, PA_USAGE, "@/a.safetensors: expected a weight of 1 to 1000"},
         {"@/a.safetensors*3", false, PA_USAGE, "@/a.safetensors: expected no weight, found *3"},

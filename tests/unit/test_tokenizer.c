@@ -1,5 +1,6 @@
 // test_tokenizer.c: the rules of both encodings, one by one, on files of a few events, with expected tokens worked out by hand.
 #include "tests/support/midi_bytes.h"
+#include "tokenizer/moments.h"
 
 static midi m;
 
@@ -46,9 +47,12 @@ static void a_second_note_off_on_a_tick_drops_what_the_first_kept(void **state) 
     PERFORMANCE("V15 +60 T20 -60", 1, ON(0, 60, 64), ON(200, 60, 64), OFF(200, 60), OFF(200, 60), OFF(300, 60));
 }
 
-static void notes_never_closed_are_dropped(void **state) {
+static void notes_never_closed_sound_to_the_end_of_the_file(void **state) {
     (void)state;
-    PERFORMANCE("V15 +60 T50 -60", 2, ON(0, 60, 64), ON(100, 61, 64), OFF(500, 60), ON(600, 60, 64));
+    PERFORMANCE("V15 +60 T10 +61 T40 -60 T10 +60 T30 -61 -60", 0, ON(0, 60, 64), ON(100, 61, 64), OFF(500, 60), ON(600, 60, 64),
+                {900, 0xe0, 0, 64});
+    PERFORMANCE("V15 +60 +64 +67 T1 -60 -64 -67", 0, ON(0, 60, 64), ON(0, 64, 64), ON(0, 67, 64)); // struck on its last tick
+    NEURAL("T10 V16 +61 T10 -61", 1, DOWN(0), ON(100, 61, 64), OFF(200, 61), UP(500), ON(600, 60, 64), OFF(600, 61));
 }
 
 static void channels_are_apart(void **state) {
@@ -136,11 +140,17 @@ static void a_pedal_is_that_of_its_channel(void **state) {
                 {500, 0xb1, 64, 0});
 }
 
-static void a_pedal_belongs_to_the_current_program(void **state) {
+static void a_pedal_belongs_to_the_channel(void **state) {
+    (void)state;
+    PERFORMANCE("V15 +60 T10 -60 T20 +62 T60 -62", 0, ON(0, 60, 64), OFF(100, 60), DOWN(200), {250, 0xc0, 5, 0}, ON(300, 62, 64),
+                OFF(400, 62), UP(900));
+}
+
+static void neural_a_pedal_belongs_to_the_current_program(void **state) {
     (void)state;
     // The pedal goes down for program 0, which has a note; program 5 begins after it, without a pedal.
-    PERFORMANCE("V15 +60 T10 -60 T20 +62 T10 -62", 0, ON(0, 60, 64), OFF(100, 60), DOWN(200), {250, 0xc0, 5, 0}, ON(300, 62, 64),
-                OFF(400, 62), UP(900));
+    NEURAL("V16 +60 T10 -60", 1, ON(0, 60, 64), OFF(100, 60), DOWN(200), {250, 0xc0, 5, 0}, ON(300, 62, 64), OFF(400, 62),
+           {600, 0xc0, 0, 0}, UP(900));
 }
 
 // ---- time, velocity, order
@@ -348,7 +358,7 @@ int main(void) {
         cmocka_unit_test(a_note_struck_on_the_tick_of_a_note_off_goes_on),
         cmocka_unit_test(a_note_that_ends_on_its_tick_is_dropped),
         cmocka_unit_test(a_second_note_off_on_a_tick_drops_what_the_first_kept),
-        cmocka_unit_test(notes_never_closed_are_dropped),
+        cmocka_unit_test(notes_never_closed_sound_to_the_end_of_the_file),
         cmocka_unit_test(channels_are_apart),
         cmocka_unit_test(drums_are_skipped),
         cmocka_unit_test(pedal_up_ends_notes_whose_key_is_released),
@@ -364,7 +374,8 @@ int main(void) {
         cmocka_unit_test(the_pedal_is_down_from_64),
         cmocka_unit_test(other_controllers_are_no_pedal),
         cmocka_unit_test(a_pedal_is_that_of_its_channel),
-        cmocka_unit_test(a_pedal_belongs_to_the_current_program),
+        cmocka_unit_test(a_pedal_belongs_to_the_channel),
+        cmocka_unit_test(neural_a_pedal_belongs_to_the_current_program),
         cmocka_unit_test(steps_round_half_up),
         cmocka_unit_test(a_note_lasts_a_step_at_least),
         cmocka_unit_test(long_pauses_take_several_shifts),

@@ -10,6 +10,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
+static const pa_encode_options performance = {.encoding = PA_PERFORMANCE};
+
 enum { LIVES = 64, ABORTS = 1, CRASHES, LEAVES, TIRES, SPINS, EATS };
 
 smf_t *smf_load_from_memory(const void *buffer, const int length) {
@@ -72,7 +74,7 @@ static void encode(results *r, size_t count, int jobs) {
         paths[i] = path[i];
     }
     memset(r, 0, sizeof *r);
-    assert_int_equal(pa_encode_files(paths, count, PA_PERFORMANCE, jobs, take, r, NULL), PA_OK);
+    assert_int_equal(pa_encode_files(paths, count, &performance, jobs, take, r, NULL), PA_OK);
     assert_int_equal(r->seen, count);
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); // no worker is left
 }
@@ -120,14 +122,14 @@ static void one_isolated_file(void **state) {
     pa_piece piece;
     pa_err err;
     put_midi("good", LIVES);
-    assert_int_equal(pa_encode_isolated(scratch("good"), PA_PERFORMANCE, &piece, &err), PA_OK);
+    assert_int_equal(pa_encode_isolated(scratch("good"), &performance, &piece, &err), PA_OK);
     assert_int_equal(piece.count, 4);
     pa_piece_clear(&piece);
     put_midi("bad", ABORTS);
-    assert_int_equal(pa_encode_isolated(scratch("bad"), PA_PERFORMANCE, &piece, &err), PA_DATA);
+    assert_int_equal(pa_encode_isolated(scratch("bad"), &performance, &piece, &err), PA_DATA);
     assert_null(piece.token);
     assert_non_null(strstr(err.text, "/bad: the MIDI reader stopped with signal 6 (Aborted)"));
-    assert_int_equal(pa_encode_isolated(scratch("none"), PA_PERFORMANCE, &piece, &err), PA_USAGE);
+    assert_int_equal(pa_encode_isolated(scratch("none"), &performance, &piece, &err), PA_USAGE);
     assert_non_null(strstr(err.text, "/none: expected a MIDI file, found: No such file or directory"));
 }
 
@@ -144,7 +146,7 @@ static void a_file_that_takes_too_long(void **state) {
         // A soft limit below the hard one, which kills without a word.
         limit.rlim_max++;
         setrlimit(RLIMIT_CPU, &limit);
-        pa_status s = pa_encode_isolated(scratch("0"), PA_PERFORMANCE, &piece, &err);
+        pa_status s = pa_encode_isolated(scratch("0"), &performance, &piece, &err);
         _exit(s == PA_DATA && strstr(err.text, "the MIDI reader ") ? 0 : 1);
     }
     int status;
@@ -157,7 +159,7 @@ static void a_file_that_takes_all_memory(void **state) {
     pa_piece piece;
     pa_err err;
     put_midi("0", EATS);
-    assert_int_equal(pa_encode_isolated(scratch("0"), PA_PERFORMANCE, &piece, &err), PA_DATA);
+    assert_int_equal(pa_encode_isolated(scratch("0"), &performance, &piece, &err), PA_DATA);
 }
 
 int main(void) {
