@@ -1,31 +1,34 @@
-// paprep.c: the program that turns folders of MIDI files into token files, and token files back into MIDI. Knows neither encoding's
-// rules (tokenizer/) nor how files are found (corpus.c).
+// paprep.c: the program that turns folders of MIDI files into token files (host/prep/), and token files back into MIDI.
 #include "host/base/cli.h"
 #include "host/base/file.h"
-#include "host/base/progress.h"
-#include "host/files/corpus.h"
 #include "host/files/token_file.h"
+#include "host/prep/prepare.h"
 #include "tokenizer/workers.h"
 #include "tokenizer/write.h"
 
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char PERFORMANCE[] = "performance"; // the default: a word from the command line is another string
 #define NOT_GIVEN INT64_MIN
+#define PART_BYTES ((int64_t)1 << 31)
 
 static const char *encoding_name = PERFORMANCE, *metadata = NULL, *events_path = NULL, *decode_path = NULL;
-static int64_t jobs = NOT_GIVEN, piece = NOT_GIVEN;
+static int64_t jobs = NOT_GIVEN, piece = NOT_GIVEN, part_bytes = NOT_GIVEN;
 static const char *program_list = NULL;
-static bool strict = false, lenient = false, sostenuto = false;
+static bool strict = false, lenient = false, sostenuto = false, keep_duplicates = false;
 
 static const pa_option options[] = {
     {"encoding", PA_OPT_CHOICE, &encoding_name, "performance|midi-neural", "how notes become tokens", "Tokens"},
-    {"metadata", PA_OPT_STRING, &metadata, "FILE", "CSV or JSON with the columns split and midi_filename", NULL},
-    {"jobs", PA_OPT_INT, &jobs, "N", "files read at once (default: one for each core)", NULL},
-    {"strict", PA_OPT_FLAG, &strict, NULL, "refuse everything (status 3, no token files) if any file is refused", NULL},
+    {"metadata", PA_OPT_STRING, &metadata, "FILE",
+     "list with the columns split and midi_filename, CSV or JSON (default: MIDI_DIR/maestro-v*)", NULL},
+    {"jobs", PA_OPT_INT, &jobs, "N", "files read at once (default: one per core)", NULL},
+    {"strict", PA_OPT_FLAG, &strict, NULL, "no token files (status 3) if any file is refused", NULL},
+    {"keep-duplicates", PA_OPT_FLAG, &keep_duplicates, NULL,
+     "keep pieces that are identical to another (default: without a list they are left out)", NULL},
+    {"part-bytes", PA_OPT_INT, &part_bytes, "N",
+     "largest token file; a larger split is SPLIT-00001-of-00002.safetensors, ... (default: 2^31)", NULL},
     {"programs", PA_OPT_STRING, &program_list, "LIST",
      "instruments by General MIDI program, 0-127, such as 0-7,24 (default: all but drums)", NULL},
     {"sostenuto", PA_OPT_FLAG, &sostenuto, NULL, "apply the sostenuto pedal", NULL},
@@ -38,7 +41,7 @@ static const pa_option options[] = {
 
 static const pa_program program = {
     "paprep",
-    "MIDI files to tokens",
+    "MIDI files to tokens; a folder without MAESTRO's list is split 90/5/5 by a hash of the notes",
     "MIDI_DIR OUT_DIR [options]\n--events FILE.mid [--encoding E]\n--decode TOKENS.safetensors OUT.mid [--piece K]",
     "paprep maestro-v3.0.0 data/maestro\n"
     "paprep my-recordings data/mine --encoding midi-neural --strict\n"
@@ -46,40 +49,6 @@ static const pa_program program = {
     options,
     sizeof options / sizeof *options,
 };
-
-// What became of each file of the corpus.
-typedef struct {
-    pa_piece piece;
-    char *reason; // NULL: it has tokens
-} outcome;
-
-typedef struct {
-    pa_corpus corpus;
-    pa_encode_options options;
-    pa_findings findings;
-    outcome *outcome;  // by file of the corpus
-    const char **path; // of the files to be read
-    size_t *file;      // their index in the corpus
-    size_t reading, read, refused;
-    pa_progress progress;
-} prep;
-
-static void refuse(prep *p, size_t file, const char *reason) {
-    const char *path = p->corpus.file[file].path;
-    size_t length = strlen(path);
-    if (!strncmp(reason, path, length) && !strncmp(reason + length, ": ", 2)) reason += length + 2; // the report has a column for the file
-    p->outcome[file].reason = strdup(reason);
-    p->refused++;
-}
-
-static void take_piece(void *user, size_t index, pa_status status, pa_piece got, const char *reason) {
-    prep *p = user;
-    size_t file = p->file[index];
-    p->outcome[file].piece = got;
-    pa_findings_add(&p->findings, &got.report);
-    if (status) refuse(p, file, reason);
-    pa_progress_update(&p->progress, (double)++p->read);
-}
 
 static pa_status read_options(pa_encode_options *o, pa_err *err) {
     *o = (pa_encode_options){.lenient = lenient, .sostenuto = sostenuto, .longest_pause = PA_LONGEST_PAUSE};
@@ -96,155 +65,18 @@ static int count_cores(void) {
     return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
 }
 
-static pa_status read_files(prep *p, pa_err *err) {
-    size_t count = p->corpus.count;
-    p->outcome = calloc(count + 1, sizeof *p->outcome);
-    p->path = calloc(count + 1, sizeof *p->path);
-    p->file = calloc(count + 1, sizeof *p->file);
-    if (!p->outcome || !p->path || !p->file) return pa_error(err, PA_FAIL, "no memory for %zu files", count);
-    for (size_t i = 0; i < count; i++) {
-        if (p->corpus.file[i].refused) {
-            refuse(p, i, p->corpus.file[i].refused);
-            continue;
-        }
-        p->path[p->reading] = p->corpus.file[i].path;
-        p->file[p->reading++] = i;
-    }
-    pa_progress_start(&p->progress, "reading", "files", (double)p->reading);
-    pa_status s = pa_encode_files(p->path, p->reading, &p->options, jobs == NOT_GIVEN ? count_cores() : (int)jobs, take_piece, p, err);
-    pa_progress_end(&p->progress);
-    return s;
-}
-
-// Tabs and line breaks have a meaning in the report, and escapes on a terminal, so a name that holds them has spaces there.
-static void put_cell(FILE *out, const char *text) {
-    for (; *text; text++) putc((unsigned char)*text < 32 ? ' ' : *text, out);
-}
-
-static pa_status write_report(const prep *p, const char *folder, pa_err *err) {
-    char path[4096];
-    pa_file file;
-    snprintf(path, sizeof path, "%s/rejected.tsv", folder);
-    pa_status s = pa_file_create(&file, path, err);
-    if (s) return s;
-    fprintf(file.stream, "file\treason\n");
-    for (size_t i = 0; i < p->corpus.count; i++) {
-        if (!p->outcome[i].reason) continue;
-        put_cell(file.stream, p->corpus.file[i].name);
-        putc('\t', file.stream);
-        put_cell(file.stream, p->outcome[i].reason);
-        putc('\n', file.stream);
-    }
-    return pa_file_commit(&file, err);
-}
-
-typedef struct {
-    size_t pieces, notes, tokens, dropped;
-    double seconds;
-} totals;
-
-static void print_row(const char *split, const totals *t) {
-    printf("%-10s %8zu %10zu %9.2f %11zu ", split, t->pieces, t->notes, t->seconds / 3600, t->tokens);
-    if (t->pieces)
-        printf("%12.3f %8zu\n", (double)t->tokens / (double)t->notes, t->dropped);
-    else
-        printf("%12s %8s  empty: no file belongs to it\n", "-", "-");
-}
-
-static pa_status write_split(const prep *p, pa_split split, const char *folder, totals *t, pa_err *err) {
-    char path[4096];
-    size_t count = 0;
-    pa_piece *pieces = malloc((p->corpus.count + 1) * sizeof *pieces);
-    const char **names = malloc((p->corpus.count + 1) * sizeof *names);
-    pa_status s = PA_OK;
-    if (!pieces || !names) {
-        s = pa_error(err, PA_FAIL, "no memory for %zu pieces", p->corpus.count);
-        goto done;
-    }
-    for (size_t i = 0; i < p->corpus.count; i++) {
-        if (p->outcome[i].reason || p->corpus.file[i].split != split) continue;
-        const pa_piece *got = &p->outcome[i].piece;
-        pieces[count] = *got;
-        names[count++] = p->corpus.file[i].name;
-        t->notes += got->notes, t->tokens += got->count, t->dropped += got->dropped, t->seconds += got->seconds;
-    }
-    t->pieces = count;
-    snprintf(path, sizeof path, "%s/%s.safetensors", folder, pa_split_name(split));
-    s = pa_tokens_write(path, pieces, names, count, p->options.encoding, pa_split_name(split), err);
-done:
-    free(pieces);
-    free(names);
-    return s;
-}
-
-static pa_status write_splits(const prep *p, const char *folder, pa_err *err) {
-    totals split[PA_SPLITS] = {0}, all = {0};
-    for (pa_split i = 0; i < PA_SPLITS; i++) {
-        pa_status s = write_split(p, i, folder, &split[i], err);
-        if (s) return s;
-    }
-    printf("%-10s %8s %10s %9s %11s %12s %8s\n", "split", "pieces", "notes", "hours", "tokens", "tokens/note", "dropped");
-    for (pa_split i = 0; i < PA_SPLITS; i++) {
-        const totals *t = &split[i];
-        print_row(pa_split_name(i), t);
-        all = (totals){all.pieces + t->pieces, all.notes + t->notes, all.tokens + t->tokens, all.dropped + t->dropped,
-                       all.seconds + t->seconds};
-    }
-    print_row("all", &all);
-    return PA_OK;
-}
-
-// A refusal leaves an earlier run's token files beside its own rejected.tsv.
-static bool has_token_files(const char *folder) {
-    char path[4096];
-    bool found = false;
-    for (pa_split i = 0; i < PA_SPLITS && !found; i++) {
-        snprintf(path, sizeof path, "%s/%s.safetensors", folder, pa_split_name(i));
-        found = !access(path, F_OK);
-    }
-    return found;
-}
-
-static void tell_unlisted(const pa_corpus *c) {
-    bool one = c->unlisted == 1;
-    if (!c->unlisted) return;
-    fprintf(stderr, "paprep: %zu MIDI file%s not in %s and %s left out, ", c->unlisted, one ? " is" : "s are", c->metadata,
-            one ? "is" : "are");
-    put_cell(stderr, c->unlisted_name);
-    fprintf(stderr, "%s\n", one ? "" : " the first");
-}
-
 static pa_status prepare(const char *midi, const char *out, pa_err *err) {
-    prep p = {0};
-    pa_status s = read_options(&p.options, err);
-    if (!s) s = pa_corpus_find(&p.corpus, midi, metadata, err);
-    if (!s) tell_unlisted(&p.corpus);
-    if (!s && !p.corpus.count)
-        s = pa_error(err, PA_DATA, "%s: expected .mid or .midi files, found none", p.corpus.metadata ? p.corpus.metadata : midi);
-    if (!s) s = pa_make_dirs(out, err);
-    if (!s) s = read_files(&p, err);
-    if (!s) s = write_report(&p, out, err);
-    if (s) goto done;
-    bool nothing = p.refused == p.corpus.count;
-    if (!nothing && !(strict && p.refused)) s = write_splits(&p, out, err);
-    if (s) goto done;
-    pa_findings_print(stderr, &p.findings, "paprep");
-    if (p.refused) fprintf(stderr, "paprep: %zu of %zu files refused; %s/rejected.tsv says why\n", p.refused, p.corpus.count, out);
-    const char *left = has_token_files(out) ? "; those of an earlier run are left as they were" : "";
-    if (nothing)
-        s = pa_error(err, PA_DATA, "%s: no file could be read; no token files written%s", midi, left);
-    else if (strict && p.refused)
-        s = pa_error(err, PA_DATA, "%s: --strict, and %zu files refused; no token files written%s", midi, p.refused, left);
-done:
-    for (size_t i = 0; i < p.corpus.count && p.outcome; i++) {
-        pa_piece_clear(&p.outcome[i].piece);
-        free(p.outcome[i].reason);
-    }
-    free(p.outcome);
-    free(p.path);
-    free(p.file);
-    pa_corpus_clear(&p.corpus);
-    return s;
+    pa_prepare_options o = {.midi = midi,
+                            .out = out,
+                            .metadata = metadata,
+                            .jobs = jobs == NOT_GIVEN ? count_cores() : (int)jobs,
+                            .part_bytes = part_bytes == NOT_GIVEN ? PART_BYTES : part_bytes,
+                            .strict = strict,
+                            .keep_duplicates = keep_duplicates};
+    pa_status s = read_options(&o.encode, err);
+    if (!s && (o.jobs < 1 || o.jobs > 256)) s = pa_error(err, PA_USAGE, "--jobs: expected 1 to 256, found %lld", (long long)jobs);
+    if (!s && o.part_bytes < 1) s = pa_error(err, PA_USAGE, "--part-bytes: expected at least 1, found %lld", (long long)part_bytes);
+    return s ? s : pa_prepare(&o, err);
 }
 
 static pa_status print_events(const char *path, pa_err *err) {
@@ -303,6 +135,8 @@ static pa_status check_options(pa_err *err) {
         {"programs", program_list != NULL, FOLDER | EVENTS, "MIDI_DIR OUT_DIR or --events"},
         {"sostenuto", sostenuto, FOLDER | EVENTS, "MIDI_DIR OUT_DIR or --events"},
         {"lenient", lenient, FOLDER | EVENTS, "MIDI_DIR OUT_DIR or --events"},
+        {"keep-duplicates", keep_duplicates, FOLDER, folder},
+        {"part-bytes", part_bytes != NOT_GIVEN, FOLDER, folder},
         {"piece", piece != NOT_GIVEN, DECODE, "--decode"},
     };
     int mode = events_path ? EVENTS : decode_path ? DECODE : FOLDER;
@@ -331,8 +165,6 @@ static pa_status run(int argc, char **argv, pa_err *err) {
                         given);
     if (events_path) return print_events(events_path, err);
     if (decode_path) return decode_piece(decode_path, argv[1], err);
-    if (jobs != NOT_GIVEN && (jobs < 1 || jobs > 256))
-        return pa_error(err, PA_USAGE, "--jobs: expected 1 to 256, found %lld", (long long)jobs);
     return prepare(argv[1], argv[2], err);
 }
 

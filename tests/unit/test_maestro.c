@@ -1,6 +1,6 @@
 // test_maestro.c: the whole of MAESTRO v3.0.0, both encodings: every validation piece by its hash, the corpus by its totals. Needs
 // PA_MAESTRO, the unpacked folder, and PA_DATA, the folder of tokens_validation.tsv; is skipped without.
-#include "host/files/corpus.h"
+#include "host/prep/corpus.h"
 #include "tests/support/scratch.h"
 #include "tokenizer/workers.h"
 #include "tokenizer/write.h"
@@ -34,12 +34,13 @@ static results encode(pa_encoding e) {
     results r;
     pa_err err;
     if (pa_corpus_find(&r.corpus, getenv("PA_MAESTRO"), NULL, &err)) fail_msg("%s", err.text);
-    const char **path = calloc(r.corpus.count, sizeof(char *));
+    char **path = calloc(r.corpus.count, sizeof(char *));
     r.piece = calloc(r.corpus.count, sizeof *r.piece);
-    for (size_t i = 0; i < r.corpus.count; i++) path[i] = r.corpus.file[i].path;
+    for (size_t i = 0; i < r.corpus.count; i++) assert_true(asprintf(&path[i], "%s/%s", r.corpus.folder, r.corpus.file[i].name) > 0);
     const pa_encode_options o = {.encoding = e, .longest_pause = PA_LONGEST_PAUSE};
     int jobs = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    assert_int_equal(pa_encode_files(path, r.corpus.count, &o, jobs, take, &r, NULL), PA_OK);
+    assert_int_equal(pa_encode_files((const char *const *)path, r.corpus.count, &o, jobs, take, &r, NULL), PA_OK);
+    for (size_t i = 0; i < r.corpus.count; i++) free(path[i]);
     free(path);
     return r;
 }

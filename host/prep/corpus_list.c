@@ -1,6 +1,6 @@
 // corpus_list.c: the list of a corpus, in MAESTRO's two forms: CSV (RFC 4180: quoted fields with commas, quotes and line breaks) and JSON
 // (an object a column, with a member a row). Only the columns split and midi_filename are read, found by their names.
-#include "host/files/corpus_list.h"
+#include "host/prep/corpus_list.h"
 
 #include <cJSON.h>
 #include <stdlib.h>
@@ -69,15 +69,14 @@ static pa_status missing_column(const csv *c, const char *path, const char *name
 }
 
 // where: "line 2", "row 0".
-static pa_status add(pa_corpus *c, const char *folder, const char *path, const char *where, const char *split, const char *name,
-                     pa_err *err) {
+static pa_status add(pa_corpus *c, const char *path, const char *where, const char *split, const char *name, pa_err *err) {
     if (!*name) return pa_error(err, PA_DATA, "%s: %s: %s: expected a file, found nothing", path, where, NAME);
     for (pa_split s = 0; s < PA_SPLITS; s++)
-        if (!strcmp(split, pa_split_name(s))) return pa_corpus_add(c, folder, name, s, NULL, err);
+        if (!strcmp(split, pa_split_name(s))) return pa_corpus_add(c, (pa_corpus_file){.name = (char *)name, .split = (uint8_t)s}, err);
     return pa_error(err, PA_DATA, "%s: %s: %s: expected train, validation or test, found '%s'", path, where, SPLIT, split);
 }
 
-static pa_status read_csv(pa_corpus *corpus, const char *folder, const char *path, char *text, pa_err *err) {
+static pa_status read_csv(pa_corpus *corpus, const char *path, char *text, pa_err *err) {
     csv c = {.at = text, .next_line = 1};
     if (!strncmp(text, "\xef\xbb\xbf", 3)) c.at += 3;
     if (!read_record(&c)) return pa_error(err, PA_DATA, "%s: line 1: expected a header, found an empty file", path);
@@ -90,14 +89,14 @@ static pa_status read_csv(pa_corpus *corpus, const char *folder, const char *pat
             return pa_error(err, PA_DATA, "%s: line %d: expected at least %d fields, found %d", path, c.line, last + 1, c.fields);
         char where[32];
         snprintf(where, sizeof where, "line %d", c.line);
-        pa_status s = add(corpus, folder, path, where, c.field[split], c.field[name], err);
+        pa_status s = add(corpus, path, where, c.field[split], c.field[name], err);
         if (s) return s;
     }
     return PA_OK;
 }
 
 // The two columns have the same members in the same order in MAESTRO; else they are looked up.
-static pa_status read_json(pa_corpus *corpus, const char *folder, const char *path, const char *text, pa_err *err) {
+static pa_status read_json(pa_corpus *corpus, const char *path, const char *text, pa_err *err) {
     cJSON *json = cJSON_Parse(text);
     const cJSON *splits = cJSON_GetObjectItemCaseSensitive(json, SPLIT), *names = cJSON_GetObjectItemCaseSensitive(json, NAME);
     pa_status s = PA_OK;
@@ -114,19 +113,19 @@ static pa_status read_json(pa_corpus *corpus, const char *folder, const char *pa
         if (!cJSON_IsString(split) || !cJSON_IsString(own))
             s = pa_error(err, PA_DATA, "%s: %s: expected texts for %s and %s, found none", path, where, SPLIT, NAME);
         else
-            s = add(corpus, folder, path, where, split->valuestring, own->valuestring, err);
+            s = add(corpus, path, where, split->valuestring, own->valuestring, err);
         if (name) name = name->next;
     }
     cJSON_Delete(json);
     return s;
 }
 
-pa_status pa_corpus_read_list(pa_corpus *c, const char *folder, const char *path, pa_err *err) {
+pa_status pa_corpus_read_list(pa_corpus *c, const char *path, pa_err *err) {
     char *text;
     const char *dot = strrchr(path, '.');
     pa_status s = pa_read_text(path, &text, NULL, err);
     if (s) return s == PA_FAIL ? PA_USAGE : s;
-    s = dot && !strcasecmp(dot, ".json") ? read_json(c, folder, path, text, err) : read_csv(c, folder, path, text, err);
+    s = dot && !strcasecmp(dot, ".json") ? read_json(c, path, text, err) : read_csv(c, path, text, err);
     free(text);
     return s;
 }

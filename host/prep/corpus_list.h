@@ -2,8 +2,8 @@
 #ifndef PA_CORPUS_LIST_H
 #define PA_CORPUS_LIST_H
 
-#include "host/files/corpus.h"
+#include "host/prep/corpus.h"
 
-pa_status pa_corpus_read_list(pa_corpus *c, const char *folder, const char *path, pa_err *err);
+pa_status pa_corpus_read_list(pa_corpus *c, const char *path, pa_err *err);
 
 #endif

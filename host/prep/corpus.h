@@ -1,0 +1,38 @@
+// corpus.h: the MIDI files of a folder, from MAESTRO's list or by their names. Knows nothing of what is in the files.
+#ifndef PA_CORPUS_H
+#define PA_CORPUS_H
+
+#include "host/base/base.h"
+
+typedef enum { PA_SPLIT_TRAIN, PA_SPLIT_VALIDATION, PA_SPLIT_TEST, PA_SPLITS } pa_split;
+const char *pa_split_name(pa_split split); // "train"
+
+typedef struct {
+    char *name;          // path below the folder
+    const char *refused; // why it can't be read, where that is known already; else NULL
+    uint8_t split;       // of a list: a pa_split
+    bool unseen;         // a folder or file that can't be looked at: what it holds is not known
+} pa_corpus_file;
+
+typedef struct {
+    char *folder;
+    pa_corpus_file *file; // in order of name
+    size_t count, room;
+    char *metadata;             // path of the list; NULL: all MIDI files below the folder
+    size_t unlisted;            // MIDI files below the folder that the list does not name: not of the corpus
+    char *unlisted_name;        // the first of them; NULL without
+    size_t apple, again, other; // skipped: AppleDouble files, further names of a file or folder, files of other kinds
+    size_t unseen;
+} pa_corpus;
+
+// metadata: a CSV or JSON with MAESTRO's columns split and midi_filename; NULL: the folder's own maestro-v*.csv or .json, if it has one,
+// else every .mid, .midi, .kar, .rmi and .smf below the folder, through links too; each file and folder once, whatever leads to it.
+pa_status pa_corpus_find(pa_corpus *c, const char *folder, const char *metadata, pa_err *err);
+void pa_corpus_clear(pa_corpus *c);
+// The path to open; false where it has no room.
+bool pa_corpus_path(const pa_corpus *c, const char *name, char *path, size_t size);
+
+// For readers of lists.
+pa_status pa_corpus_add(pa_corpus *c, pa_corpus_file file, pa_err *err); // takes a copy of the name
+
+#endif
