@@ -23,7 +23,9 @@ static pa_status unknown_option(const pa_program *p, const char *text, size_t le
     size_t least = distance(name, nearest);
     for (size_t i = 0; i < p->options; i++) {
         size_t d = distance(name, p->option[i].name);
-        if (d < least) least = d, nearest = p->option[i].name;
+        if (d >= least) continue;
+        least = d;
+        nearest = p->option[i].name;
     }
     if (2 * least <= strlen(nearest)) return pa_error(err, PA_USAGE, "unknown option --%s (did you mean --%s?)", name, nearest);
     return pa_error(err, PA_USAGE, "unknown option --%s (see %s --help)", name, p->name);
@@ -143,8 +145,10 @@ pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *position
     signal(SIGXFSZ, SIG_IGN);
     // --help prints the defaults, so it comes before any option is set.
     for (int i = 1; i < argc && strcmp(argv[i], "--") && !*done; i++) {
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) print_help(p), *done = true;
-        if (!strcmp(argv[i], "--version")) printf("%s %s\n", p->name, PA_VERSION), *done = true;
+        bool help = !strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"), version = !strcmp(argv[i], "--version");
+        if (help) print_help(p);
+        if (version) printf("%s %s\n", p->name, PA_VERSION);
+        *done = help || version;
     }
     for (int i = 1; i < argc && !*done; i++) {
         char *a = argv[i];

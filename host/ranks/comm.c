@@ -1,6 +1,6 @@
-// comm.c: what ranks do together, over any carrier of messages: every rank sends each other rank its part directly, and who sums a part
-// waits for all of it and adds in the order of ranks. 2 (W - 1) / W of the data a rank for a sum over W ranks, in two steps: no algorithm
-// sends less. Knows nothing of what is summed, nor of how messages travel.
+// comm.c: sums and gathers over any carrier of messages. Every rank sends each other rank its part directly; the rank that sums a part
+// waits for all of it and adds in the order of ranks. Each rank sends 2 (W - 1) / W of the data for a sum over W ranks, in two steps; no
+// algorithm sends less. Knows nothing of what is summed, nor of how messages travel.
 #include "host/ranks/comm.h"
 
 #include <omp.h>
@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "host/ranks/comm_link.h"
+#include "host/ranks/comm_carrier.h"
 #include "host/ranks/comm_mpi.h"
 #include "host/ranks/comm_tcp.h"
 
@@ -18,31 +18,40 @@ pa_comm pa_comm_single(void) {
     return (pa_comm){.rank = 0, .size = 1, .local_rank = 0, .local_size = 1};
 }
 
-// What mpirun or srun tells a process it starts: OpenMPI, MPICH and Slurm through PMI, PMIx.
+// Set by mpirun or srun for each process: Open MPI, MPICH, and Slurm through PMI or PMIx.
 static bool launched(void) {
     return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMI_RANK") || getenv("PMIX_RANK");
 }
 
 static void share_cores(const pa_comm *c) {
     int cores = omp_get_num_procs();
-    if (getenv("OMP_NUM_THREADS") || cores < sysconf(_SC_NPROCESSORS_ONLN)) return; // bound to cores of its own already
+    if (getenv("OMP_NUM_THREADS") || cores < sysconf(_SC_NPROCESSORS_ONLN)) return; // already bound to cores of its own
     omp_set_num_threads(cores / c->local_size > 1 ? cores / c->local_size : 1);
 }
 
-// PATRAIN_BUCKET: bytes, for measurements and tests.
+// PATRAIN_BUCKET sets the bytes, for measurements and tests.
 static size_t bucket_floats(int size) {
     const char *set = getenv("PATRAIN_BUCKET");
     size_t floats = set ? strtoull(set, NULL, 10) / 4 : BUCKET, share = (size_t)size * ALIGN;
     return floats < share ? share : floats / share * share; // equal shares
 }
 
-static pa_status take_links(pa_comm *c, const pa_carrier *carrier, void *own, double timeout, pa_err *err) {
+static pa_status take_peers(pa_comm *c, const pa_carrier *carrier, void *own, double timeout, pa_err *err) {
     size_t W = (size_t)c->size, bucket = bucket_floats(c->size);
-    pa_links *l = calloc(1, sizeof *l + W * PA_COMM_F64 * sizeof *l->small);
-    if (l) l->queue = calloc(W, sizeof *l->queue), l->span = calloc(W, sizeof *l->span), l->staging = malloc(bucket * sizeof(float));
+    pa_peers *l = calloc(1, sizeof *l + W * PA_COMM_F64 * sizeof *l->small);
+    if (l) {
+        l->queue = calloc(W, sizeof *l->queue);
+        l->span = calloc(W, sizeof *l->span);
+        l->staging = malloc(bucket * sizeof(float));
+    }
     if (!l || !l->queue || !l->span || !l->staging) return pa_error(err, PA_FAIL, "communication: no memory for messages to %zu ranks", W);
-    l->carrier = carrier, l->own = own, l->rank = c->rank, l->size = c->size, l->timeout = timeout, l->bucket = bucket;
-    c->links = l;
+    l->carrier = carrier;
+    l->own = own;
+    l->rank = c->rank;
+    l->size = c->size;
+    l->timeout = timeout;
+    l->bucket = bucket;
+    c->peers = l;
     return PA_OK;
 }
 
@@ -58,54 +67,58 @@ pa_status pa_comm_start(pa_comm *c, const pa_comm_options *o, pa_err *err) {
     if (s || !carrier) return s;
     share_cores(c);
     c->timeout = o->timeout;
-    return take_links(c, carrier, own, o->timeout, err);
+    return take_peers(c, carrier, own, o->timeout, err);
 }
 
-static void free_links(pa_comm *c) {
-    if (c->links) free(c->links->queue), free(c->links->span), free(c->links->staging), free(c->links);
+static void free_peers(pa_comm *c) {
+    if (c->peers) {
+        free(c->peers->queue);
+        free(c->peers->span);
+        free(c->peers->staging);
+        free(c->peers);
+    }
     *c = pa_comm_single();
 }
 
 void pa_comm_end(pa_comm *c) {
-    pa_links *l = c->links;
+    pa_peers *l = c->peers;
     double all = 0;
     if (l && !pa_comm_sum_f64(c, &all, 1, NULL)) l->carrier->end(l);
-    free_links(c);
+    free_peers(c);
 }
 
 void pa_comm_abort(pa_comm *c, int code) {
-    pa_links *l = c->links;
+    pa_peers *l = c->peers;
     if (l && c->size > 1) l->carrier->abort(l, code);
     if (l && c->size == 1) l->carrier->end(l);
-    free_links(c);
+    free_peers(c);
 }
 
 pa_comm_traffic pa_comm_sent(const pa_comm *c) {
-    return c->links ? c->links->sent : (pa_comm_traffic){0};
+    return c->peers ? c->peers->sent : (pa_comm_traffic){0};
 }
 
-pa_status pa_rank_gone(int rank, const char *why, pa_err *err) {
-    return pa_error(err, PA_FAIL, "communication: rank %d has gone (%s); what was saved is whole, and the same command goes on from it",
-                    rank, why);
+pa_status pa_rank_lost(int rank, const char *why, pa_err *err) {
+    return pa_error(err, PA_FAIL, "communication: lost rank %d (%s); the same command resumes from the last checkpoint", rank, why);
 }
 
 // ---- exchanges
 
-static pa_status post(pa_links *l, int peer, int way, const void *data, size_t bytes, pa_err *err) {
+static pa_status post(pa_peers *l, int peer, int way, const void *data, size_t bytes, pa_err *err) {
     pa_queue *q = &l->queue[peer][way];
     pa_move *m = &q->move[q->begun++ % PA_QUEUE];
     *m = (pa_move){.at = (char *)data, .left = bytes};
-    if (way == PA_LINK_OUT) l->sent.bytes += bytes;
+    if (way == PA_SEND) l->sent.bytes += bytes;
     return bytes ? l->carrier->begin(l, peer, way, m, err) : PA_OK;
 }
 
-static bool through(const pa_links *l, uint64_t exchange) {
+static bool through(const pa_peers *l, uint64_t exchange) {
     for (int r = 0; r < l->size; r++)
-        if (r != l->rank && (l->queue[r][PA_LINK_OUT].done < exchange || l->queue[r][PA_LINK_IN].done < exchange)) return false;
+        if (r != l->rank && (l->queue[r][PA_SEND].done < exchange || l->queue[r][PA_RECEIVE].done < exchange)) return false;
     return true;
 }
 
-static pa_status advance(pa_links *l, bool *moved, pa_err *err) {
+static pa_status advance(pa_peers *l, bool *moved, pa_err *err) {
     for (int r = 0; r < l->size; r++)
         for (int way = 0; way < 2; way++)
             for (pa_queue *q = &l->queue[r][way]; q->done < q->begun; q->done++) {
@@ -117,9 +130,9 @@ static pa_status advance(pa_links *l, bool *moved, pa_err *err) {
     return PA_OK;
 }
 
-// "1, 3": those that a message is awaited from; else those that take none. How many there are.
-static int name_silent(const pa_links *l, char names[PA_COMM_NAMES]) {
-    int way = PA_LINK_IN, found = 0;
+// Lists, as "1, 3", the ranks that a message is awaited from, or else those that accept none. Returns how many.
+static int name_silent(const pa_peers *l, char names[PA_COMM_NAMES]) {
+    int way = PA_RECEIVE, found = 0;
     size_t used = 0;
     for (*names = 0; !found && way >= 0; way--)
         for (int r = 0; r < l->size; r++)
@@ -128,27 +141,27 @@ static int name_silent(const pa_links *l, char names[PA_COMM_NAMES]) {
     return found;
 }
 
-static pa_status silent(const pa_links *l, pa_err *err) {
+static pa_status silent(const pa_peers *l, pa_err *err) {
     char names[PA_COMM_NAMES];
     int found = name_silent(l, names);
     return pa_error(err, PA_FAIL,
-                    "communication: nothing from rank%s %s for %g s (train.timeout); what was saved is whole, and the same command "
-                    "goes on from it",
+                    "communication: nothing from rank%s %s for %g s (train.timeout); the same command resumes from the last "
+                    "checkpoint",
                     found > 1 ? "s" : "", names, l->timeout);
 }
 
-// The time that passes while nothing moves. A process that was itself stopped for an hour has waited for a second of it.
+// The time that passes while nothing moves. At most a second per poll counts, so that time in which this process was stopped doesn't.
 typedef struct {
     double last, waited;
 } patience;
 
-static double count_wait(pa_links *l, patience *p) {
+static double count_wait(pa_peers *l, patience *p) {
     double now = pa_clock(), passed = now - p->last;
     l->sent.waited += passed, p->last = now;
     return passed;
 }
 
-static pa_status wait_on(pa_links *l, patience *p, bool moved, pa_err *err) {
+static pa_status wait_on(pa_peers *l, patience *p, bool moved, pa_err *err) {
     double passed = count_wait(l, p);
     p->waited = moved ? 0 : p->waited + (passed < 1 ? passed : 1);
     if (p->waited > l->timeout) return silent(l, err);
@@ -156,7 +169,7 @@ static pa_status wait_on(pa_links *l, patience *p, bool moved, pa_err *err) {
     return PA_OK;
 }
 
-static pa_status finish(pa_links *l, pa_err *err) {
+static pa_status finish(pa_peers *l, pa_err *err) {
     patience p = {.last = pa_clock()};
     while (!through(l, l->posted)) {
         bool moved = false;
@@ -169,29 +182,29 @@ static pa_status finish(pa_links *l, pa_err *err) {
 }
 
 static pa_status check(const pa_comm *c, pa_err *err) {
-    if (c->links && c->links->busy) return pa_error(err, PA_FAIL, "communication: expected the end of a sum in buckets first");
-    if (c->links) return PA_OK;
-    return pa_error(err, PA_FAIL, "communication: expected a single process, found a run of %d ranks", c->size);
+    if (c->peers && c->peers->busy) return pa_error(err, PA_FAIL, "communication: a sum in buckets is still open");
+    if (c->peers) return PA_OK;
+    return pa_error(err, PA_FAIL, "communication: not joined: a run of %d ranks", c->size);
 }
 
 // ---- all at once
 
 pa_status pa_comm_gather(pa_comm *c, void *data, const pa_span *of, pa_err *err) {
-    pa_links *l = c->links;
+    pa_peers *l = c->peers;
     pa_status s = PA_OK;
     if (c->size == 1 || (s = check(c, err))) return s;
     const pa_span mine = of[c->rank];
     l->posted++;
     for (int r = 0; r < c->size && !s; r++) {
         if (r == c->rank) continue;
-        s = post(l, r, PA_LINK_IN, (char *)data + of[r].from, of[r].to - of[r].from, err);
-        if (!s) s = post(l, r, PA_LINK_OUT, (char *)data + mine.from, mine.to - mine.from, err);
+        s = post(l, r, PA_RECEIVE, (char *)data + of[r].from, of[r].to - of[r].from, err);
+        if (!s) s = post(l, r, PA_SEND, (char *)data + mine.from, mine.to - mine.from, err);
     }
     return s ? s : finish(l, err);
 }
 
 pa_status pa_comm_sum_f64(pa_comm *c, double *data, size_t count, pa_err *err) {
-    pa_links *l = c->links;
+    pa_peers *l = c->peers;
     pa_status s = PA_OK;
     if (c->size == 1 || (s = check(c, err))) return s;
     if (count > PA_COMM_F64) return pa_error(err, PA_FAIL, "communication: expected at most %d numbers, found %zu", PA_COMM_F64, count);
@@ -208,9 +221,9 @@ pa_status pa_comm_sum_f64(pa_comm *c, double *data, size_t count, pa_err *err) {
 void pa_comm_silent(pa_comm *c, double seconds, char names[PA_COMM_NAMES]) {
     double here = 1;
     *names = 0;
-    if (!c->links) return;
-    c->links->timeout = seconds;
-    if (pa_comm_sum_f64(c, &here, 1, NULL)) name_silent(c->links, names);
+    if (!c->peers) return;
+    c->peers->timeout = seconds;
+    if (pa_comm_sum_f64(c, &here, 1, NULL)) name_silent(c->peers, names);
 }
 
 pa_status pa_comm_sum_f32(pa_comm *c, float *data, size_t count, pa_err *err) {
@@ -223,7 +236,7 @@ pa_status pa_comm_sum_f32(pa_comm *c, float *data, size_t count, pa_err *err) {
 // ---- in buckets
 
 static size_t bucket_of(const pa_comm *c) {
-    return c->links ? c->links->bucket : (size_t)BUCKET;
+    return c->peers ? c->peers->bucket : (size_t)BUCKET;
 }
 
 size_t pa_comm_buckets(const pa_comm *c, size_t count) {
@@ -245,39 +258,40 @@ size_t pa_comm_share_floats(const pa_comm *c, size_t count) {
     return floats;
 }
 
-// Posts what everyone has of a bucket to everyone.
+// Posts every rank's share of a bucket to every rank.
 static pa_status post_gather(pa_comm *c, float *data, size_t count, size_t bucket, pa_err *err) {
-    pa_links *l = c->links;
+    pa_peers *l = c->peers;
     pa_span mine = pa_comm_share(c, count, bucket, c->rank);
     pa_status s = PA_OK;
     l->posted++;
     for (int r = 0; r < c->size && !s; r++) {
         if (r == c->rank) continue;
         pa_span theirs = pa_comm_share(c, count, bucket, r);
-        s = post(l, r, PA_LINK_IN, data + theirs.from, (theirs.to - theirs.from) * sizeof *data, err);
-        if (!s) s = post(l, r, PA_LINK_OUT, data + mine.from, (mine.to - mine.from) * sizeof *data, err);
+        s = post(l, r, PA_RECEIVE, data + theirs.from, (theirs.to - theirs.from) * sizeof *data, err);
+        if (!s) s = post(l, r, PA_SEND, data + mine.from, (mine.to - mine.from) * sizeof *data, err);
     }
     return s;
 }
 
-// Posts everyone's part of each share to the rank that sums it.
+// Posts every rank's part of each share to the rank that sums it.
 static pa_status post_scatter(pa_comm *c, size_t bucket, pa_err *err) {
-    pa_links *l = c->links;
+    pa_peers *l = c->peers;
     pa_span mine = pa_comm_share(c, l->count, bucket, c->rank);
     size_t floats = mine.to - mine.from, place = 0;
     pa_status s = PA_OK;
-    l->reduction = ++l->posted, l->reducing = true;
+    l->reduction = ++l->posted;
+    l->reducing = true;
     for (int r = 0; r < c->size && !s; r++) {
         if (r == c->rank) continue;
         pa_span theirs = pa_comm_share(c, l->count, bucket, r);
-        s = post(l, r, PA_LINK_IN, l->staging + place++ * floats, floats * sizeof *l->data, err);
-        if (!s) s = post(l, r, PA_LINK_OUT, l->data + theirs.from, (theirs.to - theirs.from) * sizeof *l->data, err);
+        s = post(l, r, PA_RECEIVE, l->staging + place++ * floats, floats * sizeof *l->data, err);
+        if (!s) s = post(l, r, PA_SEND, l->data + theirs.from, (theirs.to - theirs.from) * sizeof *l->data, err);
     }
     return s;
 }
 
 static void add_parts(pa_comm *c, size_t bucket) {
-    pa_links *l = c->links;
+    pa_peers *l = c->peers;
     pa_span mine = pa_comm_share(c, l->count, bucket, c->rank);
     size_t floats = mine.to - mine.from;
     float sum[1024];
@@ -295,16 +309,17 @@ static void add_parts(pa_comm *c, size_t bucket) {
     }
 }
 
-// One bucket is being summed at a time, the one before it handed round meanwhile: on every rank the same order of messages.
+// Sums one bucket at a time, while the sum of the one before is distributed: the order of messages is the same on every rank.
 static pa_status reduce_some(pa_comm *c, bool *moved, pa_err *err) {
-    pa_links *l = c->links;
+    pa_peers *l = c->peers;
     size_t buckets = pa_comm_buckets(c, l->count);
     pa_status s = advance(l, moved, err);
     while (!s) {
         if (l->reducing) {
             if (!through(l, l->reduction)) return PA_OK;
             add_parts(c, l->next);
-            l->reducing = false, *moved = true;
+            l->reducing = false;
+            *moved = true;
             if (!l->scatter && (s = post_gather(c, l->data, l->count, l->next, err))) return s;
             l->next++;
         }
@@ -316,22 +331,27 @@ static pa_status reduce_some(pa_comm *c, bool *moved, pa_err *err) {
 }
 
 pa_status pa_comm_reduce_begin(pa_comm *c, float *data, size_t count, bool scatter, pa_err *err) {
-    pa_links *l = c->links;
+    pa_peers *l = c->peers;
     pa_status s = PA_OK;
     if (c->size == 1 || (s = check(c, err))) return s;
-    l->data = data, l->count = l->ready = count, l->scatter = scatter, l->next = 0, l->busy = true, l->reducing = false;
+    l->data = data;
+    l->count = l->ready = count;
+    l->scatter = scatter;
+    l->next = 0;
+    l->busy = true;
+    l->reducing = false;
     return PA_OK;
 }
 
 pa_status pa_comm_reduce_ready(pa_comm *c, size_t from, pa_err *err) {
     bool moved = false;
     if (c->size == 1) return PA_OK;
-    c->links->ready = from;
+    c->peers->ready = from;
     return reduce_some(c, &moved, err);
 }
 
 pa_status pa_comm_reduce_end(pa_comm *c, pa_err *err) {
-    pa_links *l = c->links;
+    pa_peers *l = c->peers;
     if (c->size == 1) return PA_OK;
     patience p = {.last = pa_clock()};
     l->ready = 0;
@@ -351,10 +371,10 @@ pa_status pa_comm_gather_shares(pa_comm *c, float *data, size_t count, pa_err *e
     pa_status s = PA_OK;
     if (c->size == 1 || (s = check(c, err))) return s;
     for (size_t b = 0; b < pa_comm_buckets(c, count) && !s; b++) {
-        if (b && b % PA_QUEUE == 0) s = finish(c->links, err); // the queues hold no more
+        if (b && b % PA_QUEUE == 0) s = finish(c->peers, err); // the queues are full
         if (!s) s = post_gather(c, data, count, b, err);
     }
-    return s ? s : finish(c->links, err);
+    return s ? s : finish(c->peers, err);
 }
 
 static pa_span overlap(pa_span a, size_t from, size_t to) {
@@ -370,11 +390,11 @@ pa_status pa_comm_gather_part(pa_comm *c, const float *own, size_t count, size_t
         for (int r = 0; r < c->size; r++) {
             pa_span p = overlap(pa_comm_share(c, count, b, r), from, to);
             any |= p.from < p.to;
-            c->links->span[r] = (pa_span){(p.from - from) * sizeof *out, (p.to - from) * sizeof *out};
+            c->peers->span[r] = (pa_span){(p.from - from) * sizeof *out, (p.to - from) * sizeof *out};
         }
         if (own && part.from < part.to)
             memcpy(out + (part.from - from), own + at + (part.from - mine.from), (part.to - part.from) * sizeof *out);
-        if (any) s = pa_comm_gather(c, out, c->links->span, err);
+        if (any) s = pa_comm_gather(c, out, c->peers->span, err);
         at += mine.to - mine.from;
     }
     return s;

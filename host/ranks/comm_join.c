@@ -1,6 +1,6 @@
-// comm_join.c: how ranks that were started one by one find each other. Rank 0 listens and writes its address and a random word into a file
-// that all of them see; the others go there, and are told where to find one another, or why they will not. A file that an earlier run left
-// leads to nobody, and is read again until it is the right one. Rank 0 removes it once all have come.
+// comm_join.c: how ranks started one by one find each other. Rank 0 listens and writes its address and a random word into a file that all
+// of them see. The others connect to it and receive a table of all addresses, or the reason why the run can't start. A file left by an
+// earlier run leads nowhere, so ranks read it again until it is the right one. Rank 0 removes it once all ranks have connected.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
@@ -20,14 +20,14 @@
 
 enum { HOST = 64, WORD = 16, RETRY_MS = 50, GRACE = 5, QUIET = 5 }; // the last two in seconds
 
-// What a rank says of itself to one that it goes to. Numbers in network order.
+// What a rank sends to one that it connects to. Numbers in network order.
 typedef struct {
-    uint8_t word[WORD]; // of the file
+    uint8_t word[WORD]; // from the file
     uint32_t world, rank, port;
     char host[HOST];
 } greeting;
 
-// What rank 0 says to it: at once that it belongs to the run; later that all are there, and the table follows, or why not.
+// What rank 0 replies: at once, that the rank belongs to the run; later, that all ranks are there and the table follows, or why not.
 typedef struct {
     uint8_t word[WORD];
     uint32_t status; // a pa_status
@@ -43,14 +43,14 @@ typedef struct {
     pa_comm *comm;
     char path[4096 + 16];
     double until, timeout, began;
-    bool *told; // whom it waits for; one for all copies of this
+    bool *reported; // whether it has printed whom it waits for; shared by all copies of this struct
     int *fd, listener;
     greeting own;
-    char host[256], port[16]; // of rank 0, as the file has them
+    char host[256], port[16]; // of rank 0, from the file
     place *table;             // (world)
 } joining;
 
-// "1, 3": those that are not connected yet. How many there are.
+// Lists, as "1, 3", the ranks that are not connected yet. Returns how many.
 static int name_missing(const joining *j, char names[PA_COMM_NAMES]) {
     int found = 0;
     size_t used = 0;
@@ -60,38 +60,37 @@ static int name_missing(const joining *j, char names[PA_COMM_NAMES]) {
     return found;
 }
 
-static pa_status late(const joining *j, pa_err *err) {
+static pa_status timed_out(const joining *j, pa_err *err) {
     char missing[PA_COMM_NAMES];
-    if (j->comm->rank && j->fd[0] < 0)
-        return pa_error(err, PA_FAIL, "%s: expected rank 0 to be there within %g s (train.timeout)", j->path, j->timeout);
+    if (j->comm->rank && j->fd[0] < 0) return pa_error(err, PA_FAIL, "%s: no rank 0 within %g s (train.timeout)", j->path, j->timeout);
     name_missing(j, missing);
     return pa_error(err, PA_FAIL, "%s: expected %d ranks within %g s (train.timeout), still missing: %s", j->path, j->comm->size,
                     j->timeout, missing);
 }
 
-// Called now and then in every wait; says once, after a while, whom this rank waits for: a run of which one rank was not started, or with
-// another file, would be silent for minutes. Who is missing rank 0 knows, and by its table the others.
-static void tell(const joining *j) {
+// Called now and then in every wait. Prints once, after a while, whom this rank waits for: otherwise a run would be silent for minutes if
+// a rank was not started, or with another file. Rank 0 knows who is missing; the others know it from its table.
+static void report_wait(const joining *j) {
     char names[PA_COMM_NAMES] = "0";
-    bool seeks_first = j->comm->rank && j->fd[0] < 0, has_table = !j->comm->rank || *j->table[0].host;
-    if (*j->told || pa_clock() < j->began + QUIET) return;
-    int found = seeks_first ? 1 : name_missing(j, names);
+    bool seeks_root = j->comm->rank && j->fd[0] < 0, has_table = !j->comm->rank || *j->table[0].host;
+    if (*j->reported || pa_clock() < j->began + QUIET) return;
+    int found = seeks_root ? 1 : name_missing(j, names);
     if (!found) return;
-    *j->told = true;
-    if (seeks_first || has_table)
+    *j->reported = true;
+    if (seeks_root || has_table)
         fprintf(stderr, "waiting for rank%s %s of %d at %s\n", found > 1 ? "s" : "", names, j->comm->size, j->path);
     else
-        fprintf(stderr, "waiting for others of %d ranks at %s, as rank 0 is\n", j->comm->size, j->path);
+        fprintf(stderr, "waiting for the rest of %d ranks at %s, like rank 0\n", j->comm->size, j->path);
 }
 
-// 0 once the socket is ready, -1 when time is up.
+// Returns 0 once the socket is ready, -1 when time is up.
 static int ready(const joining *j, int fd, short events) {
     for (;;) {
         double left = j->until - pa_clock();
         struct pollfd p = {.fd = fd, .events = events};
         if (left <= 0) return -1;
         if (poll(&p, 1, left < 1 ? (int)(left * 1000) + 1 : 1000) > 0) return 0;
-        tell(j);
+        report_wait(j);
     }
 }
 
@@ -117,8 +116,8 @@ static pa_status start_listening(joining *j, pa_err *err) {
     return PA_OK;
 }
 
-// A socket to host:port, -1 where nobody listens there.
-static int go_to(const joining *j, const char *host, const char *port) {
+// Returns a socket connected to host:port, or -1.
+static int connect_to(const joining *j, const char *host, const char *port) {
     struct addrinfo want = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *found = NULL;
     int fd = -1;
     if (getaddrinfo(host, port, &want, &found)) return -1;
@@ -146,31 +145,31 @@ static bool read_file(joining *j) {
     return whole;
 }
 
-// Whether another rank 0 has put its file in place of this one's; it is told, so that it ends too.
+// Whether another rank 0 has replaced this one's file. Greets it, so that it exits too.
 static bool replaced(const joining *j) {
     joining other = *j;
     if (!read_file(&other) || !memcmp(other.own.word, j->own.word, WORD)) return false;
     other.until = pa_clock() + GRACE < j->until ? pa_clock() + GRACE : j->until;
-    int fd = go_to(&other, other.host, other.port);
+    int fd = connect_to(&other, other.host, other.port);
     if (fd < 0) return true;
     move_all(&other, fd, &other.own, sizeof other.own, true);
     close(fd);
     return true;
 }
 
-// Until somebody is at the door. An error where time is up or one that had come has gone.
+// Waits for a connection. Fails when time is up or when a rank that had connected is lost.
 static pa_status await_one(const joining *j, struct pollfd *p, pa_err *err) {
     int own = j->comm->rank;
     for (;;) {
         double left = j->until - pa_clock();
-        if (left <= 0) return late(j, err);
+        if (left <= 0) return timed_out(j, err);
         for (int r = 0; r < j->comm->size; r++) p[r] = (struct pollfd){.fd = j->fd[r], .events = POLLRDHUP};
         p[own] = (struct pollfd){.fd = j->listener, .events = POLLIN};
         int found = poll(p, (nfds_t)j->comm->size, left < 1 ? (int)(left * 1000) + 1 : 1000);
         for (int r = 0; found > 0 && r < j->comm->size; r++)
-            if (r != own && p[r].revents) return pa_rank_gone(r, "while ranks found each other", err);
+            if (r != own && p[r].revents) return pa_rank_lost(r, "while joining", err);
         if (found > 0) return PA_OK;
-        tell(j);
+        report_wait(j);
         if (!found && !own && replaced(j)) return pa_error(err, PA_USAGE, "%s: two ranks have --rank 0", j->path);
     }
 }
@@ -183,7 +182,7 @@ static int accept_one(const joining *j, uint32_t *address) {
     return fd;
 }
 
-static void say(const joining *j, int fd, pa_status status, const char *why) {
+static void reply(const joining *j, int fd, pa_status status, const char *why) {
     answer a = {.status = htonl((uint32_t)status)};
     joining soon = *j;
     soon.until = pa_clock() + GRACE;
@@ -194,13 +193,13 @@ static void say(const joining *j, int fd, pa_status status, const char *why) {
 
 static pa_status check(const joining *j, uint32_t rank, uint32_t world, pa_err *err) {
     if (world != (uint32_t)j->comm->size || rank >= world)
-        return pa_error(err, PA_USAGE, "%s: expected --world %d, as rank %d has it, found %u of rank %u", j->path, j->comm->size,
-                        j->comm->rank, world, rank);
+        return pa_error(err, PA_USAGE, "%s: expected --world %d, as on rank %d, found %u on rank %u", j->path, j->comm->size, j->comm->rank,
+                        world, rank);
     if (rank == (uint32_t)j->comm->rank || j->fd[rank] >= 0) return pa_error(err, PA_USAGE, "%s: two ranks have --rank %u", j->path, rank);
     return PA_OK;
 }
 
-// Takes in who comes with the right word, whoever else comes is turned away; until `count` ranks have come.
+// Accepts ranks that know the word, and closes other connections, until `count` ranks have connected.
 static pa_status receive(joining *j, int count, pa_err *err) {
     struct pollfd *p = calloc((size_t)j->comm->size, sizeof *p);
     pa_status s = p ? PA_OK : pa_error(err, PA_FAIL, "no memory");
@@ -210,14 +209,14 @@ static pa_status receive(joining *j, int count, pa_err *err) {
         if ((s = await_one(j, p, err))) break;
         int fd = accept_one(j, &address);
         joining soon = *j;
-        soon.until = soon.until < pa_clock() + GRACE ? soon.until : pa_clock() + GRACE; // a stranger may say nothing
+        soon.until = soon.until < pa_clock() + GRACE ? soon.until : pa_clock() + GRACE; // a stranger may send nothing
         if (fd >= 0 && (!move_all(&soon, fd, &g, sizeof g, false) || memcmp(g.word, j->own.word, WORD))) close(fd), fd = -1;
         if (fd < 0) continue;
         uint32_t rank = ntohl(g.rank);
         s = check(j, rank, ntohl(g.world), err);
-        if (!j->comm->rank) say(j, fd, PA_OK, "");
+        if (!j->comm->rank) reply(j, fd, PA_OK, "");
         if (s) {
-            if (!j->comm->rank) say(j, fd, s, err->text);
+            if (!j->comm->rank) reply(j, fd, s, err->text);
             close(fd);
             break;
         }
@@ -237,46 +236,46 @@ static pa_status write_file(joining *j, pa_err *err) {
     if (getrandom(j->own.word, WORD, 0) != WORD) return pa_error(err, PA_FAIL, "communication: no random numbers");
     pa_status s = pa_file_create(&f, j->path, err);
     if (s) return s;
-    fchmod(fileno(f.stream), 0600); // who knows the word may join
+    fchmod(fileno(f.stream), 0600); // whoever can read the word can join
     fprintf(f.stream, "patrain-rendezvous-1 %s %u ", j->host, ntohl(j->own.port));
     for (int i = 0; i < WORD; i++) fprintf(f.stream, "%02x", j->own.word[i]);
     fprintf(f.stream, "\n");
     return pa_file_commit(&f, err);
 }
 
-static pa_status first_rank(joining *j, pa_err *err) {
+static pa_status join_as_root(joining *j, pa_err *err) {
     size_t size = (size_t)j->comm->size * sizeof *j->table;
     pa_status s = write_file(j, err);
     if (s) return s;
     joining file = *j;
     memcpy(j->table[0].host, j->own.host, HOST);
     s = receive(j, j->comm->size - 1, err);
-    if (!read_file(&file) || !memcmp(file.own.word, j->own.word, WORD)) unlink(j->path); // not another's
+    if (!read_file(&file) || !memcmp(file.own.word, j->own.word, WORD)) unlink(j->path); // unless it is another run's
     for (int r = 1; r < j->comm->size; r++)
-        if (j->fd[r] >= 0) say(j, j->fd[r], s, s ? err->text : "");
+        if (j->fd[r] >= 0) reply(j, j->fd[r], s, s ? err->text : "");
     for (int r = 1; r < j->comm->size && !s; r++)
-        if (!move_all(j, j->fd[r], j->table, size, true)) s = pa_rank_gone(r, "while ranks found each other", err);
+        if (!move_all(j, j->fd[r], j->table, size, true)) s = pa_rank_lost(r, "while joining", err);
     return s;
 }
 
-// Rank 0 knows this one: it will say that all are there, or why not, before this one loses patience.
+// Rank 0 has accepted this rank: it will send the table, or a reason, before this rank's own timeout.
 static pa_status take_table(joining *j, pa_err *err) {
     answer a;
     j->until = pa_clock() + j->timeout + GRACE;
-    if (!move_all(j, j->fd[0], &a, sizeof a, false)) return pa_rank_gone(0, "while ranks found each other", err);
+    if (!move_all(j, j->fd[0], &a, sizeof a, false)) return pa_rank_lost(0, "while joining", err);
     a.why[sizeof a.why - 1] = 0;
     if (a.status) return pa_error(err, ntohl(a.status) == PA_USAGE ? PA_USAGE : PA_FAIL, "%s", a.why);
     if (move_all(j, j->fd[0], j->table, (size_t)j->comm->size * sizeof *j->table, false)) return PA_OK;
-    return pa_rank_gone(0, "while ranks found each other", err);
+    return pa_rank_lost(0, "while joining", err);
 }
 
-// Goes to rank 0, by the file of the moment, until one answers to its word.
-static pa_status find_first_rank(joining *j, pa_err *err) {
+// Connects to the rank 0 that the file names, reading it again until one knows the file's word.
+static pa_status find_root(joining *j, pa_err *err) {
     answer a;
     for (; pa_clock() < j->until; usleep(RETRY_MS * 1000)) {
-        tell(j);
+        report_wait(j);
         if (!read_file(j)) continue;
-        int fd = go_to(j, j->host, j->port);
+        int fd = connect_to(j, j->host, j->port);
         if (fd < 0) continue;
         if (move_all(j, fd, &j->own, sizeof j->own, true) && move_all(j, fd, &a, sizeof a, false) && !memcmp(a.word, j->own.word, WORD)) {
             j->fd[0] = fd;
@@ -284,19 +283,19 @@ static pa_status find_first_rank(joining *j, pa_err *err) {
         }
         close(fd);
     }
-    return late(j, err);
+    return timed_out(j, err);
 }
 
-// Rank 0 is found by the file, of the others each goes to those before it.
-static pa_status other_rank(joining *j, pa_err *err) {
-    pa_status s = find_first_rank(j, err);
+// Finds rank 0 by the file; connects to the ranks below its own and accepts those above.
+static pa_status join_as_other(joining *j, pa_err *err) {
+    pa_status s = find_root(j, err);
     for (int r = 1; r < j->comm->rank && !s; r++) {
         char address[INET_ADDRSTRLEN], port[16];
         snprintf(port, sizeof port, "%u", ntohl(j->table[r].port));
         inet_ntop(AF_INET, &j->table[r].address, address, sizeof address);
-        j->fd[r] = go_to(j, j->table[r].address ? address : j->host, port);
+        j->fd[r] = connect_to(j, j->table[r].address ? address : j->host, port);
         if (j->fd[r] < 0 || !move_all(j, j->fd[r], &j->own, sizeof j->own, true))
-            s = pa_error(err, PA_FAIL, "communication: rank %d cannot be reached at %s port %s", r, j->table[r].address ? address : j->host,
+            s = pa_error(err, PA_FAIL, "communication: cannot connect to rank %d at %s port %s", r, j->table[r].address ? address : j->host,
                          port);
     }
     return s ? s : receive(j, j->comm->size - 1 - j->comm->rank, err);
@@ -310,9 +309,9 @@ static void count_neighbours(const joining *j) {
 }
 
 pa_status pa_tcp_join(pa_comm *c, const char *path, double timeout, int *fd, pa_err *err) {
-    bool told = false;
+    bool reported = false;
     double began = pa_clock();
-    joining j = {.comm = c, .until = began + timeout, .timeout = timeout, .began = began, .told = &told, .fd = fd, .listener = -1};
+    joining j = {.comm = c, .until = began + timeout, .timeout = timeout, .began = began, .reported = &reported, .fd = fd, .listener = -1};
     struct stat there;
     int on = 1;
     if (strlen(path) >= 4096) return pa_error(err, PA_USAGE, "--rendezvous: expected a path of up to 4095 bytes, found %zu", strlen(path));
@@ -322,7 +321,7 @@ pa_status pa_tcp_join(pa_comm *c, const char *path, double timeout, int *fd, pa_
     gethostname(j.host, HOST - 1);
     j.table = calloc((size_t)c->size, sizeof *j.table);
     pa_status s = j.table ? start_listening(&j, err) : pa_error(err, PA_FAIL, "no memory");
-    if (!s) s = c->rank ? other_rank(&j, err) : first_rank(&j, err);
+    if (!s) s = c->rank ? join_as_other(&j, err) : join_as_root(&j, err);
     if (!s) count_neighbours(&j);
     for (int r = 0; r < c->size && !s; r++)
         if (fd[r] >= 0) setsockopt(fd[r], IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);

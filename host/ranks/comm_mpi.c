@@ -1,4 +1,4 @@
-// comm_mpi.c: messages between ranks over MPI, point to point. All calls come from the thread that started it.
+// comm_mpi.c: see comm_mpi.h. All calls come from the thread that started MPI.
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -13,21 +13,21 @@ static pa_status failed(int peer, int code, pa_err *err) {
     char why[MPI_MAX_ERROR_STRING] = "?";
     int length;
     MPI_Error_string(code, why, &length);
-    return pa_rank_gone(peer, why, err);
+    return pa_rank_lost(peer, why, err);
 }
 
-static pa_status mpi_begin(pa_links *l, int peer, int way, pa_move *m, pa_err *err) {
+static pa_status mpi_begin(pa_peers *l, int peer, int way, pa_move *m, pa_err *err) {
     MPI_Request request;
     _Static_assert(sizeof request <= sizeof m->request, "a request fits");
     (void)l;
     if (m->left > 1u << 30) return pa_error(err, PA_FAIL, "communication: expected messages up to 1 GiB, found one of %zu bytes", m->left);
-    int code = way == PA_LINK_OUT ? MPI_Isend(m->at, (int)m->left, MPI_BYTE, peer, 0, MPI_COMM_WORLD, &request)
-                                  : MPI_Irecv(m->at, (int)m->left, MPI_BYTE, peer, 0, MPI_COMM_WORLD, &request);
+    int code = way == PA_SEND ? MPI_Isend(m->at, (int)m->left, MPI_BYTE, peer, 0, MPI_COMM_WORLD, &request)
+                              : MPI_Irecv(m->at, (int)m->left, MPI_BYTE, peer, 0, MPI_COMM_WORLD, &request);
     memcpy(&m->request, &request, sizeof request);
     return code ? failed(peer, code, err) : PA_OK;
 }
 
-static pa_status mpi_advance(pa_links *l, int peer, int way, pa_move *m, bool *moved, pa_err *err) {
+static pa_status mpi_advance(pa_peers *l, int peer, int way, pa_move *m, bool *moved, pa_err *err) {
     MPI_Request request;
     int done = 0;
     (void)l, (void)way;
@@ -35,12 +35,15 @@ static pa_status mpi_advance(pa_links *l, int peer, int way, pa_move *m, bool *m
     int code = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
     memcpy(&m->request, &request, sizeof request);
     if (code) return failed(peer, code, err);
-    if (done) m->left = 0, *moved = true;
+    if (done) {
+        m->left = 0;
+        *moved = true;
+    }
     return PA_OK;
 }
 
-// MPI has no call that sleeps until something comes.
-static void mpi_idle(pa_links *l, double waited) {
+// MPI has no call that sleeps until a message arrives.
+static void mpi_idle(pa_peers *l, double waited) {
     (void)l;
     if (waited < 1e-3)
         sched_yield();
@@ -48,12 +51,12 @@ static void mpi_idle(pa_links *l, double waited) {
         nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
 }
 
-static void mpi_end(pa_links *l) {
+static void mpi_end(pa_peers *l) {
     (void)l;
     MPI_Finalize();
 }
 
-static void mpi_abort(pa_links *l, int code) {
+static void mpi_abort(pa_peers *l, int code) {
     (void)l;
     MPI_Abort(MPI_COMM_WORLD, code);
 }
@@ -62,7 +65,7 @@ pa_status pa_mpi_start(pa_comm *c, const pa_carrier **carrier, void **own, pa_er
     static const pa_carrier mpi = {"MPI", mpi_begin, mpi_advance, mpi_idle, mpi_end, mpi_abort};
     MPI_Comm here;
     int level;
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level)) return pa_error(err, PA_FAIL, "communication: MPI could not be started");
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level)) return pa_error(err, PA_FAIL, "communication: cannot start MPI");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &c->rank);
     MPI_Comm_size(MPI_COMM_WORLD, &c->size);
@@ -70,7 +73,8 @@ pa_status pa_mpi_start(pa_comm *c, const pa_carrier **carrier, void **own, pa_er
     MPI_Comm_rank(here, &c->local_rank);
     MPI_Comm_size(here, &c->local_size);
     MPI_Comm_free(&here);
-    *carrier = &mpi, *own = NULL;
+    *carrier = &mpi;
+    *own = NULL;
     return PA_OK;
 }
 
@@ -81,7 +85,7 @@ pa_status pa_mpi_start(pa_comm *c, const pa_carrier **carrier, void **own, pa_er
     (void)c, (void)carrier, (void)own;
     if (!size) size = getenv("PMI_SIZE");
     if (size && atoi(size) == 1) return PA_OK;
-    return pa_error(err, PA_USAGE, "communication: started as one of several ranks, but this build has no MPI; expected --rendezvous FILE");
+    return pa_error(err, PA_USAGE, "communication: started as one of several ranks, but this build has no MPI (use --rendezvous FILE)");
 }
 
 #endif

@@ -1,5 +1,4 @@
-// comm_tcp.c: messages between ranks over sockets, for ranks that were started one by one. A thread watches for ranks that go while this
-// one computes and would not look for long.
+// comm_tcp.c: see comm_tcp.h. A thread watches for ranks that exit while this one computes and doesn't poll.
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -17,63 +16,65 @@ typedef struct {
     pthread_t watch;
     bool watched;
     atomic_bool leaving;
-    atomic_int gone; // the first that was seen to go, -1: none
+    atomic_int lost; // the rank that was lost first, -1: none
     int size;
-    struct pollfd *idle, *hangup; // (size) of this thread, of the one that watches
+    struct pollfd *idle, *hangup; // (size) of the main thread, of the watching thread
     int fd[];                     // (size)
 } tcp;
 
-static pa_status tcp_begin(pa_links *l, int peer, int way, pa_move *m, pa_err *err) {
+static pa_status tcp_begin(pa_peers *l, int peer, int way, pa_move *m, pa_err *err) {
     (void)l, (void)peer, (void)way, (void)m, (void)err;
     return PA_OK;
 }
 
-// Who was first, where others have left since because of it.
-static pa_status gone(const tcp *t, int peer, const char *why, pa_err *err) {
-    int first = atomic_load(&t->gone);
-    return first < 0 || first == peer ? pa_rank_gone(peer, why, err) : pa_rank_gone(first, "its connection is closed", err);
+// Names the rank that was lost first: others may have exited because of it.
+static pa_status lost_rank(const tcp *t, int peer, const char *why, pa_err *err) {
+    int lost = atomic_load(&t->lost);
+    return lost < 0 || lost == peer ? pa_rank_lost(peer, why, err) : pa_rank_lost(lost, "connection closed", err);
 }
 
-static pa_status tcp_advance(pa_links *l, int peer, int way, pa_move *m, bool *moved, pa_err *err) {
+static pa_status tcp_advance(pa_peers *l, int peer, int way, pa_move *m, bool *moved, pa_err *err) {
     const tcp *t = l->own;
     while (m->left) {
-        ssize_t n = way == PA_LINK_OUT ? send(t->fd[peer], m->at, m->left, MSG_DONTWAIT | MSG_NOSIGNAL)
-                                       : recv(t->fd[peer], m->at, m->left, MSG_DONTWAIT);
+        ssize_t n = way == PA_SEND ? send(t->fd[peer], m->at, m->left, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                   : recv(t->fd[peer], m->at, m->left, MSG_DONTWAIT);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return PA_OK;
-        if (n < 0) return gone(t, peer, strerror(errno), err);
-        if (!n) return gone(t, peer, "its connection is closed", err);
-        m->at += n, m->left -= (size_t)n, *moved = true;
+        if (n < 0) return lost_rank(t, peer, strerror(errno), err);
+        if (!n) return lost_rank(t, peer, "connection closed", err);
+        m->at += n;
+        m->left -= (size_t)n;
+        *moved = true;
     }
     return PA_OK;
 }
 
-static void tcp_idle(pa_links *l, double waited) {
+static void tcp_idle(pa_peers *l, double waited) {
     tcp *t = l->own;
     (void)waited;
     for (int r = 0; r < t->size; r++) {
         pa_queue *q = l->queue[r];
-        bool out = q[PA_LINK_OUT].done < q[PA_LINK_OUT].begun, in = q[PA_LINK_IN].done < q[PA_LINK_IN].begun;
+        bool out = q[PA_SEND].done < q[PA_SEND].begun, in = q[PA_RECEIVE].done < q[PA_RECEIVE].begun;
         t->idle[r] = (struct pollfd){.fd = out || in ? t->fd[r] : -1, .events = (short)((out ? POLLOUT : 0) | (in ? POLLIN : 0))};
     }
     poll(t->idle, (nfds_t)t->size, 100);
 }
 
-// A rank that computes, saves or plays finds out by the next message that another has gone, which may be minutes; after a few seconds
-// this ends it. What it is writing appears by a rename, or not at all.
+// A rank that computes, saves or samples would notice only by the next message that another was lost, which may take minutes. This thread
+// ends the process after a few seconds. Files are renamed into place when complete, so none is left half-written.
 static void *watch(void *data) {
     tcp *t = data;
     struct pollfd *p = t->hangup;
     for (int r = 0; r < t->size; r++) p[r] = (struct pollfd){.fd = t->fd[r], .events = POLLRDHUP};
     while (!atomic_load(&t->leaving)) {
         if (poll(p, (nfds_t)t->size, 100) <= 0) continue;
-        int first = 0;
-        while (first < t->size && !p[first].revents) first++;
-        atomic_store(&t->gone, first);
+        int lost = 0;
+        while (lost < t->size && !p[lost].revents) lost++;
+        atomic_store(&t->lost, lost);
         for (int i = 0; i < 50 && !atomic_load(&t->leaving); i++) poll(NULL, 0, 100);
         if (atomic_load(&t->leaving)) break;
         pa_err err;
-        pa_rank_gone(first, "its connection is closed", &err);
+        pa_rank_lost(lost, "connection closed", &err);
         fprintf(stderr, "patrain: %s\n", err.text);
         _exit(PA_FAIL);
     }
@@ -87,15 +88,17 @@ static void leave(tcp *t) {
     }
     for (int r = 0; r < t->size; r++)
         if (t->fd[r] >= 0) close(t->fd[r]);
-    free(t->idle), free(t->hangup), free(t);
+    free(t->idle);
+    free(t->hangup);
+    free(t);
 }
 
-static void tcp_end(pa_links *l) {
+static void tcp_end(pa_peers *l) {
     leave(l->own);
 }
 
-// Stays for a moment, so that others that look now see who went first.
-static void tcp_abort(pa_links *l, int code) {
+// Keeps the connections for a moment, so that others see which rank failed first.
+static void tcp_abort(pa_peers *l, int code) {
     tcp *t = l->own;
     (void)code;
     atomic_store(&t->leaving, true);
@@ -103,7 +106,7 @@ static void tcp_abort(pa_links *l, int code) {
     leave(t);
 }
 
-// An option's value, else the environment's; NONE: neither is there.
+// An option's value, or the environment's; NONE: neither is given.
 enum { NONE = -1 };
 static int or_environment(int given, const char *one, const char *other) {
     const char *text = getenv(one);
@@ -122,21 +125,26 @@ pa_status pa_tcp_start(pa_comm *c, const pa_comm_options *o, const pa_carrier **
                         world);
     if (rank < 0 || rank >= world)
         return pa_error(err, PA_USAGE, "--rank: expected 0 to %d with --world %d, found %d", world - 1, world, rank);
-    c->rank = rank, c->size = world;
+    c->rank = rank;
+    c->size = world;
     if (world == 1) return PA_OK;
     tcp *t = calloc(1, sizeof *t + (size_t)world * sizeof *t->fd);
     if (!t) return pa_error(err, PA_FAIL, "no memory");
     for (int r = 0; r < world; r++) t->fd[r] = -1;
-    atomic_init(&t->gone, -1);
-    t->size = world, t->idle = calloc((size_t)world, sizeof *t->idle), t->hangup = calloc((size_t)world, sizeof *t->hangup);
+    atomic_init(&t->lost, -1);
+    t->size = world;
+    t->idle = calloc((size_t)world, sizeof *t->idle);
+    t->hangup = calloc((size_t)world, sizeof *t->hangup);
     pa_status s = t->idle && t->hangup ? PA_OK : pa_error(err, PA_FAIL, "no memory");
     if (!s) s = pa_tcp_join(c, o->rendezvous, o->timeout, t->fd, err);
-    if (!s && !(t->watched = !pthread_create(&t->watch, NULL, watch, t))) s = pa_error(err, PA_FAIL, "communication: no thread");
+    if (!s && !(t->watched = !pthread_create(&t->watch, NULL, watch, t)))
+        s = pa_error(err, PA_FAIL, "communication: cannot start a thread");
     if (s) {
         leave(t);
         *c = pa_comm_single();
         return s;
     }
-    *carrier = &sockets, *own = t;
+    *carrier = &sockets;
+    *own = t;
     return PA_OK;
 }

@@ -156,7 +156,7 @@ class Ranks(programs.WithCorpus):
         self.assertEqual(codes, [1, 1, 1], said)
         self.assertRegex(said[0], "^(?s:.*)patrain: [^\n]*taken[^\n]*\n$")
         for other in said[1:]:
-            self.assertRegex(other, "^patrain: communication: rank 0 has gone [^\n]*\n$")
+            self.assertRegex(other, "^patrain: communication: lost rank 0 [^\n]*\n$")
         if MPIRUN:
             said, codes = self.finish(self.start(3, "taken", mpi=True))
             self.assertEqual(codes, [1], said)
@@ -192,7 +192,7 @@ class Ranks(programs.WithCorpus):
                 for r in {0, 1, 2} - {rank}:
                     told = [line for line in said[r].splitlines() if line.startswith("patrain:")]
                     self.assertEqual(len(told), 1, said[r])
-                    self.assertIn(f"rank {rank} has gone", told[0])
+                    self.assertIn(f"lost rank {rank}", told[0])
                 self.go_on(f"killed-{rank}", False)
 
     def test_a_rank_that_is_killed_under_mpirun(self):
@@ -212,7 +212,7 @@ class Ranks(programs.WithCorpus):
         self.assertIn("1", named)
         self.assertTrue(set(named) <= {"1", "0, 1", "1, 2"}, named)
         processes[1].send_signal(signal.SIGCONT)  # and finds that the others have left
-        self.assertIn("has gone", processes[1].communicate(timeout=120)[1])
+        self.assertIn("lost rank", processes[1].communicate(timeout=120)[1])
         self.assertEqual(processes[1].returncode, 1)
         self.go_on("silent", False)
 

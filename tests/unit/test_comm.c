@@ -179,7 +179,7 @@ static int one_goes(pa_comm *c) {
     HOLDS(!pa_comm_sum_f64(c, &x, 1, &err));
     if (c->rank == 1) _exit(7);
     pa_status s = pa_comm_sum_f64(c, &x, 1, &err);
-    HOLDS(s == PA_FAIL && strstr(err.text, "communication: rank 1 has gone ("));
+    HOLDS(s == PA_FAIL && strstr(err.text, "communication: lost rank 1 ("));
     return 1;
 }
 
@@ -225,7 +225,7 @@ static int one_leaves_after_another(pa_comm *c) {
     if (c->rank == 2) raise(SIGKILL);
     usleep(c->rank ? 2000000 : 200000);
     if (!c->rank) return 1;
-    HOLDS(pa_comm_sum_f64(c, &x, 1, &err) == PA_FAIL && strstr(err.text, "rank 2 has gone"));
+    HOLDS(pa_comm_sum_f64(c, &x, 1, &err) == PA_FAIL && strstr(err.text, "lost rank 2"));
     return 1;
 }
 
@@ -268,7 +268,7 @@ static void ranks_that_do_not_fit_are_refused(void **state) {
     said("expected 3 ranks within 0.2 s (train.timeout), still missing: 1, 2");
     assert_int_equal(access(scratch("meet"), F_OK), -1);
     assert_int_equal(join(&c, 2, 3, 0.2), PA_FAIL);
-    said("expected rank 0 to be there within 0.2 s (train.timeout)");
+    said("no rank 0 within 0.2 s (train.timeout)");
     assert_int_equal(join(&c, 3, 3, 1), PA_USAGE);
     assert_string_equal(err.text, "--rank: expected 0 to 2 with --world 3, found 3");
     assert_int_equal(join(&c, 0, 0, 1), PA_USAGE);
@@ -307,7 +307,7 @@ static void ended(pid_t process, int code) {
 static void ranks_that_do_not_fit_each_other_are_told_at_once(void **state) {
     pa_comm c;
     (void)state;
-    const char *worlds = ": expected --world 3, as rank 0 has it, found 4 of rank 1";
+    const char *worlds = ": expected --world 3, as on rank 0, found 4 on rank 1";
     pid_t other[] = {join_elsewhere(1, 4, 60, 0, worlds), 0};
     assert_int_equal(join(&c, 0, 3, 60), PA_USAGE);
     said(worlds + 2);
@@ -345,13 +345,13 @@ static void a_rank_that_never_comes_is_named_to_all(void **state) {
         int file = open(scratch(name), O_WRONLY | O_CREAT, 0600);
         meet = r < 2 ? "meet" : "elsewhere";
         dup2(file, STDERR_FILENO), close(file);
-        process[r] = join_elsewhere(r, 4, 7, 0, r < 2 ? late : ": expected rank 0 to be there within 7 s (train.timeout)");
+        process[r] = join_elsewhere(r, 4, 7, 0, r < 2 ? late : ": no rank 0 within 7 s (train.timeout)");
         dup2(own, STDERR_FILENO);
     }
     meet = "meet", close(own);
     for (int r = 0; r < 3; r++) ended(process[r], PA_FAIL);
     waited_for(0, "ranks 2, 3 of 4", "meet", "");
-    waited_for(1, "others of 4 ranks", "meet", ", as rank 0 is");
+    waited_for(1, "the rest of 4 ranks", "meet", ", like rank 0");
     waited_for(2, "rank 0 of 4", "elsewhere", "");
 }
 
@@ -360,7 +360,7 @@ static void a_rank_that_goes_while_others_are_awaited_is_told(void **state) {
     for (int gone = 0; gone < 3; gone++) {
         char text[80];
         pid_t other[2];
-        snprintf(text, sizeof text, "communication: rank %d has gone (while ranks found each other)", gone);
+        snprintf(text, sizeof text, "communication: lost rank %d (while joining)", gone);
         for (int r = 0; r < 3; r++) // the fourth never comes
             if (r != gone) other[r > gone ? r - 1 : r] = join_elsewhere(r, 4, 60, 0, text);
         struct stat file = {.st_mode = 0600};
