@@ -1,0 +1,152 @@
+// continue.c: see continue.h.
+#include "host/play/continue.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "host/base/progress.h"
+#include "host/play/generate.h"
+#include "host/play/summary.h"
+
+enum {
+    MOST_STREAMS = 8,      // takes generated at a time
+    TOKENS_A_SECOND = 250, // real music has fewer; a model that needs more is stuck in one moment
+};
+
+// Watches streams while they grow.
+typedef struct {
+    const pa_continuation *job;
+    const uint16_t *out;
+    size_t length;
+    int streams, open; // streams that have not reached their end
+    int64_t limit;     // in steps of 10 ms; 0: none
+    int64_t steps[MOST_STREAMS];
+    bool closed[MOST_STREAMS];
+    pa_progress bar;
+} watch;
+
+static bool watch_token(void *arg, size_t tokens) {
+    watch *w = arg;
+    int64_t least = INT64_MAX;
+    for (int s = 0; s < w->streams; s++) {
+        uint16_t token = w->out[(size_t)s * w->length + tokens - 1];
+        w->steps[s] += pa_shift_steps(token);
+        if (!w->closed[s] && (token == PA_PAD || (w->limit && w->steps[s] >= w->limit))) {
+            w->closed[s] = true;
+            w->open--;
+        }
+        if (!w->closed[s] && w->steps[s] < least) least = w->steps[s];
+    }
+    pa_progress_update(&w->bar, w->limit && least < INT64_MAX ? (double)least / PA_STEPS_A_SECOND : (double)tokens);
+    return w->open && !*w->job->stop;
+}
+
+typedef struct {
+    const pa_continuation *job;
+    pa_inference model;
+    pa_primer primer;
+    pa_takes takes;
+    size_t length; // most tokens of a take
+    int64_t limit; // steps of 10 ms; 0: none
+    int streams;   // at a time
+    double took;
+    size_t tokens; // generated, those cut off again included
+} session;
+
+// Generates the takes first, first + 1, …, of which `wanted` are kept.
+static pa_status generate_some(session *x, int first, int wanted, uint16_t *out, pa_err *err) {
+    const pa_continuation *job = x->job;
+    size_t count[MOST_STREAMS];
+    watch w = {.job = job, .out = out, .length = x->length, .streams = x->streams, .open = x->streams, .limit = x->limit};
+    pa_sampling_options o = job->sampling;
+    o.stream = (uint64_t)first;
+    o.keys = x->primer.encoding == PA_PERFORMANCE; // midi-neural strikes keys again while they sound
+    const pa_generation g = {.backend = x->model.backend,
+                             .ctx = x->model.ctx,
+                             .model = &x->model.params.model,
+                             .options = &o,
+                             .primer = x->primer.token,
+                             .primer_count = x->primer.count,
+                             .streams = x->streams,
+                             .length = x->length,
+                             .out = out,
+                             .count = count,
+                             .more = watch_token,
+                             .arg = &w};
+    pa_progress_start(&w.bar, "playing", x->limit ? "s of music" : "tokens",
+                      x->limit ? (double)x->limit / PA_STEPS_A_SECOND : (double)x->length);
+    double began = pa_clock();
+    pa_status s = pa_generate(&g, err);
+    x->took += pa_clock() - began;
+    pa_progress_end(&w.bar);
+    for (int k = 0; k < wanted && !s; k++) {
+        const uint16_t *token = out + (size_t)k * x->length;
+        x->tokens += count[k];
+        s = pa_takes_add(&x->takes, token, count[k], x->limit, err);
+        if (!s && x->limit && !*job->stop && !job->tokens && count[k] == x->length)
+            fprintf(stderr, "pagen: continuation %d: stopped after %zu tokens, only %.1f s of music; try another --seed or --temperature\n",
+                    first + k + 1, count[k], pa_token_seconds(token, count[k]));
+    }
+    return s;
+}
+
+static pa_status generate_all(session *x, pa_err *err) {
+    int number = x->job->output.number, rounds = (number + MOST_STREAMS - 1) / MOST_STREAMS;
+    size_t bytes;
+    x->streams = (number + rounds - 1) / rounds;
+    pa_status s = pa_inference_start(&x->model, x->job->precision, x->job->int8, 0, x->streams, err);
+    if (s) return s;
+    uint16_t *out = pa_mul_size(x->length, (size_t)x->streams * sizeof *out, &bytes) ? malloc(bytes) : NULL;
+    if (!out) return pa_error(err, PA_FAIL, "no memory for %d continuations of %zu tokens", x->streams, x->length);
+    for (int first = 0; first < number && !s && !*x->job->stop; first += x->streams) {
+        int wanted = number - first < x->streams ? number - first : x->streams;
+        s = generate_some(x, first, wanted, out, err);
+    }
+    free(out);
+    return s;
+}
+
+static pa_status open_session(session *x, pa_err *err) {
+    const pa_continuation *job = x->job;
+    pa_status s = pa_inference_open(&x->model, job->checkpoint, job->config, job->device, err);
+    if (!s) s = pa_output_check_spares(&job->output, "the model", x->model.weights.path, err);
+    if (!s) s = pa_sampling_check(&job->sampling, &x->model.params.model, err);
+    if (!s) s = pa_primer_read(&x->primer, &x->model, &job->primer, err);
+    if (s) return s;
+    int prefix = x->model.params.model.prefix;
+    if (x->primer.count && x->primer.count < (size_t)prefix)
+        fprintf(stderr, "pagen: short primer: %zu tokens; the model was trained to look back over at least %d (model.prefix)\n",
+                x->primer.count, prefix);
+    x->limit = llround(job->seconds * PA_STEPS_A_SECOND);
+    x->length = job->tokens ? job->tokens : 1000 + (size_t)(job->seconds * TOKENS_A_SECOND);
+    return PA_OK;
+}
+
+static void print_speed(const session *x) {
+    size_t kept = 0;
+    for (size_t k = 0; k < x->takes.count; k++) kept += x->takes.take[k].count;
+    printf("%zu tokens in %.1f s, %.0f tokens/s", x->tokens, x->took, x->took > 0 ? (double)x->tokens / x->took : 0);
+    if (kept < x->tokens) printf(", %zu of them kept", kept);
+    printf("; %s on %s; %s, step %lld\n", pa_inference_precision(&x->model), x->model.backend->name, x->model.weights.path,
+           (long long)x->model.weights.step);
+}
+
+pa_status pa_continue(const pa_continuation *job, pa_err *err) {
+    session x = {.job = job};
+    bool stopped = false;
+    pa_status s = open_session(&x, err);
+    if (s) goto done;
+    job->ready();
+    if ((s = generate_all(&x, err))) goto done;
+    stopped = *job->stop; // a later request changes nothing
+    if (stopped && x.takes.count) fprintf(stderr, "pagen: stopped on request; what there is so far is written\n");
+    if ((s = pa_output_write(&job->output, &x.primer, &x.takes, err))) goto done;
+    print_speed(&x);
+    s = pa_summary_print(&job->output, &x.primer, &x.takes, err);
+    if (!s && stopped) s = PA_STOPPED;
+done:
+    pa_takes_clear(&x.takes);
+    pa_primer_clear(&x.primer);
+    pa_inference_close(&x.model);
+    return s;
+}

@@ -1,0 +1,26 @@
+// continue.h: what pagen does: opens a model, reads a primer, continues it, writes the takes and prints a summary.
+#ifndef PA_CONTINUE_H
+#define PA_CONTINUE_H
+
+#include <signal.h>
+
+#include "host/play/draw.h"
+#include "host/play/output.h"
+
+typedef struct {
+    const char *checkpoint, *config; // config: NULL unless the checkpoint needs one
+    const char *device, *precision;  // as the options of the same name
+    bool int8;
+    pa_primer_options primer;
+    pa_sampling_options sampling; // `keys` is set from the encoding
+    double seconds;               // of each take; 0: no limit
+    size_t tokens;                // of each take; 0: no limit but by seconds
+    pa_output output;
+    void (*ready)(void);               // called before the first token; from then on `stop` is looked at
+    const volatile sig_atomic_t *stop; // becomes set to stop and write what there is
+} pa_continuation;
+
+// PA_STOPPED where `stop` became set and something was written.
+pa_status pa_continue(const pa_continuation *c, pa_err *err);
+
+#endif
