@@ -1,6 +1,8 @@
 // scan.c: see scan.h.
 #include "tokenizer/scan.h"
 
+#include "host/base/format.h"
+
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +61,8 @@ static pa_status read_division(pa_midi *m, const uint8_t *division, pa_err *err)
 static pa_status read_header(pa_midi *m, size_t *at, size_t end, pa_err *err) {
     const uint8_t *b = m->bytes + *at;
     size_t count = end - *at;
+    if (pa_format_of(m->bytes, end) == PA_FORMAT_AUDIO)
+        return pa_error(err, PA_DATA, "expected a MIDI file, found audio; audio must be transcribed to MIDI first");
     if (count < 14 || memcmp(b, "MThd", 4)) return pa_error(err, PA_DATA, "not a MIDI file: expected MThd at its start");
     uint32_t length = big32(b + 4);
     if (length < 6 || length > count - 8)

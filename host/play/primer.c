@@ -7,7 +7,6 @@
 #include <strings.h>
 
 #include "host/base/file.h"
-#include "host/base/format.h"
 #include "tokenizer/workers.h"
 
 static const double HALF_STEP = 0.5 / PA_STEPS_A_SECOND; // what a time is off by, at most, once it is rounded to steps
@@ -92,8 +91,6 @@ static pa_status read_midi(pa_primer *p, const pa_primer_options *o, pa_err *err
         .encoding = p->encoding, .lenient = !o->strict, .trim_silence = true, .sostenuto = o->sostenuto, .programs = o->programs};
     pa_piece piece = {0};
     char *bytes;
-    if (pa_format_of_file(o->path) == PA_FORMAT_AUDIO)
-        return pa_error(err, PA_DATA, "%s: expected a MIDI file, found audio; audio must be transcribed to MIDI first", o->path);
     pa_status s = pa_encode_isolated(o->path, &e, &piece, err);
     if (!s) s = set_tokens(p, o->path, piece.token, piece.count, err);
     if (!s) s = pa_read_text(o->path, &bytes, &p->size, err);
