@@ -90,7 +90,7 @@ class OwnFile(Primer):
     @unittest.skipUnless(mido, "needs mido")
     def test_every_event_up_to_the_cut_by_mido(self):
         for name, data in FILES.items():
-            primer, cuts = self.put(name, data), [None, 1.23, 2.5] if name == "one.mid" else [None, 0.3, 1.5, 3.4, 4.9]
+            primer, cuts = self.put(name, data), [None, 1.23, 2.5] if name == "one.mid" else [None, 0.3, 1.5, 3.4, 4.7]
             for cut in cuts:
                 out = self.play(primer, "out.mid", "--length-seconds", 3, *(() if cut is None else ("--prime-seconds", cut)))
                 was, now = mido.MidiFile(out), messages(out)
@@ -101,7 +101,7 @@ class OwnFile(Primer):
                 for k, (old, new) in enumerate(zip(messages(primer, limit - 1), now)):
                     self.assertEqual(old, new[:len(old)], f"{name}, track {k}, cut at {cut}")
                     for tick, m in new[len(old):]:  # what is held is let go
-                        self.assertGreaterEqual(tick, (4198 if cut is None and name != "one.mid" else min(limit, 2880)) - 5)
+                        self.assertGreaterEqual(tick, (max(t for track in messages(primer) for t, _ in track) if cut is None else limit) - 5)
                         self.assertTrue(m.type == "note_off" or (m.type == "control_change" and m.control == 64 and m.value == 0), m)
                 begins, name_event, marker = 0, now[-1][0][1], next((t, m) for t, m in now[-1] if m.type == "marker")
                 self.assertEqual((name_event.type, name_event.name, marker[1].text), ("track_name", NAME, NAME))
