@@ -39,17 +39,23 @@ static inline void midi_begin(midi *m) {
     m->track = m->count;
 }
 
-static inline void midi_end(midi *m) {
-    MIDI_PUT(m, "\0\xff\x2f\0");
-    for (int i = 0; i < 4; i++) m->byte[m->track - 4 + i] = (uint8_t)((m->count - m->track) >> (24 - 8 * i));
-}
-
 static inline void midi_delta(midi *m, int ticks) {
     char b[4];
     int used = 0;
     for (int shift = 21; shift >= 0; shift -= 7)
         if (used || !shift || ticks >> shift) b[used++] = (char)((ticks >> shift & 127) | (shift ? 128 : 0));
     midi_put(m, b, (size_t)used);
+}
+
+// The end of the track, `ticks` behind its last event.
+static inline void midi_end_at(midi *m, int ticks) {
+    midi_delta(m, ticks);
+    MIDI_PUT(m, "\xff\x2f\0");
+    for (int i = 0; i < 4; i++) m->byte[m->track - 4 + (size_t)i] = (uint8_t)((m->count - m->track) >> (24 - 8 * i));
+}
+
+static inline void midi_end(midi *m) {
+    midi_end_at(m, 0);
 }
 
 // An event at an absolute tick, which is a millisecond in midi_simple's files.

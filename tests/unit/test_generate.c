@@ -120,11 +120,28 @@ static void streams_are_their_own(void **state) {
             assert_memory_equal(one, four + s * 50, sizeof one);
             assert_true(s == 0 || memcmp(four, four + s * 50, sizeof one));
         }
-        assert_true(count || (four[0] >= PA_VELOCITY && four[0] < PA_END)); // from nothing: a VELOCITY
         o.seed++;
         assert_int_equal(generate(&ctx, &o, primer, count, 50, one, made), PA_OK);
         assert_memory_not_equal(one, four + 150, sizeof one); // another seed, another piece
     }
+}
+
+// From nothing, a piece begins with a velocity as pianists play: bins 12 to 21, each of them in its turn.
+static void begins_with_a_velocity(void **state) {
+    (void)state;
+    enum { LOWEST = 12, BINS = 10, SEEDS = 500 };
+    size_t seen[BINS] = {0}, made;
+    uint16_t out[1];
+    pa_sampling_options o = pa_sampling_default();
+    for (o.seed = 0; o.seed < SEEDS; o.seed++) {
+        pa_context ctx = fake_context(12, 4, 0, 1);
+        assert_int_equal(generate(&ctx, &o, NULL, 0, 1, out, &made), PA_OK);
+        assert_int_equal(made, 1);
+        assert_true(pa_is_velocity(out[0]));
+        assert_in_range(pa_velocity_bin(out[0]), LOWEST, LOWEST + BINS - 1);
+        seen[pa_velocity_bin(out[0]) - LOWEST]++;
+    }
+    for (int i = 0; i < BINS; i++) assert_in_range(seen[i], SEEDS / BINS / 2, 2 * SEEDS / BINS);
 }
 
 // With `keys` by the rule of generate.h, computed anew; without, keys are struck while they sound.
@@ -362,6 +379,7 @@ int main(void) {
         cmocka_unit_test(follows_the_rule),
         cmocka_unit_test(prefills_seldom),
         cmocka_unit_test(streams_are_their_own),
+        cmocka_unit_test(begins_with_a_velocity),
         cmocka_unit_test(keys_are_up_or_down),
         cmocka_unit_test(endings),
         cmocka_unit_test(distributions),
