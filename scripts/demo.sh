@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# From a fresh Debian 12 machine to a piano piece continued by a model trained here, in under ten minutes on two cores.
+# Trains a small model on this machine and lets it continue a piano piece: from a fresh Debian 12 in under ten minutes on two cores.
 #
 #   scripts/demo.sh                    trains on Bach's chorales
 #   scripts/demo.sh --midi DIR         trains on your own folder of .mid files, subfolders included
 #
-#   --minutes M    train for M minutes in all (default: what configs/demo.ini says)
-#   --out DIR      where everything goes (default: runs/demo; with --midi: runs/demo-NAME, NAME the folder's)
+#   --minutes M    minutes of training in all (default: train.minutes of configs/demo.ini)
+#   --out DIR      folder for everything (default: runs/demo; with --midi DIR: runs/demo-DIR)
 #
-# Ctrl-C while it trains saves, and goes on to the music with what has been learnt so far; the same command trains on from there.
+# Ctrl-C stops the training early and plays what the model has learnt so far; the same command resumes the training.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -31,7 +31,7 @@ while [[ $# -gt 0 ]]; do
       ;;
     --minutes)
       minutes=$2
-      # 0 would be no limit to patrain.
+      # patrain takes 0 for no limit.
       [[ $minutes =~ ^[0-9]*\.?[0-9]+$ && $minutes == *[1-9]* ]] || refuse "--minutes: expected a number above 0, found $minutes"
       ;;
     --out) out=$(realpath -m -- "$2") ;;
@@ -44,7 +44,7 @@ bin=build/cpu/bin
 corpus=$out/data/chorales
 tokens=$out/data/tokens
 
-# pieces FILE: how many pieces a token file holds (its header says how many offsets there are).
+# pieces FILE: number of pieces in a token file, from its header.
 pieces() {
   python3 -c '
 import json, struct, sys
@@ -59,15 +59,15 @@ scripts/setup.sh --build
 say "Building (build/cpu)"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { cmake --preset cpu && cmake --build --preset cpu --target paprep patrain paeval pagen; } > "$log" 2>&1; then
+if ! { cmake --preset cpu && cmake --build --preset cpu --target programs; } > "$log" 2>&1; then
   tail -n 40 "$log" >&2
   fail "the build failed; its last lines are above"
 fi
 
-# 2. Music to tokens. What is there from an earlier run is used again.
+# 2. Music to tokens, unless an earlier run has made them.
 source=${midi:-"Bach's chorales"}
 if [[ -f $out/data/source && $(< "$out/data/source") != "$source" ]]; then
-  fail "$out holds a model of $(< "$out/data/source"), not of $source: name another folder with --out"
+  fail "$out holds a model of $(< "$out/data/source"), not of $source: choose another folder with --out"
 fi
 mkdir -p "$out/data"
 if [[ ! -f $out/data/source ]]; then
@@ -82,17 +82,17 @@ if [[ ! -f $out/data/source ]]; then
   echo "$source" > "$out/data/source"
 fi
 
-# A small folder may leave a split empty; then the next best pieces stand in, and the figures say so.
+# A small folder may leave a split empty. The next best split replaces it, and the report says so.
 validation=$tokens/validation.safetensors test=$tokens/test.safetensors unseen=true
-[[ $(pieces "$tokens/train.safetensors") -gt 0 ]] || fail "no piece of $source is left to train on (see the table above)"
+[[ $(pieces "$tokens/train.safetensors") -gt 0 ]] || fail "$source: no pieces to train on (see the table above)"
 if [[ $(pieces "$validation") -eq 0 ]]; then
   validation=$test
   [[ $(pieces "$test") -gt 0 ]] || validation=$tokens/train.safetensors unseen=false
 fi
 [[ $(pieces "$test") -gt 0 ]] || test=$validation
 
-# 3. Training. The terminal's Ctrl-C reaches patrain too: it saves and exits 75, and this script goes on.
-say "Training (Ctrl-C saves and goes on to the music)"
+# 3. Training. Ctrl-C reaches patrain too, which saves and exits 75; this script continues.
+say "Training (Ctrl-C saves and skips to the music)"
 trap true INT
 status=0
 $bin/patrain configs/demo.ini "data.train=$tokens/train.safetensors" "data.validation=$validation" \
@@ -100,14 +100,14 @@ $bin/patrain configs/demo.ini "data.train=$tokens/train.safetensors" "data.valid
 trap - INT
 case $status in
   0) ;;
-  75) echo "demo.sh: training was stopped and has been saved; the same command goes on with it" >&2 ;;
-  *) fail "training failed with status $status; what it said is above" ;;
+  75) echo "demo.sh: training stopped and saved; the same command resumes it" >&2 ;;
+  *) fail "training failed with exit status $status; its error is above" ;;
 esac
-compgen -G "$out/checkpoints/step-*" > /dev/null || fail "training stopped before its first checkpoint, so there is no model to play; the same command starts again"
+compgen -G "$out/checkpoints/step-*" > /dev/null || fail "training stopped before its first checkpoint, so there is no model yet; the same command starts again"
 
 # 4. How good it is.
 say "Measuring"
-# The same crops of the validation pieces before and after; then each token of the test pieces.
+# Loss on the same crops of the validation pieces, before and after; then on every token of the test pieces.
 read -r before after < <(python3 -c '
 import json, sys
 with open(sys.argv[1]) as lines:
@@ -115,18 +115,18 @@ with open(sys.argv[1]) as lines:
 print("%.3f" % losses[0] if 0 in losses else "unknown", "%.3f" % losses[max(losses)] if losses else "unknown")' "$out/metrics.jsonl")
 whole=$($bin/paeval "$out" "$test" --json | python3 -c 'import json, sys; print("%.3f" % json.load(sys.stdin)["loss"])')
 
-# 5. Music: the opening of a piece it has not seen, and what the model makes of it.
+# 5. Music: the model continues the opening of a piece it has not seen.
 primer=$test:0
 if [[ -z $midi ]]; then
   primer=$corpus/$(awk -F, '$3 == "test" { print $5; exit }' "$corpus/chorales.csv")
 fi
 music=$out/continuation.mid
 say "Playing"
-trap true INT # Ctrl-C writes what there is so far, and pagen exits 75
+trap true INT # on Ctrl-C pagen writes what it has and exits 75
 $bin/pagen "$out" --primer "$primer" --prime-seconds 15 --length-seconds 60 --output "$music" || [[ $? -eq 75 ]]
 trap - INT
 
-if $unseen; then which='pieces it has not seen'; else which='the pieces it was trained on (there are too few to keep any back)'; fi
+if $unseen; then which='unseen pieces'; else which='the pieces it was trained on (too few to hold any back)'; fi
 again=scripts/demo.sh
 [[ -z $midi ]] || again+=$(printf ' --midi %q' "$midi")
 [[ $out == runs/demo || $out == runs/demo-$(basename "$midi") ]] || again+=$(printf ' --out %q' "$out")
@@ -137,16 +137,17 @@ Made in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s:
   $music    15 s of $primer, then 60 s by the model: open it in any MIDI player
   $out    the model, its checkpoints and its training log
 
-How good: nats a token on $which; lower is better, and one nat is a factor of e in probability
+How good: loss in nats per token on $which (lower is better)
   before training   $before
   after training    $after
-  and over the whole of the test pieces, the best checkpoint: $whole
+  best checkpoint, on all of the test pieces: $whole
 
 What next:
   another continuation       $play $(printf '%q' "$primer") --prime-seconds 15 --seed 2 --output second.mid
   bolder, or more careful    add --temperature 1, or --temperature 0.8
   continue your own playing  $play YOURS.mid --output continued.mid
-  train on for longer        $again --minutes 60
+  train for longer           $again --minutes 60
   train on your own music    scripts/demo.sh --midi FOLDER
+  install the programs       cmake --install build/cpu --prefix ~/.local
   train on MAESTRO           README.md, "Train on MAESTRO"
 END

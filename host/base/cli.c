@@ -1,6 +1,8 @@
 // cli.c: see cli.h.
 #include "host/base/cli.h"
 
+#include "host/base/cli_help.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -67,46 +69,6 @@ static pa_status set_option(const pa_option *o, const char *text, pa_err *err) {
     return PA_OK;
 }
 
-static void print_lines(const char *text, const char *name) {
-    while (*text) {
-        size_t length = strcspn(text, "\n");
-        printf("  %s%s%.*s\n", name, *name ? " " : "", (int)length, text);
-        text += length + (text[length] == '\n');
-    }
-}
-
-static void print_default(const pa_option *o) {
-    if (o->kind == PA_OPT_INT && *(int64_t *)o->value >= 0) printf(" (default: %lld)", (long long)*(int64_t *)o->value);
-    if (o->kind == PA_OPT_FLOAT && *(double *)o->value >= 0) printf(" (default: %g)", *(double *)o->value);
-    if ((o->kind == PA_OPT_STRING || o->kind == PA_OPT_CHOICE) && *(const char **)o->value)
-        printf(" (default: %s)", *(const char **)o->value);
-}
-
-static void print_option(const char *name, const char *argument, const char *help, const pa_option *o) {
-    char left[128];
-    snprintf(left, sizeof left, "--%s%s%s", name, argument ? " " : "", argument ? argument : "");
-    printf("  %-26s%s%s", left, strlen(left) > 25 ? "\n                            " : "", help);
-    if (o) print_default(o);
-    putchar('\n');
-}
-
-static void print_help(const pa_program *p) {
-    printf("%s: %s\n\nUsage\n", p->name, p->summary);
-    print_lines(p->usage, p->name);
-    for (size_t i = 0; i < p->options; i++) {
-        const pa_option *o = &p->option[i];
-        if (o->group || i == 0) printf("\n%s\n", o->group ? o->group : "Options");
-        print_option(o->name, o->argument, o->help, o);
-    }
-    printf("\nOther\n");
-    print_option("help", NULL, "print this text", NULL);
-    print_option("version", NULL, "print the version", NULL);
-    if (p->example) {
-        printf("\nExample\n");
-        print_lines(p->example, "");
-    }
-}
-
 // Parses the option argv[*at]; advances *at if its value is the next argument.
 static pa_status parse_option(const pa_program *p, int argc, char **argv, int *at, pa_err *err) {
     const char *text = argv[*at] + 2;
@@ -145,10 +107,17 @@ pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *position
     signal(SIGXFSZ, SIG_IGN);
     // --help prints the defaults, so it comes before any option is set.
     for (int i = 1; i < argc && strcmp(argv[i], "--") && !*done; i++) {
-        bool help = !strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"), version = !strcmp(argv[i], "--version");
-        if (help) print_help(p);
-        if (version) printf("%s %s\n", p->name, PA_VERSION);
-        *done = help || version;
+        pa_status s = PA_OK;
+        *done = true;
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+            pa_cli_print_help(p);
+        else if (!strncmp(argv[i], "--help=", 7))
+            s = pa_cli_print_page(p, argv[i] + 7, err);
+        else if (!strcmp(argv[i], "--version"))
+            printf("%s %s\n", p->name, PA_VERSION);
+        else
+            *done = false;
+        if (s) return s;
     }
     for (int i = 1; i < argc && !*done; i++) {
         char *a = argv[i];

@@ -1,15 +1,14 @@
 // generate.c: windows that follow one another while tokens are drawn. See generate.h.
 #include "host/play/generate.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "host/base/philox.h"
+#include "host/play/keys.h"
 
 // A piece without a primer begins between mezzo piano and forte.
-enum { FIRST_BIN = 12, FIRST_BINS = 10, KEYS = 128 };
-static const float never = -1e30f; // a logit must be finite
+enum { FIRST_BIN = 12, FIRST_BINS = 10 };
 
 typedef struct {
     const pa_generation *task;
@@ -18,21 +17,29 @@ typedef struct {
     int visible, prefix;
     uint16_t *packed; // (streams, visible), or (streams) for one step
     float *logits;    // (streams, V)
-    int *down;        // (streams, KEYS) notes that sound on a key: of a primer several may
+    int *down;        // (streams, PA_KEYS) notes that sound on a key: of a primer several may
 } generator;
 
 static uint16_t token_at(const pa_generation *t, int stream, size_t at) {
     return at < t->primer_count ? t->primer[at] : t->out[(size_t)stream * t->length + at - t->primer_count];
 }
 
-// A window on the most recent P + refill tokens, or on all where there are fewer.
+void pa_generate_window(const pa_model *m, int refill, size_t total, int *length, int *prefix) {
+    if (!refill) refill = (m->context - m->prefix) / 2;
+    size_t most = (size_t)m->prefix + (size_t)(refill > 1 ? refill : 1);
+    *length = (int)(total < most ? total : most);
+    *prefix = *length > m->prefix ? m->prefix : *length - 1;
+}
+
+uint16_t pa_generate_first(uint64_t seed, uint64_t stream) {
+    return (uint16_t)(PA_VELOCITY + FIRST_BIN + (int)pa_below(pa_random(seed, PA_RANDOM_SAMPLE, stream, 0), FIRST_BINS));
+}
+
 static pa_status open_window(generator *g, pa_err *err) {
     const pa_generation *t = g->task;
     const pa_model *m = t->model;
-    int refill = t->options->refill ? t->options->refill : (m->context - m->prefix) / 2;
-    size_t total = t->primer_count + g->done, most = (size_t)m->prefix + (size_t)(refill > 1 ? refill : 1);
-    g->visible = (int)(total < most ? total : most);
-    g->prefix = g->visible > m->prefix ? m->prefix : g->visible - 1;
+    size_t total = t->primer_count + g->done;
+    pa_generate_window(m, t->options->refill, total, &g->visible, &g->prefix);
     for (int s = 0; s < t->streams; s++) {
         uint16_t *row = g->window + (size_t)s * (size_t)m->context;
         for (int i = 0; i < g->visible; i++) row[i] = token_at(t, s, total - (size_t)g->visible + (size_t)i);
@@ -57,31 +64,10 @@ static pa_status advance(generator *g, pa_err *err) {
 static void begin_from_nothing(generator *g) {
     const pa_generation *t = g->task;
     for (int s = 0; s < t->streams; s++) {
-        pa_philox r = pa_random(t->options->seed, PA_RANDOM_SAMPLE, t->options->stream + (uint64_t)s, 0);
-        t->out[(size_t)s * t->length] = (uint16_t)(PA_VELOCITY + FIRST_BIN + (int)pa_below(r, FIRST_BINS));
+        t->out[(size_t)s * t->length] = pa_generate_first(t->options->seed, t->options->stream + (uint64_t)s);
         t->count[s] = 1;
     }
     g->done = 1;
-}
-
-static void follow_keys(int *down, uint16_t token) {
-    if (pa_is_note_on(token))
-        down[pa_pitch_of(token)]++;
-    else if (pa_is_note_off(token) && down[pa_pitch_of(token)])
-        down[pa_pitch_of(token)]--;
-}
-
-static void hold_to_keys(const int *down, float *logits) {
-    for (int key = 0; key < KEYS; key++) {
-        float *on = &logits[PA_NOTE_ON + key], *off = &logits[PA_NOTE_OFF + key];
-        if (!down[key]) {
-            *off = never;
-            continue;
-        }
-        float most = fmaxf(*on, *off);
-        *off = most + logf(expf(*on - most) + expf(*off - most));
-        *on = never;
-    }
 }
 
 // One more token for each stream that has not ended. *open: how many of them there still are.
@@ -94,7 +80,7 @@ static pa_status draw_tokens(generator *g, int *open, pa_err *err) {
         if (t->count[s] < g->done) continue;
         pa_err why;
         float *logits = g->logits + (size_t)s * (size_t)t->model->vocab;
-        if (t->options->keys) hold_to_keys(g->down + s * KEYS, logits);
+        if (t->options->keys) pa_keys_hold(g->down + s * PA_KEYS, logits);
         pa_draw d = {.logits = logits,
                      .recent = g->window + (size_t)s * (size_t)t->model->context,
                      .recent_count = g->visible,
@@ -106,7 +92,7 @@ static pa_status draw_tokens(generator *g, int *open, pa_err *err) {
             *token = PA_PAD;
             continue;
         }
-        follow_keys(g->down + s * KEYS, *token);
+        pa_keys_follow(g->down + s * PA_KEYS, *token);
         t->count[s]++;
         ++*open;
     }
@@ -123,14 +109,14 @@ pa_status pa_generate(const pa_generation *t, pa_err *err) {
                    .window = malloc(places * sizeof *g.window),
                    .packed = malloc(places * sizeof *g.packed),
                    .logits = malloc((size_t)t->streams * (size_t)t->model->vocab * sizeof *g.logits),
-                   .down = calloc((size_t)t->streams, KEYS * sizeof *g.down)};
+                   .down = calloc((size_t)t->streams, PA_KEYS * sizeof *g.down)};
     if (!g.window || !g.packed || !g.logits || !g.down) {
         s = pa_error(err, PA_FAIL, "no memory for %d streams of %d tokens", t->streams, t->model->context);
         goto done;
     }
     memset(t->count, 0, (size_t)t->streams * sizeof *t->count);
     for (int k = 0; k < t->streams; k++)
-        for (size_t i = 0; i < t->primer_count; i++) follow_keys(g.down + k * KEYS, t->primer[i]);
+        for (size_t i = 0; i < t->primer_count; i++) pa_keys_follow(g.down + k * PA_KEYS, t->primer[i]);
     if (!t->primer_count && t->length) begin_from_nothing(&g);
     for (int open = t->streams; g.done < t->length && open;)
         if ((s = advance(&g, err)) || (s = draw_tokens(&g, &open, err)) || (t->more && !t->more(t->arg, g.done))) break;

@@ -26,4 +26,9 @@ typedef struct {
 // PA_OK also where `more` stopped it.
 pa_status pa_generate(const pa_generation *g, pa_err *err);
 
+// The window that begins after `total` > 0 tokens: its first `prefix` of `length` tokens are the prefix. refill as in pa_sampling_options.
+void pa_generate_window(const pa_model *m, int refill, size_t total, int *length, int *prefix);
+// The token that a stream without a primer begins with.
+uint16_t pa_generate_first(uint64_t seed, uint64_t stream);
+
 #endif

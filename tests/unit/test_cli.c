@@ -7,13 +7,18 @@ static int64_t whole;
 static double real;
 static const char *text, *choice;
 static const pa_option options[] = {
-    {"flag", PA_OPT_FLAG, &flag, NULL, "a flag", "First"},
-    {"whole", PA_OPT_INT, &whole, "N", "a number", NULL},
-    {"real-number", PA_OPT_FLOAT, &real, "X", "a number", "Second"},
-    {"text", PA_OPT_STRING, &text, "FILE", "a file", NULL},
-    {"device", PA_OPT_CHOICE, &choice, "auto|cpu|cuda", "where", NULL},
+    {.name = "flag", .kind = PA_OPT_FLAG, .value = &flag, .help = "a flag", .group = "First"},
+    {.name = "whole", .kind = PA_OPT_INT, .value = &whole, .argument = "N", .help = "a number"},
+    {.name = "real-number", .kind = PA_OPT_FLOAT, .value = &real, .argument = "X", .help = "a number", .group = "Second"},
+    {.name = "text", .kind = PA_OPT_STRING, .value = &text, .argument = "FILE", .help = "a file [or '\\']"},
+    {.name = "device", .kind = PA_OPT_CHOICE, .value = &choice, .argument = "auto|cpu|cuda", .help = "where"},
 };
-static const pa_program program = {"prog", "a program", "IN [options]\n--text FILE", "prog in --whole 3", options, 5};
+static const pa_program program = {.name = "prog",
+                                   .summary = "a program",
+                                   .usage = "IN [options]\n--text FILE",
+                                   .example = "prog in --whole 3",
+                                   .option = options,
+                                   .options = sizeof options / sizeof *options};
 
 static int positionals;
 static bool done;
@@ -77,11 +82,13 @@ static void refuses(void **state) {
         {"--device gpu", "--device: expected auto|cpu|cuda, found 'gpu'"},
         {"--device cud", "--device: expected auto|cpu|cuda, found 'cud'"},
         {"--flag=yes", "--flag takes no value, found 'yes'"},
+        {"--help=html", "--help: expected nothing, or man, bash or zsh, found 'html'"},
         {"a --text", "--text: expected FILE, found nothing"},
     };
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
-        assert_int_equal(parse(c[i].line), PA_USAGE);
-        assert_string_equal(err.text, c[i].message);
+        pa_status s = parse(c[i].line);
+        if (s != PA_USAGE || strcmp(err.text, c[i].message))
+            fail_msg("'%s': expected %d, %s; found %d, %s", c[i].line, PA_USAGE, c[i].message, s, err.text);
     }
 }
 
@@ -115,15 +122,38 @@ static void help_and_version(void **state) {
                                "  --flag                    a flag\n"
                                "  --whole N                 a number (default: 7)\n\nSecond\n"
                                "  --real-number X           a number\n"
-                               "  --text FILE               a file\n"
+                               "  --text FILE               a file [or '\\']\n"
                                "  --device auto|cpu|cuda    where (default: auto)\n\nOther\n"
-                               "  --help                    print this text\n"
+                               "  --help                    print the options; --help=man, bash or zsh: a manual page or completions\n"
                                "  --version                 print the version\n\nExample\n"
                                "  prog in --whole 3\n");
     free(found);
     found = printed("--version");
     assert_string_equal(found, "prog " PA_VERSION "\n");
     free(found);
+}
+
+// The pages of cli_help.h, each by lines that only it has.
+static void pages(void **state) {
+    (void)state;
+    static const struct {
+        const char *line, *part;
+    } c[] = {
+        {"--help=man", ".TH prog 1 \"\" \"patrain " PA_VERSION "\"\n.SH NAME\nprog \\- a program\n"},
+        {"--help=man", "\n.SS Second\n.TP\n\\fB\\-\\-real\\-number\\fP \\fIX\\fP\na number\n"},
+        {"--help=man", "\\fIFILE\\fP\na file [or '\\\\']\n"},
+        {"--help=man --whole 3", "\na number (default: 7)\n"},
+        {"--help=bash", "    --device) mapfile -t COMPREPLY < <(compgen -W 'auto cpu cuda' -- \"$word\"); return ;;\n"},
+        {"--help=bash", "'--flag --whole --real-number --text --device --help --version'"},
+        {"--help=zsh", "#compdef prog\n"},
+        {"--help=zsh", "  '--text[a file \\[or '\\''\\\\'\\''\\]]:value:_files' \\\n"},
+        {"--help=zsh", "  '--device[where]:value:(auto cpu cuda)' \\\n"},
+    };
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        char *found = printed(c[i].line);
+        if (!strstr(found, c[i].part)) fail_msg("%s: expected %s in:\n%s", c[i].line, c[i].part, found);
+        free(found);
+    }
 }
 
 int main(void) {
@@ -133,6 +163,7 @@ int main(void) {
         cmocka_unit_test(refuses),
         cmocka_unit_test(a_very_long_option),
         SCRATCH_TEST(help_and_version),
+        SCRATCH_TEST(pages),
     };
     return cmocka_run_group_tests_name("cli", tests, NULL, NULL);
 }
