@@ -138,7 +138,7 @@ def environment(**more):
 def train(folder, run, *arguments, timeout=120, **options):
     """Runs to the end; .returncode, .stdout and .stderr as text."""
     line = command(folder, run, *arguments)
-    return subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=timeout, **options)
+    return subprocess.run(line, **({"env": environment()} | options), capture_output=True, text=True, timeout=timeout)
 
 
 def metrics(run):

@@ -4,6 +4,8 @@ logs are in test_train_files.py."""
 
 import fcntl
 import math
+import os
+import pathlib
 import random
 import re
 import shutil
@@ -13,6 +15,17 @@ import time
 import unittest
 
 import programs
+
+
+def compute(process, seconds):
+    """Waits until the process has used so much more processor time."""
+
+    def used():
+        return sum(map(int, pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+
+    until = used() + seconds * os.sysconf("SC_CLK_TCK")
+    while process.poll() is None and used() < until:
+        time.sleep(0.001)
 
 
 class Run(programs.WithCorpus):
@@ -99,6 +112,60 @@ class Stopped(Run):
         loss = programs.losses(self.folder / "finished")[0][-1][1]
         self.assertTrue(done.stderr.endswith(f"finished at step 50, loss {loss:.4f}: {self.folder}/finished\n"), done.stderr)
         self.assertEqual([s[0] for s in programs.losses(self.folder / "finished")[0]], list(range(1, 51)))
+
+
+class Dropped(Run):
+    """A step that outlasts train.grace after a signal: it leaves no trace."""
+
+    MODEL = ("model.context=512", "model.prefix=128", "model.dim=256", "optimizer.schedule=constant", "log.eval_every=0", "--precision", "fp32")
+    LONG = ("train.global_batch=128", "train.micro_batch=64", "train.recompute=true", "train.grace=0")  # seconds a step
+
+    def drop(self, processes):
+        """Signals the processes of a run in the middle of its fourth step; what the first of them says."""
+        for line in processes[0].stderr:
+            if "resuming from step 3" in line:
+                break
+        compute(processes[0], 0.5)
+        for process in reversed(processes):  # rank 0 ends at once
+            process.send_signal(signal.SIGTERM)
+        said = [process.communicate(timeout=120)[1] for process in processes]
+        self.assertEqual(processes[0].returncode, 75, said)
+        return said[0]
+
+    def check(self, run, start):
+        self.train("undisturbed", *self.MODEL, "train.steps=5", "train.global_batch=2")
+        self.train(run, *self.MODEL, "train.steps=3", "train.global_batch=2")
+        said = self.drop(start(run, *self.MODEL, *self.LONG, "train.steps=5"))
+        self.assertTrue(said.endswith("step 4 took longer than train.grace, 0 s, and was dropped\n"
+                                      "stopped on request at step 3, saved; the same command resumes from there\n"), said)
+        done = self.train(run, *self.MODEL, "train.steps=5", "train.global_batch=2")
+        self.assertIn("resuming from step 3\n", done.stderr)
+        self.assertNotIn("was killed", done.stderr)
+        self.assert_same_run("undisturbed", run, ("latest",))
+
+    def test_to_the_bit(self):
+        self.check("dropped", lambda *arguments: [self.start(*arguments)])
+
+    def test_by_ranks(self):
+        """Rank 0 saves what all have; the others end with it."""
+
+        def start(run, *arguments):
+            meet = ("--rendezvous", f"{self.folder}/{run}.meet", "--world", "2", "--rank")
+            return [self.start(run, *arguments, *meet, str(rank)) for rank in range(2)]
+
+        self.check("dropped-ranks", start)
+
+    def test_before_the_first_step(self):
+        """There is a checkpoint of step 0, which the run resumes from."""
+        process = self.start("dropped-first", *self.MODEL, *self.LONG, "train.steps=2", "train.grace=1")
+        compute(process, 1)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate()[1]
+        if process.returncode == -signal.SIGTERM:  # before it caught the signal
+            self.skipTest("not even started")
+        self.assertEqual(process.returncode, 75, said)
+        self.assertTrue((self.folder / "dropped-first/latest/model.safetensors").exists())
+        self.train("dropped-first", *self.MODEL, "train.steps=2", "train.global_batch=2")
 
 
 class Killed(Run):

@@ -3,6 +3,7 @@
 and the old checkpoint where the disk is full or the numbers are lost. That runs go on to the bit is in test_train.py."""
 
 import datetime
+import json
 import math
 import os
 import pathlib
@@ -18,7 +19,7 @@ import time
 import unittest
 
 import programs
-from test_train import Run
+from test_train import Run, compute
 
 # More than two seconds of processor time a step.
 SLOW = ("model.context=512", "model.prefix=128", "model.dim=256", "train.global_batch=32", "log.eval_every=0")
@@ -152,6 +153,24 @@ class Directories(Run):
             self.assertRegex(done.stderr, r"step 1  epoch .*\ndry run: one window took \d+\.\d\d s, so a step of 4 takes at most about \d+\.\d s; nothing written\n$")
         self.assertEqual(tree(self.folder), before)
 
+    def test_dry_run_ends_on_a_signal(self):
+        process = self.start("slow", *SLOW, "train.global_batch=1", "model.depth=64", "--dry-run")  # many seconds
+        compute(process, 0.5)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.communicate()[0], None)
+        self.assertEqual(process.returncode, -signal.SIGTERM)
+        self.assertFalse((self.folder / "slow").exists())
+
+    def test_dry_run_prints_disk_use(self):
+        said = self.train("disk", "--dry-run", "checkpoint.keep=5", "log.eval_every=10").stderr
+        each, count, total = re.search(r"^checkpoints: ([\d.]+) MB each, at most (\d+) on disk, ([\d.]+) MB \(checkpoint.keep = 5, the best, one being "
+                                       r"written\)$", said, re.MULTILINE).groups()
+        self.assertEqual(count, "7")
+        self.assertAlmostEqual(float(total), 7 * float(each), delta=7 * 0.05 + 0.05)
+        self.train("disk", "train.steps=1", "log.eval_every=0")
+        size = sum(path.stat().st_size for path in (self.folder / "disk/latest/").iterdir())
+        self.assertAlmostEqual(size / 1e6, float(each), delta=0.05 + 0.02)  # headers
+
     def test_fresh_is_for_runs(self):
         (self.folder / "mine").mkdir()
         (self.folder / "mine/song.mid").write_bytes(b"mine")
@@ -203,6 +222,93 @@ class Directories(Run):
         programs.write_safetensors(self.folder / "theirs", [(f"module.{n}", *t) for n, t in source.items()], {"format": "pt"})
         self.train("theirs-run", "train.steps=5", "--init", str(self.folder / "theirs"), "train.seed=9")
         self.assert_same_run("init", "theirs-run")
+
+
+    def test_init_brings_its_model(self):
+        """Fine-tuning in one line, without a configuration; what a configuration says of [model] must agree."""
+        self.train("base", "train.steps=20")
+        f, base = str(self.folder), str(self.folder / "base")
+        line = [programs.PATRAIN, "--init", base, f"data.train={f}/train.safetensors", "train.steps=3", "--device", "cpu"]
+        for expected in ("weights from ", "resuming from step 3"):  # the second time it is a run to resume
+            done = subprocess.run(line, cwd=f, env=programs.environment(), capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(expected, done.stderr)
+            self.assertIn("run directory: runs/base-tuned\n", done.stderr)
+        text = (self.folder / "runs/base-tuned/config.ini").read_text()
+        self.assertIn("\ndim = 16\n", text)
+        self.assertIn(f"\nvalidation = {f}/validation.safetensors\n", text)  # beside the training file
+        steps, evaluations = programs.metrics(self.folder / "runs/base-tuned")
+        self.assertEqual([m["step"] for m in steps], [1, 2, 3])
+        self.assertLess(evaluations[0]["eval_loss"], 6)  # a new model's: 6.16
+
+        def refuse(status, message, *arguments):
+            done = subprocess.run([programs.PATRAIN, *arguments], env=programs.environment(), capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stderr.splitlines()[-1]), (status, f"patrain: {message}"))
+
+        refuse(2, "model.dim: checkpoint 16, configuration 24", "--init", base, "model.dim=24", f"data.train={f}/train.safetensors",
+               "--run-dir", f"{f}/none", "--device", "cpu")
+        (self.folder / "depth.ini").write_text(f"[model]\ndepth = 3\n[data]\ntrain = {f}/train.safetensors\nvalidation =\n")
+        refuse(2, "model.depth: checkpoint 2, configuration 3", f"{f}/depth.ini", "--init", base, "--run-dir", f"{f}/none", "--device", "cpu")
+        (self.folder / "silent.ini").write_text(f"[data]\ntrain = {f}/train.safetensors\nvalidation =\n[train]\nsteps = 1\n")
+        subprocess.run([programs.PATRAIN, f"{f}/silent.ini", "--init", base, "--run-dir", f"{f}/silent", "--device", "cpu"],
+                       env=programs.environment(), capture_output=True, check=True)
+        programs.write_safetensors(self.folder / "foreign.safetensors",
+                                   [(n, *t) for n, t in programs.checkpoint(self.folder / "base")[0].items()], {"format": "pt"})
+        refuse(2, f"{f}/foreign.safetensors does not store its settings: expected CONFIG.ini, whose [model] describes it", "--init",
+               f"{f}/foreign.safetensors", f"data.train={f}/train.safetensors")
+        self.assertFalse((self.folder / "none").exists())
+
+    def test_validation_is_opened_only_for_use(self):
+        missing = f"data.validation={self.folder}/missing.safetensors"
+        self.train("no-eval", "train.steps=2", "log.eval_every=0", missing)
+        self.train("dry", "--dry-run", missing)
+        self.assertIn("cannot open", self.train("evaluated", missing, status=2).stderr)
+
+
+class Records(Run):
+    """run.jsonl, a line a start, and train.log."""
+
+    def starts(self, run):
+        return [json.loads(line) for line in (self.folder / run / "run.jsonl").read_text().splitlines()]
+
+    def test_starts(self):
+        self.train("starts", "train.steps=2", "--precision", "fp32")
+        with open(self.folder / "starts/run.jsonl", "a") as f:
+            f.write('{"torn')
+        done = self.train("starts", "train.steps=3", "--precision", "fp32", env=programs.environment(OMP_NUM_THREADS="1", PATRAIN_ISA="generic"))
+        text = (self.folder / "starts/run.jsonl").read_text().splitlines()
+        first, second = json.loads(text[0]), json.loads(text[2])
+        self.assertEqual(list(first), ["time", "version", "commit", "host", "processor", "backend", "device", "instruction_set", "threads",
+                                       "ranks", "precision", "deterministic", "corpus_crc32c", "step", "command"])
+        self.assertEqual([first[key] for key in ("host", "backend", "threads", "ranks", "precision", "step")],
+                         [socket.gethostname(), "cpu", 2, 1, "fp32", 0])
+        self.assertEqual([second[key] for key in ("threads", "instruction_set", "step")], [1, "generic", 2])
+        self.assertTrue(second["command"].endswith("train.steps=3 --precision fp32"), second)
+        self.assertRegex(done.stderr, r"(?m)^rounding will differ from the previous start: instruction set was \S+, is generic; threads was 2, is 1$")
+
+    def test_log(self):
+        """What is on stderr, over all starts, an error too."""
+        said = self.train("log", "train.steps=2").stderr + self.train("log", "train.steps=4").stderr
+        said += self.train("log", "train.seed=3", status=2).stderr
+        self.assertIn("memory plan", said)
+        log = (self.folder / "log/train.log").read_text()
+        self.assertEqual(log, said[: said.rindex("0.02 million parameters")])  # refused before it got as far as the file
+
+    def test_log_of_a_failure(self):
+        done = self.train("failed", "checkpoint.every=0", "log.eval_every=0", "log.every=20", status=1,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)))
+        self.assertEqual((self.folder / "failed/train.log").read_text(), done.stderr)
+        self.assertIn("\npatrain: ", done.stderr)
+
+    def test_a_long_warmup(self):
+        said = self.train("warm", "train.steps=4", "optimizer.warmup=200", "optimizer.schedule=constant").stderr
+        self.assertIn("warning: optimizer.warmup, 200 steps, is longer than the run: using 4\n", said)
+        self.assertEqual([m["lr"] for m in programs.metrics(self.folder / "warm")[0]], [3e-3 * i / 4 for i in (1, 2, 3, 4)])
+        said = self.train("warm-epochs", "train.steps=0", "train.epochs=2", "optimizer.warmup=200").stderr
+        self.assertIn("is longer than the run: using 5\n", said)
+
+    def test_days(self):
+        self.assertRegex(self.train("days", "train.steps=9000000000", "--dry-run").stderr, r"  left \d+ d \d+ h\n")
 
 
 class Logs(Run):
@@ -449,7 +555,7 @@ class Signals(Run):
     def test_a_second_interrupt_exits_at_once(self):
         process = self.start("twice", *SLOW, "train.steps=100", "checkpoint.every=0")
         self.assertTrue(self.wait_for_step(process, 1))
-        self.compute(process, 0.2)  # into the second step
+        compute(process, 0.2)  # into the second step
         process.send_signal(signal.SIGINT)
         while self.pending(process):
             time.sleep(0.001)
@@ -458,16 +564,6 @@ class Signals(Run):
         self.assertEqual(process.wait(), 130)
         self.assertEqual(said, "\nstopping: finishing this step (60 s at most), then saving; Ctrl-C again exits at once, without saving\n")
         self.assertEqual(list((self.folder / "twice/checkpoints").iterdir()), [])
-
-    def compute(self, process, seconds):
-        """Waits until the process has used so much more processor time."""
-
-        def used():
-            return sum(map(int, pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
-
-        until = used() + seconds * os.sysconf("SC_CLK_TCK")
-        while used() < until:
-            time.sleep(0.001)
 
     def pending(self, process):
         """Whether an interrupt was sent and not yet taken."""
