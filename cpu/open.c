@@ -282,8 +282,8 @@ static double cpu_peak(pa_context *c) {
     return c->peak;
 }
 
-static void cpu_describe(const pa_context *c, pa_device *device) {
-    *device = (pa_device){.threads = c->threads};
+static void cpu_describe(const pa_context *c, pa_hardware *device) {
+    *device = (pa_hardware){.threads = c->threads};
     snprintf(device->instruction_set, sizeof device->instruction_set, "%s", c->ops->name);
 }
 

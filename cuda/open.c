@@ -327,10 +327,10 @@ static double cuda_peak(pa_context *c) {
     return c->peak;
 }
 
-static void cuda_describe(const pa_context *c, pa_device *device) {
+static void cuda_describe(const pa_context *c, pa_hardware *device) {
     struct cudaDeviceProp p;
     int devices = 0;
-    *device = (pa_device){.name = "unknown", .threads = 1};
+    *device = (pa_hardware){.name = "unknown", .threads = 1};
     if (cudaGetDeviceCount(&devices) || !devices || cudaGetDeviceProperties(&p, c->open.comm->local_rank % devices)) return;
     snprintf(device->name, sizeof device->name, "%s", p.name);
     snprintf(device->instruction_set, sizeof device->instruction_set, "sm_%d%d", p.major, p.minor);

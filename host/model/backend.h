@@ -63,7 +63,7 @@ typedef struct {
     char name[96];            // of a GPU; empty: the processor
     char instruction_set[16]; // "avx2"; of a GPU "sm_90"
     int threads;
-} pa_device;
+} pa_hardware;
 
 typedef struct pa_context pa_context;
 typedef struct {
@@ -98,7 +98,7 @@ typedef struct {
     size_t (*memory)(const pa_context *ctx); // bytes of all arenas
     // Flop/s of a large matrix product in the context's precision (MFU's measure): each call measures; the best so far.
     double (*peak)(pa_context *ctx);
-    void (*describe)(const pa_context *ctx, pa_device *device);
+    void (*describe)(const pa_context *ctx, pa_hardware *device);
     pa_precision (*precision)(const pa_context *ctx); // as resolved from PA_PRECISION_AUTO
 } pa_backend;
 

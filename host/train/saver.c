@@ -1,17 +1,17 @@
-// saver.c: checkpoints written in the background: training waits for a copy of the numbers, a thread brings the copy to the
-// disk. A checkpoint appears by one rename, once it has been read back; until then, and if anything fails, the run's directory is as it
-// was.
+// saver.c: see saver.h. Training waits while weights and moments are copied; a thread writes the copy. A checkpoint appears by one rename,
+// once it has been read back; until then, or if anything fails, the run directory is unchanged.
+#include "host/train/saver.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include "host/train/saver.h"
 
 #include "host/base/file.h"
 #include "host/files/checkpoint_list.h"
@@ -19,7 +19,7 @@
 
 enum { PATH = 4096 };
 
-// Between pa_saver_save and the end of `thread` everything but `written` is the thread's.
+// From pa_saver_save until `thread` ends, the thread owns everything but `written`.
 struct pa_saver {
     const pa_run *run;
     pa_run_state state;
@@ -38,14 +38,17 @@ pa_status pa_saver_open(pa_saver **out, const pa_run *run, pa_err *err) {
     size_t bytes = run->params->floats * 12;
     if (s) *s = (pa_saver){.run = run, .copy = malloc(bytes), .model = pa_config_model_text(&run->config->model)};
     if (s && s->copy && s->model) return PA_OK;
-    pa_saver_close(s), *out = NULL;
+    pa_saver_close(s);
+    *out = NULL;
     return pa_error(err, PA_FAIL, "%s: no memory for a copy of weights and moments, %.1f MB", run->dir, (double)bytes * 1e-6);
 }
 
 void pa_saver_close(pa_saver *s) {
     if (!s) return;
     pa_saver_wait(s, NULL);
-    free(s->copy), free(s->model), free(s);
+    free(s->copy);
+    free(s->model);
+    free(s);
 }
 
 // ---- the copy
@@ -72,7 +75,7 @@ pa_status pa_saver_lend(const pa_run *r, pa_err *err) {
     return status;
 }
 
-// Tensors of one kind: views of the copy.
+// Describes the tensors of one kind in the copy.
 static void view(pa_tensor *out, char (*names)[80], const char *prefix, const float *copy, const pa_params *p) {
     for (int t = 0; t < p->count; t++) {
         const pa_param *row = &p->row[t];
@@ -83,7 +86,7 @@ static void view(pa_tensor *out, char (*names)[80], const char *prefix, const fl
 
 // ---- the thread
 
-// Written and read back: a file system that lost or changed a byte on the way is found while the last checkpoint is still there.
+// Reads the file back: if the file system lost or changed a byte, the previous checkpoint is still there.
 static pa_status write_file(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count, pa_err *err) {
     pa_st *back;
     pa_err why;
@@ -96,13 +99,13 @@ static pa_status write_file(const char *path, const pa_tensor *tensors, size_t c
 
 static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
     char path[PATH + 256], step[32];
-    float frequency[128], *positions = NULL; // dim_head is at most 256
+    float frequency[128], *positions = NULL; // half of dim_head, at most 256
     const pa_params *p = s->run->params;
     size_t count = (size_t)p->count;
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     snprintf(step, sizeof step, "%lld", (long long)s->state.step);
     view(tensors, names, "", s->copy, p);
-    // What perceiver_ar_pytorch's load_state_dict asks for besides; nothing here reads it. Its positions are zeros where we have none.
+    // Tensors that perceiver_ar_pytorch's load_state_dict also requires; nothing here reads them. Without a learned embedding it is zeros.
     int half = pa_rotary_dims(&p->model) / 2;
     for (int j = 0; j < half; j++) frequency[j] = (float)pow(10000, -(double)j / half);
     tensors[count++] = (pa_tensor){"rotary_pos_emb.inv_freq", PA_F32, 1, {half}, frequency, (size_t)half * 4};
@@ -119,47 +122,69 @@ static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *t
     return status;
 }
 
-static void print_running(char out[80], const pa_running *r) {
-    snprintf(out, 80, "%.17g %.17g %lld", r->mean, r->variance, (long long)r->count);
+enum { FACTS = 16 };
+
+typedef struct {
+    pa_meta meta[FACTS];
+    char value[FACTS][80];
+    size_t count;
+} facts;
+
+__attribute__((format(printf, 3, 4))) static void add_fact(facts *f, const char *key, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(f->value[f->count], sizeof f->value[0], format, arguments);
+    va_end(arguments);
+    f->meta[f->count] = (pa_meta){key, f->value[f->count]};
+    f->count++;
+}
+
+static void add_running(facts *f, const char *key, const pa_running *r) {
+    add_fact(f, key, "%.17g %.17g %lld", r->mean, r->variance, (long long)r->count);
 }
 
 static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
-    char path[PATH + 256], value[13][80];
+    char path[PATH + 256];
     const pa_params *p = s->run->params;
     const pa_run_state *r = &s->state;
     size_t count = (size_t)p->count;
-    snprintf(path, sizeof path, "%s/state.safetensors", folder);
-    snprintf(value[0], 32, "%lld", (long long)r->step), snprintf(value[1], 32, "%lld", (long long)r->updates);
-    snprintf(value[2], 32, "%.17g", r->seconds), snprintf(value[3], 32, "%lld", (long long)r->skips);
-    snprintf(value[4], 32, "%.17g", r->best), snprintf(value[5], 32, "%lld", (long long)r->best_step);
-    snprintf(value[6], 32, "%llu", (unsigned long long)r->seed), snprintf(value[7], 32, "%lld", (long long)r->evaluated);
-    snprintf(value[8], 32, "%08x", s->run->corpus), snprintf(value[9], 32, "%lld", (long long)r->spikes);
-    print_running(value[10], &r->loss), print_running(value[11], &r->norm);
-    snprintf(value[12], 80, "%.17g %lld", r->scaling.factor, (long long)r->scaling.steps);
-    const pa_meta meta[] = {{"format", "patrain-state-1"}, {"step", value[0]},         {"updates", value[1]},   {"seconds", value[2]},
-                            {"skips", value[3]},           {"best", value[4]},         {"best_step", value[5]}, {"seed", value[6]},
-                            {"evaluated", value[7]},       {"corpus", value[8]},       {"spikes", value[9]},    {"loss_running", value[10]},
-                            {"norm_running", value[11]},   {"loss_scaling", value[12]}};
+    facts f = {.count = 0};
+    add_fact(&f, "format", "patrain-state-1");
+    add_fact(&f, "step", "%lld", (long long)r->step);
+    add_fact(&f, "updates", "%lld", (long long)r->updates);
+    add_fact(&f, "seconds", "%.17g", r->seconds);
+    add_fact(&f, "skips", "%lld", (long long)r->skips);
+    add_fact(&f, "best", "%.17g", r->best);
+    add_fact(&f, "best_step", "%lld", (long long)r->best_step);
+    add_fact(&f, "seed", "%llu", (unsigned long long)r->seed);
+    add_fact(&f, "evaluated", "%lld", (long long)r->evaluated);
+    add_fact(&f, "corpus", "%08x", s->run->corpus);
+    add_fact(&f, "spikes", "%lld", (long long)r->spikes);
+    add_running(&f, "loss_running", &r->loss);
+    add_running(&f, "norm_running", &r->norm);
+    if (r->scaling.factor > 0) add_fact(&f, "loss_scaling", "%.17g %lld", r->scaling.factor, (long long)r->scaling.steps);
     view(tensors, names, "moment1.", s->copy + p->floats, p);
     view(tensors + count, names + count, "moment2.", s->copy + 2 * p->floats, p);
-    return write_file(path, tensors, 2 * count, meta, sizeof meta / sizeof *meta - !(r->scaling.factor > 0), err);
+    snprintf(path, sizeof path, "%s/state.safetensors", folder);
+    return write_file(path, tensors, 2 * count, f.meta, f.count, err);
 }
 
 static pa_status write_folder(const pa_saver *s, const char *folder, pa_err *err) {
     size_t count = (size_t)s->run->params->count;
-    pa_tensor *tensors = calloc(2 * count + 2, sizeof *tensors); // of the model two more
+    pa_tensor *tensors = calloc(2 * count + 2, sizeof *tensors); // the model file has two more
     char(*names)[80] = calloc(2 * count, sizeof *names);
     pa_status status = tensors && names ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu names", folder, 2 * count);
     if (!status) status = pa_make_dirs(folder, err);
     if (!status) status = write_model(s, folder, tensors, names, err);
     if (!status) status = write_state(s, folder, tensors, names, err);
     if (!status) status = pa_sync_dir(folder, err);
-    free(tensors), free(names);
+    free(tensors);
+    free(names);
     return status;
 }
 
-// Puts a finished folder in its place, over an older one of the same name in one step where the file system can exchange two folders, else
-// (NFS) so that one of them is found whatever happens between (pa_checkpoint_list).
+// Renames a finished folder to its final name. An older one of that name is exchanged in one step if the file system can (NFS can't);
+// otherwise pa_checkpoint_list finds one of the two whatever happens in between.
 static pa_status place(const char *temporary, const char *folder, pa_err *err) {
     char old[PATH + 128];
     if (!rename(temporary, folder)) return PA_OK;
@@ -173,15 +198,15 @@ static pa_status place(const char *temporary, const char *folder, pa_err *err) {
             errno = why;
         }
     }
-    return pa_error(err, PA_FAIL, "%s: cannot be renamed to %s: %s", temporary, folder, strerror(errno));
+    return pa_error(err, PA_FAIL, "cannot rename %s to %s: %s", temporary, folder, strerror(errno));
 }
 
-// Some file systems have no symbolic links. Nothing depends on them: a run goes on from its newest checkpoint.
+// Some file systems have no symbolic links. Nothing depends on them: a run resumes from its newest checkpoint.
 static bool has_no_links(int why) {
     return why == EPERM || why == ENOTSUP || why == EOPNOTSUPP || why == ENOSYS;
 }
 
-// RUN/name -> target, replaced in one step. In a copy of a run that followed its links, a folder stands where the link was.
+// Replaces the link RUN/name -> target in one step. In a copy of a run that followed its links, there is a folder instead.
 static pa_status point(const char *run, const char *name, const char *target, pa_err *err) {
     char link[PATH], temporary[PATH + 32], found[256];
     snprintf(link, sizeof link, "%s/%s", run, name);
@@ -214,17 +239,17 @@ pa_status pa_checkpoint_links(const char *run, const pa_run_state *state, pa_err
     return access(path, F_OK) ? PA_OK : point(run, "best", name, err);
 }
 
-// Under another name first: one that is half gone must not look like a checkpoint.
+// Renames it first: a half-removed folder must not look like a checkpoint.
 static pa_status remove_checkpoint(const char *run, const char *name, pa_err *err) {
     char path[PATH + 64], going[PATH + 128];
     snprintf(path, sizeof path, "%s/%s", run, name);
     snprintf(going, sizeof going, "%s.tmp.%d", path, (int)getpid());
-    if (rename(path, going)) return pa_error(err, PA_FAIL, "%s: cannot be renamed to %s: %s", path, going, strerror(errno));
+    if (rename(path, going)) return pa_error(err, PA_FAIL, "cannot rename %s to %s: %s", path, going, strerror(errno));
     return pa_remove_tree(going, err);
 }
 
-// Removes all but the `keep` newest checkpoints, the one just written first among them, and never what latest or best point at. Newer ones
-// than that, which could not be read when the run went on, stay until its steps pass theirs.
+// Removes all but the `keep` newest checkpoints up to `step`, except what latest and best point at. Checkpoints after `step` were damaged
+// when the run resumed; they stay until the run has passed them.
 static pa_status prune(const char *run, int64_t step, int keep, pa_err *err) {
     int64_t *steps;
     size_t count, first = 0;
@@ -257,7 +282,7 @@ static pa_status write_all(const pa_saver *s, pa_err *err) {
     pa_status status = write_folder(s, temporary, err);
     if (!status) status = place(temporary, folder, err);
     if (status) {
-        pa_remove_tree(temporary, NULL); // the first error is the one to tell
+        pa_remove_tree(temporary, NULL); // the first error is the one to report
         return status;
     }
     if ((status = pa_sync_dir(parent, err)) || (status = point(run, "latest", name, err))) return status;
@@ -288,16 +313,18 @@ pa_status pa_saver_check(pa_saver *s, pa_err *err) {
 pa_status pa_saver_save(pa_saver *s, const pa_run_state *state, bool best, pa_err *err) {
     pa_status status = pa_saver_wait(s, err);
     if (status || (status = copy_all(s, err))) return status;
-    s->state = *state, s->best = best, s->status = PA_OK;
+    s->state = *state;
+    s->best = best;
+    s->status = PA_OK;
     pa_scaling now = s->run->backend->scaling ? s->run->backend->scaling(s->run->ctx, NULL) : (pa_scaling){0};
-    if (now.factor > 0) s->state.scaling = now; // else what it was when a GPU had the run
+    if (now.factor > 0) s->state.scaling = now; // else as it was when the run was last on a GPU
     atomic_store(&s->written, false);
-    sigset_t all, before; // signals are for the thread that trains
+    sigset_t all, before; // signals go to the training thread
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     s->started = !pthread_create(&s->thread, NULL, write_in_thread, s);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (s->started) return PA_OK;
-    write_in_thread(s); // no thread to be had: training waits
+    write_in_thread(s); // no thread: training waits
     return pa_saver_wait(s, err);
 }

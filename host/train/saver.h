@@ -1,4 +1,4 @@
-// saver.h: checkpoints written in the background while training goes on.
+// saver.h: checkpoints written in the background while training continues.
 #ifndef PA_SAVER_H
 #define PA_SAVER_H
 

@@ -1,4 +1,4 @@
-// spike.h: a running bound that a loss or a gradient norm seldom passes while a run goes well.
+// spike.h: a running bound that a loss or gradient norm rarely exceeds in a healthy run.
 #ifndef PA_SPIKE_H
 #define PA_SPIKE_H
 
@@ -11,9 +11,9 @@ typedef struct {
 
 enum { PA_SPIKE_STEPS = 64, PA_SPIKE_DEVIATIONS = 6 };
 
-// Mean and PA_SPIKE_DEVIATIONS standard deviations, one of at least 2 % of the mean; infinite before there are PA_SPIKE_STEPS values.
+// Mean plus PA_SPIKE_DEVIATIONS standard deviations, each at least 2 % of the mean; INFINITY before PA_SPIKE_STEPS values.
 double pa_running_bound(const pa_running *r);
-// Takes a value in, as the bound where it is beyond: one spike does not hide the next, and a level that stays becomes the mean.
+// Adds a value, clamped to the bound, so that one spike does not hide the next and a lasting new level becomes the mean.
 void pa_running_add(pa_running *r, double x);
 
 #endif

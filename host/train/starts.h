@@ -8,7 +8,7 @@
 typedef struct {
     const char *command;   // the command line
     const char *backend;   // "cpu", "cuda"
-    pa_device device;      // of rank 0
+    pa_hardware device;    // of rank 0
     const char *precision; // as resolved: "bf16"
     int ranks;
     bool deterministic;

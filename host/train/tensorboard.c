@@ -46,13 +46,17 @@ static void put_event(FILE *f, int64_t step, int field, const void *bytes, size_
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     double wall = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    put_varint(&m, 1 << 3 | 1), put(&m, &wall, 8);
-    put_varint(&m, 2 << 3 | 0), put_varint(&m, (uint64_t)step);
+    put_varint(&m, 1 << 3 | 1);
+    put(&m, &wall, 8);
+    put_varint(&m, 2 << 3 | 0);
+    put_varint(&m, (uint64_t)step);
     put_bytes(&m, field, bytes, count);
     uint64_t length = m.count;
     uint32_t crc = masked(&length, 8), data_crc = masked(m.byte, m.count);
-    fwrite(&length, 8, 1, f), fwrite(&crc, 4, 1, f);
-    fwrite(m.byte, 1, m.count, f), fwrite(&data_crc, 4, 1, f);
+    fwrite(&length, 8, 1, f);
+    fwrite(&crc, 4, 1, f);
+    fwrite(m.byte, 1, m.count, f);
+    fwrite(&data_crc, 4, 1, f);
     fflush(f);
 }
 
@@ -62,7 +66,7 @@ FILE *pa_tensorboard_open(const char *folder, int64_t from, pa_err *err) {
     snprintf(path, sizeof path, "%s/events.out.tfevents.%lld.patrain.%d", folder, (long long)time(NULL), (int)getpid());
     FILE *f = fopen(path, "wb");
     if (!f) {
-        pa_error(err, PA_FAIL, "%s: cannot be written: %s", path, strerror(errno));
+        pa_error(err, PA_FAIL, "cannot write %s: %s", path, strerror(errno));
         return NULL;
     }
     put_event(f, 0, 3, "brain.Event:2", 13);
@@ -73,7 +77,8 @@ FILE *pa_tensorboard_open(const char *folder, int64_t from, pa_err *err) {
 void pa_tensorboard_scalar(FILE *f, int64_t step, const char *tag, float value) {
     message v = {.count = 0}, summary = {.count = 0};
     put_bytes(&v, 1, tag, strlen(tag));
-    put_varint(&v, 2 << 3 | 5), put(&v, &value, 4);
+    put_varint(&v, 2 << 3 | 5);
+    put(&v, &value, 4);
     put_bytes(&summary, 1, v.byte, v.count);
     put_event(f, step, 5, summary.byte, summary.count);
 }

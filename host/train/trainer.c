@@ -122,6 +122,7 @@ static void print_checkpoint_sizes(const pa_trainer *t) {
     const pa_config *c = t->run.config;
     bool keeps_best = *c->data.validation && c->log.eval_every && c->checkpoint.best_by != PA_BEST_BY_NONE;
     double bytes = (double)t->params.parameters * 12;
+    if (t->params.pos_emb < 0) bytes += (double)c->model.context * c->model.dim * 4; // zeros, for PyTorch
     int most = c->checkpoint.keep + keeps_best + 1;
     fprintf(t->out, "  and from the first checkpoint on %.1f MB of host memory for a copy of weights and moments\n",
             (double)t->params.floats * 12e-6);
