@@ -10,6 +10,7 @@ import copy
 import importlib.util
 import io
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,14 @@ MODELS = [dict(context=48, prefix=16, dim=96, heads=1, dim_head=64, depth=2, per
           dict(context=40, prefix=24, dim=32, heads=3, dim_head=80, depth=1, perceive_depth=2, ff_mult=2)]
 
 
+def documented() -> dict:
+    """load and save of docs/from-pytorch.md."""
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", (IMPORT.parent.parent / "docs" / "from-pytorch.md").read_text(), re.S):
+        exec(code, names)
+    return names
+
+
 def build(m: dict) -> PerceiverAR:
     torch.manual_seed(5)
     model = PerceiverAR(num_tokens=390, dim=m["dim"], depth=m["depth"], max_seq_len=m["context"], cross_attn_seq_len=m["prefix"],
@@ -59,13 +68,13 @@ def run(*command, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def import_checkpoint(source: Path, out: Path, config: Path, status: int = 0) -> str:
+def import_checkpoint(source: Path, out: Path, config: Path, status: int = 0, *more: str) -> str:
     """The script's main in this process: starting Python with torch takes seconds."""
     spec = importlib.util.spec_from_file_location("import_checkpoint", IMPORT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     said = io.StringIO()
-    with mock.patch.object(sys, "argv", [str(IMPORT), str(source), str(out), "--config", str(config)]):
+    with mock.patch.object(sys, "argv", [str(IMPORT), str(source), str(out), "--config", str(config), *more]):
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             found = module.main()
     if found != status:
@@ -120,6 +129,21 @@ class Interop(unittest.TestCase):
                 import_checkpoint(self.at / "in.pt", out, config)
                 self.check_logits(model, m, out)
 
+    def test_imported_with_16_bits(self):
+        model, m = build(MODELS[0]), MODELS[0]
+        torch.save(model.state_dict(), self.at / "in.pt")
+        import_checkpoint(self.at / "in.pt", self.at / "out.safetensors", self.write("c.ini", ini(m)), 0, "--half")
+        expected = {k: v if k.startswith("rotary") else v.half() for k, v in model.state_dict().items()}
+        state = load_file(self.at / "out.safetensors")
+        self.assertEqual({k: v.dtype for k, v in state.items()}, {k: v.dtype for k, v in expected.items()})
+        self.assertTrue(all(torch.equal(state[k], v) for k, v in expected.items()))
+        self.check_logits(documented()["load"](self.at / "out.safetensors"), m, self.at / "out.safetensors")
+        with torch.no_grad():
+            model.to_logits.weight[1, 2] = 70000
+        torch.save(model.state_dict(), self.at / "in.pt")
+        self.assertIn("to_logits.weight: expected at most 65504 for 16 bits, found 70000",
+                      import_checkpoint(self.at / "in.pt", self.at / "large", self.at / "c.ini", 3, "--half"))
+
     def test_raw_state_dict_with_config(self):
         for m in MODELS:
             model = build(m)
@@ -136,7 +160,8 @@ class Interop(unittest.TestCase):
                       "seconds": np.full(pieces, 9, np.float32), "notes": np.full(pieces, 20, np.int64)}
             save_arrays(tokens, self.at / f"{split}.safetensors", metadata={"format": "patrain-tokens-1", "encoding": "performance",
                                                                             "vocab": "390", "split": split, "names": "[]"})
-        for i, m in enumerate(MODELS):
+        code = documented()
+        for i, m in enumerate(MODELS + [MODELS[0] | {"position": "rotary"}]):
             config = self.write("c.ini", ini(m, extra=f"prefix_dropout = 0.5\n[data]\ntrain = {self.at}/train.safetensors\n"
                                              f"validation = {self.at}/validation.safetensors\n[train]\nglobal_batch = 2\nsteps = 4\n"
                                              "[optimizer]\nlr = 0.01\nwarmup = 0\n"))
@@ -149,6 +174,19 @@ class Interop(unittest.TestCase):
             self.assertTrue(torch.allclose(model.rotary_pos_emb.inv_freq, frequencies, rtol=1e-6, atol=0))
             self.assertFalse(torch.equal(before, model.to_logits.weight))
             self.check_logits(model, m, self.at / f"run{i}")
+            self.assertEqual(not state["pos_emb.weight"].any(), "position" in m)
+            # The page's code, and back; in 16 bits too.
+            file = self.at / f"run{i}" / "latest" / "model.safetensors"
+            self.check_logits(code["load"](file), m, self.at / f"run{i}")
+            code["save"](code["load"](file), self.at / "back.safetensors")
+            self.check_logits(model, m, self.at / "back.safetensors", "--config", config)
+            run(BIN / "paeval", file, "--export", self.at / "half.safetensors", "--half")
+            self.check_logits(code["load"](self.at / "half.safetensors"), m, self.at / "half.safetensors")
+            code["save"](code["load"](file).bfloat16(), self.at / "bf16.safetensors")
+            with torch.no_grad():
+                for value in model.parameters():
+                    value.copy_(value.bfloat16())
+            self.check_logits(model, m, self.at / "bf16.safetensors", "--config", config)
 
 
 class ImportRefuses(unittest.TestCase):
