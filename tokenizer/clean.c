@@ -205,6 +205,10 @@ pa_status pa_midi_clean(pa_clean *clean, const uint8_t *bytes, size_t count, con
     size_t tracks = midi.tracks;
     if (o->encoding == PA_MIDI_NEURAL && tracks > (size_t)midi.announced) tracks = (size_t)midi.announced;
     describe(&midi, tracks, report);
+    if (!tracks) {
+        s = pa_error(err, PA_DATA, "header: expected tracks, found none");
+        goto done;
+    }
     if (!make_room(&c, 0)) {
         s = pa_error(err, PA_FAIL, "no memory for the header of a MIDI file");
         goto done;
