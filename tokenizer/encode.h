@@ -1,4 +1,4 @@
-// encode.h: a MIDI file to tokens, tokens to notes. Which encoding is an argument; the rules are in README.md.
+// encode.h: a MIDI file to tokens, tokens to notes. Which encoding is an argument; the rules are in docs/tokens.md.
 #ifndef PA_ENCODE_H
 #define PA_ENCODE_H
 

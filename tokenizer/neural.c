@@ -1,5 +1,5 @@
 // neural.c: the encoding of the seed project (jason9693/midi-neural-processor as tvergho/perceiver-ar-piano ships it), with its flaws:
-// models were trained on them. README.md says which. Knows nothing of MIDI files.
+// models were trained on them. docs/tokens.md says which. Knows nothing of MIDI files.
 #include "tokenizer/neural.h"
 
 #include "tokenizer/moments.h"

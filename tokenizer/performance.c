@@ -1,4 +1,4 @@
-// performance.c: see performance.h: the pedals become note lengths, time becomes steps of 10 ms. The rules are in README.md. Knows
+// performance.c: see performance.h: the pedals become note lengths, time becomes steps of 10 ms. The rules are in docs/tokens.md. Knows
 // nothing of MIDI files.
 #include "tokenizer/performance.h"
 

@@ -81,20 +81,22 @@ void pa_findings_add(pa_findings *f, const pa_report *r) {
 void pa_findings_print(FILE *out, const pa_findings *f, const char *program) {
     const struct {
         const pa_finding *found;
-        const char *what;
+        const char *noun, *rest;
     } row[] = {
-        {&f->mended, "damaged places were mended"},
-        {&f->unclosed, "notes are never released"},
-        {&f->drums, "notes are drums"},
-        {&f->other_programs, "notes are of programs that are left out"},
-        {&f->pauses, "long pauses were shortened"},
-        {&f->sostenuto, "messages are of the sostenuto pedal"},
-        {&f->idle_pedal, "pedal messages stand where no note is played"},
-        {&f->tracks_left_out, "tracks are beyond the header's count and left out"},
-        {&f->tempos_left_out, "tempos are outside of the first track and left out"},
+        {&f->mended, "damaged place", " mended"},
+        {&f->unclosed, "note", " never released"},
+        {&f->drums, "note", " of drums"},
+        {&f->other_programs, "note", " of other programs left out"},
+        {&f->pauses, "long pause", " shortened"},
+        {&f->sostenuto, "message", " of the sostenuto pedal"},
+        {&f->idle_pedal, "message", " of the sustain pedal where no note is played"},
+        {&f->tracks_left_out, "track", " beyond the header's count left out"},
+        {&f->tempos_left_out, "tempo", " outside of the first track left out"},
     };
-    for (size_t i = 0; i < sizeof row / sizeof *row; i++)
-        if (row[i].found->notes)
-            fprintf(out, "%s: %zu %s, in %zu file%s\n", program, row[i].found->notes, row[i].what, row[i].found->files,
-                    plural(row[i].found->files));
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        const pa_finding *found = row[i].found;
+        if (found->notes)
+            fprintf(out, "%s: %zu %s%s%s in %zu file%s\n", program, found->notes, row[i].noun, plural(found->notes), row[i].rest,
+                    found->files, plural(found->files));
+    }
 }

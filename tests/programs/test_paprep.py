@@ -118,10 +118,10 @@ class Paprep(unittest.TestCase):
         self.prepare()
         tokens, again = self.out / "train.safetensors", self.folder / "again.mid"
         folder, events, decode = (self.midi, self.out), ("--events", self.midi / "a.mid"), ("--decode", tokens, again)
-        before = tokens.read_bytes()
+        before, reading = tokens.read_bytes(), ("--programs", "--lenient", "--sostenuto")
         for arguments, mode, allowed in (
-            (folder, "MIDI_DIR OUT_DIR", ("--encoding", "--metadata", "--jobs", "--strict", "--keep-duplicates", "--part-bytes")),
-            (events, "--events", ("--encoding",)),
+            (folder, "MIDI_DIR OUT_DIR", ("--encoding", "--metadata", "--jobs", "--strict", "--keep-duplicates", "--part-bytes", *reading)),
+            (events, "--events", ("--encoding", *reading)),
             (decode, "--decode", ("--piece",)),
         ):
             for option, belongs in (
@@ -131,6 +131,9 @@ class Paprep(unittest.TestCase):
                 (("--strict",), "MIDI_DIR OUT_DIR"),
                 (("--keep-duplicates",), "MIDI_DIR OUT_DIR"),
                 (("--part-bytes", "5"), "MIDI_DIR OUT_DIR"),
+                (("--programs", "0"), "MIDI_DIR OUT_DIR or --events"),
+                (("--lenient",), "MIDI_DIR OUT_DIR or --events"),
+                (("--sostenuto",), "MIDI_DIR OUT_DIR or --events"),
                 (("--piece", "0"), "--decode"),
             ):
                 if option[0] in allowed:
@@ -642,6 +645,42 @@ class Paprep(unittest.TestCase):
             self.assertEqual(done.stderr, f"paprep: {self.midi}/a.mid: {reason}\n")
         self.put("a.mid")
         self.assertEqual(self.run_paprep("--events", self.midi / "a.mid").stderr, "")
+
+    def test_events_of_chosen_programs(self):
+        events = b"\0\xc0\x05\0\x90\x3c\x40\0\xc1\x28\0\x91\x48\x40\0\x99\x24\x40\x60\x80\x3c\0\0\x81\x48\0\0\x89\x24\0\0\xff\x2f\0"
+        self.put("a.mid", midi()[:14] + b"MTrk" + struct.pack(">I", len(events)) + events)
+        for programs, pitches in (("0-7", ["60"]), ("40", ["72"]), ("all", ["60", "72"])):
+            header, events = self.split_events(self.run_paprep("--events", self.midi / "a.mid", "--programs", programs).stdout)
+            self.assertEqual([line.split()[3] for line in events if "NOTE_ON" in line], pitches)
+            self.assertIn("# 3 notes, programs 5, 40", header)
+            self.assertIn("# 1 of them drums", header)
+            self.assertEqual("# 1 of programs that --programs leaves out" in header, programs != "all")
+        done = self.run_paprep("--events", self.midi / "a.mid", "--programs", "8", status=3)
+        self.assertIn("a.mid: no note of the programs asked for: 2 are of others and 1 are drums", done.stderr)
+        done = self.run_paprep("--events", self.midi / "a.mid", "--programs", "0-128", status=2)
+        self.assertIn("--programs: expected numbers from 0 to 127 such as 0-7,24, or all; found '0-128'", done.stderr)
+        done = self.run_paprep("--events", self.midi / "a.mid", "--programs", "0", "--encoding", "midi-neural", status=2)
+        self.assertIn("--programs: expected with --encoding performance, found with midi-neural", done.stderr)
+
+    def test_damaged_files(self):
+        self.put("a.mid", midi(60)[:-7])
+        self.put("b.mid", midi(61).replace(b"\x90\x3d\x40", b"\x90\x3d\xc8"))
+        self.put("c.mid", midi(62))
+        self.expect_error("2 of 3 files refused", status=0)
+        self.assertEqual(self.rejected()["b.mid"], "track 1, byte 25: expected a data byte below 128, found 0xc8")
+        done = self.prepare("--lenient", "--strict")
+        self.assertIn("paprep: 2 damaged places mended in 2 files\n", done.stderr)
+        self.assertIn("paprep: 1 note never released in 1 file\n", done.stderr)
+        header, _ = self.split_events(self.run_paprep("--events", self.midi / "b.mid", "--lenient").stdout)
+        self.assertEqual(header[-1], "# 1 mended: track 1, byte 25: a data byte of 200; read as 127")
+
+    def test_sostenuto(self):
+        events = b"\0\x90\x3c\x40\x64\xb0\x42\x7f\x64\x80\x3c\0\x64\xb0\x42\0\0\xff\x2f\0"
+        self.put("a.mid", midi()[:14] + b"MTrk" + struct.pack(">I", len(events)) + events)
+        for option, word, seconds in (([], "ignored", "0.20"), (["--sostenuto"], "applied", "0.30")):
+            header, events = self.split_events(self.run_paprep("--events", self.midi / "a.mid", *option).stdout)
+            self.assertIn(f"# sostenuto pedal: 2 messages, {word}", header)
+            self.assertEqual(events[-1].split()[0], seconds)
 
     def test_decode(self):
         self.put("a.mid", midi(60, 250))

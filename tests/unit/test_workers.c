@@ -124,7 +124,12 @@ static void one_isolated_file(void **state) {
     put_midi("good", LIVES);
     assert_int_equal(pa_encode_isolated(scratch("good"), &performance, &piece, &err), PA_OK);
     assert_int_equal(piece.count, 4);
+    assert_int_equal(piece.report.notes, 1);
     pa_piece_clear(&piece);
+    scratch_put_bytes("drums", (const uint8_t *)"MThd\0\0\0\6\0\0\0\1\1\xf4MTrk\0\0\0\x0c\0\x99\x24\x40\x10\x89\x24\0\0\xff\x2f", 34);
+    assert_int_equal(pa_encode_isolated(scratch("drums"), &performance, &piece, &err), PA_DATA);
+    assert_non_null(strstr(err.text, "/drums: only drums"));
+    assert_int_equal(piece.report.drums, 1); // what was found comes along with a refusal
     put_midi("bad", ABORTS);
     assert_int_equal(pa_encode_isolated(scratch("bad"), &performance, &piece, &err), PA_DATA);
     assert_null(piece.token);
