@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the README's commands, as they stand there, in an empty folder: a dozen made-up pieces stand in for MAESTRO, and patrain is told to
-# make a tiny model in three steps. The demo runs on the same pieces for some seconds, and only from the build folder that it makes itself.
+# Runs README's commands unchanged in an empty folder. A dozen generated pieces stand in for MAESTRO and for a user's own files, and patrain
+# trains a tiny model for three steps. The demo runs on the same pieces for some seconds, and only from its own build folder, build/cpu.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD bin=$(realpath "${PA_BIN:-build/cpu/bin}")
@@ -26,11 +26,14 @@ for i in range(12):
     rows.append(f"Nobody,Piece {i},{('train', 'train', 'validation', 'test')[i % 4]},2004,{i}.midi,{i}.wav,40.0")
 (corpus / "maestro-v3.0.0.csv").write_text("\n".join(rows) + "\n")
 (work / "opening.mid").write_bytes((corpus / "0.midi").read_bytes())
+(work / "my-midi").mkdir()
+for i in range(12):
+    (work / "my-midi" / f"{i}.mid").write_bytes((corpus / f"{i}.midi").read_bytes())
 END
 
-# An emulated build would take the GPU that it emulates, which is slow.
+# An emulated build would use the GPU that it emulates, which is slow.
 export PA_EMULATOR_SM=0
-# mpirun starts more ranks than there are cores, and as root, only where it is told that this is meant.
+# mpirun refuses more ranks than cores, and root, unless told otherwise.
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_hwloc_base_binding_policy=none
 
 ran=0
@@ -43,10 +46,10 @@ while IFS= read -r line; do
       [[ $bin == "$root/build/cpu/bin" ]] || continue
       words=("$root/scripts/demo.sh" --midi "$work/maestro-v3.0.0" --minutes 0.05 --out "$work/runs/demo")
       ;;
-    scripts/*) [[ -x $root/${words[0]} ]] || { echo "README.md: ${words[0]} is not there or cannot be run"; exit 1; }; continue ;;
+    scripts/*) [[ -x $root/${words[0]} ]] || { echo "README.md: ${words[0]} does not exist or is not executable"; exit 1; }; continue ;;
     mpirun)
       command -v mpirun > /dev/null || continue
-      words=(env ASAN_OPTIONS=detect_leaks=0 "${words[@]}" "${tiny[@]}") # MPI's own leaks, in plugins unloaded at exit
+      words=(env ASAN_OPTIONS=detect_leaks=0 "${words[@]}" "${tiny[@]}") # MPI leaks in plugins that it unloads
       ;;
     */patrain) words+=("${tiny[@]}") ;;
   esac
@@ -56,4 +59,6 @@ while IFS= read -r line; do
 done < <(awk '/^```/ { inside = $0 == "```sh"; next } inside' README.md)
 
 [[ $ran -ge 4 ]] || { echo "README.md: only $ran commands were found to run"; exit 1; }
-[[ -s $work/continuation.mid ]] || { echo "README.md: its commands left no continuation.mid"; exit 1; }
+for file in continuation.mid mine.mid; do
+  [[ -s $work/$file ]] || { echo "README.md: its commands left no $file"; exit 1; }
+done
