@@ -39,6 +39,10 @@ double pa_roll_top(const pa_roll_layout *layout, const pa_rendition *take, size_
     return y;
 }
 
+double pa_roll_row_top(const pa_roll_layout *layout, int row) {
+    return TITLE + row * layout->row_step + layout->plot_top;
+}
+
 // The pitches of all takes with a margin, three octaves at least.
 static void measure_pitches(pa_roll_layout *l, const pa_rendition *take, size_t takes) {
     l->low = 127;
@@ -87,6 +91,13 @@ static bool ends_with(const char *path, const char *end) {
 pa_status pa_roll_check(const char *path, pa_err *err) {
     (void)path;
     return pa_error(err, PA_USAGE, "--piano-roll: built without cairo; install libcairo2-dev, then configure and build again");
+}
+
+pa_status pa_roll_svg(const pa_roll_layout *layout, const pa_rendition *take, FILE *stream, pa_err *err) {
+    (void)layout;
+    (void)take;
+    (void)stream;
+    return pa_roll_check("", err);
 }
 
 pa_status pa_roll_write(const char *path, const pa_rendition *take, size_t takes, pa_err *err) {
@@ -184,7 +195,7 @@ typedef struct {
 } row;
 
 static row row_of(const pa_roll_layout *l, const pa_rendition *take, double top, int number) {
-    row r = {.layout = l, .take = take, .from = number * l->row_seconds, .top = top + TITLE + number * l->row_step + l->plot_top};
+    row r = {.layout = l, .take = take, .from = number * l->row_seconds, .top = top + pa_roll_row_top(l, number)};
     r.to = fmin(r.from + l->row_seconds, fmax(ceil(pa_rendition_seconds(take)), 1));
     return r;
 }
@@ -294,6 +305,35 @@ static cairo_status_t to_stream(void *stream, const unsigned char *bytes, unsign
     return fwrite(bytes, 1, count, stream) == count ? CAIRO_STATUS_SUCCESS : CAIRO_STATUS_WRITE_ERROR;
 }
 
+static cairo_surface_t *open_surface(const pa_roll_layout *l, bool svg, double scale, FILE *stream) {
+    if (!svg) return cairo_image_surface_create(CAIRO_FORMAT_RGB24, (int)(l->width * scale), (int)ceil(l->height * scale));
+    cairo_surface_t *surface = cairo_svg_surface_create_for_stream(to_stream, stream, l->width, l->height);
+    cairo_svg_surface_set_document_unit(surface, CAIRO_SVG_UNIT_PX);
+    return surface;
+}
+
+static cairo_status_t draw(const pa_roll_layout *l, const pa_rendition *take, size_t takes, bool svg, FILE *stream) {
+    double scale = !svg && l->height * 2 <= MOST_HEIGHT ? 2 : 1; // pixels a px, for fine screens
+    cairo_surface_t *surface = open_surface(l, svg, scale, stream);
+    cairo_t *c = cairo_create(surface);
+    cairo_scale(c, scale, scale);
+    fill_box(c, 0, 0, l->width, l->height, PAPER);
+    for (size_t k = 0; k < takes; k++) draw_take(c, l, &take[k], pa_roll_top(l, take, k));
+    draw_legend(c, l);
+    cairo_status_t drawn = cairo_status(c);
+    cairo_destroy(c);
+    if (!drawn && !svg) drawn = cairo_surface_write_to_png_stream(surface, to_stream, stream);
+    cairo_surface_finish(surface);
+    if (!drawn) drawn = cairo_surface_status(surface);
+    cairo_surface_destroy(surface);
+    return drawn;
+}
+
+pa_status pa_roll_svg(const pa_roll_layout *layout, const pa_rendition *take, FILE *stream, pa_err *err) {
+    cairo_status_t drawn = draw(layout, take, 1, true, stream);
+    return drawn ? pa_error(err, PA_FAIL, "cannot draw a piano roll: %s", cairo_status_to_string(drawn)) : PA_OK;
+}
+
 pa_status pa_roll_write(const char *path, const pa_rendition *take, size_t takes, pa_err *err) {
     pa_roll_layout l;
     pa_file file;
@@ -301,27 +341,8 @@ pa_status pa_roll_write(const char *path, const pa_rendition *take, size_t takes
     if (!s) s = pa_roll_measure(&l, take, takes, err);
     if (!s) s = pa_file_create(&file, path, err);
     if (s) return s;
-    bool svg = ends_with(path, ".svg");
-    double scale = !svg && l.height * 2 <= MOST_HEIGHT ? 2 : 1; // pixels a px, for fine screens
-    cairo_surface_t *surface;
-    if (svg) {
-        surface = cairo_svg_surface_create_for_stream(to_stream, file.stream, l.width, l.height);
-        cairo_svg_surface_set_document_unit(surface, CAIRO_SVG_UNIT_PX);
-    } else {
-        surface = cairo_image_surface_create(CAIRO_FORMAT_RGB24, (int)(l.width * scale), (int)ceil(l.height * scale));
-    }
-    cairo_t *c = cairo_create(surface);
-    cairo_scale(c, scale, scale);
-    fill_box(c, 0, 0, l.width, l.height, PAPER);
-    for (size_t k = 0; k < takes; k++) draw_take(c, &l, &take[k], pa_roll_top(&l, take, k));
-    draw_legend(c, &l);
-    cairo_status_t drawn = cairo_status(c);
-    cairo_destroy(c);
-    if (!drawn && !svg) drawn = cairo_surface_write_to_png_stream(surface, to_stream, file.stream);
-    cairo_surface_finish(surface);
-    if (!drawn) drawn = cairo_surface_status(surface);
-    cairo_surface_destroy(surface);
-    if (!drawn) return pa_file_commit(&file, err);
+    cairo_status_t drawn = draw(&l, take, takes, ends_with(path, ".svg"), file.stream);
+    if (!drawn || ferror(file.stream)) return pa_file_commit(&file, err);
     pa_file_abandon(&file);
     return pa_error(err, PA_FAIL, "cannot write %s: %s", path, cairo_status_to_string(drawn));
 }

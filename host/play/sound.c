@@ -35,11 +35,18 @@ void pa_sound_clear(pa_sound *sound) {
     *sound = (pa_sound){0};
 }
 
-pa_status pa_sound_write(const pa_sound *sound, const char *path, pa_sound_format format, const char *title, pa_err *err) {
+pa_status pa_sound_encode(const pa_sound *sound, FILE *stream, pa_sound_format format, const char *title, pa_err *err) {
+    const char *font;
     (void)sound;
+    (void)stream;
     (void)format;
     (void)title;
-    return pa_sound_font(path, &path, err);
+    return pa_sound_font(NULL, &font, err);
+}
+
+pa_status pa_sound_write(const pa_sound *sound, const char *path, pa_sound_format format, const char *title, pa_err *err) {
+    (void)path;
+    return pa_sound_encode(sound, NULL, format, title, err);
 }
 #else
 
@@ -284,31 +291,35 @@ static void set_up(SNDFILE *out, pa_sound_format format, const char *title) {
     if (title) sf_set_string(out, SF_STR_TITLE, title);
 }
 
-pa_status pa_sound_write(const pa_sound *sound, const char *path, pa_sound_format format, const char *title, pa_err *err) {
+pa_status pa_sound_encode(const pa_sound *sound, FILE *stream, pa_sound_format format, const char *title, pa_err *err) {
     static const int code[] = {SF_FORMAT_WAV | SF_FORMAT_PCM_24, SF_FORMAT_FLAC | SF_FORMAT_PCM_24, SF_FORMAT_OGG | SF_FORMAT_VORBIS,
                                SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III};
     SF_VIRTUAL_IO io = {stream_length, stream_seek, stream_read, stream_write, stream_tell};
     SF_INFO info = {.samplerate = PA_SOUND_RATE, .channels = 2, .format = code[format]};
-    char why[128] = "";
+    const char *name = pa_sound_format_name(format);
+    pa_status s = PA_OK;
+    if (!sf_format_check(&info)) return pa_error(err, PA_USAGE, "this libsndfile writes no %s", name);
+    SNDFILE *out = sf_open_virtual(&io, SFM_WRITE, &info, stream);
+    if (!out) return pa_error(err, PA_FAIL, "cannot write %s: %s", name, sf_strerror(NULL));
+    set_up(out, format, title);
+    for (size_t done = 0, part; done < sound->frames && !s; done += part) { // libvorbis has all of a part on its stack
+        part = sound->frames - done < PART ? sound->frames - done : PART;
+        if (sf_writef_float(out, sound->sample + 2 * done, (sf_count_t)part) != (sf_count_t)part)
+            s = pa_error(err, PA_FAIL, "cannot write %s: %s", name, sf_strerror(out));
+    }
+    int closed = sf_close(out);
+    if (closed && !s) s = pa_error(err, PA_FAIL, "cannot write %s: %s", name, sf_error_number(closed));
+    return s;
+}
+
+pa_status pa_sound_write(const pa_sound *sound, const char *path, pa_sound_format format, const char *title, pa_err *err) {
     pa_file file;
-    if (!sf_format_check(&info)) return pa_error(err, PA_USAGE, "%s: this libsndfile writes no %s", path, pa_sound_format_name(format));
+    pa_err why = {""};
     pa_status s = pa_file_create(&file, path, err);
     if (s) return s;
-    SNDFILE *out = sf_open_virtual(&io, SFM_WRITE, &info, file.stream);
-    if (out) {
-        set_up(out, format, title);
-        for (size_t done = 0, part; done < sound->frames && !*why; done += part) { // libvorbis has all of a part on its stack
-            part = sound->frames - done < PART ? sound->frames - done : PART;
-            if (sf_writef_float(out, sound->sample + 2 * done, (sf_count_t)part) != (sf_count_t)part)
-                snprintf(why, sizeof why, "%s", sf_strerror(out));
-        }
-        int closed = sf_close(out);
-        if (closed && !*why) snprintf(why, sizeof why, "%s", sf_error_number(closed));
-    } else {
-        snprintf(why, sizeof why, "%s", sf_strerror(NULL));
-    }
-    if (!*why || ferror(file.stream)) return pa_file_commit(&file, err);
+    s = pa_sound_encode(sound, file.stream, format, title, &why);
+    if (!s || ferror(file.stream)) return pa_file_commit(&file, err);
     pa_file_abandon(&file);
-    return pa_error(err, PA_FAIL, "cannot write %s: %s", path, why);
+    return pa_error(err, s, "%s: %s", path, why.text);
 }
 #endif

@@ -32,7 +32,10 @@ void pa_piano_close(pa_piano *piano);
 pa_status pa_piano_play(pa_piano *piano, const pa_rendition *r, pa_sound *sound, pa_err *err);
 void pa_sound_clear(pa_sound *sound);
 
-// Writes it: WAV and FLAC with 24 bits, Ogg Vorbis and MP3 with variable rate. Atomic (file.h). `title` may be NULL.
+// Encodes it: WAV and FLAC with 24 bits, Ogg Vorbis and MP3 at variable rate. `title` may be NULL. The stream can seek; a failed
+// write may show only in its error flag.
+pa_status pa_sound_encode(const pa_sound *sound, FILE *stream, pa_sound_format format, const char *title, pa_err *err);
+// The same to a file. Atomic (file.h).
 pa_status pa_sound_write(const pa_sound *sound, const char *path, pa_sound_format format, const char *title, pa_err *err);
 
 #endif

@@ -72,7 +72,7 @@ static int light_in(cairo_surface_t *s, const pa_rendition *take, int row, doubl
     assert_int_equal(pa_roll_measure(&l, take, 1, NULL), PA_OK);
     double scale = cairo_image_surface_get_width(s) / l.width;
     double x = l.left + second / l.row_seconds * l.plot_width;
-    double y = pa_roll_top(&l, take, 0) + 30 + row * l.row_step + l.plot_top + l.plot_height - (pitch - l.low + 0.5) * l.key;
+    double y = pa_roll_top(&l, take, 0) + pa_roll_row_top(&l, row) + l.plot_height - (pitch - l.low + 0.5) * l.key;
     const unsigned char *p = cairo_image_surface_get_data(s) + (int)(y * scale) * cairo_image_surface_get_stride(s) + (int)(x * scale) * 4;
     return (p[0] + 6 * p[1] + 3 * p[2]) / 10;
 }

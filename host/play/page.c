@@ -1,0 +1,187 @@
+// page.c: see page.h. Fills in page.html, which the build embeds.
+#include "host/play/page.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/base/file.h"
+#include "host/play/roll.h"
+#include "host/play/sound.h"
+#include "page_html.h" // PAGE_HTML, made by CMake
+
+static void put_text(FILE *out, const char *text) { // in an element or an attribute
+    for (; *text; text++) {
+        const char *entity = *text == '&' ? "&amp;" : *text == '<' ? "&lt;" : *text == '>' ? "&gt;" : *text == '"' ? "&quot;" : NULL;
+        if (entity)
+            fputs(entity, out);
+        else
+            fputc(*text, out);
+    }
+}
+
+static void put_base64(FILE *out, FILE *in) {
+    static const char digit[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    unsigned char b[3] = {0};
+    for (size_t n; (n = fread(b, 1, 3, in)); memset(b, 0, sizeof b)) {
+        unsigned bits = (unsigned)b[0] << 16 | (unsigned)b[1] << 8 | b[2];
+        for (int i = 0; i < 4; i++) fputc(i <= (int)n ? digit[bits >> (18 - 6 * i) & 63] : '=', out);
+    }
+}
+
+// An SVG's markup. Its ids get a prefix, for those of several pictures in a page would clash.
+static pa_status put_svg(FILE *out, FILE *svg, size_t k, const char *label, pa_err *err) {
+    static const char *const id[] = {" id=\"", "href=\"#", "url(#"};
+    size_t length = (size_t)ftello(svg), count;
+    char *text = malloc(length + 1);
+    rewind(svg);
+    if (!text) return pa_error(err, PA_FAIL, "no memory for a piano roll");
+    count = fread(text, 1, length, svg);
+    text[count] = 0;
+    const char *p = strstr(text, "<svg");
+    if (p) {
+        fputs("<svg role=\"img\" aria-label=\"", out);
+        put_text(out, label);
+        fputc('"', out);
+        for (p += 4; *p;) {
+            size_t i = 0, n = 0;
+            for (; i < sizeof id / sizeof *id; i++)
+                if (!strncmp(p, id[i], n = strlen(id[i]))) break;
+            if (i < sizeof id / sizeof *id)
+                fprintf(out, "%sr%zu-", id[i], k);
+            else
+                fputc(*p, out);
+            p += i < sizeof id / sizeof *id ? n : 1;
+        }
+    }
+    free(text);
+    return p ? PA_OK : pa_error(err, PA_FAIL, "no SVG from cairo");
+}
+
+static pa_status put_roll(FILE *out, const pa_rendition *r, size_t k, pa_err *err) {
+    char label[200];
+    pa_roll_layout l;
+    pa_rendition untitled = *r; // the page has a heading
+    untitled.name = NULL;
+    pa_status s = pa_roll_measure(&l, &untitled, 1, err);
+    if (s) return s;
+    FILE *svg = tmpfile();
+    if (!svg) return pa_error(err, PA_FAIL, "cannot open a temporary file: %s", strerror(errno));
+    int rows = pa_roll_rows(&l, r);
+    snprintf(label, sizeof label, "Piano roll: %zu notes in %.0f s, in %d rows of %.0f s", r->notes, pa_rendition_seconds(r), rows,
+             l.row_seconds);
+    fprintf(out,
+            "<div class=\"roll\" tabindex=\"0\" role=\"group\" aria-label=\"Piano roll\" data-width=\"%g\" data-height=\"%g\" "
+            "data-left=\"%g\" data-plot=\"%g\" data-seconds=\"%g\" data-rows=\"%d\" data-top=\"%g\" data-step=\"%g\" data-high=\"%g\">\n",
+            l.width, l.height, l.left, l.plot_width, l.row_seconds, rows, pa_roll_row_top(&l, 0), l.row_step, l.plot_height);
+    fputs("<div class=\"sheet\">", out);
+    s = pa_roll_svg(&l, &untitled, svg, err);
+    if (!s) s = put_svg(out, svg, k, label, err);
+    fputs("<div class=\"cursor\" hidden></div></div></div>\n", out);
+    fclose(svg);
+    return s;
+}
+
+static pa_status put_sound(FILE *out, pa_piano *piano, const pa_rendition *r, pa_err *err) {
+    pa_sound sound;
+    pa_status s = pa_piano_play(piano, r, &sound, err);
+    if (s) return s;
+    FILE *mp3 = tmpfile(); // every browser plays MP3
+    if (!mp3) s = pa_error(err, PA_FAIL, "cannot open a temporary file: %s", strerror(errno));
+    if (!s) s = pa_sound_encode(&sound, mp3, PA_SOUND_MP3, r->name, err);
+    if (!s && (fflush(mp3) || ferror(mp3))) s = pa_error(err, PA_FAIL, "cannot write a temporary file: %s", strerror(errno));
+    if (!s) {
+        rewind(mp3);
+        fputs("<audio preload=\"auto\" src=\"data:audio/mpeg;base64,", out);
+        put_base64(out, mp3);
+        fputs("\"></audio>\n", out);
+    }
+    if (mp3) fclose(mp3);
+    pa_sound_clear(&sound);
+    return s;
+}
+
+static pa_status put_midi(FILE *out, const char *path, pa_err *err) {
+    const char *slash = strrchr(path, '/');
+    FILE *in = fopen(path, "rb");
+    if (!in) return pa_error(err, PA_FAIL, "cannot open %s: %s", path, strerror(errno));
+    fputs("<a class=\"midi\" download=\"", out);
+    put_text(out, slash ? slash + 1 : path);
+    fputs("\" href=\"data:audio/midi;base64,", out);
+    put_base64(out, in);
+    fputs("\">Download MIDI</a>\n", out);
+    bool failed = ferror(in);
+    fclose(in);
+    return failed ? pa_error(err, PA_FAIL, "cannot read %s", path) : PA_OK;
+}
+
+static void put_notes(FILE *out, const pa_rendition *r) {
+    static const char *const name[] = {"C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B"};
+    fprintf(out, "<details><summary>%zu notes as text</summary>\n<table><thead><tr><th>Second</th><th>Note</th><th>Length</th>", r->notes);
+    fputs("<th>Velocity</th><th>Part</th></tr></thead><tbody>\n", out);
+    for (size_t i = 0; i < r->notes; i++) {
+        const pa_note *n = &r->note[i];
+        fprintf(out, "<tr><td>%.2f<td>%s%d<td>%.2f<td>%d<td>%s\n", n->start, name[n->pitch % 12], n->pitch / 12 - 1, n->end - n->start,
+                n->velocity,
+                n->start < r->begins ? "primer"
+                : r->begins > 0      ? "continuation"
+                                     : "");
+    }
+    fputs("</tbody></table></details>\n", out);
+}
+
+static pa_status put_take(FILE *out, const pa_page *page, size_t k, pa_piano *piano, pa_err *err) {
+    const pa_rendition *r = &page->take[k];
+    fprintf(out, "<section aria-labelledby=\"take%zu\" data-begins=\"%g\">\n<h2 id=\"take%zu\">", k, r->begins, k);
+    put_text(out, r->name ? r->name : "Take");
+    fputs("</h2>\n<div class=\"player\">\n<button type=\"button\" class=\"play\" disabled>Play</button>\n", out);
+    if (r->begins > 0) fputs("<button type=\"button\" class=\"jump\">Continuation</button>\n", out);
+    fputs("<input class=\"seek\" type=\"range\" min=\"0\" max=\"1\" value=\"0\" step=\"0.1\" aria-label=\"Position\">\n", out);
+    fputs("<span class=\"time\">0:00</span>\n", out);
+    pa_status s = page->midi ? put_midi(out, page->midi[k], err) : PA_OK;
+    if (!s) s = put_sound(out, piano, r, err);
+    fputs("</div>\n", out);
+    if (!s) s = put_roll(out, r, k, err);
+    if (!s) put_notes(out, r);
+    fputs("</section>\n", out);
+    return s;
+}
+
+// The template, up to a mark and from it on.
+static const char *put_until(FILE *out, const char *html, const char *mark) {
+    const char *at = strstr(html, mark);
+    fwrite(html, 1, (size_t)(at - html), out);
+    return at + strlen(mark);
+}
+
+static pa_status put_page(FILE *out, const pa_page *page, pa_piano *piano, pa_err *err) {
+    pa_status s = PA_OK;
+    const char *html = put_until(out, (const char *)PAGE_HTML, "{{title}}");
+    put_text(out, page->title);
+    html = put_until(out, html, "{{heading}}");
+    put_text(out, page->title);
+    html = put_until(out, html, "{{facts}}");
+    if (page->facts) put_text(out, page->facts);
+    html = put_until(out, html, "{{takes}}");
+    for (size_t k = 0; k < page->takes && !s; k++) s = put_take(out, page, k, piano, err);
+    fputs(html, out);
+    return s;
+}
+
+pa_status pa_page_write(const char *path, const pa_page *page, pa_err *err) {
+    pa_piano *piano;
+    pa_file file;
+    pa_status s = pa_piano_open(&piano, page->font, err);
+    if (s) return s;
+    s = pa_file_create(&file, path, err);
+    if (!s) {
+        s = put_page(file.stream, page, piano, err);
+        if (s)
+            pa_file_abandon(&file);
+        else
+            s = pa_file_commit(&file, err);
+    }
+    pa_piano_close(piano);
+    return s;
+}

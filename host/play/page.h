@@ -1,0 +1,20 @@
+// page.h: takes as one HTML page that needs nothing else: piano rolls with a cursor, sound, notes as text, MIDI to download.
+// Its markup, style and script are page.html. Knows nothing of models and tokens.
+#ifndef PA_PAGE_H
+#define PA_PAGE_H
+
+#include "host/play/rendition.h"
+
+typedef struct {
+    const char *title;
+    const char *facts; // a paragraph: the settings; NULL: none
+    const pa_rendition *take;
+    size_t takes;
+    const char *const *midi; // each take's file, to be embedded; NULL: none
+    const char *font;        // SoundFont, as in sound.h
+} pa_page;
+
+// Renders the takes and writes the page. Atomic (file.h). PA_USAGE where this build lacks cairo or sound.
+pa_status pa_page_write(const char *path, const pa_page *page, pa_err *err);
+
+#endif

@@ -1,0 +1,112 @@
+"""The page of takes in a headless Chromium: it loads, plays, its cursor moves, keys work, and no error is in its console. Exits with
+77 where Chromium, or what the page needs, is missing."""
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "support"))
+import browser
+
+PROGRAM = browser.find()
+FOLDER = tempfile.TemporaryDirectory()
+PAGE = os.path.join(FOLDER.name, "page.html")
+
+
+class Page(unittest.TestCase):
+    def setUp(self):
+        self.b = browser.Browser(PROGRAM)
+        self.addCleanup(self.b.close)
+        self.b.open(PAGE)
+        self.b.wait("takes.every(t => !t.play.disabled)")
+
+    def left(self, take=0):
+        return self.b.run(f"takes[{take}].cursor.getBoundingClientRect().x")
+
+    def top(self, take=0):
+        return self.b.run(f"takes[{take}].cursor.getBoundingClientRect().y")
+
+    def test_loads_without_complaint_or_request(self):
+        self.assertEqual(self.b.run("takes.length"), 2)
+        self.assertGreaterEqual(self.b.run("takes[1].audio.duration"), 70)
+        self.assertEqual(self.b.complaints(), [])
+        self.assertEqual([u for u in self.b.requests() if not u.startswith(("file:", "data:"))], [])
+
+    def test_space_plays_and_the_cursor_moves(self):
+        before = self.left()
+        self.b.key(" ", "Space")
+        self.b.wait("takes[0].audio.currentTime > 0.5")
+        self.assertEqual(self.b.run("takes[0].play.textContent"), "Pause")
+        self.assertGreater(self.left(), before + 20)
+        self.b.key(" ", "Space")
+        self.b.wait("takes[0].audio.paused && takes[0].play.textContent == 'Play'")
+        self.assertEqual(self.b.complaints(), [])
+
+    def test_arrows_seek_and_choose(self):
+        self.b.key("ArrowDown")
+        self.assertEqual(self.b.run("takes.indexOf(current)"), 1)
+        first = self.top(1)
+        for _ in range(9):
+            self.b.key("ArrowRight")
+        self.assertAlmostEqual(self.b.run("takes[1].audio.currentTime"), 45, delta=0.1)
+        self.assertGreater(self.top(1), first + 50)  # in another row
+        self.b.key("ArrowLeft")
+        self.assertAlmostEqual(self.b.run("takes[1].audio.currentTime"), 40, delta=0.1)
+        self.b.key("ArrowUp")
+        self.assertEqual(self.b.run("takes.indexOf(current)"), 0)
+        self.assertEqual(self.b.run("document.activeElement == takes[0].play"), True)
+
+    def test_continuation_is_a_key_away(self):
+        self.b.run("document.querySelector('.jump').click()")
+        self.b.wait("takes[0].audio.currentTime >= 1.5 && !takes[0].audio.paused")
+        # The line of the boundary and the cursor meet.
+        self.assertEqual(self.b.run("document.querySelectorAll('.jump').length"), 1)
+
+    def test_one_take_plays_at_a_time(self):
+        self.b.run("takes[0].play.click()")
+        self.b.wait("!takes[0].audio.paused")
+        self.b.run("takes[1].play.click()")
+        self.b.wait("takes[0].audio.paused && !takes[1].audio.paused")
+
+    def test_less_motion_where_it_is_asked_for(self):
+        self.b.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+        self.b.run("window.frames_seen = 0; const was = requestAnimationFrame; "
+                   "window.requestAnimationFrame = f => { window.frames_seen++; return was(f); }; 0")
+        before = self.left()
+        self.b.key(" ", "Space")
+        self.b.wait("takes[0].audio.currentTime > 0.6")
+        self.assertEqual(self.b.run("window.frames_seen"), 0)
+        self.assertGreater(self.left(), before)
+
+    def test_fits_a_phone(self):
+        self.b.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
+        time.sleep(0.2)
+        self.assertLessEqual(self.b.run("document.documentElement.scrollWidth"), 360)
+        small = "[...document.querySelectorAll('button, input, .player a')].filter(e => e.getBoundingClientRect().height < 43).length"
+        self.assertEqual(self.b.run(small), 0)
+
+    def test_everything_has_a_name_and_visible_focus(self):
+        nodes = self.b.call("Accessibility.getFullAXTree")["nodes"]
+        seen = {}
+        for node in nodes:
+            role = node.get("role", {}).get("value")
+            if role in ("button", "link", "slider", "image", "img", "heading", "DisclosureTriangle"):
+                seen[role] = seen.get(role, 0) + 1
+                self.assertTrue(node.get("name", {}).get("value"), node)
+        self.assertGreaterEqual(seen.get("button", 0), 3)
+        self.assertEqual(seen.get("slider"), 2)
+        self.b.key("Tab")
+        self.assertEqual(self.b.run("getComputedStyle(document.activeElement).outlineStyle"), "solid")
+        self.assertEqual(self.b.run("document.documentElement.lang"), "en")
+
+
+if __name__ == "__main__":
+    if not PROGRAM:
+        print("skipped: Chromium not found (Debian's chromium)")
+        sys.exit(77)
+    made = subprocess.run([os.path.join(os.environ["PA_BIN"], "test_page"), PAGE], check=False)
+    if made.returncode:
+        sys.exit(made.returncode)
+    unittest.main()
