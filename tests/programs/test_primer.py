@@ -214,6 +214,29 @@ class Cut(Primer):
                 own = data[22:data.rindex(b"MTrk")]
                 self.assertEqual([(t, e[1]) for t, e in raw_notes(own) if e[0] == 0x90], [(0, 60)])
 
+    def test_after_tokens(self):
+        """A chord that is cut in two: its first note is the primer's, and is in the file though the file's own events end before it."""
+        primer = self.put("p.mid", midi([(0, 1, 50, 64)] + [(1, 2, p, 64) for p in (60, 64, 67)], 3))
+        whole = pieces(self.play(primer, "w.safetensors", "--length-tokens", 1))[0]
+        cut = whole.index(60) + 1
+        made = pieces(self.play(primer, "t.safetensors", "--prime-tokens", cut, "--length-tokens", 60))[0]
+        self.assertEqual(made[:cut], whole[:cut])
+        data = self.play(primer, "o.mid", "--prime-tokens", cut, "--length-tokens", 60).read_bytes()
+        border = data.rindex(b"MTrk")
+        self.assertEqual([(t, e[1]) for t, e in raw_notes(data[22:border]) if e[0] == 0x90], [(0, 50)])
+        self.assertIn((1000, 60), [(t, e[1]) for t, e in raw_notes(data[border + 8:]) if e[0] >> 4 == 9])
+
+    def test_behind_a_drifting_clock(self):
+        """midi-neural rounds each pause by itself: 200 of 14 ms are 2 s. The continuation still begins behind the file's music."""
+        primer = self.put("p.mid", midi([(0.014 * i, 0.014 * (i + 1), 40 + i % 40, 64) for i in range(200)], 4))
+        made = pieces(self.play(primer, "t.safetensors", "--length-tokens", 40, model=self.neural_model()))[0][:-40]
+        self.assertLess(seconds(made), 2.5)
+        data = self.play(primer, "o.mid", "--length-tokens", 200, model=self.neural_model()).read_bytes()
+        border = data.rindex(b"MTrk")
+        self.assertEqual(sum(e[0] == 0x90 for _, e in raw_notes(data[22:border])), 200)
+        begun = [t for t, e in raw_notes(data[border + 8:]) if e[0] >> 4 == 9]
+        self.assertTrue(begun and min(begun) >= 2800)
+
     def test_at_the_beginning(self):
         late = self.put("late.mid", midi([(5.4, 6, 60, 64), (6, 7, 64, 64)], 8))
         for cut in (0.5, 5.4):

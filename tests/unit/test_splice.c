@@ -307,6 +307,28 @@ static void random_files(void **state) {
     }
 }
 
+// Whatever bytes a lenient reader takes, the file that comes of them is sound.
+static void damaged_bytes_become_a_sound_file(void **state) {
+    (void)state;
+    int spliced = 0;
+    for (int i = 0; i < 300; i++) {
+        midi m;
+        put_two_tracks(&m);
+        for (uint32_t k = 1 + draw(4); k; k--)
+            m.byte[draw(3) ? 22 + draw((uint32_t)m.count - 22) : draw((uint32_t)m.count)] = (uint8_t)draw(256);
+        if (!draw(4)) m.count -= draw((uint32_t)m.count);
+        const pa_note note[] = {{2.5, 3, 72, 80, 0}};
+        pa_splice s = {.bytes = m.byte, .count = m.count, .lenient = true, .keep = 2, .cut = 2, .note = note, .notes = 1};
+        pa_status status = pa_splice_write(scratch("out.mid"), &s, &err);
+        if (status) continue;
+        out_file f = splice(&s); // reads it strictly
+        for (size_t t = 0; t < f.midi.tracks; t++) events(&f.midi, t);
+        spliced++;
+        close_out(&f);
+    }
+    assert_true(spliced > 100);
+}
+
 static void a_full_disk(void **state) {
     (void)state;
     midi m;
@@ -328,6 +350,7 @@ int main(void) {
         SCRATCH_TEST(channels_and_ports),
         SCRATCH_TEST(damage_is_mended),
         SCRATCH_TEST(random_files),
+        SCRATCH_TEST(damaged_bytes_become_a_sound_file),
         SCRATCH_TEST(a_full_disk),
     };
     return cmocka_run_group_tests_name("splice", tests, NULL, NULL);
