@@ -32,6 +32,14 @@ static const pa_option option[] = {
      "instruments of the primer to continue, General MIDI 0-127, such as 0-7,24 (default: all but drums)", "Primer"},
     {"sostenuto", PA_OPT_FLAG, &job.primer.sostenuto, NULL, "apply the primer's sostenuto pedal", NULL},
     {"strict", PA_OPT_FLAG, &job.primer.strict, NULL, "refuse a damaged primer (default: read as much as possible)", NULL},
+    {"wav", PA_OPT_STRING, &job.show.sound[PA_SOUND_WAV], "F.wav", "sound as WAV (with --number: F-1.wav, F-2.wav, ...)",
+     "Sound and picture"},
+    {"flac", PA_OPT_STRING, &job.show.sound[PA_SOUND_FLAC], "F.flac", "sound as FLAC", NULL},
+    {"ogg", PA_OPT_STRING, &job.show.sound[PA_SOUND_OGG], "F.ogg", "sound as Ogg Vorbis", NULL},
+    {"mp3", PA_OPT_STRING, &job.show.sound[PA_SOUND_MP3], "F.mp3", "sound as MP3", NULL},
+    {"soundfont", PA_OPT_STRING, &job.show.font, "F.sf2", "SoundFont of the piano (default: an installed one)", NULL},
+    {"piano-roll", PA_OPT_STRING, &job.show.roll, "F.png|F.svg", "picture of all continuations", NULL},
+    {"html", PA_OPT_STRING, &job.show.page, "F.html", "web page of rolls, sound, notes and downloads", NULL},
     {"seed", PA_OPT_INT, &seed, "N", "random seed", "Sampling"},
     {"temperature", PA_OPT_FLOAT, &job.sampling.temperature, "T",
      "sampling temperature: below 1 more predictable, above 1 bolder; 0: greedy", NULL},
@@ -106,7 +114,8 @@ static pa_status check_options(pa_err *err) {
     if (program_list && (s = pa_programs_parse(program_list, &job.primer.programs, err))) return s;
     job.output.number = (int)number;
     if ((s = pa_output_check(&job.output, job.primer.path, err))) return s;
-    return pa_output_check_spares(&job.output, "--config", job.config, err);
+    if ((s = pa_output_check_spares(&job.output, "--config", job.config, err))) return s;
+    return pa_show_check(&job.show, job.output.number, err);
 }
 
 static pa_status run(int argc, char **argv, pa_err *err) {

@@ -131,6 +131,16 @@ static void print_speed(const session *x) {
            (long long)x->model.weights.step);
 }
 
+static pa_status show(const session *x, pa_err *err) {
+    const pa_continuation *job = x->job;
+    const pa_sampling_options *o = &job->sampling;
+    char facts[4096 + 256];
+    snprintf(facts, sizeof facts, "%s, step %lld. Seed %llu, temperature %g, top-k %d, top-p %g, min-p %g, repetition penalty %g%s.",
+             x->model.weights.path, (long long)x->model.weights.step, (unsigned long long)o->seed, o->temperature, o->top_k, o->top_p,
+             o->min_p, o->repetition_penalty, o->greedy ? ", greedy" : "");
+    return pa_show_write(&job->show, &job->output, &x->primer, &x->takes, facts, err);
+}
+
 pa_status pa_continue(const pa_continuation *job, pa_err *err) {
     session x = {.job = job};
     bool stopped = false;
@@ -141,6 +151,7 @@ pa_status pa_continue(const pa_continuation *job, pa_err *err) {
     stopped = *job->stop; // a later request changes nothing
     if (stopped && x.takes.count) fprintf(stderr, "pagen: stopped on request; what there is so far is written\n");
     if ((s = pa_output_write(&job->output, &x.primer, &x.takes, err))) goto done;
+    if ((s = show(&x, err))) goto done;
     print_speed(&x);
     s = pa_summary_print(&job->output, &x.primer, &x.takes, err);
     if (!s && stopped) s = PA_STOPPED;

@@ -6,6 +6,7 @@
 
 #include "host/play/draw.h"
 #include "host/play/output.h"
+#include "host/play/show.h"
 
 typedef struct {
     const char *checkpoint, *config; // config: NULL unless the checkpoint needs one
@@ -16,6 +17,7 @@ typedef struct {
     double seconds;               // of each take; 0: no limit
     size_t tokens;                // of each take; 0: no limit but by seconds
     pa_output output;
+    pa_show show;
     void (*ready)(void);               // called before the first token; from then on `stop` is looked at
     const volatile sig_atomic_t *stop; // becomes set to stop and write what there is
 } pa_continuation;

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""What pagen makes beside MIDI: sound, a piano roll, a page; and that a wrong name is refused before any work. Exits with 77 where the
+build lacks the libraries or no SoundFont is installed."""
+import subprocess
+import sys
+import unittest
+import wave
+
+from tiny import BIN, Program, run
+
+SKIPPED = subprocess.run([BIN / "test_page", "/dev/null/x"], capture_output=True, check=False).returncode == 77
+
+
+class Show(Program):
+    def setUp(self):
+        self.folder_of_test = self.out("files")
+        self.folder_of_test.mkdir()
+
+    def file(self, name):
+        return self.folder_of_test / name
+
+    def files(self):
+        return {path.name for path in self.folder_of_test.iterdir()}
+
+    def pagen(self, *arguments, status=0):
+        return run("pagen", self.run_dir, "--primer", self.primer, "--prime-seconds", 5, "--length-seconds", 3,
+                   "--output", self.file("out.mid"), *arguments, status=status)
+
+    def seconds(self, name):
+        with wave.open(str(self.file(name))) as sound:
+            return sound.getnframes() / sound.getframerate()
+
+    def test_all_of_it(self):
+        kinds = ("wav", "flac", "ogg", "mp3")
+        options = [word for kind in (*kinds, "html") for word in ("--" + kind, self.file("x." + kind))]
+        self.pagen("--number", 2, "--piano-roll", self.file("x.svg"), *options)
+        self.assertEqual(self.files(), {"out-1.mid", "out-2.mid", "x.svg", "x.html"} | {f"x-{k}.{kind}" for k in (1, 2) for kind in kinds})
+        page = self.file("x.html").read_text()
+        self.assertIn("1.mid, continued", page)
+        self.assertEqual(page.count("data:audio/midi;base64,"), 2)
+        self.assertEqual(page.count('data-begins="5"'), 2)
+        self.assertIn("</svg>", self.file("x.svg").read_text())
+        self.assertGreater(self.seconds("x-2.wav"), 7.9)
+
+    def test_sound_without_the_primer_begins_with_the_continuation(self):
+        self.pagen("--wav", self.file("both.wav"))
+        self.pagen("--without-primer", "--wav", self.file("alone.wav"))
+        self.assertAlmostEqual(self.seconds("both.wav") - self.seconds("alone.wav"), 5, delta=0.3)
+
+    def test_wrong_names_are_refused_before_any_work(self):
+        rows = [(["--wav", "x.mp3"], 2, "--wav: expected a name in .wav"), (["--html", "x.txt"], 2, "--html: expected a name in .html"),
+                (["--piano-roll", "x.pdf"], 2, "--piano-roll: expected a name in .png or .svg"),
+                (["--ogg", self.file("none/x.ogg")], 1, "none/x.ogg"),
+                (["--soundfont", self.primer, "--wav", self.file("x.wav")], 2, "not a SoundFont"),
+                (["--soundfont", self.primer], 2, "--soundfont, found none")]
+        for options, status, words in rows:
+            with self.subTest(options):
+                self.assertIn(words, self.pagen(*options, status=status))
+                self.assertEqual(self.files(), set())
+
+
+if __name__ == "__main__":
+    if SKIPPED:
+        print("skipped: built without cairo or sound, or no SoundFont is installed")
+        sys.exit(77)
+    unittest.main()
