@@ -1,5 +1,6 @@
 // test_library.c: patrain.h's functions against the parts that the programs are made of.
 #include <math.h>
+#include <omp.h>
 #include <pthread.h>
 
 #include "host/files/config.h"
@@ -262,6 +263,35 @@ static void test_threads(void **state) {
     close_player(p);
 }
 
+static int threads_now(void) {
+    DIR *d = opendir("/proc/self/task");
+    int n = 0;
+    assert_non_null(d);
+    while (readdir(d)) n++;
+    closedir(d);
+    return n;
+}
+
+// The idle team that shortens spinning (host/lib/spin.c): one thread more than processors, made with the first stream.
+static void test_spinning(void **state) {
+    (void)state;
+    put_model("model.safetensors", "performance");
+    patrain_model *m;
+    patrain_stream *s;
+    patrain_error error;
+    unsetenv("OMP_WAIT_POLICY");
+    unsetenv("GOMP_SPINCOUNT");
+    ok(patrain_model_open(&m, scratch("model.safetensors"), NULL, &error), &error);
+    int before = threads_now(), expected = before + omp_get_num_procs() + 1;
+    for (int i = 0; i < 2; i++) { // a second stream adds none
+        ok(patrain_stream_open(&s, m, &(patrain_stream_options){.device = "cpu", .threads = 1}, &error), &error);
+        patrain_stream_close(s);
+        for (int wait = 0; wait < 1000 && threads_now() < expected; wait++) usleep(10000);
+        assert_int_equal(threads_now(), expected);
+    }
+    patrain_model_close(m);
+}
+
 static void test_notes(void **state) {
     (void)state;
     const patrain_note notes[] = {{.start = 0.5, .end = 1, .pitch = 64, .velocity = 81},
@@ -344,6 +374,9 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+#if defined(__GNUC__) && !defined(__clang__)
+        SCRATCH_TEST(test_spinning), // before any other stream
+#endif
         SCRATCH_TEST(test_same_tokens_as_generation),
         SCRATCH_TEST(test_appended_tokens),
         SCRATCH_TEST(test_keys),
