@@ -23,9 +23,9 @@ static void ok(pa_status s) {
 
 // The table's shapes are the configuration's.
 static pa_model configured(const case_model *v) {
-    char path[64];
+    char path[512];
     pa_config c = pa_config_default();
-    snprintf(path, sizeof path, "configs/%s.ini", v->name);
+    snprintf(path, sizeof path, PA_SOURCE_DIR "/configs/%s.ini", v->name);
     ok(pa_config_read(&c, path, &err));
     pa_model m = case_settings(v);
     c.model.vocab = m.vocab; // the data's
@@ -94,10 +94,10 @@ static void counts_are_as_written_down(void **state) {
         }
     }
     fclose(out);
-    ok(pa_read_text("bench/counts.txt", &expected, &expected_length, &err));
+    ok(pa_read_text(PA_SOURCE_DIR "/bench/counts.txt", &expected, &expected_length, &err));
     if (strcmp(text, expected)) {
         fputs(text, stderr); // longer than cmocka prints
-        fail_msg("bench/counts.txt has other counts than these");
+        fail_msg("bench/counts.txt differs from these counts");
     }
     free(text), free(expected);
 }

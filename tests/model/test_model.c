@@ -5,6 +5,7 @@
 // backend may be twice as far, and an fp16 one than a plain fp16 computation; a float32 one 2 d 2^-16 sqrt(n), n the longest sum: it rounds
 // 2^-16 as coarsely, but in sums too.
 #include "tests/support/fixture.h"
+#include "tests/support/rows.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -359,7 +360,7 @@ static void what_is_wrong_is_refused(void **state) {
     float logits[40];
     bad[0].batch = 3, bad[1].batch = 0, bad[2].latents = 16, bad[3].latents = 0, bad[4].latents = 14, bad[5].keep = keep;
     bad[6].input = unknown, bad[7].kept = 10;
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    EACH_ROW (i, bad, NULL) {
         err.text[0] = 0;
         assert_int_equal(be->loss(c, &bad[i], &sum, NULL, &err), PA_USAGE);
         assert_true(err.text[0] != 0);

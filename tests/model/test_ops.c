@@ -12,11 +12,24 @@
 
 static const char *const isa_name[] = {"generic", "avx2", "avx512", "avx512_bf16"};
 
+// The operand that is scratch memory, -1 if there is none.
+static int scratch_operand(case_kind kind) {
+    switch (kind) {
+    case CASE_ATTENTION_FWD:
+    case CASE_ATTENTION_BWD:
+    case CASE_ATTENTION_DECODE:
+        return X_WORK;
+    case CASE_LAYERNORM_BWD:
+    case CASE_HEAD_NORM_BWD:
+        return X_NORM_WORK;
+    default:
+        return -1;
+    }
+}
+
 // Everything but scratch memory as one piece, so that a second run can be compared bit by bit.
 static char *snapshot(const case_run *r, size_t *bytes) {
-    int scratch = r->row.kind <= CASE_ATTENTION_DECODE                                     ? X_WORK
-                  : r->row.kind == CASE_LAYERNORM_BWD || r->row.kind == CASE_HEAD_NORM_BWD ? X_NORM_WORK
-                                                                                           : -1;
+    int scratch = scratch_operand(r->row.kind);
     size_t at = sizeof r->result;
     for (int i = 0; i < CASE_OPERANDS; i++) at += r->x[i].bytes;
     char *all = malloc(at);

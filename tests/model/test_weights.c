@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "tests/support/fixture.h"
+#include "tests/support/rows.h"
 #include "tests/support/scratch.h"
 
 enum { MOST_ROWS = 64 };
@@ -196,7 +197,7 @@ static void damaged_metadata_is_refused(void **state) {
         {{{"format", "patrain-checkpoint-1"}, {"model", "[model]\ndim = 0"}, {"encoding", "performance"}},
          ":2: model.dim: expected a whole number from 1 to 65536, found \"0\""},
     };
-    for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
+    EACH_ROW (i, kase, kase[i].message) {
         char from[SCRATCH_PATH];
         size_t count = 0;
         while (count < 3 && kase[i].meta[count].key) count++;
@@ -235,7 +236,7 @@ static void each_type_loads_to_the_bit(void **state) {
         {PA_BF16, bf16, {0, -0.0f, 0x1p-133f, 0x1.fep127f, 1, 0x1.56p-2f, -0x1.92p1f}},
         {PA_F64, f64, {0.1f, -0.0f, 1, 0x1.000004p0f, 0x1.000002p0f, 0, 0x1p-149f, (float)(-3.5e38 / 1.1)}},
     };
-    for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
+    EACH_ROW (i, kase, NULL) {
         draft d;
         pa_weights w;
         open_typed(&d, kase[i].type, kase[i].bits, &w);
@@ -252,7 +253,7 @@ static void numbers_beyond_float32_are_refused(void **state) {
         const char *message;
     } kase[] = {
         {1e39, "F32 holds, found 1e+39"}, {-1e300, "F32 holds, found -1e+300"}, {(double)INFINITY, "found inf"}, {(double)NAN, "found"}};
-    for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
+    EACH_ROW (i, kase, kase[i].message) {
         const double f64[NUMBERS] = {[3] = kase[i].number};
         const pa_backend *be = fixture_backend();
         pa_comm alone = pa_comm_single();
@@ -353,7 +354,7 @@ static void wrappers_are_taken_off_names(void **state) {
     (void)state;
     const char *const wrapper[] = {"", "module.", "net.", "module.net.", "net.module."};
     static const float frequencies[16] = {1};
-    for (size_t i = 0; i < sizeof wrapper / sizeof *wrapper; i++) {
+    EACH_ROW (i, wrapper, wrapper[i]) {
         draft d;
         pa_weights w;
         pa_err err;
@@ -428,7 +429,7 @@ static void each_tensor_must_be_there_once_with_its_shape(void **state) {
         {make_one_whole_numbers, ": token_emb.weight: expected F32, F64, BF16 or F16, found I32"},
         {name_twice, ": expected token_emb.weight once, found token_emb.weight and module.token_emb.weight"},
     };
-    for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
+    EACH_ROW (i, kase, kase[i].message) {
         draft d;
         char from[SCRATCH_PATH];
         begin(&d);

@@ -5,6 +5,7 @@
 #include "host/base/format.h"
 #include "host/base/progress.h"
 #include "host/ranks/comm.h"
+#include "tests/support/rows.h"
 #include "tests/support/scratch.h"
 
 #include <fcntl.h>
@@ -126,8 +127,8 @@ static void utf8_is_told_from_other_bytes(void **state) {
                                       "\xf5\x80\x80\x80",
                                       "\xff",
                                       "a\xe1\x80\x41"};
-    for (size_t i = 0; i < sizeof good / sizeof *good; i++) assert_true(pa_is_utf8(good[i], strlen(good[i])));
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_false(pa_is_utf8(bad[i], strlen(bad[i])));
+    EACH_ROW (i, good, good[i]) assert_true(pa_is_utf8(good[i], strlen(good[i])));
+    EACH_ROW (i, bad, bad[i]) assert_false(pa_is_utf8(bad[i], strlen(bad[i])));
 }
 
 static void file_appears_whole_at_commit(void **state) {
@@ -385,7 +386,7 @@ static void formats_are_told_by_their_first_bytes(void **state) {
         HEAD(PA_FORMAT_UNKNOWN, ""),
 #undef HEAD
     };
-    for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
+    EACH_ROW (i, kase, NULL) {
         if (pa_format_of((const uint8_t *)kase[i].bytes, kase[i].count) != kase[i].format) fail_msg("row %zu", i);
         scratch_put_bytes("f", kase[i].bytes, kase[i].count);
         if (pa_format_of_file(scratch("f")) != kase[i].format) fail_msg("file of row %zu", i);

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "host/files/config_schema.h"
+#include "tests/support/rows.h"
 #include "tests/support/scratch.h"
 
 static pa_err err;
@@ -202,7 +203,7 @@ static void a_carriage_return_ends_a_line(void **state) {
 static void synonyms_suggest_known_keys(void **state) {
     (void)state;
     static const char *const names[] = {"learning_rate", "batch_size", "n_layer", "num_heads", "max_steps", "warmup_steps", "random_seed"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    EACH_ROW (i, names, names[i]) {
         pa_config c = pa_config_default();
         char text[64], key[64] = "";
         snprintf(text, sizeof text, "train.%s=1", names[i]);
@@ -325,7 +326,7 @@ static const struct { const char *set[2], *message; } bad_together[] = {
 
 static void mistakes_in_text_name_line_key_and_range(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof bad_text / sizeof *bad_text; i++) {
+    EACH_ROW (i, bad_text, bad_text[i].text) {
         pa_config c = pa_config_default(), before = c;
         pa_status status = pa_config_parse(&c, "f.ini", bad_text[i].text, strlen(bad_text[i].text), &err);
         if (status != PA_USAGE) fail_msg("\"%s\": status %d", bad_text[i].text, (int)status);
@@ -339,7 +340,7 @@ static void mistakes_in_text_name_line_key_and_range(void **state) {
 
 static void mistakes_in_assignments_are_refused(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof bad_assignment / sizeof *bad_assignment; i++) {
+    EACH_ROW (i, bad_assignment, bad_assignment[i].assignment) {
         pa_config c = pa_config_default(), before = c;
         pa_status status = pa_config_set(&c, bad_assignment[i].assignment, &err);
         if (status != PA_USAGE) fail_msg("\"%s\": status %d", bad_assignment[i].assignment, (int)status);
@@ -350,7 +351,7 @@ static void mistakes_in_assignments_are_refused(void **state) {
 
 static void settings_that_do_not_go_together_are_refused(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof bad_together / sizeof *bad_together; i++) {
+    EACH_ROW (i, bad_together, bad_together[i].set[0]) {
         pa_config c = pa_config_default();
         assert_int_equal(pa_config_set(&c, bad_together[i].set[0], &err), PA_OK);
         pa_status status = pa_config_check(&c, &err);

@@ -11,6 +11,7 @@
 #include "include/patrain.h"
 
 #include "tests/support/fixture.h"
+#include "tests/support/rows.h"
 #include "tests/support/scratch.h"
 
 enum { LENGTH = 90 }; // tokens drawn: several windows of 24
@@ -343,7 +344,7 @@ static void test_refusals(void **state) {
     size_t count;
     patrain_model *none;
     char text[512];
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    EACH_ROW (i, bad, bad[i].text) {
         refused(patrain_encode_notes(&bad[i].note, 1, PATRAIN_PERFORMANCE, &tokens, &count, &error), &error, PATRAIN_BAD_DATA, bad[i].text);
         assert_null(tokens);
     }

@@ -1,6 +1,7 @@
 // test_meaning.c: a file means what a synthesiser would play: state by port and channel, not by track or program; one tempo map; ends of
 // notes; what is left out and what is said of it.
 #include "tests/support/midi_bytes.h"
+#include "tests/support/rows.h"
 
 static midi m;
 static const pa_encode_options performance = {.encoding = PA_PERFORMANCE};
@@ -273,7 +274,7 @@ static void lists_of_programs(void **state) {
     assert_int_equal(pa_programs_parse("127,0-7,64,3,63", &p, NULL), PA_OK);
     pa_programs_text(&p, text, sizeof text);
     assert_string_equal(text, "0-7, 63-64, 127");
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(pa_programs_parse(bad[i], &p, &err), PA_USAGE);
+    EACH_ROW (i, bad, bad[i]) assert_int_equal(pa_programs_parse(bad[i], &p, &err), PA_USAGE);
     for (int i = 0; i < 128; i += 2) pa_programs_add(&p, i);
     pa_programs_text(&p, text, 20); // is cut
 }

@@ -1,5 +1,6 @@
 // test_midi_files.c: MIDI files as the world has them: every form that is read, every damage that is refused.
 #include "tests/support/midi_bytes.h"
+#include "tests/support/rows.h"
 #include "tests/support/scratch.h"
 #include "tokenizer/read.h"
 
@@ -75,7 +76,7 @@ static void smpte_time(void **state) {
     static const struct {
         int division, ticks;
     } c[] = {{0xe728, 500}, {0xe250, 1200}, {0xe864, 1200}}; // 25 x 40, 30 x 80, 24 x 100 ticks a second
-    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+    EACH_ROW (i, c, NULL) {
         midi_header(&m, 0, 1, c[i].division);
         midi_begin(&m);
         MIDI_PUT(&m, "\0\xff\x51\3\x0f\x42\x40"); // tempo means nothing here
@@ -225,7 +226,7 @@ static void refused_events(void **state) {
         {"\0\xf0\x7f", 3, "track 1, byte 25: expected the rest of an event, found the end of the track"},
         {"\xff\xff\xff\x7f\xf8\xff\xff\xff\x7f\x90\x3c\x40", 12, "a pause of 536870910 ticks, likely a damaged file"},
     };
-    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+    EACH_ROW (i, c, c[i].reason) {
         midi_header(&m, 0, 1, 500);
         midi_begin(&m);
         midi_put(&m, c[i].events, c[i].count);

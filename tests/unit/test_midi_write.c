@@ -1,5 +1,6 @@
 // test_midi_write.c: tokens to notes to files and back: for which notes nothing is lost, and what a written file looks like.
 #include "tests/support/midi_bytes.h"
+#include "tests/support/rows.h"
 #include "tests/support/scratch.h"
 #include "tokenizer/performance.h"
 #include "tokenizer/write.h"
@@ -120,7 +121,7 @@ static void written_bytes(void **state) {
 static void writing_refuses_times_that_are_none(void **state) {
     (void)state;
     static const pa_note bad[] = {{-1, 1, 60, 64, 0}, {2, 1, 60, 64, 0}, {0, 1e9, 60, 64, 0}, {0, (double)NAN, 60, 64, 0}};
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(pa_midi_write(scratch("a.mid"), &bad[i], 1, NULL), PA_DATA);
+    EACH_ROW (i, bad, NULL) assert_int_equal(pa_midi_write(scratch("a.mid"), &bad[i], 1, NULL), PA_DATA);
     assert_int_equal(scratch_entries(), 0);
 }
 

@@ -11,6 +11,8 @@
 
 #include <cmocka.h>
 
+#include "tests/support/rows.h"
+
 static void init(pa_params *p, const pa_model *m) {
     pa_err err;
     if (pa_params_init(p, m, &err)) fail_msg("%s", err.text);
@@ -143,7 +145,7 @@ static void rows_lie_apart_and_aligned(void **state) {
 static void rotary_dims_are_resolved(void **state) {
     (void)state;
     const int kase[][3] = {{0, 64, 32}, {0, 128, 64}, {0, 32, 32}, {0, 24, 24}, {0, 9, 8}, {16, 64, 16}, {64, 64, 64}, {0, 96, 48}};
-    for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
+    EACH_ROW (i, kase, NULL) {
         pa_model m = tiny();
         m.rotary_dims = kase[i][0], m.dim_head = kase[i][1];
         assert_int_equal(pa_rotary_dims(&m), kase[i][2]);
@@ -199,7 +201,7 @@ static void first_values_are_pytorchs(void **state) {
                   {"layers.1.1.1.weight", 200},
                   {"layers.1.1.4.weight", 600},
                   {"to_logits.weight", 200}};
-    for (size_t i = 0; i < sizeof linear / sizeof *linear; i++) {
+    EACH_ROW (i, linear, linear[i].name) {
         double bound = 1 / sqrt(linear[i].inputs);
         check_draw(&p, linear[i].name, bound / sqrt(3), 1.8);
         drawn d = draw(&p, linear[i].name, 7);
@@ -207,7 +209,7 @@ static void first_values_are_pytorchs(void **state) {
         free(d.x);
     }
     const char *const norm[] = {"layers.0.0.norm", "perceive_layers.0.0.context_norm", "layers.1.1.0", "layers.1.0.q_norm"};
-    for (size_t i = 0; i < sizeof norm / sizeof *norm; i++) {
+    EACH_ROW (i, norm, norm[i]) {
         char name[64];
         snprintf(name, sizeof name, "%s.weight", norm[i]);
         drawn one = draw(&p, name, 7);
@@ -275,7 +277,7 @@ static work count_one_by_one(const pa_model *m, int kept, int latents) {
 static void flop_are_those_counted_one_by_one(void **state) {
     (void)state;
     const int kase[][3] = {{1, 5, 9}, {2, 0, 7}, {3, 16, 32}, {1, 16, 1}}; // batch, kept, latents
-    for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
+    EACH_ROW (i, kase, NULL) {
         pa_model m = tiny();
         int B = kase[i][0];
         work w = count_one_by_one(&m, kase[i][1], kase[i][2]);
@@ -310,7 +312,7 @@ static void settings_out_of_range_are_named(void **state) {
         {offsetof(pa_model, rotary_dims), 10, "model.rotary_dims: expected 0 to 8, found 10"},
         {offsetof(pa_model, rotary_dims), 5, "model.rotary_dims: expected an even number, found 5"},
     };
-    for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
+    EACH_ROW (i, kase, kase[i].message) {
         pa_model m = tiny();
         pa_params p;
         pa_err err = {""};
@@ -334,7 +336,7 @@ static void shares_out_of_range_are_named(void **state) {
         {offsetof(pa_model, dropout), 0.999, "model.dropout: expected at least 0 and below 0.99, found 0.999"},
         {offsetof(pa_model, z_loss), 1e6, "model.z_loss: expected at least 0 and below 1e+06, found 1e+06"},
     };
-    for (size_t i = 0; i < sizeof kase / sizeof *kase; i++) {
+    EACH_ROW (i, kase, kase[i].message) {
         pa_model m = tiny();
         pa_err err = {""};
         memcpy((char *)&m + kase[i].field, &kase[i].value, sizeof(double));

@@ -1,6 +1,7 @@
 // test_safetensors.c: a file that is damaged or made to do harm is refused with a line that says why; what is written reads back.
 #include "host/files/safetensors.h"
 #include "host/files/safetensors_write.h"
+#include "tests/support/rows.h"
 #include "tests/support/scratch.h"
 
 #include <fcntl.h>
@@ -114,7 +115,7 @@ static const struct {
 
 static void bad_header_is_refused_with_its_reason(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof bad_headers / sizeof *bad_headers; i++) {
+    EACH_ROW (i, bad_headers, bad_headers[i].message) {
         put_header(bad_headers[i].header, bad_headers[i].data);
         expect_refused(PA_DATA, bad_headers[i].message);
     }
@@ -159,7 +160,7 @@ static void another_format_is_refused_with_its_first_bytes(void **state) {
         {"\3\0\0\0\0\0\0\0[]", 10, "\\x03\\x00\\x00\\x00\\x00\\x00\\x00\\x00[]"},
         {"\0\0\0\0\0\0\0\0{}", 10, "\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00{}"},
     };
-    for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
+    EACH_ROW (i, other, other[i].shown) {
         char message[256];
         scratch_put_bytes("a", other[i].bytes, other[i].count);
         snprintf(message, sizeof message, "expected a safetensors file, found one that begins with \"%s\"", other[i].shown);
@@ -216,7 +217,7 @@ static void unusual_but_valid_files_are_read(void **state) {
         {"{" T("a", "U8", "1,1,1,1,1,1,1,1", "0,1") "}", 1, 1},
         {"{" T("b\\\\u0000", "U8", "1", "0,1") "}", 1, 1}, // a backslash, not an escape
     };
-    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+    EACH_ROW (i, good, good[i].header) {
         pa_st *st;
         put_header(good[i].header, good[i].data);
         assert_int_equal(pa_st_open(&st, scratch("a"), &err), PA_OK);
@@ -337,12 +338,12 @@ static void what_cannot_be_read_back_is_not_written(void **state) {
                                    {{"x", "y"}, {"crc32c", "00000000"}},
                                    {{"x", "y"}, {"header_crc32c", "00000000"}}};
     scratch_put("a", "old");
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    EACH_ROW (i, bad, bad[i].message) {
         assert_int_equal(pa_st_write(scratch("a"), bad[i].t, bad[i].count, NULL, 0, &err), PA_FAIL);
         snprintf(expected, sizeof expected, "%s: %s", scratch("a"), bad[i].message);
         assert_string_equal(err.text, expected);
     }
-    for (size_t i = 0; i < sizeof bad_meta / sizeof *bad_meta; i++) {
+    EACH_ROW (i, bad_meta, bad_meta[i][1].key) {
         assert_int_equal(pa_st_write(scratch("a"), all, 1, bad_meta[i], 2, &err), PA_FAIL);
         snprintf(expected, sizeof expected, "%s: metadata \"%s\": expected UTF-8 and a key used once, found otherwise", scratch("a"),
                  bad_meta[i][1].key);
@@ -440,7 +441,7 @@ static void needed_tensor_is_checked(void **state) {
         {"floats", "tensor \"floats\": expected F32 (), found F32 (2, 3)", PA_F32, 0, NULL},
         {"float", "expected a tensor \"float\", found none of that name", PA_F32, 2, exact},
     };
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+    EACH_ROW (i, bad, bad[i].message) {
         assert_int_equal(pa_st_need(st, bad[i].name, bad[i].dtype, bad[i].rank, bad[i].shape, &t, &err), PA_DATA);
         snprintf(expected, sizeof expected, "%s: %s", scratch("a"), bad[i].message);
         assert_string_equal(err.text, expected);

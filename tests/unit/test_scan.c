@@ -1,5 +1,6 @@
 // test_scan.c: a MIDI file's bytes taken apart: containers, chunks, events, what a lenient scan mends, ticks to seconds and back.
 #include "tests/support/midi_bytes.h"
+#include "tests/support/rows.h"
 #include "tokenizer/tempo.h"
 
 static midi m;
@@ -76,7 +77,7 @@ static void an_event_knows_its_bytes(void **state) {
     bool more;
     assert_int_equal(pa_midi_open(&scan, m.byte, m.count, false, NULL), PA_OK);
     pa_midi_reader r = pa_midi_read(&scan, 0, NULL);
-    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+    EACH_ROW (i, expected, NULL) {
         assert_int_equal(pa_midi_next(&r, &e, &more, NULL), PA_OK);
         assert_true(more);
         assert_int_equal(e.tick, expected[i].tick);
@@ -101,7 +102,7 @@ static void riff_chunks_in_any_order(void **state) {
              {"LIST\5\0\0\0INFOx\0", 14}, // an odd length, padded
              {"LIST\5\0\0\0INFOx", 13},   // and not
              {"DISP\1\0\0\0a\0LIST\4\0\0\0INFO", 22}};
-    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+    EACH_ROW (i, c, NULL) {
         midi_header(&m, 0, 1, 500);
         put_track();
         midi inner = m;
@@ -201,7 +202,7 @@ static void ticks_and_seconds(void **state) {
         int64_t tick;
         double seconds;
     } c[] = {{0, 0}, {480, 0.5}, {960, 1}, {1440, 2}, {1920, 3}, {2880, 3.5}, {3840, 4}, {4320, 5}};
-    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+    EACH_ROW (i, c, NULL) {
         assert_float_equal(pa_tempo_seconds(&map, c[i].tick), c[i].seconds, 1e-12);
         assert_int_equal(pa_tempo_tick(&map, c[i].seconds - 1e-9), c[i].tick);
         assert_int_equal(pa_tempo_tick(&map, c[i].seconds + 1e-9), c[i].tick + 1);

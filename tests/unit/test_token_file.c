@@ -1,6 +1,7 @@
 // test_token_file.c: token files come back as they were written, and damaged ones are refused with the reason.
 #include "host/files/safetensors_write.h"
 #include "host/train/windows.h"
+#include "tests/support/rows.h"
 #include "tests/support/scratch.h"
 
 static pa_err err;
@@ -64,7 +65,7 @@ static void refuses(void **state) {
         {F, E, V, {0, 2, 4}, 3, 2, 3, 60, ""},
         {F, E, V, {0, 2, 4}, -1, 2, 2, 60, ""},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    EACH_ROW (i, cases, NULL) {
         const damage *d = &cases[i];
         uint16_t token[] = {60, 61, d->token, 62};
         float seconds[3] = {0};

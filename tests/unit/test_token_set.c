@@ -1,5 +1,6 @@
 // test_token_set.c: lists of token files: names, patterns, weights, the pieces of several files in order, and what is refused.
 #include "host/files/token_set.h"
+#include "tests/support/rows.h"
 #include "tests/support/scratch.h"
 
 static pa_err err;
@@ -124,7 +125,7 @@ static void refused(void **state) {
         {"@/a.safetensors,@/neural.safetensors", true, PA_DATA,
          "@/neural.safetensors: encoding: expected performance, that of @/a.safetensors, found midi-neural"},
     };
-    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+    EACH_ROW (i, row, row[i].message) {
         pa_token_set s;
         assert_int_equal(pa_token_set_open(&s, in_folder(row[i].list), row[i].weighted, &err), row[i].status);
         assert_string_equal(err.text, in_folder(row[i].message));
@@ -148,7 +149,7 @@ static void sets_of_different_runs(void **state) {
         {"train.safetensors", "aria.safetensors", {"1", "2"}, PA_OK},
     };
     assert_int_equal(mkdir(scratch("other"), 0777), 0);
-    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+    EACH_ROW (i, row, NULL) {
         pa_token_set a, b, both;
         char list[512], expected[512];
         put_set(row[i].a, PA_PERFORMANCE, "train", row[i].id[0], 10, 5);

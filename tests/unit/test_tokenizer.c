@@ -1,5 +1,6 @@
 // test_tokenizer.c: the rules of both encodings, one by one, on files of a few events, with expected tokens worked out by hand.
 #include "tests/support/midi_bytes.h"
+#include "tests/support/rows.h"
 #include "tokenizer/moments.h"
 
 static midi m;
@@ -308,7 +309,7 @@ static void names_of_tokens(void **state) {
                 {388, "END"},
                 {389, "PAD"},
                 {390, "UNKNOWN 390"}};
-    for (size_t i = 0; i < sizeof name / sizeof *name; i++) {
+    EACH_ROW (i, name, name[i].text) {
         char text[32];
         pa_token_text(name[i].token, text, sizeof text);
         assert_string_equal(text, name[i].text);

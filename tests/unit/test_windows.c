@@ -1,6 +1,7 @@
 // test_windows.c: what a step trains on: windows by (seed, number) alone, crops and shuffles that are uniform, kept prefix positions.
 // Augmentation is in test_augment.c; token files themselves are tested with the tokenizer.
 #include "tests/support/made_corpus.h"
+#include "tests/support/rows.h"
 
 static int piece_of(const corpus *c, uint16_t first) {
     for (int p = 0; p < c->tokens.pieces; p++)
@@ -148,7 +149,7 @@ static void crops_are_uniform_over_all_that_fit(void **state) {
 static void shorter_pieces_end_and_are_filled_up(void **state) {
     (void)state;
     const int lengths[] = {CONTEXT + 1, CONTEXT, CONTEXT - 1, 1, 0};
-    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+    EACH_ROW (i, lengths, NULL) {
         corpus c;
         pa_sampler s;
         uint16_t w[CONTEXT + 1];
