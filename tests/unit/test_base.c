@@ -357,7 +357,7 @@ static void one_process_sums_to_its_own(void **state) {
     assert_int_equal(pa_comm_sum_f64(&one, d, 1, &err), PA_OK);
     assert_true(f[0] == 1 && f[1] == 2 && d[0] == 3);
     assert_int_equal(pa_comm_sum_f32(&two, f, 2, &err), PA_FAIL);
-    assert_string_equal(err.text, "communication: expected a single process, found a run of 2 ranks");
+    assert_string_equal(err.text, "communication: not joined: a run of 2 ranks");
 }
 
 static void formats_are_told_by_their_first_bytes(void **state) {
