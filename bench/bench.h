@@ -30,7 +30,7 @@ void bench_flush(void);
 
 // What this machine reaches at this hour: the best of several sizes and runs, with all threads.
 typedef struct {
-    double flops[2];   // of a matrix product, by cpu_type; 0 where there is none of its own
+    double flops[2];   // of a matrix product, by pa_type; 0 where there is none of its own
     double read, copy; // bytes a second; copy: of memcpy or of a change in place, counting what is read and what is written
 } bench_roof;
 pa_status bench_roofs(const cpu_ops *ops, bool bf16, bench_roof *best, pa_err *err); // raises what it finds too low

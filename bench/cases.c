@@ -33,7 +33,7 @@ pa_model case_settings(const case_model *m) {
 
 typedef struct {
     const case_model *m;
-    cpu_type type;
+    pa_type type;
     case_row *row;
     int rows;
 } table;
@@ -42,13 +42,13 @@ static case_row *add(table *t, case_kind kind, const char *what, double flop, do
     case_row *row = &t->row[t->rows++];
     *row = (case_row){.kind = kind, .type = t->type, .flop = flop, .bytes = bytes};
     row->heads = t->m->heads, row->dim_head = t->m->dim_head, row->vocab = t->m->vocab, row->positions = t->m->context;
-    snprintf(row->name, sizeof row->name, "%s %s %s", t->m->name, what, t->type == CPU_F32 ? "fp32" : "bf16");
+    snprintf(row->name, sizeof row->name, "%s %s %s", t->m->name, what, t->type == PA_TYPE_F32 ? "fp32" : "bf16");
     return row;
 }
 
 static void add_attention(table *t, bool cross) {
     const case_model *m = t->m;
-    double N = m->context - m->prefix, K = cross ? pa_kept(m->prefix, 0.7) : 0, I = m->heads * m->dim_head, s = (double)cpu_size(t->type);
+    double N = m->context - m->prefix, K = cross ? pa_kept(m->prefix, 0.7) : 0, I = m->heads * m->dim_head, s = (double)pa_size(t->type);
     double pairs = m->batch * (N * (N + K) - N * (N - 1) / 2), q = m->batch * N * I * s, kv = 2 * m->batch * (N + K) * I * s;
     for (int back = 0; back < 2; back++) {
         char what[32];
@@ -62,7 +62,7 @@ static void add_attention(table *t, bool cross) {
 static void add_rows(table *t, int rows, int F) {
     const case_model *m = t->m;
     int C = m->dim, I = m->heads * m->dim_head;
-    double n = (double)rows * C, f = (double)rows * F, i = (double)rows * I, s = (double)cpu_size(t->type);
+    double n = (double)rows * C, f = (double)rows * F, i = (double)rows * I, s = (double)pa_size(t->type);
     case_row *r;
     r = add(t, CASE_LAYERNORM_FWD, "layernorm_fwd", 9 * n, (12 + s) * n), r->rows = rows, r->in = C;
     r = add(t, CASE_LAYERNORM_BWD, "layernorm_bwd", 18 * n, (12 + 2 * s) * n), r->rows = rows, r->in = C;
@@ -87,10 +87,11 @@ static void add_weights(table *t, int F) {
     pa_model settings = case_settings(m);
     size_t all = pa_params_init(&p, &settings, NULL) ? 0 : p.floats;
     pa_params_clear(&p);
-    double w = (double)F * m->dim, s = (double)cpu_size(t->type);
+    double w = (double)F * m->dim, s = (double)pa_size(t->type);
     case_row *r;
     r = add(t, CASE_SUM_SQUARES, "sum_squares", 2 * (double)all, 4 * (double)all), r->count = all, r->cold = r->reads = true;
-    r = add(t, CASE_ADAM, "adam", 16 * w, (32 + (t->type == CPU_BF16 ? 2 : 0)) * w), r->count = (size_t)F * (size_t)m->dim, r->cold = true;
+    r = add(t, CASE_ADAM, "adam", 16 * w, (32 + (t->type == PA_TYPE_BF16 ? 2 : 0)) * w), r->count = (size_t)F * (size_t)m->dim,
+    r->cold = true;
     r = add(t, CASE_CAST, "cast", 0, (4 + s) * w), r->count = (size_t)F * (size_t)m->dim, r->cold = true;
     r = add(t, CASE_WIDEN, "widen", 0, (4 + s) * w), r->count = (size_t)F * (size_t)m->dim, r->cold = true;
     r = add(t, CASE_GEMV, "gemv", 2 * w * m->batch, s * w), r->in = m->dim, r->out = F, r->rows = m->batch, r->cold = r->reads = true;
@@ -99,9 +100,9 @@ static void add_weights(table *t, int F) {
     r->batch = m->batch, r->latents = m->context, r->cold = r->reads = true;
 }
 
-static void add_product(table *t, const char *what, cpu_product p) {
-    double s = (double)cpu_size(t->type), mn = (double)p.m * p.n;
-    double bytes = s * ((double)p.m * p.k + (double)p.k * p.n) + mn * (double)cpu_size(p.c) * (p.add ? 2 : 1);
+static void add_product(table *t, const char *what, pa_product p) {
+    double s = (double)pa_size(t->type), mn = (double)p.m * p.n;
+    double bytes = s * ((double)p.m * p.k + (double)p.k * p.n) + mn * (double)pa_size(p.c) * (p.add ? 2 : 1);
     p.a = p.b = t->type;
     add(t, CASE_MATMUL, what, 2 * mn * p.k, bytes)->product = p;
 }
@@ -109,14 +110,14 @@ static void add_product(table *t, const char *what, cpu_product p) {
 // The three products of a weight (F, C), and the forward one of the logits and of q, k, v.
 static void add_products(table *t, int rows, int F) {
     int C = t->m->dim, I = t->m->heads * t->m->dim_head, V = t->m->vocab;
-    add_product(t, "matmul y=xw", (cpu_product){.m = rows, .n = F, .k = C, .c = t->type, .b_t = true});
-    add_product(t, "matmul dx=dyw", (cpu_product){.m = rows, .n = C, .k = F, .c = t->type});
-    add_product(t, "matmul dw+=dyx", (cpu_product){.m = F, .n = C, .k = rows, .c = CPU_F32, .a_t = true, .add = true});
-    add_product(t, "matmul qkv", (cpu_product){.m = rows, .n = 3 * I, .k = C, .c = t->type, .b_t = true});
-    add_product(t, "matmul logits", (cpu_product){.m = rows, .n = V, .k = C, .c = CPU_F32, .b_t = true});
+    add_product(t, "matmul y=xw", (pa_product){.m = rows, .n = F, .k = C, .c = t->type, .b_t = true});
+    add_product(t, "matmul dx=dyw", (pa_product){.m = rows, .n = C, .k = F, .c = t->type});
+    add_product(t, "matmul dw+=dyx", (pa_product){.m = F, .n = C, .k = rows, .c = PA_TYPE_F32, .a_t = true, .add = true});
+    add_product(t, "matmul qkv", (pa_product){.m = rows, .n = 3 * I, .k = C, .c = t->type, .b_t = true});
+    add_product(t, "matmul logits", (pa_product){.m = rows, .n = V, .k = C, .c = PA_TYPE_F32, .b_t = true});
 }
 
-int case_table(const case_model *m, cpu_type type, case_row row[CASE_ROWS]) {
+int case_table(const case_model *m, pa_type type, case_row row[CASE_ROWS]) {
     table t = {.m = m, .type = type, .row = row};
     pa_model settings = case_settings(m);
     int rows = m->batch * (m->context - m->prefix), F = pa_ff(&settings);

@@ -41,12 +41,12 @@ typedef enum {
 typedef struct {
     char name[56]; // "v3 attention_fwd cross fp32"
     case_kind kind;
-    cpu_type type;
+    pa_type type;
     int rows, in, out; // of tensors; in: columns that are summed or normalised over
     int batch, latents, kept, heads, dim_head;
     int vocab, positions; // rows of the embeddings
     size_t count;         // of elements, where there are no rows
-    cpu_product product;  // of CASE_MATMUL
+    pa_product product;   // of CASE_MATMUL
     pa_activation activation;
     bool cross;         // attention with a prefix: q and kv lie apart
     bool cold;          // reads more than a cache holds in real use: weights, moments, cached keys
@@ -56,7 +56,7 @@ typedef struct {
 
 // The rows of one model, at most CASE_ROWS of them; returns how many.
 enum { CASE_ROWS = 40 };
-int case_table(const case_model *m, cpu_type type, case_row row[CASE_ROWS]);
+int case_table(const case_model *m, pa_type type, case_row row[CASE_ROWS]);
 
 typedef struct {
     void *data, *initial; // initial: what data held first, where the operation changes it
@@ -69,7 +69,7 @@ typedef struct {
     const cpu_ops *ops;
     cpu_matmul *mm;
     case_operand x[CASE_OPERANDS];
-    cpu_attn a;
+    pa_attn a;
     double result; // of CASE_SUM_SQUARES
 } case_run;
 pa_status case_open(case_run *r, const case_row *row, const cpu_ops *ops, pa_err *err);

@@ -29,8 +29,8 @@ static double f32(const case_run *r, int i, size_t at) {
 static double before(const case_run *r, int i, size_t at) {
     return (double)((const float *)r->x[i].initial)[at];
 }
-static double get(cpu_type t, const void *p, size_t at) {
-    return t == CPU_F32 ? (double)((const float *)p)[at] : (double)bf16_to_float(((const uint16_t *)p)[at]);
+static double get(pa_type t, const void *p, size_t at) {
+    return t == PA_TYPE_F32 ? (double)((const float *)p)[at] : (double)bf16_to_float(((const uint16_t *)p)[at]);
 }
 static double act(const case_run *r, int i, size_t at) {
     return get(r->row.type, r->x[i].data, at);
@@ -38,8 +38,8 @@ static double act(const case_run *r, int i, size_t at) {
 static double sum_off(double terms) {
     return (sqrt(terms) + 4) * u;
 }
-static double stored(cpu_type t) {
-    return t == CPU_F32 ? u : 0x1p-8;
+static double stored(pa_type t) {
+    return t == PA_TYPE_F32 ? u : 0x1p-8;
 }
 
 static void output(checker *k, const char *name) {
@@ -81,10 +81,11 @@ typedef struct {
 static attention attention_of(const case_run *r) {
     attention a = {.q = r->a.q, .k = r->row.kept ? r->a.kp : r->a.kn, .v = r->row.kept ? r->a.vp : r->a.vn};
     a.ldq = (size_t)r->a.ldq, a.ldkv = (size_t)r->a.ldkv, a.H = (size_t)r->row.heads, a.D = (size_t)r->row.dim_head;
-    a.N = (size_t)r->row.latents, a.scale = (double)r->a.scale, a.exp_off = r->row.type == CPU_BF16 ? 3e-6 : 4 * u; // degree 4 of vf_exp2
+    a.N = (size_t)r->row.latents, a.scale = (double)r->a.scale,
+    a.exp_off = r->row.type == PA_TYPE_BF16 ? 3e-6 : 4 * u; // degree 4 of vf_exp2
     return a;
 }
-static double dot(cpu_type t, const void *x, size_t i, const void *y, size_t j, size_t n, double *magnitude) {
+static double dot(pa_type t, const void *x, size_t i, const void *y, size_t j, size_t n, double *magnitude) {
     double sum = 0, most = 0;
     for (size_t d = 0; d < n; d++) {
         double p = get(t, x, i + d) * get(t, y, j + d);
@@ -114,7 +115,7 @@ static void check_query(checker *k, const attention *a, int b, size_t h, size_t 
             double v = p[m] / sum * get(c->type, a->v, key_row(c, b, (int)m) * a->ldkv + h * a->D + d);
             o += v, most += fabs(v);
         }
-        double rounded = c->type == CPU_BF16 ? 0x1p-8 : 0; // of each weight
+        double rounded = c->type == PA_TYPE_BF16 ? 0x1p-8 : 0; // of each weight
         compare(k, act(k->run, X_O, ((size_t)b * a->N + n) * a->H * a->D + h * a->D + d), o,
                 most * (2 * off + rounded + 2 * sum_off((double)seen)) + stored(c->type) * fabs(o));
     }
@@ -141,7 +142,7 @@ static pair pair_of(const checker *k, const attention *a, int b, size_t h, size_
     double dp = dot(c->type, x[X_DOUT].data, o, a->v, key, a->D, &dps),
            delta = dot(c->type, x[X_DOUT].data, o, x[X_O].data, o, a->D, &deltas);
     double p = exp(s - lse), off = sum_off((double)a->D) * a->scale * scores + 4 * u * (fabs(s) + fabs(lse)) + a->exp_off;
-    double ds = p * (dp - delta), rounded = c->type == CPU_BF16 ? 0x1p-8 : 0;
+    double ds = p * (dp - delta), rounded = c->type == PA_TYPE_BF16 ? 0x1p-8 : 0;
     return (pair){p, ds, p * (off + rounded),
                   fabs(ds) * (off + rounded + 2 * u) + p * (sum_off((double)a->D) * (dps + deltas) + u * (fabs(dp) + fabs(delta)))};
 }
@@ -175,7 +176,7 @@ static void check_dkv(checker *k, const attention *a, int b, size_t h, size_t m)
             dv[d] += t.p * dout, dv[D + d] += fabs(t.p * dout), dv[2 * D + d] += t.p_off * fabs(dout);
         }
     }
-    const void *to = c->cross ? x[X_DKV].data : (const char *)x[X_DQ].data + I * cpu_size(c->type);
+    const void *to = c->cross ? x[X_DKV].data : (const char *)x[X_DQ].data + I * pa_size(c->type);
     size_t at = key_row(c, b, (int)m) * a->ldkv + h * D;
     double off = sum_off((double)(a->N - first)) + 2 * u;
     output(k, "dk");
@@ -429,7 +430,7 @@ static void check_adam(checker *k) {
             double bound = s->lr / s->c1 * m_off / root + 10 * u * fabs(update) + 2 * u * fabs(kept) + u * fabs(kept - update);
             compare(k, f32(r, X_P, i), kept - update, bound);
             output(k, "g"), compare(k, f32(r, X_GRAD, i), 0, 0);
-            if (k->row->type != CPU_BF16) continue;
+            if (k->row->type != PA_TYPE_BF16) continue;
             output(k, "copy"), compare(k, act(r, X_NARROW, i), f32(r, X_P, i), 0x1p-8 * fabs(f32(r, X_P, i)));
         }
 }
@@ -461,7 +462,7 @@ static void check_gemv(checker *k) {
 }
 
 static void check_matmul(checker *k) {
-    const cpu_product *p = &k->row->product;
+    const pa_product *p = &k->row->product;
     const case_operand *x = k->run->x;
     size_t all = (size_t)p->m * (size_t)p->n, step = all / ((size_t)k->samples * 64) + 1;
     output(k, "c");
@@ -485,7 +486,7 @@ static void check_casts(checker *k) {
     for (size_t block = 0; block < blocks; block = next(k, block, blocks))
         for (size_t i = block * 64; i < k->row->count && i < block * 64 + 64; i++) {
             double x = narrow ? f32(r, X_FROM, i) : act(r, X_FROM, i), y = narrow ? act(r, X_TO, i) : f32(r, X_TO, i);
-            compare(k, y, x, narrow && k->row->type == CPU_BF16 ? 0x1p-8 * fabs(x) : 0);
+            compare(k, y, x, narrow && k->row->type == PA_TYPE_BF16 ? 0x1p-8 * fabs(x) : 0);
         }
 }
 

@@ -36,13 +36,13 @@ static void *take(maker *m, int i, size_t bytes) {
     if (x->data) memset(x->data, 0xff, bytes); // NaN, until it is written
     return x->data;
 }
-static void numbers(maker *m, int i, cpu_type type, size_t count, double middle, double spread) {
-    void *to = take(m, i, count * cpu_size(type));
+static void numbers(maker *m, int i, pa_type type, size_t count, double middle, double spread) {
+    void *to = take(m, i, count * pa_size(type));
     if (!to) return;
 #pragma omp parallel for schedule(static)
     for (size_t j = 0; j < count; j++) {
         float x = (float)(middle + spread * draw(i, j));
-        if (type == CPU_F32)
+        if (type == PA_TYPE_F32)
             ((float *)to)[j] = x;
         else
             ((uint16_t *)to)[j] = bf16_from_float(x);
@@ -65,7 +65,7 @@ static void open_attention(maker *m) {
     case_run *r = m->run;
     const case_row *c = &r->row;
     size_t I = (size_t)c->heads * (size_t)c->dim_head, R = (size_t)c->batch * (size_t)c->latents, Q = (size_t)c->batch * (size_t)c->kept;
-    size_t ldq = c->cross ? I : 3 * I, ldkv = c->cross ? 2 * I : 3 * I, size = cpu_size(c->type);
+    size_t ldq = c->cross ? I : 3 * I, ldkv = c->cross ? 2 * I : 3 * I, size = pa_size(c->type);
     numbers(m, X_Q, c->type, R * ldq, 0, 2);
     if (c->cross) numbers(m, X_KV, c->type, (Q + R) * ldkv, 0, 2);
     take(m, X_O, R * I * size), take(m, X_LSE, R * (size_t)c->heads * 4);
@@ -73,7 +73,7 @@ static void open_attention(maker *m) {
     take(m, X_DQ, R * ldq * size), take(m, X_DKV, c->cross ? (Q + R) * ldkv * size : 0);
     if (m->failed) return;
     const char *kv = c->cross ? r->x[X_KV].data : (char *)r->x[X_Q].data + I * size;
-    r->a = (cpu_attn){.type = c->type, .batch = c->batch, .latents = c->latents, .kept = c->kept, .heads = c->heads};
+    r->a = (pa_attn){.type = c->type, .batch = c->batch, .latents = c->latents, .kept = c->kept, .heads = c->heads};
     r->a.dim_head = c->dim_head, r->a.scale = 1 / sqrtf((float)c->dim_head);
     r->a.ldq = (ptrdiff_t)ldq, r->a.ldkv = (ptrdiff_t)ldkv, r->a.ldo = (ptrdiff_t)I;
     r->a.q = r->x[X_Q].data, r->a.kp = kv, r->a.vp = kv + I * size;
@@ -85,7 +85,7 @@ static void open_attention(maker *m) {
 static void open_decode(maker *m) {
     const case_row *c = &m->run->row;
     size_t I = (size_t)c->heads * (size_t)c->dim_head, S = (size_t)c->batch;
-    numbers(m, X_Q, CPU_F32, S * I, 0, 2);
+    numbers(m, X_Q, PA_TYPE_F32, S * I, 0, 2);
     numbers(m, X_KV, c->type, 2 * S * I * (size_t)c->latents, 0, 2);
     take(m, X_O, S * I * 4);
     take(m, X_WORK, m->run->ops->attn_decode_work(c->batch, c->heads, c->dim_head, c->latents, omp_get_max_threads()));
@@ -97,19 +97,20 @@ static void open_norm(maker *m) {
     size_t rows = (size_t)c->rows * (size_t)(heads ? c->heads : 1), width = (size_t)(heads ? c->dim_head : c->in), n = rows * width;
     size_t work = (size_t)omp_get_max_threads() * 2 * width * 4;
     if (c->kind == CASE_LAYERNORM_FWD) {
-        numbers(m, X_X, CPU_F32, n, 0.5, 1), numbers(m, X_R, CPU_F32, n, 0, 1), take(m, X_Z, n * 4), take(m, X_Y, n * cpu_size(c->type));
-        take(m, X_MEAN, rows * 4), take(m, X_RSTD, rows * 4), numbers(m, X_W, CPU_F32, width, 1, 0.5),
-            numbers(m, X_B, CPU_F32, width, 0, 1);
+        numbers(m, X_X, PA_TYPE_F32, n, 0.5, 1), numbers(m, X_R, PA_TYPE_F32, n, 0, 1), take(m, X_Z, n * 4),
+            take(m, X_Y, n * pa_size(c->type));
+        take(m, X_MEAN, rows * 4), take(m, X_RSTD, rows * 4), numbers(m, X_W, PA_TYPE_F32, width, 1, 0.5),
+            numbers(m, X_B, PA_TYPE_F32, width, 0, 1);
     } else if (c->kind == CASE_HEAD_NORM_FWD) {
-        numbers(m, X_X, c->type, n, 0, 1), changes(m, X_X), take(m, X_RSTD, rows * 4), numbers(m, X_W, CPU_F32, width, 1, 0.5);
+        numbers(m, X_X, c->type, n, 0, 1), changes(m, X_X), take(m, X_RSTD, rows * 4), numbers(m, X_W, PA_TYPE_F32, width, 1, 0.5);
     } else {
-        numbers(m, X_DX, heads ? c->type : CPU_F32, n, 0, 1), changes(m, X_DX);
-        numbers(m, X_DW, CPU_F32, width, 0, 1), changes(m, X_DW);
-        numbers(m, X_IN, heads ? c->type : CPU_F32, n, 0.5, 1), numbers(m, X_IN_RSTD, CPU_F32, rows, 1.5, 0.5);
-        numbers(m, X_WEIGHT, CPU_F32, width, 1, 0.5), take(m, X_NORM_WORK, work);
+        numbers(m, X_DX, heads ? c->type : PA_TYPE_F32, n, 0, 1), changes(m, X_DX);
+        numbers(m, X_DW, PA_TYPE_F32, width, 0, 1), changes(m, X_DW);
+        numbers(m, X_IN, heads ? c->type : PA_TYPE_F32, n, 0.5, 1), numbers(m, X_IN_RSTD, PA_TYPE_F32, rows, 1.5, 0.5);
+        numbers(m, X_WEIGHT, PA_TYPE_F32, width, 1, 0.5), take(m, X_NORM_WORK, work);
         if (heads) return;
-        take(m, X_COPY, n * cpu_size(c->type)), numbers(m, X_DB, CPU_F32, width, 0, 1), changes(m, X_DB);
-        numbers(m, X_DY, c->type, n, 0, 1), numbers(m, X_IN_MEAN, CPU_F32, rows, 0.5, 0.1);
+        take(m, X_COPY, n * pa_size(c->type)), numbers(m, X_DB, PA_TYPE_F32, width, 0, 1), changes(m, X_DB);
+        numbers(m, X_DY, c->type, n, 0, 1), numbers(m, X_IN_MEAN, PA_TYPE_F32, rows, 0.5, 0.1);
     }
 }
 
@@ -128,30 +129,31 @@ static void open_rotary(maker *m) {
 static void open_loss(maker *m) {
     const case_row *c = &m->run->row;
     size_t rows = (size_t)c->rows, n = rows * (size_t)c->vocab;
-    numbers(m, X_LOGITS, CPU_F32, n, 1, 6);
+    numbers(m, X_LOGITS, PA_TYPE_F32, n, 1, 6);
     uint16_t *target = take(m, X_TARGET, rows * 2);
     for (size_t i = 0; target && i < rows; i++) target[i] = (uint16_t)((draw(X_TARGET, i) + 1) / 2 * c->vocab); // some are PAD
-    take(m, X_NATS, rows * 4), take(m, X_BEST, rows * 2), take(m, X_DLOGITS, n * cpu_size(c->type));
+    take(m, X_NATS, rows * 4), take(m, X_BEST, rows * 2), take(m, X_DLOGITS, n * pa_size(c->type));
 }
 
 static void open_embed(maker *m) {
     const case_row *c = &m->run->row;
     size_t C = (size_t)c->in, rows = (size_t)c->rows;
-    numbers(m, X_ROWS, CPU_F32, rows * C, 0, 1);
+    numbers(m, X_ROWS, PA_TYPE_F32, rows * C, 0, 1);
     integers(m, X_TOKEN, rows, c->vocab), integers(m, X_POSITION, rows, c->positions);
-    numbers(m, X_TOKEN_EMB, CPU_F32, (size_t)c->vocab * C, 0, 1), numbers(m, X_POSITION_EMB, CPU_F32, (size_t)c->positions * C, 0, 1);
+    numbers(m, X_TOKEN_EMB, PA_TYPE_F32, (size_t)c->vocab * C, 0, 1),
+        numbers(m, X_POSITION_EMB, PA_TYPE_F32, (size_t)c->positions * C, 0, 1);
     if (c->kind == CASE_EMBED_BWD && !m->failed) changes(m, X_TOKEN_EMB), changes(m, X_POSITION_EMB);
 }
 
 static void open_adam(maker *m) {
     size_t n = m->run->row.count;
-    numbers(m, X_P, CPU_F32, n, 0, 0.1), numbers(m, X_GRAD, CPU_F32, n, 0, 0.01), numbers(m, X_M, CPU_F32, n, 0, 0.01);
-    numbers(m, X_V, CPU_F32, n, 1.01e-4, 1e-4);
+    numbers(m, X_P, PA_TYPE_F32, n, 0, 0.1), numbers(m, X_GRAD, PA_TYPE_F32, n, 0, 0.01), numbers(m, X_M, PA_TYPE_F32, n, 0, 0.01);
+    numbers(m, X_V, PA_TYPE_F32, n, 1.01e-4, 1e-4);
     for (int i = X_P; i <= X_V; i++) changes(m, i);
-    if (m->run->row.type == CPU_BF16) take(m, X_NARROW, n * 2);
+    if (m->run->row.type == PA_TYPE_BF16) take(m, X_NARROW, n * 2);
 }
 
-static size_t longest(const cpu_product *p) {
+static size_t longest(const pa_product *p) {
     int most = p->m > p->n ? p->m : p->n;
     return (size_t)(p->k > most ? p->k : most);
 }
@@ -160,16 +162,16 @@ static void open_product(maker *m) {
     const case_row *c = &m->run->row;
     if (c->kind == CASE_GEMV) {
         size_t in = (size_t)c->in, out = (size_t)c->out, S = (size_t)c->rows;
-        numbers(m, X_LEFT, CPU_F32, S * in, 0, 1), numbers(m, X_RIGHT, c->type, in * out, 0, 1), take(m, X_OUT, S * out * 4);
-        numbers(m, X_BIAS, CPU_F32, out, 0, 1), take(m, X_WORK, S * in * 4);
+        numbers(m, X_LEFT, PA_TYPE_F32, S * in, 0, 1), numbers(m, X_RIGHT, c->type, in * out, 0, 1), take(m, X_OUT, S * out * 4);
+        numbers(m, X_BIAS, PA_TYPE_F32, out, 0, 1), take(m, X_WORK, S * in * 4);
         return;
     }
-    const cpu_product *p = &c->product;
+    const pa_product *p = &c->product;
     size_t rows = (size_t)p->m, columns = (size_t)p->n, sums = (size_t)p->k;
     numbers(m, X_LEFT, p->a, rows * sums, 0, 1);
     numbers(m, X_RIGHT, p->b, sums * columns, 0, 1);
     if (!p->add)
-        take(m, X_OUT, rows * columns * cpu_size(p->c));
+        take(m, X_OUT, rows * columns * pa_size(p->c));
     else
         numbers(m, X_OUT, p->c, rows * columns, 0, 1), changes(m, X_OUT);
     size_t row = longest(p);
@@ -181,20 +183,20 @@ static void open_plain(maker *m) {
     size_t n = c->rows ? (size_t)c->rows * (size_t)c->in : c->count;
     switch (c->kind) {
     case CASE_ACTIVATION_FWD:
-        numbers(m, X_H, c->type, n, 0, 5), take(m, X_G, n * cpu_size(c->type));
+        numbers(m, X_H, c->type, n, 0, 5), take(m, X_G, n * pa_size(c->type));
         break;
     case CASE_ACTIVATION_BWD:
         numbers(m, X_H, c->type, n, 0, 5), numbers(m, X_G, c->type, n, 0, 1), changes(m, X_G);
         break;
     case CASE_COLUMN_SUM:
-        numbers(m, X_FROM, CPU_F32, n, 0, 1), numbers(m, X_TO, CPU_F32, (size_t)c->in, 0, 1), changes(m, X_TO);
+        numbers(m, X_FROM, PA_TYPE_F32, n, 0, 1), numbers(m, X_TO, PA_TYPE_F32, (size_t)c->in, 0, 1), changes(m, X_TO);
         break;
     case CASE_SUM_SQUARES:
-        numbers(m, X_FROM, CPU_F32, n, 0, 1);
+        numbers(m, X_FROM, PA_TYPE_F32, n, 0, 1);
         break;
     default: // casts
-        numbers(m, X_FROM, c->kind == CASE_CAST ? CPU_F32 : c->type, n, 0, 1),
-            take(m, X_TO, n * (c->kind == CASE_CAST ? cpu_size(c->type) : 4));
+        numbers(m, X_FROM, c->kind == CASE_CAST ? PA_TYPE_F32 : c->type, n, 0, 1),
+            take(m, X_TO, n * (c->kind == CASE_CAST ? pa_size(c->type) : 4));
     }
 }
 
@@ -256,7 +258,7 @@ void case_reset(case_run *r) {
 static void run_attention(case_run *r) {
     const case_row *c = &r->row;
     case_operand *x = r->x;
-    size_t I = (size_t)c->heads * (size_t)c->dim_head, size = cpu_size(c->type);
+    size_t I = (size_t)c->heads * (size_t)c->dim_head, size = pa_size(c->type);
     char *dkv = c->cross ? x[X_DKV].data : (char *)x[X_DQ].data + I * size,
          *own = dkv + (size_t)(c->batch * c->kept) * (size_t)r->a.ldkv * size;
     if (c->kind == CASE_ATTENTION_FWD)
@@ -294,7 +296,8 @@ static void run_decode(case_run *r) {
     const case_row *c = &r->row;
     size_t half = r->x[X_KV].bytes / 2;
     r->ops->attn_decode(c->type, c->batch, c->heads, c->dim_head, c->latents, c->latents, 1 / sqrtf((float)c->dim_head), r->x[X_Q].data,
-                        r->x[X_KV].data, (char *)r->x[X_KV].data + half, r->x[X_O].data, r->x[X_WORK].data);
+                        (ptrdiff_t)c->heads * c->dim_head, r->x[X_KV].data, (char *)r->x[X_KV].data + half, r->x[X_O].data,
+                        r->x[X_WORK].data);
 }
 
 pa_status case_execute(case_run *r, pa_err *err) {

@@ -7,7 +7,7 @@
 
 #include "bench/bench.h"
 #include "cpu/simd.h"
-#include "cuda/context.h"
+#include "cuda/device.h"
 #include "cuda/half.h"
 #ifdef PA_WITH_CUDNN
 #include "cuda/cudnn.h"
@@ -16,8 +16,8 @@
 typedef struct {
     case_run host;
     void *x[CASE_OPERANDS]; // twins of host.x
-    cuda_type type;
-    cuda_attn a;
+    pa_type type;
+    pa_attn a;
     cudaStream_t stream;
     cudaEvent_t start, stop;
     cuda_matmul *mm;
@@ -64,7 +64,7 @@ static unsigned narrow(const case_row *r) {
     case CASE_GEMV:
         return BIT(X_RIGHT);
     case CASE_MATMUL:
-        return BIT(X_LEFT) | BIT(X_RIGHT) | (r->product.c == CPU_F32 ? 0 : BIT(X_OUT));
+        return BIT(X_LEFT) | BIT(X_RIGHT) | (r->product.c == PA_TYPE_F32 ? 0 : BIT(X_OUT));
     default:
         return 0;
     }
@@ -79,7 +79,7 @@ static void convert(uint16_t *x, size_t n, bool to_half) {
 static pa_status copy(gpu *g, bool back, pa_err *err) {
     for (int i = 0; i < CASE_OPERANDS; i++) {
         case_operand *x = &g->host.x[i];
-        bool half = g->type == CUDA_F16 && narrow(&g->host.row) & BIT(i);
+        bool half = g->type == PA_TYPE_F16 && narrow(&g->host.row) & BIT(i);
         if (!x->data || !g->x[i]) continue;
         if (half && !back) convert(x->data, x->bytes / 2, true);
         cudaError_t e = back ? cudaMemcpy(x->data, g->x[i], x->bytes, cudaMemcpyDeviceToHost)
@@ -91,18 +91,18 @@ static pa_status copy(gpu *g, bool back, pa_err *err) {
     return cuda_check(cudaDeviceSynchronize(), "copying operands", err);
 }
 
-static cuda_product product_of(const gpu *g, const cpu_product *p) {
-    cuda_product q = {.m = p->m, .n = p->n, .k = p->k, .a = g->type, .b = g->type, .c = p->c == CPU_F32 ? CUDA_F32 : g->type};
+static pa_product product_of(const gpu *g, const pa_product *p) {
+    pa_product q = {.m = p->m, .n = p->n, .k = p->k, .a = g->type, .b = g->type, .c = p->c == PA_TYPE_F32 ? PA_TYPE_F32 : g->type};
     q.a_t = p->a_t, q.b_t = p->b_t, q.add = p->add;
     return q;
 }
 
 static void attention_of(gpu *g) {
     const case_row *r = &g->host.row;
-    const cpu_attn *a = &g->host.a;
-    size_t I = (size_t)r->heads * (size_t)r->dim_head, size = cuda_size(g->type), prefix = (size_t)(r->batch * r->kept) * (size_t)a->ldkv;
+    const pa_attn *a = &g->host.a;
+    size_t I = (size_t)r->heads * (size_t)r->dim_head, size = pa_size(g->type), prefix = (size_t)(r->batch * r->kept) * (size_t)a->ldkv;
     const char *kv = r->cross ? g->x[X_KV] : (char *)g->x[X_Q] + I * size;
-    g->a = (cuda_attn){.type = g->type, .batch = r->batch, .latents = r->latents, .kept = r->kept, .heads = r->heads};
+    g->a = (pa_attn){.type = g->type, .batch = r->batch, .latents = r->latents, .kept = r->kept, .heads = r->heads};
     g->a.dim_head = r->dim_head, g->a.scale = a->scale, g->a.ldq = a->ldq, g->a.ldkv = a->ldkv, g->a.ldo = a->ldo;
     g->a.q = g->x[X_Q], g->a.kp = kv, g->a.vp = kv + I * size;
     g->a.kn = kv + prefix * size, g->a.vn = kv + (prefix + I) * size;
@@ -134,7 +134,7 @@ static void last_keys(const gpu *g, float *k, float *v) {
     for (size_t i = 0; i < heads * D; i++)
         for (int which = 0; which < 2; which++) {
             const size_t at = ((size_t)which * heads * rows + i / D * rows + rows - 1) * D + i % D;
-            (which ? v : k)[i] = r->type == CPU_F32 ? ((const float *)data)[at] : bf16_to_float(((const uint16_t *)data)[at]);
+            (which ? v : k)[i] = r->type == PA_TYPE_F32 ? ((const float *)data)[at] : bf16_to_float(((const uint16_t *)data)[at]);
         }
 }
 
@@ -149,9 +149,9 @@ static pa_status take_extra(gpu *g, pa_err *err) {
     const case_adam *s = &case_adam_settings;
     const double one = 1;
     const int last = r->latents - 1;
-    cuda_scalars scalars = {.loss_scale = case_loss_scale, .grad_scale = s->g_scale, .lr = (float)s->lr, .beta1 = s->beta1};
-    scalars.beta2 = s->beta2, scalars.eps = (float)s->eps, scalars.decay = (float)s->decay;
-    scalars.c1 = (float)s->c1, scalars.c2 = (float)s->c2, scalars.decoupled = s->decoupled;
+    pa_scalars scalars = {.loss_scale = case_loss_scale, .grad_scale = s->g_scale, .lr = s->lr, .beta1 = s->beta1};
+    scalars.beta2 = s->beta2, scalars.eps = s->eps, scalars.decay = s->decay;
+    scalars.c1 = s->c1, scalars.c2 = s->c2, scalars.decoupled = s->decoupled;
     size_t keys = (size_t)r->batch * (size_t)r->heads * (size_t)r->dim_head, bytes = r->kind == CASE_ADAM ? r->count / 16 : keys * 8;
     cudaError_t e = put(&g->extra[EX_SCALARS], &scalars, sizeof scalars);
     if (!e)
@@ -166,7 +166,7 @@ static pa_status take_extra(gpu *g, pa_err *err) {
 }
 
 static pa_status gpu_open(gpu *g, const case_row *row, const cpu_ops *ops, bool half, pa_err *err) {
-    *g = (gpu){.type = row->type == CPU_F32 ? CUDA_F32 : half ? CUDA_F16 : CUDA_BF16};
+    *g = (gpu){.type = row->type == PA_TYPE_F32 ? PA_TYPE_F32 : half ? PA_TYPE_F16 : PA_TYPE_BF16};
     struct cudaDeviceProp p;
     pa_status s = case_open(&g->host, row, ops, err);
     cudaError_t e = cudaGetDeviceProperties(&p, 0);
@@ -200,7 +200,7 @@ static void gpu_close(gpu *g) {
 
 static void run_attention(gpu *g) {
     const case_row *r = &g->host.row;
-    const size_t size = cuda_size(g->type), I = (size_t)r->heads * (size_t)r->dim_head;
+    const size_t size = pa_size(g->type), I = (size_t)r->heads * (size_t)r->dim_head;
     char *dkv = r->cross ? g->x[X_DKV] : (char *)g->x[X_DQ] + I * size,
          *own = dkv + (size_t)(r->batch * r->kept) * (size_t)g->a.ldkv * size;
     if (r->kind == CASE_ATTENTION_FWD)
@@ -238,8 +238,8 @@ static void run_decode(gpu *g) {
 static pa_status launch(gpu *g, pa_err *err) {
     const case_row *r = &g->host.row;
     void *const *x = g->x;
-    const cuda_activation kind = (cuda_activation)r->activation;
-    cuda_product p;
+    const pa_activation kind = (pa_activation)r->activation;
+    pa_product p;
     switch (r->kind) {
     case CASE_ATTENTION_FWD:
     case CASE_ATTENTION_BWD:
@@ -328,7 +328,7 @@ static double seconds(void *what) {
 #ifdef PA_WITH_CUDNN
 static pa_status launch_cudnn(gpu *g, pa_err *err) {
     const case_row *r = &g->host.row;
-    const size_t I = (size_t)r->heads * (size_t)r->dim_head * cuda_size(g->type);
+    const size_t I = (size_t)r->heads * (size_t)r->dim_head * pa_size(g->type);
     char *dkv = r->cross ? g->x[X_DKV] : (char *)g->x[X_DQ] + I;
     bool ok = r->kind == CASE_ATTENTION_FWD ? cuda_cudnn_fwd(g->cudnn, g->stream, &g->a, g->x[X_O], g->x[X_LSE], g->workspace)
                                             : cuda_cudnn_bwd(g->cudnn, g->stream, &g->a, g->x[X_O], g->x[X_LSE], g->x[X_DOUT], g->x[X_DQ],
@@ -401,11 +401,11 @@ pa_status bench_cuda_roofs(const cpu_ops *ops, bool half, bench_roof *best, pa_e
     snprintf(copying.name, sizeof copying.name, "copy"), copying.kind = CASE_CAST, copying.bytes = 8.0 * WORDS;
     pa_status s = rate(&read, ops, half, false, effort, &best->read, err);
     if (!s) s = rate(&copying, ops, half, true, effort, &best->copy, err);
-    for (int type = CPU_F32; !s && type <= CPU_BF16; type++) {
-        const int n = SIDE / (type == CPU_F32 ? 2 : 1);
-        case_row r = {.name = "product", .kind = CASE_MATMUL, .type = (cpu_type)type, .flop = 2.0 * n * n * n, .dim_head = 8, .heads = 1};
+    for (int type = PA_TYPE_F32; !s && type <= PA_TYPE_BF16; type++) {
+        const int n = SIDE / (type == PA_TYPE_F32 ? 2 : 1);
+        case_row r = {.name = "product", .kind = CASE_MATMUL, .type = (pa_type)type, .flop = 2.0 * n * n * n, .dim_head = 8, .heads = 1};
         r.batch = 1;
-        r.product = (cpu_product){.m = n, .n = n, .k = n, .a = r.type, .b = r.type, .c = r.type, .b_t = true};
+        r.product = (pa_product){.m = n, .n = n, .k = n, .a = r.type, .b = r.type, .c = r.type, .b_t = true};
         s = rate(&r, ops, half, false, effort, &best->flops[type], err);
     }
     return s;

@@ -51,7 +51,7 @@ void bench_flush(void) {
 typedef struct {
     uint64_t *from, *to, sum;
     cpu_matmul *mm;
-    cpu_product p;
+    pa_product p;
 } stream;
 
 static pa_status read_all(void *what, pa_err *err) {
@@ -142,11 +142,11 @@ pa_status bench_roofs(const cpu_ops *ops, bool bf16, bench_roof *best, pa_err *e
     if (!e) e = best_of(change_all, &s, 2.0 * STREAM, &best->copy, err);
     if (!e) e = best_of(copy_all, &s, 2.0 * STREAM, &best->copy, err);
     static const int size[] = {1536, 2048, LONGEST};
-    for (int type = CPU_F32; !e && type <= (bf16 ? CPU_BF16 : CPU_F32); type++)
+    for (int type = PA_TYPE_F32; !e && type <= (bf16 ? PA_TYPE_BF16 : PA_TYPE_F32); type++)
         for (int i = 0; !e && i < 3; i++) {
             int n = size[i];
-            cpu_type t = (cpu_type)type;
-            s.p = (cpu_product){.m = n, .n = n, .k = n, .a = t, .b = t, .c = t, .b_t = true};
+            pa_type t = (pa_type)type;
+            s.p = (pa_product){.m = n, .n = n, .k = n, .a = t, .b = t, .c = t, .b_t = true};
             e = best_of(multiply, &s, 2.0 * n * n * n, &best->flops[type], err);
         }
     cpu_matmul_destroy(s.mm);

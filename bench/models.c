@@ -1,91 +1,78 @@
 // models.c: a whole model's training step, prefill and decoding, timed, and on the CPU split by part: the context's table of operations is
-// replaced by one that counts the time of each call, and products count their own. Knows nothing of tables of results.
+// replaced by one that counts the time of each call. Knows nothing of tables of results.
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bench/bench.h"
-#include "cpu/context.h"
+#include "host/model/context.h"
 
 const char *const bench_part_name[PARTS] = {"linear", "attention", "activation", "norms", "loss", "optimizer", "other operations", "rest"};
 
-static const cpu_ops *real;
+static const pa_ops *real;
 static double spent[PARTS];
 
+// name of a table's operations with the time of each call added to its part.
 #define TIMED(part, name, parameters, ...)                                                                                                 \
     static void timed_##name parameters {                                                                                                  \
         double start = pa_clock();                                                                                                         \
         real->name(__VA_ARGS__);                                                                                                           \
         spent[part] += pa_clock() - start;                                                                                                 \
     }
-TIMED(PART_ATTENTION, attn_fwd, (const cpu_attn *a, void *o, float *lse, void *work), a, o, lse, work)
-TIMED(PART_ATTENTION, attn_bwd,
-      (const cpu_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn, void *dvn,
-       void *work),
-      a, o, lse, dout, dq, dkp, dvp, dkn, dvn, work)
-TIMED(PART_ATTENTION, attn_decode,
-      (cpu_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q, const void *k,
-       const void *v, float *o, void *work),
-      type, streams, heads, dim_head, length, capacity, scale, q, k, v, o, work)
-TIMED(PART_OTHER, embed_fwd,
-      (float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb, int rows, int C), x, token,
-      position, token_emb, pos_emb, rows, C)
-TIMED(PART_OTHER, embed_bwd,
-      (float *dtoken_emb, float *dpos_emb, const float *dx, const int32_t *token, const int32_t *position, int rows, int C), dtoken_emb,
-      dpos_emb, dx, token, position, rows, C)
-TIMED(PART_NORMS, layernorm_fwd,
-      (cpu_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r, const float *bias, const float *w,
-       const float *b, int rows, int C),
-      type, z, y, mean, rstd, x, r, bias, w, b, rows, C)
-TIMED(PART_NORMS, layernorm_bwd,
-      (cpu_type type, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x, const float *mean, const float *rstd,
-       const float *w, int rows, int C, float *work),
-      type, dx, dx_copy, dw, db, dy, x, mean, rstd, w, rows, C, work)
-TIMED(PART_OTHER, rotary,
-      (cpu_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R, float sign), type,
-      x, ld, position, table, rows, H, D, R, sign)
-TIMED(PART_NORMS, head_norm_fwd, (cpu_type type, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D), type, x, ld,
-      rstd, w, rows, H, D)
-TIMED(PART_NORMS, head_norm_bwd,
-      (cpu_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd, const float *w, int rows,
-       int H, int D, float *work),
-      type, dy, ld_dy, dw, x, ld_x, rstd, w, rows, H, D, work)
-TIMED(PART_ACTIVATION, activation_fwd,
-      (cpu_type type, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *d, int rows_a_sequence), type, kind,
-      g, h, rows, F, d, rows_a_sequence)
-TIMED(PART_ACTIVATION, activation_bwd,
-      (cpu_type type, pa_activation kind, void *dg, const void *h, int rows, int F, const cpu_dropout *d, int rows_a_sequence), type, kind,
-      dg, h, rows, F, d, rows_a_sequence)
-TIMED(PART_LOSS, cross_entropy,
-      (cpu_type type, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target, float scale, float z_loss,
-       int rows, int V),
-      type, dlogits, nats, best, logits, target, scale, z_loss, rows, V)
-TIMED(PART_OPTIMIZER, adam,
-      (float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, double lr, double beta1, double beta2, double eps,
-       double decay, bool decoupled, double c1, double c2),
-      p, g, m, v, copy, n, g_scale, lr, beta1, beta2, eps, decay, decoupled, c1, c2)
-TIMED(PART_OTHER, cast, (cpu_type type, void *y, const float *x, size_t n), type, y, x, n)
-TIMED(PART_OTHER, widen, (cpu_type type, float *y, const void *x, size_t n), type, y, x, n)
-TIMED(PART_OTHER, column_sum, (float *sum, const float *x, int rows, int C), sum, x, rows, C)
-TIMED(PART_LINEAR, gemv,
-      (cpu_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out, float *work), type, y, x, w,
-      bias, streams, in, out, work)
-static double timed_sum_squares(const float *x, size_t n) {
-    double start = pa_clock(), sum = real->sum_squares(x, n);
-    spent[PART_OPTIMIZER] += pa_clock() - start;
-    return sum;
+#define TIMED_STRUCT(part, name, type) TIMED(part, name, (pa_device * d, const type *a), d, a)
+TIMED(PART_ATTENTION, attn_fwd, (pa_device * d, const pa_attn *a, void *o, float *lse, pa_work work), d, a, o, lse, work)
+TIMED(PART_ATTENTION, attn_bwd, (pa_device * d, const pa_attn *a, const pa_attn_grads *g, pa_work work), d, a, g, work)
+TIMED_STRUCT(PART_ATTENTION, attn_decode, pa_attn_decode)
+TIMED(PART_OTHER, embed_fwd, (pa_device * d, float *x, const pa_embed *a), d, x, a)
+TIMED_STRUCT(PART_OTHER, embed_bwd, pa_embed_grads)
+TIMED_STRUCT(PART_NORMS, layernorm_fwd, pa_layernorm)
+TIMED_STRUCT(PART_NORMS, layernorm_bwd, pa_layernorm_grads)
+TIMED_STRUCT(PART_NORMS, head_norm_fwd, pa_head_norm)
+TIMED_STRUCT(PART_NORMS, head_norm_bwd, pa_head_norm_grads)
+TIMED_STRUCT(PART_OTHER, rotary, pa_rotary)
+TIMED_STRUCT(PART_ACTIVATION, activation_fwd, pa_activate)
+TIMED_STRUCT(PART_ACTIVATION, activation_bwd, pa_activate)
+TIMED_STRUCT(PART_LOSS, cross_entropy, pa_cross_entropy)
+TIMED(PART_LOSS, sum, (pa_device * d, double *sum, double *total, const float *x, size_t n), d, sum, total, x, n)
+TIMED(PART_OPTIMIZER, sum_squares, (pa_device * d, double *sum, const float *x, size_t n, void *work), d, sum, x, n, work)
+TIMED_STRUCT(PART_OPTIMIZER, adam, pa_adam)
+TIMED(PART_OTHER, cast, (pa_device * d, pa_type type, void *y, const float *x, size_t n), d, type, y, x, n)
+TIMED(PART_OTHER, widen, (pa_device * d, pa_type type, float *y, const void *x, size_t n), d, type, y, x, n)
+TIMED(PART_OTHER, column_sum, (pa_device * d, float *sum, const float *x, int rows, int C, void *work), d, sum, x, rows, C, work)
+TIMED_STRUCT(PART_LINEAR, gemv, pa_gemv)
+static pa_status timed_product(pa_device *d, const pa_product *p, const void *a, const void *b, void *c, pa_err *err) {
+    double start = pa_clock();
+    pa_status s = real->product(d, p, a, b, c, err);
+    spent[PART_LINEAR] += pa_clock() - start;
+    return s;
 }
 
 static void watch(pa_context *c) {
-    static cpu_ops timed;
-    real = c->ops, timed = *c->ops;
-    timed.attn_fwd = timed_attn_fwd, timed.attn_bwd = timed_attn_bwd, timed.attn_decode = timed_attn_decode;
-    timed.embed_fwd = timed_embed_fwd, timed.embed_bwd = timed_embed_bwd, timed.rotary = timed_rotary;
-    timed.layernorm_fwd = timed_layernorm_fwd, timed.layernorm_bwd = timed_layernorm_bwd;
-    timed.head_norm_fwd = timed_head_norm_fwd, timed.head_norm_bwd = timed_head_norm_bwd;
-    timed.activation_fwd = timed_activation_fwd, timed.activation_bwd = timed_activation_bwd;
-    timed.cross_entropy = timed_cross_entropy, timed.adam = timed_adam, timed.sum_squares = timed_sum_squares;
-    timed.cast = timed_cast, timed.widen = timed_widen, timed.column_sum = timed_column_sum, timed.gemv = timed_gemv;
+    static pa_ops timed;
+    real = c->ops;
+    timed = *c->ops;
+#define WATCH(name) timed.name = timed_##name;
+    WATCH(attn_fwd)
+    WATCH(attn_bwd)
+    WATCH(attn_decode)
+    WATCH(embed_fwd)
+    WATCH(embed_bwd)
+    WATCH(layernorm_fwd)
+    WATCH(layernorm_bwd)
+    WATCH(head_norm_fwd)
+    WATCH(head_norm_bwd)
+    WATCH(rotary)
+    WATCH(activation_fwd)
+    WATCH(activation_bwd)
+    WATCH(cross_entropy)
+    WATCH(sum)
+    WATCH(sum_squares)
+    WATCH(adam)
+    WATCH(cast)
+    WATCH(widen)
+    WATCH(column_sum)
+    WATCH(gemv)
+    WATCH(product)
     c->ops = &timed;
 }
 
@@ -176,17 +163,15 @@ static pa_status decode(void *what, pa_err *err) {
 static pa_status run(bench *b, pa_status (*work)(void *, pa_err *), bench_effort effort, bench_model *row, pa_err *err) {
     pa_status s = work(b, err); // pages are first touched, primitives made
     if (s) return s;
-    double before = 0, whole = pa_clock();
+    double whole = pa_clock();
     bool cpu = b->be == pa_backend_cpu();
     memset(spent, 0, sizeof spent);
-    if (cpu) before = cpu_matmul_seconds(b->c->mm);
     s = bench_measure(&(bench_job){.work = work, .what = b}, effort, &row->time, err);
     if (s) return s;
     whole = pa_clock() - whole;
     row->memory = (double)b->be->memory(b->c);
     if (!cpu) return PA_OK;
     double rest = whole;
-    spent[PART_LINEAR] += cpu_matmul_seconds(b->c->mm) - before;
     for (int i = 0; i < PART_REST; i++) rest -= spent[i];
     spent[PART_REST] = rest;
     for (int i = 0; i < PARTS; i++) row->part[i] = spent[i] / whole * row->time.median;

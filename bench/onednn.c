@@ -51,20 +51,20 @@ static dnnl_memory_t operand(peer *p, int argument) {
     return m;
 }
 
-static dnnl_memory_desc_t plain(cpu_type type, int rows, int columns) {
+static dnnl_memory_desc_t plain(pa_type type, int rows, int columns) {
     dnnl_memory_desc_t d;
     dnnl_dims_t dims = {rows, columns};
-    dnnl_memory_desc_init_by_tag(&d, 2, dims, type == CPU_F32 ? dnnl_f32 : dnnl_bf16, dnnl_ab);
+    dnnl_memory_desc_init_by_tag(&d, 2, dims, type == PA_TYPE_F32 ? dnnl_f32 : dnnl_bf16, dnnl_ab);
     return d;
 }
-static dnnl_memory_desc_t any(cpu_type type, int rows, int columns) {
+static dnnl_memory_desc_t any(pa_type type, int rows, int columns) {
     dnnl_memory_desc_t d;
     dnnl_dims_t dims = {rows, columns};
-    dnnl_memory_desc_init_by_tag(&d, 2, dims, type == CPU_F32 ? dnnl_f32 : dnnl_bf16, dnnl_format_tag_any);
+    dnnl_memory_desc_init_by_tag(&d, 2, dims, type == PA_TYPE_F32 ? dnnl_f32 : dnnl_bf16, dnnl_format_tag_any);
     return d;
 }
 
-static const char *make_matmul(peer *p, const cpu_product *q) {
+static const char *make_matmul(peer *p, const pa_product *q) {
     dnnl_memory_desc_t a = any(q->a, q->m, q->k), b = any(q->b, q->k, q->n), c = any(q->c, q->m, q->n);
     dnnl_matmul_desc_t d;
     if (dnnl_matmul_desc_init(&d, &a, &b, NULL, &c)) p->failed = true;
@@ -74,7 +74,7 @@ static const char *make_matmul(peer *p, const cpu_product *q) {
 }
 
 static const char *make_layernorm(peer *p, const case_row *r) {
-    dnnl_memory_desc_t x = plain(CPU_F32, r->rows, r->in);
+    dnnl_memory_desc_t x = plain(PA_TYPE_F32, r->rows, r->in);
     dnnl_layer_normalization_desc_t d;
     if (dnnl_layer_normalization_forward_desc_init(&d, dnnl_forward_training, &x, NULL, 1e-5f, dnnl_use_scale | dnnl_use_shift))
         p->failed = true;
@@ -108,7 +108,7 @@ static const char *make_gelu(peer *p, const case_row *r, bool back) {
 }
 
 static const char *make_softmax(peer *p, const case_row *r) {
-    dnnl_memory_desc_t x = plain(CPU_F32, r->rows, r->vocab);
+    dnnl_memory_desc_t x = plain(PA_TYPE_F32, r->rows, r->vocab);
     dnnl_logsoftmax_desc_t d;
     if (dnnl_logsoftmax_forward_desc_init(&d, dnnl_forward_training, &x, 1)) p->failed = true;
     step(p, &d);

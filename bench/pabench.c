@@ -58,11 +58,11 @@ static pa_status measure_case(const options *o, const case_row *row, bench_case 
 
 static pa_status measure_cases(options *o, int models, pa_err *err) {
     for (int m = 0; m < models; m++)
-        for (int type = CPU_F32; type <= CPU_BF16; type++) {
+        for (int type = PA_TYPE_F32; type <= PA_TYPE_BF16; type++) {
             case_row row[CASE_ROWS];
-            int rows = case_table(&case_models[m], (cpu_type)type, row);
-            bool asked =
-                strcmp(o->precision, type == CPU_F32 ? "bf16" : "fp32") && (o->bf16 || type == CPU_F32 || !strcmp(o->precision, "bf16"));
+            int rows = case_table(&case_models[m], (pa_type)type, row);
+            bool asked = strcmp(o->precision, type == PA_TYPE_F32 ? "bf16" : "fp32") &&
+                         (o->bf16 || type == PA_TYPE_F32 || !strcmp(o->precision, "bf16"));
             for (int i = 0; asked && i < rows; i++) {
                 char *name = strstr(row[i].name, "bf16");
                 if (name && o->half) memcpy(name, "fp16", 4);
@@ -113,8 +113,8 @@ static double spread(const bench_time *t) {
     return 50 * (t->high - t->low) / t->median;
 }
 // Seconds that the roofs allow this work to take at least, and whether memory is what holds it.
-static double roof_seconds(const options *o, cpu_type type, double flop, double bytes, bool reads, bool *memory) {
-    double peak = o->roof.flops[type] > 0 ? o->roof.flops[type] : o->roof.flops[CPU_F32];
+static double roof_seconds(const options *o, pa_type type, double flop, double bytes, bool reads, bool *memory) {
+    double peak = o->roof.flops[type] > 0 ? o->roof.flops[type] : o->roof.flops[PA_TYPE_F32];
     double compute = flop / peak, move = bytes / (reads ? o->roof.read : o->roof.copy);
     *memory = move > compute;
     return *memory ? move : compute;
@@ -138,8 +138,8 @@ static void print_cases(const options *o) {
 }
 
 static double model_share(const options *o, const bench_model *m) {
-    cpu_type type = strstr(m->name, "fp32") ? CPU_F32 : CPU_BF16;
-    double peak = o->roof.flops[type] > 0 ? o->roof.flops[type] : o->roof.flops[CPU_F32];
+    pa_type type = strstr(m->name, "fp32") ? PA_TYPE_F32 : PA_TYPE_BF16;
+    double peak = o->roof.flops[type] > 0 ? o->roof.flops[type] : o->roof.flops[PA_TYPE_F32];
     return (m->read_bound ? m->bytes / o->roof.read : m->flop / peak) / m->time.median;
 }
 
@@ -171,9 +171,9 @@ static void json_cases(const options *o, cJSON *all) {
         cJSON *j = cJSON_CreateObject();
         cJSON_AddItemToArray(all, j);
         cJSON_AddStringToObject(j, "name", c->row.name), cJSON_AddStringToObject(j, "type",
-                                                                                 c->row.type == CPU_F32 ? "fp32"
-                                                                                 : o->half              ? "fp16"
-                                                                                                        : "bf16");
+                                                                                 c->row.type == PA_TYPE_F32 ? "fp32"
+                                                                                 : o->half                  ? "fp16"
+                                                                                                            : "bf16");
         cJSON_AddNumberToObject(j, "flop", c->row.flop), cJSON_AddNumberToObject(j, "bytes", c->row.bytes);
         cJSON_AddBoolToObject(j, "cold", c->row.cold), cJSON_AddNumberToObject(j, "error", c->error.error);
         cJSON_AddNumberToObject(j, "error_over_allowed", c->error.allowed);
@@ -211,8 +211,8 @@ static pa_status write_json(const options *o, pa_err *err) {
     cJSON_AddStringToObject(all, "device", o->be->name), cJSON_AddStringToObject(all, "isa", o->where);
     cJSON_AddNumberToObject(all, "threads", o->threads);
     cJSON *roof = cJSON_AddObjectToObject(all, "roof");
-    cJSON_AddNumberToObject(roof, "fp32_flops", o->roof.flops[CPU_F32]),
-        cJSON_AddNumberToObject(roof, "bf16_flops", o->roof.flops[CPU_BF16]);
+    cJSON_AddNumberToObject(roof, "fp32_flops", o->roof.flops[PA_TYPE_F32]),
+        cJSON_AddNumberToObject(roof, "bf16_flops", o->roof.flops[PA_TYPE_BF16]);
     cJSON_AddNumberToObject(roof, "read", o->roof.read), cJSON_AddNumberToObject(roof, "copy", o->roof.copy);
     json_cases(o, cJSON_AddArrayToObject(all, "cases"));
     json_models(o, cJSON_AddArrayToObject(all, "models"));
@@ -263,8 +263,8 @@ static pa_status bench_all(options *o, pa_err *err) {
         return pa_error(err, PA_USAGE, "--filter: nothing is called like \"%s\"", o->filter ? o->filter : "");
     if ((s = roofs(o, err))) return s;
     printf("%s, %s, %d threads. Roofs, the best found before and after: matrix product fp32 %.1f GF/s", o->be->name, o->where, o->threads,
-           o->roof.flops[CPU_F32] / 1e9);
-    if (o->bf16) printf(", %s %.1f GF/s", o->half ? "fp16" : "bf16", o->roof.flops[CPU_BF16] / 1e9);
+           o->roof.flops[PA_TYPE_F32] / 1e9);
+    if (o->bf16) printf(", %s %.1f GF/s", o->half ? "fp16" : "bf16", o->roof.flops[PA_TYPE_BF16] / 1e9);
     printf("; read %.1f GB/s, copy %.1f GB/s.\nroof%%: c of the matrix product's rate, m of the memory's, whichever allows less;"
            " above 100m the work was in cache.\n",
            o->roof.read / 1e9, o->roof.copy / 1e9);

@@ -11,12 +11,12 @@
 #include "host/base/philox.h"
 
 // work: attn_work(a, omp_get_max_threads()) bytes. Numbers that are not finite reach whatever sees them, and what shares a tile with it.
-void CPU_ISA(attn_fwd)(const cpu_attn *a, void *o, float *lse, void *work);
-void CPU_ISA(attn_bwd)(const cpu_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
+void CPU_ISA(attn_fwd)(const pa_attn *a, void *o, float *lse, void *work);
+void CPU_ISA(attn_bwd)(const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
                        void *dvn, void *work);
-size_t CPU_ISA(attn_work)(const cpu_attn *a, int threads);
-void CPU_ISA(attn_decode)(cpu_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q,
-                          const void *k, const void *v, float *o, void *work);
+size_t CPU_ISA(attn_work)(const pa_attn *a, int threads);
+void CPU_ISA(attn_decode)(pa_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q,
+                          ptrdiff_t ldq, const void *k, const void *v, float *o, void *work);
 size_t CPU_ISA(attn_decode_work)(int streams, int heads, int dim_head, int capacity, int threads);
 
 enum {
@@ -41,14 +41,14 @@ typedef struct {
     size_t key_plane;   // units of one head's packed keys, or values
     size_t query_plane; // units of one head's packed queries along D
 } attn_plan;
-attn_plan CPU_ISA(attn_plan_make)(const cpu_attn *a);
+attn_plan CPU_ISA(attn_plan_make)(const pa_attn *a);
 
 // Units of work, in multiples of a cache line.
 static inline size_t attn_line(size_t units) {
     return (units + 15) / 16 * 16;
 }
-size_t CPU_ISA(attn_fwd_units)(const cpu_attn *a, int threads);
-size_t CPU_ISA(attn_bwd_units)(const cpu_attn *a, int threads);
+size_t CPU_ISA(attn_fwd_units)(const pa_attn *a, int threads);
+size_t CPU_ISA(attn_bwd_units)(const pa_attn *a, int threads);
 
 // Operands of a product. A's unit (i, t) is at p[i row + t step]; B's (t, j) and C's (i, j) at p[t row + j / PANEL panel + j % PANEL].
 typedef struct {
@@ -67,31 +67,31 @@ typedef struct {
 void CPU_ISA(attn_product)(bool pairs, int rows, int cols, int units, attn_a a, attn_b b, attn_c c, bool add);
 
 // Packing. src NULL stands for a row of zeros. A row in units along D; or D units across two rows (one where units are floats).
-void CPU_ISA(attn_units)(bool pairs, cpu_type type, uint32_t *dst, const void *src, int D);
-void CPU_ISA(attn_units_across)(bool pairs, cpu_type type, uint32_t *dst, const void *src0, const void *src1, int D);
+void CPU_ISA(attn_units)(bool pairs, pa_type type, uint32_t *dst, const void *src, int D);
+void CPU_ISA(attn_units_across)(bool pairs, pa_type type, uint32_t *dst, const void *src0, const void *src1, int D);
 // dst (cols, rows) = src (rows, cols) transposed.
 void CPU_ISA(attn_transpose)(uint32_t *dst, ptrdiff_t dst_row, const uint32_t *src, ptrdiff_t src_row, int rows, int cols);
 // dst (D) of `type` = factor src.
-void CPU_ISA(attn_store)(cpu_type type, void *dst, const float *src, float factor, int D);
+void CPU_ISA(attn_store)(pa_type type, void *dst, const float *src, float factor, int D);
 // Packs every head's keys, and values: along D (rows of `units`), or across two keys (rows of `width`); call inside a parallel region.
-void CPU_ISA(attn_pack_keys)(const cpu_attn *a, const attn_plan *p, uint32_t *dst, const void *prefix, const void *own, bool across);
+void CPU_ISA(attn_pack_keys)(const pa_attn *a, const attn_plan *p, uint32_t *dst, const void *prefix, const void *own, bool across);
 
 // Row of key m (NULL past the end) or query n of batch entry b, head h; `size` bytes a number.
-static inline const void *attn_key_row(const cpu_attn *a, const void *prefix, const void *own, int b, int h, int m) {
+static inline const void *attn_key_row(const pa_attn *a, const void *prefix, const void *own, int b, int h, int m) {
     if (m >= a->kept + a->latents) return NULL;
     const char *base = m < a->kept ? prefix : own;
     ptrdiff_t row = m < a->kept ? (ptrdiff_t)b * a->kept + m : (ptrdiff_t)b * a->latents + m - a->kept;
-    return base + (row * a->ldkv + (ptrdiff_t)h * a->dim_head) * (ptrdiff_t)cpu_size(a->type);
+    return base + (row * a->ldkv + (ptrdiff_t)h * a->dim_head) * (ptrdiff_t)pa_size(a->type);
 }
-static inline const void *attn_query_row(const cpu_attn *a, const void *base, ptrdiff_t ld, int b, int h, int n) {
+static inline const void *attn_query_row(const pa_attn *a, const void *base, ptrdiff_t ld, int b, int h, int n) {
     if (n >= a->latents) return NULL;
-    return (const char *)base + (((ptrdiff_t)b * a->latents + n) * ld + (ptrdiff_t)h * a->dim_head) * (ptrdiff_t)cpu_size(a->type);
+    return (const char *)base + (((ptrdiff_t)b * a->latents + n) * ld + (ptrdiff_t)h * a->dim_head) * (ptrdiff_t)pa_size(a->type);
 }
 
 // Dropout of the weight of query n for key m: draw index 2^63 + layer 2^52 + h 2^40 + n 2^20 + m / 4, its v[m % 4] < p 2^32 drops. Valid
 // for layers < 2^11, heads < 2^12, latents < 2^20, keys < 2^22. z[i] = 0 or 1 / (1 - p) for queries n, n + 1, ... (lanes) and keys m + i, m
 // a multiple of 4.
-SIMD_INLINE void attn_keep(vf z[4], const cpu_dropout *d, int b, int h, int n, int m) {
+SIMD_INLINE void attn_keep(vf z[4], const pa_dropout *d, int b, int h, int n, int m) {
     vu lane = (vu)(vi_lanes() + n), draw[4];
     vu low0 = lane << 20 | (uint32_t)(m / 4), low1 = lane >> 12 | (1u << 31 | d->layer << 20 | (uint32_t)h << 8);
     vu_philox(draw, d->seed, (uint64_t)PA_RANDOM_DROPOUT << 56 | d->window[b], low1, low0);

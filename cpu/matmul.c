@@ -8,7 +8,7 @@
 #include <string.h>
 
 typedef struct {
-    cpu_product key; // its types as the model has them; the primitive multiplies float32 where bf16 was widened
+    pa_product key; // its types as the model has them; the primitive multiplies float32 where bf16 was widened
     dnnl_primitive_t primitive;
     dnnl_memory_t a, b, c, scratch;
 } entry;
@@ -24,7 +24,6 @@ struct cpu_matmul {
     bool widens;
     float *wide[3]; // copies of a, b and c
     size_t room[3]; // numbers that they can hold
-    double seconds; // of all runs
 };
 
 static pa_status dnnl_error(pa_err *err, const char *what, dnnl_status_t status) {
@@ -43,7 +42,7 @@ static pa_status dnnl_error(pa_err *err, const char *what, dnnl_status_t status)
 // An operand as stored.
 typedef struct {
     int rows, columns;
-    cpu_type type;
+    pa_type type;
     const void *p;
 } operand;
 enum { A, B, C, WIDE_ROWS = 512 };
@@ -101,13 +100,9 @@ int cpu_matmul_created(const cpu_matmul *mm) {
     return mm->count;
 }
 
-double cpu_matmul_seconds(const cpu_matmul *mm) {
-    return mm->seconds;
-}
-
-static dnnl_status_t describe(dnnl_memory_desc_t *md, int rows, int columns, cpu_type t, bool transposed) {
+static dnnl_status_t describe(dnnl_memory_desc_t *md, int rows, int columns, pa_type t, bool transposed) {
     dnnl_dims_t dims = {rows, columns}, strides = {transposed ? 1 : columns, transposed ? rows : 1};
-    return dnnl_memory_desc_init_by_strides(md, 2, dims, t == CPU_F32 ? dnnl_f32 : dnnl_bf16, strides);
+    return dnnl_memory_desc_init_by_strides(md, 2, dims, t == PA_TYPE_F32 ? dnnl_f32 : dnnl_bf16, strides);
 }
 
 static pa_status reserve(cpu_matmul *mm, size_t need, pa_err *err) {
@@ -119,7 +114,7 @@ static pa_status reserve(cpu_matmul *mm, size_t need, pa_err *err) {
     return PA_OK;
 }
 
-static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *p, pa_err *err) {
+static pa_status entry_create(cpu_matmul *mm, entry *e, const pa_product *p, pa_err *err) {
     pa_status result = PA_OK;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_post_ops_t ops = NULL;
@@ -127,9 +122,9 @@ static pa_status entry_create(cpu_matmul *mm, entry *e, const cpu_product *p, pa
     dnnl_memory_desc_t a, b, c;
     dnnl_matmul_desc_t d;
     *e = (entry){.key = *p};
-    TRY(describe(&a, p->m, p->k, mm->widens ? CPU_F32 : p->a, p->a_t));
-    TRY(describe(&b, p->k, p->n, mm->widens ? CPU_F32 : p->b, p->b_t));
-    TRY(describe(&c, p->m, p->n, mm->widens ? CPU_F32 : p->c, false));
+    TRY(describe(&a, p->m, p->k, mm->widens ? PA_TYPE_F32 : p->a, p->a_t));
+    TRY(describe(&b, p->k, p->n, mm->widens ? PA_TYPE_F32 : p->b, p->b_t));
+    TRY(describe(&c, p->m, p->n, mm->widens ? PA_TYPE_F32 : p->c, false));
     TRY(dnnl_primitive_attr_create(&attr));
     TRY(dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user));
     if (p->add) {
@@ -161,12 +156,12 @@ done:
     return result;
 }
 
-static bool same(const cpu_product *x, const cpu_product *y) {
+static bool same(const pa_product *x, const pa_product *y) {
     return x->m == y->m && x->n == y->n && x->k == y->k && x->a == y->a && x->b == y->b && x->c == y->c && x->a_t == y->a_t &&
            x->b_t == y->b_t && x->add == y->add;
 }
 
-static pa_status find(cpu_matmul *mm, const cpu_product *p, entry **found, pa_err *err) {
+static pa_status find(cpu_matmul *mm, const pa_product *p, entry **found, pa_err *err) {
     for (int i = 0; i < mm->count; i++)
         if (same(&mm->entries[i].key, p)) return *found = &mm->entries[i], PA_OK;
     if (mm->count == mm->capacity) {
@@ -181,7 +176,7 @@ static pa_status find(cpu_matmul *mm, const cpu_product *p, entry **found, pa_er
     return PA_OK;
 }
 
-static pa_status run(cpu_matmul *mm, const cpu_product *p, const void *a, const void *b, void *c, pa_err *err) {
+static pa_status run(cpu_matmul *mm, const pa_product *p, const void *a, const void *b, void *c, pa_err *err) {
     pa_status result = PA_OK;
     entry *e = NULL;
     if ((result = find(mm, p, &e, err))) return result;
@@ -197,31 +192,31 @@ done:
 }
 
 static operand rows_of(const operand *o, int row, int rows) {
-    return (operand){rows, o->columns, o->type, (const char *)o->p + (size_t)row * (size_t)o->columns * cpu_size(o->type)};
+    return (operand){rows, o->columns, o->type, (const char *)o->p + (size_t)row * (size_t)o->columns * pa_size(o->type)};
 }
 
 // bf16 becomes copy i, read or only given room.
 static pa_status widen(cpu_matmul *mm, int i, operand *o, bool read, pa_err *err) {
     size_t count = (size_t)o->rows * (size_t)o->columns;
-    if (o->type == CPU_F32) return PA_OK;
+    if (o->type == PA_TYPE_F32) return PA_OK;
     if (count > mm->room[i]) return pa_error(err, PA_FAIL, "matrix product: room to widen %zu numbers, found %zu", mm->room[i], count);
-    if (read) mm->ops->widen(CPU_BF16, mm->wide[i], o->p, count);
-    o->type = CPU_F32, o->p = mm->wide[i];
+    if (read) mm->ops->widen(PA_TYPE_BF16, mm->wide[i], o->p, count);
+    o->type = PA_TYPE_F32, o->p = mm->wide[i];
     return PA_OK;
 }
 
 // Rows of c, or, where a is transposed, of both factors, WIDE_ROWS at a time.
-static pa_status run_wide(cpu_matmul *mm, const cpu_product *p, const void *a, const void *b, void *c, pa_err *err) {
+static pa_status run_wide(cpu_matmul *mm, const pa_product *p, const void *a, const void *b, void *c, pa_err *err) {
     const operand all[3] = {{p->a_t ? p->k : p->m, p->a_t ? p->m : p->k, p->a, a},
                             {p->b_t ? p->n : p->k, p->b_t ? p->k : p->n, p->b, b},
                             {p->m, p->n, p->c, c}};
-    if (p->a_t && (p->b_t || !p->add || p->c != CPU_F32)) return pa_error(err, PA_FAIL, "matrix product: no such product of bf16 here");
+    if (p->a_t && (p->b_t || !p->add || p->c != PA_TYPE_F32)) return pa_error(err, PA_FAIL, "matrix product: no such product of bf16 here");
     operand right = all[B];
     pa_status s = p->a_t ? PA_OK : widen(mm, B, &right, true, err);
     for (int r = 0; r < all[A].rows && !s; r += WIDE_ROWS) {
         const int count = all[A].rows - r < WIDE_ROWS ? all[A].rows - r : WIDE_ROWS;
         operand left = rows_of(&all[A], r, count), out = p->a_t ? all[C] : rows_of(&all[C], r, count), to = out;
-        cpu_product part = *p;
+        pa_product part = *p;
         if (p->a_t)
             right = rows_of(&all[B], r, count), part.k = count;
         else
@@ -230,16 +225,13 @@ static pa_status run_wide(cpu_matmul *mm, const cpu_product *p, const void *a, c
         if (!s && p->a_t) s = widen(mm, B, &right, true, err);
         if (!s) s = widen(mm, C, &to, p->add, err);
         if (!s) s = run(mm, &part, left.p, right.p, (void *)to.p, err);
-        if (!s && out.type == CPU_BF16) mm->ops->cast(CPU_BF16, (void *)out.p, to.p, (size_t)count * (size_t)out.columns);
+        if (!s && out.type == PA_TYPE_BF16) mm->ops->cast(PA_TYPE_BF16, (void *)out.p, to.p, (size_t)count * (size_t)out.columns);
     }
     return s;
 }
 
-pa_status cpu_matmul_run(cpu_matmul *mm, const cpu_product *p, const void *a, const void *b, void *c, pa_err *err) {
+pa_status cpu_matmul_run(cpu_matmul *mm, const pa_product *p, const void *a, const void *b, void *c, pa_err *err) {
     if (p->m == 0 || p->n == 0) return PA_OK;
-    double start = pa_clock();
-    bool wide = mm->widens && (p->a == CPU_BF16 || p->b == CPU_BF16 || p->c == CPU_BF16);
-    pa_status s = wide ? run_wide(mm, p, a, b, c, err) : run(mm, p, a, b, c, err);
-    mm->seconds += pa_clock() - start;
-    return s;
+    bool wide = mm->widens && (p->a == PA_TYPE_BF16 || p->b == PA_TYPE_BF16 || p->c == PA_TYPE_BF16);
+    return wide ? run_wide(mm, p, a, b, c, err) : run(mm, p, a, b, c, err);
 }

@@ -6,14 +6,6 @@
 
 typedef struct cpu_matmul cpu_matmul;
 
-// Row-major operands. a_t: a is stored (k, m) and read transposed; b_t: b is stored (n, k).
-typedef struct {
-    int m, n, k;
-    cpu_type a, b, c; // types; sums are float32
-    bool a_t, b_t;
-    bool add; // c += instead of c =
-} cpu_product;
-
 // Where the processor, or its instruction set that `ops` are for, has no products of bf16, bf16 operands are widened to float32 first.
 bool cpu_matmul_widens(const cpu_ops *ops);
 // Bytes for that: for rows of up to `row` numbers, `matrix` numbers of b, and products with a_t only such as add a^T b to float32.
@@ -22,8 +14,7 @@ size_t cpu_matmul_room(size_t row, size_t matrix);
 pa_status cpu_matmul_create(cpu_matmul **mm, const cpu_ops *ops, void *room, size_t row, size_t matrix, pa_err *err);
 void cpu_matmul_destroy(cpu_matmul *mm);
 // c (m, n) = a (m, k) b (k, n). 2 m n k flop. The first call of a shape creates its primitive; later ones take no memory of ours.
-pa_status cpu_matmul_run(cpu_matmul *mm, const cpu_product *p, const void *a, const void *b, void *c, pa_err *err);
-int cpu_matmul_created(const cpu_matmul *mm);    // primitives so far
-double cpu_matmul_seconds(const cpu_matmul *mm); // of all runs so far, the creation of primitives included
+pa_status cpu_matmul_run(cpu_matmul *mm, const pa_product *p, const void *a, const void *b, void *c, pa_err *err);
+int cpu_matmul_created(const cpu_matmul *mm); // primitives so far
 
 #endif

@@ -9,31 +9,7 @@
 #define PA_CPU_OPS_H
 
 #include "host/base/base.h"
-#include "host/model/params.h"
-
-typedef enum { CPU_F32, CPU_BF16 } cpu_type;
-static inline size_t cpu_size(cpu_type t) {
-    return t == CPU_F32 ? 4 : 2;
-}
-
-// Weights dropped with probability p, survivors divided by 1 - p; the draw is pa_random(seed, PA_RANDOM_DROPOUT, window[b], counter).
-typedef struct {
-    float p; // 0: no dropout, the rest is not read
-    uint64_t seed;
-    const uint64_t *window; // (B)
-    uint32_t layer;         // of the model, so that each draws its own
-} cpu_dropout;
-
-// Operands of attention. Query n of a sequence sees its K prefix keys and latent keys 0..n. Element (row, head h, dim d) of a tensor is
-// at row * ld + h * D + d; rows of q, kn, vn, o: b N + n; of kp, vp: b K + k. q and k come rotated.
-typedef struct {
-    cpu_type type;
-    int batch, latents, kept, heads, dim_head; // B N K H D
-    float scale;                               // scores are scale * q.k
-    ptrdiff_t ldq, ldkv, ldo;
-    const void *q, *kp, *vp, *kn, *vn; // kp, vp unused where kept = 0
-    cpu_dropout dropout;               // of the normalised weights; counter (layer, h, n, key)
-} cpu_attn;
+#include "host/model/ops.h"
 
 typedef struct {
     const char *name; // "avx512_bf16", "avx512", "avx2", "generic"
@@ -41,16 +17,16 @@ typedef struct {
 
     // o (B N, ldo) = softmax(scale q k^T, causal) v; lse (B, H, N): ln of the sum of exponentials, kept for the backward pass.
     // 4 I flop a visible pair. Scores never leave a tile: memory is work's only.
-    void (*attn_fwd)(const cpu_attn *a, void *o, float *lse, void *work);
+    void (*attn_fwd)(const pa_attn *a, void *o, float *lse, void *work);
     // Overwrites dq (ldq), dkp, dvp, dkn, dvn (ldkv) with the gradients. 8 I flop a visible pair, 10 I done.
-    void (*attn_bwd)(const cpu_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
+    void (*attn_bwd)(const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
                      void *dvn, void *work);
     // Bytes of work that either needs, for this shape or one with fewer sequences, latents or kept keys, and `threads` threads.
-    size_t (*attn_work)(const cpu_attn *a, int threads);
-    // One query a stream against a cache: k, v (S, H, capacity, D) of `type`, of which the first `length` are filled; q, o (S, H D)
-    // float32. Limited by reading 2 S H length D cache elements.
-    void (*attn_decode)(cpu_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q,
-                        const void *k, const void *v, float *o, void *work);
+    size_t (*attn_work)(const pa_attn *a, int threads);
+    // One query a stream against a cache: k, v (S, H, capacity, D) of `type`, of which the first `length` are filled; q, rows ldq
+    // apart, and o (S, H D) float32. Limited by reading 2 S H length D cache elements.
+    void (*attn_decode)(pa_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q,
+                        ptrdiff_t ldq, const void *k, const void *v, float *o, void *work);
     size_t (*attn_decode_work)(int streams, int heads, int dim_head, int capacity, int threads);
 
     // x (rows, C) = token_emb[token[r]] + pos_emb[position[r]] (pos_emb NULL: none).
@@ -60,41 +36,41 @@ typedef struct {
     void (*embed_bwd)(float *dtoken_emb, float *dpos_emb, const float *dx, const int32_t *token, const int32_t *position, int rows, int C);
     // y = LN(x; w, b), eps 1e-5. mean, rstd (rows) are kept for the backward pass. With r: z = x + r (+ bias) is written first and
     // normalised in x's place. w NULL: y is a copy.
-    void (*layernorm_fwd)(cpu_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r, const float *bias,
+    void (*layernorm_fwd)(pa_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r, const float *bias,
                           const float *w, const float *b, int rows, int C);
     // dx += LN's gradient from dy; dx_copy (may be NULL) = dx in `type`. Adds to dw, db through work (threads, 2, C) floats.
-    void (*layernorm_bwd)(cpu_type type, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x, const float *mean,
+    void (*layernorm_bwd)(pa_type type, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x, const float *mean,
                           const float *rstd, const float *w, int rows, int C, float *work);
     // Rotates heads of D dims in place, pairs (j, j + R/2) for j < R/2, by table (positions, R/2, 2) of cos and sin; sign -1: back.
     // Heads h of row r start at x + r * ld + h * D.
-    void (*rotary)(cpu_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
+    void (*rotary)(pa_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
                    float sign);
     // RMS norm of each head's D numbers (eps 1e-6), times w (D), in place; rstd (rows, H) is kept.
-    void (*head_norm_fwd)(cpu_type type, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D);
+    void (*head_norm_fwd)(pa_type type, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D);
     // In place on dy -> dx, from the normalised y (so x is not needed where w has no zero: x rstd = y / w). Adds to dw.
-    void (*head_norm_bwd)(cpu_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd,
+    void (*head_norm_bwd)(pa_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd,
                           const float *w, int rows, int H, int D, float *work);
     // g (rows, F) = activation(h), dropout after it. The draw's counter is (layer, row of the sequence, column).
-    void (*activation_fwd)(cpu_type type, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *dropout,
+    void (*activation_fwd)(pa_type type, pa_activation kind, void *g, const void *h, int rows, int F, const pa_dropout *dropout,
                            int rows_a_sequence);
     // dg -> dh, in place.
-    void (*activation_bwd)(cpu_type type, pa_activation kind, void *dg, const void *h, int rows, int F, const cpu_dropout *dropout,
+    void (*activation_bwd)(pa_type type, pa_activation kind, void *dg, const void *h, int rows, int F, const pa_dropout *dropout,
                            int rows_a_sequence);
     // logits (rows, V): nats[r] = -ln softmax(logits)[target], 0 where the target is PAD (>= V - 1) or there is none; best[r] the most
     // probable. With dlogits (of `type`, may alias nothing): scale * d(nats + z_loss ln(Z)^2)/dlogits, zero rows for PAD.
-    void (*cross_entropy)(cpu_type type, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target,
+    void (*cross_entropy)(pa_type type, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target,
                           float scale, float z_loss, int rows, int V);
     // Sum of squares in double, in a fixed order.
     double (*sum_squares)(const float *x, size_t n);
     // Adam as in PyTorch; g is multiplied by g_scale first and cleared after. copy (bf16, may be NULL) = p. c1, c2: 1 - beta^step.
     void (*adam)(float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, double lr, double beta1, double beta2,
                  double eps, double decay, bool decoupled, double c1, double c2);
-    void (*cast)(cpu_type type, void *y, const float *x, size_t n);
-    void (*widen)(cpu_type type, float *y, const void *x, size_t n);
+    void (*cast)(pa_type type, void *y, const float *x, size_t n);
+    void (*widen)(pa_type type, float *y, const void *x, size_t n);
     // sum (C) += the columns of x (rows, C).
     void (*column_sum)(float *sum, const float *x, int rows, int C);
     // y (S, out) = x (S, in) w^T (+ bias), w (out, in) of `type`, read once. For decoding. work: (S, in), with bf16.
-    void (*gemv)(cpu_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out, float *work);
+    void (*gemv)(pa_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out, float *work);
     // The same with w (out, in) of 8 bits: row o stands for scale[o] w[o].
     void (*gemv_int8)(float *y, const float *x, const int8_t *w, const float *scale, const float *bias, int streams, int in, int out);
 } cpu_ops;

@@ -21,12 +21,12 @@ typedef struct {
     float *rows;      // (PANEL, max(D, units)) queries or outputs, a row each
 } scratch;
 
-static size_t scratch_units(const cpu_attn *a) {
+static size_t scratch_units(const pa_attn *a) {
     size_t D = (size_t)a->dim_head;
     return ATTN_PANEL * (D + ATTN_CHUNK + ATTN_KEYS + D + 2 + D);
 }
 
-static scratch scratch_at(const cpu_attn *a, uint32_t *at) {
+static scratch scratch_at(const pa_attn *a, uint32_t *at) {
     size_t D = (size_t)a->dim_head;
     scratch s = {.query = at};
     s.score = (float *)(at += ATTN_PANEL * D);
@@ -38,7 +38,7 @@ static scratch scratch_at(const cpu_attn *a, uint32_t *at) {
     return s;
 }
 
-size_t CPU_ISA(attn_fwd_units)(const cpu_attn *a, int threads) {
+size_t CPU_ISA(attn_fwd_units)(const pa_attn *a, int threads) {
     attn_plan p = CPU_ISA(attn_plan_make)(a);
     return 2 * p.heads * p.key_plane + (size_t)threads * attn_line(scratch_units(a));
 }
@@ -80,7 +80,7 @@ static void rescale(scratch *s, const float *top_now, int vectors, int D) {
 }
 
 // Scores -> weights 2^(c score - top) in units; adds them to the sums, then drops.
-SIMD_INLINE void weigh(const bool pairs, const bool drop, scratch *s, uint32_t *weight, int rows, int vectors, float c, const cpu_attn *a,
+SIMD_INLINE void weigh(const bool pairs, const bool drop, scratch *s, uint32_t *weight, int rows, int vectors, float c, const pa_attn *a,
                        int b, int h, int n, int m) {
     for (int v = 0; v < vectors; v++) {
         vf top = vf_load(s->top + v * VW), sum = vf_load(s->sum + v * VW);
@@ -114,7 +114,7 @@ SIMD_INLINE void weigh(const bool pairs, const bool drop, scratch *s, uint32_t *
     }
 }
 
-static void weigh_any(bool pairs, scratch *s, uint32_t *weight, int rows, int vectors, float c, const cpu_attn *a, int b, int h, int n,
+static void weigh_any(bool pairs, scratch *s, uint32_t *weight, int rows, int vectors, float c, const pa_attn *a, int b, int h, int n,
                       int m) {
     bool drop = a->dropout.p > 0;
 #if SIMD_PAIRS
@@ -134,7 +134,7 @@ static void weigh_any(bool pairs, scratch *s, uint32_t *weight, int rows, int ve
 }
 
 // One panel of queries n .. n + PANEL - 1 against its visible keys: 4 D flop a pair.
-static void panel(const cpu_attn *a, const attn_plan *p, scratch *s, const uint32_t *keys, const uint32_t *values, int b, int h, int n) {
+static void panel(const pa_attn *a, const attn_plan *p, scratch *s, const uint32_t *keys, const uint32_t *values, int b, int h, int n) {
     const int D = a->dim_head, queries = a->latents - n < ATTN_PANEL ? a->latents - n : ATTN_PANEL, vectors = (queries + VW - 1) / VW;
     const float c = a->scale * 1.44269504088896341f; // scores in log2
     const int visible = a->kept + n + queries, end = visible + 3 < p->key_pad ? (visible + 3) / 4 * 4 : p->key_pad;
@@ -168,18 +168,18 @@ static void panel(const cpu_attn *a, const attn_plan *p, scratch *s, const uint3
 }
 
 // Normalises a panel's outputs and writes them, and lse.
-static void finish(const cpu_attn *a, scratch *s, void *o, float *lse, int b, int h, int n) {
+static void finish(const pa_attn *a, scratch *s, void *o, float *lse, int b, int h, int n) {
     const int D = a->dim_head, queries = a->latents - n < ATTN_PANEL ? a->latents - n : ATTN_PANEL;
     CPU_ISA(attn_transpose)((uint32_t *)s->rows, D, (uint32_t *)s->out, ATTN_PANEL, D, queries);
     for (int i = 0; i < queries; i++) {
-        char *row = (char *)o + (((ptrdiff_t)b * a->latents + n + i) * a->ldo + (ptrdiff_t)h * D) * (ptrdiff_t)cpu_size(a->type);
+        char *row = (char *)o + (((ptrdiff_t)b * a->latents + n + i) * a->ldo + (ptrdiff_t)h * D) * (ptrdiff_t)pa_size(a->type);
         CPU_ISA(attn_store)(a->type, row, s->rows + i * D, 1 / s->sum[i], D);
         lse[((ptrdiff_t)b * a->heads + h) * a->latents + n + i] =
             (float)(((double)s->top[i] + log2((double)s->sum[i])) * 0.69314718055994531);
     }
 }
 
-void CPU_ISA(attn_fwd)(const cpu_attn *a, void *o, float *lse, void *work) {
+void CPU_ISA(attn_fwd)(const pa_attn *a, void *o, float *lse, void *work) {
     const attn_plan p = CPU_ISA(attn_plan_make)(a);
     uint32_t *keys = (uint32_t *)(((uintptr_t)work + 63) / 64 * 64), *values = keys + p.heads * p.key_plane,
              *rest = values + p.heads * p.key_plane;

@@ -53,7 +53,7 @@ static uint32_t *take(uint32_t *base, size_t *used, size_t units) {
 }
 
 // Lays work out from `base` (NULL: only counts) and returns the units used.
-static size_t layout_at(layout *l, const cpu_attn *a, const attn_plan *p, uint32_t *base, int threads) {
+static size_t layout_at(layout *l, const pa_attn *a, const attn_plan *p, uint32_t *base, int threads) {
     const size_t D = (size_t)a->dim_head, Q = (size_t)p->query_pad, heads = p->heads;
     size_t used = 0;
     l->splits = splits_for(p, threads);
@@ -73,7 +73,7 @@ static size_t layout_at(layout *l, const cpu_attn *a, const attn_plan *p, uint32
     return used;
 }
 
-size_t CPU_ISA(attn_bwd_units)(const cpu_attn *a, int threads) {
+size_t CPU_ISA(attn_bwd_units)(const pa_attn *a, int threads) {
     attn_plan p = CPU_ISA(attn_plan_make)(a);
     layout l;
     return layout_at(&l, a, &p, NULL, threads);
@@ -93,10 +93,10 @@ static scratch scratch_at(const attn_plan *p, uint32_t *at) {
 }
 
 // Packs queries n .. n + PANEL - 1 of a head both ways: dst (units, PANEL), and dst_across by panels of D.
-static void pack_panel(const cpu_attn *a, const attn_plan *p, const void *src, ptrdiff_t ld, uint32_t *dst, uint32_t *dst_across,
+static void pack_panel(const pa_attn *a, const attn_plan *p, const void *src, ptrdiff_t ld, uint32_t *dst, uint32_t *dst_across,
                        uint32_t *rows, int b, int h, int n) {
     const int D = a->dim_head, units = p->units;
-    const size_t size = cpu_size(a->type), panel = (size_t)(p->query_pad / p->per) * ATTN_PANEL;
+    const size_t size = pa_size(a->type), panel = (size_t)(p->query_pad / p->per) * ATTN_PANEL;
     for (int i = 0; i < ATTN_PANEL; i++)
         CPU_ISA(attn_units)(p->pairs, a->type, rows + i * units, attn_query_row(a, src, ld, b, h, n + i), D);
     CPU_ISA(attn_transpose)(dst + (size_t)n * (size_t)units, ATTN_PANEL, rows, units, ATTN_PANEL, units);
@@ -112,22 +112,22 @@ static void pack_panel(const cpu_attn *a, const attn_plan *p, const void *src, p
     }
 }
 
-SIMD_INLINE vf load(cpu_type type, const void *x, int d) {
-    return type == CPU_F32 ? vf_load((const float *)x + d) : vf_load_bf16((const uint16_t *)x + d);
+SIMD_INLINE vf load(pa_type type, const void *x, int d) {
+    return type == PA_TYPE_F32 ? vf_load((const float *)x + d) : vf_load_bf16((const uint16_t *)x + d);
 }
-static float dot(cpu_type type, const void *x, const void *y, int D) {
+static float dot(pa_type type, const void *x, const void *y, int D) {
     vf sums = {0};
     int d = 0;
     for (; d + VW <= D; d += VW) sums += load(type, x, d) * load(type, y, d);
     float sum = vf_sum(sums);
     for (; d < D; d++)
-        sum += type == CPU_F32 ? ((const float *)x)[d] * ((const float *)y)[d]
-                               : bf16_to_float(((const uint16_t *)x)[d]) * bf16_to_float(((const uint16_t *)y)[d]);
+        sum += type == PA_TYPE_F32 ? ((const float *)x)[d] * ((const float *)y)[d]
+                                   : bf16_to_float(((const uint16_t *)x)[d]) * bf16_to_float(((const uint16_t *)y)[d]);
     return sum;
 }
 
 // Packs q and dO, and finds lse in log2 and delta; rows past N are zeros. Call inside a parallel region.
-static void pack_queries(const cpu_attn *a, const attn_plan *p, const layout *l, const void *o, const void *dout, const float *lse,
+static void pack_queries(const pa_attn *a, const attn_plan *p, const layout *l, const void *o, const void *dout, const float *lse,
                          uint32_t *rows) {
     const int panels = p->query_pad / ATTN_PANEL;
     const int64_t count = (int64_t)p->heads * panels;
@@ -154,7 +154,7 @@ typedef struct {
 } place;
 
 // S^T and dP^T of 4 keys by 2 VW queries -> P^T and dS^T in units, dS^T also across keys.
-SIMD_INLINE void differentiate(const bool pairs, const bool drop, const bool mask, const cpu_attn *a, const scratch *s, const place *at,
+SIMD_INLINE void differentiate(const bool pairs, const bool drop, const bool mask, const pa_attn *a, const scratch *s, const place *at,
                                int chunk, int r, int lane, float c) {
     vf p[4][2], ds[4][2];
     SIMD_UNROLL
@@ -198,13 +198,13 @@ SIMD_INLINE void differentiate(const bool pairs, const bool drop, const bool mas
     }
 }
 
-SIMD_INLINE void differentiate_all(const bool pairs, const bool drop, const bool mask, const cpu_attn *a, const scratch *s, const place *at,
+SIMD_INLINE void differentiate_all(const bool pairs, const bool drop, const bool mask, const pa_attn *a, const scratch *s, const place *at,
                                    int chunk, int rows, int lanes, float c) {
     for (int lane = 0; lane < lanes; lane += 2 * VW)
         for (int r = 0; r < rows; r += 4) differentiate(pairs, drop, mask, a, s, at, chunk, r, lane, c);
 }
 
-static void differentiate_any(bool pairs, bool mask, const cpu_attn *a, const scratch *s, const place *at, int chunk, int rows, int lanes,
+static void differentiate_any(bool pairs, bool mask, const pa_attn *a, const scratch *s, const place *at, int chunk, int rows, int lanes,
                               float c) {
     const bool drop = a->dropout.p > 0;
 #define CASE(P, Z, M)                                                                                                                      \
@@ -223,7 +223,7 @@ static void differentiate_any(bool pairs, bool mask, const cpu_attn *a, const sc
 }
 
 // Keys m .. m + rows - 1 against queries n .. n + queries - 1 of a head.
-static void tile(const cpu_attn *a, const attn_plan *p, const layout *l, scratch *s, float *dquery, int head, int m, int rows, int n,
+static void tile(const pa_attn *a, const attn_plan *p, const layout *l, scratch *s, float *dquery, int head, int m, int rows, int n,
                  int queries) {
     const int D = a->dim_head, per = p->per;
     const int lanes = (queries + 2 * VW - 1) / (2 * VW) * (2 * VW), visible = m - a->kept - n;
@@ -257,7 +257,7 @@ static void tile(const cpu_attn *a, const attn_plan *p, const layout *l, scratch
 }
 
 // One task: every key block of the head that is this split's, dealt out back and forth so that shares are even.
-static void share(const cpu_attn *a, const attn_plan *p, const layout *l, scratch *s, int head, int split, void *dkp, void *dvp, void *dkn,
+static void share(const pa_attn *a, const attn_plan *p, const layout *l, scratch *s, int head, int split, void *dkp, void *dvp, void *dkn,
                   void *dvn) {
     float *dquery = l->dquery + ((size_t)head * (size_t)l->splits + (size_t)split) * l->dquery_plane;
     memset(dquery, 0, sizeof(float) * l->dquery_plane);
@@ -284,7 +284,7 @@ static void share(const cpu_attn *a, const attn_plan *p, const layout *l, scratc
 }
 
 // Adds the splits' dQ^T in order and writes dq. Call inside a parallel region.
-static void write_dq(const cpu_attn *a, const attn_plan *p, const layout *l, void *dq, uint32_t *rows) {
+static void write_dq(const pa_attn *a, const attn_plan *p, const layout *l, void *dq, uint32_t *rows) {
     const int D = a->dim_head, panels = (a->latents + ATTN_PANEL - 1) / ATTN_PANEL;
     const int64_t count = (int64_t)p->heads * panels;
 #pragma omp for schedule(static)
@@ -299,7 +299,7 @@ static void write_dq(const cpu_attn *a, const attn_plan *p, const layout *l, voi
     }
 }
 
-void CPU_ISA(attn_bwd)(const cpu_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
+void CPU_ISA(attn_bwd)(const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
                        void *dvn, void *work) {
     const attn_plan p = CPU_ISA(attn_plan_make)(a);
     layout l;

@@ -35,24 +35,24 @@ typedef struct {
     size_t ahead;   // bytes that are asked for before their turn
 } reader;
 
-SIMD_INLINE float element(const cpu_type type, const char *row, int d) {
-    return type == CPU_F32 ? ((const float *)(const void *)row)[d] : bf16_to_float(((const uint16_t *)(const void *)row)[d]);
+SIMD_INLINE float element(const pa_type type, const char *row, int d) {
+    return type == PA_TYPE_F32 ? ((const float *)(const void *)row)[d] : bf16_to_float(((const uint16_t *)(const void *)row)[d]);
 }
 
-SIMD_INLINE void fetch(const cpu_type type, const int lanes, const char *row) {
+SIMD_INLINE void fetch(const pa_type type, const int lanes, const char *row) {
     SIMD_UNROLL
-    for (int d = 0; d < lanes; d += type == CPU_F32 ? 16 : 32) __builtin_prefetch(row + (size_t)d * cpu_size(type));
+    for (int d = 0; d < lanes; d += type == PA_TYPE_F32 ? 16 : 32) __builtin_prefetch(row + (size_t)d * pa_size(type));
 }
 
 // Scores of VW keys; rows from `count` on are not read and their scores are not meant.
-SIMD_INLINE vf scores(const cpu_type type, const int lanes, const reader *r, const char *k, int count) {
+SIMD_INLINE vf scores(const pa_type type, const int lanes, const reader *r, const char *k, int count) {
     vf sum[VW], rest;
     SIMD_UNROLL
     for (int i = 0; i < VW; i++) {
         const char *row = k + (size_t)(i < count ? i : 0) * r->row;
         sum[i] = (vf){0};
         fetch(type, lanes, row + r->ahead);
-        if (type == CPU_F32) SIMD_UNROLL
+        if (type == PA_TYPE_F32) SIMD_UNROLL
         for (int d = 0; d < lanes; d += VW) sum[i] += vf_load(r->q + d) * vf_load(row + 4 * d);
         else SIMD_UNROLL for (int d = 0; d < lanes; d += 2 * VW) {
             vu pair = vu_load(row + 2 * d);
@@ -65,11 +65,11 @@ SIMD_INLINE vf scores(const cpu_type type, const int lanes, const reader *r, con
     return rest;
 }
 
-SIMD_INLINE void add_row(const cpu_type type, const int vectors, vf sum[4], float weight, const char *v) {
+SIMD_INLINE void add_row(const pa_type type, const int vectors, vf sum[4], float weight, const char *v) {
     const vf w = vf_set(weight);
     SIMD_UNROLL
     for (int j = 0; j < vectors; j++) {
-        if (type == CPU_F32) {
+        if (type == PA_TYPE_F32) {
             sum[j] += w * vf_load(v + 4 * j * VW);
         } else if (j % 2 == 0) {
             vu pair = vu_load(v + 2 * j * VW);
@@ -80,10 +80,10 @@ SIMD_INLINE void add_row(const cpu_type type, const int vectors, vf sum[4], floa
 
 // out (lanes, then rest; in the order of reader.q) = weighted sum of the rows at v, `vectors` vectors at a time; even and odd rows apart,
 // so that additions need not wait for each other.
-SIMD_INLINE void blend(const cpu_type type, const int vectors, const reader *r, const float *weight, const char *v, int count, float *out,
+SIMD_INLINE void blend(const pa_type type, const int vectors, const reader *r, const float *weight, const char *v, int count, float *out,
                        int d) {
     vf even[4] = {{0}}, odd[4] = {{0}};
-    v += (size_t)d * cpu_size(type);
+    v += (size_t)d * pa_size(type);
     int i = 0;
     for (; i + 2 <= count; i += 2, v += 2 * r->row) {
         fetch(type, vectors * VW, v + r->ahead);
@@ -97,8 +97,7 @@ SIMD_INLINE void blend(const cpu_type type, const int vectors, const reader *r, 
 }
 
 // count keys' rows, one after another, at k and v.
-SIMD_INLINE void stretch(const cpu_type type, const int lanes, part *to, const reader *r, const char *k, const char *v, int count,
-                         float c) {
+SIMD_INLINE void stretch(const pa_type type, const int lanes, part *to, const reader *r, const char *k, const char *v, int count, float c) {
     float weight[DECODE_KEYS], top = -1e30f;
     vf tops = vf_set(top);
     for (int i = 0; i < count; i += VW) {
@@ -120,7 +119,7 @@ SIMD_INLINE void stretch(const cpu_type type, const int lanes, part *to, const r
     int d = 0;
     for (; d + 4 * VW <= lanes; d += 4 * VW) blend(type, 4, r, weight, v, count, to->out, d);
     for (; d + 2 * VW <= lanes; d += 2 * VW) blend(type, 2, r, weight, v, count, to->out, d);
-    if (type == CPU_F32 && d < lanes) blend(type, 1, r, weight, v, count, to->out, d);
+    if (type == PA_TYPE_F32 && d < lanes) blend(type, 1, r, weight, v, count, to->out, d);
     for (d = lanes; d < lanes + r->rest; d++) {
         float sum = 0;
         for (int i = 0; i < count; i++) sum += weight[i] * element(type, v + (size_t)i * r->row, d);
@@ -128,11 +127,11 @@ SIMD_INLINE void stretch(const cpu_type type, const int lanes, part *to, const r
     }
 }
 
-SIMD_INLINE void stretch_type(const int lanes, cpu_type type, part *to, const reader *r, const char *k, const char *v, int count, float c) {
-    if (type == CPU_F32)
-        stretch(CPU_F32, lanes, to, r, k, v, count, c);
+SIMD_INLINE void stretch_type(const int lanes, pa_type type, part *to, const reader *r, const char *k, const char *v, int count, float c) {
+    if (type == PA_TYPE_F32)
+        stretch(PA_TYPE_F32, lanes, to, r, k, v, count, c);
     else
-        stretch(CPU_BF16, lanes, to, r, k, v, count, c);
+        stretch(PA_TYPE_BF16, lanes, to, r, k, v, count, c);
 }
 
 // Joins a head's parts; split: dims of theirs that are in that order.
@@ -153,25 +152,27 @@ static void join(float *o, const float *parts, int count, int D, int split, floa
     vf_merge(o, out, split);
 }
 
-void CPU_ISA(attn_decode)(cpu_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q,
-                          const void *k, const void *v, float *o, void *work) {
-    const int parts = (length + DECODE_KEYS - 1) / DECODE_KEYS, D = dim_head, step = type == CPU_F32 ? VW : 2 * VW, lanes = D / step * step;
-    const int split = type == CPU_F32 ? 0 : lanes;
+void CPU_ISA(attn_decode)(pa_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q,
+                          ptrdiff_t ldq, const void *k, const void *v, float *o, void *work) {
+    const int parts = (length + DECODE_KEYS - 1) / DECODE_KEYS, D = dim_head, step = type == PA_TYPE_F32 ? VW : 2 * VW,
+              lanes = D / step * step;
+    const int split = type == PA_TYPE_F32 ? 0 : lanes;
     const float c = scale * 1.44269504088896341f;
     const int64_t all = (int64_t)streams * heads, tasks = all * parts;
     float *at = (float *)(((uintptr_t)work + 63) / 64 * 64);
 #pragma omp parallel
     {
         float placed[ATTN_DIM];
-        const reader r = {D - lanes, placed, (size_t)D * cpu_size(type), bytes_ahead()};
+        const reader r = {D - lanes, placed, (size_t)D * pa_size(type), bytes_ahead()};
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < tasks; t++) {
             const int64_t head = t / parts;
             const int first = (int)(t % parts) * DECODE_KEYS, count = length - first < DECODE_KEYS ? length - first : DECODE_KEYS;
             const size_t offset = ((size_t)head * (size_t)capacity + (size_t)first) * r.row;
             part *to = (part *)(void *)(at + (size_t)t * part_floats(D));
-            memcpy(placed, q + head * D, (size_t)D * sizeof *placed);
-            vf_split(placed, q + head * D, split);
+            const float *query = q + head / heads * ldq + head % heads * D;
+            memcpy(placed, query, (size_t)D * sizeof *placed);
+            vf_split(placed, query, split);
             if (lanes == 64)
                 stretch_type(64, type, to, &r, (const char *)k + offset, (const char *)v + offset, count, c);
             else

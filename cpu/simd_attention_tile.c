@@ -83,8 +83,8 @@ void product(bool pairs, int rows, int cols, int units, attn_a a, attn_b b, attn
     strips(false, rows, cols, units, a, b, c, add);
 }
 
-attn_plan CPU_ISA(attn_plan_make)(const cpu_attn *a) {
-    attn_plan p = {.pairs = SIMD_PAIRS && a->type == CPU_BF16};
+attn_plan CPU_ISA(attn_plan_make)(const pa_attn *a) {
+    attn_plan p = {.pairs = SIMD_PAIRS && a->type == PA_TYPE_BF16};
     p.per = p.pairs ? 2 : 1;
     p.keys = a->kept + a->latents;
     p.key_pad = (p.keys + 3) / 4 * 4;
@@ -98,9 +98,9 @@ attn_plan CPU_ISA(attn_plan_make)(const cpu_attn *a) {
     return p;
 }
 
-size_t CPU_ISA(attn_work)(const cpu_attn *a, int threads) {
+size_t CPU_ISA(attn_work)(const pa_attn *a, int threads) {
     size_t most = CPU_ISA(attn_fwd_units)(a, threads);
-    cpu_attn less = *a; // fewer sequences are split into more parts
+    pa_attn less = *a; // fewer sequences are split into more parts
     for (less.batch = 1; less.batch <= a->batch; less.batch++) {
         size_t backward = CPU_ISA(attn_bwd_units)(&less, threads);
         if (backward > most) most = backward;
@@ -108,10 +108,10 @@ size_t CPU_ISA(attn_work)(const cpu_attn *a, int threads) {
     return 4 * most + 64;
 }
 
-void CPU_ISA(attn_units)(bool pairs, cpu_type type, uint32_t *dst, const void *src, int D) {
+void CPU_ISA(attn_units)(bool pairs, pa_type type, uint32_t *dst, const void *src, int D) {
     if (!src) {
         memset(dst, 0, 4 * (size_t)(pairs ? (D + 1) / 2 : D));
-    } else if (type == CPU_F32) {
+    } else if (type == PA_TYPE_F32) {
         memcpy(dst, src, 4 * (size_t)D);
     } else if (pairs) {
         if (D % 2) dst[D / 2] = 0;
@@ -122,7 +122,7 @@ void CPU_ISA(attn_units)(bool pairs, cpu_type type, uint32_t *dst, const void *s
     }
 }
 
-void CPU_ISA(attn_units_across)(bool pairs, cpu_type type, uint32_t *dst, const void *src0, const void *src1, int D) {
+void CPU_ISA(attn_units_across)(bool pairs, pa_type type, uint32_t *dst, const void *src0, const void *src1, int D) {
     if (!pairs) {
         CPU_ISA(attn_units)(false, type, dst, src0, D);
         return;
@@ -172,9 +172,9 @@ void CPU_ISA(attn_transpose)(uint32_t *dst, ptrdiff_t dst_row, const uint32_t *s
         }
 }
 
-void CPU_ISA(attn_store)(cpu_type type, void *dst, const float *src, float factor, int D) {
+void CPU_ISA(attn_store)(pa_type type, void *dst, const float *src, float factor, int D) {
     int d = 0;
-    if (type == CPU_F32) {
+    if (type == PA_TYPE_F32) {
         float *f = dst;
         for (; d < D; d++) f[d] = factor * src[d];
         return;
@@ -184,7 +184,7 @@ void CPU_ISA(attn_store)(cpu_type type, void *dst, const float *src, float facto
     for (; d < D; d++) h[d] = bf16_from_float(factor * src[d]);
 }
 
-void CPU_ISA(attn_pack_keys)(const cpu_attn *a, const attn_plan *p, uint32_t *dst, const void *prefix, const void *own, bool across) {
+void CPU_ISA(attn_pack_keys)(const pa_attn *a, const attn_plan *p, uint32_t *dst, const void *prefix, const void *own, bool across) {
     const int step = 64;
     const int64_t blocks = (p->key_pad + step - 1) / step, count = (int64_t)p->heads * blocks;
 #pragma omp for schedule(static) nowait

@@ -22,32 +22,32 @@ SIMD_INLINE uint32_t bits_of_f32(float f) {
 }
 
 // Element i of a tensor of type t. With t a constant, as in the two calls of a body, the test is gone.
-SIMD_INLINE float act_get(cpu_type t, const void *x, size_t i) {
-    return t == CPU_F32 ? ((const float *)x)[i] : bf16_to_float(((const uint16_t *)x)[i]);
+SIMD_INLINE float act_get(pa_type t, const void *x, size_t i) {
+    return t == PA_TYPE_F32 ? ((const float *)x)[i] : bf16_to_float(((const uint16_t *)x)[i]);
 }
-SIMD_INLINE void act_set(cpu_type t, void *x, size_t i, float value) {
-    if (t == CPU_F32)
+SIMD_INLINE void act_set(pa_type t, void *x, size_t i, float value) {
+    if (t == PA_TYPE_F32)
         ((float *)x)[i] = value;
     else
         ((uint16_t *)x)[i] = bf16_from_float(value);
 }
 // Elements i to i + n, n <= VW; lanes beyond are 0.
-SIMD_INLINE vf act_load(cpu_type t, const void *x, size_t i, int n) {
-    if (n == VW) return t == CPU_F32 ? vf_load((const float *)x + i) : vf_load_bf16((const uint16_t *)x + i);
+SIMD_INLINE vf act_load(pa_type t, const void *x, size_t i, int n) {
+    if (n == VW) return t == PA_TYPE_F32 ? vf_load((const float *)x + i) : vf_load_bf16((const uint16_t *)x + i);
     vf v = {0};
     for (int j = 0; j < n; j++) v[j] = act_get(t, x, i + (size_t)j);
     return v;
 }
-SIMD_INLINE void act_store(cpu_type t, void *x, size_t i, int n, vf v) {
-    if (n == VW && t == CPU_F32)
+SIMD_INLINE void act_store(pa_type t, void *x, size_t i, int n, vf v) {
+    if (n == VW && t == PA_TYPE_F32)
         vf_store((float *)x + i, v);
     else if (n == VW)
         vf_store_bf16((uint16_t *)x + i, v);
     else
         for (int j = 0; j < n; j++) act_set(t, x, i + (size_t)j, v[j]);
 }
-SIMD_INLINE void *act_at(cpu_type t, const void *x, size_t i) {
-    return (char *)x + i * (t == CPU_F32 ? 4 : 2);
+SIMD_INLINE void *act_at(pa_type t, const void *x, size_t i) {
+    return (char *)x + i * (t == PA_TYPE_F32 ? 4 : 2);
 }
 
 // e^x for x <= 88, 0 below -87.3; within 2 units in the last place. x = n ln 2 + r, |r| <= ln 2 / 2, Taylor's series of degree 7 in r.

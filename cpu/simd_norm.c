@@ -8,7 +8,7 @@
 
 enum { SMALL = 16384 };
 
-SIMD_INLINE void layernorm_row(cpu_type t, const float *z, void *y, float *mean, float *rstd, const float *w, const float *b, int C) {
+SIMD_INLINE void layernorm_row(pa_type t, const float *z, void *y, float *mean, float *rstd, const float *w, const float *b, int C) {
     float sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
     for (int i = 0; i < C; i++) sum += z[i];
@@ -21,7 +21,7 @@ SIMD_INLINE void layernorm_row(cpu_type t, const float *z, void *y, float *mean,
     for (int i = 0; i < C; i++) act_set(t, y, (size_t)i, (z[i] - m) * s * w[i] + b[i]);
 }
 
-SIMD_INLINE void layernorm_fwd_body(cpu_type t, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
+SIMD_INLINE void layernorm_fwd_body(pa_type t, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
                                     const float *bias, const float *w, const float *b, int rows, int C) {
 #pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)C > SMALL)
     for (int row = 0; row < rows; row++) {
@@ -48,12 +48,12 @@ SIMD_INLINE void layernorm_fwd_body(cpu_type t, float *z, void *y, float *mean, 
         }
     }
 }
-void CPU_ISA(layernorm_fwd)(cpu_type t, float *z, void *y, float *mean, float *rstd, const float *x, const float *r, const float *bias,
+void CPU_ISA(layernorm_fwd)(pa_type t, float *z, void *y, float *mean, float *rstd, const float *x, const float *r, const float *bias,
                             const float *w, const float *b, int rows, int C) {
-    if (t == CPU_F32)
-        layernorm_fwd_body(CPU_F32, z, y, mean, rstd, x, r, bias, w, b, rows, C);
+    if (t == PA_TYPE_F32)
+        layernorm_fwd_body(PA_TYPE_F32, z, y, mean, rstd, x, r, bias, w, b, rows, C);
     else
-        layernorm_fwd_body(CPU_BF16, z, y, mean, rstd, x, r, bias, w, b, rows, C);
+        layernorm_fwd_body(PA_TYPE_BF16, z, y, mean, rstd, x, r, bias, w, b, rows, C);
 }
 
 // Adds the threads' partial sums, part (threads, 2, width), to one or two sums, in the order of the threads.
@@ -68,7 +68,7 @@ SIMD_INLINE void add_partials(float *first, float *second, const float *part, in
     }
 }
 
-SIMD_INLINE void layernorm_bwd_row(cpu_type t, float *dx, void *copy, float *dw, float *db, const void *dy, const float *x, float mean,
+SIMD_INLINE void layernorm_bwd_row(pa_type t, float *dx, void *copy, float *dw, float *db, const void *dy, const float *x, float mean,
                                    float rstd, const float *w, int C) {
     float a = 0, b = 0;
 #pragma omp simd reduction(+ : a, b)
@@ -85,7 +85,7 @@ SIMD_INLINE void layernorm_bwd_row(cpu_type t, float *dx, void *copy, float *dw,
     for (int i = 0; i < C; i++) act_set(t, copy, (size_t)i, dx[i]);
 }
 
-SIMD_INLINE void layernorm_bwd_body(cpu_type t, float *dx, void *copy, float *dw, float *db, const void *dy, const float *x,
+SIMD_INLINE void layernorm_bwd_body(pa_type t, float *dx, void *copy, float *dw, float *db, const void *dy, const float *x,
                                     const float *mean, const float *rstd, const float *w, int rows, int C, float *work) {
     int threads = 1;
 #pragma omp parallel if ((size_t)rows * (size_t)C > SMALL)
@@ -104,15 +104,15 @@ SIMD_INLINE void layernorm_bwd_body(cpu_type t, float *dx, void *copy, float *dw
     }
     add_partials(dw, db, work, threads, C);
 }
-void CPU_ISA(layernorm_bwd)(cpu_type t, float *dx, void *copy, float *dw, float *db, const void *dy, const float *x, const float *mean,
+void CPU_ISA(layernorm_bwd)(pa_type t, float *dx, void *copy, float *dw, float *db, const void *dy, const float *x, const float *mean,
                             const float *rstd, const float *w, int rows, int C, float *work) {
-    if (t == CPU_F32)
-        layernorm_bwd_body(CPU_F32, dx, copy, dw, db, dy, x, mean, rstd, w, rows, C, work);
+    if (t == PA_TYPE_F32)
+        layernorm_bwd_body(PA_TYPE_F32, dx, copy, dw, db, dy, x, mean, rstd, w, rows, C, work);
     else
-        layernorm_bwd_body(CPU_BF16, dx, copy, dw, db, dy, x, mean, rstd, w, rows, C, work);
+        layernorm_bwd_body(PA_TYPE_BF16, dx, copy, dw, db, dy, x, mean, rstd, w, rows, C, work);
 }
 
-SIMD_INLINE void head_norm_fwd_body(cpu_type t, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
+SIMD_INLINE void head_norm_fwd_body(pa_type t, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
 #pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)(H * D) > SMALL)
     for (int row = 0; row < rows; row++)
         for (int h = 0; h < H; h++) {
@@ -126,14 +126,14 @@ SIMD_INLINE void head_norm_fwd_body(cpu_type t, void *x, ptrdiff_t ld, float *rs
             for (int i = 0; i < D; i++) act_set(t, a, (size_t)i, act_get(t, a, (size_t)i) * s * w[i]);
         }
 }
-void CPU_ISA(head_norm_fwd)(cpu_type t, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
-    if (t == CPU_F32)
-        head_norm_fwd_body(CPU_F32, x, ld, rstd, w, rows, H, D);
+void CPU_ISA(head_norm_fwd)(pa_type t, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
+    if (t == PA_TYPE_F32)
+        head_norm_fwd_body(PA_TYPE_F32, x, ld, rstd, w, rows, H, D);
     else
-        head_norm_fwd_body(CPU_BF16, x, ld, rstd, w, rows, H, D);
+        head_norm_fwd_body(PA_TYPE_BF16, x, ld, rstd, w, rows, H, D);
 }
 
-SIMD_INLINE void head_norm_bwd_body(cpu_type t, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd,
+SIMD_INLINE void head_norm_bwd_body(pa_type t, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd,
                                     const float *w, int rows, int H, int D, float *work) {
     int threads = 1;
 #pragma omp parallel if ((size_t)rows * (size_t)(H * D) > SMALL)
@@ -164,15 +164,15 @@ SIMD_INLINE void head_norm_bwd_body(cpu_type t, void *dy, ptrdiff_t ld_dy, float
     }
     add_partials(dw, NULL, work, threads, D);
 }
-void CPU_ISA(head_norm_bwd)(cpu_type t, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd,
+void CPU_ISA(head_norm_bwd)(pa_type t, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd,
                             const float *w, int rows, int H, int D, float *work) {
-    if (t == CPU_F32)
-        head_norm_bwd_body(CPU_F32, dy, ld_dy, dw, x, ld_x, rstd, w, rows, H, D, work);
+    if (t == PA_TYPE_F32)
+        head_norm_bwd_body(PA_TYPE_F32, dy, ld_dy, dw, x, ld_x, rstd, w, rows, H, D, work);
     else
-        head_norm_bwd_body(CPU_BF16, dy, ld_dy, dw, x, ld_x, rstd, w, rows, H, D, work);
+        head_norm_bwd_body(PA_TYPE_BF16, dy, ld_dy, dw, x, ld_x, rstd, w, rows, H, D, work);
 }
 
-SIMD_INLINE void cross_entropy_row(cpu_type t, void *d, float *nats, uint16_t *best, const float *x, int target, float scale, float z_loss,
+SIMD_INLINE void cross_entropy_row(pa_type t, void *d, float *nats, uint16_t *best, const float *x, int target, float scale, float z_loss,
                                    int V) {
     float top = x[0], sum = 0;
 #pragma omp simd reduction(max : top)
@@ -194,7 +194,7 @@ SIMD_INLINE void cross_entropy_row(cpu_type t, void *d, float *nats, uint16_t *b
     if (scored) act_set(t, d, (size_t)target, factor * exp_f32(x[target] - top) - scale);
 }
 
-SIMD_INLINE void cross_entropy_body(cpu_type t, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target,
+SIMD_INLINE void cross_entropy_body(pa_type t, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target,
                                     float scale, float z_loss, int rows, int V) {
 #pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)V > SMALL)
     for (int r = 0; r < rows; r++) {
@@ -203,10 +203,10 @@ SIMD_INLINE void cross_entropy_body(cpu_type t, void *dlogits, float *nats, uint
                           target ? target[r] : -1, scale, z_loss, V);
     }
 }
-void CPU_ISA(cross_entropy)(cpu_type t, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target,
-                            float scale, float z_loss, int rows, int V) {
-    if (t == CPU_F32)
-        cross_entropy_body(CPU_F32, dlogits, nats, best, logits, target, scale, z_loss, rows, V);
+void CPU_ISA(cross_entropy)(pa_type t, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target, float scale,
+                            float z_loss, int rows, int V) {
+    if (t == PA_TYPE_F32)
+        cross_entropy_body(PA_TYPE_F32, dlogits, nats, best, logits, target, scale, z_loss, rows, V);
     else
-        cross_entropy_body(CPU_BF16, dlogits, nats, best, logits, target, scale, z_loss, rows, V);
+        cross_entropy_body(PA_TYPE_BF16, dlogits, nats, best, logits, target, scale, z_loss, rows, V);
 }

@@ -42,7 +42,7 @@ static void embed_bwd(float *dtoken_emb, float *dpos_emb, const float *dx, const
     }
 }
 
-SIMD_INLINE void rotary_body(cpu_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
+SIMD_INLINE void rotary_body(pa_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
                              float sign) {
     int half = R / 2;
 #pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)(H * D) > SMALL)
@@ -59,16 +59,16 @@ SIMD_INLINE void rotary_body(cpu_type t, void *x, ptrdiff_t ld, const int32_t *p
         }
     }
 }
-static void rotary(cpu_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
+static void rotary(pa_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
                    float sign) {
-    if (t == CPU_F32)
-        rotary_body(CPU_F32, x, ld, position, table, rows, H, D, R, sign);
+    if (t == PA_TYPE_F32)
+        rotary_body(PA_TYPE_F32, x, ld, position, table, rows, H, D, R, sign);
     else
-        rotary_body(CPU_BF16, x, ld, position, table, rows, H, D, R, sign);
+        rotary_body(PA_TYPE_BF16, x, ld, position, table, rows, H, D, R, sign);
 }
 
 // Zeroes what the draw drops of one row of F values and divides the rest by 1 - p; one draw serves four neighbours.
-SIMD_INLINE void drop_row(cpu_type t, void *x, int F, const cpu_dropout *d, int row, int rows_a_sequence) {
+SIMD_INLINE void drop_row(pa_type t, void *x, int F, const pa_dropout *d, int row, int rows_a_sequence) {
     uint32_t limit = (uint32_t)((double)d->p * 4294967296.0);
     uint64_t window = d->window[row / rows_a_sequence], base = (uint64_t)d->layer << 48; // attention's draws have bit 63
     float keep = 1 / (1 - d->p);
@@ -79,7 +79,7 @@ SIMD_INLINE void drop_row(cpu_type t, void *x, int F, const cpu_dropout *d, int 
     }
 }
 
-SIMD_INLINE void activation_fwd_body(cpu_type t, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *d,
+SIMD_INLINE void activation_fwd_body(pa_type t, pa_activation kind, void *g, const void *h, int rows, int F, const pa_dropout *d,
                                      int rows_a_sequence) {
 #pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)F > SMALL / 4)
     for (int r = 0; r < rows; r++) {
@@ -93,15 +93,15 @@ SIMD_INLINE void activation_fwd_body(cpu_type t, pa_activation kind, void *g, co
         if (d && d->p > 0) drop_row(t, to, F, d, r, rows_a_sequence);
     }
 }
-static void activation_fwd(cpu_type t, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *d,
+static void activation_fwd(pa_type t, pa_activation kind, void *g, const void *h, int rows, int F, const pa_dropout *d,
                            int rows_a_sequence) {
-    if (t == CPU_F32)
-        activation_fwd_body(CPU_F32, kind, g, h, rows, F, d, rows_a_sequence);
+    if (t == PA_TYPE_F32)
+        activation_fwd_body(PA_TYPE_F32, kind, g, h, rows, F, d, rows_a_sequence);
     else
-        activation_fwd_body(CPU_BF16, kind, g, h, rows, F, d, rows_a_sequence);
+        activation_fwd_body(PA_TYPE_BF16, kind, g, h, rows, F, d, rows_a_sequence);
 }
 
-SIMD_INLINE void activation_bwd_body(cpu_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const cpu_dropout *d,
+SIMD_INLINE void activation_bwd_body(pa_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const pa_dropout *d,
                                      int rows_a_sequence) {
 #pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)F > SMALL / 4)
     for (int r = 0; r < rows; r++) {
@@ -115,12 +115,12 @@ SIMD_INLINE void activation_bwd_body(cpu_type t, pa_activation kind, void *dg, c
         }
     }
 }
-static void activation_bwd(cpu_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const cpu_dropout *d,
+static void activation_bwd(pa_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const pa_dropout *d,
                            int rows_a_sequence) {
-    if (t == CPU_F32)
-        activation_bwd_body(CPU_F32, kind, dg, h, rows, F, d, rows_a_sequence);
+    if (t == PA_TYPE_F32)
+        activation_bwd_body(PA_TYPE_F32, kind, dg, h, rows, F, d, rows_a_sequence);
     else
-        activation_bwd_body(CPU_BF16, kind, dg, h, rows, F, d, rows_a_sequence);
+        activation_bwd_body(PA_TYPE_BF16, kind, dg, h, rows, F, d, rows_a_sequence);
 }
 
 // In a fixed order whatever the threads: blocks of 64 Ki summed alone, then the blocks one after the other.
@@ -158,8 +158,8 @@ static void adam(float *p, float *g, float *m, float *v, uint16_t *copy, size_t 
     for (size_t i = 0; i < n; i++) copy[i] = bf16_from_float(p[i]);
 }
 
-static void cast(cpu_type t, void *y, const float *x, size_t n) {
-    if (t == CPU_F32) {
+static void cast(pa_type t, void *y, const float *x, size_t n) {
+    if (t == PA_TYPE_F32) {
         memcpy(y, x, n * 4);
         return;
     }
@@ -168,8 +168,8 @@ static void cast(cpu_type t, void *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++) to[i] = bf16_from_float(x[i]);
 }
 
-static void widen(cpu_type t, float *y, const void *x, size_t n) {
-    if (t == CPU_F32) {
+static void widen(pa_type t, float *y, const void *x, size_t n) {
+    if (t == PA_TYPE_F32) {
         memcpy(y, x, n * 4);
         return;
     }
@@ -200,14 +200,14 @@ static int gemv_ahead(void) {
 
 // From one end to the other, so that w is one stream to the prefetcher; four sums, so that additions do not wait for one another.
 // placed: x, for bf16 in the order of vf_split.
-SIMD_INLINE float dot(cpu_type t, const float *x, const float *placed, const void *w, int n, const int ahead) {
+SIMD_INLINE float dot(pa_type t, const float *x, const float *placed, const void *w, int n, const int ahead) {
     vf sum[4] = {{0}, {0}, {0}, {0}};
-    const int line = 64 / (int)cpu_size(t);
+    const int line = 64 / (int)pa_size(t);
     int i = 0;
     for (; i + 4 * VW <= n; i += 4 * VW) {
         SIMD_UNROLL
         for (int j = 0; ahead && j < 4 * VW; j += line) __builtin_prefetch((const char *)act_at(t, w, (size_t)(i + j)) + ahead);
-        if (t == CPU_F32) SIMD_UNROLL
+        if (t == PA_TYPE_F32) SIMD_UNROLL
         for (int j = 0; j < 4; j++) sum[j] += vf_load(x + i + j * VW) * vf_load((const float *)w + i + j * VW);
         else SIMD_UNROLL for (int j = 0; j < 4; j += 2) {
             vu pair = vu_load((const uint16_t *)w + i + j * VW);
@@ -220,7 +220,7 @@ SIMD_INLINE float dot(cpu_type t, const float *x, const float *placed, const voi
     return vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
-SIMD_INLINE void gemv_body(cpu_type t, float *y, const float *x, const float *placed, const void *w, const float *bias, int streams, int in,
+SIMD_INLINE void gemv_body(pa_type t, float *y, const float *x, const float *placed, const void *w, const float *bias, int streams, int in,
                            int out, const int ahead) {
 #pragma omp parallel for schedule(static) if ((size_t)in * (size_t)out > SMALL)
     for (int o = 0; o < out; o++)
@@ -230,16 +230,16 @@ SIMD_INLINE void gemv_body(cpu_type t, float *y, const float *x, const float *pl
                 dot(t, x + at, placed + at, act_at(t, w, (size_t)o * (size_t)in), in, ahead) + (bias ? bias[o] : 0);
         }
 }
-static void gemv(cpu_type t, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out, float *work) {
-    if (t == CPU_F32) {
-        gemv_body(CPU_F32, y, x, x, w, bias, streams, in, out, 0);
+static void gemv(pa_type t, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out, float *work) {
+    if (t == PA_TYPE_F32) {
+        gemv_body(PA_TYPE_F32, y, x, x, w, bias, streams, in, out, 0);
         return;
     }
     for (int s = 0; s < streams; s++) vf_split(work + (size_t)s * (size_t)in, x + (size_t)s * (size_t)in, in / (2 * VW) * (2 * VW));
     if (gemv_ahead())
-        gemv_body(CPU_BF16, y, x, work, w, bias, streams, in, out, GEMV_AHEAD);
+        gemv_body(PA_TYPE_BF16, y, x, work, w, bias, streams, in, out, GEMV_AHEAD);
     else
-        gemv_body(CPU_BF16, y, x, work, w, bias, streams, in, out, 0);
+        gemv_body(PA_TYPE_BF16, y, x, work, w, bias, streams, in, out, 0);
 }
 
 // VW neighbours of 8 bits.

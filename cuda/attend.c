@@ -18,15 +18,15 @@ cuda_attend *cuda_attend_create(void) {
 void cuda_attend_destroy(cuda_attend *t) {
     (void)t;
 }
-size_t cuda_attend_work(cuda_attend *t, const cuda_attn *a, bool back) {
+size_t cuda_attend_work(cuda_attend *t, const pa_attn *a, bool back) {
     (void)t, (void)back;
     return cuda_attn_work(a);
 }
-void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work, size_t size) {
+void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work, size_t size) {
     (void)t, (void)size;
     cuda_attn_fwd(stream, a, o, lse, work);
 }
-void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq,
+void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq,
                      void *dkp, void *dvp, void *dkn, void *dvn, void *work, size_t size) {
     (void)t, (void)size;
     cuda_attn_bwd(stream, a, o, lse, dout, dq, dkp, dvp, dkn, dvn, work);
@@ -40,7 +40,7 @@ void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, co
 enum { PROOFS = 32 }; // shapes, either way; more of them run on our kernels
 
 typedef struct {
-    cuda_attn shape;
+    pa_attn shape;
     bool back, equal;
 } proof;
 
@@ -65,7 +65,7 @@ void cuda_attend_destroy(cuda_attend *t) {
     free(t);
 }
 
-static bool offered(const cuda_attend *t, const cuda_attn *a) {
+static bool offered(const cuda_attend *t, const pa_attn *a) {
     return t && cuda_attend_pays(a->latents, a->dim_head) && cuda_cudnn_expresses(a);
 }
 
@@ -73,7 +73,7 @@ static size_t larger(size_t x, size_t y) {
     return x > y ? x : y;
 }
 
-size_t cuda_attend_work(cuda_attend *t, const cuda_attn *a, bool back) {
+size_t cuda_attend_work(cuda_attend *t, const pa_attn *a, bool back) {
     size_t most = cuda_attn_work(a);
     for (int b = 0; b <= (back ? 1 : 0) && offered(t, a); b++) {
         size_t theirs = cuda_cudnn_work(t->cudnn, a, b);
@@ -85,20 +85,20 @@ size_t cuda_attend_work(cuda_attend *t, const cuda_attn *a, bool back) {
 // One sequence of a shape on drawn numbers: operands, then each output twice, ours first.
 enum { T_Q, T_K, T_V, T_DOUT, T_O, T_LSE, T_DQ, T_DK, T_DV, T_WORK, TENSORS };
 typedef struct {
-    cuda_attn a;
+    pa_attn a;
     void *x[2][TENSORS];
     size_t bytes[TENSORS];
 } trial;
 
-static uint16_t draw(uint32_t *state, cuda_type type) { // from -2 to 2
+static uint16_t draw(uint32_t *state, pa_type type) { // from -2 to 2
     *state = *state * 1664525 + 1013904223;
     float x = (float)(int32_t)*state * 0x1p-30f;
-    return type == CUDA_BF16 ? bf16_from_float(x) : cuda_half_from_float(x);
+    return type == PA_TYPE_BF16 ? bf16_from_float(x) : cuda_half_from_float(x);
 }
 
 // All in the order of the stream, which does not wait for the null stream's copies.
-static bool take(trial *r, const cuda_attn *shape, size_t work, cudaStream_t stream) {
-    cuda_attn a = *shape;
+static bool take(trial *r, const pa_attn *shape, size_t work, cudaStream_t stream) {
+    pa_attn a = *shape;
     a.batch = 1, a.dropout.p = 0;
     const size_t q = (size_t)a.latents * (size_t)a.ldq * 2, o = (size_t)a.latents * (size_t)a.ldo * 2;
     const size_t keys = (size_t)(a.kept + a.latents), k = keys * (size_t)a.ldkv * 2, most = larger(larger(q, o), k) / 2;
@@ -121,16 +121,16 @@ static bool take(trial *r, const cuda_attn *shape, size_t work, cudaStream_t str
     return ok;
 }
 
-static float number(cuda_type type, int tensor, const void *p, size_t i) {
+static float number(pa_type type, int tensor, const void *p, size_t i) {
     if (tensor == T_LSE) return ((const float *)p)[i];
     const uint16_t x = ((const uint16_t *)p)[i];
-    return type == CUDA_BF16 ? bf16_to_float(x) : cuda_half_to_float(x);
+    return type == PA_TYPE_BF16 ? bf16_to_float(x) : cuda_half_to_float(x);
 }
 
 // Each side rounds to the type twice on the way, weights and results, so that they differ by at most four roundings in norm; logarithms of
 // sums by less than one, for they make weights again.
 static bool agree(const trial *r, int tensor) {
-    const double u = r->a.type == CUDA_BF16 ? 0x1p-8 : 0x1p-11;
+    const double u = r->a.type == PA_TYPE_BF16 ? 0x1p-8 : 0x1p-11;
     const size_t n = r->bytes[tensor] / (tensor == T_LSE ? 4 : 2);
     void *x = malloc(r->bytes[tensor]), *y = malloc(r->bytes[tensor]);
     double apart = 0, size = 0, most = 0;
@@ -146,7 +146,7 @@ static bool agree(const trial *r, int tensor) {
 }
 
 static bool run_both(cuda_attend *t, cudaStream_t stream, const trial *r, bool back) {
-    const cuda_attn *a = &r->a;
+    const pa_attn *a = &r->a;
     void *const *x = r->x[0], *const *y = r->x[1], *work = r->x[0][T_WORK];
     size_t prefix = (size_t)(a->kept * a->ldkv) * 2;
     cuda_attn_fwd(stream, a, x[T_O], x[T_LSE], work);
@@ -157,9 +157,9 @@ static bool run_both(cuda_attend *t, cudaStream_t stream, const trial *r, bool b
            !cudaStreamSynchronize(stream);
 }
 
-static bool prove(cuda_attend *t, cudaStream_t stream, const cuda_attn *shape, bool back) {
+static bool prove(cuda_attend *t, cudaStream_t stream, const pa_attn *shape, bool back) {
     trial r = {0};
-    cuda_attn one = *shape; // where its keys lie, one sequence has them in one piece
+    pa_attn one = *shape; // where its keys lie, one sequence has them in one piece
     one.batch = 1;
     size_t work = cuda_cudnn_work(t->cudnn, &one, back);
     bool equal = work != SIZE_MAX && take(&r, shape, larger(work, cuda_attn_work(&one)), stream) && run_both(t, stream, &r, back);
@@ -172,12 +172,12 @@ static bool prove(cuda_attend *t, cudaStream_t stream, const cuda_attn *shape, b
     return equal;
 }
 
-static bool same(const cuda_attn *x, const cuda_attn *y) {
+static bool same(const pa_attn *x, const pa_attn *y) {
     return x->type == y->type && x->batch == y->batch && x->latents == y->latents && x->kept == y->kept && x->heads == y->heads &&
            x->dim_head == y->dim_head && x->ldq == y->ldq && x->ldkv == y->ldkv && x->ldo == y->ldo;
 }
 
-static bool usable(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, bool back, size_t size) {
+static bool usable(cuda_attend *t, cudaStream_t stream, const pa_attn *a, bool back, size_t size) {
     enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     if (!offered(t, a)) return false;
     for (int i = 0; i < t->count; i++)
@@ -189,11 +189,11 @@ static bool usable(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, bool
     return equal;
 }
 
-void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work, size_t size) {
+void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work, size_t size) {
     if (!usable(t, stream, a, false, size) || !cuda_cudnn_fwd(t->cudnn, stream, a, o, lse, work)) cuda_attn_fwd(stream, a, o, lse, work);
 }
 
-void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq,
+void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq,
                      void *dkp, void *dvp, void *dkn, void *dvn, void *work, size_t size) {
     if (!usable(t, stream, a, true, size) || !cuda_cudnn_bwd(t->cudnn, stream, a, o, lse, dout, dq, dkp, dvp, work))
         cuda_attn_bwd(stream, a, o, lse, dout, dq, dkp, dvp, dkn, dvn, work);

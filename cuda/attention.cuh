@@ -17,7 +17,7 @@ struct attn_dropout {
     uint32_t layer, limit;  // draws below the limit drop; 0: no dropout
     float kept;             // 1 / (1 - p)
 };
-static inline attn_dropout attn_dropout_of(const cuda_dropout &d) {
+static inline attn_dropout attn_dropout_of(const pa_dropout &d) {
     if (!(d.p > 0)) return attn_dropout{0, nullptr, 0, 0, 1};
     return attn_dropout{d.seed, d.window, d.layer, (uint32_t)((double)d.p * 4294967296.0), (float)(1.0 / (1.0 - (double)d.p))};
 }
@@ -43,17 +43,16 @@ static __device__ __forceinline__ void attn_keep(float keep[C], const attn_dropo
 
 // Where head h of query n, or of key m, of sequence b is.
 template <typename T, typename V>
-static __device__ __forceinline__ T *attn_query(const cuda_attn &a, V *base, ptrdiff_t ld, int b, int h, int n) {
+static __device__ __forceinline__ T *attn_query(const pa_attn &a, V *base, ptrdiff_t ld, int b, int h, int n) {
     return (T *)base + ((ptrdiff_t)b * a.latents + n) * ld + (ptrdiff_t)h * a.dim_head;
 }
-template <typename T, typename V>
-static __device__ __forceinline__ T *attn_key(const cuda_attn &a, V *prefix, V *own, int b, int h, int m) {
+template <typename T, typename V> static __device__ __forceinline__ T *attn_key(const pa_attn &a, V *prefix, V *own, int b, int h, int m) {
     const ptrdiff_t row = m < a.kept ? (ptrdiff_t)b * a.kept + m : (ptrdiff_t)b * a.latents + m - a.kept;
     return (T *)(m < a.kept ? prefix : own) + row * a.ldkv + (ptrdiff_t)h * a.dim_head;
 }
 
 // Whether every row of all operands starts at a multiple of 16 bytes.
-static inline bool attn_wide(const cuda_attn *a) {
+static inline bool attn_wide(const pa_attn *a) {
     return cuda_wide(a->q, a->ldq) && cuda_wide(a->kp, a->ldkv) && cuda_wide(a->vp, a->ldkv) && cuda_wide(a->kn, a->ldkv) &&
            cuda_wide(a->vn, a->ldkv) && a->ldo % 8 == 0;
 }

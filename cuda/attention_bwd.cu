@@ -7,7 +7,7 @@
 
 // A warp a row (b, n, h) of o and dout: 2 s D bytes read, 4 written, 2 D flop each.
 template <typename T>
-static __global__ void __launch_bounds__(ATTN_THREADS) delta_kernel(cuda_attn a, const T *o, const T *dout, float *delta, size_t rows) {
+static __global__ void __launch_bounds__(ATTN_THREADS) delta_kernel(pa_attn a, const T *o, const T *dout, float *delta, size_t rows) {
     const size_t i = (size_t)blockIdx.x * (ATTN_THREADS / 32) + threadIdx.x / 32;
     if (i >= rows) return;
     const int h = (int)(i % a.heads), n = (int)(i / a.heads % a.latents), b = (int)(i / a.heads / a.latents);
@@ -22,7 +22,7 @@ static __global__ void __launch_bounds__(ATTN_THREADS) delta_kernel(cuda_attn a,
 // ROWS (COLS + 4) floats: 61 KB for D up to 64, 53 KB for 128.
 template <typename T, int DIMS>
 static __global__ void __launch_bounds__(ATTN_THREADS)
-    dkv_plain_kernel(cuda_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dkp, T *dvp, T *dkn, T *dvn,
+    dkv_plain_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dkp, T *dvp, T *dkn, T *dvn,
                      bool wide) {
     typedef attn_plain<DIMS> P;
     CUDA_SHARED(float, shared);
@@ -81,7 +81,7 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
 // read once, columns once for every ROWS of them.
 template <typename T, int DIMS>
 static __global__ void __launch_bounds__(ATTN_THREADS)
-    dq_plain_kernel(cuda_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dq, bool wide) {
+    dq_plain_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dq, bool wide) {
     typedef attn_plain<DIMS> P;
     CUDA_SHARED(float, shared);
     float *const q = shared, *const d_o = q + P::ROW_TILE, *const k = d_o + P::ROW_TILE, *const v = k + P::COL_TILE,
@@ -153,7 +153,7 @@ template <int ARCH, int DIMS, bool DROP> struct dkv_shape {
 };
 template <typename T, int ARCH, int DIMS, bool DROP>
 static __global__ void __launch_bounds__(ATTN_THREADS)
-    dkv_mma_kernel(cuda_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dkp, T *dvp, T *dkn, T *dvn) {
+    dkv_mma_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dkp, T *dvp, T *dkn, T *dvn) {
     typedef attn_mma<T, ARCH, DIMS> M;
     typedef dkv_shape<ARCH, DIMS, DROP> S;
     enum { ROWS = S::ROWS, N = ROWS / 8 };
@@ -244,7 +244,7 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
 // with dropout), 2 for 128 (one on a T4).
 template <typename T, int ARCH, int DIMS, bool DROP>
 static __global__ void __launch_bounds__(ATTN_THREADS)
-    dq_mma_kernel(cuda_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dq) {
+    dq_mma_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dq) {
     typedef attn_mma<T, ARCH, DIMS> M;
     enum { ROWS = 64, KEYS = 64, N = KEYS / 8, TILE = KEYS * DIMS };
     if (!M::here()) return;
@@ -314,7 +314,7 @@ struct gradients {
     void *dq, *dkp, *dvp, *dkn, *dvn;
 };
 
-template <typename T, int DIMS> static void bwd_plain_dims(cudaStream_t stream, const cuda_attn *a, const gradients &g) {
+template <typename T, int DIMS> static void bwd_plain_dims(cudaStream_t stream, const pa_attn *a, const gradients &g) {
     typedef attn_plain<DIMS> P;
     const size_t bytes = (2 * P::ROW_TILE + 2 * P::COL_TILE + P::WEIGHTS) * sizeof(float);
     const dim3 keys(cuda_blocks((size_t)a->kept + a->latents, P::ROWS), a->heads, a->batch),
@@ -326,14 +326,14 @@ template <typename T, int DIMS> static void bwd_plain_dims(cudaStream_t stream, 
     ATTN_LAUNCH((dq_plain_kernel<T, DIMS>), queries, dim3(ATTN_THREADS), bytes, stream, *a, dropout, g.lse, g.delta, (const T *)g.dout,
                 (T *)g.dq, wide);
 }
-template <typename T> static void bwd_plain(cudaStream_t stream, const cuda_attn *a, const gradients &g) {
+template <typename T> static void bwd_plain(cudaStream_t stream, const pa_attn *a, const gradients &g) {
     if (a->dim_head <= 64 && sizeof(T) == 4)
         bwd_plain_dims<T, sizeof(T) == 4 ? 64 : 128>(stream, a, g);
     else
         bwd_plain_dims<T, 128>(stream, a, g);
 }
 
-template <typename T, int ARCH, int DIMS, bool DROP> static void bwd_mma(cudaStream_t stream, const cuda_attn *a, const gradients &g) {
+template <typename T, int ARCH, int DIMS, bool DROP> static void bwd_mma(cudaStream_t stream, const pa_attn *a, const gradients &g) {
     const dim3 keys(cuda_blocks((size_t)a->kept + a->latents, 64), a->heads, a->batch),
         queries(cuda_blocks(a->latents, 64), a->heads, a->batch);
     const attn_dropout dropout = attn_dropout_of(a->dropout);
@@ -343,14 +343,14 @@ template <typename T, int ARCH, int DIMS, bool DROP> static void bwd_mma(cudaStr
                 (const T *)g.dout, (T *)g.dq);
 }
 
-template <typename T> static void delta(cudaStream_t stream, const cuda_attn *a, const gradients &g) {
+template <typename T> static void delta(cudaStream_t stream, const pa_attn *a, const gradients &g) {
     const size_t rows = (size_t)a->batch * a->latents * a->heads;
     CUDA_LAUNCH((delta_kernel<T>), dim3(cuda_blocks(rows, ATTN_THREADS / 32)), dim3(ATTN_THREADS), 0, stream, *a, (const T *)g.o,
                 (const T *)g.dout, g.delta, rows);
 }
 
-void cuda_attn_bwd(cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp,
-                   void *dvp, void *dkn, void *dvn, void *work) {
+void cuda_attn_bwd(cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp,
+                   void *dkn, void *dvn, void *work) {
     const gradients g = {o, dout, lse, (float *)work, dq, dkp, dvp, dkn, dvn};
     const int form = attn_form(a, attn_wide(a));
     CUDA_TYPED(a->type, delta, stream, a, g);
@@ -360,6 +360,6 @@ void cuda_attn_bwd(cudaStream_t stream, const cuda_attn *a, const void *o, const
         CUDA_TYPED(a->type, bwd_plain, stream, a, g);
 }
 
-size_t cuda_attn_work(const cuda_attn *a) {
+size_t cuda_attn_work(const pa_attn *a) {
     return (size_t)a->batch * a->heads * a->latents * sizeof(float);
 }

@@ -6,7 +6,7 @@
 // go first. Shared memory: (ROWS + 2 COLS) (DP + 4) + ROWS (COLS + 4) floats: 44 KB for D up to 64, 36 KB for 128: 3 or 4 blocks an SM on
 // an A100, 4 or 5 on an H100, one on a T4.
 template <typename T, int DIMS>
-static __global__ void __launch_bounds__(ATTN_THREADS) fwd_plain_kernel(cuda_attn a, attn_dropout dropout, T *o, float *lse, bool wide) {
+static __global__ void __launch_bounds__(ATTN_THREADS) fwd_plain_kernel(pa_attn a, attn_dropout dropout, T *o, float *lse, bool wide) {
     typedef attn_plain<DIMS> P;
     CUDA_SHARED(float, shared);
     float *const q = shared, *const k = q + P::ROW_TILE, *const v = k + P::COL_TILE, *const weights = v + P::COL_TILE;
@@ -67,13 +67,13 @@ static __global__ void __launch_bounds__(ATTN_THREADS) fwd_plain_kernel(cuda_att
     }
 }
 
-template <typename T, int DIMS> static void fwd_plain_dims(cudaStream_t stream, const cuda_attn *a, T *o, float *lse) {
+template <typename T, int DIMS> static void fwd_plain_dims(cudaStream_t stream, const pa_attn *a, T *o, float *lse) {
     typedef attn_plain<DIMS> P;
     const dim3 grid(cuda_blocks(a->latents, P::ROWS), a->heads, a->batch);
     ATTN_LAUNCH((fwd_plain_kernel<T, DIMS>), grid, dim3(ATTN_THREADS), (P::ROW_TILE + 2 * P::COL_TILE + P::WEIGHTS) * sizeof(float), stream,
                 *a, attn_dropout_of(a->dropout), o, lse, attn_wide(a));
 }
-template <typename T> static void fwd_plain(cudaStream_t stream, const cuda_attn *a, void *o, float *lse) {
+template <typename T> static void fwd_plain(cudaStream_t stream, const pa_attn *a, void *o, float *lse) {
     if (a->dim_head <= 64 && sizeof(T) == 4)
         fwd_plain_dims<T, sizeof(T) == 4 ? 64 : 128>(stream, a, (T *)o, lse);
     else
@@ -88,7 +88,7 @@ template <typename T> static void fwd_plain(cudaStream_t stream, const cuda_attn
 // 64 without dropout: 255, all that a thread can have; so 8 warps), 3 with dropout, 2 of 64 KB on an A100 or H100; on a T4 2 and 1 by
 // memory.
 template <typename T, int ARCH, int DIMS, bool DROP>
-static __global__ void __launch_bounds__(ATTN_THREADS) fwd_mma_kernel(cuda_attn a, attn_dropout dropout, T *o, float *lse) {
+static __global__ void __launch_bounds__(ATTN_THREADS) fwd_mma_kernel(pa_attn a, attn_dropout dropout, T *o, float *lse) {
     typedef attn_mma<T, ARCH, DIMS> M;
     enum { MT = DIMS > 64 || DROP ? 1 : 2, ROWS = 64 * MT, KEYS = 64, N = KEYS / 8, TILE = KEYS * DIMS };
     if (!M::here()) return;
@@ -176,13 +176,13 @@ static __global__ void __launch_bounds__(ATTN_THREADS) fwd_mma_kernel(cuda_attn 
         }
 }
 
-template <typename T, int ARCH, int DIMS, bool DROP> static void fwd_mma(cudaStream_t stream, const cuda_attn *a, void *o, float *lse) {
+template <typename T, int ARCH, int DIMS, bool DROP> static void fwd_mma(cudaStream_t stream, const pa_attn *a, void *o, float *lse) {
     const dim3 grid(cuda_blocks(a->latents, DIMS > 64 || DROP ? 64 : 128), a->heads, a->batch);
     ATTN_LAUNCH((fwd_mma_kernel<T, ARCH, DIMS, DROP>), grid, dim3(ATTN_THREADS), 512 * DIMS, stream, *a, attn_dropout_of(a->dropout),
                 (T *)o, lse);
 }
 
-void cuda_attn_fwd(cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *) {
+void cuda_attn_fwd(cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *) {
     const int form = attn_form(a, attn_wide(a));
     if (form)
         ATTN_FORM(form, a, fwd_mma, stream, a, o, lse);

@@ -171,10 +171,10 @@ static __device__ __forceinline__ void attn_keep_columns(float keep[4], const at
 }
 
 // Which form a call takes: 80 or 75, or 0: the plain one.
-static inline int attn_form(const cuda_attn *a, bool wide) {
+static inline int attn_form(const pa_attn *a, bool wide) {
     const int arch = cuda_arch();
-    if (a->type == CUDA_F32 || !wide) return 0;
-    return arch >= 80 ? 80 : arch == 75 && a->type == CUDA_F16 ? 75 : 0;
+    if (a->type == PA_TYPE_F32 || !wide) return 0;
+    return arch >= 80 ? 80 : arch == 75 && a->type == PA_TYPE_F16 ? 75 : 0;
 }
 
 // Calls function<T, ARCH, DIMS, DROP>(arguments); a form of 75 or 80.
@@ -182,7 +182,7 @@ static inline int attn_form(const cuda_attn *a, bool wide) {
     do {                                                                                                                                   \
         if ((form) == 75)                                                                                                                  \
             ATTN_FORM_DIMS(__half, 75, a, function, __VA_ARGS__);                                                                          \
-        else if ((a)->type == CUDA_F16)                                                                                                    \
+        else if ((a)->type == PA_TYPE_F16)                                                                                                 \
             ATTN_FORM_DIMS(__half, 80, a, function, __VA_ARGS__);                                                                          \
         else                                                                                                                               \
             ATTN_FORM_DIMS(__nv_bfloat16, 80, a, function, __VA_ARGS__);                                                                   \

@@ -17,7 +17,7 @@ namespace {
 enum { Q = 1, K, V, O, LSE, DO, DQ, DK, DV };
 
 struct plan {
-    cuda_attn key;
+    pa_attn key;
     bool back, good;
     std::shared_ptr<fe::graph::Graph> graph;
     int64_t work;
@@ -29,23 +29,23 @@ bool load() {
     return fe::cudnn_dlhandle != nullptr;
 }
 
-bool same(const cuda_attn &x, const cuda_attn &y) {
+bool same(const pa_attn &x, const pa_attn &y) {
     return x.type == y.type && x.batch == y.batch && x.latents == y.latents && x.kept == y.kept && x.heads == y.heads &&
            x.dim_head == y.dim_head && x.scale == y.scale && x.ldq == y.ldq && x.ldkv == y.ldkv && x.ldo == y.ldo;
 }
 
 // Rows of all heads beside each other, ld apart: (B, H, rows, D).
-std::shared_ptr<fe::graph::Tensor_attributes> tensor(const cuda_attn &a, int64_t uid, const char *name, int64_t rows, int64_t ld) {
+std::shared_ptr<fe::graph::Tensor_attributes> tensor(const pa_attn &a, int64_t uid, const char *name, int64_t rows, int64_t ld) {
     fe::graph::Tensor_attributes t;
     t.set_name(name).set_uid(uid).set_dim({a.batch, a.heads, rows, a.dim_head}).set_stride({rows * ld, a.dim_head, ld, 1});
     return std::make_shared<fe::graph::Tensor_attributes>(t);
 }
 
-void result(const std::shared_ptr<fe::graph::Tensor_attributes> &made, const cuda_attn &a, int64_t uid, int64_t rows, int64_t ld) {
+void result(const std::shared_ptr<fe::graph::Tensor_attributes> &made, const pa_attn &a, int64_t uid, int64_t rows, int64_t ld) {
     made->set_output(true).set_uid(uid).set_dim({a.batch, a.heads, rows, a.dim_head}).set_stride({rows * ld, a.dim_head, ld, 1});
 }
 
-template <typename Attributes> Attributes masked(const cuda_attn &a) {
+template <typename Attributes> Attributes masked(const pa_attn &a) {
     Attributes s;
     s.set_attn_scale(a.scale);
     if (a.kept)
@@ -56,11 +56,11 @@ template <typename Attributes> Attributes masked(const cuda_attn &a) {
 }
 
 // architecture: 0 where there is a GPU to ask.
-std::shared_ptr<fe::graph::Graph> describe(const cuda_attn &a, bool back, int architecture) {
+std::shared_ptr<fe::graph::Graph> describe(const pa_attn &a, bool back, int architecture) {
     auto g = std::make_shared<fe::graph::Graph>();
     if (architecture) g->set_sm_version(architecture); // nodes copy it when they are added
     const int64_t N = a.latents, M = N + a.kept;
-    g->set_io_data_type(a.type == CUDA_BF16 ? fe::DataType_t::BFLOAT16 : fe::DataType_t::HALF);
+    g->set_io_data_type(a.type == PA_TYPE_BF16 ? fe::DataType_t::BFLOAT16 : fe::DataType_t::HALF);
     g->set_intermediate_data_type(fe::DataType_t::FLOAT).set_compute_data_type(fe::DataType_t::FLOAT);
     auto q = g->tensor(*tensor(a, Q, "q", N, a.ldq)), k = g->tensor(*tensor(a, K, "k", M, a.ldkv)),
          v = g->tensor(*tensor(a, V, "v", M, a.ldkv));
@@ -109,7 +109,7 @@ struct cuda_cudnn {
     std::vector<plan> plans;
 };
 
-static plan *find(cuda_cudnn *d, const cuda_attn &a, bool back) {
+static plan *find(cuda_cudnn *d, const pa_attn &a, bool back) {
     for (plan &p : d->plans)
         if (p.back == back && same(p.key, a)) return &p;
     return nullptr;
@@ -133,13 +133,14 @@ void cuda_cudnn_destroy(cuda_cudnn *d) {
     delete d;
 }
 
-bool cuda_cudnn_expresses(const cuda_attn *a) {
-    const size_t prefix = (size_t)a->batch * (size_t)a->kept * (size_t)a->ldkv * cuda_size(a->type);
-    return a->type != CUDA_F32 && !(a->dropout.p > 0) && a->dim_head % 8 == 0 && a->ldq % 8 == 0 && a->ldkv % 8 == 0 && a->ldo % 8 == 0 &&
-           (a->kept == 0 || a->batch == 1) && (const char *)a->kp + prefix == a->kn && (const char *)a->vp + prefix == a->vn;
+bool cuda_cudnn_expresses(const pa_attn *a) {
+    const size_t prefix = (size_t)a->batch * (size_t)a->kept * (size_t)a->ldkv * pa_size(a->type);
+    return a->type != PA_TYPE_F32 && !(a->dropout.p > 0) && a->dim_head % 8 == 0 && a->ldq % 8 == 0 && a->ldkv % 8 == 0 &&
+           a->ldo % 8 == 0 && (a->kept == 0 || a->batch == 1) && (const char *)a->kp + prefix == a->kn &&
+           (const char *)a->vp + prefix == a->vn;
 }
 
-size_t cuda_cudnn_work(cuda_cudnn *d, const cuda_attn *a, bool back) {
+size_t cuda_cudnn_work(cuda_cudnn *d, const pa_attn *a, bool back) {
     plan *p = find(d, *a, back);
     if (!p) {
         plan made = {*a, back, false, nullptr, 0};
@@ -153,14 +154,14 @@ size_t cuda_cudnn_work(cuda_cudnn *d, const cuda_attn *a, bool back) {
     return p->good ? (size_t)p->work : SIZE_MAX;
 }
 
-bool cuda_cudnn_fwd(cuda_cudnn *d, cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work) {
+bool cuda_cudnn_fwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work) {
     const plan *p = find(d, *a, false);
     if (!p || !p->good || fe::detail::set_stream(d->handle, stream) != CUDNN_STATUS_SUCCESS) return false;
     std::unordered_map<int64_t, void *> at = {{Q, (void *)a->q}, {K, (void *)a->kp}, {V, (void *)a->vp}, {O, o}, {LSE, lse}};
     return p->graph->execute(d->handle, at, work).is_good();
 }
 
-bool cuda_cudnn_bwd(cuda_cudnn *d, cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq,
+bool cuda_cudnn_bwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq,
                     void *dk, void *dv, void *work) {
     const plan *p = find(d, *a, true);
     if (!p || !p->good || fe::detail::set_stream(d->handle, stream) != CUDNN_STATUS_SUCCESS) return false;
@@ -169,7 +170,7 @@ bool cuda_cudnn_bwd(cuda_cudnn *d, cudaStream_t stream, const cuda_attn *a, cons
     return p->graph->execute(d->handle, at, work).is_good();
 }
 
-bool cuda_cudnn_supports(int architecture, const cuda_attn *a, bool back, char *why, size_t size) {
+bool cuda_cudnn_supports(int architecture, const pa_attn *a, bool back, char *why, size_t size) {
     std::string said = "libcudnn.so.9 is not found";
     bool good = false;
     try {

@@ -153,9 +153,9 @@ static void attn_decode(cudaStream_t stream, int streams, int heads, int D, cons
                 v_new, (T *)k, (T *)v, o, (partial *)((char *)work + counters(streams, heads)), (unsigned *)work);
 }
 
-void cuda_attn_decode(cudaStream_t stream, cuda_type type, int streams, int heads, int dim_head, const int *length, int capacity,
-                      float scale, ptrdiff_t ldq, ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, void *k, void *v,
-                      float *o, void *work) {
+void cuda_attn_decode(cudaStream_t stream, pa_type type, int streams, int heads, int dim_head, const int *length, int capacity, float scale,
+                      ptrdiff_t ldq, ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, void *k, void *v, float *o,
+                      void *work) {
     CUDA_TYPED(type, attn_decode, stream, streams, heads, dim_head, length, capacity, scale, ldq, ldkv, q, k_new, v_new, k, v, o, work);
 }
 
@@ -238,7 +238,7 @@ static void gemv(cudaStream_t stream, float *y, const float *x, const void *w, c
     }
 }
 
-void cuda_gemv(cudaStream_t stream, cuda_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in,
+void cuda_gemv(cudaStream_t stream, pa_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in,
                int out) {
     CUDA_TYPED(type, gemv, stream, y, x, w, NULL, bias, streams, in, out);
 }

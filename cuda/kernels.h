@@ -20,67 +20,33 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "host/model/ops.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef enum { CUDA_F32, CUDA_BF16, CUDA_F16 } cuda_type;
-static inline size_t cuda_size(cuda_type t) {
-    return t == CUDA_F32 ? 4 : 2;
-}
-typedef enum { CUDA_GELU, CUDA_SQRELU } cuda_activation;
-
-// As cpu_dropout; window is device memory.
-typedef struct {
-    float p;
-    uint64_t seed;
-    const uint64_t *window; // (B)
-    uint32_t layer;
-} cuda_dropout;
-
-// As cpu_attn.
-typedef struct {
-    cuda_type type;
-    int batch, latents, kept, heads, dim_head; // B N K H D; D a multiple of 8, at most 128
-    float scale;
-    ptrdiff_t ldq, ldkv, ldo;
-    const void *q, *kp, *vp, *kn, *vn;
-    cuda_dropout dropout;
-} cuda_attn;
-
 // cuda/device.cu. Which code of this build the GPU runs: 75, 80 or 90; 0: none.
 int cuda_arch(void);
-
-// What changes from step to step, in device memory so that a captured step can be replayed.
-typedef struct {
-    float loss_scale;    // times nats = what is differentiated; fp16's loss scaling included
-    float grad_scale;    // what gradients are multiplied by before the update, clipping not included
-    float clip;          // most norm; 0: never clipped
-    double beta1, beta2; // 1 - 0.999 in float32 would be off by 2e-5 of itself
-    float lr, eps, decay;
-    float c1, c2; // 1 - beta^step
-    int decoupled;
-} cuda_scalars;
 
 // cuda/attention_fwd.cu, cuda/attention_bwd.cu. A pair is a query of a head and a key that it sees: B H N (K + (N + 1) / 2) of them.
 // Forward 4 D flop a pair; q read, o written once, 2 s I bytes a row of latents, and keys and values read once for every 64 or 128 queries
 // of their head. Backward 14 D flop a pair. Scores never leave a tile. By tensor cores: fp16, and from sm_80 on bf16, where all rows are
 // aligned to 16 bytes; the rest by plain float32 arithmetic. o comes back to the backward pass as it was written.
-void cuda_attn_fwd(cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work);
-void cuda_attn_bwd(cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp,
-                   void *dvp, void *dkn, void *dvn, void *work);
-size_t cuda_attn_work(const cuda_attn *a); // bytes that either needs: 4 B H N
+void cuda_attn_fwd(cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work);
+void cuda_attn_bwd(cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp,
+                   void *dkn, void *dvn, void *work);
+size_t cuda_attn_work(const pa_attn *a); // bytes that either needs: 4 B H N
 
 // cuda/decode.cu. One query a stream against a cache k, v (S, H, capacity, D) of `type`: first puts this position's key and value
 // (q, k_new, v_new (S, H D) float32, rows ldq and ldkv apart) at row *length of it, then attends to rows 0 .. *length. *length is device
 // memory, not advanced here. 2 s D bytes and 4 D flop a head and row attended to.
-void cuda_attn_decode(cudaStream_t stream, cuda_type type, int streams, int heads, int dim_head, const int *length, int capacity,
-                      float scale, ptrdiff_t ldq, ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, void *k, void *v,
-                      float *o, void *work);
+void cuda_attn_decode(cudaStream_t stream, pa_type type, int streams, int heads, int dim_head, const int *length, int capacity, float scale,
+                      ptrdiff_t ldq, ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, void *k, void *v, float *o,
+                      void *work);
 size_t cuda_attn_decode_work(int streams, int heads, int dim_head);
 // y (S, out) = x (S, in) w^T (+ bias), w (out, in) of `type`, read once for every 4 streams: s in out bytes, 2 S in out flop.
-void cuda_gemv(cudaStream_t stream, cuda_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in,
-               int out);
+void cuda_gemv(cudaStream_t stream, pa_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out);
 // The same with w of 8 bits: row o stands for scale[o] w[o]. in out bytes.
 void cuda_gemv_int8(cudaStream_t stream, float *y, const float *x, const int8_t *w, const float *scale, const float *bias, int streams,
                     int in, int out);
@@ -98,30 +64,30 @@ void cuda_embed_bwd(cudaStream_t stream, float *dtoken_emb, float *dpos_emb, con
 // cuda/norm.cu. work: cuda_norm_work(C) bytes. Layer norm forward: 4 + s bytes a number, 12 + s with r; backward 12 + s, 12 + 2 s with the
 // copy. Head norm: 2 s and 3 s. About 10 flop a number forward, 15 backward.
 size_t cuda_norm_work(int C);
-void cuda_layernorm_fwd(cudaStream_t stream, cuda_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
+void cuda_layernorm_fwd(cudaStream_t stream, pa_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
                         const float *bias, const float *w, const float *b, int rows, int C);
-void cuda_layernorm_bwd(cudaStream_t stream, cuda_type type, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x,
+void cuda_layernorm_bwd(cudaStream_t stream, pa_type type, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x,
                         const float *mean, const float *rstd, const float *w, int rows, int C, float *work);
-void cuda_head_norm_fwd(cudaStream_t stream, cuda_type type, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D);
-void cuda_head_norm_bwd(cudaStream_t stream, cuda_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x,
+void cuda_head_norm_fwd(cudaStream_t stream, pa_type type, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D);
+void cuda_head_norm_bwd(cudaStream_t stream, pa_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x,
                         const float *rstd, const float *w, int rows, int H, int D, float *work);
 // sum (C) += the columns of x (rows, C): 4 bytes and a flop a number.
 void cuda_column_sum(cudaStream_t stream, float *sum, const float *x, int rows, int C, float *work);
 
 // cuda/pointwise.cu. Bytes a number: rotary 2 s R / D, 3 flop a number turned; activation 2 s forward, 3 s backward, 25 flop (GELU), 1
 // (squared ReLU); casts 4 + s.
-void cuda_rotary(cudaStream_t stream, cuda_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H,
+void cuda_rotary(cudaStream_t stream, pa_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H,
                  int D, int R, float sign);
-void cuda_activation_fwd(cudaStream_t stream, cuda_type type, cuda_activation kind, void *g, const void *h, int rows, int F,
-                         const cuda_dropout *dropout, int rows_a_sequence);
-void cuda_activation_bwd(cudaStream_t stream, cuda_type type, cuda_activation kind, void *dg, const void *h, int rows, int F,
-                         const cuda_dropout *dropout, int rows_a_sequence);
-void cuda_cast(cudaStream_t stream, cuda_type type, void *y, const float *x, size_t n);
-void cuda_widen(cudaStream_t stream, cuda_type type, float *y, const void *x, size_t n);
+void cuda_activation_fwd(cudaStream_t stream, pa_type type, pa_activation kind, void *g, const void *h, int rows, int F,
+                         const pa_dropout *dropout, int rows_a_sequence);
+void cuda_activation_bwd(cudaStream_t stream, pa_type type, pa_activation kind, void *dg, const void *h, int rows, int F,
+                         const pa_dropout *dropout, int rows_a_sequence);
+void cuda_cast(cudaStream_t stream, pa_type type, void *y, const float *x, size_t n);
+void cuda_widen(cudaStream_t stream, pa_type type, float *y, const void *x, size_t n);
 
 // cuda/loss.cu. scale is read from device memory: scalars->loss_scale. best may be NULL. 4 + s bytes and 40 flop a logit.
-void cuda_cross_entropy(cudaStream_t stream, cuda_type type, void *dlogits, float *nats, uint16_t *best, const float *logits,
-                        const uint16_t *target, const cuda_scalars *scalars, float z_loss, int rows, int V);
+void cuda_cross_entropy(cudaStream_t stream, pa_type type, void *dlogits, float *nats, uint16_t *best, const float *logits,
+                        const uint16_t *target, const pa_scalars *scalars, float z_loss, int rows, int V);
 // x's sum in one order: *sum, and added to *total (NULL: not). 4 n bytes.
 void cuda_sum(cudaStream_t stream, double *sum, double *total, const float *x, size_t n);
 
@@ -132,8 +98,8 @@ void cuda_sum_squares(cudaStream_t stream, double *sum, const float *x, size_t n
 // grad_scale sqrt(*squares), is larger than clip; then cleared. Where the norm is not finite p, m, v and copy stay, g is cleared.
 // decays (n / 16): whether weight decay applies to these 16 numbers (tensors start on multiples of 16). copy (of `type`) = p; NULL: none.
 // 32 n bytes, and s n for the copy; 16 n flop.
-void cuda_adam(cudaStream_t stream, float *p, float *g, float *m, float *v, cuda_type type, void *copy, const uint8_t *decays, size_t n,
-               const double *squares, const cuda_scalars *scalars);
+void cuda_adam(cudaStream_t stream, float *p, float *g, float *m, float *v, pa_type type, void *copy, const uint8_t *decays, size_t n,
+               const double *squares, const pa_scalars *scalars);
 
 #ifdef __cplusplus
 }

@@ -8,7 +8,7 @@ enum { WARPS = 4, SUM_THREADS = 1024 };
 // time. 4 V bytes read a row, s V written, 40 V flop (counting e^x as 15).
 template <typename T, int HELD>
 static __global__ void __launch_bounds__(32 * WARPS)
-    cross_entropy_kernel(T *d, float *nats, uint16_t *best, const float *logits, const uint16_t *target, const cuda_scalars *scalars,
+    cross_entropy_kernel(T *d, float *nats, uint16_t *best, const float *logits, const uint16_t *target, const pa_scalars *scalars,
                          float z_loss, int rows, int V) {
     const int row = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32, turns = HELD ? HELD : (V + 31) / 32;
     if (row >= rows) return; // a whole warp
@@ -55,7 +55,7 @@ static __global__ void __launch_bounds__(32 * WARPS)
 
 template <typename T>
 static void cross_entropy(cudaStream_t stream, void *d, float *nats, uint16_t *best, const float *logits, const uint16_t *target,
-                          const cuda_scalars *scalars, float z_loss, int rows, int V) {
+                          const pa_scalars *scalars, float z_loss, int rows, int V) {
     dim3 grid(cuda_blocks((size_t)rows, WARPS)), block(32 * WARPS);
     if (V <= 32 * 13)
         CUDA_LAUNCH((cross_entropy_kernel<T, 13>), grid, block, 0, stream, (T *)d, nats, best, logits, target, scalars, z_loss, rows, V);
@@ -65,8 +65,8 @@ static void cross_entropy(cudaStream_t stream, void *d, float *nats, uint16_t *b
         CUDA_LAUNCH((cross_entropy_kernel<T, 0>), grid, block, 0, stream, (T *)d, nats, best, logits, target, scalars, z_loss, rows, V);
 }
 
-void cuda_cross_entropy(cudaStream_t stream, cuda_type type, void *dlogits, float *nats, uint16_t *best, const float *logits,
-                        const uint16_t *target, const cuda_scalars *scalars, float z_loss, int rows, int V) {
+void cuda_cross_entropy(cudaStream_t stream, pa_type type, void *dlogits, float *nats, uint16_t *best, const float *logits,
+                        const uint16_t *target, const pa_scalars *scalars, float z_loss, int rows, int V) {
     if (rows) CUDA_TYPED(type, cross_entropy, stream, dlogits, nats, best, logits, target, scalars, z_loss, rows, V);
 }
 

@@ -7,7 +7,7 @@
 enum { CANDIDATES = 6, TIMINGS = 3 };
 
 typedef struct {
-    cuda_product key;
+    pa_product key;
     uint32_t alignment; // of all operands, in bytes
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t a, b, c; // of the library: its a is our b
@@ -67,8 +67,8 @@ int cuda_matmul_created(const cuda_matmul *mm) {
     return mm->count;
 }
 
-static cudaDataType_t data_type(cuda_type t) {
-    return t == CUDA_F32 ? CUDA_R_32F : t == CUDA_BF16 ? CUDA_R_16BF : CUDA_R_16F;
+static cudaDataType_t data_type(pa_type t) {
+    return t == PA_TYPE_F32 ? CUDA_R_32F : t == PA_TYPE_BF16 ? CUDA_R_16BF : CUDA_R_16F;
 }
 
 static cublasStatus_t launch(const cuda_matmul *mm, const plan *p, const cublasLtMatmulAlgo_t *algorithm, const void *a, const void *b,
@@ -109,7 +109,7 @@ static void choose(cuda_matmul *mm, plan *p, const cublasLtMatmulHeuristicResult
     void *d = c;
     if (!mm->timed) return;
     if (cudaStreamIsCapturing(mm->stream, &capture) || capture != cudaStreamCaptureStatusNone) return; // nothing may be timed now
-    if (found < 2 || (p->key.add && cudaMalloc(&d, (size_t)p->key.m * (size_t)p->key.n * cuda_size(p->key.c)))) {
+    if (found < 2 || (p->key.add && cudaMalloc(&d, (size_t)p->key.m * (size_t)p->key.n * pa_size(p->key.c)))) {
         cudaGetLastError(); // no room to time: the library's first choice
         return;
     }
@@ -128,7 +128,7 @@ static uint32_t alignment_of(const void *a, const void *b, const void *c) {
 }
 
 // The library's matrices are column-major: our row-major c (m, n) is its (n, m), made of its a (n, k), which is our b, and its b (k, m).
-static pa_status plan_create(cuda_matmul *mm, plan *p, const cuda_product *key, const void *a, const void *b, void *c, pa_err *err) {
+static pa_status plan_create(cuda_matmul *mm, plan *p, const pa_product *key, const void *a, const void *b, void *c, pa_err *err) {
     pa_status result = PA_OK;
     cublasLtMatmulPreference_t preference = NULL;
     cublasLtMatmulHeuristicResult_t candidate[CANDIDATES];
@@ -161,12 +161,12 @@ done:
     return result;
 }
 
-static bool same(const cuda_product *x, const cuda_product *y) {
+static bool same(const pa_product *x, const pa_product *y) {
     return x->m == y->m && x->n == y->n && x->k == y->k && x->a == y->a && x->b == y->b && x->c == y->c && x->a_t == y->a_t &&
            x->b_t == y->b_t && x->add == y->add;
 }
 
-static pa_status find(cuda_matmul *mm, const cuda_product *key, const plan **found, const void *a, const void *b, void *c, pa_err *err) {
+static pa_status find(cuda_matmul *mm, const pa_product *key, const plan **found, const void *a, const void *b, void *c, pa_err *err) {
     const uint32_t alignment = alignment_of(a, b, c);
     for (int i = 0; i < mm->count; i++)
         if (mm->plans[i].alignment == alignment && same(&mm->plans[i].key, key)) return *found = &mm->plans[i], PA_OK;
@@ -182,7 +182,7 @@ static pa_status find(cuda_matmul *mm, const cuda_product *key, const plan **fou
     return PA_OK;
 }
 
-pa_status cuda_matmul_run(cuda_matmul *mm, const cuda_product *p, const void *a, const void *b, void *c, pa_err *err) {
+pa_status cuda_matmul_run(cuda_matmul *mm, const pa_product *p, const void *a, const void *b, void *c, pa_err *err) {
     const plan *use = NULL;
     if (p->m == 0 || p->n == 0) return PA_OK;
     pa_status s = find(mm, p, &use, a, b, c, err);

@@ -7,14 +7,6 @@
 
 typedef struct cuda_matmul cuda_matmul;
 
-// Row-major operands in device memory. a_t: a is stored (k, m) and read transposed; b_t: b is stored (n, k).
-typedef struct {
-    int m, n, k;
-    cuda_type a, b, c; // a and b alike; sums are float32 (never TF32)
-    bool a_t, b_t;
-    bool add; // c += instead of c =
-} cuda_product;
-
 enum { CUDA_MATMUL_WORKSPACE = 32 << 20 }; // bytes
 
 // workspace: CUDA_MATMUL_WORKSPACE bytes of device memory, the caller's. timed: see below; else the library's first choice is kept.
@@ -23,7 +15,7 @@ void cuda_matmul_destroy(cuda_matmul *mm);
 // c (m, n) = a (m, k) b (k, n). 2 m n k flop; m k + k n numbers read, m n written (read too with `add`). The first call of a shape makes
 // its plan: the library's first choices are timed on the operands at hand, and the fastest is kept (its very first where the call is being
 // captured). Later ones only launch.
-pa_status cuda_matmul_run(cuda_matmul *mm, const cuda_product *p, const void *a, const void *b, void *c, pa_err *err);
+pa_status cuda_matmul_run(cuda_matmul *mm, const pa_product *p, const void *a, const void *b, void *c, pa_err *err);
 int cuda_matmul_created(const cuda_matmul *mm); // plans so far
 
 #endif

@@ -109,7 +109,7 @@ static void layernorm_fwd(cudaStream_t stream, float *z, void *y, float *mean, f
         HELD(8);
 #undef HELD
 }
-void cuda_layernorm_fwd(cudaStream_t stream, cuda_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
+void cuda_layernorm_fwd(cudaStream_t stream, pa_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
                         const float *bias, const float *w, const float *b, int rows, int C) {
     CUDA_TYPED(type, layernorm_fwd, stream, z, y, mean, rstd, x, r, bias, w, b, rows, C);
 }
@@ -226,7 +226,7 @@ static void layernorm_bwd(cudaStream_t stream, float *dx, void *dx_copy, float *
                     rows, C, work);
     reduce(stream, dw, db, work, parts, C);
 }
-void cuda_layernorm_bwd(cudaStream_t stream, cuda_type type, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x,
+void cuda_layernorm_bwd(cudaStream_t stream, pa_type type, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x,
                         const float *mean, const float *rstd, const float *w, int rows, int C, float *work) {
     CUDA_TYPED(type, layernorm_bwd, stream, dx, dx_copy, dw, db, dy, x, mean, rstd, w, rows, C, work);
 }
@@ -336,7 +336,7 @@ static void head_norm_fwd(cudaStream_t stream, void *x, ptrdiff_t ld, float *rst
     else
         CUDA_LAUNCH((head_norm_kernel<T, false>), grid, block, 0, stream, (T *)x, ld, rstd, w, rows, H, D, lanes);
 }
-void cuda_head_norm_fwd(cudaStream_t stream, cuda_type type, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
+void cuda_head_norm_fwd(cudaStream_t stream, pa_type type, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
     CUDA_TYPED(type, head_norm_fwd, stream, x, ld, rstd, w, rows, H, D);
 }
 
@@ -355,7 +355,7 @@ static void head_norm_bwd(cudaStream_t stream, void *dy, ptrdiff_t ld_dy, float 
                     w, rows, H, D, lanes, work);
     reduce(stream, dw, NULL, work, parts, D);
 }
-void cuda_head_norm_bwd(cudaStream_t stream, cuda_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x,
+void cuda_head_norm_bwd(cudaStream_t stream, pa_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x,
                         const float *rstd, const float *w, int rows, int H, int D, float *work) {
     CUDA_TYPED(type, head_norm_bwd, stream, dy, ld_dy, dw, x, ld_x, rstd, w, rows, H, D, work);
 }

@@ -52,14 +52,15 @@ struct adam_constants {
     bool finite;
 };
 
-static __device__ adam_constants constants_of(const cuda_scalars *s, double squares) {
+static __device__ adam_constants constants_of(const pa_scalars *s, double squares) {
+    const float clip = (float)s->clip, lr = (float)s->lr, decay = (float)s->decay;
+    const double norm = s->grad_scale * sqrt(squares);
     adam_constants k;
-    double norm = s->grad_scale * sqrt(squares), decay = (double)s->lr * s->decay;
     k.finite = norm <= 1.7976931348623157e308;
-    k.scale = (float)(s->grad_scale * (s->clip > 0 && norm > s->clip ? s->clip / norm : 1.0));
-    k.keep = s->decoupled ? (float)(1 - decay) : 1.0f, k.l2 = s->decoupled ? 0.0f : s->decay;
+    k.scale = (float)(s->grad_scale * (clip > 0 && norm > clip ? clip / norm : 1.0));
+    k.keep = s->decoupled ? (float)(1 - (double)lr * decay) : 1.0f, k.l2 = s->decoupled ? 0.0f : decay;
     k.b1 = (float)s->beta1, k.a1 = (float)(1 - s->beta1), k.b2 = (float)s->beta2, k.a2 = (float)(1 - s->beta2);
-    k.step = (float)((double)s->lr / s->c1), k.root = (float)(1 / sqrt((double)s->c2)), k.eps = s->eps;
+    k.step = (float)((double)lr / (float)s->c1), k.root = (float)(1 / sqrt((double)(float)s->c2)), k.eps = (float)s->eps;
     return k;
 }
 
@@ -84,7 +85,7 @@ static __device__ __forceinline__ void adam(const adam_constants &k, bool decays
 // n a multiple of 16; four neighbours a turn. 16 n bytes read, 16 n and the copy written, 16 n flop.
 template <typename T>
 static __global__ void __launch_bounds__(THREADS) adam_kernel(float4 *p, float4 *g, float4 *m, float4 *v, T *copy, const uint8_t *decays,
-                                                              size_t n, const double *squares, const cuda_scalars *scalars) {
+                                                              size_t n, const double *squares, const pa_scalars *scalars) {
     __shared__ adam_constants shared;
     if (threadIdx.x == 0) shared = constants_of(scalars, *squares);
     __syncthreads();
@@ -104,14 +105,14 @@ static __global__ void __launch_bounds__(THREADS) adam_kernel(float4 *p, float4 
 
 template <typename T>
 static void launch_adam(cudaStream_t stream, float *p, float *g, float *m, float *v, void *copy, const uint8_t *decays, size_t n,
-                        const double *squares, const cuda_scalars *scalars) {
+                        const double *squares, const pa_scalars *scalars) {
     unsigned blocks = cuda_blocks(n, 4 * THREADS);
     if (!n) return;
     CUDA_LAUNCH((adam_kernel<T>), dim3(blocks < 2048 ? blocks : 2048), dim3(THREADS), 0, stream, (float4 *)p, (float4 *)g, (float4 *)m,
                 (float4 *)v, (T *)copy, decays, n, squares, scalars);
 }
 
-void cuda_adam(cudaStream_t stream, float *p, float *g, float *m, float *v, cuda_type type, void *copy, const uint8_t *decays, size_t n,
-               const double *squares, const cuda_scalars *scalars) {
+void cuda_adam(cudaStream_t stream, float *p, float *g, float *m, float *v, pa_type type, void *copy, const uint8_t *decays, size_t n,
+               const double *squares, const pa_scalars *scalars) {
     CUDA_TYPED(type, launch_adam, stream, p, g, m, v, copy, decays, n, squares, scalars);
 }

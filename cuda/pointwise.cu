@@ -47,13 +47,13 @@ static void rotary(cudaStream_t stream, void *x, ptrdiff_t ld, const int32_t *po
         CUDA_LAUNCH((rotary_kernel<T, 1>), dim3(cuda_blocks(pairs, THREADS)), dim3(THREADS), 0, stream, (T *)x, ld, position, table, rows,
                     H, D, half, sign);
 }
-void cuda_rotary(cudaStream_t stream, cuda_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H,
+void cuda_rotary(cudaStream_t stream, pa_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H,
                  int D, int R, float sign) {
     CUDA_TYPED(type, rotary, stream, x, ld, position, table, rows, H, D, R, sign);
 }
 
 // What a thread multiplies column i and the next of its row by: 0 where the draw drops, else 1 / (1 - p). One draw serves four columns.
-template <int E> static __device__ __forceinline__ void survive(float keep[E], const cuda_dropout &d, int row, int i, int F, int sequence) {
+template <int E> static __device__ __forceinline__ void survive(float keep[E], const pa_dropout &d, int row, int i, int F, int sequence) {
     if (!(d.p > 0)) {
 #pragma unroll
         for (int k = 0; k < E; k++) keep[k] = 1;
@@ -89,8 +89,8 @@ template <typename T> static __device__ __forceinline__ float normal_integral(fl
     return x < 0 ? tail * bell : 1 - tail * bell;
 }
 // g = activation(h), or its derivative.
-template <typename T> static __device__ __forceinline__ float activation(cuda_activation kind, bool back, float x) {
-    if (kind == CUDA_SQRELU) {
+template <typename T> static __device__ __forceinline__ float activation(pa_activation kind, bool back, float x) {
+    if (kind == PA_SQRELU) {
         float positive = x < 0 ? 0.0f : x; // NaN stays
         return back ? 2 * positive : positive * positive;
     }
@@ -102,7 +102,7 @@ template <typename T> static __device__ __forceinline__ float activation(cuda_ac
 // float32; 20 integer multiplications a number more with dropout.
 template <typename T, bool BACK, int E>
 static __global__ void __launch_bounds__(THREADS)
-    activation_kernel(cuda_activation kind, T *g, const T *h, int rows, int F, cuda_dropout dropout, int sequence) {
+    activation_kernel(pa_activation kind, T *g, const T *h, int rows, int F, pa_dropout dropout, int sequence) {
     const int each = F / E;
     const size_t t = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (t >= (size_t)rows * each) return;
@@ -125,9 +125,9 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 template <typename T>
-static void run_activation(cudaStream_t stream, bool back, cuda_activation kind, void *g, const void *h, int rows, int F,
-                           const cuda_dropout *dropout, int sequence) {
-    cuda_dropout d = {0, 0, NULL, 0};
+static void run_activation(cudaStream_t stream, bool back, pa_activation kind, void *g, const void *h, int rows, int F,
+                           const pa_dropout *dropout, int sequence) {
+    pa_dropout d = {0, 0, NULL, 0};
     if (dropout) d = *dropout;
     const bool wide = cuda_wide(g, F) && cuda_wide(h, F);
     dim3 grid(cuda_blocks((size_t)rows * F, wide ? 8 * THREADS : THREADS)), block(THREADS);
@@ -141,12 +141,12 @@ static void run_activation(cudaStream_t stream, bool back, cuda_activation kind,
     else
         CUDA_LAUNCH((activation_kernel<T, false, 1>), grid, block, 0, stream, kind, (T *)g, (const T *)h, rows, F, d, sequence);
 }
-void cuda_activation_fwd(cudaStream_t stream, cuda_type type, cuda_activation kind, void *g, const void *h, int rows, int F,
-                         const cuda_dropout *dropout, int rows_a_sequence) {
+void cuda_activation_fwd(cudaStream_t stream, pa_type type, pa_activation kind, void *g, const void *h, int rows, int F,
+                         const pa_dropout *dropout, int rows_a_sequence) {
     CUDA_TYPED(type, run_activation, stream, false, kind, g, h, rows, F, dropout, rows_a_sequence);
 }
-void cuda_activation_bwd(cudaStream_t stream, cuda_type type, cuda_activation kind, void *dg, const void *h, int rows, int F,
-                         const cuda_dropout *dropout, int rows_a_sequence) {
+void cuda_activation_bwd(cudaStream_t stream, pa_type type, pa_activation kind, void *dg, const void *h, int rows, int F,
+                         const pa_dropout *dropout, int rows_a_sequence) {
     CUDA_TYPED(type, run_activation, stream, true, kind, dg, h, rows, F, dropout, rows_a_sequence);
 }
 
@@ -176,9 +176,9 @@ template <typename T> static void cast(cudaStream_t stream, void *y, const float
 template <typename T> static void widen(cudaStream_t stream, float *y, const void *x, size_t n) {
     convert(stream, y, (const T *)x, n);
 }
-void cuda_cast(cudaStream_t stream, cuda_type type, void *y, const float *x, size_t n) {
+void cuda_cast(cudaStream_t stream, pa_type type, void *y, const float *x, size_t n) {
     CUDA_TYPED(type, cast, stream, y, x, n);
 }
-void cuda_widen(cudaStream_t stream, cuda_type type, float *y, const void *x, size_t n) {
+void cuda_widen(cudaStream_t stream, pa_type type, float *y, const void *x, size_t n) {
     CUDA_TYPED(type, widen, stream, y, x, n);
 }

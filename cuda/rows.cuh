@@ -40,9 +40,9 @@ static inline unsigned cuda_blocks(size_t n, size_t each) {
 // Calls function<T>(arguments) with the T of `type`.
 #define CUDA_TYPED(type, function, ...)                                                                                                    \
     do {                                                                                                                                   \
-        if ((type) == CUDA_F32)                                                                                                            \
+        if ((type) == PA_TYPE_F32)                                                                                                         \
             function<float>(__VA_ARGS__);                                                                                                  \
-        else if ((type) == CUDA_BF16)                                                                                                      \
+        else if ((type) == PA_TYPE_BF16)                                                                                                   \
             function<__nv_bfloat16>(__VA_ARGS__);                                                                                          \
         else                                                                                                                               \
             function<__half>(__VA_ARGS__);                                                                                                 \

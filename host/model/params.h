@@ -34,6 +34,9 @@ static inline int pa_inner(const pa_model *m) {
 static inline int pa_ff(const pa_model *m) {
     return m->ff_mult * m->dim;
 }
+static inline int pa_latents(const pa_model *m) { // N of a full window
+    return m->context - m->prefix;
+}
 int pa_rotary_dims(const pa_model *m); // R, resolved
 
 typedef enum {

@@ -293,7 +293,14 @@ static void run_block() {
     self = nullptr;
 }
 
+// PA_EMULATOR_TRACE names a file to which each kernel that runs is appended: its name, grid and block.
+static void trace(const char *kernel, dim3 grid, dim3 block) {
+    static FILE *file = getenv("PA_EMULATOR_TRACE") ? fopen(getenv("PA_EMULATOR_TRACE"), "a") : nullptr;
+    if (file) fprintf(file, "%s %ux%ux%u %ux%ux%u\n", kernel, grid.x, grid.y, grid.z, block.x, block.y, block.z);
+}
+
 void run_grid(const char *kernel, const std::function<void()> &body, dim3 grid, dim3 block, size_t shared) {
+    trace(kernel, grid, block);
     kernel_name = kernel, kernel_body = &body, block_dim = block, grid_dim = grid;
     // Exactly as much as was asked for, so that the address sanitizer sees what lies beyond.
     void *memory = nullptr;

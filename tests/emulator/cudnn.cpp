@@ -21,41 +21,41 @@ cuda_cudnn *cuda_cudnn_create(void) {
 void cuda_cudnn_destroy(cuda_cudnn *d) {
     delete d;
 }
-bool cuda_cudnn_expresses(const cuda_attn *a) {
-    const size_t prefix = (size_t)a->batch * (size_t)a->kept * (size_t)a->ldkv * cuda_size(a->type);
-    return a->type != CUDA_F32 && !(a->dropout.p > 0) && (a->kept == 0 || a->batch == 1) && (const char *)a->kp + prefix == a->kn;
+bool cuda_cudnn_expresses(const pa_attn *a) {
+    const size_t prefix = (size_t)a->batch * (size_t)a->kept * (size_t)a->ldkv * pa_size(a->type);
+    return a->type != PA_TYPE_F32 && !(a->dropout.p > 0) && (a->kept == 0 || a->batch == 1) && (const char *)a->kp + prefix == a->kn;
 }
-size_t cuda_cudnn_work(cuda_cudnn *, const cuda_attn *a, bool) {
+size_t cuda_cudnn_work(cuda_cudnn *, const pa_attn *a, bool) {
     return emulator_cudnn.is == CUDNN_REFUSES ? SIZE_MAX : cuda_attn_work(a) + emulator_cudnn.more_work;
 }
 
 // The last number of the last row.
-static void spoil(cudaStream_t stream, const cuda_attn *a, void *p, int rows, ptrdiff_t ld) {
+static void spoil(cudaStream_t stream, const pa_attn *a, void *p, int rows, ptrdiff_t ld) {
     unsigned short *x = (unsigned short *)p + (rows - 1) * ld + a->heads * a->dim_head - 1;
     const int is = emulator_cudnn.is;
     emulator::enqueue(stream, [=] {
-        if (is == CUDNN_NAN) *x = 0x7fff;                                   // a NaN in bf16 and in fp16
-        if (is == CUDNN_WRONG) *x = a->type == CUDA_BF16 ? 0x4248 : 0x5240; // 50
+        if (is == CUDNN_NAN) *x = 0x7fff;                                      // a NaN in bf16 and in fp16
+        if (is == CUDNN_WRONG) *x = a->type == PA_TYPE_BF16 ? 0x4248 : 0x5240; // 50
     });
 }
 
-bool cuda_cudnn_fwd(cuda_cudnn *, cudaStream_t stream, const cuda_attn *a, void *o, float *lse, void *work) {
+bool cuda_cudnn_fwd(cuda_cudnn *, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work) {
     emulator_cudnn.calls++;
     if (emulator_cudnn.is == CUDNN_FAILS) return false;
     cuda_attn_fwd(stream, a, o, lse, work);
     spoil(stream, a, o, a->batch * a->latents, a->ldo);
     return true;
 }
-bool cuda_cudnn_bwd(cuda_cudnn *, cudaStream_t stream, const cuda_attn *a, const void *o, const float *lse, const void *dout, void *dq,
+bool cuda_cudnn_bwd(cuda_cudnn *, cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq,
                     void *dk, void *dv, void *work) {
-    const size_t prefix = (size_t)a->batch * (size_t)a->kept * (size_t)a->ldkv * cuda_size(a->type);
+    const size_t prefix = (size_t)a->batch * (size_t)a->kept * (size_t)a->ldkv * pa_size(a->type);
     emulator_cudnn.calls++;
     if (emulator_cudnn.is == CUDNN_FAILS) return false;
     cuda_attn_bwd(stream, a, o, lse, dout, dq, dk, dv, (char *)dk + prefix, (char *)dv + prefix, work);
     spoil(stream, a, dv, a->batch * (a->latents + a->kept), a->ldkv);
     return true;
 }
-bool cuda_cudnn_supports(int, const cuda_attn *, bool, char *, size_t) {
+bool cuda_cudnn_supports(int, const pa_attn *, bool, char *, size_t) {
     return false;
 }
 }

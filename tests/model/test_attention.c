@@ -63,8 +63,8 @@ typedef struct {
 
 typedef struct {
     shape s;
-    cpu_type type;
-    cpu_attn a;
+    pa_type type;
+    pa_attn a;
     uint64_t window[4];
     tensor q, kp, vp, kn, vn, dout;
     double *exact[RESULTS], *plain[RESULTS];
@@ -75,24 +75,24 @@ static uint64_t draws;
 static double uniform(void) {
     return 2 * pa_uniform(pa_random(7, PA_RANDOM_INIT, 0, draws++)) - 1;
 }
-static double get(cpu_type type, const void *p, ptrdiff_t i) {
-    if (type == CPU_F32) return (double)((const float *)p)[i];
+static double get(pa_type type, const void *p, ptrdiff_t i) {
+    if (type == PA_TYPE_F32) return (double)((const float *)p)[i];
     const uint16_t bits = ((const uint16_t *)p)[i];
     return (double)(half ? cuda_half_to_float(bits) : bf16_to_float(bits));
 }
-static void put(cpu_type type, void *p, ptrdiff_t i, double x) {
-    if (type == CPU_F32)
+static void put(pa_type type, void *p, ptrdiff_t i, double x) {
+    if (type == PA_TYPE_F32)
         ((float *)p)[i] = (float)x;
     else
         ((uint16_t *)p)[i] = half ? cuda_half_from_float((float)x) : bf16_from_float((float)x);
 }
-static double low(cpu_type type, double x) {
+static double low(pa_type type, double x) {
     float place[1];
     put(type, place, 0, x);
     return get(type, place, 0);
 }
 
-static tensor tensor_make(cpu_type type, int rows, int cols, ptrdiff_t ld, double spread) {
+static tensor tensor_make(pa_type type, int rows, int cols, ptrdiff_t ld, double spread) {
     tensor t = {rows, cols, ld, malloc((size_t)(rows * ld + 1) * 4), calloc((size_t)(rows * cols + 1), sizeof(double))};
     memset(t.data, 0x55, (size_t)(rows * ld + 1) * 4);
     for (int r = 0; r < rows; r++)
@@ -107,14 +107,14 @@ static void tensor_free(tensor *t) {
     free(t->number);
 }
 // That nothing beyond the columns was written.
-static void check_margins(cpu_type type, const tensor *t) {
+static void check_margins(pa_type type, const tensor *t) {
     for (int r = 0; r < t->rows; r++)
-        for (size_t i = (size_t)(r * t->ld + t->cols) * cpu_size(type); i < (size_t)((r + 1) * t->ld) * cpu_size(type); i++)
+        for (size_t i = (size_t)(r * t->ld + t->cols) * pa_size(type); i < (size_t)((r + 1) * t->ld) * pa_size(type); i++)
             assert_int_equal(((unsigned char *)t->data)[i], 0x55);
 }
 
 // The weight of query n for key m survives dropout.
-static bool survives(const cpu_dropout *d, int b, int h, int n, int m) {
+static bool survives(const pa_dropout *d, int b, int h, int n, int m) {
     uint64_t index = 1ull << 63 | (uint64_t)d->layer << 52 | (uint64_t)h << 40 | (uint64_t)n << 20 | (uint64_t)m / 4;
     return pa_random(d->seed, PA_RANDOM_DROPOUT, d->window[b], index).v[m % 4] >= (double)d->p * 4294967296.0;
 }
@@ -131,7 +131,7 @@ static double sum_round(rounding r, double x) {
     return r == EXACT ? x : (double)(float)x;
 }
 static double store_round(rounding r, double x) {
-    return r == EXACT ? x : low(r == PLAIN_F32 ? CPU_F32 : CPU_BF16, x);
+    return r == EXACT ? x : low(r == PLAIN_F32 ? PA_TYPE_F32 : PA_TYPE_BF16, x);
 }
 static double magnitude(const double *x, const double *y, int D) {
     double sum = 0;
@@ -198,7 +198,7 @@ static void plain(problem *t, rounding r, double **to) {
         for (size_t j = 0; j < result_size(&t->s, i); j++) to[i][j] = store_round(r, to[i][j]);
 }
 
-static void problem_make(problem *t, shape s, cpu_type type) {
+static void problem_make(problem *t, shape s, pa_type type) {
     const int I = s.heads * s.dim_head, B = s.batch;
     const int margin = s.dim_head == 40 ? 1 : MARGIN;
     const ptrdiff_t ldq = I + 5 * margin, ldkv = 2 * I + margin, ldo = I + 3 * margin;
@@ -209,24 +209,24 @@ static void problem_make(problem *t, shape s, cpu_type type) {
     t->kn = tensor_make(type, B * s.latents, I, ldkv, 2);
     t->vn = tensor_make(type, B * s.latents, I, ldkv, 1);
     t->dout = tensor_make(type, B * s.latents, I, ldo, 1);
-    t->a = (cpu_attn){.type = type,
-                      .batch = B,
-                      .latents = s.latents,
-                      .kept = s.kept,
-                      .heads = s.heads,
-                      .dim_head = s.dim_head,
-                      .scale = (float)(1 / sqrt(s.dim_head)),
-                      .ldq = ldq,
-                      .ldkv = ldkv,
-                      .ldo = ldo,
-                      .q = t->q.data,
-                      .kp = t->kp.data,
-                      .vp = t->vp.data,
-                      .kn = t->kn.data,
-                      .vn = t->vn.data,
-                      .dropout = {.p = s.drop, .seed = 3, .window = t->window, .layer = 2}};
+    t->a = (pa_attn){.type = type,
+                     .batch = B,
+                     .latents = s.latents,
+                     .kept = s.kept,
+                     .heads = s.heads,
+                     .dim_head = s.dim_head,
+                     .scale = (float)(1 / sqrt(s.dim_head)),
+                     .ldq = ldq,
+                     .ldkv = ldkv,
+                     .ldo = ldo,
+                     .q = t->q.data,
+                     .kp = t->kp.data,
+                     .vp = t->vp.data,
+                     .kn = t->kn.data,
+                     .vn = t->vn.data,
+                     .dropout = {.p = s.drop, .seed = 3, .window = t->window, .layer = 2}};
     plain(t, EXACT, t->exact);
-    plain(t, type == CPU_F32 ? PLAIN_F32 : PLAIN_BF16, t->plain);
+    plain(t, type == PA_TYPE_F32 ? PLAIN_F32 : PLAIN_BF16, t->plain);
 }
 static void problem_free(problem *t) {
     tensor *all[] = {&t->q, &t->kp, &t->vp, &t->kn, &t->vn, &t->dout};
@@ -240,7 +240,8 @@ static void run(const cpu_ops *ops, const problem *t, tensor out[RESULTS]) {
     const int I = s->heads * s->dim_head, prefix = s->batch * s->kept, rows = s->batch * s->latents;
     const int count[] = {rows, s->batch * s->heads, rows, prefix, prefix, rows, rows};
     const ptrdiff_t ld[] = {t->a.ldo, s->latents, t->a.ldq, t->a.ldkv, t->a.ldkv, t->a.ldkv, t->a.ldkv};
-    for (int i = 0; i < RESULTS; i++) out[i] = tensor_make(i == LSE ? CPU_F32 : t->type, count[i], i == LSE ? s->latents : I, ld[i], NAN);
+    for (int i = 0; i < RESULTS; i++)
+        out[i] = tensor_make(i == LSE ? PA_TYPE_F32 : t->type, count[i], i == LSE ? s->latents : I, ld[i], NAN);
     omp_set_num_threads(s->threads);
     size_t bytes = ops->attn_work(&t->a, s->threads);
     unsigned char *work = malloc(bytes + 64);
@@ -262,10 +263,10 @@ static void test_work_serves_all_smaller_calls(void **state) {
         const cpu_ops *ops = table(i);
         for (int threads = 1; ops && threads <= 64; threads += threads < 8 ? 1 : 14)
             for (int j = 0; j < 3 * 4 * 4 * 8; j++) {
-                cpu_attn a = {.type = j % 2 ? CPU_BF16 : CPU_F32, .heads = 1 + 3 * (j % 3), .dim_head = 64};
+                pa_attn a = {.type = j % 2 ? PA_TYPE_BF16 : PA_TYPE_F32, .heads = 1 + 3 * (j % 3), .dim_head = 64};
                 a.batch = 1 + j / 3 % 8, a.latents = size[j / 24 % 4], a.kept = size[j / 96];
                 const size_t work = ops->attn_work(&a, threads);
-                cpu_attn less = a;
+                pa_attn less = a;
                 for (less.batch = 1; less.batch <= a.batch; less.batch++) assert_true(ops->attn_work(&less, threads) <= work);
                 less = a, less.latents = (a.latents + 1) / 2;
                 assert_true(ops->attn_work(&less, threads) <= work);
@@ -287,29 +288,29 @@ static double largest(const double *x, const double *y, size_t n) {
 
 // Rows of a result against the rule.
 static void check(const problem *t, const char *isa, int which, const tensor *got) {
-    const cpu_type type = which == LSE ? CPU_F32 : t->type;
+    const pa_type type = which == LSE ? PA_TYPE_F32 : t->type;
     const size_t n = (size_t)got->rows * (size_t)got->cols;
-    const double unit = type == CPU_F32 ? 0x1p-24 : half ? 0x1p-12 : 0x1p-9;
+    const double unit = type == PA_TYPE_F32 ? 0x1p-24 : half ? 0x1p-12 : 0x1p-9;
     for (int r = 0; r < got->rows; r++)
         for (int c = 0; c < got->cols; c++) got->number[r * got->cols + c] = get(type, got->data, r * got->ld + c);
     double error = largest(got->number, t->exact[which], n), plain_error = largest(t->plain[which], t->exact[which], n);
     double bound = 2 * plain_error + unit * largest(t->exact[which], NULL, n);
     if (which == LSE)
-        bound += unit * (4 + t->score) + (t->type == CPU_BF16 ? 3e-6 : 0); // 4: of sums near 1; 3e-6: vf_exp2 of degree 4
+        bound += unit * (4 + t->score) + (t->type == PA_TYPE_BF16 ? 3e-6 : 0); // 4: of sums near 1; 3e-6: vf_exp2 of degree 4
     else
         bound += 0x1p-24 * t->score * largest(t->exact[which], NULL, n);
     if (which == DQ || which == DKP || which == DKN) bound += unit * t->summand + 0x1p-23 * t->terms;
     if (!(error <= bound))
         fail_msg("%s %s B %d N %d K %d H %d D %d spread %g drop %g threads %d: %s is off by %g, plain computation by %g, allowed %g", isa,
-                 type == CPU_F32 ? "f32"
-                 : half          ? "fp16"
-                                 : "bf16",
+                 type == PA_TYPE_F32 ? "f32"
+                 : half              ? "fp16"
+                                     : "bf16",
                  t->s.batch, t->s.latents, t->s.kept, t->s.heads, t->s.dim_head, (double)t->s.spread, (double)t->s.drop, t->s.threads,
                  result_name[which], error, plain_error, bound);
     check_margins(type, got);
 }
 
-static void check_shape(shape s, cpu_type type) {
+static void check_shape(shape s, pa_type type) {
     problem t;
     problem_make(&t, s, type);
     for (int i = 0; i < TABLES; i++) {
@@ -320,7 +321,7 @@ static void check_shape(shape s, cpu_type type) {
         run(ops, &t, again);
         for (int r = 0; r < RESULTS; r++) {
             check(&t, isa_name[i], r, &got[r]);
-            assert_memory_equal(got[r].data, again[r].data, (size_t)(got[r].rows * got[r].ld) * (r == LSE ? 4 : cpu_size(type)));
+            assert_memory_equal(got[r].data, again[r].data, (size_t)(got[r].rows * got[r].ld) * (r == LSE ? 4 : pa_size(type)));
             tensor_free(&got[r]);
             tensor_free(&again[r]);
         }
@@ -330,10 +331,10 @@ static void check_shape(shape s, cpu_type type) {
 
 static void check_types(shape s) {
     if (!covered(s.dim_head)) return;
-    if (!half_only) check_shape(s, CPU_F32);
+    if (!half_only) check_shape(s, PA_TYPE_F32);
     for (int i = half_only; i < HALVES; i++) {
         half = i;
-        check_shape(s, CPU_BF16);
+        check_shape(s, PA_TYPE_BF16);
     }
     half = false;
 }
@@ -366,7 +367,7 @@ static void test_special_shapes(void **state) {
 // With all values 1, an output is the share of weight that survived, over 1 - p: 1 on average.
 static void test_dropout_share(void **state) {
     problem t;
-    problem_make(&t, (shape){2, 100, 100, 2, 8, 0, 0.3f, 2}, CPU_F32);
+    problem_make(&t, (shape){2, 100, 100, 2, 8, 0, 0.3f, 2}, PA_TYPE_F32);
     for (int i = 0; i < t.vp.rows * (int)t.vp.ld; i++) ((float *)t.vp.data)[i] = 1;
     for (int i = 0; i < t.vn.rows * (int)t.vn.ld; i++) ((float *)t.vn.data)[i] = 1;
     for (int i = 0; i < TABLES; i++) {
@@ -391,7 +392,7 @@ static void test_causality_and_nan(void **state) {
     for (int type = half_only ? 2 : 0; type < 1 + HALVES; type++) {
         problem t;
         half = type == 2;
-        problem_make(&t, (shape){1, N, K, 1, D, 2, 0, 2}, type ? CPU_BF16 : CPU_F32);
+        problem_make(&t, (shape){1, N, K, 1, D, 2, 0, 2}, type ? PA_TYPE_BF16 : PA_TYPE_F32);
         for (int i = 0; i < TABLES; i++) {
             const cpu_ops *ops = table(i);
             if (!ops) continue;
@@ -402,11 +403,11 @@ static void test_causality_and_nan(void **state) {
                 put(t.type, t.vn.data, at * t.a.ldkv + d, 50);
             }
             run(ops, &t, after);
-            assert_memory_equal(before[O].data, after[O].data, (size_t)(at * t.a.ldo) * cpu_size(t.type));
+            assert_memory_equal(before[O].data, after[O].data, (size_t)(at * t.a.ldo) * pa_size(t.type));
             assert_memory_equal(before[LSE].data, after[LSE].data, at * sizeof(float));
             put(t.type, t.kn.data, at * t.a.ldkv + 3, NAN);
             run(ops, &t, nan);
-            assert_memory_equal(before[O].data, nan[O].data, (size_t)(at * t.a.ldo) * cpu_size(t.type));
+            assert_memory_equal(before[O].data, nan[O].data, (size_t)(at * t.a.ldo) * pa_size(t.type));
             for (int n = at; n < N; n++) {
                 assert_true(isnan(get(t.type, nan[O].data, n * t.a.ldo)));
                 assert_true(isnan(get(t.type, nan[DQ].data, n * t.a.ldq)));
@@ -424,7 +425,7 @@ static void test_causality_and_nan(void **state) {
 
 #ifndef PA_TEST_CUDA
 // A cache holding a sequence's keys gives its last query what the whole computation gives.
-static void check_decode(shape s, cpu_type type) {
+static void check_decode(shape s, pa_type type) {
     const int S = s.batch, H = s.heads, D = s.dim_head, length = s.kept + s.latents, capacity = length + 9;
     problem t;
     problem_make(&t, s, type);
@@ -455,7 +456,7 @@ static void check_decode(shape s, cpu_type type) {
         size_t bytes = ops->attn_decode_work(S, H, D, capacity, s.threads);
         unsigned char *work = malloc(bytes + 64);
         memset(work, 0xff, bytes + 64);
-        ops->attn_decode(type, S, H, D, length, capacity, t.a.scale, q, cache[0], cache[1], o, work);
+        ops->attn_decode(type, S, H, D, length, capacity, t.a.scale, q, (ptrdiff_t)H * D, cache[0], cache[1], o, work);
         for (size_t j = 0; j < 64; j++) assert_int_equal(work[bytes + j], 0xff);
         for (int j = 0; j < S * H * D; j++) got[j] = (double)o[j];
         size_t n = (size_t)(S * H * D);
@@ -471,8 +472,8 @@ static void test_decode(void **state) {
     static const int lengths[] = {1, 2, 15, 16, 17, 63, 64, 65, 255, 256, 257, 600}, dims[] = {64, 8, 40, 128, 77};
     for (int i = 0; i < 12; i++) {
         shape s = {1 + i % 3, 1, lengths[i] - 1, 1 + i % 2, dims[i % 5], i % 4 == 3 ? 60 : 2, 0, 1 + i % 3};
-        check_decode(s, CPU_F32);
-        check_decode(s, CPU_BF16);
+        check_decode(s, PA_TYPE_F32);
+        check_decode(s, PA_TYPE_BF16);
     }
     (void)state;
 }

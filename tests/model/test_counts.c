@@ -10,10 +10,11 @@
 #include <cmocka.h>
 
 #include "bench/cases.h"
-#include "cpu/context.h"
+#include "cpu/device.h"
 #include "host/base/file.h"
 #include "host/files/config.h"
 #include "host/files/config_read.h"
+#include "host/model/context.h"
 
 static pa_err err;
 
@@ -65,9 +66,9 @@ static int primitives(const case_model *v, pa_precision precision) {
         double sum, norm;
         ok(be->loss_grad(c, &b, 1, &sum, &err));
         ok(be->update(c, &(pa_update){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .step = step}, &norm, NULL, &err));
-        if (step == 1) first = cpu_matmul_created(c->mm);
+        if (step == 1) first = cpu_matmul_created(c->device->mm);
     }
-    assert_int_equal(cpu_matmul_created(c->mm), first);
+    assert_int_equal(cpu_matmul_created(c->device->mm), first);
     be->close(c);
     pa_params_clear(&p);
     free(input), free(target), free(keep);

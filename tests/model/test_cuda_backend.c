@@ -1,7 +1,7 @@
 // test_cuda_backend.c: what the CUDA backend promises beyond what every backend does (test_model.c, test_gradcheck.c, test_step.c): a step
 // that is two graphs and one wait, inputs copied ahead, fp16 and its loss scaling, one size of plan. In the emulator, which counts.
-#include "cuda/context.h"
 #include "host/files/config_read.h"
+#include "host/model/context.h"
 #include "host/train/saver.h"
 #include "tests/emulator/counts.h"
 #include "tests/support/fixture.h"

@@ -24,7 +24,7 @@ static bool covered(const case_row *row, int *left) {
     return ++*left, false;
 }
 
-static int check_type(cpu_type type, cuda_ops_half half, const case_model *models, int n) {
+static int check_type(pa_type type, cuda_ops_half half, const case_model *models, int n) {
     const cpu_ops *ops = cuda_ops_table(half);
     int failed = 0, left = 0;
     for (int m = 0; m < n; m++) {
@@ -49,11 +49,11 @@ static int check_type(cpu_type type, cuda_ops_half half, const case_model *model
 }
 static void float32_is_float64_but_for_rounding(void **state) {
     (void)state;
-    assert_int_equal(check_type(CPU_F32, CUDA_OPS_BF16, case_small, 4), 0);
+    assert_int_equal(check_type(PA_TYPE_F32, CUDA_OPS_BF16, case_small, 4), 0);
 }
 static void bf16_is_float64_but_for_rounding(void **state) {
     (void)state;
-    assert_int_equal(check_type(CPU_BF16, CUDA_OPS_BF16, case_small, 4), 0);
+    assert_int_equal(check_type(PA_TYPE_BF16, CUDA_OPS_BF16, case_small, 4), 0);
 }
 
 // Dropout drops what the CPU drops: a half and rows of any width.
@@ -61,18 +61,18 @@ static void dropout_is_the_cpus(void **state) {
     (void)state;
     enum { rows = 6, sequence = 3, most = 40 };
     const uint64_t window[2] = {5, 77};
-    cpu_dropout d = {.p = 0.3f, .seed = 11, .window = window, .layer = 2};
+    pa_dropout d = {.p = 0.3f, .seed = 11, .window = window, .layer = 2};
     for (int F = 37; F <= most; F += 3) {
         float h[rows * most], g[2][rows * most];
         int dropped = 0;
         for (int i = 0; i < rows * F; i++) h[i] = (float)(1 + i % 7), g[0][i] = g[1][i] = 1;
-        cpu_ops_select("generic")->activation_fwd(CPU_F32, PA_SQRELU, g[0], h, rows, F, &d, sequence);
-        cuda_ops_table(CUDA_OPS_BF16)->activation_fwd(CPU_F32, PA_SQRELU, g[1], h, rows, F, &d, sequence);
+        cpu_ops_select("generic")->activation_fwd(PA_TYPE_F32, PA_SQRELU, g[0], h, rows, F, &d, sequence);
+        cuda_ops_table(CUDA_OPS_BF16)->activation_fwd(PA_TYPE_F32, PA_SQRELU, g[1], h, rows, F, &d, sequence);
         for (int i = 0; i < rows * F; i++) assert_int_equal(g[0][i] == 0, g[1][i] == 0), dropped += g[0][i] == 0;
         assert_true(dropped > rows * F / 6 && dropped < rows * F / 2);
         for (int i = 0; i < rows * F; i++) g[0][i] = g[1][i] = 1;
-        cpu_ops_select("generic")->activation_bwd(CPU_F32, PA_SQRELU, g[0], h, rows, F, &d, sequence);
-        cuda_ops_table(CUDA_OPS_BF16)->activation_bwd(CPU_F32, PA_SQRELU, g[1], h, rows, F, &d, sequence);
+        cpu_ops_select("generic")->activation_bwd(PA_TYPE_F32, PA_SQRELU, g[0], h, rows, F, &d, sequence);
+        cuda_ops_table(CUDA_OPS_BF16)->activation_bwd(PA_TYPE_F32, PA_SQRELU, g[1], h, rows, F, &d, sequence);
         for (int i = 0; i < rows * F; i++) assert_true(fabsf(g[0][i] - g[1][i]) <= 4 * 0x1p-23f * fabsf(g[0][i])); // four roundings
     }
 }
@@ -92,8 +92,8 @@ static void gelu_is_its_integral(void **state) {
         for (uint32_t bits = 0; bits < most; bits++)
             if (fabsf(number(half, (uint16_t)bits)) < 13) h[n] = (uint16_t)bits, g[1][n++] = half ? 0x3c00 : 0x3f80;
         const cpu_ops *ops = cuda_ops_table(half ? CUDA_OPS_HALF : CUDA_OPS_BF16);
-        ops->activation_fwd(CPU_BF16, PA_GELU, g[0], h, 1, n, NULL, 1);
-        ops->activation_bwd(CPU_BF16, PA_GELU, g[1], h, 1, n, NULL, 1);
+        ops->activation_fwd(PA_TYPE_BF16, PA_GELU, g[0], h, 1, n, NULL, 1);
+        ops->activation_bwd(PA_TYPE_BF16, PA_GELU, g[1], h, 1, n, NULL, 1);
         for (int i = 0; i < n; i++) {
             const double x = (double)number(half, h[i]), phi = erfc(-x / sqrt(2)) / 2, slope = x * exp(-x * x / 2) / sqrt(2 * acos(-1));
             const double exact[2] = {x * phi, phi + slope}, parts[2] = {fabs(x) * phi, phi + fabs(slope)};
@@ -111,11 +111,11 @@ static void gelu_is_its_integral(void **state) {
 static float eighths(size_t i, int most) {
     return (float)((int)(i * 2654435761u >> 7 & 0xffff) % (2 * most + 1) - most) / 8;
 }
-static void put(cuda_type type, void *to, size_t i, float x) {
-    if (type == CUDA_F32)
+static void put(pa_type type, void *to, size_t i, float x) {
+    if (type == PA_TYPE_F32)
         ((float *)to)[i] = x;
     else
-        ((uint16_t *)to)[i] = type == CUDA_F16 ? cuda_half_from_float(x) : bf16_from_float(x);
+        ((uint16_t *)to)[i] = type == PA_TYPE_F16 ? cuda_half_from_float(x) : bf16_from_float(x);
 }
 static void *device(const void *from, size_t bytes) {
     void *p;
@@ -145,13 +145,13 @@ static void products_of_few_rows_are_exact(void **state) {
                 for (int j = 0; j < out * in; j++) {
                     const float w = eighths((size_t)j + 7, 8);
                     narrow[j] = (int8_t)(w * 8);
-                    if (type < 3) put((cuda_type)type, wide, (size_t)j, w);
+                    if (type < 3) put((pa_type)type, wide, (size_t)j, w);
                 }
                 const size_t count = (size_t)(out * in);
-                void *a = device(x, sizeof x), *w = type < 3 ? device(wide, count * cuda_size((cuda_type)type)) : device(narrow, count);
+                void *a = device(x, sizeof x), *w = type < 3 ? device(wide, count * pa_size((pa_type)type)) : device(narrow, count);
                 void *b = device(bias, sizeof bias), *c = device(scale, sizeof scale), *z = device(y, sizeof y);
                 if (type < 3)
-                    cuda_gemv(0, (cuda_type)type, z, a, w, b, S, in, out);
+                    cuda_gemv(0, (pa_type)type, z, a, w, b, S, in, out);
                 else
                     cuda_gemv_int8(0, z, a, w, c, b, S, in, out);
                 fetch(y, z, sizeof y);
@@ -166,9 +166,9 @@ static void products_of_few_rows_are_exact(void **state) {
 
 // Attention of one query against a cache, twice on the same work. What lies behind the last row is no number. Exponents, of base 2, are off
 // by the scores' rounding, 2^-24 of their terms' magnitude each; sums of n by sqrt(n) + 8 roundings.
-static void decode_case(cuda_type type, int D, int length, int capacity) {
+static void decode_case(pa_type type, int D, int length, int capacity) {
     enum { S = 2, H = 2 };
-    const size_t I = (size_t)(H * D), each = (size_t)capacity * (size_t)D, size = cuda_size(type), all = S * H * each;
+    const size_t I = (size_t)(H * D), each = (size_t)capacity * (size_t)D, size = pa_size(type), all = S * H * each;
     float *row = malloc(S * 3 * I * 4), *found = malloc(S * I * 4), *again = malloc(S * I * 4), scale = (float)(1 / sqrt(D));
     char *cache[2] = {malloc(all * size), malloc(all * size)};
     double *p = malloc(sizeof *p * (size_t)(length + 1));
@@ -215,9 +215,9 @@ static void decode_case(cuda_type type, int D, int length, int capacity) {
 static void attention_to_a_cache(void **state) {
     (void)state;
     static const int dims[] = {8, 40, 64, 128}, lengths[] = {0, 1, 130, 699};
-    for (int type = CUDA_F32; type <= CUDA_F16; type++)
-        for (int i = 0; i < 16; i++) decode_case((cuda_type)type, dims[i / 4], lengths[i % 4], 700);
-    decode_case(CUDA_BF16, 64, 3000, 9000); // as many parts as there can be
+    for (int type = PA_TYPE_F32; type <= PA_TYPE_F16; type++)
+        for (int i = 0; i < 16; i++) decode_case((pa_type)type, dims[i / 4], lengths[i % 4], 700);
+    decode_case(PA_TYPE_BF16, 64, 3000, 9000); // as many parts as there can be
 }
 
 int main(void) {

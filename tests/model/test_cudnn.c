@@ -11,42 +11,43 @@
 #include "bench/cases.h"
 #include "cuda/cudnn.h"
 
-// Keys lie as in cuda/context.h: the cross-attention's prefix and latents follow each other, the others' lie beside their queries.
-static cuda_attn shape(const case_model *m, cuda_type type, int kept) {
+// Keys lie as in host/model/arena.h (pa_saved): the cross-attention's prefix and latents follow each other, the others' lie beside their
+// queries.
+static pa_attn shape(const case_model *m, pa_type type, int kept) {
     static const char base[16];
     const int I = m->heads * m->dim_head, N = m->context - m->prefix, ldkv = kept ? 2 * I : 3 * I;
     const size_t prefix = (size_t)kept * (size_t)ldkv * 2;
-    return (cuda_attn){.type = type,
-                       .batch = m->batch,
-                       .latents = N,
-                       .kept = kept,
-                       .heads = m->heads,
-                       .dim_head = m->dim_head,
-                       .scale = 0.125f,
-                       .ldq = kept ? I : 3 * I,
-                       .ldkv = ldkv,
-                       .ldo = I,
-                       .kp = base,
-                       .vp = base,
-                       .kn = base + prefix,
-                       .vn = base + prefix};
+    return (pa_attn){.type = type,
+                     .batch = m->batch,
+                     .latents = N,
+                     .kept = kept,
+                     .heads = m->heads,
+                     .dim_head = m->dim_head,
+                     .scale = 0.125f,
+                     .ldq = kept ? I : 3 * I,
+                     .ldkv = ldkv,
+                     .ldo = I,
+                     .kp = base,
+                     .vp = base,
+                     .kn = base + prefix,
+                     .vn = base + prefix};
 }
 
 static void models_are_taken(void **state) {
     (void)state;
     for (int m = 0; m < 5; m++)
-        for (int type = CUDA_BF16; type <= CUDA_F16; type++)
+        for (int type = PA_TYPE_BF16; type <= PA_TYPE_F16; type++)
             for (int i = 0; i < 3; i++) {
                 case_model v = case_models[m];
                 const int kept[] = {0, pa_kept(v.prefix, 0.7), v.prefix};
                 v.batch = i ? 1 : 8;
-                cuda_attn a = shape(&v, (cuda_type)type, kept[i]);
+                pa_attn a = shape(&v, (pa_type)type, kept[i]);
                 assert_true(cuda_cudnn_expresses(&a));
                 for (int back = 0; back < 2; back++)
                     for (int architecture = 80; architecture <= 90; architecture += 10) {
                         char why[512];
                         if (!cuda_cudnn_supports(architecture, &a, back, why, sizeof why))
-                            fail_msg("%s, %d kept, %s, %s, sm_%d: %s", v.name, kept[i], type == CUDA_BF16 ? "bf16" : "fp16",
+                            fail_msg("%s, %d kept, %s, %s, sm_%d: %s", v.name, kept[i], type == PA_TYPE_BF16 ? "bf16" : "fp16",
                                      back ? "backward" : "forward", architecture, why);
                     }
             }
@@ -55,7 +56,7 @@ static void models_are_taken(void **state) {
 static void others_are_not(void **state) {
     (void)state;
     char why[512];
-    cuda_attn a = shape(&case_models[0], CUDA_F16, 308);
+    pa_attn a = shape(&case_models[0], PA_TYPE_F16, 308);
     assert_false(cuda_cudnn_supports(75, &a, false, why, sizeof why));
     assert_non_null(strstr(why, "SM80"));
     assert_false(cuda_cudnn_supports(75, &a, true, why, sizeof why));
@@ -63,9 +64,9 @@ static void others_are_not(void **state) {
     assert_false(cuda_cudnn_expresses(&a));
     a.batch = 1, a.dropout.p = 0.1f;
     assert_false(cuda_cudnn_expresses(&a));
-    a.dropout.p = 0, a.type = CUDA_F32;
+    a.dropout.p = 0, a.type = PA_TYPE_F32;
     assert_false(cuda_cudnn_expresses(&a));
-    a.type = CUDA_F16, a.ldq = 516; // rows of 1032 bytes
+    a.type = PA_TYPE_F16, a.ldq = 516; // rows of 1032 bytes
     assert_false(cuda_cudnn_expresses(&a));
     a.ldq = 512, a.kn = a.kp;
     assert_false(cuda_cudnn_expresses(&a));

@@ -70,7 +70,7 @@ static void check_row(const case_row *row, const cpu_ops *ops) {
     case_close(&r);
 }
 
-static void check_type(cpu_type type) {
+static void check_type(pa_type type) {
     for (int i = 0; i < 4; i++) {
         const cpu_ops *ops = cpu_ops_select(isa_name[i]);
         for (int m = 0; ops && m < 5; m++) {
@@ -83,11 +83,11 @@ static void check_type(cpu_type type) {
 }
 static void float32_is_float64_but_for_rounding(void **state) {
     (void)state;
-    check_type(CPU_F32);
+    check_type(PA_TYPE_F32);
 }
 static void bf16_is_float64_but_for_rounding(void **state) {
     (void)state;
-    check_type(CPU_BF16);
+    check_type(PA_TYPE_BF16);
 }
 
 // A row's flop are those that model.md counts: attention of a whole model from the table's rows is pa_count_flops's.
@@ -99,7 +99,7 @@ static void the_table_counts_as_the_model_does(void **state) {
         pa_model settings = case_settings(v);
         pa_flops all = pa_count_flops(&settings, v->batch, pa_kept(v->prefix, settings.prefix_dropout), v->context - v->prefix);
         double forward = 0, backward = 0;
-        for (int i = case_table(v, CPU_F32, row) - 1; i >= 0; i--) {
+        for (int i = case_table(v, PA_TYPE_F32, row) - 1; i >= 0; i--) {
             double blocks = row[i].cross ? 1 : v->depth;
             if (row[i].kind == CASE_ATTENTION_FWD) forward += blocks * row[i].flop;
             if (row[i].kind == CASE_ATTENTION_BWD) backward += blocks * row[i].flop;

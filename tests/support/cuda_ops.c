@@ -27,8 +27,8 @@ static void check(cudaError_t e, const char *what) {
     fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(e));
     abort();
 }
-static cuda_type type_of(cpu_type t) {
-    return t == CPU_F32 ? CUDA_F32 : half ? CUDA_F16 : CUDA_BF16;
+static pa_type type_of(pa_type t) {
+    return t == PA_TYPE_F32 ? PA_TYPE_F32 : half ? PA_TYPE_F16 : PA_TYPE_BF16;
 }
 
 static void convert(uint16_t *to, const uint16_t *from, size_t n, bool to_half) {
@@ -60,11 +60,11 @@ static void *change(void *host, size_t bytes) {
     return add(host, bytes, true, false);
 }
 // n numbers of type t.
-static const void *use_act(cpu_type t, const void *host, size_t n) {
-    return add(host, n * cpu_size(t), false, t != CPU_F32);
+static const void *use_act(pa_type t, const void *host, size_t n) {
+    return add(host, n * pa_size(t), false, t != PA_TYPE_F32);
 }
-static void *change_act(cpu_type t, void *host, size_t n) {
-    return add(host, n * cpu_size(t), true, t != CPU_F32);
+static void *change_act(pa_type t, void *host, size_t n) {
+    return add(host, n * pa_size(t), true, t != PA_TYPE_F32);
 }
 
 // Rows that a kernel writes come back; what lies between them must be as it was.
@@ -130,14 +130,14 @@ static void embed_bwd(float *dtoken_emb, float *dpos_emb, const float *dx, const
     done();
 }
 
-static void layernorm_fwd(cpu_type t, float *z, void *y, float *mean, float *rstd, const float *x, const float *r, const float *bias,
+static void layernorm_fwd(pa_type t, float *z, void *y, float *mean, float *rstd, const float *x, const float *r, const float *bias,
                           const float *w, const float *b, int rows, int C) {
     size_t n = product(rows, C), width = (size_t)C * 4, height = (size_t)rows * 4;
     cuda_layernorm_fwd(0, type_of(t), change(z, n * 4), change_act(t, y, n), change(mean, height), change(rstd, height), use(x, n * 4),
                        use(r, n * 4), use(bias, width), use(w, width), use(b, width), rows, C);
     done();
 }
-static void layernorm_bwd(cpu_type t, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x, const float *mean,
+static void layernorm_bwd(pa_type t, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x, const float *mean,
                           const float *rstd, const float *w, int rows, int C, float *work) {
     size_t n = product(rows, C), width = (size_t)C * 4, height = (size_t)rows * 4;
     (void)work;
@@ -148,13 +148,13 @@ static void layernorm_bwd(cpu_type t, float *dx, void *dx_copy, float *dw, float
 static size_t spread(int rows, ptrdiff_t ld, int width) { // numbers from the first row's first to the last row's last
     return (size_t)(rows - 1) * (size_t)ld + (size_t)width;
 }
-static void head_norm_fwd(cpu_type t, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
+static void head_norm_fwd(pa_type t, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
     cuda_head_norm_fwd(0, type_of(t), change_act(t, x, spread(rows, ld, H * D)), ld, change(rstd, product(rows, H) * 4),
                        use(w, (size_t)D * 4), rows, H, D);
     done();
 }
-static void head_norm_bwd(cpu_type t, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd,
-                          const float *w, int rows, int H, int D, float *work) {
+static void head_norm_bwd(pa_type t, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd, const float *w,
+                          int rows, int H, int D, float *work) {
     (void)work;
     cuda_head_norm_bwd(0, type_of(t), change_act(t, dy, spread(rows, ld_dy, H * D)), ld_dy, change(dw, (size_t)D * 4),
                        use_act(t, x, spread(rows, ld_x, H * D)), ld_x, use(rstd, product(rows, H) * 4), use(w, (size_t)D * 4), rows, H, D,
@@ -166,44 +166,44 @@ static void column_sum(float *sum, const float *x, int rows, int C) {
     done();
 }
 
-static void rotary(cpu_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
+static void rotary(pa_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
                    float sign) {
     cuda_rotary(0, type_of(t), change_act(t, x, spread(rows, ld, H * D)), ld, use(position, (size_t)rows * 4),
                 use(table, product(largest(position, rows) + 1, R) * 4), rows, H, D, R, sign);
     done();
 }
 
-static const cuda_dropout *dropout_of(cuda_dropout *to, const cpu_dropout *d, int rows, int sequence) {
+static const pa_dropout *dropout_of(pa_dropout *to, const pa_dropout *d, int rows, int sequence) {
     if (!d) return NULL;
-    *to = (cuda_dropout){d->p, d->seed, use(d->window, (size_t)((rows + sequence - 1) / sequence) * 8), d->layer};
+    *to = (pa_dropout){d->p, d->seed, use(d->window, (size_t)((rows + sequence - 1) / sequence) * 8), d->layer};
     return to;
 }
-static void activation_fwd(cpu_type t, pa_activation kind, void *g, const void *h, int rows, int F, const cpu_dropout *dropout,
+static void activation_fwd(pa_type t, pa_activation kind, void *g, const void *h, int rows, int F, const pa_dropout *dropout,
                            int sequence) {
-    cuda_dropout d;
-    cuda_activation_fwd(0, type_of(t), (cuda_activation)kind, change_act(t, g, product(rows, F)), use_act(t, h, product(rows, F)), rows, F,
+    pa_dropout d;
+    cuda_activation_fwd(0, type_of(t), (pa_activation)kind, change_act(t, g, product(rows, F)), use_act(t, h, product(rows, F)), rows, F,
                         dropout_of(&d, dropout, rows, sequence), sequence);
     done();
 }
-static void activation_bwd(cpu_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const cpu_dropout *dropout,
+static void activation_bwd(pa_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const pa_dropout *dropout,
                            int sequence) {
-    cuda_dropout d;
-    cuda_activation_bwd(0, type_of(t), (cuda_activation)kind, change_act(t, dg, product(rows, F)), use_act(t, h, product(rows, F)), rows, F,
+    pa_dropout d;
+    cuda_activation_bwd(0, type_of(t), (pa_activation)kind, change_act(t, dg, product(rows, F)), use_act(t, h, product(rows, F)), rows, F,
                         dropout_of(&d, dropout, rows, sequence), sequence);
     done();
 }
-static void cast(cpu_type t, void *y, const float *x, size_t n) {
+static void cast(pa_type t, void *y, const float *x, size_t n) {
     cuda_cast(0, type_of(t), change_act(t, y, n), use(x, n * 4), n);
     done();
 }
-static void widen(cpu_type t, float *y, const void *x, size_t n) {
+static void widen(pa_type t, float *y, const void *x, size_t n) {
     cuda_widen(0, type_of(t), change(y, n * 4), use_act(t, x, n), n);
     done();
 }
 
-static void cross_entropy(cpu_type t, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target, float scale,
+static void cross_entropy(pa_type t, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target, float scale,
                           float z_loss, int rows, int V) {
-    cuda_scalars s = {.loss_scale = scale};
+    pa_scalars s = {.loss_scale = scale};
     cuda_cross_entropy(0, type_of(t), change_act(t, dlogits, product(rows, V)), change(nats, (size_t)rows * 4),
                        change(best, (size_t)rows * 2), use(logits, product(rows, V) * 4), use(target, (size_t)rows * 2), use(&s, sizeof s),
                        z_loss, rows, V);
@@ -225,7 +225,7 @@ static void adam(float *p, float *g, float *m, float *v, uint16_t *copy, size_t 
     uint16_t *narrow = calloc(all, 2);
     uint8_t *decays = malloc(all / 16);
     double squares = 1;
-    cuda_scalars s = {.loss_scale = 1, .grad_scale = g_scale, .lr = (float)lr, .beta1 = beta1, .beta2 = beta2, .eps = (float)eps};
+    pa_scalars s = {.loss_scale = 1, .grad_scale = g_scale, .lr = (float)lr, .beta1 = beta1, .beta2 = beta2, .eps = (float)eps};
     s.decay = (float)decay, s.c1 = (float)c1, s.c2 = (float)c2, s.decoupled = decoupled;
     for (int i = 0; i < 4; i++)
         if (!(padded[i] = calloc(all, 4)))
@@ -235,7 +235,7 @@ static void adam(float *p, float *g, float *m, float *v, uint16_t *copy, size_t 
     if (!narrow || !decays) abort();
     memset(decays, 1, all / 16);
     cuda_adam(0, change(padded[0], all * 4), change(padded[1], all * 4), change(padded[2], all * 4), change(padded[3], all * 4),
-              type_of(CPU_BF16), copy ? change_act(CPU_BF16, narrow, all) : NULL, use(decays, all / 16), all, use(&squares, 8),
+              type_of(PA_TYPE_BF16), copy ? change_act(PA_TYPE_BF16, narrow, all) : NULL, use(decays, all / 16), all, use(&squares, 8),
               use(&s, sizeof s));
     done();
     for (int i = 0; i < 4; i++) memcpy(x[i], padded[i], n * 4), free(padded[i]);
@@ -244,51 +244,51 @@ static void adam(float *p, float *g, float *m, float *v, uint16_t *copy, size_t 
 }
 
 // Attention. Gradients of keys and values may lie in one array, each in a part of its rows.
-static void *change_rows(cpu_type t, void *host, int rows, ptrdiff_t ld, int width) {
+static void *change_rows(pa_type t, void *host, int rows, ptrdiff_t ld, int width) {
     if (!rows) return NULL;
     void *device = change_act(t, host, spread(rows, ld, width));
-    operand[operands - 1].rows = (size_t)rows, operand[operands - 1].row = (size_t)width * cpu_size(t);
-    operand[operands - 1].ld = (size_t)ld * cpu_size(t);
+    operand[operands - 1].rows = (size_t)rows, operand[operands - 1].row = (size_t)width * pa_size(t);
+    operand[operands - 1].ld = (size_t)ld * pa_size(t);
     operand[operands - 1].was = malloc(operand[operands - 1].bytes);
     if (!operand[operands - 1].was) abort();
     memcpy(operand[operands - 1].was, host, operand[operands - 1].bytes);
     return device;
 }
-static cuda_attn shape_of(const cpu_attn *a) {
-    return (cuda_attn){.type = type_of(a->type),
-                       .batch = a->batch,
-                       .latents = a->latents,
-                       .kept = a->kept,
-                       .heads = a->heads,
-                       .dim_head = a->dim_head,
-                       .scale = a->scale,
-                       .ldq = a->ldq,
-                       .ldkv = a->ldkv,
-                       .ldo = a->ldo};
+static pa_attn shape_of(const pa_attn *a) {
+    return (pa_attn){.type = type_of(a->type),
+                     .batch = a->batch,
+                     .latents = a->latents,
+                     .kept = a->kept,
+                     .heads = a->heads,
+                     .dim_head = a->dim_head,
+                     .scale = a->scale,
+                     .ldq = a->ldq,
+                     .ldkv = a->ldkv,
+                     .ldo = a->ldo};
 }
-static cuda_attn attention_of(const cpu_attn *a) {
+static pa_attn attention_of(const pa_attn *a) {
     const int I = a->heads * a->dim_head, rows = a->batch * a->latents, prefix = a->batch * a->kept;
-    cuda_attn c = shape_of(a);
+    pa_attn c = shape_of(a);
     c.q = use_act(a->type, a->q, spread(rows, a->ldq, I));
     c.kp = prefix ? use_act(a->type, a->kp, spread(prefix, a->ldkv, I)) : NULL;
     c.vp = prefix ? use_act(a->type, a->vp, spread(prefix, a->ldkv, I)) : NULL;
     c.kn = use_act(a->type, a->kn, spread(rows, a->ldkv, I));
     c.vn = use_act(a->type, a->vn, spread(rows, a->ldkv, I));
     if (a->dropout.p > 0)
-        c.dropout = (cuda_dropout){a->dropout.p, a->dropout.seed, use(a->dropout.window, (size_t)a->batch * 8), a->dropout.layer};
+        c.dropout = (pa_dropout){a->dropout.p, a->dropout.seed, use(a->dropout.window, (size_t)a->batch * 8), a->dropout.layer};
     return c;
 }
-static void attn_fwd(const cpu_attn *a, void *o, float *lse, void *work) {
+static void attn_fwd(const pa_attn *a, void *o, float *lse, void *work) {
     const int rows = a->batch * a->latents;
-    cuda_attn c = attention_of(a);
+    pa_attn c = attention_of(a);
     cuda_attn_fwd(0, &c, change_rows(a->type, o, rows, a->ldo, a->heads * a->dim_head), change(lse, product(rows, a->heads) * 4),
                   change(work, cuda_attn_work(&c)));
     done();
 }
-static void attn_bwd(const cpu_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
+static void attn_bwd(const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
                      void *dvn, void *work) {
     const int I = a->heads * a->dim_head, rows = a->batch * a->latents, prefix = a->batch * a->kept;
-    cuda_attn c = attention_of(a);
+    pa_attn c = attention_of(a);
     cuda_attn_bwd(0, &c, use_act(a->type, o, spread(rows, a->ldo, I)), use(lse, product(rows, a->heads) * 4),
                   use_act(a->type, dout, spread(rows, a->ldo, I)), change_rows(a->type, dq, rows, a->ldq, I),
                   change_rows(a->type, dkp, prefix, a->ldkv, I), change_rows(a->type, dvp, prefix, a->ldkv, I),
@@ -296,8 +296,8 @@ static void attn_bwd(const cpu_attn *a, const void *o, const float *lse, const v
                   change(work, cuda_attn_work(&c)));
     done();
 }
-static size_t attn_work(const cpu_attn *a, int threads) {
-    const cuda_attn c = shape_of(a);
+static size_t attn_work(const pa_attn *a, int threads) {
+    const pa_attn c = shape_of(a);
     (void)threads;
     return cuda_attn_work(&c);
 }

@@ -18,15 +18,15 @@ static float *lse;
 static void *part(int i) {
     return memory + (size_t)i * BYTES;
 }
-static cuda_attn shape(cuda_type type, int batch, int kept) {
-    cuda_attn a = {.type = type, .batch = batch, .latents = N, .kept = kept, .heads = H, .dim_head = D, .scale = 0.5f};
+static pa_attn shape(pa_type type, int batch, int kept) {
+    pa_attn a = {.type = type, .batch = batch, .latents = N, .kept = kept, .heads = H, .dim_head = D, .scale = 0.5f};
     const size_t prefix = (size_t)(batch * kept * 2 * I) * 2;
     a.ldq = I, a.ldkv = 2 * I, a.ldo = I, a.q = part(0);
     a.kp = part(1), a.vp = (char *)part(1) + I * 2, a.kn = (char *)part(1) + prefix, a.vn = (char *)part(1) + prefix + I * 2;
     return a;
 }
 
-static void run(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, bool back, size_t size) {
+static void run(cuda_attend *t, cudaStream_t stream, const pa_attn *a, bool back, size_t size) {
     const size_t prefix = (size_t)(a->batch * a->kept * 2 * I) * 2;
     char *dk = part(5), *dv = dk + I * 2;
     if (!back)
@@ -36,7 +36,7 @@ static void run(cuda_attend *t, cudaStream_t stream, const cuda_attn *a, bool ba
 }
 
 // Calls of cuDNN in two runs of a shape, and whether their results are the kernels' own.
-static int calls(const cuda_attn *a, bool back, size_t lacks, bool capture) {
+static int calls(const pa_attn *a, bool back, size_t lacks, bool capture) {
     static char want[6][BYTES];
     cudaStream_t stream;
     cudaGraph_t graph;
@@ -70,14 +70,14 @@ static int calls(const cuda_attn *a, bool back, size_t lacks, bool capture) {
 static void used_where_it_agrees(void **state) {
     (void)state;
     emulator_cudnn = (emulator_cudnn_state){0};
-    for (int type = CUDA_BF16; type <= CUDA_F16; type++)
+    for (int type = PA_TYPE_BF16; type <= PA_TYPE_F16; type++)
         for (int back = 0; back < 2; back++) {
-            cuda_attn cross = shape((cuda_type)type, 1, 16), self = shape((cuda_type)type, 2, 0);
+            pa_attn cross = shape((pa_type)type, 1, 16), self = shape((pa_type)type, 2, 0);
             assert_int_equal(calls(&cross, back, 0, false), 3); // one to prove, then two
             assert_int_equal(calls(&self, back, 0, false), 3);
         }
     emulator_cudnn.more_work = 256;
-    cuda_attn a = shape(CUDA_BF16, 1, 16);
+    pa_attn a = shape(PA_TYPE_BF16, 1, 16);
     assert_int_equal(calls(&a, true, 0, false), 3);
     assert_int_equal(calls(&a, true, 1, false), 0); // its work does not fit
 }
@@ -86,10 +86,10 @@ static void not_used_elsewhere(void **state) {
     (void)state;
     for (int back = 0; back < 2; back++) {
         emulator_cudnn = (emulator_cudnn_state){0};
-        cuda_attn two = shape(CUDA_BF16, 2, 16), a = shape(CUDA_BF16, 1, 16);
+        pa_attn two = shape(PA_TYPE_BF16, 2, 16), a = shape(PA_TYPE_BF16, 1, 16);
         assert_int_equal(calls(&two, back, 0, false), 0);
         assert_int_equal(calls(&a, back, 0, true), 0); // first met while captured: not proved
-        cuda_attn few = a, narrow = a;
+        pa_attn few = a, narrow = a;
         few.latents = N - 1, narrow.dim_head = D - 8;
         assert_int_equal(calls(&few, back, 0, false) + calls(&narrow, back, 0, false), 0); // cannot pay
         for (int is = CUDNN_MISSING; is <= CUDNN_NAN; is++) {
@@ -98,7 +98,7 @@ static void not_used_elsewhere(void **state) {
         }
     }
     emulator_cudnn = (emulator_cudnn_state){0};
-    cuda_attn a = shape(CUDA_BF16, 1, 16);
+    pa_attn a = shape(PA_TYPE_BF16, 1, 16);
     setenv("PATRAIN_CUDNN", "0", 1);
     assert_int_equal(calls(&a, false, 0, false), 0);
     unsetenv("PATRAIN_CUDNN");
@@ -106,7 +106,7 @@ static void not_used_elsewhere(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(used_where_it_agrees), cmocka_unit_test(not_used_elsewhere)};
-    cuda_attn largest = shape(CUDA_BF16, 2, 16);
+    pa_attn largest = shape(PA_TYPE_BF16, 2, 16);
     size_t bytes = cuda_attend_work(NULL, &largest, true) + 4096;
     if (cudaMalloc((void **)&memory, 6 * BYTES) || cudaMalloc((void **)&work, bytes) || cudaMalloc((void **)&lse, 2 * H * N * 4)) abort();
     for (size_t i = 0; i < 6 * MOST; i++) ((uint16_t *)(void *)memory)[i] = (uint16_t)(0x3c00 + i * 37 % 512 + (i % 3 ? 0x8000 : 0));

@@ -1,0 +1,381 @@
+// table.c: see table.h. The kernels in the device's stream; memory, copies, waiting and sums over ranks.
+#include "cuda/table.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/device.h"
+#include "cuda/replay.h"
+
+static void attn_fwd(pa_device *d, const pa_attn *a, void *o, float *lse, pa_work work) {
+    if (a->rare)
+        cuda_attn_fwd(d->stream, a, o, lse, work.at); // not worth a trial of cuDNN
+    else
+        cuda_attend_fwd(d->attend, d->stream, a, o, lse, work.at, work.bytes);
+}
+
+static void attn_bwd(pa_device *d, const pa_attn *a, const pa_attn_grads *g, pa_work work) {
+    cuda_attend_bwd(d->attend, d->stream, a, g->o, g->lse, g->dout, g->dq, g->dkp, g->dvp, g->dkn, g->dvn, work.at, work.bytes);
+}
+
+static size_t attn_work(pa_device *d, const pa_attn *a, bool back) {
+    return cuda_attend_work(d->attend, a, back);
+}
+
+static void attn_decode(pa_device *d, const pa_attn_decode *a) {
+    cuda_attn_decode(d->stream, a->type, a->streams, a->heads, a->dim_head, a->length, a->capacity, a->scale, a->ldq, a->ldkv, a->q,
+                     a->k_new, a->v_new, a->k, a->v, a->o, a->work);
+}
+
+static size_t decode_work(pa_device *d, int streams, int heads, int dim_head, int capacity) {
+    (void)d;
+    (void)capacity;
+    return cuda_attn_decode_work(streams, heads, dim_head);
+}
+
+static pa_status cache_rows(pa_device *d, const pa_cache_rows *a, pa_err *err) {
+    size_t D = (size_t)a->dim_head, H = (size_t)a->heads, size = pa_size(a->type), pitch = (size_t)a->ld * size;
+    cudaError_t e = cudaSuccess;
+    for (size_t h = 0; h < H && !e; h++) {
+        size_t to = ((size_t)a->stream * H + h) * (size_t)a->capacity * D * size, from = h * D * size;
+        e = cudaMemcpy2DAsync((char *)a->cache_k + to, D * size, (const char *)a->k + from, pitch, D * size, (size_t)a->rows,
+                              cudaMemcpyDeviceToDevice, d->stream);
+        if (!e)
+            e = cudaMemcpy2DAsync((char *)a->cache_v + to, D * size, (const char *)a->v + from, pitch, D * size, (size_t)a->rows,
+                                  cudaMemcpyDeviceToDevice, d->stream);
+    }
+    return cuda_check(e, "filling a cache", err);
+}
+
+static void embed_fwd(pa_device *d, float *x, const pa_embed *a) {
+    cuda_embed_fwd(d->stream, x, a->token, a->position, a->token_emb, a->pos_emb, a->rows, a->C);
+}
+
+static void embed_bwd(pa_device *d, const pa_embed_grads *a) {
+    cuda_embed_bwd(d->stream, a->dtoken_emb, a->dpos_emb, a->dx, a->token, a->position, a->rows, a->C, a->V, a->positions);
+}
+
+static void layernorm_fwd(pa_device *d, const pa_layernorm *a) {
+    cuda_layernorm_fwd(d->stream, a->type, a->z, a->y, a->mean, a->rstd, a->x, a->r, a->bias, a->w, a->b, a->rows, a->C);
+}
+
+static void layernorm_bwd(pa_device *d, const pa_layernorm_grads *a) {
+    cuda_layernorm_bwd(d->stream, a->type, a->dx, a->dx_copy, a->dw, a->db, a->dy, a->x, a->mean, a->rstd, a->w, a->rows, a->C, a->work);
+}
+
+static void head_norm_fwd(pa_device *d, const pa_head_norm *a) {
+    cuda_head_norm_fwd(d->stream, a->type, a->x, a->ld, a->rstd, a->w, a->rows, a->H, a->D);
+}
+
+static void head_norm_bwd(pa_device *d, const pa_head_norm_grads *a) {
+    cuda_head_norm_bwd(d->stream, a->type, a->dy, a->ld_dy, a->dw, a->x, a->ld_x, a->rstd, a->w, a->rows, a->H, a->D, a->work);
+}
+
+static size_t norm_work(pa_device *d, int width) {
+    (void)d;
+    return cuda_norm_work(width);
+}
+
+static void rotary(pa_device *d, const pa_rotary *a) {
+    cuda_rotary(d->stream, a->type, a->x, a->ld, a->position, a->table, a->rows, a->H, a->D, a->dims, a->sign);
+}
+
+static void activation_fwd(pa_device *d, const pa_activate *a) {
+    cuda_activation_fwd(d->stream, a->type, a->kind, a->g, a->h, a->rows, a->F, a->dropout, a->sequence);
+}
+
+static void activation_bwd(pa_device *d, const pa_activate *a) {
+    cuda_activation_bwd(d->stream, a->type, a->kind, a->g, a->h, a->rows, a->F, a->dropout, a->sequence);
+}
+
+static void cross_entropy(pa_device *d, const pa_cross_entropy *a) {
+    cuda_cross_entropy(d->stream, a->type, a->dlogits, a->nats, a->best, a->logits, a->target, a->scalars, a->z_loss, a->rows, a->V);
+}
+
+static void sum(pa_device *d, double *to, double *total, const float *x, size_t n) {
+    cuda_sum(d->stream, to, total, x, n);
+}
+
+static void sum_squares(pa_device *d, double *to, const float *x, size_t n, void *work) {
+    cuda_sum_squares(d->stream, to, x, n, work);
+}
+
+static size_t sum_work(pa_device *d) {
+    (void)d;
+    return cuda_sum_squares_work();
+}
+
+static void adam(pa_device *d, const pa_adam *a) {
+    cuda_adam(d->stream, a->p, a->g, a->m, a->v, a->type, a->copy, d->decays + a->from / 16, a->to - a->from, a->squares, a->scalars);
+}
+
+static void cast(pa_device *d, pa_type type, void *y, const float *x, size_t n) {
+    cuda_cast(d->stream, type, y, x, n);
+}
+
+static void widen(pa_device *d, pa_type type, float *y, const void *x, size_t n) {
+    cuda_widen(d->stream, type, y, x, n);
+}
+
+static void column_sum(pa_device *d, float *to, const float *x, int rows, int C, void *work) {
+    cuda_column_sum(d->stream, to, x, rows, C, work);
+}
+
+static pa_status product(pa_device *d, const pa_product *p, const void *a, const void *b, void *c, pa_err *err) {
+    return cuda_matmul_run(d->mm, p, a, b, c, err);
+}
+
+static void gemv(pa_device *d, const pa_gemv *a) {
+    cuda_gemv(d->stream, a->type, a->y, a->x, a->w, a->bias, a->streams, a->in, a->out);
+}
+
+static void gemv_int8(pa_device *d, const pa_gemv *a) {
+    cuda_gemv_int8(d->stream, a->y, a->x, a->w, a->scale, a->bias, a->streams, a->in, a->out);
+}
+
+static void round_int8(pa_device *d, int8_t *q, float *scale, float *w, int rows, int in) {
+    cuda_round_int8(d->stream, q, scale, w, rows, in);
+}
+
+static pa_status start(pa_device *d, pa_err *err) {
+    if (d->present) {
+        if (err) *err = d->absent;
+        return d->present;
+    }
+    cudaError_t e = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
+    if (!e) e = cudaStreamCreateWithFlags(&d->copies, cudaStreamNonBlocking);
+    for (int i = 0; i < 2 && !e; i++) {
+        e = cudaEventCreateWithFlags(&d->slot[i].sent, cudaEventDisableTiming);
+        if (!e) e = cudaEventCreateWithFlags(&d->slot[i].taken, cudaEventDisableTiming);
+    }
+    return cuda_check(e, "making streams", err);
+}
+
+static pa_status take(pa_device *d, const char *arena, size_t bytes, size_t plan, void **base, pa_err *err) {
+    cudaError_t status = cudaMalloc(base, bytes);
+    if (status == cudaErrorMemoryAllocation) {
+        size_t left = 0, all = 0;
+        cudaGetLastError();
+        cudaMemGetInfo(&left, &all);
+        *base = NULL;
+        return pa_error(err, PA_FAIL,
+                        "CUDA: out of memory: arena %s wants %.1f MB, %.1f of %.1f MB are free (the plan needs %.1f MB); try "
+                        "train.recompute = true or a smaller train.micro_batch",
+                        arena, (double)bytes / 1e6, (double)left / 1e6, (double)all / 1e6, (double)plan / 1e6);
+    }
+    pa_status s = cuda_check(status, "taking memory", err);
+    return s ? s : cuda_check(cudaMemsetAsync(*base, 0, bytes, d->stream), "clearing memory", err);
+}
+
+static void give(pa_device *d, void *base, size_t bytes) {
+    (void)d;
+    (void)bytes;
+    cudaFree(base);
+}
+
+static pa_status take_host(pa_device *d, size_t bytes, void **base, pa_err *err) {
+    (void)d;
+    return cuda_check(cudaMallocHost(base, bytes), "taking pinned memory", err);
+}
+
+static void give_host(pa_device *d, void *base) {
+    if (d->copies) cudaStreamSynchronize(d->copies);
+    cudaFreeHost(base);
+}
+
+// Which parameters decay, on the device.
+static pa_status send_decays(pa_device *d, pa_err *err) {
+    if (!d->decay_bytes) return PA_OK;
+    uint8_t *decays = calloc(d->decay_bytes, 1);
+    if (!decays) return pa_error(err, PA_FAIL, "no memory");
+    for (int t = 0; t < d->params->count; t++) {
+        const pa_param *row = &d->params->row[t];
+        if (row->decays) memset(decays + row->offset / 16, 1, (row->size + 15) / 16);
+    }
+    // In the stream that computes: a plain copy from pageable memory may return before its bytes are there, and that stream waits for no
+    // other.
+    pa_status s = cuda_check(cudaMemcpyAsync(d->decays, decays, d->decay_bytes, cudaMemcpyHostToDevice, d->stream), "copying tables", err);
+    if (!s) s = cuda_wait(d, "copying tables", err);
+    free(decays);
+    return s;
+}
+
+static pa_status ready(pa_device *d, void *workspace, pa_err *err) {
+    d->decays = (uint8_t *)workspace + CUDA_MATMUL_WORKSPACE;
+    pa_status s = d->wants_ranks ? cuda_ranks_create(&d->ranks, d->comm, err) : PA_OK;
+    if (!s) s = cuda_matmul_create(&d->mm, d->stream, workspace, !d->deterministic, err);
+    return s ? s : send_decays(d, err);
+}
+
+static void close_device(pa_device *d) {
+    cuda_replay_clear(d);
+    cuda_ranks_destroy(d->ranks);
+    cuda_matmul_destroy(d->mm);
+    cuda_attend_destroy(d->attend);
+    for (int i = 0; i < 2; i++) {
+        if (d->slot[i].sent) cudaEventDestroy(d->slot[i].sent);
+        if (d->slot[i].taken) cudaEventDestroy(d->slot[i].taken);
+    }
+    if (d->stream) cudaStreamDestroy(d->stream);
+    if (d->copies) cudaStreamDestroy(d->copies);
+    free(d);
+}
+
+static pa_status clear(pa_device *d, void *to, size_t bytes, pa_err *err) {
+    return cuda_check(cudaMemsetAsync(to, 0, bytes, d->stream), "clearing numbers", err);
+}
+
+static pa_status copy(pa_device *d, void *to, const void *from, size_t bytes, pa_err *err) {
+    return cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, d->stream), "copying numbers", err);
+}
+
+static pa_status upload(pa_device *d, void *to, const void *from, size_t bytes, pa_err *err) {
+    return cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->stream), "copying to the GPU", err);
+}
+
+static pa_status download(pa_device *d, void *to, const void *from, size_t bytes, pa_err *err) {
+    return cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, d->stream), "copying from the GPU", err);
+}
+
+static pa_status slot_wait(pa_device *d, int slot, pa_err *err) {
+    return cuda_check(cudaEventSynchronize(d->slot[slot].taken), "waiting for an earlier batch", err);
+}
+
+static pa_status slot_send(pa_device *d, int slot, void *to, const void *from, size_t bytes, pa_err *err) {
+    cudaError_t e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->copies);
+    if (!e) e = cudaEventRecord(d->slot[slot].sent, d->copies);
+    return cuda_check(e, "sending a batch", err);
+}
+
+static pa_status slot_take(pa_device *d, int slot, void *to, const void *from, size_t bytes, pa_err *err) {
+    cudaError_t e = cudaStreamWaitEvent(d->stream, d->slot[slot].sent, 0);
+    if (!e) e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, d->stream);
+    return cuda_check(e, "taking a batch", err);
+}
+
+static pa_status slot_free(pa_device *d, int slot, pa_err *err) {
+    return cuda_check(cudaEventRecord(d->slot[slot].taken, d->stream), "taking a batch", err);
+}
+
+static pa_status sum_begin(pa_device *d, float *grad, float *own, size_t count, bool scatter, pa_err *err) {
+    (void)scatter;
+    (void)err;
+    d->grad = grad;
+    d->own = own;
+    d->count = count;
+    return PA_OK;
+}
+
+static pa_status sum_ready(pa_device *d, size_t from, pa_err *err) {
+    pa_status s = cuda_ranks_sum(d->ranks, d->stream, d->grad, d->own, d->count, from, err);
+    return s || from ? s : cuda_ranks_join(d->ranks, d->stream, err);
+}
+
+static pa_status sum_end(pa_device *d, pa_err *err) {
+    (void)d;
+    (void)err;
+    return PA_OK; // sum_ready from 0 has joined the streams
+}
+
+static pa_status sum_f64(pa_device *d, double *x, pa_err *err) {
+    return cuda_ranks_sum_f64(d->ranks, d->stream, x, err);
+}
+
+static pa_status gather(pa_device *d, float *data, size_t count, pa_err *err) {
+    return cuda_ranks_gather(d->ranks, d->stream, data, count, err);
+}
+
+// Numbers of either sign near 1, whatever their type: a product of zeros takes less power, and runs faster than real ones can.
+static pa_status fill_numbers(pa_device *d, void *to, size_t bytes) {
+    uint16_t *x = malloc(bytes);
+    uint32_t state = 1;
+    if (!x) return PA_FAIL;
+    for (size_t i = 0; i < bytes / 2; i++) {
+        state = state * 1664525 + 1013904223;
+        x[i] = (uint16_t)(0x3c00 | state >> 31 << 15 | (state >> 16 & 0x3ff));
+    }
+    pa_status s = upload(d, to, x, bytes, NULL);
+    if (!s) s = cuda_wait(d, "copying numbers", NULL);
+    free(x);
+    return s;
+}
+
+// The best of a few products of 4096^3 (512^3 in the emulator), some at a time; 0 where that fails.
+static double peak(pa_device *d) {
+#ifdef PA_EMULATOR
+    enum { n = 512, EACH = 1 };
+#else
+    enum { n = 4096, EACH = 8 };
+#endif
+    void *a = NULL, *b = NULL, *y = NULL;
+    size_t bytes = (size_t)n * n * pa_size(d->type);
+    pa_product p = {.m = n, .n = n, .k = n, .a = d->type, .b = d->type, .c = d->type};
+    bool ok = !cudaMalloc(&a, bytes) && !cudaMalloc(&b, bytes) && !cudaMalloc(&y, bytes) && !fill_numbers(d, a, bytes) &&
+              !fill_numbers(d, b, bytes);
+    for (int i = 0; ok && i < 8; i++) {
+        double begins = pa_clock();
+        pa_status s = PA_OK;
+        for (int k = 0; k < EACH && !s; k++) s = cuda_matmul_run(d->mm, &p, a, b, y, NULL);
+        if (s || cudaStreamSynchronize(d->stream)) break;
+        double rate = EACH * 2.0 * n * n * n / (pa_clock() - begins);
+        if (rate > d->peak) d->peak = rate;
+    }
+    cudaFree(a);
+    cudaFree(b);
+    cudaFree(y);
+    cudaGetLastError();
+    return d->peak;
+}
+
+const pa_ops cuda_table = {.name = "cuda",
+                           .attn_fwd = attn_fwd,
+                           .attn_bwd = attn_bwd,
+                           .attn_work = attn_work,
+                           .attn_decode = attn_decode,
+                           .decode_work = decode_work,
+                           .cache_rows = cache_rows,
+                           .embed_fwd = embed_fwd,
+                           .embed_bwd = embed_bwd,
+                           .layernorm_fwd = layernorm_fwd,
+                           .layernorm_bwd = layernorm_bwd,
+                           .head_norm_fwd = head_norm_fwd,
+                           .head_norm_bwd = head_norm_bwd,
+                           .norm_work = norm_work,
+                           .rotary = rotary,
+                           .activation_fwd = activation_fwd,
+                           .activation_bwd = activation_bwd,
+                           .cross_entropy = cross_entropy,
+                           .sum = sum,
+                           .sum_squares = sum_squares,
+                           .sum_work = sum_work,
+                           .adam = adam,
+                           .cast = cast,
+                           .widen = widen,
+                           .column_sum = column_sum,
+                           .product = product,
+                           .gemv = gemv,
+                           .gemv_int8 = gemv_int8,
+                           .round_int8 = round_int8,
+                           .start = start,
+                           .take = take,
+                           .give = give,
+                           .take_host = take_host,
+                           .give_host = give_host,
+                           .ready = ready,
+                           .close = close_device,
+                           .clear = clear,
+                           .copy = copy,
+                           .upload = upload,
+                           .download = download,
+                           .wait = cuda_wait,
+                           .slot_wait = slot_wait,
+                           .slot_send = slot_send,
+                           .slot_take = slot_take,
+                           .slot_free = slot_free,
+                           .replay = cuda_replay,
+                           .sum_begin = sum_begin,
+                           .sum_ready = sum_ready,
+                           .sum_end = sum_end,
+                           .sum_f64 = sum_f64,
+                           .gather = gather,
+                           .peak = peak};

@@ -1,0 +1,135 @@
+// context.h: a model on a device: its arenas, the buffers laid out in them, and the shape of the call at hand. Opening and closing, tensors
+// in and out. Private to host/model/ and to the backends' `open`. Letters as in host/model/ops.h.
+#ifndef PA_CONTEXT_H
+#define PA_CONTEXT_H
+
+#include "host/model/arena.h"
+#include "host/model/backend.h"
+#include "host/model/ops.h"
+
+// What a device says of itself when it is opened.
+typedef struct {
+    pa_hardware hardware;
+    char name[128];   // for the memory plan: "the CPU (avx2, 8 threads)"
+    pa_type type;     // of activations and of weights in products
+    size_t align;     // of everything in an arena, in bytes
+    size_t multiple;  // the arrays of all parameters are padded to a multiple of so many numbers
+    size_t workspace; // bytes that the device wants for itself
+    bool unified;     // computes in the host's memory: the model copies nothing back and forth
+    bool ranks;       // gradients are summed over ranks
+    bool own_apart;   // with train.zero, the sums of this rank's shares lie one after the other in memory of their own, not in place
+} pa_device_info;
+
+// What a batch is on its way to the operations: one block, so that one copy carries it.
+typedef struct {
+    int32_t *token, *position; // (Q + R)
+    uint16_t *target;          // (R)
+    uint64_t *window;          // (B)
+} pa_input;
+
+// The next call's batch is filled in and copied while the last call still computes. A unified device has one slot, which is the input.
+typedef struct {
+    pa_input host;
+    char *device;        // where the block is copied to first
+    pa_scalars *scalars; // the host's
+    int B, M, N, K;
+    bool dropout, last;
+} pa_slot;
+
+enum { PA_SUM_SQUARES, PA_SUM_NATS, PA_SUM_TOTAL, PA_SUMS }; // squares of gradients; nats of a call; of all calls since the last update
+
+struct pa_context {
+    pa_open open;
+    const pa_params *params;
+    const pa_ops *ops;
+    pa_device *device;
+    pa_device_info info;
+    pa_type type;
+    int blocks;
+    pa_arena arena[ARENAS];
+
+    size_t floats, own;                      // numbers of all parameters, padded; of this rank's shares, or all
+    bool shared;                             // moments are of this rank's shares, one after the other (pa_comm_share)
+    float *param, *grad, *moment1, *moment2; // floats, floats, own, own
+    float *own_grad;                         // (own) where shared and the device keeps them apart, else NULL
+    void *weight;                            // copy of param in `type`, or NULL with float32
+    int8_t *weight8;                         // with int8: the numbers of products' weights, at their places in param, and
+    float *scale;                            // one for each of their rows; tensor t's from scale[scale_at[t]], -1 where it has none
+    ptrdiff_t *scale_at;                     // (tensors), the host's
+    bool weight_stale;                       // param was written, weight and weight8 were not
+
+    void *host; // the host's memory for copies; NULL on a unified device
+    size_t input_bytes;
+    pa_slot slot[2];
+    pa_slot *filled;                    // the last one
+    pa_slot *staged;                    // holds the next loss_grad's batch; NULL: none does
+    pa_input in;                        // what operations read
+    pa_scalars *scalars, *host_scalars; // of the call at hand; the update's, the host's
+    double *sums, *host_sums;           // (PA_SUMS)
+    double sums_here[PA_SUMS];          // host_sums of a unified device
+    void *workspace;                    // the device's
+
+    float *rotary_table;    // (context, rotary dims / 2, 2)
+    float *xp;              // (Q, C) embedded prefix
+    float **z;              // blocks + 1 residual streams (R, C); two in turn where nothing is kept
+    pa_saved *saved;        // a block
+    float *y;               // (R, C) output of a block's last product
+    void *zf;               // (R, C) act: what the logits are made of
+    float *mean_f, *rstd_f; // (R) with final_norm
+    float *logits;          // (R, V)
+    float *nats;            // (R)
+    uint16_t *best;         // (R)
+    pa_work work;           // of attention and reductions
+
+    float *dz, *dxp;       // (R, C), (Q, C)
+    void *dza, *dxn;       // (R, C), (Q + R, C) act
+    void *dff;             // (R, F) act
+    void *dq, *dkv, *dout; // (R, 3 I) or (R, I) and (Q + R, 2 I); (R, I) act
+    void *dlogits;         // (R, V) act
+
+    pa_cache *cache;                 // a block
+    int cached, cached_prefix;       // tokens in the window so far, and how many of them are prefix
+    int32_t *step_in, *host_step_in; // rows filled in self caches, in cross caches; tokens (S); positions (S)
+    float *step;                     // rows of a decoding step
+    float *host_logits;              // (S, V)
+    void *step_work;                 // of attention in a decoding step
+
+    int B, M, N, K, Q, R; // of the call at hand
+    bool dropout;
+    bool last;           // the call at hand is the last of its step, and there are other ranks
+    bool summing;        // since then, until the update
+    float softmax_scale; // D^-1/2
+    float loss_scaling;  // fp16: losses are multiplied by it before they are differentiated; 1 else
+    int good_steps;      // since it last changed
+};
+
+// Tensor t for products; `offset` in elements from its start.
+static inline const void *pa_weight(const pa_context *c, int t, size_t offset) {
+    size_t at = c->params->row[t].offset + offset;
+    return c->weight ? (const void *)((const uint16_t *)c->weight + at) : (const void *)(c->param + at);
+}
+// Tensor t, or NULL for -1.
+static inline float *pa_parameter(const pa_context *c, int t) {
+    return t < 0 ? NULL : c->param + c->params->row[t].offset;
+}
+static inline float *pa_gradient(const pa_context *c, int t) {
+    return t < 0 ? NULL : c->grad + c->params->row[t].offset;
+}
+// Element i of an act buffer.
+static inline void *pa_at(const pa_context *c, const void *base, size_t i) {
+    return (char *)base + i * pa_size(c->type);
+}
+
+// Opens a model on a device that was opened with o; owns the device from now on, after an error too.
+pa_status pa_context_open(pa_context **c, const pa_open *o, const pa_ops *ops, pa_device *d, const pa_device_info *info, pa_err *err);
+void pa_context_close(pa_context *c);
+pa_status pa_context_read(pa_context *c, pa_kind kind, int t, float *out, pa_err *err);
+pa_status pa_context_write(pa_context *c, pa_kind kind, int t, const float *in, pa_err *err);
+size_t pa_context_memory(const pa_context *c);
+double pa_context_peak(pa_context *c);
+void pa_context_describe(const pa_context *c, pa_hardware *hardware);
+pa_precision pa_context_precision(const pa_context *c);
+// Casts, and with int8 rounds, the parameters again if any was written since.
+void pa_refresh_weights(pa_context *c);
+
+#endif

@@ -1,0 +1,25 @@
+// forward.h: the model's forward pass and its loss.
+#ifndef PA_FORWARD_H
+#define PA_FORWARD_H
+
+#include "host/model/context.h"
+
+// Called when a block's keys and values are ready.
+typedef pa_status (*pa_keep)(pa_context *c, int block, int stream, pa_err *err);
+// Embeds the batch that was taken and runs all blocks; zf is ready after it. With keep, zf is the last latent's row only, and the last
+// block computes no other.
+pa_status pa_forward(pa_context *c, pa_keep keep, int stream, pa_err *err);
+// Logits of zf's first `rows` rows.
+pa_status pa_logits(pa_context *c, int rows, pa_err *err);
+pa_status pa_context_loss(pa_context *c, const pa_batch *b, double *sum, const pa_scores *scores, pa_err *err);
+
+// For the backward pass. pa_enter normalises a block's input: z = x + r where r is given (the previous block's last product), else x.
+void pa_enter(pa_context *c, int block, const float *x, const float *r, float *z);
+// A block from its normalised input to the feed-forward's activation, all that the backward pass reads.
+pa_status pa_recompute(pa_context *c, int block, pa_err *err);
+// Rotates all heads of x in place; sign -1: back.
+void pa_turn_heads(pa_context *c, void *x, int ld, const int32_t *position, int rows, float sign);
+pa_attn pa_attention_of(const pa_context *c, int block);
+pa_dropout pa_dropout_of(const pa_context *c, int block);
+
+#endif
