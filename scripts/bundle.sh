@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# A folder, and an archive of it, for another x86-64 Linux machine with a GPU: programs, their tests, pabench, configurations, tokens of your
-# music, and bench/gpu.sh, which runs it all. NVIDIA's libraries stay out; gpu.sh finds them there, in a toolkit or in Python's packages.
+# Makes a folder, and an archive of it, for another x86-64 Linux machine with a GPU: programs, their tests, pabench, configurations, tokens of
+# your music, and bench/gpu.sh, which runs everything. NVIDIA's libraries are not included; gpu.sh finds them there, in a toolkit or in Python's packages.
 #
 #   scripts/bundle.sh OUT_DIR --midi MIDI_DIR
 #
 #   --build DIR      take the programs from this build folder instead of building them for sm_75, sm_80, sm_90a and newer (build/bundle)
-#   --build75 DIR    the same for the build of compute_75 PTX alone, which any newer GPU runs as a T4 would (build/bundle-75); "" for none
+#   --build75 DIR    the same for a build of only compute_75 PTX, which any newer GPU runs as a T4 would (build/bundle-75); "" for none
 #
-# Needs there the glibc and the libstdc++ that all this was linked to need (made on Debian 12: Ubuntu 22.04 has them). This machine's own
-# libstdc++ stays out, for it asks for a newer glibc. Everything else that the programs load lies beside them in lib/, found by a relative
-# path.
+# The other machine needs a glibc and libstdc++ no older than the build asks for (built on Debian 12: Ubuntu 22.04 has them). This machine's
+# own libstdc++ is not included, because it needs a newer glibc. Everything else that the programs load is beside them in lib/, found by a
+# relative path.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -33,7 +33,7 @@ done
 [[ -n $out && -n $midi ]] || refuse "expected OUT_DIR and --midi MIDI_DIR"
 [[ -d $midi ]] || refuse "--midi: $midi is not a folder"
 part=$out.part
-[[ ! -e $out && ! -e $part && ! -e $out.tar.gz ]] || fail "$out, $part or $out.tar.gz is there already"
+[[ ! -e $out && ! -e $part && ! -e $out.tar.gz ]] || fail "$out, $part or $out.tar.gz exists already"
 
 programs=(paprep patrain paeval pagen pabench test_cuda_ops test_cuda_attention test_golden test_gradcheck test_model test_step test_optimizer)
 
@@ -42,7 +42,7 @@ make_build() {
   say "Building for $2 ($1)"
   local log
   log=$(mktemp)
-  # One shared library holds the kernels, for all programs. The old kind of run path serves the libraries' own needs too.
+  # One shared library holds the kernels of all programs. Old-style run paths apply to the libraries' own dependencies too.
   if ! { cmake -S "$root" -B "$1" -G Ninja -DPA_MPI=OFF -DPA_BUNDLE=ON "-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$1/lib" \
     "-DCMAKE_CUDA_ARCHITECTURES=$2" -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=$3" \
     -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags &&
@@ -54,7 +54,7 @@ make_build() {
   grep -q '^PA_NVCC:FILEPATH=/' "$1/CMakeCache.txt" || fail "no CUDA toolkit was found to build with (scripts/setup_cuda.sh gets one)"
   grep -q '^PA_CUDNN_FRONTEND:PATH=/' "$1/CMakeCache.txt" || say "without cuDNN: its frontend was not found (scripts/setup_cuda.sh gets it)"
 }
-# shellcheck disable=SC2016 # $ORIGIN is the loader's word
+# shellcheck disable=SC2016 # for the loader, not for bash
 $given || make_build "$build" '75-real;80-real;90a-real;90-virtual' '$ORIGIN/../lib'
 # shellcheck disable=SC2016
 $given75 || make_build "$build75" 75-virtual '$ORIGIN/../lib-75;$ORIGIN/../lib'

@@ -17,7 +17,7 @@ irregularities of the fingers. All of it is a function of the file's name and th
 
 OUT_DIR/{train,validation,test}/*.mid and OUT_DIR/chorales.csv, in the columns of MAESTRO's metadata, which paprep --metadata reads.
 Training pieces are written in every key from LOW to HIGH semitones away (default -5 to 6), each played anew; held-out ones as they
-stand. Chorales on the same tune, which Bach set up to a dozen times, are all in one split: the tunes are told apart by their intervals.
+stand. Chorales on the same tune, which Bach set up to a dozen times, are all in one split; tunes are recognised by their intervals.
 """
 import argparse
 import bisect
@@ -103,7 +103,7 @@ def read_score(name, packed):
     for number in range(max(len(measures) for _, measures in parts)):
         here = [(voice, measures[number]) for voice, measures in parts if number < len(measures)]
         if any(measure["skipped"] for _, measure in here) or not any(measure["notes"] for _, measure in here):
-            continue  # a first ending, or bars of instruments alone
+            continue  # a first ending, or bars of only instruments
         bars.append(start)
         for voice, measure in here:
             for begin, end, pitch, tied in measure["notes"]:

@@ -8,10 +8,11 @@
 #   --out DIR      folder for everything (default: runs/demo; with --midi DIR: runs/demo-DIR)
 #
 # Ctrl-C stops the training early and plays what the model has learnt so far; the same command resumes the training.
+# The default model knows only chorales.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-usage() { sed -n '2,10s/^# \{0,1\}//p' "$root/scripts/demo.sh"; }
+usage() { sed -n '2,11s/^# \{0,1\}//p' "$root/scripts/demo.sh"; }
 refuse() { usage >&2; echo "demo.sh: $*" >&2; exit 2; }
 fail() { echo "demo.sh: $*" >&2; exit 1; }
 say() { printf '\n== %s\n' "$*" >&2; }
@@ -130,6 +131,8 @@ if $unseen; then which='unseen pieces'; else which='the pieces it was trained on
 again=scripts/demo.sh
 [[ -z $midi ]] || again+=$(printf ' --midi %q' "$midi")
 [[ $out == runs/demo || $out == runs/demo-$(basename "$midi") ]] || again+=$(printf ' --out %q' "$out")
+knows=''
+[[ -n $midi ]] || knows=$'\n                             (this model knows only chorales: train on MAESTRO, or on your own music, first)'
 play="$bin/pagen $(printf '%q' "$out") --primer"
 cat << END
 
@@ -145,7 +148,7 @@ How good: loss in nats per token on $which (lower is better)
 What next:
   another continuation       $play $(printf '%q' "$primer") --prime-seconds 15 --seed 2 --output second.mid
   bolder, or more careful    add --temperature 1, or --temperature 0.8
-  continue your own playing  $play YOURS.mid --output continued.mid
+  continue your own playing  $play YOURS.mid --output continued.mid$knows
   train for longer           $again --minutes 60
   train on your own music    scripts/demo.sh --midi FOLDER
   install the programs       cmake --install build/cpu --prefix ~/.local

@@ -8,13 +8,13 @@
 #SBATCH --signal=USR1@180
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# A run of many ranks under Slurm, an example: one rank a GPU (or, without the line of GPUs, as many cores as it says). Three minutes before
-# the time limit Slurm sends SIGUSR1 to the ranks; they finish the step, save and exit with 75, and the job queues itself again, to go on.
-# A rank that dies ends the others (exit 1), and the job; the same sbatch goes on from the last checkpoint.
+# An example of a run of many ranks under Slurm: one rank a GPU (without --gpus-per-node, one rank per --cpus-per-task cores). Three minutes
+# before the time limit Slurm sends SIGUSR1 to the ranks; they finish the step, save and exit with 75, and the job requeues itself.
+# If a rank dies, the run aborts (exit 1) and so does the job; the same sbatch resumes from the last checkpoint.
 #
 #   sbatch [--nodes=N ...] scripts/slurm.sh build/default/bin/patrain configs/v4.ini [section.key=value ...] --run-dir runs/v4
 #
-# The run's directory lies on a file system that all nodes see. Ranks find each other by a file beside it, with or without MPI.
+# The run directory must be on a file system that all nodes share. Ranks find each other by a file, with or without MPI.
 set -uo pipefail
 [[ $# -ge 2 && -n ${SLURM_JOB_ID:-} ]] || { sed -n '11,17s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
