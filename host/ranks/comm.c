@@ -94,6 +94,11 @@ void pa_comm_abort(pa_comm *c, int code) {
     free_peers(c);
 }
 
+void pa_comm_expect_end(pa_comm *c, int code) {
+    pa_peers *l = c->peers;
+    if (l && l->carrier->expect_end) l->carrier->expect_end(l, code);
+}
+
 pa_comm_traffic pa_comm_sent(const pa_comm *c) {
     return c->peers ? c->peers->sent : (pa_comm_traffic){0};
 }

@@ -30,6 +30,8 @@ pa_status pa_comm_start(pa_comm *c, const pa_comm_options *o, pa_err *err);
 void pa_comm_end(pa_comm *c);
 // Leaves at once after an error; the other ranks fail too. With MPI, ends all of them and this process with exit code `code`.
 void pa_comm_abort(pa_comm *c, int code);
+// The run is about to end: if a rank is lost while this one computes, this process exits with `code`, without an error. For any thread.
+void pa_comm_expect_end(pa_comm *c, int code);
 
 // Sums `count` numbers over all ranks, in place; every rank gets the same result.
 pa_status pa_comm_sum_f32(pa_comm *c, float *data, size_t count, pa_err *err);

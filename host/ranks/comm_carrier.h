@@ -19,9 +19,10 @@ typedef struct {
     pa_status (*begin)(pa_peers *l, int peer, int way, pa_move *m, pa_err *err); // m->left > 0
     // Moves what it can without waiting and sets *moved if it did. The message is complete when left is 0.
     pa_status (*advance)(pa_peers *l, int peer, int way, pa_move *m, bool *moved, pa_err *err);
-    void (*idle)(pa_peers *l, double waited); // pauses briefly when nothing moves
-    void (*end)(pa_peers *l);                 // called when all ranks have arrived
-    void (*abort)(pa_peers *l, int code);     // called after an error on this rank
+    void (*idle)(pa_peers *l, double waited);  // pauses briefly when nothing moves
+    void (*end)(pa_peers *l);                  // called when all ranks have arrived
+    void (*abort)(pa_peers *l, int code);      // called after an error on this rank
+    void (*expect_end)(pa_peers *l, int code); // pa_comm_expect_end; NULL: nothing to do
 } pa_carrier;
 
 enum { PA_QUEUE = 8 }; // messages in flight to a rank, or from it, at most

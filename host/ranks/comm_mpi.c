@@ -62,7 +62,7 @@ static void mpi_abort(pa_peers *l, int code) {
 }
 
 pa_status pa_mpi_start(pa_comm *c, const pa_carrier **carrier, void **own, pa_err *err) {
-    static const pa_carrier mpi = {"MPI", mpi_begin, mpi_advance, mpi_idle, mpi_end, mpi_abort};
+    static const pa_carrier mpi = {"MPI", mpi_begin, mpi_advance, mpi_idle, mpi_end, mpi_abort, NULL};
     MPI_Comm here;
     int level;
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level)) return pa_error(err, PA_FAIL, "communication: cannot start MPI");

@@ -16,7 +16,8 @@ typedef struct {
     pthread_t watch;
     bool watched;
     atomic_bool leaving;
-    atomic_int lost; // the rank that was lost first, -1: none
+    atomic_int lost;     // the rank that was lost first, -1: none
+    atomic_int end_code; // exit code if a rank is lost as expected, 0: losing one is an error
     int size;
     struct pollfd *idle, *hangup; // (size) of the main thread, of the watching thread
     int fd[];                     // (size)
@@ -73,6 +74,8 @@ static void *watch(void *data) {
         atomic_store(&t->lost, lost);
         for (int i = 0; i < 50 && !atomic_load(&t->leaving); i++) poll(NULL, 0, 100);
         if (atomic_load(&t->leaving)) break;
+        int expected = atomic_load(&t->end_code);
+        if (expected) _exit(expected);
         pa_err err;
         pa_rank_lost(lost, "connection closed", &err);
         fprintf(stderr, "patrain: %s\n", err.text);
@@ -106,6 +109,11 @@ static void tcp_abort(pa_peers *l, int code) {
     leave(t);
 }
 
+static void tcp_expect_end(pa_peers *l, int code) {
+    tcp *t = l->own;
+    atomic_store(&t->end_code, code);
+}
+
 // An option's value, or the environment's; NONE: neither is given.
 enum { NONE = -1 };
 static int or_environment(int given, const char *one, const char *other) {
@@ -115,7 +123,7 @@ static int or_environment(int given, const char *one, const char *other) {
 }
 
 pa_status pa_tcp_start(pa_comm *c, const pa_comm_options *o, const pa_carrier **carrier, void **own, pa_err *err) {
-    static const pa_carrier sockets = {"sockets", tcp_begin, tcp_advance, tcp_idle, tcp_end, tcp_abort};
+    static const pa_carrier sockets = {"sockets", tcp_begin, tcp_advance, tcp_idle, tcp_end, tcp_abort, tcp_expect_end};
     int rank = or_environment(o->rank, "RANK", "SLURM_PROCID"), world = or_environment(o->world, "WORLD_SIZE", "SLURM_NTASKS");
     if (world == NONE)
         return pa_error(err, PA_USAGE, "--world: expected 1 to 4096 ranks with --rendezvous, found none, nor $WORLD_SIZE or $SLURM_NTASKS");

@@ -10,7 +10,7 @@
 typedef struct {
     int grace;            // seconds from the first signal until `drop` is called
     bool prints;          // prints a message at the first signal
-    void (*drop)(void *); // saves and ends the process, from a thread of its own; NULL: never called
+    void (*drop)(void *); // called once, in a thread of its own, and may end the process; NULL: never
     void *context;        // its argument
 } pa_stop_options;
 
@@ -21,7 +21,7 @@ void pa_stop_end(void);
 const volatile sig_atomic_t *pa_stop_requested(void); // nonzero after the first signal
 bool pa_stop_grace_over(void);
 
-// `drop` is called only between these two, around work that may be abandoned. pa_stop_forbid does not return once `drop` was called.
+// `drop` is called only between these two, around work that may be abandoned. pa_stop_forbid waits for it to return.
 void pa_stop_allow(void);
 void pa_stop_forbid(void);
 

@@ -68,9 +68,15 @@ static void drop_step(void *trainer) {
     _exit(s ? (int)s : PA_STOPPED);
 }
 
+// The other ranks: the root will end the run.
+static void expect_drop(void *trainer) {
+    pa_trainer *t = trainer;
+    pa_comm_expect_end(t->comm, PA_STOPPED);
+}
+
 // Only a CPU's memory can be read while a step computes, and the root has all of it unless moments are shared out.
 static bool can_drop(const pa_trainer *t) {
-    return t->is_root && !t->run.backend->own_links && !(t->run.config->train.zero && t->comm->size > 1);
+    return !t->run.backend->own_links && !(t->run.config->train.zero && t->comm->size > 1);
 }
 
 // ---- evaluation and samples
@@ -224,10 +230,10 @@ static pa_status dry_run(pa_trainer *t, pa_err *err) {
     return PA_OK;
 }
 
-// The root's run: a rank that loses the others because they dropped the step stops too.
+// A rank that loses the root because it dropped the step has stopped too.
 static pa_status run(pa_trainer *t, pa_err *err) {
     pa_stop_options stop = {.grace = t->run.config->train.grace, .prints = t->is_root, .context = t};
-    if (can_drop(t)) stop.drop = drop_step;
+    if (can_drop(t)) stop.drop = t->is_root ? drop_step : expect_drop;
     pa_status s = pa_stop_begin(&stop, err);
     if (s) return s;
     s = run_steps(t, err);

@@ -129,7 +129,7 @@ class Dropped(Run):
         for process in reversed(processes):  # rank 0 ends at once
             process.send_signal(signal.SIGTERM)
         said = [process.communicate(timeout=120)[1] for process in processes]
-        self.assertEqual(processes[0].returncode, 75, said)
+        self.assertEqual([process.returncode for process in processes], [75] * len(processes), said)
         return said[0]
 
     def check(self, run, start):
