@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Makes a folder, and an archive of it, for another x86-64 Linux machine with a GPU: programs, their tests, pabench, configurations, tokens of
-# your music, and bench/gpu.sh, which runs everything. NVIDIA's libraries are not included; gpu.sh finds them there, in a toolkit or in Python's packages.
+# Makes a folder, and an archive of it, to test and measure on another x86-64 Linux machine with a GPU: programs, tests, pabench,
+# configurations, tokens of your music, and bench/gpu.sh, which runs everything. It contains no NVIDIA libraries; gpu.sh finds them on that
+# machine, in a toolkit or among Python's packages.
 #
 #   scripts/bundle.sh OUT_DIR --midi MIDI_DIR
 #
-#   --build DIR      take the programs from this build folder instead of building them for sm_75, sm_80, sm_90a and newer (build/bundle)
-#   --build75 DIR    the same for a build of only compute_75 PTX, which any newer GPU runs as a T4 would (build/bundle-75); "" for none
+#   --build DIR      use the programs of this build folder (default: builds build/bundle for sm_75, sm_80, sm_90a and newer)
+#   --build75 DIR    the same with compute_75 PTX only, which newer GPUs run as a T4 would (default: build/bundle-75); "" for none
 #
-# The other machine needs a glibc and libstdc++ no older than the build asks for (built on Debian 12: Ubuntu 22.04 has them). This machine's
-# own libstdc++ is not included, because it needs a newer glibc. Everything else that the programs load is beside them in lib/, found by a
-# relative path.
+# The other machine needs a glibc and a libstdc++ at least as new as this machine's programs require (from Debian 12: Ubuntu 22.04 works).
+# This machine's libstdc++ is left out because it requires a newer glibc. All other libraries are in lib/, found by a relative path.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -33,7 +33,7 @@ done
 [[ -n $out && -n $midi ]] || refuse "expected OUT_DIR and --midi MIDI_DIR"
 [[ -d $midi ]] || refuse "--midi: $midi is not a folder"
 part=$out.part
-[[ ! -e $out && ! -e $part && ! -e $out.tar.gz ]] || fail "$out, $part or $out.tar.gz exists already"
+[[ ! -e $out && ! -e $part && ! -e $out.tar.gz ]] || fail "$out, $part or $out.tar.gz already exists"
 
 programs=(paprep patrain paeval pagen pabench test_cuda_ops test_cuda_attention test_golden test_gradcheck test_model test_step test_optimizer)
 
@@ -42,7 +42,7 @@ make_build() {
   say "Building for $2 ($1)"
   local log
   log=$(mktemp)
-  # One shared library holds the kernels of all programs. Old-style run paths apply to the libraries' own dependencies too.
+  # One shared library holds the kernels for all programs. RPATH, unlike RUNPATH, also applies to the libraries' own dependencies.
   if ! { cmake -S "$root" -B "$1" -G Ninja -DPA_MPI=OFF -DPA_BUNDLE=ON "-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$1/lib" \
     "-DCMAKE_CUDA_ARCHITECTURES=$2" -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=$3" \
     -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags &&
@@ -51,10 +51,10 @@ make_build() {
     fail "the build failed; its last lines are above"
   fi
   rm -f "$log"
-  grep -q '^PA_NVCC:FILEPATH=/' "$1/CMakeCache.txt" || fail "no CUDA toolkit was found to build with (scripts/setup_cuda.sh gets one)"
-  grep -q '^PA_CUDNN_FRONTEND:PATH=/' "$1/CMakeCache.txt" || say "without cuDNN: its frontend was not found (scripts/setup_cuda.sh gets it)"
+  grep -q '^PA_NVCC:FILEPATH=/' "$1/CMakeCache.txt" || fail "CUDA toolkit not found (scripts/setup_cuda.sh installs one)"
+  grep -q '^PA_CUDNN_FRONTEND:PATH=/' "$1/CMakeCache.txt" || say "building without cuDNN: frontend not found (scripts/setup_cuda.sh installs it)"
 }
-# shellcheck disable=SC2016 # for the loader, not for bash
+# shellcheck disable=SC2016 # the loader expands $ORIGIN
 $given || make_build "$build" '75-real;80-real;90a-real;90-virtual' '$ORIGIN/../lib'
 # shellcheck disable=SC2016
 $given75 || make_build "$build75" 75-virtual '$ORIGIN/../lib-75;$ORIGIN/../lib'
@@ -64,11 +64,11 @@ trap 'rm -rf "$part"' EXIT
 mkdir -p "$part"/{bench/peers,tests/golden}
 "$build/bin/paprep" "$midi" "$part/data"
 
-say "Programs and what they load"
+say "Programs and their libraries"
 copy_programs() { # FROM SUFFIX
   mkdir -p "$part/bin$2" "$part/lib$2"
   for p in "${programs[@]}"; do
-    [[ -x $1/bin/$p ]] || fail "expected $1/bin/$p, found none"
+    [[ -x $1/bin/$p ]] || fail "$1/bin/$p not found"
     strip -o "$part/bin$2/$p" "$1/bin/$p"
   done
   [[ ! -e $1/lib/libpa.so ]] || strip -o "$part/lib$2/libpa.so" "$1/lib/libpa.so"
@@ -85,7 +85,7 @@ cp "$root/bench/gpu.sh" "$root/bench/gpu.py" "$part/bench/"
 cp "$root/bench/peers/torch_worker.py" "$part/bench/peers/"
 { git -C "$root" describe --always --dirty 2> /dev/null || echo unknown; } > "$part/VERSION"
 python3 -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target "$part/python" perceiver-ar-pytorch==0.0.10 2> /dev/null ||
-  say "perceiver_ar_pytorch could not be fetched: gpu.sh will leave PyTorch out"
+  say "cannot download perceiver_ar_pytorch: gpu.sh will skip PyTorch"
 mv "$part" "$out"
 tar -C "$(dirname "$out")" -czf "$out.tar.gz" "$(basename "$out")"
 say "$out ($(du -sh "$out" | cut -f1)) and $out.tar.gz ($(du -h "$out.tar.gz" | cut -f1)); there: $(basename "$out")/bench/gpu.sh"

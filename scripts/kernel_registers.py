@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Registers, stack and spills of every CUDA kernel, for each architecture that is built, as ptxas tells them.
+"""Registers, stack and spills of every CUDA kernel for each architecture, as reported by ptxas.
 
-    scripts/kernel_registers.py             prints the table, and compares it with cuda/registers.txt: exit 1 where they differ
+    scripts/kernel_registers.py             prints the table and compares it with cuda/registers.txt; exits 1 if they differ
     scripts/kernel_registers.py --update    writes cuda/registers.txt
 
-Exit 77 (nothing compared) where nvcc is missing, or is another version than the table's: each allots registers in its own way.
---nvcc PATH takes that one, --launcher COMMAND puts a command such as ccache before it.
+Exits 77 without comparing if nvcc is missing or is not the table's version: each version allocates registers differently.
+--nvcc PATH selects the compiler, --launcher COMMAND a launcher such as ccache.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main():
     parser.add_argument("--launcher", default="")
     options = parser.parse_args()
     if not options.nvcc:
-        print("skipped: no nvcc here")
+        print("skipped: nvcc not found")
         return 77
     held = TABLE.read_text().splitlines() if TABLE.exists() else [""]
     if not options.update and version(options.nvcc) + ";" not in held[0]:
@@ -89,7 +89,7 @@ def main():
     for line in changed:
         print(f"{'was' if line in held else 'is '} {line}", file=sys.stderr)
     if changed:
-        print("cuda/registers.txt has other numbers than the kernels: look at what changed, then scripts/kernel_registers.py --update", file=sys.stderr)
+        print("cuda/registers.txt differs from the kernels; if the change is right, run scripts/kernel_registers.py --update", file=sys.stderr)
     return int(bool(changed))
 
 
