@@ -1,4 +1,5 @@
-// paeval.c: measures a checkpoint on a token file, writes its logits for given windows, or exports it. Scoring is in score.c.
+// paeval.c: measures a checkpoint on a token file, writes its logits for given windows, or exports it. Scoring is in
+// score.c.
 #include <cJSON.h>
 #include <math.h>
 #include <stdlib.h>

@@ -68,8 +68,8 @@ static void on_signal(int signal_number) {
     interrupted = 1;
 }
 
-// The first request to stop writes what there is; a second one ends the program at once. A terminal that is closed sends SIGHUP, often more
-// than once, unless nohup has it ignored.
+// The first request to stop writes what there is; a second one ends the program at once. A terminal that is closed
+// sends SIGHUP, often more than once, unless nohup has it ignored.
 static void catch_signals(void) {
     struct sigaction a = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, before;
     sigaction(SIGINT, &a, NULL);

@@ -9,10 +9,12 @@
 #include "tokenizer/track.h"
 
 enum { CHANNELS = 16, PITCHES = 128, DRUMS = 9, PEDALS = 3, SOUNDS = 8 };
-static const uint8_t pedal_control[PEDALS] = {64, 66, 67};                    // sustain, sostenuto, soft
-static const uint8_t sound_control[SOUNDS] = {0, 32, 7, 10, 11, 91, 93, 255}; // bank, volume, pan, expression, effects; 255: the program
+static const uint8_t pedal_control[PEDALS] = {64, 66, 67}; // sustain, sostenuto, soft
+// Bank, volume, pan, expression, effects; the last place is the program's.
+static const uint8_t sound_control[SOUNDS] = {0, 32, 7, 10, 11, 91, 93, 255};
 
-// What a track holds down at the cut. Of a track and not of the file: a key or pedal that another track releases is released twice.
+// What a track holds down at the cut. Kept by track and not by file: a key or pedal that another track releases is
+// released twice, which does no harm.
 typedef struct {
     uint8_t key[CHANNELS][PITCHES]; // true: down
     bool pedal[CHANNELS][PEDALS];
@@ -110,7 +112,8 @@ static pa_status find_held(splicer *x, size_t track, pa_err *err) {
 
 // ---- the second pass
 
-// Where a lenient reader left out or mended something, and where running status would then go wrong, the event is written anew.
+// Copies an event's bytes. Where a lenient reader mended or left out something, or running status would be wrong after
+// that, it writes the event anew.
 static void copy_event(splicer *x, pa_track *t, const pa_midi_event *e, size_t *copied, uint8_t *running) {
     const uint8_t *bytes = x->midi.bytes;
     size_t at = e->begin;

@@ -1,5 +1,5 @@
-// splice.h: a MIDI file continued. The file's own events stay as they are up to a cut; the continuation stands behind it, on a track of its
-// own. Knows nothing of tokens.
+// splice.h: continues a MIDI file. Its own events stay as they are up to a cut; the continuation follows on a track of
+// its own. Knows nothing of tokens.
 #ifndef PA_SPLICE_H
 #define PA_SPLICE_H
 
@@ -17,10 +17,11 @@ typedef struct {
     bool alone;       // only the continuation: the cut is at 0, in the tempo and time signature that hold there
 } pa_splice;
 
-// Writes a type-1 file atomically (type 0 where alone), plain also where the input stood in a RIFF wrapper. The input's tracks keep their
-// bytes up to the cut, unless a byte had to be mended. There, keys that are down are released when their pitch ends; a pedal that is down
-// is lifted when the last pitch that it alone holds ends. The new track has a name, a marker at the cut, a channel that the file does not
-// use, and the sound of the channel with most notes. A time is rounded to the nearest tick, never to one before the cut.
+// Writes a type-1 file atomically (type 0 where alone), without the RIFF wrapper of the input. The input's tracks keep
+// their bytes up to the cut, unless a byte had to be mended. A key that is down at the cut is released when its pitch
+// ends. A pedal that is down there is lifted when the last pitch that only the pedal holds ends. The new track has a
+// name, a marker at the cut, a channel that the file does not use, and the sound of the channel with most notes. Times
+// are rounded to the nearest tick that is not before the cut.
 pa_status pa_splice_write(const char *path, const pa_splice *s, pa_err *err);
 
 #endif

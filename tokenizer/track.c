@@ -1,4 +1,5 @@
-// track.c: see track.h. Written by hand and not with libsmf, whose smf_save replaces the file in place and may leave half of one.
+// track.c: see track.h. Written by hand and not with libsmf, whose smf_save replaces the file in place and may leave
+// half of one.
 #include "tokenizer/track.h"
 
 #include "host/base/file.h"

@@ -1,4 +1,5 @@
-// track.h: MIDI files as they are written: tracks built event by event, then put into a file whole. Knows nothing of tokens.
+// track.h: MIDI files as they are written: tracks built event by event, then put into a file whole. Knows nothing of
+// tokens.
 #ifndef PA_TRACK_H
 #define PA_TRACK_H
 
@@ -24,8 +25,9 @@ typedef struct {
     uint8_t pitch, velocity;
 } pa_tick_note;
 
-// Puts notes in any order, which get sorted; none starts before the last event. A note lasts at least one tick, and a key sounds once at a
-// time: struck again, it is released first. Of notes that start together on a key the longest stays.
+// Puts notes in any order, which get sorted; none starts before the last event. A note lasts at least one tick, and a
+// key sounds once at a time: struck again, it is released first. Of notes that start together on a key the longest
+// stays.
 void pa_track_notes(pa_track *t, int channel, pa_tick_note *note, size_t count);
 
 typedef struct {

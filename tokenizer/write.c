@@ -6,7 +6,8 @@
 
 #include "tokenizer/track.h"
 
-// 500 ticks a quarter note at 120 bpm: a tick is 1 ms, so the steps of 10 ms are exact, also in pretty_midi's arithmetic.
+// 500 ticks a quarter note at 120 bpm: a tick is 1 ms, so the steps of 10 ms are exact, also in pretty_midi's
+// arithmetic.
 enum { TICKS_A_QUARTER = 500, TICKS_A_SECOND = 1000, LONGEST_DELTA = (1 << 28) - 1 };
 
 static int64_t tick_of(double seconds) {

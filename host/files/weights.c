@@ -236,7 +236,8 @@ pa_status pa_weights_load(const pa_weights *w, const pa_params *params, const pa
 
 // ---- export
 
-// *out: t under its plain name with numbers of its own, to be freed. Frequencies stay F32: PyTorch would compute with rounded ones.
+// *out: t under its plain name with numbers of its own, to be freed. Frequencies stay F32: PyTorch would compute with
+// rounded ones.
 static pa_status export_tensor(const pa_weights *w, const pa_tensor *t, bool half, pa_tensor *out, pa_err *err) {
     void *data = NULL;
     *out = *t;

@@ -1,5 +1,5 @@
-// output.h: the files that pagen writes. FILE.mid or FILE.midi (in any case, as every extension here), for one of several takes FILE-1.mid,
-// FILE-2.mid, …; or FILE.safetensors with one piece a take.
+// output.h: the files that pagen writes. FILE.mid or FILE.midi (in any case, as every extension here), for one of
+// several takes FILE-1.mid, FILE-2.mid, …; or FILE.safetensors with one piece a take.
 #ifndef PA_OUTPUT_H
 #define PA_OUTPUT_H
 
@@ -19,8 +19,8 @@ pa_status pa_output_check_spares(const pa_output *o, const char *what, const cha
 pa_status pa_output_name(const pa_output *o, size_t k, char *name, size_t size, pa_err *err);
 bool pa_output_is_tokens(const pa_output *o);
 
-// Writes all takes. A MIDI file that continues a MIDI file is a splice (splice.h); what still sounds at the end of a take ends there. In a
-// token file the tokens are as the model gave them.
+// Writes all takes. A MIDI file that continues a MIDI file is a splice (splice.h); what still sounds at the end of a
+// take ends there. In a token file the tokens are as the model gave them.
 pa_status pa_output_write(const pa_output *o, const pa_primer *p, const pa_takes *t, pa_err *err);
 
 #endif

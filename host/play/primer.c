@@ -144,8 +144,8 @@ static pa_status cut_at_step(pa_primer *p, int64_t end, double offset, pa_err *e
     return PA_OK;
 }
 
-// p->cut is where the tokens begin, in seconds of the file, and becomes the cut. p->keep is the end of the music in midi-neural, whose
-// clock drifts from the file's.
+// p->cut is where the tokens begin, in seconds of the file, and becomes the cut. p->keep is the end of the music in
+// midi-neural, whose clock drifts from the file's.
 static pa_status cut(pa_primer *p, const pa_primer_options *o, pa_err *err) {
     int64_t all = steps_of(p->token, p->count), skipped = llround(p->cut * PA_STEPS_A_SECOND);
     bool whole = o->tokens >= p->count;
@@ -166,12 +166,25 @@ static pa_status cut(pa_primer *p, const pa_primer_options *o, pa_err *err) {
     return PA_OK;
 }
 
+// No option is ignored.
+static pa_status check_options(const pa_primer *p, const pa_primer_options *o, bool tokens, pa_err *err) {
+    const char *option = !pa_programs_empty(&o->programs) ? "programs" : o->sostenuto ? "sostenuto" : NULL;
+    if (tokens && (option || o->strict))
+        return pa_error(err, PA_USAGE, "--%s: expected with a MIDI file as the primer, found with a token file",
+                        option ? option : "strict");
+    if (option && p->encoding == PA_MIDI_NEURAL)
+        return pa_error(err, PA_USAGE, "--%s: expected with a model of the performance encoding, found midi-neural", option);
+    return PA_OK;
+}
+
 pa_status pa_primer_read(pa_primer *p, const pa_inference *model, const pa_primer_options *o, pa_err *err) {
     char file[4096];
     int64_t piece;
     *p = (pa_primer){.encoding = model->weights.encoding};
     if (!o->path) return PA_OK;
-    pa_status s = pa_split_piece(o->path, file, sizeof file, &piece) ? read_token_file(p, model, file, piece, err) : read_midi(p, o, err);
+    bool tokens = pa_split_piece(o->path, file, sizeof file, &piece);
+    pa_status s = check_options(p, o, tokens, err);
+    if (!s) s = tokens ? read_token_file(p, model, file, piece, err) : read_midi(p, o, err);
     if (!s) s = cut(p, o, err);
     return s;
 }

@@ -1,4 +1,5 @@
-// primer.h: what pagen continues: the tokens of a MIDI file or of a piece of a token file, up to where the continuation begins.
+// primer.h: what pagen continues: the tokens of a MIDI file or of a piece of a token file, up to where the continuation
+// begins.
 #ifndef PA_PRIMER_H
 #define PA_PRIMER_H
 
@@ -28,9 +29,9 @@ typedef struct {
     double keep, cut; // seconds of the file: as in pa_splice
 } pa_primer;
 
-// Reads a MIDI file in the checkpoint's encoding, without silence before the first note, or a token file, and cuts it: the last TIME_SHIFT
-// is shortened to end at the cut, and no note begins there. What was left out or mended is reported on stderr. PA_USAGE where the cut is
-// before the first note.
+// Reads a MIDI file in the checkpoint's encoding, without silence before the first note, or a token file, and cuts it:
+// the last TIME_SHIFT is shortened to end at the cut, and no note begins there. What was left out or mended is reported
+// on stderr. PA_USAGE where the cut is before the first note.
 pa_status pa_primer_read(pa_primer *p, const pa_inference *model, const pa_primer_options *o, pa_err *err);
 void pa_primer_clear(pa_primer *p);
 double pa_primer_seconds(const pa_primer *p); // of its tokens

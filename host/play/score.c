@@ -1,4 +1,5 @@
-// score.c: cuts pieces into windows, runs them in batches of one shape, and sums what the model gave each token. See score.h.
+// score.c: cuts pieces into windows, runs them in batches of one shape, and sums what the model gave each token. See
+// score.h.
 #include "host/play/score.h"
 
 #include <math.h>
@@ -112,8 +113,9 @@ static bool add_window(plan *p, window w) {
     return true;
 }
 
-// The windows of a piece. Its last token is no input. Of the last window as many latents are computed as SHAPES steps allow, a few
-// too many, so that the last windows of pieces share shapes and can share batches; what lies behind the end is seen by no token before it.
+// The windows of a piece. Its last token is no input. Of the last window as many latents are computed as SHAPES steps
+// allow, a few too many, so that the last windows of pieces share shapes and can share batches; what lies behind the
+// end is seen by no token before it.
 static bool plan_piece(plan *p, const pa_model *m, const pa_token_set *t, int64_t piece, int stride) {
     int64_t inputs = pa_token_set_piece(t, piece).count - 1;
     int P = m->prefix, N = m->context - P, step = (N + SHAPES - 1) / SHAPES;

@@ -37,9 +37,9 @@ typedef struct {
     int batch;      // windows at a time, at most what ctx was opened for; 0: pa_score_batch. Sums don't depend on it
 } pa_scoring;
 
-// Scores every token but each piece's first, and not END, exactly once: windows of `context` tokens advance by `stride` (0: N / 2), and a
-// token is scored in the first that holds it, which gives it the most context. Before the first full window they start at 0 with a shorter
-// prefix; a piece's last window ends with it.
+// Scores every token but each piece's first, and not END, exactly once: windows of `context` tokens advance by `stride`
+// (0: N / 2), and a token is scored in the first that holds it, which gives it the most context. Before the first full
+// window they start at 0 with a shorter prefix; a piece's last window ends with it.
 pa_status pa_score_pieces(const pa_scoring *x, int stride, pa_score *score, pa_err *err);
 
 typedef struct {
@@ -49,10 +49,10 @@ typedef struct {
     const volatile sig_atomic_t *stop; // NULL, or a flag: PA_STOPPED and no score where it is set on any rank
 } pa_crops;
 
-// Scores one crop of each piece, its start drawn from (seed, piece), as the seed project drew its own: context + 1 tokens where the piece
-// has as many, else all of it, END as the last target, and PAD. The N latents' targets but PAD are scored. The seed project's definition:
-// PAD is scored and token 0 is not (ignore_index), a mean over each crop and then over the crops, which is its mean over batches at its
-// batch size of 1.
+// Scores one crop of each piece, its start drawn from (seed, piece), as the seed project drew its own: context + 1
+// tokens where the piece has as many, else all of it, END as the last target, and PAD. The N latents' targets but PAD
+// are scored. The seed project's definition: PAD is scored and token 0 is not (ignore_index), a mean over each crop and
+// then over the crops, which is its mean over batches at its batch size of 1.
 pa_status pa_score_crops(const pa_scoring *x, const pa_crops *crops, pa_score *score, pa_err *err);
 
 #endif

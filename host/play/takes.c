@@ -29,7 +29,8 @@ void pa_takes_clear(pa_takes *t) {
     *t = (pa_takes){0};
 }
 
-// The primer and a take as one sequence, with a NOTE_OFF at the end for each note that still sounds. malloc'ed; NULL without memory.
+// The primer and a take as one sequence, with a NOTE_OFF at the end for each note that still sounds. malloc'ed; NULL
+// without memory.
 static uint16_t *join(const pa_primer *p, const pa_take *take, size_t *count) {
     size_t sounding[PITCHES] = {0}, n = p->count + take->count;
     uint16_t *all = malloc((2 * n + 1) * sizeof *all);

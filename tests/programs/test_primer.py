@@ -78,6 +78,12 @@ class Primer(Program):
         path.write_bytes(data)
         return path
 
+    def neural_model(self):
+        if not (self.at / "neural_run").exists():
+            run("patrain", self.at / "c.ini", f"data.train={self.at}/neural/train.safetensors", f"data.validation={self.at}/neural/train.safetensors",
+                "--run-dir", self.at / "neural_run")
+        return self.at / "neural_run"
+
     def play(self, primer, out, *arguments, model=None, said=False):
         """pagen to out; what it says on stderr with `said`."""
         done = subprocess.run(command("pagen", model or self.run_dir, "--primer", primer, "--output", self.out(out), *arguments), capture_output=True,
@@ -194,12 +200,6 @@ def raw_notes(track):
 
 
 class Cut(Primer):
-    def neural_model(self):
-        if not (self.at / "neural_run").exists():
-            run("patrain", self.at / "c.ini", f"data.train={self.at}/neural/train.safetensors", f"data.validation={self.at}/neural/train.safetensors",
-                "--run-dir", self.at / "neural_run")
-        return self.at / "neural_run"
-
     def test_to_the_step(self):
         """A note from 0 to 2 s and one from 2 to 3 s, cut at 1.9 s: 1.9 s of primer, and nothing begins before its end."""
         primer = self.put("p.mid", midi([(0, 2, 60, 64), (2, 3, 64, 64)], 4))
@@ -284,7 +284,13 @@ class Kinds(Primer):
         self.assertIn(36, tokens[0])
         self.assertNotIn(36, tokens[1])
         self.assertIn(60, tokens[1])
-        self.refused("pagen", 2, "expected --primer", self.run_dir, "--output", self.out("o.mid"), "--programs", "0-7")
+        output = ("--output", self.out("o.mid"))
+        for says, arguments in (("expected --primer", (self.run_dir, *output, "--programs", "0-7")),
+                                ("--programs: expected with a MIDI file", (self.run_dir, *output, "--primer", self.tokens, "--programs", "0-7")),
+                                ("--strict: expected with a MIDI file", (self.run_dir, *output, "--primer", self.tokens, "--strict")),
+                                ("--sostenuto: expected with a model of the performance encoding, found midi-neural",
+                                 (self.neural_model(), *output, "--primer", primer, "--sostenuto"))):
+            self.refused("pagen", 2, says, *arguments)
 
     def test_a_short_primer_is_said(self):
         said = self.play(self.put("p.mid", midi([(0, 1, 60, 64)], 2)), "o.mid", "--length-tokens", 20, said=True)
