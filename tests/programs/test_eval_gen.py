@@ -422,7 +422,7 @@ class Generate(Program):
                 (2, "--top-k: expected 0 to 390", (*good, "--top-k", 391)),
                 (2, "repetition-penalty", (*good, "--repetition-penalty", 0)),
                 (2, f"refill: expected 1 to {LATENTS}", (*good, "--refill", LATENTS + 1)),
-                (2, "unknown option --wav", (*good, "--wav", "x.wav"))):
+                (2, "unknown option --mp4", (*good, "--mp4", "x.mp4"))):
             self.refused("pagen", status, says, *arguments)
         self.assertFalse(self.out("x.mid").exists())
         self.assertEqual(own.read_bytes(), self.primer.read_bytes())
