@@ -11,7 +11,7 @@ const case_model case_models[5] = {{"v1", 2048, 1024, 512, 8, 64, 8, 1, 390},
 const case_model case_small[5] = {{"s1", 41, 14, 24, 3, 8, 2, 2, 40},
                                   {"s2", 203, 77, 132, 2, 64, 1, 1, 390},
                                   {"s3", 70, 1, 37, 1, 20, 1, 3, 11},
-                                  {"s4", 300, 128, 256, 4, 64, 1, 1, 390}, // above what one thread does alone
+                                  {"s4", 300, 128, 256, 4, 64, 1, 1, 390}, // more than one thread takes by itself
                                   {"s5", 560, 20, 8, 1, 8, 1, 1, 11}};     // rows enough that products of bf16 go part by part
 const case_adam case_adam_settings = {.lr = 3e-4,
                                       .beta1 = 0.9,

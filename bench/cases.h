@@ -83,7 +83,7 @@ void *case_memory(size_t bytes); // zeroed, in large pages where the system has 
 typedef struct {
     const char *output; // the one with the largest share of what is allowed
     double error;       // largest |got - exact| over the largest |exact| of its output, of all outputs
-    double allowed;     // largest |got - exact| / bound, the bound following from rounding alone: above 1 the operation is wrong
+    double allowed;     // largest |got - exact| / bound, the bound that rounding implies: above 1 the operation is wrong
 } case_error;
 case_error case_check(const case_run *r, int samples);
 

@@ -8,7 +8,7 @@
 #include "bench/cases.h"
 #include "cpu/simd.h"
 
-// Operands. A number depends on the operand and its place alone.
+// Operands. A number depends only on the operand and its place.
 static double draw(int operand, size_t i) {
     uint64_t z = ((uint64_t)operand + 1) * 0x9e3779b97f4a7c15u + i * 0xd1342543de82ef95u;
     z = (z ^ z >> 31) * 0x94d049bb133111ebu;

@@ -1,6 +1,6 @@
 """Runs a bundle's tests and measurements on this machine's GPU and writes one results file. Called by gpu.sh; Python 3.8 or newer, no
 package. PyTorch, perceiver_ar_pytorch's needs and compute-sanitizer are used where they are. Every part has a time limit and its log is
-kept; one that fails is said to have failed, and the next one runs.
+kept; one that fails is reported, and the next one runs.
 """
 import argparse
 import concurrent.futures

@@ -113,7 +113,7 @@ static const char *make_softmax(peer *p, const case_row *r) {
     if (dnnl_logsoftmax_forward_desc_init(&d, dnnl_forward_training, &x, 1)) p->failed = true;
     step(p, &d);
     operand(p, DNNL_ARG_SRC), operand(p, DNNL_ARG_DST);
-    return "log-softmax forward alone";
+    return "log-softmax forward only";
 }
 
 // One head, every pair: scores, softmax, product with the values.

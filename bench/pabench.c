@@ -1,5 +1,5 @@
 // pabench.c: measures every operation at the shapes of v1 to v5 and whole models, by part on the CPU, against roofs found in the same run,
-// float64, and oneDNN or cuDNN. Prints tables, and writes JSON of which bench/roofline.py makes a picture.
+// float64, and oneDNN or cuDNN. Prints tables, and writes JSON that bench/roofline.py draws.
 #include <cJSON.h>
 #include <math.h>
 #include <omp.h>
@@ -76,7 +76,7 @@ static pa_status measure_cases(options *o, int models, pa_err *err) {
     return PA_OK;
 }
 
-// A model that does not fit is said to be left out, and the others are measured.
+// A model that does not fit is reported and skipped, and the others are measured.
 static void measure_model(options *o, const case_model *v, int i, int threads) {
     static const pa_precision precision[] = {PA_PRECISION_FP32, PA_PRECISION_BF16, PA_PRECISION_FP16};
     static const char *const type[] = {"fp32", "bf16", "fp16"}, *const what[] = {"train", "prefill", "decode"};
@@ -284,7 +284,7 @@ int main(int argc, char **argv) {
         {"precision", PA_OPT_CHOICE, &o.precision, "auto|fp32|bf16",
          "auto: both, bf16 where the processor has it; a GPU without it takes fp16 instead", NULL},
         {"filter", PA_OPT_STRING, &o.filter, "REGEX", "only what is called so, as in \"v1 (train|matmul)\"", NULL},
-        {"quick", PA_OPT_FLAG, &o.quick, NULL, "v1 alone, and briefly", NULL},
+        {"quick", PA_OPT_FLAG, &o.quick, NULL, "only v1, with few repetitions", NULL},
         {"json", PA_OPT_STRING, &o.json, "OUT", "write everything there; bench/roofline.py draws it", "Output"},
     };
     const pa_program program = {.name = "pabench",

@@ -143,11 +143,11 @@ def measured(bench, ranks, buckets):
                       flush=True)
     most = max(ranks)
     if most > 1:
-        print("\n| bytes a bucket | sum alone, GB/s | seconds a step | waited |\n|---|---|---|---|")
+        print("\n| bytes a bucket | only the sum, GB/s | seconds a step | waited |\n|---|---|---|---|")
         for bucket in buckets:
-            alone = bench.bus(most, 4 * floats, bucket)[1]
+            idle = bench.bus(most, 4 * floats, bucket)[1]
             seconds, _, waited = bench.train(most, 8, PATRAIN_BUCKET=str(bucket))
-            print(f"| {bucket} | {alone / 1e9:.2f} | {seconds:.3f} | {waited / seconds:.1%} |", flush=True)
+            print(f"| {bucket} | {idle / 1e9:.2f} | {seconds:.3f} | {waited / seconds:.1%} |", flush=True)
     return gradients
 
 

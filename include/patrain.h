@@ -161,7 +161,7 @@ typedef struct {
     double top_p;              /* 1: all; above 0 */
     double min_p;              /* 0: all; up to 1 */
     double repetition_penalty; /* 1: none; 0.01 to 100 */
-    int stop_at_end;           /* 1: the model may end the piece; 0: it goes on for ever */
+    int stop_at_end;           /* 1: the model may end the piece; 0: it never ends */
     int refill;                /* tokens of a full window's latents that the next window begins with; 0: half of them */
     int loose_keys;            /* 0: with PATRAIN_PERFORMANCE no key is struck while it is down or released while it is not */
     uint64_t seed, sequence;   /* random seed, and the number of this sequence with that seed */
@@ -182,8 +182,8 @@ typedef struct {
     uint8_t velocity; /* 0: it is released */
 } patrain_key;
 
-/* Draws and appends tokens until one strikes or releases a key, for playing while the model goes on. PATRAIN_ENDED as above. PATRAIN_FAILED
- * if 1024 tokens strike and release none: such a model is of no use.
+/* Draws and appends tokens until one strikes or releases a key, for playing while the model continues. PATRAIN_ENDED as above.
+ * PATRAIN_FAILED if 1024 tokens strike and release none: such a model is of no use.
  */
 PATRAIN_API patrain_status patrain_stream_next_key(patrain_stream *stream, const patrain_sampling *sampling, patrain_key *key,
                                                    patrain_error *error);

@@ -15,7 +15,7 @@ typedef struct {
     pa_encoding encoding;
     bool lenient;      // a damaged file is read as far as it can be
     bool trim_silence; // the first note is at 0
-    // Of `performance` alone: `midi-neural` stays as the models that were trained with it know it.
+    // Only for `performance`: `midi-neural` stays as the models that were trained with it know it.
     bool sostenuto;       // applies the middle pedal
     int longest_pause;    // seconds in which nothing begins or ends; longer ones are shortened to it. 0: none is
     pa_programs programs; // whose notes are encoded; empty: all but drums

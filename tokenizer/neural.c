@@ -77,7 +77,7 @@ static bool window_notes(const pa_part *part, pa_note *note, size_t base, note_l
             double start = note[base + k].start;
             if (start < w[i].start) {
                 ok = list_add(&passed, base + k);
-            } else if (start > w[i].end) { // the next window goes on from here
+            } else if (start > w[i].end) { // the next window continues from here
                 end_notes(note, &inside, from, w[i].end);
                 first = k;
                 break;

@@ -281,7 +281,7 @@ static void free_song(smf_t *smf) {
     smf_delete(smf);
 }
 
-// libsmf tells glib's log what it finds, and may go on without the rest of a track. Any message is a reason to refuse the file.
+// libsmf logs problems through glib and may drop the rest of a track. Any message is a reason to refuse the file.
 static void keep_message(const gchar *domain, GLogLevelFlags level, const gchar *message, gpointer text) {
     (void)domain;
     (void)level;

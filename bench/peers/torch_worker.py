@@ -100,7 +100,7 @@ def main(options: dict) -> None:
         from safetensors.torch import save_file
         save_file({"x": x, **{f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}}, options["weights"])
     tries = 0
-    while True:  # other processes may take memory for a while; what does not fit alone is halved
+    while True:  # other processes may take memory for a while; what does not fit by itself is halved
         full = False
         try:
             warm_up()

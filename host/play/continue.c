@@ -53,7 +53,7 @@ typedef struct {
     size_t tokens; // generated, those cut off again included
 } session;
 
-// Generates the takes first, first + 1, …, of which `wanted` are kept.
+// Generates the takes first, first + 1, … and keeps `wanted` of them.
 static pa_status generate_some(session *x, int first, int wanted, uint16_t *out, pa_err *err) {
     const pa_continuation *job = x->job;
     size_t count[MOST_STREAMS];

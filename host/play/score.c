@@ -295,7 +295,7 @@ static pa_status score_batch_of_crops(scorer *r, const pa_crops *how, int64_t fi
 pa_status pa_score_crops(const pa_scoring *x, const pa_crops *how, pa_score *score, pa_err *err) {
     scorer r = {0};
     pa_progress bar;
-    pa_comm alone = pa_comm_single(), *comm = how->comm ? how->comm : &alone;
+    pa_comm single = pa_comm_single(), *comm = how->comm ? how->comm : &single;
     bool shown = !comm->rank, stopped = false;
     *score = (pa_score){0};
     pa_status s = scorer_init(&r, x, how->seed_too, err);

@@ -21,7 +21,7 @@ typedef struct {
     void *buffer; // COPY_BYTES
 } writer;
 
-// Pieces [first, end) of the corpus, of which `count` are in the file.
+// Pieces [first, end) of the corpus; `count` of them are in the file.
 typedef struct {
     size_t first, end, count;
     int64_t tokens;

@@ -58,7 +58,7 @@ pa_status pa_comm_reduce_ready(pa_comm *c, size_t from, pa_err *err);
 pa_status pa_comm_reduce_end(pa_comm *c, pa_err *err); // all numbers are final
 // Collects the shares of such an array.
 pa_status pa_comm_gather_shares(pa_comm *c, float *data, size_t count, pa_err *err);
-// Collects only numbers [from, to) of an array of which each rank keeps its shares, consecutively in `own`; every rank gets them in `out`
+// Collects only numbers [from, to) of an array whose shares each rank keeps consecutively in `own`; every rank gets them in `out`
 // (own NULL: this rank's numbers are in `out` already). pa_comm_keep_part is the inverse and sends nothing.
 pa_status pa_comm_gather_part(pa_comm *c, const float *own, size_t count, size_t from, size_t to, float *out, pa_err *err);
 void pa_comm_keep_part(const pa_comm *c, float *own, size_t count, size_t from, size_t to, const float *in);

@@ -1,4 +1,4 @@
-// windows.c: what a step trains on: a function of (seed, window) alone. Windows, crops, augmentation, kept prefix positions.
+// windows.c: what a step trains on: a function of (seed, window) only. Windows, crops, augmentation, kept prefix positions.
 // Knows nothing of models beyond context and prefix lengths.
 #include "host/train/windows.h"
 

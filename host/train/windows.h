@@ -1,4 +1,4 @@
-// windows.h: what a step trains on: a function of (seed, step) alone, whatever the ranks and the micro-batch.
+// windows.h: what a step trains on: a function of (seed, step) only, whatever the ranks and the micro-batch.
 #ifndef PA_WINDOWS_H
 #define PA_WINDOWS_H
 

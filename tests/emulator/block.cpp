@@ -1,4 +1,4 @@
-// block.cpp: the threads of a block: who runs next, where they meet, and what is said when they never will. See emulator.h.
+// block.cpp: the threads of a block: which runs next, where they meet, and the error when they never do. See emulator.h.
 // A thread that never waits runs to its end on a stack that the next one uses again, so that plain kernels cost calls, not switches.
 // Of all threads that could run, the one with the least (warp ^ a, lane ^ b) does; a and b are drawn for each block, and a at each
 // __syncthreads, so that any warp may run far ahead of any other, and any lane of another.

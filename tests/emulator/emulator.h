@@ -1,5 +1,5 @@
 // emulator.h: what kernels and the runtime's stand-ins call: launches, the threads of the block that runs, and their meeting points.
-// Blocks run one after another, a block's threads as fibers that go on until they wait for others. Which goes first is drawn from
+// Blocks run one after another, a block's threads as fibers that run until they wait for others. Which goes first is drawn from
 // PA_EMULATOR_SEED, so that a missing barrier shows. A mistake of a kernel ends the program, with the kernel, block and threads named.
 #ifndef PA_EMULATOR_H
 #define PA_EMULATOR_H

@@ -15,7 +15,7 @@
 struct ncclComm {
     MPI_Comm mpi;
     int rank, ranks, asked;
-    bool alone, blocking, failed, aborted, own_mpi;
+    bool single, blocking, failed, aborted, own_mpi;
 };
 
 static ncclComm *grouped; // that had a call since the group began
@@ -38,7 +38,7 @@ static ncclResult_t collective(ncclComm *c, cudaStream_t stream, const std::func
     });
     emulator::enqueue_waiting(stream, [=] {
         int done = 0;
-        if (c->alone || c->failed || c->aborted) return true;
+        if (c->single || c->failed || c->aborted) return true;
         if (MPI_Test(request.get(), &done, MPI_STATUS_IGNORE)) c->failed = true;
         return done || c->failed;
     });
@@ -66,7 +66,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id
     if (started || own_mpi) MPI_Comm_size(MPI_COMM_WORLD, &size);
     if (ranks > 1 && size != ranks) return ncclSystemError;
     ncclComm *c = *comm = new ncclComm{MPI_COMM_SELF, rank, ranks, 0, ranks == 1, config->blocking != 0, false, false, own_mpi};
-    if (!c->alone && MPI_Comm_dup(MPI_COMM_WORLD, &c->mpi)) return ncclSystemError;
+    if (!c->single && MPI_Comm_dup(MPI_COMM_WORLD, &c->mpi)) return ncclSystemError;
     return c->blocking ? ncclSuccess : ncclInProgress;
 }
 ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *result) {
@@ -77,7 +77,7 @@ ncclResult_t ncclCommFinalize(ncclComm_t c) {
     return taken(c);
 }
 ncclResult_t ncclCommDestroy(ncclComm_t c) {
-    if (!c->alone) MPI_Comm_free(&c->mpi);
+    if (!c->single) MPI_Comm_free(&c->mpi);
     if (c->own_mpi) MPI_Finalize();
     delete c;
     return ncclSuccess;
@@ -103,21 +103,21 @@ ncclResult_t ncclGroupEnd(void) {
 
 ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t, ncclComm_t c, cudaStream_t stream) {
     return collective(c, stream, [=](MPI_Request *r) {
-        if (c->alone) return memmove(to, from, count * width(type)), 0;
+        if (c->single) return memmove(to, from, count * width(type)), 0;
         return MPI_Iallreduce(from == to ? MPI_IN_PLACE : from, to, (int)count, kind(type), MPI_SUM, c->mpi, r);
     });
 }
 ncclResult_t ncclReduceScatter(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t, ncclComm_t c,
                                cudaStream_t stream) {
     return collective(c, stream, [=](MPI_Request *r) {
-        if (c->alone) return memmove(to, from, count * width(type)), 0;
+        if (c->single) return memmove(to, from, count * width(type)), 0;
         return MPI_Ireduce_scatter_block(from, to, (int)count, kind(type), MPI_SUM, c->mpi, r);
     });
 }
 ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t c, cudaStream_t stream) {
     const bool in_place = from == (char *)to + (size_t)c->rank * count * width(type);
     return collective(c, stream, [=](MPI_Request *r) {
-        if (c->alone) return memmove(to, from, count * width(type)), 0;
+        if (c->single) return memmove(to, from, count * width(type)), 0;
         return MPI_Iallgather(in_place ? MPI_IN_PLACE : from, (int)count, kind(type), to, (int)count, kind(type), c->mpi, r);
     });
 }

@@ -1,5 +1,5 @@
 // test_attention.c: attention of every instruction set that this machine has, against a plain float64 computation. Knows nothing of tiles.
-// With PA_TEST_CUDA: the CUDA kernels instead, in the emulator or on a GPU, in fp16 too (with the argument fp16: in that alone).
+// With PA_TEST_CUDA: the CUDA kernels instead, in the emulator or on a GPU, in fp16 too (with the argument fp16: only in that).
 //
 // Tolerance by rule: a tensor may be at most twice as far (largest error) from float64 as the plain computation in the same type is, plus
 // one rounding of the tensor's largest number, plus 2^-24 of the magnitude of scores: these, and lse, are float32, and the weights that

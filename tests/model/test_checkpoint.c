@@ -1,5 +1,5 @@
 // test_checkpoint.c: what a run saves comes back to the bit; what is damaged is passed over and said; a save that fails leaves what there
-// was. Files of weights alone are in test_weights.c, whole runs that are killed in test_train.py.
+// was. Files of only weights are in test_weights.c, whole runs that are killed in test_train.py.
 #include "host/files/safetensors_write.h"
 #include "host/train/checkpoint.h"
 #include "host/train/saver.h"

@@ -38,9 +38,9 @@ static pa_model configured(const case_model *v) {
 static void plan(FILE *out, const pa_model *m, pa_open o) {
     pa_params p;
     pa_context *c;
-    pa_comm alone = pa_comm_single();
+    pa_comm single = pa_comm_single();
     ok(pa_params_init(&p, m, &err));
-    o.params = &p, o.comm = &alone, o.plan = out, o.plan_only = true;
+    o.params = &p, o.comm = &single, o.plan = out, o.plan_only = true;
     ok(pa_backend_cpu()->open(&c, &o, &err));
     pa_params_clear(&p);
 }
@@ -53,10 +53,10 @@ static int primitives(const case_model *v, pa_precision precision) {
     pa_model m = case_settings(&small);
     pa_params p;
     pa_context *c;
-    pa_comm alone = pa_comm_single();
+    pa_comm single = pa_comm_single();
     const pa_backend *be = pa_backend_cpu();
     ok(pa_params_init(&p, &m, &err));
-    ok(be->open(&c, &(pa_open){.params = &p, .precision = precision, .max_batch = 1, .training = true, .comm = &alone}, &err));
+    ok(be->open(&c, &(pa_open){.params = &p, .precision = precision, .max_batch = 1, .training = true, .comm = &single}, &err));
     int N = m.context - m.prefix, K = pa_kept(m.prefix, m.prefix_dropout), first = 0;
     uint16_t *input = calloc((size_t)m.context, 2), *target = calloc((size_t)N, 2);
     int32_t *keep = calloc((size_t)K, 4);

@@ -206,7 +206,7 @@ static pa_context *resumed(fixture *f, const pa_run *run, pa_run_state *state, b
     return own.ctx;
 }
 
-// With a scaling that the run has come down to and the default one would overflow, the next step is taken as by the run left alone; a CPU
+// With a scaling lowered by the run, where the default one would overflow, the next step equals the uninterrupted run's; a CPU
 // that has the run meanwhile keeps it.
 static void a_resumed_run_scales_as_before(void **state) {
     (void)state;
@@ -275,7 +275,7 @@ static void v4_fits_a_t4(void **state) {
     pa_config config = pa_config_default();
     pa_params p;
     pa_err err;
-    pa_comm alone = pa_comm_single();
+    pa_comm single = pa_comm_single();
     fixture_ok(pa_config_read(&config, "configs/v4.ini", &err), &err);
     config.model.depth = 12;
     fixture_ok(pa_params_init(&p, &config.model, &err), &err);
@@ -285,7 +285,7 @@ static void v4_fits_a_t4(void **state) {
         FILE *plan = open_memstream(&text, &length);
         pa_context *c = NULL;
         pa_open o = {
-            .params = &p, .precision = PA_PRECISION_FP16, .max_batch = 1, .training = true, .recompute = recompute, .comm = &alone};
+            .params = &p, .precision = PA_PRECISION_FP16, .max_batch = 1, .training = true, .recompute = recompute, .comm = &single};
         o.plan = plan, o.plan_only = true;
         fixture_ok(pa_backend_cuda()->open(&c, &o, &err), &err);
         fclose(plan);

@@ -1,6 +1,6 @@
 // test_damage.c: every byte of a small checkpoint and of a token file changed, and every length short of the whole: refused, or harmless.
 // Harmless is: weights, moments, state or tokens are read as they were to the bit, with every other word of the file's. That holds for the
-// letters of the name "header_crc32c" alone, without which the header's sum is not looked for; all other bytes are refused.
+// letters of the name "header_crc32c", without which the header's sum is not looked for; all other bytes are refused.
 #include <fcntl.h>
 #include <math.h>
 

@@ -313,8 +313,8 @@ static void weights_of_8_bits(void **state) {
     make(&f, &s[0], 37);
     pa_context *c = NULL;
     pa_err err;
-    pa_comm alone = pa_comm_single();
-    pa_open o = {.params = &f.params, .max_batch = 1, .training = true, .int8 = true, .comm = &alone};
+    pa_comm single = pa_comm_single();
+    pa_open o = {.params = &f.params, .max_batch = 1, .training = true, .int8 = true, .comm = &single};
     assert_int_equal(be->open(&c, &o, &err), PA_USAGE);
     fixture_clear(&f);
 }

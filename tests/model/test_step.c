@@ -200,8 +200,8 @@ static double planned(const pa_backend *be, const fixture *f, bool only, pa_cont
     char *text = NULL, *all;
     size_t length = 0;
     FILE *plan = open_memstream(&text, &length);
-    pa_comm alone = pa_comm_single();
-    pa_open o = {.params = &f->params, .precision = PA_PRECISION_FP32, .max_batch = 2, .training = true, .comm = &alone};
+    pa_comm single = pa_comm_single();
+    pa_open o = {.params = &f->params, .precision = PA_PRECISION_FP32, .max_batch = 2, .training = true, .comm = &single};
     pa_err err;
     o.plan = plan, o.plan_only = only;
     fixture_ok(be->open(c, &o, &err), &err);

@@ -66,10 +66,10 @@ static const char *put_config(const pa_model *m, const char *name) {
 
 static void expect_loaded(const draft *d, const pa_weights *w) {
     const pa_backend *be = fixture_backend();
-    pa_comm alone = pa_comm_single();
+    pa_comm single = pa_comm_single();
     pa_err err;
     pa_context *c;
-    fixture_ok(be->open(&c, &(pa_open){.params = &d->params, .max_batch = 1, .comm = &alone}, &err), &err);
+    fixture_ok(be->open(&c, &(pa_open){.params = &d->params, .max_batch = 1, .comm = &single}, &err), &err);
     fixture_ok(pa_weights_load(w, &d->params, be, c, &err), &err);
     double *have = fixture_read(be, c, &d->params, PA_PARAM);
     for (int t = 0; t < d->params.count; t++)
@@ -92,10 +92,10 @@ static void refuse(const char *from, const char *config, const pa_model *m, pa_s
 // The first `count` numbers of row t as loaded, to the bit.
 static void expect_bits(const pa_weights *w, const pa_params *p, int t, const float *expected, size_t count) {
     const pa_backend *be = fixture_backend();
-    pa_comm alone = pa_comm_single();
+    pa_comm single = pa_comm_single();
     pa_err err;
     pa_context *c;
-    fixture_ok(be->open(&c, &(pa_open){.params = p, .max_batch = 1, .comm = &alone}, &err), &err);
+    fixture_ok(be->open(&c, &(pa_open){.params = p, .max_batch = 1, .comm = &single}, &err), &err);
     fixture_ok(pa_weights_load(w, p, be, c, &err), &err);
     float *have = malloc(p->row[t].size * sizeof *have);
     assert_non_null(have);
@@ -256,13 +256,13 @@ static void numbers_beyond_float32_are_refused(void **state) {
     EACH_ROW (i, kase, kase[i].message) {
         const double f64[NUMBERS] = {[3] = kase[i].number};
         const pa_backend *be = fixture_backend();
-        pa_comm alone = pa_comm_single();
+        pa_comm single = pa_comm_single();
         draft d;
         pa_weights w;
         pa_err err;
         pa_context *c;
         open_typed(&d, PA_F64, f64, &w);
-        fixture_ok(be->open(&c, &(pa_open){.params = &d.params, .max_batch = 1, .comm = &alone}, &err), &err);
+        fixture_ok(be->open(&c, &(pa_open){.params = &d.params, .max_batch = 1, .comm = &single}, &err), &err);
         assert_int_equal(pa_weights_load(&w, &d.params, be, c, &err), PA_DATA);
         if (!strstr(err.text, "norm.weight[3]: expected a number that") || !strstr(err.text, kase[i].message)) fail_msg("%s", err.text);
         be->close(c);

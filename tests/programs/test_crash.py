@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs that are killed, and disks that fail: what is left is whole, and the same command goes on to the same numbers.
+"""Killed runs and failing disks: what they leave is whole, and the same command resumes to the same numbers.
 
 PA_CRASHES (default 12) is how many times ranks are killed, shared over runs of 1 to 4 ranks; PA_CRASHES=100 is the long form."""
 
@@ -186,8 +186,8 @@ class Killed(Crash):
 
 
 class Disk(Crash):
-    """Each kind of failure at the calls of a save: an error that names file and cause, the checkpoint before it whole and alone; then the
-    same command goes on to the same numbers."""
+    """Each kind of failure at the calls of a save: an error that names file and cause, only the checkpoint before it, whole; then the
+    same command resumes to the same numbers."""
 
     ARGUMENTS = ("optimizer.schedule=constant", "log.eval_every=0", "checkpoint.every=10", "train.steps=20")
 
@@ -253,7 +253,7 @@ class Disk(Crash):
             self.disk_fails("fwrite", "checkpoints/", n, "torn", r"tmp\.\d+/(model|state)\.safetensors: .*expected .*; it was just written")
 
     def test_lost_fsync(self):
-        """A disk that says that all is on it, and no power a moment after: the checkpoint before is taken, and that is said."""
+        """A disk that acknowledges everything, and then loses power: the run resumes from the previous checkpoint and reports it."""
         shutil.copytree(self.folder / "half", self.folder / "lost", symlinks=True)
         status, said = self.train(1, "lost", *self.ARGUMENTS, shim="rename:/checkpoints/step-00000020:3:lost")
         self.assertEqual(status, -signal.SIGKILL, said)
@@ -263,7 +263,7 @@ class Disk(Crash):
         self.assert_same_tensors("whole", "lost", "latest")
 
     def test_no_locks(self):
-        """The text in the file alone tells whether another run has the directory."""
+        """Only the text in the file decides whether another run has the directory."""
         for error in (errno.ENOLCK, errno.ENOTSUP):
             with self.subTest(error=error):
                 none, run = f"flock:/lock:1+:{error}", f"lock-{error}"
@@ -286,7 +286,7 @@ class Disk(Crash):
                 self.assertIn(f"the previous start was killed (process {first.pid} on {socket.gethostname()})", said)
 
     def test_folders_that_cannot_be_exchanged(self):
-        """A step is saved over a damaged one of its number. Wherever that ends, one of the two is found under its name, and the run goes on."""
+        """A step is saved over a damaged one of its number. Wherever that ends, one of the two is found under its name, and the run resumes."""
         none = f"renameat2:/checkpoints/:1+:{errno.EINVAL}"
         ends = [("", 0)] + [(f",rename:step-00000020:{n}:{how}", status) for n in (3, 4, 5)
                             for how, status in (("kill", -signal.SIGKILL), ("killed", -signal.SIGKILL), (str(errno.EIO), 1))]

@@ -28,7 +28,7 @@ class CudaRanks(programs.WithCorpus):
         return done.stderr
 
     def assert_close(self, one, other, tolerance=1e-5):
-        """Equal but for the order of float32 sums, as in test_ranks.py; or of what is told."""
+        """Equal but for the order of float32 sums, as in test_ranks.py; or of what is printed."""
         for ours, theirs in zip(programs.losses(self.folder / one), programs.losses(self.folder / other)):
             self.assertEqual([row[0] for row in ours], [row[0] for row in theirs])
             for a, b in zip(ours, theirs):
@@ -36,10 +36,10 @@ class CudaRanks(programs.WithCorpus):
                     self.assertAlmostEqual(x, y, delta=tolerance * max(1, abs(x)))
 
     def test_one_rank_on_nccl_is_one_without(self):
-        self.train(0, "alone")
-        self.train(0, "alone-nccl", PATRAIN_NCCL="1")
-        self.assertEqual(programs.losses(self.folder / "alone"), programs.losses(self.folder / "alone-nccl"))
-        self.assertTrue(programs.checkpoint(self.folder / "alone") == programs.checkpoint(self.folder / "alone-nccl"))
+        self.train(0, "single")
+        self.train(0, "single-nccl", PATRAIN_NCCL="1")
+        self.assertEqual(programs.losses(self.folder / "single"), programs.losses(self.folder / "single-nccl"))
+        self.assertTrue(programs.checkpoint(self.folder / "single") == programs.checkpoint(self.folder / "single-nccl"))
 
     def test_trajectory_of_several(self):
         self.train(0, "one")

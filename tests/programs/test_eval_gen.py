@@ -192,7 +192,7 @@ class Generate(Program):
         self.assertEqual(pieces(out)[0][:-7], pieces(self.tokens)[1])  # the whole primer unless told otherwise
         self.assertEqual(pieces(self.ended(out)), [[60, 300, 188, 388, 61]])
         run("pagen", self.run_dir, "--primer", self.ended(out), "--output", out, "--length-tokens", 7)
-        self.assertEqual(pieces(out)[0][:-7], [60, 300, 188])  # what a piece's END closes goes on before it
+        self.assertEqual(pieces(out)[0][:-7], [60, 300, 188])  # what a piece's END closes still precedes it
         t, meta = programs.read_numbers(out)
         self.assertEqual((meta["encoding"], meta["split"], len(t["seconds"])), ("performance", "generated", 1))
         self.assertIn("ended.safetensors, continuation 1", meta["names"])

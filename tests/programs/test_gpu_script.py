@@ -1,5 +1,5 @@
 """scripts/bundle.sh and bench/gpu.sh in an emulated build: the bundle is made of this build and a few made-up pieces, all parts of the script
-run on tiny models, and a part that fails or hangs is told and costs the others nothing."""
+run on tiny models, and a part that fails or hangs is reported and doesn't affect the others."""
 import os
 import random
 import re

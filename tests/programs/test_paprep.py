@@ -354,7 +354,7 @@ class Paprep(unittest.TestCase):
         grown = peak() - before
         tokens = sum(path.stat().st_size for path in self.out.glob("*.safetensors"))
         # Bytes per file: 76 in three tables, 32 for its name, 24 for its inode, some 80 for its path in the batch that is read, 28 in its
-        # part, four times its name in the header: 290, of which no two thirds are held at once. Its tokens take over 1,600.
+        # part, four times its name in the header: 290, and never two thirds of that are held at once. Its tokens take over 1,600.
         self.assertGreater(tokens, 4 * 400 * (many - few))
         self.assertLess(grown, 400 * (many - few))
 

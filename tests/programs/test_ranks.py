@@ -177,7 +177,7 @@ class Ranks(programs.WithCorpus):
         return processes
 
     def go_on(self, run, mpi):
-        """The same command goes on, and it is as if nothing had been."""
+        """The same command resumes to the numbers of an uninterrupted run."""
         if not (self.folder / "undisturbed").exists():
             self.train(3, "undisturbed", *self.LONG)
         self.assertIn("resuming from step", self.train(3, run, *self.LONG, mpi=mpi))

@@ -44,8 +44,8 @@ class Show(Program):
 
     def test_sound_without_the_primer_begins_with_the_continuation(self):
         self.pagen("--wav", self.file("both.wav"))
-        self.pagen("--without-primer", "--wav", self.file("alone.wav"))
-        self.assertAlmostEqual(self.seconds("both.wav") - self.seconds("alone.wav"), 5, delta=0.3)
+        self.pagen("--without-primer", "--wav", self.file("continuation.wav"))
+        self.assertAlmostEqual(self.seconds("both.wav") - self.seconds("continuation.wav"), 5, delta=0.3)
 
     def test_wrong_names_are_refused_before_any_work(self):
         rows = [(["--wav", "x.mp3"], 2, "--wav: expected a name in .wav"), (["--html", "x.txt"], 2, "--html: expected a name in .html"),

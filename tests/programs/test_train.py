@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""patrain run as a program, interrupted in every way: what it computes is that of a run left alone, to the bit. Its messages, files and
+"""patrain run as a program, interrupted in every way: it computes the bits of an uninterrupted run. Its messages, files and
 logs are in test_train_files.py."""
 
 import fcntl

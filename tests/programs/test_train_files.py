@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """patrain's messages and exit statuses, and what it leaves in a run directory: logs, TensorBoard events, checkpoints, nothing on a dry run,
-and the old checkpoint where the disk is full or the numbers are lost. That runs go on to the bit is in test_train.py."""
+and the old checkpoint where the disk is full or the numbers are lost. That runs resume to the bit is in test_train.py."""
 
 import datetime
 import json
@@ -404,7 +404,7 @@ class Logs(Run):
             self.assertEqual([(s, v) for s, t, v in shown if t == tag], expected)
 
     def test_closed_standard_streams(self):
-        """No file takes their numbers, so that none gets what is said on stderr."""
+        """No file takes their numbers, so that none receives the messages on stderr."""
 
         def close():
             os.close(0)  # which the lock would take, and the metrics the other

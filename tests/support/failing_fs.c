@@ -4,7 +4,7 @@
 //
 // The Nth CALL on a path that contains PATH ("N+": that one and all after it) goes wrong as HOW says:
 //   an error's number   it fails with that error
-//   hang                it goes on after ten minutes
+//   hang                it returns after ten minutes
 //   torn                fwrite says that all is written, of half
 //   kill, killed        the process is killed before it, or after (fwrite: after half of it)
 //   lost                rename, then killed, and what was in the renamed folder is cut in half: a disk whose fsync lies, and no power

@@ -94,12 +94,12 @@ bool fixture_takes(const pa_backend *be, const pa_model *m) {
 bool fixture_has(const pa_backend *be, pa_precision precision) {
     fixture f;
     pa_model m = fixture_model();
-    pa_comm alone = pa_comm_single();
+    pa_comm single = pa_comm_single();
     pa_context *c = NULL;
     pa_err err;
     fixture_init(&f, &m, 0);
     pa_status s =
-        be->open(&c, &(pa_open){.params = &f.params, .comm = &alone, .precision = precision, .max_batch = 1, .plan_only = true}, &err);
+        be->open(&c, &(pa_open){.params = &f.params, .comm = &single, .precision = precision, .max_batch = 1, .plan_only = true}, &err);
     if (s != PA_USAGE) fixture_ok(s, &err);
     fixture_clear(&f);
     return s == PA_OK;
@@ -114,10 +114,10 @@ float fixture_scale(pa_precision precision) {
 }
 
 pa_context *fixture_open(const pa_backend *be, const fixture *f, pa_open o) {
-    static pa_comm alone;
-    alone = pa_comm_single();
+    static pa_comm single;
+    single = pa_comm_single();
     if (!o.params) o.params = &f->params;
-    if (!o.comm) o.comm = &alone;
+    if (!o.comm) o.comm = &single;
     pa_context *c = NULL;
     pa_err err;
     fixture_ok(be->open(&c, &o, &err), &err);

@@ -156,7 +156,7 @@ static void stretching_rounds_the_clock_and_never_drifts(void **state) {
     assert_true(fabs(sum / 200 - 1) < 5 * 0.05 / sqrt(3.0 * 200)); // uniform in +-0.05: deviation 0.05 / sqrt 3
 }
 
-// However strongly time shrinks, and however many shifts vanish with it, the window goes on to its end or the piece's.
+// However strongly time shrinks, and however many shifts vanish with it, the window is filled to its end or the piece's.
 static void a_window_is_full_until_its_piece_ends(void **state) {
     (void)state;
     for (int far = 0; far < 2; far++) {

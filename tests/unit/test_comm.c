@@ -162,7 +162,7 @@ static int one_is_late(pa_comm *c) {
         pa_status s = bucket ? pa_comm_reduce_begin(c, data, FLOATS, true, &err) : pa_comm_sum_f64(c, &x, 1, &err);
         HOLDS(!s && (!bucket || !pa_comm_reduce_end(c, &err)));
         waited[bucket] += pa_comm_sent(c).waited - before;
-        HOLDS(!pa_comm_sum_f64(c, &came, 1, &err)); // rank 1's alone is not 0
+        HOLDS(!pa_comm_sum_f64(c, &came, 1, &err)); // only rank 1's is not 0
         late[bucket] += came > here ? came - here : 0;
     }
     for (int i = 0; i < 2; i++) HOLDS(c->rank == 1 || waited[i] >= late[i] / 2);

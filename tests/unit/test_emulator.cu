@@ -93,7 +93,7 @@ template <typename T> static __global__ void mma_kernel(float *d, const uint32_t
         cuda_mma_m16n8k8(d + lane * 4, a + lane * 4, b[lane * 2]);
 }
 
-// Every element of a and b alone: one where it is, zero elsewhere, so that its place alone decides what the product is.
+// One element of a or b at a time: 1 there, 0 elsewhere, so that only its place decides the product.
 template <typename T> static void mma_places(int K) {
     uint32_t *a = device_array<uint32_t>(32 * 4), *b = device_array<uint32_t>(32 * 2);
     float *d = device_array<float>(32 * 4), A[16][16], B[16][8];

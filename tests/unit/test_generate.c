@@ -192,7 +192,7 @@ static void endings(void **state) {
     assert_int_equal(calls, 12);
     stop_after = 0;
     for (int s = 0; s < 3; s++) assert_int_equal(made[s], 12);
-    // END stops a stream, only where it may; the others go on.
+    // END stops a stream only if it may; the others continue.
     for (int stop = 0; stop < 2; stop++) {
         ctx = fake_context(12, 4, 0, 3), ctx.end_after = 10, o.stop_at_end = stop;
         assert_int_equal(generate(&ctx, &o, primer, 3, 30, out, made), PA_OK);
@@ -206,7 +206,7 @@ static void endings(void **state) {
     ctx = fake_context(12, 4, 0, 3);
     assert_int_equal(generate(&ctx, &o, NULL, 0, 0, out, made), PA_OK);
     assert_int_equal(made[0] + made[1] + made[2] + (size_t)ctx.calls, 0);
-    // What goes wrong below is said, with its place.
+    // Errors from below are reported with their place.
     ctx.fail_at = 4;
     assert_int_equal(generate(&ctx, &o, primer, 3, 30, out, made), PA_FAIL);
     assert_string_equal(err.text, "the device is on fire");

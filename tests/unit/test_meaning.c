@@ -1,5 +1,5 @@
 // test_meaning.c: a file means what a synthesiser would play: state by port and channel, not by track or program; one tempo map; ends of
-// notes; what is left out and what is said of it.
+// notes; what is left out and how that is reported.
 #include "tests/support/midi_bytes.h"
 #include "tests/support/rows.h"
 

@@ -156,7 +156,7 @@ static void mended_tracks(void **state) {
     expect_events(&m, "refused: track 1, byte 30: expected the rest of an event, found the end of the file; it is cut short",
                   "0:90/60/64 |",
                   "track 1, byte 30: expected the rest of an event, found the end of the file; it is cut short; the track ends there");
-    m = good, m.count -= 4; // the end of the track alone
+    m = good, m.count -= 4; // without the end of the track
     expect_events(&m, "refused: track 1: expected 13 bytes, found the end of the file; it is cut short", "0:90/60/64 500:80/60/64 |",
                   "track 1: expected 13 bytes, found the end of the file; it is cut short; the track ends there");
     m = good, m.byte[25] = 200;

@@ -1,4 +1,4 @@
-// test_windows.c: what a step trains on: windows by (seed, number) alone, crops and shuffles that are uniform, kept prefix positions.
+// test_windows.c: what a step trains on: windows by only (seed, number), crops and shuffles that are uniform, kept prefix positions.
 // Augmentation is in test_augment.c; token files themselves are tested with the tokenizer.
 #include "tests/support/made_corpus.h"
 #include "tests/support/rows.h"

@@ -1,5 +1,5 @@
-// test_workers.c: a file that kills its reader is refused with a reason, and the others go on. libsmf's reader is replaced by one that
-// dies on request: the first note's velocity says how.
+// test_workers.c: a file that kills its reader is refused with a reason, and the others are unaffected. libsmf's reader is replaced by one
+// that dies on request: the first note's velocity says how.
 #include "tests/support/midi_bytes.h"
 #include "tests/support/scratch.h"
 #include "tokenizer/workers.h"
