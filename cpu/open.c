@@ -60,12 +60,12 @@ static pa_status cpu_open(pa_context **out, const pa_open *o, pa_err *err) {
     return pa_context_open(out, o, &cpu_table, d, &info, err);
 }
 
-static pa_status cpu_present(pa_err *err) {
+static pa_status cpu_check_machine(pa_err *err) {
     (void)err;
     return PA_OK;
 }
 
 const pa_backend *pa_backend_cpu(void) {
-    static const pa_backend backend = {.name = "cpu", .present = cpu_present, .open = cpu_open, PA_WALK};
+    static const pa_backend backend = {.name = "cpu", .check_machine = cpu_check_machine, .open = cpu_open, PA_WALK};
     return &backend;
 }

@@ -23,7 +23,7 @@ typedef struct {
                      void *dvn, void *work);
     // Bytes of work that either needs, for this shape or one with fewer sequences, latents or kept keys, and `threads` threads.
     size_t (*attn_work)(const pa_attn *a, int threads);
-    // One query a stream against a cache: k, v (S, H, capacity, D) of `type`, of which the first `length` are filled; q, rows ldq
+    // One query a stream against a cache: k, v (S, H, capacity, D) of `type`, the first `length` filled; q, rows ldq
     // apart, and o (S, H D) float32. Limited by reading 2 S H length D cache elements.
     void (*attn_decode)(pa_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q,
                         ptrdiff_t ldq, const void *k, const void *v, float *o, void *work);

@@ -123,7 +123,7 @@ static void activation_bwd(pa_type t, pa_activation kind, void *dg, const void *
         activation_bwd_body(PA_TYPE_BF16, kind, dg, h, rows, F, d, rows_a_sequence);
 }
 
-// In a fixed order whatever the threads: blocks of 64 Ki summed alone, then the blocks one after the other.
+// In a fixed order whatever the threads: blocks of 64 Ki summed separately, then the blocks one after the other.
 static double sum_squares(const float *x, size_t n) {
     enum { block = 1 << 16 };
     double sum = 0;

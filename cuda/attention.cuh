@@ -73,7 +73,7 @@ template <int DIMS> struct attn_plain {
         COL_TILE = COLS * LD,
         WEIGHTS = ROWS * LDW
     };
-    // Row i of a tile of which every thread has EACH neighbours lies where row i / EACH of its i % EACH-th does.
+    // If every thread has EACH neighbouring rows of a tile, row i lies where row i / EACH of its i % EACH-th does.
     template <int COUNT, int EACH> static __device__ __forceinline__ int place(int i) {
         return i % EACH * (COUNT / EACH) + i / EACH;
     }

@@ -134,7 +134,7 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
 // The tensor-core forms. Weights and ds are rounded to T, sums are float32 in registers. Products are taken so that a warp's rows are keys
 // (dk, dv) or queries (dq): what is multiplied next is then in the lanes that it is needed in, and never passes through shared memory.
 //
-// A block has 64 keys of a head, 16 a warp, and goes through the queries that see them by tiles of ROWS, of which the next is on its way
+// A block has 64 keys of a head, 16 a warp, and goes through the queries that see them by tiles of ROWS; the next is copied
 // while one is used. Queries and dout are read once for every 64 keys. With D up to 64 and no dropout
 // fragments of keys and values are held in registers, else they are read from shared memory each time and ROWS are fewer.
 // Shared memory: two stages of q, dout, lse and delta, and keys and values where they are not held: 33 KB for D up to 64; 65 KB for 128.

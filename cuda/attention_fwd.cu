@@ -81,7 +81,7 @@ template <typename T> static void fwd_plain(cudaStream_t stream, const pa_attn *
 }
 
 // The tensor-core form. A block has 64 MT queries of a head, 16 MT a warp, their fragments in registers, and goes through the keys that
-// they see by tiles of 64, of which the next is on its way while one is used. Only tiles on the border are masked, and a warp skips those
+// they see by tiles of 64; the next is copied while one is used. Only tiles on the border are masked, and a warp skips those
 // that none of its queries sees. 4 D flop a pair; keys and values are read once for every 64 MT queries: 4 D bytes a key.
 // Shared memory: two stages of keys and values, 512 DP bytes: 32 KB for D up to 64, 64 KB for 128; the queries pass through the second.
 // Rows of 128 bytes or more with their chunks exchanged: neither copies nor ldmatrix meet in a bank. Blocks an SM: 2 by registers (D up to

@@ -32,7 +32,7 @@ struct pa_device {
     const pa_params *params;
     size_t decay_bytes;
     uint8_t *decays; // one for each 16 parameters: whether weight decay applies
-    pa_status present;
+    pa_status missing;
     pa_err absent;
     float *grad, *own; // being summed over ranks
     size_t count;

@@ -3,7 +3,7 @@
 
 enum { THREADS = 256, WARPS = THREADS / 32, EACH = 4, CHUNK = THREADS * EACH, COLUMNS = 128, POSITIONS = 32 };
 
-// A block a row: 8 C bytes read (of which embeddings stay in the cache), 4 C written, C flop.
+// A block a row: 8 C bytes read (embeddings stay in the cache), 4 C written, C flop.
 static __global__ void __launch_bounds__(128)
     embed_kernel(float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb, int C, bool wide) {
     const size_t row = blockIdx.x;
@@ -82,7 +82,7 @@ static __global__ void __launch_bounds__(THREADS) embed_token_kernel(float *demb
     demb[(size_t)blockIdx.x * C + mine] = all;
 }
 
-// A block: POSITIONS neighbouring positions, of which warp w has every WARPS-th; their gradients are added to in memory, row by row (a
+// A block: POSITIONS neighbouring positions, every WARPS-th of them for warp w; their gradients are added to in memory, row by row (a
 // batch has few rows a position). 12 C bytes a row; ids are read positions / POSITIONS times (v4: 512 x 16k x 4 = 33 MB).
 static __global__ void __launch_bounds__(THREADS)
     embed_position_kernel(float *demb, const float *dx, const int32_t *position, int rows, int C) {

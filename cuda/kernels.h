@@ -9,7 +9,7 @@
 // Every operation gives the same bits each time: sums have one order, and nothing is added by atomics.
 //
 // Shapes are those of cpu/ops.h. Below, s is the bytes of a number of `type`, n how many numbers an operand has; bytes are what must pass
-// between the GPU and its memory, each operand once, and what a kernel reads more often is said beside it, as are its shared memory and how
+// between the GPU and its memory, each operand once, and a kernel's comment names what it reads more often, its shared memory and how
 // many blocks fit. An operation whose flop divided by its bytes is below the GPU's own quotient (T4 200, A100 160, H100 300, by tensor
 // cores; 25, 10, 20 without them) is limited by its bytes.
 #ifndef PA_CUDA_KERNELS_H

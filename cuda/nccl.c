@@ -57,7 +57,7 @@ static pa_status load(cuda_ranks *r, pa_err *err) {
 static pa_status give_up(cuda_ranks *r, pa_err *err, const char *why) {
     if (r->comm) r->ncclCommAbort(r->comm);
     r->comm = NULL;
-    return pa_error(err, PA_FAIL, "communication: NCCL: %s; what was saved is whole, and the same command goes on from it", why);
+    return pa_error(err, PA_FAIL, "communication: NCCL: %s; the same command resumes from the last checkpoint", why);
 }
 
 static void pause_a_moment(int turn) {

@@ -17,9 +17,9 @@ void cuda_ranks_destroy(cuda_ranks *r); // NULL is fine
 
 // `count` gradients, shared out as pa_comm_share has it, in as many multiples of 16 as there are ranks. Sums the buckets that lie in
 // [from, count), and have not been since the last join, once `stream` has come here, on a stream of its own. own NULL: each sum is
-// everyone's, in place; else this rank's shares alone are, one after the other in own, and the rest of grad is spoilt.
+// everyone's, in place; else each rank has only its shares, consecutively in own, and the rest of grad is undefined.
 pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float *own, size_t count, size_t from, pa_err *err);
-pa_status cuda_ranks_join(cuda_ranks *r, cudaStream_t stream, pa_err *err); // `stream` goes on once those are done
+pa_status cuda_ranks_join(cuda_ranks *r, cudaStream_t stream, pa_err *err); // `stream` continues once those are done
 pa_status cuda_ranks_gather(cuda_ranks *r, cudaStream_t stream, float *data, size_t count, pa_err *err); // everyone's shares, to everyone
 pa_status cuda_ranks_sum_f64(cuda_ranks *r, cudaStream_t stream, double *x, pa_err *err);
 

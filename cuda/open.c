@@ -45,7 +45,7 @@ pa_status cuda_wait(pa_device *d, const char *what, pa_err *err) {
     return s ? s : cuda_check(status, what, err);
 }
 
-static pa_status cuda_present(pa_err *err) {
+static pa_status cuda_check_machine(pa_err *err) {
     int count = 0;
     pa_status s = cuda_check(cudaGetDeviceCount(&count), "looking for a GPU", err);
     if (s) cudaGetLastError();
@@ -75,8 +75,8 @@ static pa_status choose_type(pa_device *d, pa_precision precision, const struct 
 // Ranks take one GPU each; a rank that is shown only one takes that.
 static pa_status choose_device(pa_device *d, struct cudaDeviceProp *p, pa_err *err) {
     int devices = 1;
-    d->present = cuda_present(&d->absent);
-    if (d->present) return PA_OK;
+    d->missing = cuda_check_machine(&d->absent);
+    if (d->missing) return PA_OK;
     pa_status s = cuda_check(cudaGetDeviceCount(&devices), "counting GPUs", err);
     if (s) return s;
     int device = d->comm->local_rank % devices;
@@ -95,7 +95,7 @@ static pa_status prepare(pa_device *d, const pa_open *o, pa_device_info *info, p
     if (s || (s = choose_type(d, o->precision, &p, err))) return s;
     if (m->dim_head % 8 || m->dim_head > 128)
         return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
-    if (!d->present && cuda_attend_pays(pa_latents(m), m->dim_head)) d->attend = cuda_attend_create();
+    if (!d->missing && cuda_attend_pays(pa_latents(m), m->dim_head)) d->attend = cuda_attend_create();
     d->decay_bytes = o->training ? floats / 16 : 0;
     *info = (pa_device_info){.type = d->type,
                              .align = 256,
@@ -127,6 +127,6 @@ static pa_status cuda_open(pa_context **out, const pa_open *o, pa_err *err) {
 
 const pa_backend *pa_backend_cuda(void) {
     static const pa_backend backend = {
-        .name = "cuda", .own_links = true, .present = cuda_present, .open = cuda_open, .stage = pa_context_stage, PA_WALK};
+        .name = "cuda", .own_transport = true, .check_machine = cuda_check_machine, .open = cuda_open, .stage = pa_context_stage, PA_WALK};
     return &backend;
 }

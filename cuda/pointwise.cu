@@ -71,7 +71,7 @@ template <int E> static __device__ __forceinline__ void survive(float keep[E], c
     }
 }
 
-// The normal distribution's integral, and e^(-x^2 / 2). For float32 by the library; for 16 bits, where erfcf alone would take longer than
+// The normal distribution's integral, and e^(-x^2 / 2). For float32 by the library; for 16 bits, where erfcf itself would take longer than
 // reading and writing, either tail within 12 + 2 x^2 roundings of float32: the tail over e^(-x^2 / 2) is a polynomial of
 // 1 / (1 + 0.3 |x|), fitted to 2^-24 for |x| up to 13.5, where the tail ends in 2^-126.
 template <typename T> static __device__ __forceinline__ float normal_integral(float x, float &bell) {

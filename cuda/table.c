@@ -138,9 +138,9 @@ static void round_int8(pa_device *d, int8_t *q, float *scale, float *w, int rows
 }
 
 static pa_status start(pa_device *d, pa_err *err) {
-    if (d->present) {
+    if (d->missing) {
         if (err) *err = d->absent;
-        return d->present;
+        return d->missing;
     }
     cudaError_t e = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
     if (!e) e = cudaStreamCreateWithFlags(&d->copies, cudaStreamNonBlocking);

@@ -233,7 +233,7 @@ static pa_status export(const char *checkpoint, pa_err *err) {
 static pa_status check_options(int given, pa_err *err) {
     if (export_path ? given != 1 : given != 2)
         return pa_error(err, PA_USAGE, "expected CHECKPOINT%s, found %d arguments (paeval --help)",
-                        export_path ? " alone with --export" : " and TOKENS.safetensors", given);
+                        export_path ? " and nothing else with --export" : " and TOKENS.safetensors", given);
     const struct {
         const char *name;
         int64_t value, most;

@@ -206,7 +206,7 @@ static int main_channel(const splicer *x) {
     return most;
 }
 
-// One that the file leaves alone, else that of the piano.
+// One that the file leaves unused, else that of the piano.
 static int free_channel(const splicer *x) {
     for (int c = 0; c < CHANNELS; c++)
         if (c != DRUMS && !x->used[c]) return c;
@@ -216,7 +216,7 @@ static int free_channel(const splicer *x) {
 static void put_sound(const splicer *x, pa_track *t, int channel) {
     int from = main_channel(x);
     if (x->port[from] >= 0) pa_track_put(t, 0, (const uint8_t[]){0xff, PA_META_PORT, 1, (uint8_t)x->port[from]}, 4);
-    if (from == channel && !x->s->alone) return; // shared
+    if (from == channel && !x->s->bare) return; // shared
     for (int i = 0; i < SOUNDS - 1; i++) {
         const setting *s = &x->sound[from][i];
         if (s->set) pa_track_put(t, 0, (const uint8_t[]){(uint8_t)(0xb0 | channel), sound_control[i], s->value}, 3);
@@ -232,25 +232,25 @@ static void put_meta(pa_track *t, uint8_t type, const meta_state *m) {
 }
 
 static pa_tick_note tick_note(const splicer *x, const pa_note *n) {
-    int64_t start = nearest_tick(x, n->start), end = nearest_tick(x, n->end), from = x->s->alone ? x->begin : 0;
+    int64_t start = nearest_tick(x, n->start), end = nearest_tick(x, n->end), from = x->s->bare ? x->begin : 0;
     return (pa_tick_note){start - from, end - from, n->pitch, n->velocity};
 }
 
 static pa_status put_continuation(const splicer *x, pa_track *t, pa_err *err) {
     static const char name[] = "patrain continuation";
     const pa_splice *s = x->s;
-    int channel = s->alone ? main_channel(x) : free_channel(x);
+    int channel = s->bare ? main_channel(x) : free_channel(x);
     pa_tick_note *note = malloc((s->notes + 1) * sizeof *note);
     if (!note) return pa_error(err, PA_FAIL, "no memory for %zu notes", s->notes);
     for (size_t i = 0; i < s->notes; i++) note[i] = tick_note(x, &s->note[i]);
     pa_track_text(t, 0, 0x03, name);
-    if (s->alone) {
+    if (s->bare) {
         put_meta(t, PA_META_TEMPO, &x->tempo);
         put_meta(t, 0x58, &x->metre);
         put_meta(t, 0x59, &x->key);
     }
     put_sound(x, t, channel);
-    if (!s->alone) pa_track_text(t, x->begin, 0x06, name);
+    if (!s->bare) pa_track_text(t, x->begin, 0x06, name);
     pa_track_notes(t, channel, note, s->notes);
     pa_track_end(t, 0);
     free(note);
@@ -287,7 +287,7 @@ pa_status pa_splice_write(const char *path, const pa_splice *s, pa_err *err) {
     if (!x) return pa_error(err, PA_FAIL, "%s: no memory", path);
     pa_status status = open_splicer(x, s, err);
     if (status) goto done;
-    size_t own = s->alone ? 0 : x->midi.tracks;
+    size_t own = s->bare ? 0 : x->midi.tracks;
     tracks = own + 1;
     if (!(track = calloc(tracks, sizeof *track))) {
         status = pa_error(err, PA_FAIL, "%s: no memory for %zu tracks", path, tracks);
@@ -296,7 +296,7 @@ pa_status pa_splice_write(const char *path, const pa_splice *s, pa_err *err) {
     int64_t pedal_up = own ? pedal_end(x) : 0;
     for (size_t i = 0; i < own && !status; i++) status = copy_track(x, i, pedal_up, &track[i], err);
     if (!status) status = put_continuation(x, &track[own], err);
-    pa_smf file = {.format = s->alone ? 0 : 1, .track = track, .tracks = tracks};
+    pa_smf file = {.format = s->bare ? 0 : 1, .track = track, .tracks = tracks};
     memcpy(file.division, x->midi.division, 2);
     if (!status) status = pa_smf_write(path, &file, err);
 done:

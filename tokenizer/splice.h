@@ -14,10 +14,10 @@ typedef struct {
     const pa_note *note;
     size_t notes;     // of the continuation, in seconds of the file; none starts before `cut`
     double held[128]; // the end of each pitch that sounds over the cut; the cut itself where it is earlier
-    bool alone;       // only the continuation: the cut is at 0, in the tempo and time signature that hold there
+    bool bare;        // only the continuation: the cut is at 0, in the tempo and time signature that hold there
 } pa_splice;
 
-// Writes a type-1 file atomically (type 0 where alone), without the RIFF wrapper of the input. The input's tracks keep
+// Writes a type-1 file atomically (type 0 if bare), without the RIFF wrapper of the input. The input's tracks keep
 // their bytes up to the cut, unless a byte had to be mended. A key that is down at the cut is released when its pitch
 // ends. A pedal that is down there is lifted when the last pitch that only the pedal holds ends. The new track has a
 // name, a marker at the cut, a channel that the file does not use, and the sound of the channel with most notes. Times

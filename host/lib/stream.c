@@ -29,9 +29,9 @@ static pa_status choose_device(const char *device, const pa_backend **backend, p
         return pa_error(err, PA_USAGE, "device: expected auto, cpu or cuda, found %s", device);
     if (strcmp(device, "auto")) {
         pa_status s = pa_backend_choose(device, backend, err);
-        return s ? s : (*backend)->present(err);
+        return s ? s : (*backend)->check_machine(err);
     }
-    if (!pa_backend_choose("cuda", backend, NULL) && !(*backend)->present(NULL)) return PA_OK;
+    if (!pa_backend_choose("cuda", backend, NULL) && !(*backend)->check_machine(NULL)) return PA_OK;
     return pa_backend_choose("cpu", backend, err);
 }
 

@@ -1,4 +1,4 @@
-// backend.h: the seam: a whole model behind a small table of functions. No type of CUDA, MPI or oneDNN crosses it.
+// backend.h: a whole model behind a small table of functions. No type of CUDA, MPI or oneDNN crosses it.
 // A backend owns parameters, gradients, moments, activations and caches; the host owns files, data, schedules and sampling.
 #ifndef PA_BACKEND_H
 #define PA_BACKEND_H
@@ -12,19 +12,19 @@ typedef struct {
     const pa_params *params; // kept by reference
     pa_precision precision;  // of matrix products and attention; parameters, norms, softmax, loss and optimiser stay float32
     int max_batch;           // most sequences of one loss or loss_grad call; 0: neither will be called
-    bool training;           // gradients and moments are taken; else loss_grad and update fail
-    bool int8;               // weights of products rounded to 8 bits, a scale a row, and read as such when decoding; not with training
+    bool training;           // allocates gradients and moments; without, loss_grad and update fail
+    bool int8;               // rounds the weights of products to 8 bits, one scale a row, which decoding reads; not with training
     bool recompute;          // keep only each block's input and compute the rest again in the backward pass
-    bool deterministic;      // nothing is chosen by its speed, which differs between starts
+    bool deterministic;      // chooses nothing by its speed, which differs between starts
     int streams;             // sequences that prefill and decode advance together; 0: neither will be called
     uint64_t seed;           // of dropout
     pa_comm *comm;           // kept by reference
-    bool zero;               // with several ranks: moments of this rank's shares alone (pa_comm_share)
-    FILE *plan;              // the memory plan by arena is printed here before anything is taken; NULL: not printed
+    bool zero;               // with several ranks: keeps only the moments of this rank's shares (pa_comm_share)
+    FILE *plan;              // where to print the memory plan before anything is allocated; NULL: nowhere
     bool plan_only;          // print the plan and return PA_OK with *ctx = NULL
 } pa_open;
 
-// What one call computes on. Inputs are the first `length` tokens of a window, the last `latents` of which are predicted from.
+// What one call computes on. Inputs are the first `length` tokens of a window; the last `latents` of them predict the next tokens.
 typedef struct {
     int batch, length, latents; // B; M <= context; N >= 1, prefix P = M - N
     const uint16_t *input;      // (B, M)
@@ -32,7 +32,7 @@ typedef struct {
     const int32_t *keep;        // (B, kept) prefix positions that are attended to, ascending; NULL: all of them
     int kept;                   // with keep; P without
     const uint64_t *window;     // (B) the run's window numbers, which dropout draws by; NULL: no dropout (evaluation)
-    bool last;                  // the last of an update's calls of loss_grad: ranks begin to sum while its backward pass goes on
+    bool last;                  // the last call of loss_grad before update: ranks begin to sum during its backward pass
 } pa_batch;
 
 // Any of these may be NULL.
@@ -51,14 +51,13 @@ typedef struct {
 
 typedef enum { PA_PARAM, PA_GRAD, PA_MOMENT1, PA_MOMENT2 } pa_kind;
 
-// Of fp16's losses before they are differentiated. update halves the factor where a gradient overflowed, and doubles it after many steps
-// without. factor 0: nothing is scaled.
+// fp16's loss scaling. update halves the factor if a gradient overflowed, and doubles it after many steps without. factor 0: no scaling.
 typedef struct {
     double factor;
     int64_t steps; // since it last changed
 } pa_scaling;
 
-// What computes, for records of a run.
+// The device, for a run's records.
 typedef struct {
     char name[96];            // of a GPU; empty: the processor
     char instruction_set[16]; // "avx2"; of a GPU "sm_90"
@@ -68,9 +67,9 @@ typedef struct {
 typedef struct pa_context pa_context;
 typedef struct {
     const char *name;
-    // Gradients of several ranks go by the device's own connections, of which pa_comm_sent does not know.
-    bool own_links;
-    pa_status (*present)(pa_err *err);                                  // PA_OK, or why this machine can't run it
+    // Gradients of several ranks pass over the device's own connections, which pa_comm_sent doesn't count.
+    bool own_transport;
+    pa_status (*check_machine)(pa_err *err);                            // PA_OK if this machine can run it, or why not
     pa_status (*open)(pa_context **ctx, const pa_open *o, pa_err *err); // parameters start at zero
     void (*close)(pa_context *ctx);
     // Tensor `t` of the table as float32, in PyTorch's order. With `zero` all ranks read a moment together, and all of them get it.
@@ -79,21 +78,20 @@ typedef struct {
     // Sum of nats over scored targets.
     pa_status (*loss)(pa_context *ctx, const pa_batch *b, double *sum, const pa_scores *scores, pa_err *err);
     // Same, and adds `scale` times the gradient of (sum of nats + z_loss * sum of ln(Z)^2) to the gradients. sum NULL: a device may still
-    // be at work when this returns; `update` then tells.
+    // be at work when this returns; `update` then returns the sum.
     pa_status (*loss_grad)(pa_context *ctx, const pa_batch *b, float scale, double *sum, pa_err *err);
-    // Gives the batch of the next loss_grad ahead, so that it is copied to the device while earlier work goes on; that call then has b
-    // NULL. NULL: it would gain nothing here.
+    // Passes the batch of the next loss_grad in advance, so that it is copied to the device during earlier work; that call then has b
+    // NULL. Optional.
     pa_status (*stage)(pa_context *ctx, const pa_batch *b, pa_err *err);
     // Sums gradients over ranks (as far as loss_grad has not), takes their global norm (before clipping), updates, and clears them. A norm
-    // that is not finite: parameters and moments stay, gradients are cleared, *norm says it. *nats (may be NULL): the sum of this rank's
+    // that is not finite leaves parameters and moments unchanged and clears the gradients. *nats (may be NULL): the sum of this rank's
     // loss_grad calls since the last update.
     pa_status (*update)(pa_context *ctx, const pa_update *u, double *norm, double *nats, pa_err *err);
-    // Fills the caches with `streams` sequences of `length` tokens of which the last `latents` are latents; logits (streams, V) of the
-    // last.
+    // Fills the caches with `streams` sequences of `length` tokens, the last `latents` of them latents; logits (streams, V) of the last.
     pa_status (*prefill)(pa_context *ctx, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err);
     // Appends one token a stream as one more latent; PA_USAGE when the window is full.
     pa_status (*decode)(pa_context *ctx, const uint16_t *tokens, float *logits, pa_err *err);
-    // Sets it where `set` is not NULL, and tells what it is: a run that goes on goes on from it. NULL: nothing is ever scaled.
+    // Installs `set` if non-NULL; returns the current scaling, which checkpoints store. Optional.
     pa_scaling (*scaling)(pa_context *ctx, const pa_scaling *set);
     size_t (*memory)(const pa_context *ctx); // bytes of all arenas
     // Flop/s of a large matrix product in the context's precision (MFU's measure): each call measures; the best so far.
@@ -104,7 +102,7 @@ typedef struct {
 
 const pa_backend *pa_backend_cpu(void);
 const pa_backend *pa_backend_cuda(void); // only where it is built: PA_WITH_CUDA
-// By --device: "auto", "cpu" or "cuda"; PA_USAGE where that one is not built. "auto" takes a GPU that is there, and says why not else.
+// By --device: "auto", "cpu" or "cuda"; PA_USAGE if that one is not built. "auto" takes a GPU if there is one, and prints why not.
 pa_status pa_backend_choose(const char *device, const pa_backend **backend, pa_err *err);
 
 #endif

@@ -75,7 +75,7 @@ typedef struct {
     const float *k_new, *v_new; // (S, H D), rows ldkv apart: this position's
     void *k, *v;                // (S, H, capacity, D) of `type`
     float *o;                   // (S, H D)
-    void *work;                 // decode_work bytes, zero before the first call and left alone between calls
+    void *work;                 // decode_work bytes, zero before the first call and not touched between calls
 } pa_attn_decode;
 
 // Copies keys and values of one sequence, rows of (H, D) that are ld apart, into stream's part of a cache (S, H, capacity, D).
@@ -319,7 +319,7 @@ typedef struct {
     pa_status (*sum_end)(pa_device *d, pa_err *err);                           // what follows sees the sums
     pa_status (*sum_f64)(pa_device *d, double *x, pa_err *err);                // one number
     pa_status (*gather)(pa_device *d, float *data, size_t count, pa_err *err); // everyone's shares, to everyone
-    // Optional: the sum of squares over all gradients, of which each rank adds up its shares. NULL: sum_squares of all, or with
+    // Optional: the sum of squares over all gradients; each rank adds up its shares. NULL: sum_squares of all, or with
     // own_apart of this rank's, and sum_f64.
     pa_status (*squares_by_rank)(pa_device *d, double *sum, const float *grad, size_t count, pa_err *err);
 

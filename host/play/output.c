@@ -68,7 +68,7 @@ static pa_status write_splice(const pa_output *o, const pa_primer *p, const pa_t
     pa_take_notes n;
     double offset = p->cut - pa_primer_seconds(p);
     pa_splice splice = {
-        .bytes = p->bytes, .count = p->size, .lenient = p->lenient, .keep = p->keep, .cut = p->cut, .alone = o->without_primer};
+        .bytes = p->bytes, .count = p->size, .lenient = p->lenient, .keep = p->keep, .cut = p->cut, .bare = o->without_primer};
     pa_status s = pa_take_decode(p, take, p->before, &n, err);
     for (size_t i = 0; i < n.count && !s; i++) {
         n.note[i].start += offset;

@@ -95,7 +95,7 @@ static pa_status stage_next(pa_trainer *t, pa_err *err) {
 
 // Adds the gradient of this rank's windows. It only reads weights and moments, so the step can be dropped at any moment in here.
 static pa_status gradient(pa_trainer *t, float scale, pa_err *err) {
-    bool may_drop = t->run.backend->own_links && t->comm->size == 1; // else train.c drops it from another thread
+    bool may_drop = t->run.backend->own_transport && t->comm->size == 1; // else train.c drops it from another thread
     pa_status s = PA_OK;
     for (int from = 0; !s && from < t->windows; from += t->micro_batch) {
         if (may_drop && pa_stop_grace_over()) return PA_STOPPED;
@@ -178,7 +178,7 @@ pa_status pa_train_step(pa_trainer *t, pa_step_log *log, pa_err *err) {
     log->memory = backend->memory(t->run.ctx);
     log->mfu = utilisation(t, log->seconds);
     after = pa_comm_sent(t->comm);
-    log->ranks = backend->own_links ? 1 : t->comm->size;
+    log->ranks = backend->own_transport ? 1 : t->comm->size;
     log->sent = after.bytes - before.bytes;
     log->waited = after.waited - before.waited;
     progress = pa_train_progress(t);

@@ -76,7 +76,7 @@ static void expect_drop(void *trainer) {
 
 // Only a CPU's memory can be read while a step computes, and the root has all of it unless moments are shared out.
 static bool can_drop(const pa_trainer *t) {
-    return !t->run.backend->own_links && !(t->run.config->train.zero && t->comm->size > 1);
+    return !t->run.backend->own_transport && !(t->run.config->train.zero && t->comm->size > 1);
 }
 
 // ---- evaluation and samples

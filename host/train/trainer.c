@@ -143,7 +143,7 @@ static pa_status open_backend(pa_trainer *t, pa_err *err) {
                  .comm = t->comm,
                  .zero = c->train.zero == 1,
                  .plan = t->is_root ? t->out : NULL};
-    o.plan_only = t->options->dry_run && t->run.backend->present(&t->absent); // the plan needs no device
+    o.plan_only = t->options->dry_run && t->run.backend->check_machine(&t->absent); // the plan needs no device
     pa_status s = t->run.backend->open(&t->run.ctx, &o, err);
     if (s || !t->run.ctx) return s;
     t->peak = t->run.backend->peak(t->run.ctx);

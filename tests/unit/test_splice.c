@@ -94,7 +94,7 @@ static void the_file_s_own_bytes_stay(void **state) {
                   "300:ff06 70 61 74 72 61 69 6e 20 63 6f 6e 74 69 6e 75 61 74 69 6f 6e; "
                   "300:90 48 50; 350:80 48 40; 350:90 4a 51; 600:80 4a 40; 600:ff2f");
     close_out(&f);
-    s.alone = true; // the same in 60 bpm from 0 on
+    s.bare = true; // the same in 60 bpm from 0 on
     f = splice(&s);
     assert_int_equal(f.midi.format, 0);
     assert_int_equal(f.midi.tracks, 1);
