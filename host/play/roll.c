@@ -82,15 +82,10 @@ pa_status pa_roll_measure(pa_roll_layout *layout, const pa_rendition *take, size
     return PA_OK;
 }
 
-static bool ends_with(const char *path, const char *end) {
-    size_t n = strlen(path), m = strlen(end);
-    return n > m && !strcasecmp(path + n - m, end);
-}
-
 #ifndef PA_WITH_CAIRO
 pa_status pa_roll_check(const char *path, pa_err *err) {
     (void)path;
-    return pa_error(err, PA_USAGE, "--piano-roll: built without cairo; install libcairo2-dev, then configure and build again");
+    return pa_error(err, PA_USAGE, "piano roll: built without cairo; install libcairo2-dev, then configure and build again");
 }
 
 pa_status pa_roll_svg(const pa_roll_layout *layout, const pa_rendition *take, FILE *stream, pa_err *err) {
@@ -109,6 +104,11 @@ pa_status pa_roll_write(const char *path, const pa_rendition *take, size_t takes
 
 #include <cairo-svg.h>
 #include <cairo.h>
+
+static bool ends_with(const char *path, const char *end) {
+    size_t n = strlen(path), m = strlen(end);
+    return n > m && !strcasecmp(path + n - m, end);
+}
 
 pa_status pa_roll_check(const char *path, pa_err *err) {
     if (ends_with(path, ".png") || ends_with(path, ".svg")) return PA_OK;
