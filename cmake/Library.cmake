@@ -15,16 +15,16 @@ set(object_files)
 foreach(target ${objects})
   list(APPEND object_files $<TARGET_OBJECTS:${target}>)
 endforeach()
-set(object ${CMAKE_BINARY_DIR}/libpatrain.o)
+set(object ${CMAKE_BINARY_DIR}/libpatrain.o) # without section groups, which a linker would merge with those of the program
 add_custom_command(OUTPUT ${object} DEPENDS ${object_files} COMMAND_EXPAND_LISTS VERBATIM COMMENT "Linking libpatrain.o"
-                   COMMAND ${CMAKE_LINKER} -r -o ${object} ${object_files}
+                   COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${object} ${object_files}
                    COMMAND ${CMAKE_OBJCOPY} --wildcard --keep-global-symbol=patrain_* ${object})
 add_library(patrain_static STATIC ${object})
 set_target_properties(patrain_static PROPERTIES OUTPUT_NAME patrain LINKER_LANGUAGE C)
 
 # What a program that links the static one also needs.
 set(PA_STATIC_LIBRARIES smf glib-2.0 inih cjson dnnl ${OpenMP_C_LIB_NAMES} m)
-if(PA_CUDA_LIBRARIES AND NOT PA_EMULATOR)
+if(PA_CUDA_LIBRARIES)
   list(APPEND PA_STATIC_LIBRARIES ${CUDAToolkit_LIBRARY_DIR}/libcublasLt.so ${CUDAToolkit_LIBRARY_DIR}/libcudart_static.a dl rt stdc++)
 endif()
 target_link_libraries(patrain_static INTERFACE ${PA_STATIC_LIBRARIES})
