@@ -82,7 +82,7 @@ class Run:
         return outcome
 
     def command(self, name: str, argv: list, limit: float, env: dict = {}, keep: str = "") -> Outcome:
-        """Runs it under a limit, with its output in a log. keep: what of its failures to tell, a regular expression."""
+        """Runs it under a limit, with its output in a log. keep: a regular expression for the lines of a failure to report."""
         log = self.work / (re.sub(r"[^\w.-]+", "-", name) + ".log")
         limit = min(limit, self.left())
         if limit < 2:

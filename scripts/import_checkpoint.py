@@ -5,10 +5,10 @@
 
 IN.pt is what torch.save wrote: a state_dict, or a dictionary that holds one as state_dict, model_state_dict or model. Names may have the
 prefixes that wrappers put before them: module. (DistributedDataParallel), net. (AutoregressiveWrapper), _orig_mod. (torch.compile).
-C.ini's [model] says what shapes can't: prefix and heads; whatever else it says must agree with the file.
-The tokens' encoding is the seed's, midi-neural, unless said otherwise.
+C.ini's [model] gives what shapes can't: prefix and heads; its other settings must agree with the file.
+The encoding is taken to be the seed project's, midi-neural, unless --encoding names another.
 
-The file is read with torch.load(weights_only=True), so nothing in it is run. Needs torch and numpy.
+The file is read with torch.load(weights_only=True), so no code in it runs. Needs torch and numpy.
 Exit status: 0, 2 for wrong usage or configuration, 3 for a checkpoint that is refused, 1 for anything else.
 """
 import argparse
@@ -51,7 +51,7 @@ def read_model_section(path: str) -> dict[str, str]:
 
 def number(section: dict[str, str], key: str, path: str) -> int:
     if key not in section:
-        raise Refused(USAGE, f"{path}: model.{key}: expected it to be given: shapes do not tell it")
+        raise Refused(USAGE, f"{path}: model.{key}: missing: shapes do not determine it")
     try:
         value = float(section[key])
         if value == int(value):

@@ -4,7 +4,7 @@
 
 #include "host/base/base.h"
 
-enum { PA_FORMAT_BYTES = 128 }; // enough to tell
+enum { PA_FORMAT_BYTES = 128 }; // enough to recognise a format
 typedef enum { PA_FORMAT_UNKNOWN, PA_FORMAT_MIDI, PA_FORMAT_AUDIO, PA_FORMAT_PYTORCH } pa_format;
 
 // Of a file's first `count` bytes.

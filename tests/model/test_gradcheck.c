@@ -9,7 +9,7 @@
 //   float32  rounds 2^-16 as coarsely (24 bits against 8), but after each addition of a sum too, where a bf16 product sums in
 //            float32: n roundings that are as often up as down add up to sqrt(n) of them. So 2 d 2^-16 sqrt(n), n the longest sum.
 // Both distances are taken over DRAWS drawn models: where one position or one rounding has a large part in a gradient, the elements of a
-// small tensor are off together, and a single draw tells as little of how far a computation usually is off as a single number would. (Over
+// small tensor are off together, and a single draw says as little about a computation's usual error as a single number would. (Over
 // 12 draws each, the gradients of q_norm and k_norm are off by 0.3 to 1.7 times a single draw's bound, in bf16 as in fp16, and one flipped
 // rounding moved 1.7 to 1.2.) Few elements can be near by luck, so d is also at least the tensor's own root mean square times that ratio
 // over the whole model.

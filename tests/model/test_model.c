@@ -85,7 +85,7 @@ static void check_near(const char *name, const fixture *f, const float *logits, 
     free(exact), free(ours);
 }
 
-// nats and best tell the same as the logits.
+// nats and best agree with the logits.
 static void check_scores(const fixture *f, const pa_scores *s, double sum) {
     int V = f->params.model.vocab;
     double total = 0;

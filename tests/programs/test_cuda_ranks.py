@@ -49,7 +49,7 @@ class CudaRanks(programs.WithCorpus):
                 run = f"ranks-{ranks}-{zero}"
                 said = self.train(ranks, run, f"train.zero={zero}", f"train.micro_batch={micro}", PA_EMULATOR_SEED=str(seed))
                 self.assert_close("one", run)
-                self.assertFalse({"sent_bytes", "waited"} & set(programs.metrics(self.folder / run)[0][0]))  # NCCL does not tell them
+                self.assertFalse({"sent_bytes", "waited"} & set(programs.metrics(self.folder / run)[0][0]))  # not counted with NCCL
                 moments[ranks, zero] = float(re.search(r"moments +([\d.]+) MB", said)[1])
         self.assertAlmostEqual(moments[2, 1], moments[2, 0] / 2, delta=0.051)  # printed to 0.1
         # In 16 bits, with the loss scaled: whoever keeps the moments, two ranks' sums are a + b = b + a, and only the norm's order differs.

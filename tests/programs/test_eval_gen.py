@@ -189,7 +189,7 @@ class Generate(Program):
         self.assertGreater(seconds(whole[:len(primer)]), 3)
         self.assertEqual(both[-40:][:len(made) - 1], made[:40][:-1])  # a MIDI file and its tokens are the same primer
         run("pagen", self.run_dir, "--primer", f"{self.tokens}:1", "--output", out, "--length-tokens", 7)
-        self.assertEqual(pieces(out)[0][:-7], pieces(self.tokens)[1])  # the whole primer unless told otherwise
+        self.assertEqual(pieces(out)[0][:-7], pieces(self.tokens)[1])  # the whole primer by default
         self.assertEqual(pieces(self.ended(out)), [[60, 300, 188, 388, 61]])
         run("pagen", self.run_dir, "--primer", self.ended(out), "--output", out, "--length-tokens", 7)
         self.assertEqual(pieces(out)[0][:-7], [60, 300, 188])  # what a piece's END closes still precedes it
@@ -276,7 +276,7 @@ class Generate(Program):
             self.assert_stopped(process, out)
 
     def test_hangups(self):
-        """A terminal that goes away tells more than once; nohup wants to hear of none."""
+        """A terminal that closes sends SIGHUP more than once; under nohup it is ignored."""
         out = self.out("often.mid")
         process = self.start(out)
         for _ in range(20):
@@ -383,7 +383,7 @@ class Generate(Program):
         struct.pack_into("<f", data, 8 + size + begin, math.nan)
         broken = self.out("m.safetensors")
         broken.write_bytes(data)
-        self.refused("pagen", 3, "m.safetensors", broken, "--output", self.out("x.mid"))  # the checksum tells
+        self.refused("pagen", 3, "m.safetensors", broken, "--output", self.out("x.mid"))  # found by the checksum
         text = json.dumps({**header, "__metadata__": {k: v for k, v in header["__metadata__"].items() if "crc32c" not in k}},
                           separators=(",", ":")).encode()
         broken.write_bytes(struct.pack("<Q", size) + text.ljust(size) + data[8 + size:])

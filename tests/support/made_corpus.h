@@ -26,7 +26,7 @@ typedef struct {
     int64_t offset[MOST_PIECES + 1];
 } corpus;
 
-// Pieces of these lengths; the corpus' k-th token is k mod 256, notes only, so that a token tells where it is from while there are few.
+// Pieces of these lengths; the corpus' k-th token is k mod 256, notes only, so that in a small corpus a token identifies its place.
 static inline void make(corpus *c, const int *length, int pieces) {
     *c = (corpus){.config = pa_config_default()};
     c->config.model.context = CONTEXT, c->config.model.prefix = 8;

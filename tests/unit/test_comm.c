@@ -303,7 +303,7 @@ static void ended(pid_t process, int code) {
     assert_int_equal(WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), code);
 }
 
-// Not after the timeout, which would be a failure (PA_FAIL), and told to all.
+// At once, on every rank, not after the timeout (which would be PA_FAIL).
 static void ranks_that_do_not_fit_each_other_are_told_at_once(void **state) {
     pa_comm c;
     (void)state;
