@@ -359,7 +359,3 @@ void cuda_attn_bwd(cudaStream_t stream, const pa_attn *a, const void *o, const f
     else
         CUDA_TYPED(a->type, bwd_plain, stream, a, g);
 }
-
-size_t cuda_attn_work(const pa_attn *a) {
-    return (size_t)a->batch * a->heads * a->latents * sizeof(float);
-}

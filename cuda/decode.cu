@@ -3,12 +3,14 @@
 // What an SM has on its way decides how fast that is: an H100 wants some 18 KB (3.35 TB/s times 0.7 us over 132 SMs), a T4 5 KB.
 #include "cuda/rows.cuh"
 
-enum { THREADS = 128, WARPS = THREADS / 32, UNROLL = 4, SPLIT_KEYS = 128, MOST_SPLITS = 64 };
+enum { THREADS = 128, WARPS = THREADS / 32, UNROLL = 4, SPLIT_KEYS = 128, MOST_SPLITS = CUDA_DECODE_SPLITS };
 
 // Softmax over some keys so far: largest score, sum of exponentials (base 2) below it, and 8 dims of the weighted sum of values.
 struct __align__(8) partial {
     float top, sum, o[8];
 };
+
+static_assert(sizeof(partial) == CUDA_DECODE_PARTIAL, "cuda/sizes.h");
 
 static __device__ __forceinline__ partial nothing() {
     return {-INFINITY, 0, {0, 0, 0, 0, 0, 0, 0, 0}};
@@ -135,14 +137,6 @@ static int splits_of(int capacity) {
     int splits = (capacity + SPLIT_KEYS - 1) / SPLIT_KEYS;
     return splits < 1 ? 1 : splits > MOST_SPLITS ? MOST_SPLITS : splits;
 }
-static size_t counters(int streams, int heads) { // bytes of them, before the partial results
-    return ((size_t)streams * heads * 4 + 255) / 256 * 256;
-}
-
-size_t cuda_attn_decode_work(int streams, int heads, int dim_head) {
-    return counters(streams, heads) + (size_t)streams * heads * MOST_SPLITS * (dim_head / 8) * sizeof(partial);
-}
-
 template <typename T>
 static void attn_decode(cudaStream_t stream, int streams, int heads, int D, const int *length, int capacity, float scale, ptrdiff_t ldq,
                         ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, void *k, void *v, float *o, void *work) {
@@ -150,7 +144,7 @@ static void attn_decode(cudaStream_t stream, int streams, int heads, int D, cons
     while (lanes * 8 < D) lanes *= 2;
     dim3 grid(splits_of(capacity), streams * heads);
     CUDA_LAUNCH((attn_decode_kernel<T>), grid, dim3(THREADS), 0, stream, heads, D, lanes, length, capacity, scale, ldq, ldkv, q, k_new,
-                v_new, (T *)k, (T *)v, o, (partial *)((char *)work + counters(streams, heads)), (unsigned *)work);
+                v_new, (T *)k, (T *)v, o, (partial *)((char *)work + cuda_decode_counters(streams, heads)), (unsigned *)work);
 }
 
 void cuda_attn_decode(cudaStream_t stream, pa_type type, int streams, int heads, int dim_head, const int *length, int capacity, float scale,

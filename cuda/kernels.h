@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cuda/sizes.h"
 #include "host/model/ops.h"
 
 #ifdef __cplusplus
@@ -36,7 +37,6 @@ int cuda_arch(void);
 void cuda_attn_fwd(cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work);
 void cuda_attn_bwd(cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp,
                    void *dkn, void *dvn, void *work);
-size_t cuda_attn_work(const pa_attn *a); // bytes that either needs: 4 B H N
 
 // cuda/decode.cu. One query a stream against a cache k, v (S, H, capacity, D) of `type`: first puts this position's key and value
 // (q, k_new, v_new (S, H D) float32, rows ldq and ldkv apart) at row *length of it, then attends to rows 0 .. *length. *length is device
@@ -44,7 +44,6 @@ size_t cuda_attn_work(const pa_attn *a); // bytes that either needs: 4 B H N
 void cuda_attn_decode(cudaStream_t stream, pa_type type, int streams, int heads, int dim_head, const int *length, int capacity, float scale,
                       ptrdiff_t ldq, ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, void *k, void *v, float *o,
                       void *work);
-size_t cuda_attn_decode_work(int streams, int heads, int dim_head);
 // y (S, out) = x (S, in) w^T (+ bias), w (out, in) of `type`, read once for every 4 streams: s in out bytes, 2 S in out flop.
 void cuda_gemv(cudaStream_t stream, pa_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out);
 // The same with w of 8 bits: row o stands for scale[o] w[o]. in out bytes.
@@ -63,7 +62,6 @@ void cuda_embed_bwd(cudaStream_t stream, float *dtoken_emb, float *dpos_emb, con
 
 // cuda/norm.cu. work: cuda_norm_work(C) bytes. Layer norm forward: 4 + s bytes a number, 12 + s with r; backward 12 + s, 12 + 2 s with the
 // copy. Head norm: 2 s and 3 s. About 10 flop a number forward, 15 backward.
-size_t cuda_norm_work(int C);
 void cuda_layernorm_fwd(cudaStream_t stream, pa_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
                         const float *bias, const float *w, const float *b, int rows, int C);
 void cuda_layernorm_bwd(cudaStream_t stream, pa_type type, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x,
@@ -92,7 +90,6 @@ void cuda_cross_entropy(cudaStream_t stream, pa_type type, void *dlogits, float 
 void cuda_sum(cudaStream_t stream, double *sum, double *total, const float *x, size_t n);
 
 // cuda/optimizer.cu. *sum (double) = sum of squares in one order; work: cuda_sum_squares_work() bytes. 4 n bytes, 2 n flop.
-size_t cuda_sum_squares_work(void);
 void cuda_sum_squares(cudaStream_t stream, double *sum, const float *x, size_t n, void *work);
 // Adam over all n numbers at once, as in PyTorch: g is multiplied by scalars->grad_scale, and by clip / norm where the norm,
 // grad_scale sqrt(*squares), is larger than clip; then cleared. Where the norm is not finite p, m, v and copy stay, g is cleared.

@@ -7,8 +7,6 @@
 
 typedef struct cuda_matmul cuda_matmul;
 
-enum { CUDA_MATMUL_WORKSPACE = 32 << 20 }; // bytes
-
 // workspace: CUDA_MATMUL_WORKSPACE bytes of device memory, the caller's. timed: see below; else the library's first choice is kept.
 pa_status cuda_matmul_create(cuda_matmul **mm, cudaStream_t stream, void *workspace, bool timed, pa_err *err);
 void cuda_matmul_destroy(cuda_matmul *mm);

@@ -2,11 +2,7 @@
 // of its own, then over the blocks in their order. Knows nothing of the model.
 #include "cuda/rows.cuh"
 
-enum { PARTS = 512, WARPS = 4, HEAD_THREADS = 256, REDUCE = 32 };
-
-size_t cuda_norm_work(int C) {
-    return (size_t)PARTS * 2 * C * sizeof(float);
-}
+enum { PARTS = CUDA_NORM_PARTS, WARPS = 4, HEAD_THREADS = 256, REDUCE = 32 };
 
 // Eight columns of one row: z = x (+ r (+ bias)).
 static __device__ __forceinline__ void residual8(float v[8], float *z, const float *x, const float *r, const float *bias, size_t at,

@@ -90,16 +90,15 @@ static pa_status choose_device(pa_device *d, struct cudaDeviceProp *p, pa_err *e
 static pa_status prepare(pa_device *d, const pa_open *o, pa_device_info *info, pa_err *err) {
     const pa_model *m = &o->params->model;
     struct cudaDeviceProp p = {.name = "a GPU, none is here", .major = 8};
-    size_t multiple = 16 * (size_t)o->comm->size, floats = (o->params->floats + multiple - 1) / multiple * multiple;
     pa_status s = choose_device(d, &p, err);
     if (s || (s = choose_type(d, o->precision, &p, err))) return s;
     if (m->dim_head % 8 || m->dim_head > 128)
         return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
     if (!d->missing && cuda_attend_pays(pa_latents(m), m->dim_head)) d->attend = cuda_attend_create();
-    d->decay_bytes = o->training ? floats / 16 : 0;
+    d->decay_bytes = o->training ? cuda_decay_bytes(o->params->floats, o->comm->size) : 0;
     *info = (pa_device_info){.type = d->type,
-                             .align = 256,
-                             .multiple = multiple,
+                             .align = CUDA_ALIGN,
+                             .multiple = cuda_multiple(o->comm->size),
                              .workspace = CUDA_MATMUL_WORKSPACE + d->decay_bytes,
                              .ranks = d->wants_ranks,
                              .own_apart = true};

@@ -1,7 +1,7 @@
 // optimizer.cu: the norm of all gradients and Adam over all tensors in one launch. Knows nothing of tensors but where decay applies.
 #include "cuda/rows.cuh"
 
-enum { THREADS = 256, PARTS = 1024 };
+enum { THREADS = 256, PARTS = CUDA_SQUARES_PARTS };
 
 // Over a block, in one order; thread 0 has the result. A barrier in each turn.
 static __device__ double block_sum(double x) {
@@ -36,10 +36,6 @@ static __global__ void __launch_bounds__(THREADS) parts_kernel(double *sum, cons
     for (int i = threadIdx.x; i < PARTS; i += THREADS) x += part[i];
     x = block_sum(x);
     if (threadIdx.x == 0) *sum = x;
-}
-
-size_t cuda_sum_squares_work(void) {
-    return PARTS * sizeof(double);
 }
 
 void cuda_sum_squares(cudaStream_t stream, double *sum, const float *x, size_t n, void *work) {

@@ -7,11 +7,10 @@
 pa_status pa_backend_choose(const char *device, const pa_backend **backend, pa_err *err) {
     *backend = pa_backend_cpu();
     if (!strcmp(device, "cpu")) return PA_OK;
-#ifdef PA_WITH_CUDA
-    if (!strcmp(device, "cuda")) return *backend = pa_backend_cuda(), PA_OK;
-#else
-    if (!strcmp(device, "cuda")) return pa_error(err, PA_USAGE, "--device cuda: this build has no CUDA backend; expected auto or cpu");
-#endif
+    if (!strcmp(device, "cuda")) {
+        *backend = pa_backend_cuda();
+        return PA_OK;
+    }
     if (strcmp(device, "auto")) return pa_error(err, PA_USAGE, "--device: expected auto, cpu or cuda, found \"%s\"", device);
 #ifdef PA_WITH_CUDA
     pa_err why;

@@ -101,8 +101,8 @@ typedef struct {
 } pa_backend;
 
 const pa_backend *pa_backend_cpu(void);
-const pa_backend *pa_backend_cuda(void); // only where it is built: PA_WITH_CUDA
-// By --device: "auto", "cpu" or "cuda"; PA_USAGE if that one is not built. "auto" takes a GPU if there is one, and prints why not.
+const pa_backend *pa_backend_cuda(void); // built without CUDA (cuda/plan.c), it only prints the memory plan
+// By --device: "auto", "cpu" or "cuda"; PA_USAGE for another name. "auto" takes a GPU if there is one, and prints why not.
 pa_status pa_backend_choose(const char *device, const pa_backend **backend, pa_err *err);
 
 #endif

@@ -68,6 +68,8 @@ class Refused(Run):
         if done.returncode:
             self.assertEqual(done.returncode, 2)
             self.assertIn("patrain: --device cuda: ", done.stderr)
+        said = self.train("refused", "--device", "cuda", "--dry-run", "--precision", "bf16").stderr  # the plan needs neither GPU nor CUDA
+        self.assertRegex(said, r"memory plan, bf16 on a? ?.*:\n  parameters +\d+\.\d MB\n(.*\n)+  all +\d+\.\d MB\n")
 
     def test_token_files(self):
         def data(name):
