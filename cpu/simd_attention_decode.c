@@ -32,7 +32,7 @@ typedef struct {
     int rest;       // dims after the whole vectors
     const float *q; // (D) whole vectors, for bf16 in the order of vf_split; then the rest
     size_t row;     // bytes
-    size_t ahead;   // bytes that are asked for before their turn
+    size_t ahead;   // bytes to prefetch
 } reader;
 
 SIMD_INLINE float element(const pa_type type, const char *row, int d) {

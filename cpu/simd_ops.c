@@ -189,8 +189,8 @@ static void column_sum(float *sum, const float *x, int rows, int C) {
     }
 }
 
-// An Intel core leaves a third of the memory's rate unused unless 8 and 16 bits are asked for before their turn, a Zen 4 loses by it
-// (bench/log.md). Bytes, or 0.
+// Bytes to prefetch, or 0. Without prefetching 8- and 16-bit rows an Intel core leaves a third of the memory's rate unused; a Zen 4 loses
+// by it (bench/log.md).
 static int gemv_ahead(void) {
 #ifdef __x86_64__
     if (__builtin_cpu_is("intel")) return GEMV_AHEAD;

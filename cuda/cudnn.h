@@ -1,4 +1,4 @@
-// cudnn.h: attention by cuDNN's fused kernels, for the shapes that it takes. cuDNN is loaded when it is first asked for. Knows nothing of
+// cudnn.h: attention by cuDNN's fused kernels, for the shapes that it takes. cuDNN is loaded at its first use. Knows nothing of
 // when it is used (attend.c).
 #ifndef PA_CUDA_CUDNN_H
 #define PA_CUDA_CUDNN_H

@@ -64,7 +64,7 @@ static void pause_a_moment(int turn) {
     if (turn > 100) nanosleep(&(struct timespec){.tv_nsec = turn > 10000 ? 1000000 : 20000}, NULL);
 }
 
-// Time that passes; a process that was itself stopped for an hour has waited for a second of it.
+// Whether the run's timeout has passed. At most a second per call counts, so that time in which this process was stopped doesn't.
 static bool too_long(const cuda_ranks *r, double *last, double *waited) {
     double now = pa_clock(), passed = now - *last;
     *last = now, *waited += passed < 1 ? passed : 1;
@@ -73,7 +73,8 @@ static bool too_long(const cuda_ranks *r, double *last, double *waited) {
 
 enum { ANSWER = 10 }; // seconds
 
-// NCCL does not say who is awaited. Those who wait in vain begin to at about the same time, so a few seconds do to hear of each other.
+// NCCL does not report which rank is awaited. Ranks that time out do so at about the same time, so a few seconds suffice to hear of each
+// other.
 static pa_status silent(cuda_ranks *r, pa_err *err) {
     char why[PA_COMM_NAMES + 128], names[PA_COMM_NAMES];
     pa_comm_silent(r->ranks, r->ranks->timeout < ANSWER ? r->ranks->timeout : ANSWER, names);

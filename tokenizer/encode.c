@@ -1,4 +1,4 @@
-// encode.c: see encode.h. Reads the file and hands it to the encoding that is asked for. Knows neither encoding's rules.
+// encode.c: see encode.h. Reads the file and passes it to the requested encoding. Knows neither encoding's rules.
 #include "tokenizer/encode.h"
 
 #include "tokenizer/neural.h"
