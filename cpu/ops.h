@@ -1,5 +1,5 @@
 // ops.h: the operations of the model on a CPU, as one table of functions for each instruction set (plain C; x86-64 with AVX2 + FMA,
-// AVX-512, AVX-512 + bf16), chosen once at run time. cuda/kernels.h declares the same names in the same order.
+// AVX-512, AVX-512 + bf16), chosen once at run time. cpu/table.c puts them behind host/model/ops.h.
 // Knows nothing of files, configuration or training. Matrix products are in cpu/matmul.h.
 //
 // Activations are float32 or bf16 (`type`; void pointers below); parameters, the residual stream, statistics, losses and all sums are

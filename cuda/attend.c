@@ -33,7 +33,6 @@ void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, cons
 }
 
 #else
-#include "cpu/simd.h"
 #include "cuda/cudnn.h"
 #include "cuda/half.h"
 
@@ -93,7 +92,7 @@ typedef struct {
 static uint16_t draw(uint32_t *state, pa_type type) { // from -2 to 2
     *state = *state * 1664525 + 1013904223;
     float x = (float)(int32_t)*state * 0x1p-30f;
-    return type == PA_TYPE_BF16 ? bf16_from_float(x) : cuda_half_from_float(x);
+    return type == PA_TYPE_BF16 ? cuda_bf16_from_float(x) : cuda_half_from_float(x);
 }
 
 // All in the order of the stream, which does not wait for the null stream's copies.
@@ -124,7 +123,7 @@ static bool take(trial *r, const pa_attn *shape, size_t work, cudaStream_t strea
 static float number(pa_type type, int tensor, const void *p, size_t i) {
     if (tensor == T_LSE) return ((const float *)p)[i];
     const uint16_t x = ((const uint16_t *)p)[i];
-    return type == PA_TYPE_BF16 ? bf16_to_float(x) : cuda_half_to_float(x);
+    return type == PA_TYPE_BF16 ? cuda_bf16_to_float(x) : cuda_half_to_float(x);
 }
 
 // Each side rounds to the type twice on the way, weights and results, so that they differ by at most four roundings in norm; logarithms of

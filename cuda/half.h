@@ -1,4 +1,4 @@
-// half.h: fp16 numbers on the host, which not every C compiler has a type for. Knows nothing of GPUs.
+// half.h: fp16 and bf16 numbers on the host, which not every C compiler has types for. Knows nothing of GPUs.
 #ifndef PA_CUDA_HALF_H
 #define PA_CUDA_HALF_H
 
@@ -27,6 +27,20 @@ static inline float cuda_half_to_float(uint16_t h) {
     float x = (float)fraction * 0x1p-24f; // exponent 0
     if (exponent) memcpy(&x, &bits, 4);
     return sign ? -x : x;
+}
+
+// To nearest, ties to even; NaN stays NaN.
+static inline uint16_t cuda_bf16_from_float(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (uint16_t)(isnan(x) ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline float cuda_bf16_to_float(uint16_t h) {
+    const uint32_t bits = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
 }
 
 #endif

@@ -129,8 +129,8 @@ static pa_status measure(pa_inference *x, const char *path, pa_err *err) {
     pa_status s = pa_inference_tokens(x, &t, path, err);
     if (s) return s;
     const pa_model *m = &x->params.model;
-    int N = m->context - m->prefix, B = batch > 0 ? (int)batch : pa_score_batch(m);
-    result r = {.model = x, .tokens = &t, .tokens_path = path, .stride = stride > 0 ? (int)stride : N > 1 ? N / 2 : 1};
+    int B = batch > 0 ? (int)batch : pa_score_batch(m);
+    result r = {.model = x, .tokens = &t, .tokens_path = path, .stride = stride > 0 ? (int)stride : pa_score_stride(m)};
     r.pieces = pieces > 0 && pieces < t.pieces ? pieces : t.pieces;
     if ((s = pa_inference_start(x, precision, int8, B, 0, err))) goto done;
     double began = pa_clock();

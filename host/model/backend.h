@@ -24,6 +24,8 @@ typedef struct {
     bool plan_only;          // print the plan and return PA_OK with *ctx = NULL
 } pa_open;
 
+enum { PA_BUSY_LATENTS = 8192 }; // about as many a call keep a device busy without much memory
+
 // What one call computes on. Inputs are the first `length` tokens of a window; the last `latents` of them predict the next tokens.
 typedef struct {
     int batch, length, latents; // B; M <= context; N >= 1, prefix P = M - N

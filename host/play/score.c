@@ -9,7 +9,7 @@
 #include "host/base/philox.h"
 #include "host/base/progress.h"
 
-enum { BUSY_LATENTS = 8192, SHAPES = 8 };
+enum { SHAPES = 8 };
 
 // Inputs piece[start .. start + prefix + latents); the latents [skip, skip + count) are scored.
 typedef struct {
@@ -65,7 +65,7 @@ static int class_of(uint16_t token) {
 }
 
 int pa_score_batch(const pa_model *m) {
-    int batch = BUSY_LATENTS / (m->context - m->prefix);
+    int batch = PA_BUSY_LATENTS / pa_latents(m);
     return batch > 1 ? batch : 1;
 }
 
@@ -193,7 +193,7 @@ pa_status pa_score_pieces(const pa_scoring *x, int stride, pa_score *score, pa_e
     int N = x->model->context - x->model->prefix;
     double total = 0;
     *score = (pa_score){0};
-    if (!stride) stride = N > 1 ? N / 2 : 1;
+    if (!stride) stride = pa_score_stride(x->model);
     if (stride < 1 || stride > N) return pa_error(err, PA_USAGE, "stride: expected 1 to %d, the latents of a window, found %d", N, stride);
     pa_status s = scorer_init(&r, x, false, err);
     if (!s) s = plan_pieces(&r, stride, &p, score, err);

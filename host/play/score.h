@@ -25,8 +25,11 @@ double pa_score_loss(const pa_score *s);      // nats a token over all classes; 
 double pa_score_loss_seed(const pa_score *s); // NaN where there was none
 const char *pa_class_name(int c);             // "NOTE_ON"
 
-// Windows at a time that keep a device busy without much memory: about 8192 latents.
+// Windows at a time: about PA_BUSY_LATENTS latents.
 int pa_score_batch(const pa_model *m);
+static inline int pa_score_stride(const pa_model *m) { // unless set: half of the latents
+    return pa_latents(m) > 1 ? pa_latents(m) / 2 : 1;
+}
 
 typedef struct {
     const pa_backend *backend;
@@ -38,7 +41,7 @@ typedef struct {
 } pa_scoring;
 
 // Scores every token but each piece's first, and not END, exactly once: windows of `context` tokens advance by `stride`
-// (0: N / 2), and a token is scored in the first that holds it, which gives it the most context. Before the first full
+// (0: pa_score_stride), and a token is scored in the first that holds it, which gives it the most context. Before the first full
 // window they start at 0 with a shorter prefix; a piece's last window ends with it.
 pa_status pa_score_pieces(const pa_scoring *x, int stride, pa_score *score, pa_err *err);
 

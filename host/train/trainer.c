@@ -66,7 +66,7 @@ static pa_status open_data(pa_trainer *t, pa_err *err) {
 
 // Enough rows for the matrix products to reach their peak, few enough for small activations.
 static int choose_micro_batch(const pa_config *c, int windows) {
-    int rows = c->model.context - c->model.prefix, fit = (8192 + rows - 1) / rows;
+    int rows = pa_latents(&c->model), fit = (PA_BUSY_LATENTS + rows - 1) / rows;
     int micro_batch = c->train.micro_batch ? c->train.micro_batch : fit;
     return micro_batch < windows ? micro_batch : windows;
 }

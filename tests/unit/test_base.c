@@ -47,6 +47,25 @@ static void fp16_rounds_to_the_nearest(void **state) {
     assert_true(isnan(cuda_half_to_float(0x7e01)) && (cuda_half_from_float(NAN) & 0x7fff) > 0x7c00);
 }
 
+// The same of bf16, whose neighbours are as far apart as a float's exponent says.
+static void bf16_rounds_to_the_nearest(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 0x7f80; h++) {
+        float x = cuda_bf16_to_float((uint16_t)h), middle;
+        uint32_t bits = h << 16 | 0x8000;
+        memcpy(&middle, &bits, 4);
+        for (uint32_t sign = 0; sign <= 0x8000; sign += 0x8000) {
+            float one = sign ? -1 : 1;
+            assert_int_equal(cuda_bf16_from_float(one * x), sign | h);
+            assert_int_equal(cuda_bf16_from_float(one * nextafterf(middle, 0)), sign | h);
+            assert_int_equal(cuda_bf16_from_float(one * middle), sign | (h + (h & 1)));
+            assert_int_equal(cuda_bf16_from_float(one * nextafterf(middle, INFINITY)), sign | (h + 1));
+        }
+    }
+    assert_int_equal(cuda_bf16_from_float(-INFINITY), 0xff80);
+    assert_true(isnan(cuda_bf16_to_float(0x7fc0)) && (cuda_bf16_from_float(NAN) & 0x7fff) > 0x7f80);
+}
+
 static void crc_by_instruction_equals_crc_by_table(void **state) {
     (void)state;
     uint8_t bytes[300];
@@ -399,6 +418,7 @@ int main(void) {
         SCRATCH_TEST(formats_are_told_by_their_first_bytes),
         cmocka_unit_test(crc_matches_published_values),
         cmocka_unit_test(fp16_rounds_to_the_nearest),
+        cmocka_unit_test(bf16_rounds_to_the_nearest),
         cmocka_unit_test(crc_by_instruction_equals_crc_by_table),
         cmocka_unit_test(crc_in_pieces_equals_crc_of_the_whole),
         cmocka_unit_test(error_text_may_quote_itself_and_is_cut_to_fit),
