@@ -35,10 +35,14 @@ typedef struct {
 // ---- what is copied
 
 static void count_controller(pa_report *r, int controller) {
-    r->pedal += controller == 64;
-    r->sostenuto += controller == 66;
-    r->soft += controller == 67;
-    r->all_off += controller == 120 || controller >= 123;
+    if (controller == 64)
+        r->pedal++;
+    else if (controller == 66)
+        r->sostenuto++;
+    else if (controller == 67)
+        r->soft++;
+    else if (controller == 120 || controller >= 123)
+        r->all_off++;
 }
 
 static bool controller_wanted(const pa_encode_options *o, int controller) {
@@ -46,13 +50,15 @@ static bool controller_wanted(const pa_encode_options *o, int controller) {
     return controller == 64 || (controller == 66 && o->sostenuto) || controller == 120 || controller == 121 || controller >= 123;
 }
 
-static bool add_event(cleaner *c, int64_t tick, uint8_t port, const uint8_t *byte, size_t count) {
+static bool add_event(cleaner *c, int64_t tick, uint8_t port, const uint8_t byte[6], size_t count) {
     event *grown = pa_grow(c->event, &c->room, c->events, sizeof *grown);
     if (!grown) return false;
     c->event = grown;
     event *e = &c->event[c->events++];
-    *e = (event){.tick = (int32_t)tick, .port = port, .count = (uint8_t)count};
-    memcpy(e->byte, byte, count);
+    e->tick = (int32_t)tick;
+    e->port = port;
+    e->count = (uint8_t)count;
+    memcpy(e->byte, byte, sizeof e->byte);
     return true;
 }
 
@@ -61,13 +67,13 @@ static bool take_event(cleaner *c, const pa_midi_event *e, uint8_t port, bool te
         uint32_t tempo = pa_midi_tempo(e);
         if (!tempo) return true;
         c->report->tempos_left_out += !tempo_wanted;
-        const uint8_t byte[] = {PA_META, PA_META_TEMPO, 3, e->data[0], e->data[1], e->data[2]};
+        const uint8_t byte[6] = {PA_META, PA_META_TEMPO, 3, e->data[0], e->data[1], e->data[2]};
         return !tempo_wanted || add_event(c, e->tick, port, byte, sizeof byte);
     }
     uint8_t kind = e->status >> 4;
     if (kind == 0xb) count_controller(c->report, e->value[0]);
     bool wanted = kind == 8 || kind == 9 || kind == 0xc || (kind == 0xb && controller_wanted(c->options, e->value[0]));
-    const uint8_t byte[] = {e->status, e->value[0], e->value[1]};
+    const uint8_t byte[6] = {e->status, e->value[0], e->value[1]};
     return !wanted || add_event(c, e->tick, port, byte, 1 + e->length);
 }
 
@@ -98,16 +104,17 @@ static void put_big32(uint8_t *at, uint32_t v) {
     for (int i = 0; i < 4; i++) at[i] = (uint8_t)(v >> (24 - 8 * i));
 }
 
-// With the time since the last event.
-static pa_status put_event(cleaner *c, int32_t tick, const uint8_t *byte, size_t count, pa_err *err) {
-    uint8_t number[4];
-    int used = 0;
+// With the time since the last event. There is room for all of byte[].
+static pa_status put_event(cleaner *c, int32_t tick, const uint8_t byte[6], size_t count, pa_err *err) {
     int32_t delta = tick - c->last_tick;
     if (delta >= 1 << 28) return pa_error(err, PA_DATA, "a pause of %d ticks, likely a damaged file", delta);
-    for (int shift = 21; shift >= 0; shift -= 7)
-        if (used || shift == 0 || delta >> shift) number[used++] = (uint8_t)((delta >> shift & 127) | (shift ? 128 : 0));
-    put(c, number, (size_t)used);
-    put(c, byte, count);
+    bool begun = false;
+    for (int shift = delta < 128 ? 0 : 21; shift >= 0; shift -= 7) {
+        begun = begun || shift == 0 || delta >> shift;
+        if (begun) c->out[c->written++] = (uint8_t)((delta >> shift & 127) | (shift ? 128 : 0));
+    }
+    memcpy(c->out + c->written, byte, 6);
+    c->written += count;
     c->last_tick = tick;
     return PA_OK;
 }
@@ -130,7 +137,7 @@ static pa_status put_track(cleaner *c, size_t events, pa_err *err) {
     for (size_t i = 0; i < events && !s; i++) {
         const event *e = &c->event[i];
         if (e->port != port && c->options->encoding == PA_PERFORMANCE)
-            s = put_event(c, e->tick, (const uint8_t[]){PA_META, PA_META_PORT, 1, e->port}, 4, err);
+            s = put_event(c, e->tick, (const uint8_t[6]){PA_META, PA_META_PORT, 1, e->port}, 4, err);
         port = e->port;
         if (!s) s = put_event(c, e->tick, e->byte, e->count, err);
     }

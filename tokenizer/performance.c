@@ -160,37 +160,29 @@ static int64_t end_step(const pa_note *n) {
     return end > start ? end : start + 1;
 }
 
-// Starts and ends of all notes by (step, note, start before end), as 2 * note + is_end: a counting sort by step of the sequence
-// start 0, end 0, start 1, end 1, ... NULL without memory.
-static uint32_t *order_events(const pa_note *note, size_t count) {
-    int64_t last = 0;
-    for (size_t i = 0; i < count; i++) last = end_step(&note[i]) > last ? end_step(&note[i]) : last;
-    size_t *place = calloc((size_t)last + 2, sizeof *place);
-    uint32_t *event = malloc((2 * count + 1) * sizeof *event);
-    if (!place || !event) {
-        free(place);
-        free(event);
-        return NULL;
-    }
-    for (size_t i = 0; i < count; i++) place[step_of(note[i].start) + 1]++, place[end_step(&note[i]) + 1]++;
-    for (int64_t s = 0; s < last; s++) place[s + 1] += place[s];
+// Starts and ends of all notes by (step, note, start before end): as moments whose time is the step and whose index is
+// 2 * note + is_end. NULL without memory.
+static pa_moment *order_events(const pa_note *note, size_t count) {
+    pa_moment *event = malloc((2 * count + 1) * sizeof *event);
+    if (!event) return NULL;
     for (size_t i = 0; i < count; i++) {
-        event[place[step_of(note[i].start)]++] = 2 * (uint32_t)i;
-        event[place[end_step(&note[i])]++] = 2 * (uint32_t)i + 1;
+        event[2 * i] = (pa_moment){(double)step_of(note[i].start), 0, 2 * (uint32_t)i};
+        event[2 * i + 1] = (pa_moment){(double)end_step(&note[i]), 0, 2 * (uint32_t)i + 1};
     }
-    free(place);
-    return event;
+    if (pa_moment_sort(event, 2 * count)) return event;
+    free(event);
+    return NULL;
 }
 
 // From step `from` on. Counts the pauses that it shortens to `longest` steps (0: none).
-static bool write_events(pa_writer *w, const pa_note *note, const uint32_t *event, size_t events, int64_t from, int64_t longest,
+static bool write_events(pa_writer *w, const pa_note *note, const pa_moment *event, size_t events, int64_t from, int64_t longest,
                          pa_report *report) {
     int64_t clock = from;
     int bin = NONE;
     for (size_t i = 0; i < events; i++) {
-        const pa_note *n = &note[event[i] / 2];
-        bool end = event[i] & 1;
-        int64_t step = end ? end_step(n) : step_of(n->start), pause = step - clock;
+        const pa_note *n = &note[event[i].index / 2];
+        bool end = event[i].index & 1;
+        int64_t step = (int64_t)event[i].time, pause = step - clock;
         if (longest && pause > longest) {
             report->pauses++;
             report->shortened += (double)(pause - longest) / PA_STEPS_A_SECOND;
@@ -210,7 +202,7 @@ static bool write_events(pa_writer *w, const pa_note *note, const uint32_t *even
 pa_status pa_performance_encode(const pa_song *song, const pa_encode_options *o, pa_piece *piece, pa_err *err) {
     pa_writer w = {0};
     size_t count = 0, all = 0;
-    uint32_t *event = NULL;
+    pa_moment *event = NULL;
     pa_note *note = sounding_notes(song, &count);
     int64_t first = note && count ? step_of(note[0].start) : 0, from = o->trim_silence ? first : 0;
     int64_t longest = (int64_t)o->longest_pause * PA_STEPS_A_SECOND;

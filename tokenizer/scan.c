@@ -150,9 +150,14 @@ static pa_status cut_short(const pa_midi_reader *r, pa_err *err) {
 
 // A number in 7-bit groups, most significant first.
 static pa_status read_number(pa_midi_reader *r, uint32_t *value, pa_err *err) {
+    size_t end = track_of(r)->end;
+    if (r->at < end && r->midi->bytes[r->at] < 128) { // nearly always
+        *value = r->midi->bytes[r->at++];
+        return PA_OK;
+    }
     *value = 0;
     for (int i = 0; i < 4; i++) {
-        if (r->at >= track_of(r)->end) return cut_short(r, err);
+        if (r->at >= end) return cut_short(r, err);
         uint8_t b = r->midi->bytes[r->at++];
         *value = *value << 7 | (b & 127);
         if (b < 128) return PA_OK;
@@ -198,17 +203,11 @@ static pa_status read_system(pa_midi_reader *r, pa_midi_event *e, pa_err *err) {
     return s;
 }
 
-// *usable: a lenient reader leaves out an event whose first data byte is none.
-static pa_status read_channel(pa_midi_reader *r, pa_midi_event *e, bool *usable, pa_err *err) {
-    uint8_t kind = e->status >> 4;
-    size_t count = kind == 0xc || kind == 0xd ? 1 : 2, at = r->at, left = track_of(r)->end - at;
-    for (size_t i = 0; i < count; i++) {
-        if (i >= left) {
-            r->at = at + i;
-            return cut_short(r, err);
-        }
-        uint8_t b = r->midi->bytes[at + i];
-        e->value[i] = b;
+// A lenient reader takes 127 for a second data byte that is none, and leaves out an event whose first is none: *usable.
+static pa_status mend_data(pa_midi_reader *r, pa_midi_event *e, bool *usable, pa_err *err) {
+    size_t at = (size_t)(e->data - r->midi->bytes);
+    for (uint32_t i = 0; i < 2 && i < e->length; i++) {
+        uint8_t b = e->value[i];
         if (b < 128) continue;
         if (!r->midi->lenient)
             return pa_error(err, PA_DATA, "track %zu, byte %zu: expected a data byte below 128, found 0x%02x", r->track + 1, at + i, b);
@@ -217,7 +216,23 @@ static pa_status read_channel(pa_midi_reader *r, pa_midi_event *e, bool *usable,
         pa_mend(r->mended, "track %zu, byte %zu: a data byte of %d; %s", r->track + 1, at + i, b,
                 i ? "read as 127" : "the event is left out");
     }
-    return take_data(r, e, (uint32_t)count, err);
+    return PA_OK;
+}
+
+static pa_status read_channel(pa_midi_reader *r, pa_midi_event *e, bool *usable, pa_err *err) {
+    uint8_t kind = e->status >> 4;
+    uint32_t count = kind == 0xc || kind == 0xd ? 1 : 2;
+    size_t left = track_of(r)->end - r->at;
+    if (left < count) {
+        r->at += left;
+        return cut_short(r, err);
+    }
+    e->data = r->midi->bytes + r->at;
+    e->length = count;
+    e->value[0] = e->data[0];
+    if (count == 2) e->value[1] = e->data[1];
+    r->at += count;
+    return (e->value[0] | e->value[1]) < 128 ? PA_OK : mend_data(r, e, usable, err);
 }
 
 static pa_status read_event(pa_midi_reader *r, pa_midi_event *e, bool *usable, pa_err *err) {
@@ -241,7 +256,7 @@ static pa_status read_event(pa_midi_reader *r, pa_midi_event *e, bool *usable, p
 
 pa_status pa_midi_next(pa_midi_reader *r, pa_midi_event *e, bool *more, pa_err *err) {
     const pa_midi_track *t = track_of(r);
-    pa_err found = {""};
+    pa_err found; // not cleared: this is called for every event
     pa_status s = PA_OK;
     *more = true;
     while (!r->ended && r->at < t->end && !s) {

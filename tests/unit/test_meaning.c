@@ -223,6 +223,9 @@ static void sostenuto_holds_what_is_down_at_its_press(void **state) {
     midi_header(&m, 0, 1, 500); // with the sustain pedal: the release of either leaves what the other holds
     TRACK(ON(0, 60, 64), SOSTENUTO(100, 127), DOWN(150), OFF(200, 60), ON(200, 61, 64), OFF(250, 61), UP(300), SOSTENUTO(500, 0));
     expect_sostenuto("V15 +60 T20 +61 T10 -60 -61", "V15 +60 T20 +61 T10 -61 T20 -60");
+    midi_header(&m, 0, 1, 500); // what only the sustain pedal holds is not down
+    TRACK(DOWN(0), ON(0, 60, 64), OFF(100, 60), ON(100, 62, 64), SOSTENUTO(200, 127), UP(300), OFF(400, 62), SOSTENUTO(500, 0));
+    expect_sostenuto("V15 +60 T10 +62 T20 -60 T10 -62", "V15 +60 T10 +62 T20 -60 T20 -62");
     midi_header(&m, 0, 1, 500); // struck again while it is held
     TRACK(ON(0, 60, 64), SOSTENUTO(100, 127), OFF(200, 60), ON(300, 60, 64), OFF(400, 60), SOSTENUTO(600, 0));
     expect_sostenuto("V15 +60 T20 -60 T10 +60 T10 -60", "V15 +60 T30 -60 +60 T30 -60");
