@@ -199,7 +199,7 @@ static void complete_warp(int warp, unsigned present) {
 
 void meet_warp(const point &at, unsigned mask, void *slot, const char *file, int line) {
     thread *me = self;
-    if (!(mask >> me->lane & 1)) fault("%s:%d: %s for lanes %08x, of which this is none", file, line, at.name, mask);
+    if (!(mask >> me->lane & 1)) fault("%s:%d: %s for lanes %08x, which exclude this one", file, line, at.name, mask);
     me->at = &at, me->mask = mask, me->slot = slot, me->file = file, me->line = line;
     auto &warp = warps[me->warp];
     warp.waiting |= 1u << me->lane;

@@ -249,7 +249,7 @@ class Disk(Crash):
 
     def test_torn(self):
         """A disk that says all is well: found when it is read back."""
-        for n in (1, 2, 3, 34, 38):  # 36 rewrites the header, of which the first half is all that changes
+        for n in (1, 2, 3, 34, 38):  # 36 rewrites the header, and only its first half changes
             self.disk_fails("fwrite", "checkpoints/", n, "torn", r"tmp\.\d+/(model|state)\.safetensors: .*expected .*; it was just written")
 
     def test_lost_fsync(self):

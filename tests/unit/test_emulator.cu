@@ -370,7 +370,7 @@ static void test_mistakes(void **) {
     assert_dies([] { CUDA_LAUNCH(different_kernel, 1, 32, 0, 0, 0); }, "lanes that should meet are at different places");
     assert_dies([] { CUDA_LAUNCH(partial_mma_kernel, 1, 32, 0, 0, 0); }, "not all 32 lanes take part");
     assert_dies([] { CUDA_LAUNCH(ended_source_kernel, 1, 32, 0, 0, device_array<int>(1)); }, "shuffles from lane 16, which is not there");
-    assert_dies([] { CUDA_LAUNCH(stray_mask_kernel, 1, 32, 0, 0, 0); }, "of which this is none");
+    assert_dies([] { CUDA_LAUNCH(stray_mask_kernel, 1, 32, 0, 0, 0); }, "which exclude this one");
     assert_dies([] { CUDA_LAUNCH(misaligned_kernel, 1, 1, 64, 0, device_array<float>(4)); }, "addresses must be multiples of 16");
     assert_dies([] { CUDA_LAUNCH(unshared_kernel, 1, 32, 0, 0, device_array<float>(4)); }, "is not in shared memory");
     assert_dies(
