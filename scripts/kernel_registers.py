@@ -29,7 +29,8 @@ def version(nvcc):
 
 def resources(command, source, folder):
     """{(kernel, architecture): "registers stack spilled"}"""
-    line = [*command, "-std=c++17", "-O3", "-lineinfo", "-I.", "-fatbin", "-Xptxas", "-v", "-o", f"{folder}/{source.stem}", str(source)]
+    line = [*command, "-std=c++17", "-O3", "-lineinfo", "-I.", f"-I{folder}", "-fatbin", "-Xptxas", "-v"]
+    line += ["-o", f"{folder}/{source.stem}", str(source)]
     for a in ARCHITECTURES:
         line += ["-gencode", f"arch=compute_{a},code=sm_{a}"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
@@ -57,6 +58,7 @@ def table(command):
     sources = sorted((ROOT / "cuda").glob("*.cu"))
     rows = {}
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        pathlib.Path(folder, "pa_version.h").write_text('#define PA_VERSION ""\n')  # which a build generates
         for source, found in zip(sources, pool.map(lambda s: resources(command, s, folder), sources)):
             mangled = sorted({name for name, _ in found})
             for name, nice in zip(mangled, readable(mangled)):
