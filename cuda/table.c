@@ -8,7 +8,7 @@
 #include "cuda/replay.h"
 
 static void attn_fwd(pa_device *d, const pa_attn *a, void *o, float *lse, pa_work work) {
-    if (a->rare)
+    if (work.rare)
         cuda_attn_fwd(d->stream, a, o, lse, work.at); // not worth a trial of cuDNN
     else
         cuda_attend_fwd(d->attend, d->stream, a, o, lse, work.at, work.bytes);

@@ -117,6 +117,7 @@ static pa_status project(pa_context *c, int block, pa_err *err) {
 static void attend(pa_context *c, int block, int first) {
     pa_saved *s = &c->saved[block];
     pa_attn a = pa_attention_of(c, block);
+    pa_work work = c->work;
     if (first) { // earlier latents' keys are behind the prefix's, and as visible
         size_t before = (size_t)(a.kept + first) * (size_t)a.ldkv;
         a.q = pa_at(c, s->q, (size_t)first * (size_t)a.ldq);
@@ -124,9 +125,9 @@ static void attend(pa_context *c, int block, int first) {
         a.vn = pa_at(c, s->v, before);
         a.kept += first;
         a.latents -= first;
-        a.rare = true; // a shape of its own for each primer
+        work.rare = true; // a shape of its own for each primer
     }
-    c->ops->attn_fwd(c->device, &a, s->o, s->lse, c->work);
+    c->ops->attn_fwd(c->device, &a, s->o, s->lse, work);
 }
 
 // From a block's queries, keys and values to z_mid and the feed-forward's activation, of the latents from `first` on; with last_product

@@ -33,6 +33,7 @@ typedef struct pa_device pa_device;
 typedef struct {
     void *at;
     size_t bytes;
+    bool rare; // the shape hardly repeats: trying out kernels for it doesn't pay
 } pa_work;
 
 // Each number is dropped with probability p, survivors are divided by 1 - p. The draw is
@@ -53,7 +54,6 @@ typedef struct {
     ptrdiff_t ldq, ldkv, ldo;
     const void *q, *kp, *vp, *kn, *vn; // act; kp, vp unused where kept = 0
     pa_dropout dropout;                // of the normalised weights; counter (layer, h, n, key)
-    bool rare;                         // a shape that hardly repeats: not worth tuning for
 } pa_attn;
 
 typedef struct {
