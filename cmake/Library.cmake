@@ -15,9 +15,10 @@ set(object_files)
 foreach(target ${objects})
   list(APPEND object_files $<TARGET_OBJECTS:${target}>)
 endforeach()
+find_program(PA_GNU_LD NAMES ld.bfd ld REQUIRED) # CMAKE_LINKER may be lld, which keeps section groups
 set(object ${CMAKE_BINARY_DIR}/libpatrain.o) # without section groups, which a linker would merge with those of the program
 add_custom_command(OUTPUT ${object} DEPENDS ${object_files} COMMAND_EXPAND_LISTS VERBATIM COMMENT "Linking libpatrain.o"
-                   COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${object} ${object_files}
+                   COMMAND ${PA_GNU_LD} -r --force-group-allocation -o ${object} ${object_files}
                    COMMAND ${CMAKE_OBJCOPY} --wildcard --keep-global-symbol=patrain_* ${object})
 add_library(patrain_static STATIC ${object})
 set_target_properties(patrain_static PROPERTIES OUTPUT_NAME patrain LINKER_LANGUAGE C)

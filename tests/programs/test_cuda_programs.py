@@ -142,7 +142,7 @@ class Errors(Programs):
         for code, at, text in (
             (214, 4 * tensors + timing + 3,
              r"CUDA: the GPU's memory had an uncorrectable error while computing a step; the last checkpoint is whole"),
-            (700, 5 * tensors + timing + 4, r"CUDA: an illegal memory access was encountered while finishing work before reading a tensor "
+            (700, 5 * tensors + timing + 4, r"CUDA: an illegal memory access was encountered while reading a tensor "
              r"\(cudaErrorIllegalAddress\); the last checkpoint is whole"),  # in the second checkpoint
         ):
             run = f"broken-{code}"
