@@ -29,6 +29,10 @@ if(PA_CUDA_LIBRARIES)
   list(APPEND PA_STATIC_LIBRARIES ${CUDAToolkit_LIBRARY_DIR}/libcublasLt.so ${CUDAToolkit_LIBRARY_DIR}/libcudart_static.a dl rt stdc++)
 endif()
 target_link_libraries(patrain_static INTERFACE ${PA_STATIC_LIBRARIES})
+foreach(name ${OpenMP_C_LIB_NAMES}) # clang's stands outside the linker's folders
+  cmake_path(GET OpenMP_${name}_LIBRARY PARENT_PATH folder)
+  target_link_directories(patrain_static INTERFACE $<BUILD_INTERFACE:${folder}>)
+endforeach()
 
 foreach(library patrain_shared patrain_static)
   target_include_directories(${library} INTERFACE $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)
