@@ -33,13 +33,18 @@ static void put_cell(FILE *out, const char *text) {
     for (; *text; text++) putc((unsigned char)*text < 32 ? ' ' : *text, out);
 }
 
-static pa_status write_rejected(const prep *p, pa_err *err) {
+static pa_status create_report(const prep *p, const char *name, const char *columns, pa_file *file, pa_err *err) {
     char path[PATH + 32];
+    snprintf(path, sizeof path, "%s/%s", p->work, name);
+    pa_status s = pa_file_create(file, path, err);
+    if (!s) fputs(columns, file->stream);
+    return s;
+}
+
+static pa_status write_rejected(const prep *p, pa_err *err) {
     pa_file file;
-    snprintf(path, sizeof path, "%s/rejected.tsv", p->work);
-    pa_status s = pa_file_create(&file, path, err);
+    pa_status s = create_report(p, "rejected.tsv", "file\treason\n", &file, err);
     if (s) return s;
-    fprintf(file.stream, "file\treason\n");
     for (size_t i = 0; i < p->corpus.count && !s; i++) {
         const pa_row *row = &p->pieces.row[i];
         char reason[sizeof(pa_err)] = "";
@@ -57,12 +62,9 @@ static pa_status write_rejected(const prep *p, pa_err *err) {
 }
 
 static pa_status write_duplicates(const prep *p, pa_err *err) {
-    char path[PATH + 32];
     pa_file file;
-    snprintf(path, sizeof path, "%s/duplicates.tsv", p->work);
-    pa_status s = pa_file_create(&file, path, err);
+    pa_status s = create_report(p, "duplicates.tsv", "file\tlike\thow\n", &file, err);
     if (s) return s;
-    fprintf(file.stream, "file\tlike\thow\n");
     for (size_t i = 0; i < p->corpus.count; i++) {
         const pa_row *row = &p->pieces.row[i];
         if (row->state == PA_ROW_REFUSED || row->like == i) continue;
