@@ -27,7 +27,7 @@ MUTANTS = [
 
 def command_of(file):
     for entry in json.loads((BUILD / "compile_commands.json").read_text()):
-        if Path(entry["file"]) == ROOT / "cuda" / file and "pa.dir" in entry["command"]:
+        if Path(entry["file"]) == ROOT / "cuda" / file and "pa_core.dir" in entry["command"]:
             return shlex.split(entry["command"])
     raise AssertionError(f"{BUILD}/compile_commands.json: no command for cuda/{file}")
 
