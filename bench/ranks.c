@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #include "host/base/cli.h"
-#include "host/ranks/comm.h"
+#include "host/ranks/comm_start.h"
 
 static pa_status measure(pa_comm *c, size_t floats, pa_err *err) {
     float *data = pa_alloc(floats * sizeof *data);

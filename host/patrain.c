@@ -6,6 +6,7 @@
 #include "host/base/cli.h"
 #include "host/files/config_read.h"
 #include "host/files/weights.h"
+#include "host/ranks/comm_start.h"
 #include "host/train/train.h"
 
 typedef struct {

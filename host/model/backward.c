@@ -4,6 +4,7 @@
 
 #include "host/model/batch.h"
 #include "host/model/forward.h"
+#include "host/model/open.h"
 
 // Gradients of tensor t and of all behind it in the table are final: the backward pass goes through the table from its end to its start.
 static pa_status gradients_final(pa_context *c, int t, pa_err *err) {

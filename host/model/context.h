@@ -1,5 +1,5 @@
-// context.h: a model on a device: its arenas, the buffers laid out in them, and the shape of the call at hand. Opening and closing, tensors
-// in and out. Private to host/model/ and to the backends' `open`. Letters as in host/model/ops.h.
+// context.h: a model on a device: its arenas, the buffers laid out in them, and the shape of the call at hand. Private to host/model/ and
+// to the backends' `open`. Letters as in host/model/ops.h.
 #ifndef PA_CONTEXT_H
 #define PA_CONTEXT_H
 
@@ -119,17 +119,5 @@ static inline float *pa_gradient(const pa_context *c, int t) {
 static inline void *pa_at(const pa_context *c, const void *base, size_t i) {
     return (char *)base + i * pa_size(c->type);
 }
-
-// Opens a model on a device that was opened with o; owns the device from now on, after an error too.
-pa_status pa_context_open(pa_context **c, const pa_open *o, const pa_ops *ops, pa_device *d, const pa_device_info *info, pa_err *err);
-void pa_context_close(pa_context *c);
-pa_status pa_context_read(pa_context *c, pa_kind kind, int t, float *out, pa_err *err);
-pa_status pa_context_write(pa_context *c, pa_kind kind, int t, const float *in, pa_err *err);
-size_t pa_context_memory(const pa_context *c);
-double pa_context_peak(pa_context *c);
-void pa_context_describe(const pa_context *c, pa_hardware *hardware);
-pa_precision pa_context_precision(const pa_context *c);
-// Casts, and with int8 rounds, the parameters again if any was written since.
-void pa_refresh_weights(pa_context *c);
 
 #endif

@@ -8,46 +8,8 @@
 #include "host/model/backward.h"
 #include "host/model/batch.h"
 #include "host/model/forward.h"
-
-// Rows of one step, float32, each from a multiple of 64 floats.
-typedef struct {
-    float *x, *xn, *qkv, *o, *hidden, *g, *y, *mean, *rstd, *head_rstd, *logits;
-} step_rows;
-
-static size_t rows_at(const pa_context *c, float *base, step_rows *r) {
-    const pa_model *m = &c->params->model;
-    size_t S = (size_t)c->open.streams, C = (size_t)m->dim, I = (size_t)pa_inner(m), F = (size_t)pa_ff(m), used = 0;
-    struct {
-        float **row;
-        size_t width;
-    } part[] = {{&r->x, C},
-                {&r->xn, C},
-                {&r->y, C},
-                {&r->qkv, 3 * I},
-                {&r->o, I},
-                {&r->g, F},
-                {&r->mean, 1},
-                {&r->rstd, 1},
-                {&r->hidden, F},
-                {&r->head_rstd, (size_t)m->heads},
-                {&r->logits, (size_t)m->vocab}};
-    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
-        *part[i].row = base ? base + used : NULL;
-        used += (S * part[i].width + 63) / 64 * 64;
-    }
-    return used;
-}
-
-size_t pa_step_floats(const pa_context *c) {
-    step_rows r;
-    return rows_at(c, NULL, &r);
-}
-
-float *pa_step_logits(const pa_context *c) {
-    step_rows r;
-    rows_at(c, c->step, &r);
-    return r.logits;
-}
+#include "host/model/open.h"
+#include "host/model/plan.h"
 
 static pa_status keep_rows(pa_context *c, int block, int stream, pa_err *err) {
     const pa_model *m = &c->params->model;
@@ -144,7 +106,7 @@ static void turn_heads(const pa_context *c, float *x, int ld, int heads) {
                                            .sign = 1});
 }
 
-static void attend(pa_context *c, int block, const step_rows *r) {
+static void attend(pa_context *c, int block, const pa_step_rows *r) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
     pa_cache *cache = &c->cache[block];
@@ -181,7 +143,7 @@ static void attend(pa_context *c, int block, const step_rows *r) {
 }
 
 // x += r, then its norm in xn.
-static void normalise(const pa_context *c, const step_rows *rows, const float *r, int w, int b) {
+static void normalise(const pa_context *c, const pa_step_rows *rows, const float *r, int w, int b) {
     c->ops->layernorm_fwd(c->device, &(pa_layernorm){.type = PA_TYPE_F32,
                                                      .z = rows->x,
                                                      .y = rows->xn,
@@ -200,8 +162,8 @@ static pa_status step(void *what, pa_err *err) {
     const pa_params *p = c->params;
     const pa_model *m = &p->model;
     int S = c->open.streams, C = m->dim, F = pa_ff(m);
-    step_rows r;
-    rows_at(c, c->step, &r);
+    pa_step_rows r;
+    pa_plan_step(c, c->step, &r);
     pa_status e = c->ops->upload(c->device, c->step_in, c->host_step_in, (2 + 2 * (size_t)S) * sizeof *c->step_in, err);
     if (e) return e;
     c->ops->embed_fwd(c->device, r.x,

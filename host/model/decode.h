@@ -6,7 +6,5 @@
 
 pa_status pa_context_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err);
 pa_status pa_context_decode(pa_context *c, const uint16_t *tokens, float *logits, pa_err *err);
-size_t pa_step_floats(const pa_context *c); // of all rows of a decoding step
-float *pa_step_logits(const pa_context *c); // (S, V) among them; NULL without streams
 
 #endif

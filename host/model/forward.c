@@ -2,6 +2,7 @@
 #include "host/model/forward.h"
 
 #include "host/model/batch.h"
+#include "host/model/open.h"
 
 // y (rows, out) = x (rows, in) w^T
 static pa_status linear(pa_context *c, int rows, int in, int out, const void *x, int t, void *y, pa_type y_type, pa_err *err) {

@@ -1,8 +1,6 @@
 // plan.c: see plan.h. Takes no memory.
 #include "host/model/plan.h"
 
-#include "host/model/decode.h"
-
 static float *take_floats(pa_arena *a, size_t count) {
     return pa_arena_take(a, count, sizeof(float));
 }
@@ -92,11 +90,36 @@ static void plan_backward(pa_context *c, pa_arena *a, size_t B, size_t N, size_t
     c->dlogits = take_acts(c, a, R * (size_t)m->vocab);
 }
 
+size_t pa_plan_step(const pa_context *c, float *base, pa_step_rows *r) {
+    const pa_model *m = &c->params->model;
+    size_t S = (size_t)c->open.streams, C = (size_t)m->dim, I = (size_t)pa_inner(m), F = (size_t)pa_ff(m), used = 0;
+    struct {
+        float **row;
+        size_t width;
+    } part[] = {{&r->x, C},
+                {&r->xn, C},
+                {&r->y, C},
+                {&r->qkv, 3 * I},
+                {&r->o, I},
+                {&r->g, F},
+                {&r->mean, 1},
+                {&r->rstd, 1},
+                {&r->hidden, F},
+                {&r->head_rstd, (size_t)m->heads},
+                {&r->logits, (size_t)m->vocab}};
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+        *part[i].row = base ? base + used : NULL;
+        used += (S * part[i].width + 63) / 64 * 64;
+    }
+    return used;
+}
+
 static void plan_caches(pa_context *c, pa_arena *a) {
     const pa_model *m = &c->params->model;
     size_t S = (size_t)c->open.streams;
+    pa_step_rows rows;
     pa_layout_caches(a, &c->open, pa_size(c->type), c->cache);
-    c->step = take_floats(a, pa_step_floats(c));
+    c->step = take_floats(a, pa_plan_step(c, NULL, &rows));
     c->step_in = pa_arena_take(a, 2 + 2 * S, 4);
     c->step_work = pa_arena_take(a, c->ops->decode_work(c->device, c->open.streams, m->heads, m->dim_head, m->context), 1);
 }
@@ -129,12 +152,14 @@ void pa_plan(pa_context *c) {
 }
 
 static void plan_unified(pa_context *c) {
+    pa_step_rows rows;
+    pa_plan_step(c, c->step, &rows);
     c->slot[0].host = c->in;
     c->slot[0].scalars = c->scalars;
     c->host_scalars = c->scalars;
     c->host_sums = c->sums_here; // apart: sums are cleared before they are read
     c->host_step_in = c->step_in;
-    c->host_logits = pa_step_logits(c);
+    c->host_logits = rows.logits;
 }
 
 size_t pa_plan_host(pa_context *c, void *base) {

@@ -4,9 +4,9 @@
 
 #include "host/model/backward.h"
 #include "host/model/batch.h"
-#include "host/model/context.h"
 #include "host/model/decode.h"
 #include "host/model/forward.h"
+#include "host/model/open.h"
 #include "host/model/update.h"
 
 // The entries of a pa_backend that are not the backend's own, as designated initialisers.

@@ -1,4 +1,4 @@
-// corpus.h: the MIDI files of a folder, from MAESTRO's list or by their names. Knows nothing of what is in the files.
+// corpus.h: a list of MIDI files. Knows nothing of where the list comes from (corpus_find.h) nor of what is in the files.
 #ifndef PA_CORPUS_H
 #define PA_CORPUS_H
 
@@ -25,14 +25,9 @@ typedef struct {
     size_t unseen;
 } pa_corpus;
 
-// metadata: a CSV or JSON with MAESTRO's columns split and midi_filename; NULL: the folder's own maestro-v*.csv or .json, if it has one,
-// else every .mid, .midi, .kar, .rmi and .smf below the folder, through links too; each file and folder once, whatever leads to it.
-pa_status pa_corpus_find(pa_corpus *c, const char *folder, const char *metadata, pa_err *err);
 void pa_corpus_clear(pa_corpus *c);
 // The path to open; false where it has no room.
 bool pa_corpus_path(const pa_corpus *c, const char *name, char *path, size_t size);
-
-// For readers of lists.
-pa_status pa_corpus_add(pa_corpus *c, pa_corpus_file file, pa_err *err); // takes a copy of the name
+pa_status pa_corpus_add(pa_corpus *c, pa_corpus_file file, pa_err *err); // copies the name
 
 #endif

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "host/base/file.h"
+#include "host/prep/corpus_find.h"
 #include "host/prep/set_files.h"
 #include "host/prep/split.h"
 

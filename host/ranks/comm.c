@@ -3,14 +3,10 @@
 // algorithm sends less. Knows nothing of what is summed, nor of how messages travel.
 #include "host/ranks/comm.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "host/ranks/comm_carrier.h"
-#include "host/ranks/comm_mpi.h"
-#include "host/ranks/comm_tcp.h"
 
 enum { ALIGN = 16, BUCKET = 1 << 20 }; // floats; the size of a bucket is measured in bench/log.md
 
@@ -18,56 +14,11 @@ pa_comm pa_comm_single(void) {
     return (pa_comm){.rank = 0, .size = 1, .local_rank = 0, .local_size = 1};
 }
 
-// Set by mpirun or srun for each process: Open MPI, MPICH, and Slurm through PMI or PMIx.
-static bool launched(void) {
-    return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMI_RANK") || getenv("PMIX_RANK");
-}
-
-static void share_cores(const pa_comm *c) {
-    int cores = omp_get_num_procs();
-    if (getenv("OMP_NUM_THREADS") || cores < sysconf(_SC_NPROCESSORS_ONLN)) return; // already bound to cores of its own
-    omp_set_num_threads(cores / c->local_size > 1 ? cores / c->local_size : 1);
-}
-
 // PATRAIN_BUCKET sets the bytes, for measurements and tests.
 static size_t bucket_floats(int size) {
     const char *set = getenv("PATRAIN_BUCKET");
     size_t floats = set ? strtoull(set, NULL, 10) / 4 : BUCKET, share = (size_t)size * ALIGN;
     return floats < share ? share : floats / share * share; // equal shares
-}
-
-static pa_status take_peers(pa_comm *c, const pa_carrier *carrier, void *own, double timeout, pa_err *err) {
-    size_t W = (size_t)c->size, bucket = bucket_floats(c->size);
-    pa_peers *l = calloc(1, sizeof *l + W * PA_COMM_F64 * sizeof *l->small);
-    if (l) {
-        l->queue = calloc(W, sizeof *l->queue);
-        l->span = calloc(W, sizeof *l->span);
-        l->staging = malloc(bucket * sizeof(float));
-    }
-    if (!l || !l->queue || !l->span || !l->staging) return pa_error(err, PA_FAIL, "communication: no memory for messages to %zu ranks", W);
-    l->carrier = carrier;
-    l->own = own;
-    l->rank = c->rank;
-    l->size = c->size;
-    l->timeout = timeout;
-    l->bucket = bucket;
-    c->peers = l;
-    return PA_OK;
-}
-
-pa_status pa_comm_start(pa_comm *c, const pa_comm_options *o, pa_err *err) {
-    const pa_carrier *carrier = NULL;
-    void *own = NULL;
-    pa_status s = PA_OK;
-    *c = pa_comm_single();
-    if (o->rendezvous)
-        s = pa_tcp_start(c, o, &carrier, &own, err);
-    else if (launched())
-        s = pa_mpi_start(c, &carrier, &own, err);
-    if (s || !carrier) return s;
-    share_cores(c);
-    c->timeout = o->timeout;
-    return take_peers(c, carrier, own, o->timeout, err);
 }
 
 static void free_peers(pa_comm *c) {
@@ -78,6 +29,29 @@ static void free_peers(pa_comm *c) {
         free(c->peers);
     }
     *c = pa_comm_single();
+}
+
+pa_status pa_comm_carry(pa_comm *c, const pa_carrier *carrier, void *own, double timeout, pa_err *err) {
+    size_t W = (size_t)c->size, bucket = bucket_floats(c->size);
+    pa_peers *l = calloc(1, sizeof *l + W * PA_COMM_F64 * sizeof *l->small);
+    c->peers = l;
+    if (l) {
+        l->queue = calloc(W, sizeof *l->queue);
+        l->span = calloc(W, sizeof *l->span);
+        l->staging = malloc(bucket * sizeof(float));
+    }
+    if (!l || !l->queue || !l->span || !l->staging) {
+        free_peers(c);
+        return pa_error(err, PA_FAIL, "communication: no memory for messages to %zu ranks", W);
+    }
+    l->carrier = carrier;
+    l->own = own;
+    l->rank = c->rank;
+    l->size = c->size;
+    l->timeout = timeout;
+    l->bucket = bucket;
+    c->timeout = timeout;
+    return PA_OK;
 }
 
 void pa_comm_end(pa_comm *c) {
@@ -162,7 +136,8 @@ typedef struct {
 
 static double count_wait(pa_peers *l, patience *p) {
     double now = pa_clock(), passed = now - p->last;
-    l->sent.waited += passed, p->last = now;
+    l->sent.waited += passed;
+    p->last = now;
     return passed;
 }
 
@@ -403,12 +378,4 @@ pa_status pa_comm_gather_part(pa_comm *c, const float *own, size_t count, size_t
         at += mine.to - mine.from;
     }
     return s;
-}
-
-void pa_comm_keep_part(const pa_comm *c, float *own, size_t count, size_t from, size_t to, const float *in) {
-    for (size_t b = 0, at = 0; b < pa_comm_buckets(c, count); b++) {
-        pa_span mine = pa_comm_share(c, count, b, c->rank), part = overlap(mine, from, to);
-        if (part.from < part.to) memcpy(own + at + (part.from - mine.from), in + (part.from - from), (part.to - part.from) * sizeof *in);
-        at += mine.to - mine.from;
-    }
 }

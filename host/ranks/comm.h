@@ -16,16 +16,7 @@ typedef struct {
     pa_peers *peers;            // NULL: a single process
 } pa_comm;
 
-typedef struct {
-    const char *rendezvous; // file or folder by which ranks started one by one find each other; NULL: mpirun, srun or a single process
-    int rank, world;        // with rendezvous; below 0: $RANK and $WORLD_SIZE, or Slurm's variables
-    double timeout;         // seconds that a rank waits for the others
-} pa_comm_options;
-
-pa_comm pa_comm_single(void);
-// Joins the ranks of this run. A process started by itself is rank 0 of 1 and doesn't initialise MPI. Divides a machine's cores among its
-// ranks, unless OMP_NUM_THREADS is set. PA_USAGE if mpirun started several processes of a build without MPI.
-pa_status pa_comm_start(pa_comm *c, const pa_comm_options *o, pa_err *err);
+pa_comm pa_comm_single(void); // rank 0 of 1; pa_comm_start (comm_start.h) joins several
 // Leaves the run, once all ranks have called this.
 void pa_comm_end(pa_comm *c);
 // Leaves at once after an error; the other ranks fail too. With MPI, ends all of them and this process with exit code `code`.
@@ -59,9 +50,8 @@ pa_status pa_comm_reduce_end(pa_comm *c, pa_err *err); // all numbers are final
 // Collects the shares of such an array.
 pa_status pa_comm_gather_shares(pa_comm *c, float *data, size_t count, pa_err *err);
 // Collects only numbers [from, to) of an array whose shares each rank keeps consecutively in `own`; every rank gets them in `out`
-// (own NULL: this rank's numbers are in `out` already). pa_comm_keep_part is the inverse and sends nothing.
+// (own NULL: this rank's numbers are in `out` already).
 pa_status pa_comm_gather_part(pa_comm *c, const float *own, size_t count, size_t from, size_t to, float *out, pa_err *err);
-void pa_comm_keep_part(const pa_comm *c, float *own, size_t count, size_t from, size_t to, const float *in);
 
 // Call after a timeout elsewhere (for example NCCL's), on every rank: lists the ranks that don't answer within `seconds`, as "1, 3", or "".
 // Nothing but pa_comm_abort may follow.

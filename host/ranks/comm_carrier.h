@@ -15,7 +15,6 @@ typedef struct {
 } pa_move;
 
 typedef struct {
-    const char *name;
     pa_status (*begin)(pa_peers *l, int peer, int way, pa_move *m, pa_err *err); // m->left > 0
     // Moves what it can without waiting and sets *moved if it did. The message is complete when left is 0.
     pa_status (*advance)(pa_peers *l, int peer, int way, pa_move *m, bool *moved, pa_err *err);
@@ -49,6 +48,9 @@ struct pa_peers {
     double small[]; // (size, PA_COMM_F64)
 };
 
+// For a carrier: the messages of c->size ranks go over it from now on; own is its state.
+pa_status pa_comm_carry(pa_comm *c, const pa_carrier *carrier, void *own, double timeout, pa_err *err);
+// Returns the error that rank `rank` is lost.
 pa_status pa_rank_lost(int rank, const char *why, pa_err *err);
 
 #endif

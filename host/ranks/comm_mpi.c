@@ -30,7 +30,8 @@ static pa_status mpi_begin(pa_peers *l, int peer, int way, pa_move *m, pa_err *e
 static pa_status mpi_advance(pa_peers *l, int peer, int way, pa_move *m, bool *moved, pa_err *err) {
     MPI_Request request;
     int done = 0;
-    (void)l, (void)way;
+    (void)l;
+    (void)way;
     memcpy(&request, &m->request, sizeof request);
     int code = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
     memcpy(&m->request, &request, sizeof request);
@@ -61,8 +62,8 @@ static void mpi_abort(pa_peers *l, int code) {
     MPI_Abort(MPI_COMM_WORLD, code);
 }
 
-pa_status pa_mpi_start(pa_comm *c, const pa_carrier **carrier, void **own, pa_err *err) {
-    static const pa_carrier mpi = {"MPI", mpi_begin, mpi_advance, mpi_idle, mpi_end, mpi_abort, NULL};
+pa_status pa_mpi_start(pa_comm *c, double timeout, pa_err *err) {
+    static const pa_carrier mpi = {.begin = mpi_begin, .advance = mpi_advance, .idle = mpi_idle, .end = mpi_end, .abort = mpi_abort};
     MPI_Comm here;
     int level;
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level)) return pa_error(err, PA_FAIL, "communication: cannot start MPI");
@@ -73,16 +74,15 @@ pa_status pa_mpi_start(pa_comm *c, const pa_carrier **carrier, void **own, pa_er
     MPI_Comm_rank(here, &c->local_rank);
     MPI_Comm_size(here, &c->local_size);
     MPI_Comm_free(&here);
-    *carrier = &mpi;
-    *own = NULL;
-    return PA_OK;
+    return pa_comm_carry(c, &mpi, NULL, timeout, err);
 }
 
 #else
 
-pa_status pa_mpi_start(pa_comm *c, const pa_carrier **carrier, void **own, pa_err *err) {
+pa_status pa_mpi_start(pa_comm *c, double timeout, pa_err *err) {
     const char *size = getenv("OMPI_COMM_WORLD_SIZE");
-    (void)c, (void)carrier, (void)own;
+    (void)c;
+    (void)timeout;
     if (!size) size = getenv("PMI_SIZE");
     if (size && atoi(size) == 1) return PA_OK;
     return pa_error(err, PA_USAGE, "communication: started as one of several ranks, but this build has no MPI (use --rendezvous FILE)");

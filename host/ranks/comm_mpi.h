@@ -4,7 +4,7 @@
 
 #include "host/ranks/comm_carrier.h"
 
-// Fills c and *own; the caller sets the peers' timeout and carrier.
-pa_status pa_mpi_start(pa_comm *c, const pa_carrier **carrier, void **own, pa_err *err);
+// Joins the ranks that mpirun or srun started.
+pa_status pa_mpi_start(pa_comm *c, double timeout, pa_err *err);
 
 #endif

@@ -122,9 +122,12 @@ static int or_environment(int given, const char *one, const char *other) {
     return given < 0 && text ? atoi(text) : given;
 }
 
-pa_status pa_tcp_start(pa_comm *c, const pa_comm_options *o, const pa_carrier **carrier, void **own, pa_err *err) {
-    static const pa_carrier sockets = {"sockets", tcp_begin, tcp_advance, tcp_idle, tcp_end, tcp_abort, tcp_expect_end};
-    int rank = or_environment(o->rank, "RANK", "SLURM_PROCID"), world = or_environment(o->world, "WORLD_SIZE", "SLURM_NTASKS");
+static const pa_carrier sockets = {
+    .begin = tcp_begin, .advance = tcp_advance, .idle = tcp_idle, .end = tcp_end, .abort = tcp_abort, .expect_end = tcp_expect_end};
+
+pa_status pa_tcp_start(pa_comm *c, const char *rendezvous, int rank, int world, double timeout, pa_err *err) {
+    rank = or_environment(rank, "RANK", "SLURM_PROCID");
+    world = or_environment(world, "WORLD_SIZE", "SLURM_NTASKS");
     if (world == NONE)
         return pa_error(err, PA_USAGE, "--world: expected 1 to 4096 ranks with --rendezvous, found none, nor $WORLD_SIZE or $SLURM_NTASKS");
     if (world < 1 || world > 4096) return pa_error(err, PA_USAGE, "--world: expected 1 to 4096 ranks with --rendezvous, found %d", world);
@@ -144,15 +147,13 @@ pa_status pa_tcp_start(pa_comm *c, const pa_comm_options *o, const pa_carrier **
     t->idle = calloc((size_t)world, sizeof *t->idle);
     t->hangup = calloc((size_t)world, sizeof *t->hangup);
     pa_status s = t->idle && t->hangup ? PA_OK : pa_error(err, PA_FAIL, "no memory");
-    if (!s) s = pa_tcp_join(c, o->rendezvous, o->timeout, t->fd, err);
+    if (!s) s = pa_tcp_join(c, rendezvous, timeout, t->fd, err);
     if (!s && !(t->watched = !pthread_create(&t->watch, NULL, watch, t)))
         s = pa_error(err, PA_FAIL, "communication: cannot start a thread");
+    if (!s) s = pa_comm_carry(c, &sockets, t, timeout, err);
     if (s) {
         leave(t);
         *c = pa_comm_single();
-        return s;
     }
-    *carrier = &sockets;
-    *own = t;
-    return PA_OK;
+    return s;
 }

@@ -4,7 +4,7 @@
 
 #include "host/ranks/comm_carrier.h"
 
-// Fills c and *own; the caller sets the peers' timeout and carrier.
-pa_status pa_tcp_start(pa_comm *c, const pa_comm_options *o, const pa_carrier **carrier, void **own, pa_err *err);
+// Joins `world` ranks that find each other by the file `rendezvous`; rank or world below 0: from the environment.
+pa_status pa_tcp_start(pa_comm *c, const char *rendezvous, int rank, int world, double timeout, pa_err *err);
 
 #endif

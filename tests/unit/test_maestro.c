@@ -1,6 +1,6 @@
 // test_maestro.c: the whole of MAESTRO v3.0.0, both encodings: every validation piece by its hash, the corpus by its totals. Needs
 // PA_MAESTRO, the unpacked folder, and PA_DATA, the folder of tokens_validation.tsv; is skipped without.
-#include "host/prep/corpus.h"
+#include "host/prep/corpus_find.h"
 #include "tests/support/scratch.h"
 #include "tokenizer/workers.h"
 #include "tokenizer/write.h"

@@ -1,5 +1,5 @@
-// context.c: see context.h. A model's memory is planned, printed and taken here.
-#include "host/model/context.h"
+// open.c: see open.h. A model's memory is planned, printed and taken here.
+#include "host/model/open.h"
 
 #include <math.h>
 #include <stdlib.h>
