@@ -8,7 +8,6 @@
 
 #include "host/base/file.h"
 #include "host/play/roll.h"
-#include "host/play/sound.h"
 #include "page_html.h" // PAGE_HTML, made by CMake
 
 static void put_text(FILE *out, const char *text) { // in an element or an attribute
@@ -64,8 +63,7 @@ static pa_status put_roll(FILE *out, const pa_rendition *r, size_t k, pa_err *er
     pa_roll_layout l;
     pa_rendition untitled = *r; // the page has a heading
     untitled.name = NULL;
-    pa_status s = pa_roll_measure(&l, &untitled, 1, err);
-    if (s) return s;
+    pa_roll_measure(&l, &untitled, 1);
     FILE *svg = tmpfile();
     if (!svg) return pa_error(err, PA_FAIL, "cannot open a temporary file: %s", strerror(errno));
     int rows = pa_roll_rows(&l, r);
@@ -76,20 +74,17 @@ static pa_status put_roll(FILE *out, const pa_rendition *r, size_t k, pa_err *er
             "data-left=\"%g\" data-plot=\"%g\" data-seconds=\"%g\" data-rows=\"%d\" data-top=\"%g\" data-step=\"%g\" data-high=\"%g\">\n",
             l.width, l.height, l.left, l.plot_width, l.row_seconds, rows, pa_roll_row_top(&l, 0), l.row_step, l.plot_height);
     fputs("<div class=\"sheet\">", out);
-    s = pa_roll_svg(&l, &untitled, svg, err);
+    pa_status s = pa_roll_svg(&l, &untitled, svg, err);
     if (!s) s = put_svg(out, svg, k, label, err);
     fputs("<div class=\"cursor\" hidden></div></div></div>\n", out);
     fclose(svg);
     return s;
 }
 
-static pa_status put_sound(FILE *out, pa_piano *piano, const pa_rendition *r, pa_err *err) {
-    pa_sound sound;
-    pa_status s = pa_piano_play(piano, r, &sound, err);
-    if (s) return s;
+static pa_status put_sound(FILE *out, const pa_page *page, size_t k, pa_err *err) {
     FILE *mp3 = tmpfile(); // every browser plays MP3
-    if (!mp3) s = pa_error(err, PA_FAIL, "cannot open a temporary file: %s", strerror(errno));
-    if (!s) s = pa_sound_encode(&sound, mp3, PA_SOUND_MP3, r->name, err);
+    if (!mp3) return pa_error(err, PA_FAIL, "cannot open a temporary file: %s", strerror(errno));
+    pa_status s = page->sound(page->arg, k, mp3, err);
     if (!s && (fflush(mp3) || ferror(mp3))) s = pa_error(err, PA_FAIL, "cannot write a temporary file: %s", strerror(errno));
     if (!s) {
         rewind(mp3);
@@ -97,8 +92,7 @@ static pa_status put_sound(FILE *out, pa_piano *piano, const pa_rendition *r, pa
         put_base64(out, mp3);
         fputs("\"></audio>\n", out);
     }
-    if (mp3) fclose(mp3);
-    pa_sound_clear(&sound);
+    fclose(mp3);
     return s;
 }
 
@@ -131,7 +125,7 @@ static void put_notes(FILE *out, const pa_rendition *r) {
     fputs("</tbody></table></details>\n", out);
 }
 
-static pa_status put_take(FILE *out, const pa_page *page, size_t k, pa_piano *piano, pa_err *err) {
+static pa_status put_take(FILE *out, const pa_page *page, size_t k, pa_err *err) {
     const pa_rendition *r = &page->take[k];
     fprintf(out, "<section aria-labelledby=\"take%zu\" data-begins=\"%g\">\n<h2 id=\"take%zu\">", k, r->begins, k);
     put_text(out, r->name ? r->name : "Take");
@@ -140,7 +134,7 @@ static pa_status put_take(FILE *out, const pa_page *page, size_t k, pa_piano *pi
     fputs("<input class=\"seek\" type=\"range\" min=\"0\" max=\"1\" value=\"0\" step=\"0.1\" aria-label=\"Position\">\n", out);
     fputs("<span class=\"time\">0:00</span>\n", out);
     pa_status s = page->midi ? put_midi(out, page->midi[k], err) : PA_OK;
-    if (!s) s = put_sound(out, piano, r, err);
+    if (!s) s = put_sound(out, page, k, err);
     fputs("</div>\n", out);
     if (!s) s = put_roll(out, r, k, err);
     if (!s) put_notes(out, r);
@@ -155,7 +149,7 @@ static const char *put_until(FILE *out, const char *html, const char *mark) {
     return at + strlen(mark);
 }
 
-static pa_status put_page(FILE *out, const pa_page *page, pa_piano *piano, pa_err *err) {
+static pa_status put_page(FILE *out, const pa_page *page, pa_err *err) {
     pa_status s = PA_OK;
     const char *html = put_until(out, (const char *)PAGE_HTML, "{{title}}");
     put_text(out, page->title);
@@ -164,24 +158,17 @@ static pa_status put_page(FILE *out, const pa_page *page, pa_piano *piano, pa_er
     html = put_until(out, html, "{{facts}}");
     if (page->facts) put_text(out, page->facts);
     html = put_until(out, html, "{{takes}}");
-    for (size_t k = 0; k < page->takes && !s; k++) s = put_take(out, page, k, piano, err);
+    for (size_t k = 0; k < page->takes && !s; k++) s = put_take(out, page, k, err);
     fputs(html, out);
     return s;
 }
 
 pa_status pa_page_write(const char *path, const pa_page *page, pa_err *err) {
-    pa_piano *piano;
     pa_file file;
-    pa_status s = pa_piano_open(&piano, page->font, err);
+    pa_status s = pa_file_create(&file, path, err);
     if (s) return s;
-    s = pa_file_create(&file, path, err);
-    if (!s) {
-        s = put_page(file.stream, page, piano, err);
-        if (s)
-            pa_file_abandon(&file);
-        else
-            s = pa_file_commit(&file, err);
-    }
-    pa_piano_close(piano);
+    s = put_page(file.stream, page, err);
+    if (!s) return pa_file_commit(&file, err);
+    pa_file_abandon(&file);
     return s;
 }

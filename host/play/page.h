@@ -11,10 +11,12 @@ typedef struct {
     const pa_rendition *take;
     size_t takes;
     const char *const *midi; // each take's file, to be embedded; NULL: none
-    const char *font;        // SoundFont, as in sound.h
+    // Writes take k as MP3. Called once for each take.
+    pa_status (*sound)(void *arg, size_t k, FILE *mp3, pa_err *err);
+    void *arg;
 } pa_page;
 
-// Renders the takes and writes the page. Atomic (file.h). PA_USAGE where this build lacks cairo or sound.
+// Writes the page. Atomic (file.h). PA_USAGE where this build lacks cairo.
 pa_status pa_page_write(const char *path, const pa_page *page, pa_err *err);
 
 #endif

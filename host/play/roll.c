@@ -18,8 +18,10 @@ enum {
     SECONDS = 22, // labels below a row, and the gap to the next
     BOTTOM = 6,
     MOST_HEIGHT = 32000, // cairo's images end at 32767
+    LEAST_KEY = 2,       // height of a semitone where many takes share a picture
     LEVELS = 16,         // shades of velocity: notes of one shade are one path, a third of the size in SVG
 };
+_Static_assert(PA_ROLL_TAKES *(TITLE + STRIP + 128 * LEAST_KEY + PEDAL + SECONDS) + BOTTOM <= MOST_HEIGHT, "a row a take always fits");
 static const double LONGEST_ROW = 30; // seconds, unless the picture would be taller than MOST_HEIGHT
 
 static double longest(const pa_rendition *take, size_t takes) {
@@ -64,27 +66,33 @@ static void measure_pitches(pa_roll_layout *l, const pa_rendition *take, size_t 
     }
 }
 
-pa_status pa_roll_measure(pa_roll_layout *layout, const pa_rendition *take, size_t takes, pa_err *err) {
+static void set_key(pa_roll_layout *l, double key) {
+    l->key = key;
+    l->plot_height = (l->high - l->low + 1) * key;
+    l->row_step = STRIP + l->plot_height + (l->pedal ? PEDAL : 0) + SECONDS;
+}
+
+void pa_roll_measure(pa_roll_layout *layout, const pa_rendition *take, size_t takes) {
     pa_roll_layout l = {.width = LEFT + PLOT_WIDTH + RIGHT, .left = LEFT, .plot_width = PLOT_WIDTH, .plot_top = STRIP};
     measure_pitches(&l, take, takes);
     double seconds = longest(take, takes), fewest = ceil(seconds / (LONGEST_ROW + 6));
     l.row_seconds = fmax(5, ceil(seconds / fmax(1, fewest)));
-    l.key = fewest > 1 || takes > 1 ? 3 : 5;
-    l.plot_height = (l.high - l.low + 1) * l.key;
-    l.row_step = STRIP + l.plot_height + (l.pedal ? PEDAL : 0) + SECONDS;
+    set_key(&l, fewest > 1 || takes > 1 ? 3 : 5);
     while ((l.height = pa_roll_top(&l, take, takes) + BOTTOM) > MOST_HEIGHT) {
-        if (l.row_seconds > seconds)
-            return pa_error(err, PA_USAGE, "piano roll: expected at most %d takes in one picture, found %zu",
-                            (int)((MOST_HEIGHT - BOTTOM) / (TITLE + l.row_step)), takes);
+        if (l.row_seconds > seconds) { // one row a take
+            set_key(&l, LEAST_KEY);
+            l.height = pa_roll_top(&l, take, takes) + BOTTOM;
+            break;
+        }
         l.row_seconds *= 2;
     }
     *layout = l;
-    return PA_OK;
 }
 
 #ifndef PA_WITH_CAIRO
-pa_status pa_roll_check(const char *path, pa_err *err) {
+pa_status pa_roll_check(const char *path, size_t takes, pa_err *err) {
     (void)path;
+    (void)takes;
     return pa_error(err, PA_USAGE, "piano roll: built without cairo; install libcairo2-dev, then configure and build again");
 }
 
@@ -92,13 +100,12 @@ pa_status pa_roll_svg(const pa_roll_layout *layout, const pa_rendition *take, FI
     (void)layout;
     (void)take;
     (void)stream;
-    return pa_roll_check("", err);
+    return pa_roll_check("", 0, err);
 }
 
 pa_status pa_roll_write(const char *path, const pa_rendition *take, size_t takes, pa_err *err) {
     (void)take;
-    (void)takes;
-    return pa_roll_check(path, err);
+    return pa_roll_check(path, takes, err);
 }
 #else
 
@@ -110,9 +117,12 @@ static bool ends_with(const char *path, const char *end) {
     return n > m && !strcasecmp(path + n - m, end);
 }
 
-pa_status pa_roll_check(const char *path, pa_err *err) {
-    if (ends_with(path, ".png") || ends_with(path, ".svg")) return PA_OK;
-    return pa_error(err, PA_USAGE, "--piano-roll: expected a name in .png or .svg, found %s", path);
+pa_status pa_roll_check(const char *path, size_t takes, pa_err *err) {
+    if (!ends_with(path, ".png") && !ends_with(path, ".svg"))
+        return pa_error(err, PA_USAGE, "--piano-roll: expected a name in .png or .svg, found %s", path);
+    if (takes > PA_ROLL_TAKES)
+        return pa_error(err, PA_USAGE, "--piano-roll: expected at most %d continuations in one picture, found %zu", PA_ROLL_TAKES, takes);
+    return PA_OK;
 }
 
 typedef struct {
@@ -337,10 +347,10 @@ pa_status pa_roll_svg(const pa_roll_layout *layout, const pa_rendition *take, FI
 pa_status pa_roll_write(const char *path, const pa_rendition *take, size_t takes, pa_err *err) {
     pa_roll_layout l;
     pa_file file;
-    pa_status s = pa_roll_check(path, err);
-    if (!s) s = pa_roll_measure(&l, take, takes, err);
+    pa_status s = pa_roll_check(path, takes, err);
     if (!s) s = pa_file_create(&file, path, err);
     if (s) return s;
+    pa_roll_measure(&l, take, takes);
     cairo_status_t drawn = draw(&l, take, takes, ends_with(path, ".svg"), file.stream);
     if (!drawn || ferror(file.stream)) return pa_file_commit(&file, err);
     pa_file_abandon(&file);

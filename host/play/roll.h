@@ -18,14 +18,15 @@ typedef struct {
     bool pedal;              // some take has a pedal's strip
 } pa_roll_layout;
 
-// PA_USAGE where the takes are more than a picture holds.
-pa_status pa_roll_measure(pa_roll_layout *layout, const pa_rendition *take, size_t takes, pa_err *err);
+enum { PA_ROLL_TAKES = 96 }; // most takes of a picture
+
+void pa_roll_measure(pa_roll_layout *layout, const pa_rendition *take, size_t takes); // takes: at most PA_ROLL_TAKES
 int pa_roll_rows(const pa_roll_layout *layout, const pa_rendition *take);
 double pa_roll_top(const pa_roll_layout *layout, const pa_rendition *take, size_t k); // y of take k's heading
 double pa_roll_row_top(const pa_roll_layout *layout, int row);                        // y of a row's notes, from its take's heading
 
-// PA_USAGE unless path ends in .png or .svg and this build has cairo: for a check before long work.
-pa_status pa_roll_check(const char *path, pa_err *err);
+// PA_USAGE unless path ends in .png or .svg, a picture holds that many takes, and this build has cairo: for a check before long work.
+pa_status pa_roll_check(const char *path, size_t takes, pa_err *err);
 // Draws the takes under one another. Atomic (file.h).
 pa_status pa_roll_write(const char *path, const pa_rendition *take, size_t takes, pa_err *err);
 // One take as SVG, into a stream.

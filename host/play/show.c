@@ -1,6 +1,7 @@
 // show.c: see show.h.
 #include "host/play/show.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,9 +13,12 @@ enum { PATH_SIZE = 4096 };
 
 // ---- checks
 
-static pa_status check_file(const char *path, const char *option, const char *end, pa_err *err) {
+static pa_status check_end(const char *path, const char *option, const char *end, pa_err *err) {
+    return pa_ends_with(path, end) ? PA_OK : pa_error(err, PA_USAGE, "--%s: expected a name in %s, found %s", option, end, path);
+}
+
+static pa_status check_created(const char *path, pa_err *err) {
     pa_file created;
-    if (!pa_ends_with(path, end)) return pa_error(err, PA_USAGE, "--%s: expected a name in %s, found %s", option, end, path);
     pa_status s = pa_file_create(&created, path, err);
     if (!s) pa_file_abandon(&created);
     return s;
@@ -24,13 +28,22 @@ static pa_status check_sound(const char *path, pa_sound_format format, int numbe
     const char *option = pa_sound_format_name(format);
     const pa_output o = {.path = path, .number = number};
     char end[8], name[PATH_SIZE];
-    pa_status s = PA_OK;
     snprintf(end, sizeof end, ".%s", option);
-    if (!pa_ends_with(path, end)) return pa_error(err, PA_USAGE, "--%s: expected a name in %s, found %s", option, end, path);
+    pa_status s = check_end(path, option, end, err);
     for (int k = 0; k < number && !s; k++) {
         s = pa_output_name(&o, (size_t)k, name, sizeof name, err);
-        if (!s) s = check_file(name, option, end, err);
+        if (!s) s = check_created(name, err);
     }
+    return s;
+}
+
+static pa_status check_pictures(const pa_show *show, int number, pa_err *err) {
+    pa_status s = PA_OK;
+    if (show->page) s = check_end(show->page, "html", ".html", err);
+    if (!s && show->page) s = pa_roll_check("roll.svg", 1, err);
+    if (!s && show->roll) s = pa_roll_check(show->roll, (size_t)number, err);
+    if (!s && show->page) s = check_created(show->page, err);
+    if (!s && show->roll) s = check_created(show->roll, err);
     return s;
 }
 
@@ -42,9 +55,7 @@ pa_status pa_show_check(pa_show *show, int number, pa_err *err) {
         sound = true;
         s = check_sound(show->sound[f], f, number, err);
     }
-    if (!s && show->page) s = check_file(show->page, "html", ".html", err);
-    if (!s && show->page) s = pa_roll_check("roll.svg", err);
-    if (!s && show->roll && !(s = pa_roll_check(show->roll, err))) s = check_file(show->roll, "piano-roll", strrchr(show->roll, '.'), err);
+    if (!s) s = check_pictures(show, number, err);
     if (!s && sound) return pa_sound_font(show->font, &show->font, err);
     if (!s && show->font) s = pa_error(err, PA_USAGE, "expected --wav, --flac, --ogg, --mp3 or --html with --soundfont, found none");
     return s;
@@ -107,47 +118,67 @@ static pa_status take_all(shown *x, const pa_output *o, const pa_primer *p, cons
 
 // ---- files
 
-static pa_status write_sound(const pa_show *show, int number, const pa_rendition *r, size_t k, pa_piano *piano, pa_err *err) {
+// Each take is rendered once, for its files and the page.
+typedef struct {
+    const pa_show *show;
+    int number;
+    const shown *takes;
+    pa_piano *piano;
+} sounds;
+
+static pa_status copy_file(const char *path, FILE *out, pa_err *err) {
+    char part[1 << 14];
+    FILE *in = fopen(path, "rb");
+    if (!in) return pa_error(err, PA_FAIL, "cannot open %s: %s", path, strerror(errno));
+    for (size_t n; (n = fread(part, 1, sizeof part, in));) fwrite(part, 1, n, out);
+    bool failed = ferror(in);
+    fclose(in);
+    return failed ? pa_error(err, PA_FAIL, "cannot read %s", path) : PA_OK;
+}
+
+// Writes take k's files, and its MP3 to a stream of the page's; NULL: there is no page.
+static pa_status write_sound(void *arg, size_t k, FILE *mp3, pa_err *err) {
+    const sounds *x = arg;
+    const pa_rendition *r = &x->takes->take[k];
     pa_sound sound;
-    pa_status s = pa_piano_play(piano, r, &sound, err);
+    char name[PATH_SIZE];
+    pa_status s = pa_piano_play(x->piano, r, &sound, err);
     for (pa_sound_format f = 0; f < PA_SOUND_FORMATS && !s; f++) {
-        const pa_output o = {.path = show->sound[f], .number = number};
-        char name[PATH_SIZE];
+        const pa_output o = {.path = x->show->sound[f], .number = x->number};
         if (!o.path) continue;
         s = pa_output_name(&o, k, name, sizeof name, err);
         if (!s) s = pa_sound_write(&sound, name, f, r->name, err);
+        if (!s && f == PA_SOUND_MP3 && mp3) s = copy_file(name, mp3, err);
     }
+    if (!s && mp3 && !x->show->sound[PA_SOUND_MP3]) s = pa_sound_encode(&sound, mp3, PA_SOUND_MP3, r->name, err);
     pa_sound_clear(&sound);
     return s;
 }
 
-static pa_status write_sounds(const pa_show *show, int number, const shown *x, pa_err *err) {
-    pa_piano *piano;
-    bool wanted = false;
-    for (pa_sound_format f = 0; f < PA_SOUND_FORMATS; f++) wanted = wanted || show->sound[f];
-    if (!wanted) return PA_OK;
-    pa_status s = pa_piano_open(&piano, show->font, err);
-    for (size_t k = 0; k < x->count && !s; k++) s = write_sound(show, number, &x->take[k], k, piano, err);
-    pa_piano_close(piano);
-    return s;
+static pa_status write_page(sounds *x, const pa_output *o, const pa_primer *p, const char *facts, pa_err *err) {
+    char title[300];
+    snprintf(title, sizeof title, "%s%s", p->count ? p->name : "Piano music", p->count ? ", continued" : "");
+    const pa_page page = {.title = title,
+                          .facts = facts,
+                          .take = x->takes->take,
+                          .takes = x->takes->count,
+                          .midi = pa_output_is_tokens(o) ? NULL : x->takes->midi,
+                          .sound = write_sound,
+                          .arg = x};
+    return pa_page_write(x->show->page, &page, err);
 }
 
 pa_status pa_show_write(const pa_show *show, const pa_output *o, const pa_primer *p, const pa_takes *t, const char *facts, pa_err *err) {
-    shown x = {0};
-    pa_status s = take_all(&x, o, p, t, err);
-    if (!s && show->roll) s = pa_roll_write(show->roll, x.take, x.count, err);
-    if (!s) s = write_sounds(show, o->number, &x, err);
-    if (!s && show->page) {
-        char title[300];
-        snprintf(title, sizeof title, "%s%s", p->count ? p->name : "Piano music", p->count ? ", continued" : "");
-        const pa_page page = {.title = title,
-                              .facts = facts,
-                              .take = x.take,
-                              .takes = x.count,
-                              .midi = pa_output_is_tokens(o) ? NULL : x.midi,
-                              .font = show->font};
-        s = pa_page_write(show->page, &page, err);
-    }
-    clear(&x);
+    shown takes = {0};
+    sounds x = {.show = show, .number = o->number, .takes = &takes};
+    bool files = false;
+    for (pa_sound_format f = 0; f < PA_SOUND_FORMATS; f++) files = files || show->sound[f];
+    pa_status s = take_all(&takes, o, p, t, err);
+    if (!s && show->roll) s = pa_roll_write(show->roll, takes.take, takes.count, err);
+    if (!s && (files || show->page)) s = pa_piano_open(&x.piano, show->font, err);
+    if (!s && show->page) s = write_page(&x, o, p, facts, err);
+    for (size_t k = 0; k < takes.count && files && !show->page && !s; k++) s = write_sound(&x, k, NULL, err);
+    pa_piano_close(x.piano);
+    clear(&takes);
     return s;
 }

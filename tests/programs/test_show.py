@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What pagen makes beside MIDI: sound, a piano roll, a page; and that a wrong name is refused before any work. Exits with 77 where the
 build lacks the libraries or no SoundFont is installed."""
+import base64
 import subprocess
 import sys
 import unittest
@@ -41,6 +42,8 @@ class Show(Program):
         self.assertEqual(page.count('data-begins="5"'), 2)
         self.assertIn("</svg>", self.file("x.svg").read_text())
         self.assertGreater(self.seconds("x-2.wav"), 7.9)
+        for k in (1, 2):
+            self.assertIn(base64.b64encode(self.file(f"x-{k}.mp3").read_bytes()).decode(), page)
 
     def test_sound_without_the_primer_begins_with_the_continuation(self):
         self.pagen("--wav", self.file("both.wav"))
@@ -50,6 +53,8 @@ class Show(Program):
     def test_wrong_names_are_refused_before_any_work(self):
         rows = [(["--wav", "x.mp3"], 2, "--wav: expected a name in .wav"), (["--html", "x.txt"], 2, "--html: expected a name in .html"),
                 (["--piano-roll", "x.pdf"], 2, "--piano-roll: expected a name in .png or .svg"),
+                (["--piano-roll", self.file("x.svg"), "--number", 97], 2, "--piano-roll: expected at most 96 continuations"),
+                (["--number", 2, "--wav", "x"], 2, "--wav: expected a name in .wav"),
                 (["--ogg", self.file("none/x.ogg")], 1, "none/x.ogg"),
                 (["--soundfont", self.primer, "--wav", self.file("x.wav")], 2, "not a SoundFont"),
                 (["--soundfont", self.primer], 2, "--soundfont, found none")]

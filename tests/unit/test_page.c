@@ -17,8 +17,20 @@ static pa_rendition take[] = {
 };
 static const char *font;
 
+static pa_status play(void *arg, size_t k, FILE *mp3, pa_err *err) {
+    pa_piano *piano;
+    pa_sound sound = {0};
+    (void)arg;
+    pa_status s = pa_piano_open(&piano, font, err);
+    if (!s) s = pa_piano_play(piano, &take[k], &sound, err);
+    if (!s) s = pa_sound_encode(&sound, mp3, PA_SOUND_MP3, NULL, err);
+    pa_sound_clear(&sound);
+    pa_piano_close(piano);
+    return s;
+}
+
 static pa_page example(const char *const *midi) {
-    return (pa_page){.title = "A </title> & B", .facts = "seed 1 < 2", .take = take, .takes = 2, .midi = midi, .font = font};
+    return (pa_page){.title = "A </title> & B", .facts = "seed 1 < 2", .take = take, .takes = 2, .midi = midi, .sound = play};
 }
 
 static char *page_text(const char *const *midi) {
@@ -112,7 +124,7 @@ int main(int argc, char **argv) {
         SCRATCH_TEST(midi_files_are_embedded),       SCRATCH_TEST(what_cannot_be_made_is_an_error),
     };
     pa_err err;
-    if (pa_roll_check("x.svg", &err) || pa_sound_font(NULL, &font, &err)) {
+    if (pa_roll_check("x.svg", 1, &err) || pa_sound_font(NULL, &font, &err)) {
         print_message("skipped: %s\n", err.text);
         return 77;
     }
