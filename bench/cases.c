@@ -13,16 +13,17 @@ const case_model case_small[5] = {{"s1", 41, 14, 24, 3, 8, 2, 2, 40},
                                   {"s3", 70, 1, 37, 1, 20, 1, 3, 11},
                                   {"s4", 300, 128, 256, 4, 64, 1, 1, 390}, // more than one thread takes by itself
                                   {"s5", 560, 20, 8, 1, 8, 1, 1, 11}};     // rows enough that products of bf16 go part by part
-const case_adam case_adam_settings = {.lr = 3e-4,
-                                      .beta1 = 0.9,
-                                      .beta2 = 0.999,
-                                      .eps = 1e-8,
-                                      .decay = 0.1,
-                                      .c1 = 0.271,
-                                      .c2 = 0.002997001,
-                                      .g_scale = 0.5f,
-                                      .decoupled = true};
-const float case_loss_scale = 0.25f, case_z_loss = 0.01f;
+const pa_scalars case_scalars = {.loss_scale = 0.25f,
+                                 .grad_scale = 0.5f,
+                                 .lr = 3e-4,
+                                 .beta1 = 0.9,
+                                 .beta2 = 0.999,
+                                 .eps = 1e-8,
+                                 .decay = 0.1,
+                                 .c1 = 0.271,
+                                 .c2 = 0.002997001,
+                                 .decoupled = true};
+const float case_z_loss = 0.01f;
 
 pa_model case_settings(const case_model *m) {
     pa_model s = pa_model_default();

@@ -70,7 +70,10 @@ typedef struct {
     cpu_matmul *mm;
     case_operand x[CASE_OPERANDS];
     pa_attn a;
-    double result; // of CASE_SUM_SQUARES
+    pa_params params; // of CASE_ADAM: one tensor
+    pa_param param;
+    pa_scalars scalars;
+    double squares; // the sum of squares that CASE_SUM_SQUARES finds and CASE_ADAM is given
 } case_run;
 pa_status case_open(case_run *r, const case_row *row, const cpu_ops *ops, pa_err *err);
 void case_reset(case_run *r); // operands that are changed in place as they were
@@ -99,13 +102,7 @@ enum { X_P = 0, X_GRAD, X_M, X_V, X_NARROW };                                   
 enum { X_FROM = 0, X_TO };                                                                      // sums, casts
 enum { X_LEFT = 0, X_RIGHT, X_OUT, X_BIAS };                                                    // products
 
-// What adam is called with.
-typedef struct {
-    double lr, beta1, beta2, eps, decay, c1, c2;
-    float g_scale;
-    bool decoupled;
-} case_adam;
-extern const case_adam case_adam_settings;
-extern const float case_loss_scale, case_z_loss;
+extern const pa_scalars case_scalars; // of cross-entropy and adam
+extern const float case_z_loss;
 
 #endif

@@ -164,7 +164,7 @@ static void check_loss(checker *k) {
         for (size_t i = 0; i < V; i++) sum += exp(f32(r, X_LOGITS, row * V + i) - top);
         bool scored = target < (int)V - 1;
         double log_z = top + log(sum), off = sum_off((double)V) + 8 * u, x_t = f32(r, X_LOGITS, row * V + (size_t)target);
-        double scale = scored ? (double)case_loss_scale : 0, factor = scale * (1 + 2 * (double)case_z_loss * log_z);
+        double scale = scored ? (double)case_scalars.loss_scale : 0, factor = scale * (1 + 2 * (double)case_z_loss * log_z);
         output(k, "nats");
         compare(k, f32(r, X_NATS, row), scored ? log_z - x_t : 0, off + 2 * u * (fabs(log_z) + fabs(x_t) + fabs(top)));
         output(k, "best"), compare(k, ((const uint16_t *)r->x[X_BEST].data)[row], (double)best, 0);
@@ -204,11 +204,11 @@ static void check_embed(checker *k, bool back) {
 
 static void check_adam(checker *k) {
     const case_run *r = k->run;
-    const case_adam *s = &case_adam_settings;
+    const pa_scalars *s = &case_scalars;
     size_t blocks = k->row->count / 64 + 1;
     for (size_t block = 0; block < blocks; block = next(k, block, blocks))
         for (size_t i = block * 64; i < k->row->count && i < block * 64 + 64; i++) {
-            double p = before(r, X_P, i), g = before(r, X_GRAD, i) * (double)s->g_scale, a = (1 - s->beta1) * g,
+            double p = before(r, X_P, i), g = before(r, X_GRAD, i) * (double)s->grad_scale, a = (1 - s->beta1) * g,
                    m = before(r, X_M, i) * s->beta1;
             double v = before(r, X_V, i) * s->beta2 + (1 - s->beta2) * g * g, m_off = 3 * u * (fabs(a) + fabs(m)),
                    root = sqrt(v / s->c2) + s->eps;
@@ -286,7 +286,7 @@ static void check_sum_squares(checker *k) {
         lost = (s - sum) - t, sum = s;
     }
     // Each of n additions rounds by half a unit at most. Squares of 24-bit numbers don't round up and down alike: no random walk.
-    output(k, "sum"), compare(k, k->run->result, sum, n * 0x1p-53 * sum);
+    output(k, "sum"), compare(k, k->run->squares, sum, n * 0x1p-53 * sum);
 }
 
 case_error case_check(const case_run *r, int samples) {

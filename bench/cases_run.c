@@ -151,6 +151,9 @@ static void open_adam(maker *m) {
     numbers(m, X_V, PA_TYPE_F32, n, 1.01e-4, 1e-4);
     for (int i = X_P; i <= X_V; i++) changes(m, i);
     if (m->run->row.type == PA_TYPE_BF16) take(m, X_NARROW, n * 2);
+    m->run->param = (pa_param){.rank = 1, .size = n, .decays = true};
+    m->run->params = (pa_params){.row = &m->run->param, .count = 1};
+    m->run->squares = 1;
 }
 
 static size_t longest(const pa_product *p) {
@@ -201,7 +204,7 @@ static void open_plain(maker *m) {
 }
 
 pa_status case_open(case_run *r, const case_row *row, const cpu_ops *ops, pa_err *err) {
-    *r = (case_run){.row = *row, .ops = ops};
+    *r = (case_run){.row = *row, .ops = ops, .scalars = case_scalars};
     maker m = {.run = r};
     switch (row->kind) {
     case CASE_ATTENTION_FWD:
@@ -286,10 +289,17 @@ static void run_norm(case_run *r) {
 }
 
 static void run_adam(case_run *r) {
-    const case_adam *s = &case_adam_settings;
     case_operand *x = r->x;
-    r->ops->adam(x[X_P].data, x[X_GRAD].data, x[X_M].data, x[X_V].data, x[X_NARROW].data, r->row.count, s->g_scale, s->lr, s->beta1,
-                 s->beta2, s->eps, s->decay, s->decoupled, s->c1, s->c2);
+    r->ops->adam(NULL, &(pa_adam){.params = &r->params,
+                                  .to = r->row.count,
+                                  .p = x[X_P].data,
+                                  .g = x[X_GRAD].data,
+                                  .m = x[X_M].data,
+                                  .v = x[X_V].data,
+                                  .copy = x[X_NARROW].data,
+                                  .type = r->row.type,
+                                  .squares = &r->squares,
+                                  .scalars = &r->scalars});
 }
 
 static void run_decode(case_run *r) {
@@ -329,8 +339,8 @@ pa_status case_execute(case_run *r, pa_err *err) {
                     c->dim_head, c->in, 1);
         break;
     case CASE_CROSS_ENTROPY:
-        ops->cross_entropy(c->type, x[X_DLOGITS].data, x[X_NATS].data, x[X_BEST].data, x[X_LOGITS].data, x[X_TARGET].data, case_loss_scale,
-                           case_z_loss, c->rows, c->vocab);
+        ops->cross_entropy(c->type, x[X_DLOGITS].data, x[X_NATS].data, x[X_BEST].data, x[X_LOGITS].data, x[X_TARGET].data,
+                           case_scalars.loss_scale, case_z_loss, c->rows, c->vocab);
         break;
     case CASE_EMBED_FWD:
         ops->embed_fwd(x[X_ROWS].data, x[X_TOKEN].data, x[X_POSITION].data, x[X_TOKEN_EMB].data, x[X_POSITION_EMB].data, c->rows, c->in);
@@ -339,7 +349,7 @@ pa_status case_execute(case_run *r, pa_err *err) {
         ops->embed_bwd(x[X_TOKEN_EMB].data, x[X_POSITION_EMB].data, x[X_ROWS].data, x[X_TOKEN].data, x[X_POSITION].data, c->rows, c->in);
         break;
     case CASE_SUM_SQUARES:
-        r->result = ops->sum_squares(x[X_FROM].data, c->count);
+        r->squares = ops->sum_squares(x[X_FROM].data, c->count);
         break;
     case CASE_ADAM:
         run_adam(r);

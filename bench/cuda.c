@@ -146,14 +146,10 @@ static cudaError_t put(void **to, const void *from, size_t bytes) {
 // What kernels read from device memory beside the operands.
 static pa_status take_extra(gpu *g, pa_err *err) {
     const case_row *r = &g->host.row;
-    const case_adam *s = &case_adam_settings;
     const double one = 1;
     const int last = r->latents - 1;
-    pa_scalars scalars = {.loss_scale = case_loss_scale, .grad_scale = s->g_scale, .lr = s->lr, .beta1 = s->beta1};
-    scalars.beta2 = s->beta2, scalars.eps = s->eps, scalars.decay = s->decay;
-    scalars.c1 = s->c1, scalars.c2 = s->c2, scalars.decoupled = s->decoupled;
     size_t keys = (size_t)r->batch * (size_t)r->heads * (size_t)r->dim_head, bytes = r->kind == CASE_ADAM ? r->count / 16 : keys * 8;
-    cudaError_t e = put(&g->extra[EX_SCALARS], &scalars, sizeof scalars);
+    cudaError_t e = put(&g->extra[EX_SCALARS], &case_scalars, sizeof case_scalars);
     if (!e)
         e = r->kind == CASE_ATTENTION_DECODE ? put(&g->extra[EX_FIRST], &last, sizeof last) : put(&g->extra[EX_FIRST], &one, sizeof one);
     char *second = malloc(bytes);
@@ -235,6 +231,19 @@ static void run_decode(gpu *g) {
                      I, g->x[X_Q], k, v, g->x[X_KV], (char *)g->x[X_KV] + half, g->x[X_O], g->work);
 }
 
+static void run_adam(gpu *g) {
+    pa_device d = {.stream = g->stream, .decays = g->extra[EX_SECOND]};
+    cuda_adam(&d, &(pa_adam){.to = g->host.row.count,
+                             .p = g->x[X_P],
+                             .g = g->x[X_GRAD],
+                             .m = g->x[X_M],
+                             .v = g->x[X_V],
+                             .copy = g->x[X_NARROW],
+                             .type = g->type,
+                             .squares = g->extra[EX_FIRST],
+                             .scalars = g->extra[EX_SCALARS]});
+}
+
 static pa_status launch(gpu *g, pa_err *err) {
     const case_row *r = &g->host.row;
     void *const *x = g->x;
@@ -279,8 +288,7 @@ static pa_status launch(gpu *g, pa_err *err) {
         cuda_sum_squares(g->stream, g->extra[EX_FIRST], x[X_FROM], r->count, g->work);
         break;
     case CASE_ADAM:
-        cuda_adam(g->stream, x[X_P], x[X_GRAD], x[X_M], x[X_V], g->type, x[X_NARROW], g->extra[EX_SECOND], r->count, g->extra[EX_FIRST],
-                  g->extra[EX_SCALARS]);
+        run_adam(g);
         break;
     case CASE_CAST:
         cuda_cast(g->stream, g->type, x[X_TO], x[X_FROM], r->count);
@@ -358,7 +366,7 @@ pa_status bench_cuda(const case_row *row, const cpu_ops *ops, bool half, int sam
     pa_status s = gpu_open(&g, row, ops, half, err);
     if (!s && !(s = launch(&g, err)) && !(s = cuda_check(cudaStreamSynchronize(g.stream), row->name, err)) && !(s = copy(&g, true, err))) {
         if (row->kind == CASE_SUM_SQUARES)
-            s = cuda_check(cudaMemcpy(&g.host.result, g.extra[EX_FIRST], 8, cudaMemcpyDeviceToHost), "reading a sum", err);
+            s = cuda_check(cudaMemcpy(&g.host.squares, g.extra[EX_FIRST], 8, cudaMemcpyDeviceToHost), "reading a sum", err);
         if (!s) to->error = case_check(&g.host, samples);
     }
     if (!s) s = bench_measure(&(bench_job){.work = timed_ours, .seconds = seconds, .what = &g}, effort, &to->time, err);

@@ -62,9 +62,7 @@ typedef struct {
                           float scale, float z_loss, int rows, int V);
     // Sum of squares in double, in a fixed order.
     double (*sum_squares)(const float *x, size_t n);
-    // Adam as in PyTorch; g is multiplied by g_scale first and cleared after. copy (bf16, may be NULL) = p. c1, c2: 1 - beta^step.
-    void (*adam)(float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, double lr, double beta1, double beta2,
-                 double eps, double decay, bool decoupled, double c1, double c2);
+    void (*adam)(pa_device *d, const pa_adam *a); // as in host/model/ops.h; d is not used
     void (*cast)(pa_type type, void *y, const float *x, size_t n);
     void (*widen)(pa_type type, float *y, const void *x, size_t n);
     // sum (C) += the columns of x (rows, C).

@@ -139,12 +139,14 @@ static double sum_squares(const float *x, size_t n) {
     return sum;
 }
 
-// Constants in double until the last: 1 - 0.999 in float32 would be off by 2e-5 of itself.
-static void adam(float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, double lr, double beta1, double beta2,
-                 double epsilon, double decay, bool decoupled, double c1, double c2) {
-    float keep = decoupled ? (float)(1 - lr * decay) : 1, l2 = decoupled ? 0 : (float)decay, step = (float)(lr / c1),
-          root = (float)(1 / sqrt(c2));
-    float b1 = (float)beta1, a1 = (float)(1 - beta1), b2 = (float)beta2, a2 = (float)(1 - beta2), eps = (float)epsilon;
+// Numbers [from, from + n) of the arrays. Constants are double until the last step: 1 - 0.999 in float32 would be off by 2e-5 of itself.
+static void adam_range(const pa_adam *a, float g_scale, double decay, size_t from, size_t n) {
+    const pa_scalars *s = a->scalars;
+    float *p = a->p + from, *g = a->g + from, *m = a->m + from, *v = a->v + from;
+    uint16_t *copy = a->copy ? (uint16_t *)a->copy + from : NULL;
+    const float keep = s->decoupled ? (float)(1 - s->lr * decay) : 1, l2 = s->decoupled ? 0 : (float)decay;
+    const float step = (float)(s->lr / s->c1), root = (float)(1 / sqrt(s->c2)), eps = (float)s->eps;
+    const float b1 = (float)s->beta1, a1 = (float)(1 - s->beta1), b2 = (float)s->beta2, a2 = (float)(1 - s->beta2);
 #pragma omp parallel for simd schedule(static) if (n > SMALL)
     for (size_t i = 0; i < n; i++) {
         float gradient = g[i] * g_scale + l2 * p[i];
@@ -156,6 +158,21 @@ static void adam(float *p, float *g, float *m, float *v, uint16_t *copy, size_t 
     if (!copy) return;
 #pragma omp parallel for simd schedule(static) if (n > SMALL)
     for (size_t i = 0; i < n; i++) copy[i] = bf16_from_float(p[i]);
+}
+static void adam(pa_device *d, const pa_adam *a) {
+    const pa_scalars *s = a->scalars;
+    const double norm = (double)s->grad_scale * sqrt(*a->squares);
+    (void)d;
+    if (!isfinite(norm)) {
+        memset(a->g, 0, (a->to - a->from) * sizeof *a->g);
+        return;
+    }
+    const float scale = s->grad_scale * (s->clip > 0 && norm > s->clip ? (float)(s->clip / norm) : 1);
+    for (int i = 0; i < a->params->count; i++) {
+        const pa_param *row = &a->params->row[i];
+        size_t end = row->offset + row->size, from = row->offset > a->from ? row->offset : a->from, to = end < a->to ? end : a->to;
+        if (from < to) adam_range(a, scale, row->decays ? s->decay : 0, from - a->from, to - from);
+    }
 }
 
 static void cast(pa_type t, void *y, const float *x, size_t n) {

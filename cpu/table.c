@@ -122,21 +122,7 @@ static size_t sum_work(pa_device *d) {
 }
 
 static void adam(pa_device *d, const pa_adam *a) {
-    const pa_scalars *s = a->scalars;
-    double norm = (double)s->grad_scale * sqrt(*a->squares);
-    if (!isfinite(norm)) {
-        memset(a->g, 0, (a->to - a->from) * sizeof *a->g);
-        return;
-    }
-    float scale = s->grad_scale * (s->clip > 0 && norm > s->clip ? (float)(s->clip / norm) : 1);
-    for (int i = 0; i < a->params->count; i++) {
-        const pa_param *row = &a->params->row[i];
-        size_t end = row->offset + row->size, from = row->offset > a->from ? row->offset : a->from, to = end < a->to ? end : a->to;
-        if (from >= to) continue;
-        size_t at = from - a->from;
-        d->ops->adam(a->p + at, a->g + at, a->m + at, a->v + at, a->copy ? (uint16_t *)a->copy + at : NULL, to - from, scale, s->lr,
-                     s->beta1, s->beta2, s->eps, row->decays ? s->decay : 0, s->decoupled, s->c1, s->c2);
-    }
+    d->ops->adam(d, a);
 }
 
 static void cast(pa_device *d, pa_type type, void *y, const float *x, size_t n) {

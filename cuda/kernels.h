@@ -91,12 +91,8 @@ void cuda_sum(cudaStream_t stream, double *sum, double *total, const float *x, s
 
 // cuda/optimizer.cu. *sum (double) = sum of squares in one order; work: cuda_sum_squares_work() bytes. 4 n bytes, 2 n flop.
 void cuda_sum_squares(cudaStream_t stream, double *sum, const float *x, size_t n, void *work);
-// Adam over all n numbers at once, as in PyTorch: g is multiplied by scalars->grad_scale, and by clip / norm where the norm,
-// grad_scale sqrt(*squares), is larger than clip; then cleared. Where the norm is not finite p, m, v and copy stay, g is cleared.
-// decays (n / 16): whether weight decay applies to these 16 numbers (tensors start on multiples of 16). copy (of `type`) = p; NULL: none.
-// 32 n bytes, and s n for the copy; 16 n flop.
-void cuda_adam(cudaStream_t stream, float *p, float *g, float *m, float *v, pa_type type, void *copy, const uint8_t *decays, size_t n,
-               const double *squares, const pa_scalars *scalars);
+// Over all numbers at once; reads from the device's `decays`, not from params, where weight decay applies.
+void cuda_adam(pa_device *d, const pa_adam *a);
 
 #ifdef __cplusplus
 }

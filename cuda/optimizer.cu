@@ -99,16 +99,14 @@ static __global__ void __launch_bounds__(THREADS) adam_kernel(float4 *p, float4 
     }
 }
 
-template <typename T>
-static void launch_adam(cudaStream_t stream, float *p, float *g, float *m, float *v, void *copy, const uint8_t *decays, size_t n,
-                        const double *squares, const pa_scalars *scalars) {
+template <typename T> static void launch_adam(const pa_device *d, const pa_adam *a) {
+    const size_t n = a->to - a->from;
     unsigned blocks = cuda_blocks(n, 4 * THREADS);
     if (!n) return;
-    CUDA_LAUNCH((adam_kernel<T>), dim3(blocks < 2048 ? blocks : 2048), dim3(THREADS), 0, stream, (float4 *)p, (float4 *)g, (float4 *)m,
-                (float4 *)v, (T *)copy, decays, n, squares, scalars);
+    CUDA_LAUNCH((adam_kernel<T>), dim3(blocks < 2048 ? blocks : 2048), dim3(THREADS), 0, d->stream, (float4 *)a->p, (float4 *)a->g,
+                (float4 *)a->m, (float4 *)a->v, (T *)a->copy, d->decays + a->from / 16, n, a->squares, a->scalars);
 }
 
-void cuda_adam(cudaStream_t stream, float *p, float *g, float *m, float *v, pa_type type, void *copy, const uint8_t *decays, size_t n,
-               const double *squares, const pa_scalars *scalars) {
-    CUDA_TYPED(type, launch_adam, stream, p, g, m, v, copy, decays, n, squares, scalars);
+void cuda_adam(pa_device *d, const pa_adam *a) {
+    CUDA_TYPED(a->type, launch_adam, d, a);
 }

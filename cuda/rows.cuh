@@ -4,7 +4,7 @@
 #define PA_CUDA_ROWS_CUH
 
 #include "cuda/device.cuh"
-#include "cuda/kernels.h"
+#include "cuda/device.h"
 
 // Eight neighbours, aligned to 16 bytes, as float32.
 template <typename T> __device__ __forceinline__ void cuda_load8(float x[8], const T *p) {

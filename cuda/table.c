@@ -105,10 +105,6 @@ static size_t sum_work(pa_device *d) {
     return cuda_sum_squares_work();
 }
 
-static void adam(pa_device *d, const pa_adam *a) {
-    cuda_adam(d->stream, a->p, a->g, a->m, a->v, a->type, a->copy, d->decays + a->from / 16, a->to - a->from, a->squares, a->scalars);
-}
-
 static void cast(pa_device *d, pa_type type, void *y, const float *x, size_t n) {
     cuda_cast(d->stream, type, y, x, n);
 }
@@ -348,7 +344,7 @@ const pa_ops cuda_table = {.name = "cuda",
                            .sum = sum,
                            .sum_squares = sum_squares,
                            .sum_work = sum_work,
-                           .adam = adam,
+                           .adam = cuda_adam,
                            .cast = cast,
                            .widen = widen,
                            .column_sum = column_sum,

@@ -30,11 +30,11 @@ static int scratch_operand(case_kind kind) {
 // Everything but scratch memory as one piece, so that a second run can be compared bit by bit.
 static char *snapshot(const case_run *r, size_t *bytes) {
     int scratch = scratch_operand(r->row.kind);
-    size_t at = sizeof r->result;
+    size_t at = sizeof r->squares;
     for (int i = 0; i < CASE_OPERANDS; i++) at += r->x[i].bytes;
     char *all = malloc(at);
-    at = sizeof r->result;
-    memcpy(all, &r->result, at);
+    at = sizeof r->squares;
+    memcpy(all, &r->squares, at);
     for (int i = 0; i < CASE_OPERANDS; i++) {
         if (i == scratch || !r->x[i].bytes) continue;
         memcpy(all + at, r->x[i].data, r->x[i].bytes);

@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "cpu/simd.h"
+#include "cuda/device.h"
 #include "cuda/half.h"
-#include "cuda/kernels.h"
 
 enum { OPERANDS = 16 };
 static struct {
@@ -217,29 +217,33 @@ static double sum_squares(const float *x, size_t n) {
     done();
     return sum;
 }
-// The kernel takes multiples of 16 numbers.
-static void adam(float *p, float *g, float *m, float *v, uint16_t *copy, size_t n, float g_scale, double lr, double beta1, double beta2,
-                 double eps, double decay, bool decoupled, double c1, double c2) {
-    size_t all = (n + 15) / 16 * 16;
-    float *x[4] = {p, g, m, v}, *padded[4];
+// The kernel takes multiples of 16 numbers, and reads from the device whether they decay.
+static void adam(pa_device *unused, const pa_adam *a) {
+    const size_t n = a->to, all = (n + 15) / 16 * 16;
+    float *x[4] = {a->p, a->g, a->m, a->v}, *padded[4];
     uint16_t *narrow = calloc(all, 2);
     uint8_t *decays = malloc(all / 16);
-    double squares = 1;
-    pa_scalars s = {.loss_scale = 1, .grad_scale = g_scale, .lr = (float)lr, .beta1 = beta1, .beta2 = beta2, .eps = (float)eps};
-    s.decay = (float)decay, s.c1 = (float)c1, s.c2 = (float)c2, s.decoupled = decoupled;
+    (void)unused;
     for (int i = 0; i < 4; i++)
         if (!(padded[i] = calloc(all, 4)))
             abort();
         else
             memcpy(padded[i], x[i], n * 4);
-    if (!narrow || !decays) abort();
-    memset(decays, 1, all / 16);
-    cuda_adam(0, change(padded[0], all * 4), change(padded[1], all * 4), change(padded[2], all * 4), change(padded[3], all * 4),
-              type_of(PA_TYPE_BF16), copy ? change_act(PA_TYPE_BF16, narrow, all) : NULL, use(decays, all / 16), all, use(&squares, 8),
-              use(&s, sizeof s));
+    if (!narrow || !decays || a->from) abort();
+    memset(decays, a->params->row[0].decays, all / 16);
+    pa_device d = {.decays = change(decays, all / 16)};
+    cuda_adam(&d, &(pa_adam){.to = all,
+                             .p = change(padded[0], all * 4),
+                             .g = change(padded[1], all * 4),
+                             .m = change(padded[2], all * 4),
+                             .v = change(padded[3], all * 4),
+                             .copy = a->copy ? change_act(PA_TYPE_BF16, narrow, all) : NULL,
+                             .type = type_of(PA_TYPE_BF16),
+                             .squares = use(a->squares, sizeof *a->squares),
+                             .scalars = use(a->scalars, sizeof *a->scalars)});
     done();
     for (int i = 0; i < 4; i++) memcpy(x[i], padded[i], n * 4), free(padded[i]);
-    if (copy) memcpy(copy, narrow, n * 2);
+    if (a->copy) memcpy(a->copy, narrow, n * 2);
     free(narrow), free(decays);
 }
 
