@@ -8,6 +8,7 @@ add_library(emulator STATIC
   tests/emulator/cublaslt.cpp
   tests/emulator/cudnn.cpp
   tests/emulator/fiber.cpp
+  tests/emulator/gpus.cpp
   tests/emulator/nccl.cpp
   tests/emulator/runtime.cpp
   tests/emulator/twins.cpp)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """patrain run as a program, interrupted in every way: it computes the bits of an uninterrupted run. Its messages, files and
-logs are in test_train_files.py."""
+logs are in test_train_logs.py."""
 
 import fcntl
 import math
@@ -26,6 +26,10 @@ def compute(process, seconds):
     until = used() + seconds * os.sysconf("SC_CLK_TCK")
     while process.poll() is None and used() < until:
         time.sleep(0.001)
+
+
+# Settings of a model that takes more than two seconds of processor time a step.
+SLOW = ("model.context=512", "model.prefix=128", "model.dim=256", "train.global_batch=32", "log.eval_every=0")
 
 
 class Run(programs.WithCorpus):
