@@ -1,8 +1,6 @@
 # patrain_shared and patrain_static, made of the programs' objects.
 get_property(objects GLOBAL PROPERTY PA_OBJECTS)
-list(APPEND objects pa_core pa_public)
-add_library(pa_public OBJECT host/lib/patrain.c host/lib/spin.c host/lib/stream.c)
-target_link_libraries(pa_public PRIVATE pa_core)
+list(APPEND objects pa_core)
 
 set(map ${CMAKE_SOURCE_DIR}/cmake/libpatrain.map)
 add_library(patrain_shared SHARED)

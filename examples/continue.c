@@ -15,18 +15,19 @@ int main(int argc, char **argv) {
     if (argc != 4) return fprintf(stderr, "usage: continue MODEL IN.mid OUT.mid\n"), 2;
     patrain_model *model;
     check(patrain_model_open(&model, argv[1], NULL, &error));
-    patrain_encoding encoding = patrain_model_describe(model).encoding;
+    patrain_encoding encoding = patrain_model_describe(model)->encoding;
 
     uint16_t *tokens;
     size_t count;
-    check(patrain_encode_midi(argv[2], encoding, &tokens, &count, NULL, &error));
+    check(patrain_encode_midi(argv[2], encoding, NULL, &tokens, &count, NULL, &error));
     patrain_stream *stream;
     check(patrain_stream_open(&stream, model, NULL, &error));
     check(patrain_stream_start(stream, tokens, count, &error));
 
     uint16_t *piece = realloc(tokens, (count + 500) * sizeof *piece);
     if (!piece) return 1;
-    patrain_sampling sampling = patrain_sampling_default();
+    patrain_sampling sampling;
+    patrain_sampling_default(&sampling, sizeof sampling);
     for (size_t i = 0; i < 500; i++) check(patrain_stream_next(stream, &sampling, &piece[count++], &error));
 
     patrain_note *notes;

@@ -1,13 +1,14 @@
-// paeval.c: measures a checkpoint on a token file, writes its logits for given windows, or exports it. Scoring is in
-// score.c.
+// paeval.c: measures a checkpoint on a token file, writes its logits for given windows, or exports it.
 #include <cJSON.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "host/base/cli.h"
+#include "host/base/progress.h"
 #include "host/files/safetensors_write.h"
-#include "host/play/inference.h"
+#include "host/files/weights.h"
+#include "host/play/library.h"
 #include "host/play/score.h"
 
 #define NOT_GIVEN INT64_MIN
@@ -15,6 +16,7 @@
 static const char *config, *logits_path, *export_path, *device = "auto", *precision = "auto";
 static int64_t stride = NOT_GIVEN, batch = NOT_GIVEN, pieces = NOT_GIVEN;
 static bool json, int8, half;
+static const char *chosen; // the device
 
 static const pa_option option[] = {
     {"stride", PA_OPT_INT, &stride, "S", "tokens from one window to the next (default: half of the latents)", "Measuring"},
@@ -42,7 +44,9 @@ static const pa_program program = {
 
 // One measurement.
 typedef struct {
-    const pa_inference *model;
+    const patrain_model_info *model;
+    const patrain_options *options;
+    char precision[64];
     const pa_token_set *tokens;
     const char *tokens_path;
     int64_t pieces;
@@ -63,13 +67,14 @@ static int64_t correct_of(const pa_score *s) {
 
 static void print_table(const result *r) {
     const pa_score *s = &r->whole;
-    const pa_weights *w = &r->model->weights;
+    const patrain_model_info *m = r->model;
     double tokens = (double)pa_score_tokens(s), nats = pa_score_nats(s);
-    printf("model       %s, step %lld, %s\n", w->path, (long long)w->step, w->foreign ? "foreign" : pa_encoding_name(w->encoding));
+    printf("model       %s, step %lld, %s\n", m->path, (long long)m->step,
+           m->foreign ? "foreign" : pa_encoding_name((pa_encoding)m->encoding));
     printf("tokens      %s: %lld pieces, %.2f hours, %lld notes, %.0f tokens scored\n", r->tokens_path, (long long)r->pieces,
            s->seconds / 3600, (long long)s->notes, tokens);
-    printf("windows     %d tokens, %d of them prefix, stride %d; %s on %s, %.0f tokens/s\n\n", w->model.context, w->model.prefix, r->stride,
-           pa_inference_precision(r->model), r->model->backend->name, per(tokens, r->took));
+    printf("windows     %d tokens, %d of them prefix, stride %d; %s on %s, %.0f tokens/s\n\n", m->context, m->prefix, r->stride,
+           r->precision, r->options->device, per(tokens, r->took));
     printf("nats        %.4f a token, %.4f a note, %.4f a second of music\n", nats / tokens, per(nats, (double)s->notes),
            per(nats, s->seconds));
     printf("accuracy    %.2f %%\n", 100 * (double)correct_of(s) / tokens);
@@ -83,12 +88,12 @@ static void print_table(const result *r) {
 
 static pa_status print_json(const result *r, pa_err *err) {
     const pa_score *s = &r->whole;
-    const pa_weights *w = &r->model->weights;
+    const patrain_model_info *m = r->model;
     double tokens = (double)pa_score_tokens(s), nats = pa_score_nats(s);
     const struct {
         const char *name;
         double value;
-    } number[] = {{"step", (double)w->step},
+    } number[] = {{"step", (double)m->step},
                   {"loss", nats / tokens},
                   {"nats_per_note", per(nats, (double)s->notes)},
                   {"nats_per_second", per(nats, s->seconds)},
@@ -98,16 +103,16 @@ static pa_status print_json(const result *r, pa_err *err) {
                   {"tokens", tokens},
                   {"notes", (double)s->notes},
                   {"seconds", s->seconds},
-                  {"context", w->model.context},
-                  {"prefix", w->model.prefix},
+                  {"context", m->context},
+                  {"prefix", m->prefix},
                   {"stride", r->stride},
                   {"tokens_per_s", per(tokens, r->took)}};
     cJSON *o = cJSON_CreateObject(), *classes;
-    cJSON_AddStringToObject(o, "model", w->path);
+    cJSON_AddStringToObject(o, "model", m->path);
     cJSON_AddStringToObject(o, "tokens_file", r->tokens_path);
     cJSON_AddStringToObject(o, "encoding", pa_encoding_name(r->tokens->encoding));
-    cJSON_AddStringToObject(o, "device", r->model->backend->name);
-    cJSON_AddStringToObject(o, "precision", pa_inference_precision(r->model));
+    cJSON_AddStringToObject(o, "device", r->options->device);
+    cJSON_AddStringToObject(o, "precision", r->precision);
     for (size_t i = 0; i < sizeof number / sizeof *number; i++) cJSON_AddNumberToObject(o, number[i].name, number[i].value);
     classes = cJSON_AddObjectToObject(o, "classes");
     for (int c = 0; c < PA_CLASSES; c++) {
@@ -124,33 +129,98 @@ static pa_status print_json(const result *r, pa_err *err) {
     return text ? PA_OK : pa_error(err, PA_FAIL, "no memory to print the result");
 }
 
-static pa_status measure(pa_inference *x, const char *path, pa_err *err) {
+// ---- measuring
+
+static int latents_of(const patrain_model_info *m) {
+    return m->context - m->prefix;
+}
+
+static pa_status open_scorer(patrain_scorer **scorer, const patrain_model *model, int most, pa_err *err) {
+    const patrain_options o = {.size = sizeof o, .device = chosen, .precision = precision, .int8 = int8, .batch = most};
+    patrain_error why;
+    return pa_from_library(patrain_scorer_open(scorer, model, &o, &why), &why, err);
+}
+
+static pa_status predict(void *scorer, const patrain_windows *w, pa_err *err) {
+    patrain_error why;
+    return pa_from_library(patrain_scorer_predict(scorer, w, &why), &why, err);
+}
+
+typedef struct {
+    const patrain_piece *piece;
+    pa_score *score;
+    pa_progress bar;
+} sums;
+
+static void add_tokens(void *arg, const patrain_scored *run) {
+    sums *x = arg;
+    const uint16_t *token = x->piece[run->piece].tokens + run->first;
+    for (size_t i = 0; i < run->count; i++) pa_score_add(x->score, token[i], run->best[i], run->nats[i]);
+    pa_progress_update(&x->bar, (double)pa_score_tokens(x->score));
+}
+
+static pa_status score_pieces(patrain_scorer *scorer, result *r, pa_err *err) {
+    sums x = {.score = &r->whole};
+    patrain_error why;
+    double total = 0;
+    patrain_piece *piece = malloc(((size_t)r->pieces + 1) * sizeof *piece);
+    if (!piece) return pa_error(err, PA_FAIL, "no memory for %lld pieces", (long long)r->pieces);
+    for (int64_t i = 0; i < r->pieces; i++) {
+        const pa_token_piece p = pa_token_set_piece(r->tokens, i);
+        piece[i] = (patrain_piece){p.token, (size_t)p.count};
+        r->whole.notes += p.notes;
+        r->whole.seconds += p.seconds;
+        total += p.count ? (double)p.count - 1 : 0;
+    }
+    x.piece = piece;
+    pa_progress_start(&x.bar, "scoring", "tokens", total);
+    patrain_status s = patrain_scorer_pieces(scorer, piece, (size_t)r->pieces, r->stride, add_tokens, &x, &why);
+    pa_progress_end(&x.bar);
+    free(piece);
+    return pa_from_library(s, &why, err);
+}
+
+static pa_status score_crops(patrain_scorer *scorer, result *r, pa_err *err) {
+    const pa_scoring scoring = {.predict = predict,
+                                .arg = scorer,
+                                .context = r->model->context,
+                                .prefix = r->model->prefix,
+                                .vocab = PATRAIN_VOCABULARY,
+                                .tokens = r->tokens,
+                                .pieces = r->pieces,
+                                .batch = r->options->batch};
+    return pa_score_crops(&scoring, &(pa_crops){.seed = 1, .seed_too = true}, &r->crops, err);
+}
+
+static pa_status measure(const patrain_model *model, const char *path, pa_err *err) {
     pa_token_set t;
-    pa_status s = pa_inference_tokens(x, &t, path, err);
+    patrain_scorer *scorer = NULL;
+    result r = {.model = patrain_model_describe(model), .tokens = &t, .tokens_path = path};
+    pa_status s = pa_open_tokens(&t, model, path, err);
     if (s) return s;
-    const pa_model *m = &x->params.model;
-    int B = batch > 0 ? (int)batch : pa_score_batch(m);
-    result r = {.model = x, .tokens = &t, .tokens_path = path, .stride = stride > 0 ? (int)stride : pa_score_stride(m)};
+    r.stride = stride > 0 ? (int)stride : latents_of(r.model) > 1 ? latents_of(r.model) / 2 : 1;
     r.pieces = pieces > 0 && pieces < t.pieces ? pieces : t.pieces;
-    if ((s = pa_inference_start(x, precision, int8, B, 0, err))) goto done;
+    if ((s = open_scorer(&scorer, model, batch > 0 ? (int)batch : 0, err))) goto done;
+    r.options = patrain_scorer_options(scorer);
+    pa_precision_text(r.options, r.precision, sizeof r.precision);
     double began = pa_clock();
-    pa_scoring scoring = {.backend = x->backend, .ctx = x->ctx, .model = m, .tokens = &t, .pieces = r.pieces, .batch = B};
-    if ((s = pa_score_pieces(&scoring, r.stride, &r.whole, err))) goto done;
+    if ((s = score_pieces(scorer, &r, err))) goto done;
     r.took = pa_clock() - began;
     if (!pa_score_tokens(&r.whole)) {
         s = pa_error(err, PA_DATA, "%s: expected a piece of at least two tokens, found none in %lld pieces", path, (long long)r.pieces);
         goto done;
     }
     if (!isfinite(pa_score_nats(&r.whole))) {
-        s = pa_error(err, PA_FAIL, "%s: expected a finite loss, found %g", x->weights.path, pa_score_nats(&r.whole));
+        s = pa_error(err, PA_FAIL, "%s: expected a finite loss, found %g", r.model->path, pa_score_nats(&r.whole));
         goto done;
     }
-    if ((s = pa_score_crops(&scoring, &(pa_crops){.seed = 1, .seed_too = true}, &r.crops, err))) goto done;
+    if ((s = score_crops(scorer, &r, err))) goto done;
     if (json)
         s = print_json(&r, err);
     else
         print_table(&r);
 done:
+    patrain_scorer_close(scorer);
     pa_token_set_close(&t);
     return s;
 }
@@ -158,7 +228,7 @@ done:
 // ---- logits of given windows
 
 // The windows as ids, malloc'ed; *B of *M tokens each.
-static pa_status read_windows(const pa_st *st, const pa_model *m, uint16_t **ids, int64_t *B, int64_t *M, pa_err *err) {
+static pa_status read_windows(const pa_st *st, const patrain_model_info *m, uint16_t **ids, int64_t *B, int64_t *M, pa_err *err) {
     const char *path = pa_st_path(st);
     const pa_tensor *t = pa_st_find(st, "x");
     if (!t) t = pa_st_find(st, "tokens");
@@ -176,15 +246,17 @@ static pa_status read_windows(const pa_st *st, const pa_model *m, uint16_t **ids
     if (!*ids) return pa_error(err, PA_FAIL, "no memory for %zu tokens", count);
     for (size_t i = 0; i < count; i++) {
         int64_t id = t->dtype == PA_I64 ? ((const int64_t *)t->data)[i] : ((const uint16_t *)t->data)[i];
-        if (id < 0 || id >= m->vocab)
-            return pa_error(err, PA_DATA, "%s: %s[%zu]: expected an id below %d, found %lld", path, t->name, i, m->vocab, (long long)id);
+        if (id < 0 || id >= PATRAIN_VOCABULARY)
+            return pa_error(err, PA_DATA, "%s: %s[%zu]: expected an id below %d, found %lld", path, t->name, i, PATRAIN_VOCABULARY,
+                            (long long)id);
         (*ids)[i] = (uint16_t)id;
     }
     return PA_OK;
 }
 
-static pa_status write_logits(pa_inference *x, const char *path, pa_err *err) {
-    const pa_model *m = &x->params.model;
+static pa_status write_logits(const patrain_model *model, const char *path, pa_err *err) {
+    const patrain_model_info *m = patrain_model_describe(model);
+    patrain_scorer *scorer = NULL;
     pa_st *st = NULL;
     uint16_t *ids = NULL;
     float *out = NULL;
@@ -192,25 +264,29 @@ static pa_status write_logits(pa_inference *x, const char *path, pa_err *err) {
     size_t size;
     pa_status s = pa_st_open(&st, path, err);
     if (s || (s = read_windows(st, m, &ids, &B, &M, err))) goto done;
-    int most = batch > 0 ? (int)batch : pa_score_batch(m), N = (int)M - m->prefix;
-    size_t row = (size_t)N * (size_t)m->vocab;
+    int most = batch > 0 ? (int)batch : m->batch, N = (int)M - m->prefix;
+    size_t row = (size_t)N * PATRAIN_VOCABULARY;
     if (!pa_mul_size(row * sizeof *out, (size_t)B, &size) || !(out = malloc(size))) {
-        s = pa_error(err, PA_FAIL, "no memory for logits (%lld, %d, %d)", (long long)B, N, m->vocab);
+        s = pa_error(err, PA_FAIL, "no memory for logits (%lld, %d, %d)", (long long)B, N, PATRAIN_VOCABULARY);
         goto done;
     }
-    if ((s = pa_inference_start(x, precision, int8, most < B ? most : (int)B, 0, err))) goto done;
+    s = open_scorer(&scorer, model, most < B ? most : (int)B, err);
     for (int64_t b = 0; b < B && !s; b += most) {
-        double sum;
-        pa_batch at = {
-            .batch = B - b < most ? (int)(B - b) : most, .length = (int)M, .latents = N, .input = ids + b * M, .kept = m->prefix};
-        s = x->backend->loss(x->ctx, &at, &sum, &(pa_scores){.logits = out + (size_t)b * row}, err);
+        const patrain_windows w = {.size = sizeof w,
+                                   .batch = B - b < most ? (int)(B - b) : most,
+                                   .length = (int)M,
+                                   .latents = N,
+                                   .input = ids + b * M,
+                                   .logits = out + (size_t)b * row};
+        s = predict(scorer, &w, err);
     }
     if (s) goto done;
-    s = pa_st_write(logits_path,
-                    &(pa_tensor){.name = "logits", .dtype = PA_F32, .rank = 3, .shape = {B, N, m->vocab}, .data = out, .bytes = size}, 1,
-                    NULL, 0, err);
-    if (!s) printf("%s: logits (%lld, %d, %d)\n", logits_path, (long long)B, N, m->vocab);
+    const pa_tensor logits = {
+        .name = "logits", .dtype = PA_F32, .rank = 3, .shape = {B, N, PATRAIN_VOCABULARY}, .data = out, .bytes = size};
+    s = pa_st_write(logits_path, &logits, 1, NULL, 0, err);
+    if (!s) printf("%s: logits (%lld, %d, %d)\n", logits_path, (long long)B, N, PATRAIN_VOCABULARY);
 done:
+    patrain_scorer_close(scorer);
     free(out);
     free(ids);
     pa_st_close(st);
@@ -252,7 +328,8 @@ static pa_status check_options(int given, pa_err *err) {
 static pa_status run(int argc, char **argv, pa_err *err) {
     bool done;
     int given;
-    pa_inference x;
+    patrain_model *model = NULL;
+    patrain_error why;
     pa_status s = pa_cli_parse(&program, argc, argv, &given, &done, err);
     if (s || done) return s;
     if ((s = check_options(given, err))) return s;
@@ -260,10 +337,11 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     if (logits_path && ((s = pa_check_spares("logits", logits_path, "the windows", argv[2], err)) ||
                         (s = pa_check_spares("logits", logits_path, "--config", config, err))))
         return s;
-    s = pa_inference_open(&x, argv[1], config, device, err);
-    if (!s && logits_path) s = pa_check_spares("logits", logits_path, "the model", x.weights.path, err);
-    if (!s) s = logits_path ? write_logits(&x, argv[2], err) : measure(&x, argv[2], err);
-    pa_inference_close(&x);
+    chosen = pa_choose_device(device);
+    s = pa_from_library(patrain_model_open(&model, argv[1], config, &why), &why, err);
+    if (!s && logits_path) s = pa_check_spares("logits", logits_path, "the model", patrain_model_describe(model)->path, err);
+    if (!s) s = logits_path ? write_logits(model, argv[2], err) : measure(model, argv[2], err);
+    patrain_model_close(model);
     return s;
 }
 

@@ -11,7 +11,7 @@ enum { DEFAULT_SECONDS = 60 };
 static const char *program_list;
 static double prime_seconds = (double)NAN, length_seconds = (double)NAN; // NaN: not given
 static int64_t prime_tokens = NOT_GIVEN, length_tokens = NOT_GIVEN, number = 1, seed = 1, top_k, refill;
-static bool with_primer;
+static bool with_primer, stop_at_end;
 static pa_continuation job = {.device = "auto", .precision = "auto"}; // the rest of its defaults is set in run
 
 static const pa_option option[] = {
@@ -27,7 +27,7 @@ static const pa_option option[] = {
     {"with-primer", PA_OPT_FLAG, &with_primer, NULL, "keep the primer's own events before the continuation (default)", NULL},
     {"without-primer", PA_OPT_FLAG, &job.output.without_primer, NULL, "write the continuation only, from time 0, at the tempo of the cut",
      NULL},
-    {"stop-at-end", PA_OPT_FLAG, &job.sampling.stop_at_end, NULL, "stop where the model ends the piece", NULL},
+    {"stop-at-end", PA_OPT_FLAG, &stop_at_end, NULL, "stop where the model ends the piece", NULL},
     {"programs", PA_OPT_STRING, &program_list, "LIST",
      "instruments of the primer to continue, General MIDI 0-127, such as 0-7,24 (default: all but drums)", "Primer"},
     {"sostenuto", PA_OPT_FLAG, &job.primer.sostenuto, NULL, "apply the primer's sostenuto pedal", NULL},
@@ -48,7 +48,7 @@ static const pa_option option[] = {
     {"min-p", PA_OPT_FLOAT, &job.sampling.min_p, "P", "drop tokens less than P times as probable as the most probable", NULL},
     {"repetition-penalty", PA_OPT_FLOAT, &job.sampling.repetition_penalty, "R",
      "divisor for the logits of tokens in the window; above 1: less repetition", NULL},
-    {"greedy", PA_OPT_FLAG, &job.sampling.greedy, NULL, "always take the most probable token", NULL},
+    {"greedy", PA_OPT_FLAG, &job.greedy, NULL, "always take the most probable token", NULL},
     {"refill", PA_OPT_INT, &refill, "R", "latents that a new window begins with; 0: half of them", NULL},
     {"config", PA_OPT_STRING, &job.config, "C.ini", "model settings, for a file of perceiver_ar_pytorch", "Checkpoint and device"},
     {"device", PA_OPT_CHOICE, &job.device, "auto|cpu|cuda", "compute device", NULL},
@@ -121,7 +121,7 @@ static pa_status check_options(pa_err *err) {
 static pa_status run(int argc, char **argv, pa_err *err) {
     bool done;
     int given;
-    job.sampling = pa_sampling_default();
+    patrain_sampling_default(&job.sampling, sizeof job.sampling);
     pa_status s = pa_cli_parse(&program, argc, argv, &given, &done, err);
     if (s || done) return s;
     signal(SIGPIPE, SIG_IGN); // a reader of what is printed may go away; the music is still wanted
@@ -130,6 +130,7 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     job.checkpoint = argv[1];
     job.primer.steps = isnan(prime_seconds) ? INT64_MAX : llround(prime_seconds * PA_STEPS_A_SECOND);
     job.primer.tokens = prime_tokens == NOT_GIVEN ? SIZE_MAX : (size_t)prime_tokens;
+    job.sampling.stop_at_end = stop_at_end;
     job.sampling.top_k = (int)top_k;
     job.sampling.refill = (int)refill;
     job.sampling.seed = (uint64_t)seed;

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 #include "host/base/progress.h"
-#include "host/play/generate.h"
 #include "host/play/summary.h"
 
 enum {
@@ -16,8 +15,6 @@ enum {
 // Watches streams while they grow.
 typedef struct {
     const pa_continuation *job;
-    const uint16_t *out;
-    size_t length;
     int streams, open; // streams that have not reached their end
     int64_t limit;     // in steps of 10 ms; 0: none
     int64_t steps[MOST_STREAMS];
@@ -25,13 +22,12 @@ typedef struct {
     pa_progress bar;
 } watch;
 
-static bool watch_token(void *arg, size_t tokens) {
-    watch *w = arg;
+// Whether to continue after `tokens` of them; token[] is the latest of each stream.
+static bool watch_tokens(watch *w, const uint16_t *token, size_t tokens) {
     int64_t least = INT64_MAX;
     for (int s = 0; s < w->streams; s++) {
-        uint16_t token = w->out[(size_t)s * w->length + tokens - 1];
-        w->steps[s] += pa_shift_steps(token);
-        if (!w->closed[s] && (token == PA_PAD || (w->limit && w->steps[s] >= w->limit))) {
+        w->steps[s] += pa_shift_steps(token[s]);
+        if (!w->closed[s] && (token[s] == PA_END || (w->limit && w->steps[s] >= w->limit))) {
             w->closed[s] = true;
             w->open--;
         }
@@ -43,7 +39,10 @@ static bool watch_token(void *arg, size_t tokens) {
 
 typedef struct {
     const pa_continuation *job;
-    pa_inference model;
+    patrain_model *model;
+    const patrain_model_info *info;
+    const char *device; // chosen
+    patrain_stream *stream;
     pa_primer primer;
     pa_takes takes;
     size_t length; // most tokens of a take
@@ -53,30 +52,33 @@ typedef struct {
     size_t tokens; // generated, those cut off again included
 } session;
 
+// The streams' tokens, as they come.
+static pa_status generate(session *x, watch *w, const patrain_sampling *how, uint16_t *out, size_t *count, pa_err *err) {
+    uint16_t token[MOST_STREAMS];
+    patrain_error why;
+    patrain_status s = patrain_stream_start(x->stream, x->primer.token, x->primer.count, &why);
+    for (size_t done = 0; done < x->length && !s; done++) {
+        s = patrain_stream_next(x->stream, how, token, &why);
+        for (int k = 0; k < x->streams && !s; k++)
+            if (token[k] != PATRAIN_END) out[(size_t)k * x->length + count[k]++] = token[k];
+        if (!s && !watch_tokens(w, token, done + 1)) break;
+    }
+    return s == PATRAIN_ENDED ? PA_OK : pa_from_library(s, &why, err);
+}
+
 // Generates the takes first, first + 1, … and keeps `wanted` of them.
 static pa_status generate_some(session *x, int first, int wanted, uint16_t *out, pa_err *err) {
     const pa_continuation *job = x->job;
-    size_t count[MOST_STREAMS];
-    watch w = {.job = job, .out = out, .length = x->length, .streams = x->streams, .open = x->streams, .limit = x->limit};
-    pa_sampling_options o = job->sampling;
-    o.stream = (uint64_t)first;
-    o.keys = x->primer.encoding == PA_PERFORMANCE; // midi-neural strikes keys again while they sound
-    const pa_generation g = {.backend = x->model.backend,
-                             .ctx = x->model.ctx,
-                             .model = &x->model.params.model,
-                             .options = &o,
-                             .primer = x->primer.token,
-                             .primer_count = x->primer.count,
-                             .streams = x->streams,
-                             .length = x->length,
-                             .out = out,
-                             .count = count,
-                             .more = watch_token,
-                             .arg = &w};
+    size_t count[MOST_STREAMS] = {0};
+    watch w = {.job = job, .streams = x->streams, .open = x->streams, .limit = x->limit};
+    patrain_sampling how = job->sampling;
+    how.sequence = (uint64_t)first;
+    how.loose_keys = x->primer.encoding != PA_PERFORMANCE; // midi-neural strikes keys again while they sound
+    if (job->greedy) how.temperature = 0;
     pa_progress_start(&w.bar, "playing", x->limit ? "s of music" : "tokens",
                       x->limit ? (double)x->limit / PA_STEPS_A_SECOND : (double)x->length);
     double began = pa_clock();
-    pa_status s = pa_generate(&g, err);
+    pa_status s = generate(x, &w, &how, out, count, err);
     x->took += pa_clock() - began;
     pa_progress_end(&w.bar);
     for (int k = 0; k < wanted && !s; k++) {
@@ -94,7 +96,10 @@ static pa_status generate_all(session *x, pa_err *err) {
     int number = x->job->output.number, rounds = (number + MOST_STREAMS - 1) / MOST_STREAMS;
     size_t bytes;
     x->streams = (number + rounds - 1) / rounds;
-    pa_status s = pa_inference_start(&x->model, x->job->precision, x->job->int8, 0, x->streams, err);
+    const patrain_options options = {
+        .size = sizeof options, .device = x->device, .precision = x->job->precision, .int8 = x->job->int8, .sequences = x->streams};
+    patrain_error why;
+    pa_status s = pa_from_library(patrain_stream_open(&x->stream, x->model, &options, &why), &why, err);
     if (s) return s;
     uint16_t *out = pa_mul_size(x->length, (size_t)x->streams * sizeof *out, &bytes) ? malloc(bytes) : NULL;
     if (!out) return pa_error(err, PA_FAIL, "no memory for %d continuations of %zu tokens", x->streams, x->length);
@@ -108,12 +113,16 @@ static pa_status generate_all(session *x, pa_err *err) {
 
 static pa_status open_session(session *x, pa_err *err) {
     const pa_continuation *job = x->job;
-    pa_status s = pa_inference_open(&x->model, job->checkpoint, job->config, job->device, err);
-    if (!s) s = pa_output_check_spares(&job->output, "the model", x->model.weights.path, err);
-    if (!s) s = pa_sampling_check(&job->sampling, &x->model.params.model, err);
-    if (!s) s = pa_primer_read(&x->primer, &x->model, &job->primer, err);
+    patrain_error why;
+    x->device = pa_choose_device(job->device);
+    pa_status s = pa_from_library(patrain_model_open(&x->model, job->checkpoint, job->config, &why), &why, err);
     if (s) return s;
-    int prefix = x->model.params.model.prefix;
+    x->info = patrain_model_describe(x->model);
+    s = pa_output_check_spares(&job->output, "the model", x->info->path, err);
+    if (!s) s = pa_from_library(patrain_sampling_check(&job->sampling, x->model, &why), &why, err);
+    if (!s) s = pa_primer_read(&x->primer, x->model, &job->primer, err);
+    if (s) return s;
+    int prefix = x->info->prefix;
     if (x->primer.count && x->primer.count < (size_t)prefix)
         fprintf(stderr, "pagen: short primer: %zu tokens; the model was trained to look back over at least %d (model.prefix)\n",
                 x->primer.count, prefix);
@@ -123,21 +132,23 @@ static pa_status open_session(session *x, pa_err *err) {
 }
 
 static void print_speed(const session *x) {
+    const patrain_options *o = patrain_stream_options(x->stream);
+    char precision[64];
     size_t kept = 0;
+    pa_precision_text(o, precision, sizeof precision);
     for (size_t k = 0; k < x->takes.count; k++) kept += x->takes.take[k].count;
     printf("%zu tokens in %.1f s, %.0f tokens/s", x->tokens, x->took, x->took > 0 ? (double)x->tokens / x->took : 0);
     if (kept < x->tokens) printf(", %zu of them kept", kept);
-    printf("; %s on %s; %s, step %lld\n", pa_inference_precision(&x->model), x->model.backend->name, x->model.weights.path,
-           (long long)x->model.weights.step);
+    printf("; %s on %s; %s, step %lld\n", precision, o->device, x->info->path, (long long)x->info->step);
 }
 
 static pa_status show(const session *x, pa_err *err) {
     const pa_continuation *job = x->job;
-    const pa_sampling_options *o = &job->sampling;
+    const patrain_sampling *o = &job->sampling;
     char facts[4096 + 256];
     snprintf(facts, sizeof facts, "%s, step %lld. Seed %llu, temperature %g, top-k %d, top-p %g, min-p %g, repetition penalty %g%s.",
-             x->model.weights.path, (long long)x->model.weights.step, (unsigned long long)o->seed, o->temperature, o->top_k, o->top_p,
-             o->min_p, o->repetition_penalty, o->greedy ? ", greedy" : "");
+             x->info->path, (long long)x->info->step, (unsigned long long)o->seed, o->temperature, o->top_k, o->top_p, o->min_p,
+             o->repetition_penalty, job->greedy ? ", greedy" : "");
     return pa_show_write(&job->show, &job->output, &x->primer, &x->takes, facts, err);
 }
 
@@ -158,6 +169,7 @@ pa_status pa_continue(const pa_continuation *job, pa_err *err) {
 done:
     pa_takes_clear(&x.takes);
     pa_primer_clear(&x.primer);
-    pa_inference_close(&x.model);
+    patrain_stream_close(x.stream);
+    patrain_model_close(x.model);
     return s;
 }

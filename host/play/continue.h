@@ -4,7 +4,6 @@
 
 #include <signal.h>
 
-#include "host/play/draw.h"
 #include "host/play/output.h"
 #include "host/play/show.h"
 
@@ -13,9 +12,10 @@ typedef struct {
     const char *device, *precision;  // as the options of the same name
     bool int8;
     pa_primer_options primer;
-    pa_sampling_options sampling; // `keys` is set from the encoding
-    double seconds;               // of each take; 0: no limit
-    size_t tokens;                // of each take; 0: no limit but by seconds
+    patrain_sampling sampling; // `loose_keys` is set from the primer's encoding
+    bool greedy;               // instead of the temperature
+    double seconds;            // of each take; 0: no limit
+    size_t tokens;             // of each take; 0: no limit but by seconds
     pa_output output;
     pa_show show;
     void (*ready)(void);               // called before the first token; from then on `stop` is looked at

@@ -7,7 +7,6 @@
 #include <strings.h>
 
 #include "host/base/file.h"
-#include "tokenizer/workers.h"
 
 static const double HALF_STEP = 0.5 / PA_STEPS_A_SECOND; // what a time is off by, at most, once it is rounded to steps
 
@@ -56,9 +55,9 @@ static pa_status set_tokens(pa_primer *p, const char *path, const uint16_t *toke
     return PA_OK;
 }
 
-static pa_status read_token_file(pa_primer *p, const pa_inference *model, const char *path, int64_t piece, pa_err *err) {
+static pa_status read_token_file(pa_primer *p, const patrain_model *model, const char *path, int64_t piece, pa_err *err) {
     pa_token_set t;
-    pa_status s = pa_inference_tokens(model, &t, path, err);
+    pa_status s = pa_open_tokens(&t, model, path, err);
     if (s) return s;
     p->encoding = t.encoding; // a foreign checkpoint doesn't know its own
     if (!t.pieces) {
@@ -73,35 +72,39 @@ static pa_status read_token_file(pa_primer *p, const pa_inference *model, const 
     return s;
 }
 
-static void report(const char *path, const pa_piece *piece, const pa_primer_options *o) {
-    const pa_report *r = &piece->report;
-    int begins = (int)r->trimmed;
+static void report(const char *path, const patrain_midi_report *r, const pa_primer_options *o) {
+    int begins = (int)r->silence;
     if (begins) fprintf(stderr, "%s: music begins at %d:%02d\n", path, begins / 60, begins % 60);
-    if (r->mended.count == 1) fprintf(stderr, "%s: damaged: %s (--strict refuses it)\n", path, r->mended.first);
-    if (r->mended.count > 1)
-        fprintf(stderr, "%s: damaged in %zu places; the first: %s (--strict refuses it)\n", path, r->mended.count, r->mended.first);
+    if (r->mended == 1) fprintf(stderr, "%s: damaged: %s (--strict refuses it)\n", path, r->first_mended);
+    if (r->mended > 1)
+        fprintf(stderr, "%s: damaged in %zu places; the first: %s (--strict refuses it)\n", path, r->mended, r->first_mended);
     if (r->sostenuto && !o->sostenuto) fprintf(stderr, "%s: sostenuto pedal ignored (--sostenuto applies it)\n", path);
-    if (piece->dropped)
-        fprintf(stderr, "%s: %zu of %zu notes left out: drums, other programs, or no length\n", path, piece->dropped,
-                piece->dropped + piece->notes);
+    if (r->dropped)
+        fprintf(stderr, "%s: %zu of %zu notes left out: drums, other programs, or no length\n", path, r->dropped, r->dropped + r->notes);
 }
 
 static pa_status read_midi(pa_primer *p, const pa_primer_options *o, pa_err *err) {
-    const pa_encode_options e = {
-        .encoding = p->encoding, .lenient = !o->strict, .trim_silence = true, .sostenuto = o->sostenuto, .programs = o->programs};
-    pa_piece piece = {0};
+    uint8_t programs[128];
+    patrain_midi_options how = {.size = sizeof how, .strict = o->strict, .sostenuto = o->sostenuto, .isolated = true};
+    patrain_midi_report found = {.size = sizeof found};
+    patrain_error why;
+    uint16_t *token;
+    size_t count;
     char *bytes;
-    pa_status s = pa_encode_isolated(o->path, &e, &piece, err);
-    if (!s) s = set_tokens(p, o->path, piece.token, piece.count, err);
+    for (int i = 0; i < 128; i++) programs[i] = pa_programs_has(&o->programs, i);
+    if (!pa_programs_empty(&o->programs)) how.programs = programs;
+    pa_status s =
+        pa_from_library(patrain_encode_midi(o->path, (patrain_encoding)p->encoding, &how, &token, &count, &found, &why), &why, err);
+    if (!s) s = set_tokens(p, o->path, token, count, err);
     if (!s) s = pa_read_text(o->path, &bytes, &p->size, err);
     if (!s) {
         p->bytes = (uint8_t *)bytes;
-        p->lenient = e.lenient;
-        p->cut = piece.report.trimmed; // where the tokens begin
-        p->keep = p->encoding == PA_MIDI_NEURAL ? p->cut + piece.seconds : 0;
-        report(o->path, &piece, o);
+        p->lenient = !o->strict;
+        p->cut = found.silence; // where the tokens begin
+        p->keep = p->encoding == PA_MIDI_NEURAL ? p->cut + found.seconds : 0;
+        report(o->path, &found, o);
     }
-    pa_piece_clear(&piece);
+    patrain_free(token);
     return s;
 }
 
@@ -113,35 +116,12 @@ static int64_t steps_of(const uint16_t *token, size_t count) {
     return steps;
 }
 
-// Keeps what comes before step `end`, notes that end there, and of the pause the part up to there.
 static pa_status cut_at_step(pa_primer *p, int64_t end, double offset, pa_err *err) {
-    int64_t clock = 0;
-    size_t kept = 0, strikes = 0;
-    bool dropped[128] = {false};
-    for (size_t i = 0; i < p->count && clock <= end; i++) {
-        uint16_t t = p->token[i];
-        if (pa_is_time_shift(t)) {
-            int64_t left = end - clock;
-            clock += pa_shift_steps(t);
-            if (!left) break;
-            if (clock > end) t = pa_shift_of((int)left);
-        } else if (clock == end && !pa_is_note_off(t)) {
-            if (pa_is_note_on(t)) dropped[pa_pitch_of(t)] = true;
-            continue;
-        } else if (clock == end && dropped[pa_pitch_of(t)]) {
-            continue; // ends a note that begins there
-        }
-        strikes += pa_is_note_on(t);
-        p->token[kept++] = t;
-    }
-    if (!strikes) {
-        size_t first = 0;
-        while (first < p->count && !pa_is_note_on(p->token[first])) first++;
-        return pa_error(err, PA_USAGE, "--prime-seconds: expected more than %.2f, where the music of %s begins, found %.2f",
-                        offset + (double)steps_of(p->token, first) / PA_STEPS_A_SECOND, p->name, offset + (double)end / PA_STEPS_A_SECOND);
-    }
-    p->count = kept;
-    return PA_OK;
+    size_t first = 0;
+    if (!patrain_cut(p->token, &p->count, (double)end / PA_STEPS_A_SECOND, NULL)) return PA_OK;
+    while (first < p->count && !pa_is_note_on(p->token[first])) first++;
+    return pa_error(err, PA_USAGE, "--prime-seconds: expected more than %.2f, where the music of %s begins, found %.2f",
+                    offset + pa_token_seconds(p->token, first), p->name, offset + (double)end / PA_STEPS_A_SECOND);
 }
 
 // p->cut is where the tokens begin, in seconds of the file, and becomes the cut. p->keep is the end of the music in
@@ -177,10 +157,10 @@ static pa_status check_options(const pa_primer *p, const pa_primer_options *o, b
     return PA_OK;
 }
 
-pa_status pa_primer_read(pa_primer *p, const pa_inference *model, const pa_primer_options *o, pa_err *err) {
+pa_status pa_primer_read(pa_primer *p, const patrain_model *model, const pa_primer_options *o, pa_err *err) {
     char file[4096];
     int64_t piece;
-    *p = (pa_primer){.encoding = model->weights.encoding};
+    *p = (pa_primer){.encoding = (pa_encoding)patrain_model_describe(model)->encoding};
     if (!o->path) return PA_OK;
     bool tokens = pa_split_piece(o->path, file, sizeof file, &piece);
     pa_status s = check_options(p, o, tokens, err);

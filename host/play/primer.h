@@ -3,16 +3,16 @@
 #ifndef PA_PRIMER_H
 #define PA_PRIMER_H
 
-#include "host/play/inference.h"
-#include "tokenizer/encode.h"
+#include "host/play/library.h"
+#include "tokenizer/tokens.h"
 
 typedef struct {
     const char *path;     // a MIDI file, or TOKENS.safetensors[:PIECE] (piece 0 by default); NULL: no primer
     int64_t steps;        // of 10 ms; the cut is there. INT64_MAX: at the end of the music
     size_t tokens;        // the cut is behind this many. SIZE_MAX: all
     bool strict;          // a damaged MIDI file is refused
-    bool sostenuto;       // as in pa_encode_options
-    pa_programs programs; // as in pa_encode_options
+    bool sostenuto;       // applies the middle pedal
+    pa_programs programs; // whose notes are continued; empty: all but drums
 } pa_primer_options;
 
 // All zero is no primer.
@@ -32,7 +32,7 @@ typedef struct {
 // Reads a MIDI file in the checkpoint's encoding, without silence before the first note, or a token file, and cuts it:
 // the last TIME_SHIFT is shortened to end at the cut, and no note begins there. What was left out or mended is reported
 // on stderr. PA_USAGE where the cut is before the first note.
-pa_status pa_primer_read(pa_primer *p, const pa_inference *model, const pa_primer_options *o, pa_err *err);
+pa_status pa_primer_read(pa_primer *p, const patrain_model *model, const pa_primer_options *o, pa_err *err);
 void pa_primer_clear(pa_primer *p);
 double pa_primer_seconds(const pa_primer *p); // of its tokens
 

@@ -1,12 +1,13 @@
-// score.h: how well a model predicts token files: whole pieces with every token scored once, or one crop of each piece.
-// Both show their progress on stderr. Knows nothing of devices or of how results are printed.
+// score.h: how well a model predicts, summed by class of tokens; and one crop of each piece of a token file, which a run's evaluation and
+// the original project score. Shows its progress on stderr. Knows nothing of devices or of how results are printed.
 #ifndef PA_SCORE_H
 #define PA_SCORE_H
 
 #include <signal.h>
 
 #include "host/files/token_set.h"
-#include "host/model/backend.h"
+#include "host/ranks/comm.h"
+#include "include/patrain.h"
 
 enum { PA_CLASS_NOTE_ON, PA_CLASS_NOTE_OFF, PA_CLASS_TIME_SHIFT, PA_CLASS_VELOCITY, PA_CLASS_END, PA_CLASSES };
 
@@ -25,25 +26,19 @@ double pa_score_loss(const pa_score *s);      // nats a token over all classes; 
 double pa_score_loss_seed(const pa_score *s); // NaN where there was none
 const char *pa_class_name(int c);             // "NOTE_ON"
 
-// Windows at a time: about PA_BUSY_LATENTS latents.
-int pa_score_batch(const pa_model *m);
-static inline int pa_score_stride(const pa_model *m) { // unless set: half of the latents
-    return pa_latents(m) > 1 ? pa_latents(m) / 2 : 1;
-}
+void pa_score_add(pa_score *s, uint16_t target, uint16_t best, float nats); // one token
+
+// One forward pass: a scorer's or a trainer's.
+typedef pa_status pa_predict(void *arg, const patrain_windows *w, pa_err *err);
 
 typedef struct {
-    const pa_backend *backend;
-    pa_context *ctx;
-    const pa_model *model;
+    pa_predict *predict;
+    void *arg;
+    int context, prefix, vocab; // of the model
     const pa_token_set *tokens;
     int64_t pieces; // the first ones of tokens; 0: all
-    int batch;      // windows at a time, at most what ctx was opened for; 0: pa_score_batch. Sums don't depend on it
+    int batch;      // windows at a time. Sums don't depend on it
 } pa_scoring;
-
-// Scores every token but each piece's first, and not END, exactly once: windows of `context` tokens advance by `stride`
-// (0: pa_score_stride), and a token is scored in the first that holds it, which gives it the most context. Before the first full
-// window they start at 0 with a shorter prefix; a piece's last window ends with it.
-pa_status pa_score_pieces(const pa_scoring *x, int stride, pa_score *score, pa_err *err);
 
 typedef struct {
     uint64_t seed;

@@ -50,6 +50,19 @@ static uint16_t *join(const pa_primer *p, const pa_take *take, size_t *count) {
     return all;
 }
 
+static pa_status decode(const uint16_t *token, size_t count, pa_encoding encoding, pa_take_notes *n, pa_err *err) {
+    patrain_note *note;
+    patrain_error why;
+    size_t notes;
+    pa_status s = pa_from_library(patrain_decode(token, count, (patrain_encoding)encoding, &note, &notes, &why), &why, err);
+    if (!s && !(n->note = malloc((notes + 1) * sizeof *n->note))) s = pa_error(err, PA_FAIL, "no memory for %zu notes", notes);
+    for (size_t i = 0; i < notes && !s; i++)
+        n->note[i] = (pa_note){note[i].start, note[i].end, note[i].pitch, note[i].velocity, note[i].token};
+    if (!s) n->count = notes;
+    patrain_free(note);
+    return s;
+}
+
 // Notes that began with the first `tokens` tokens in front, each part in its order. False without memory.
 static bool split_notes(pa_take_notes *n, size_t tokens) {
     pa_note *later = malloc((n->count + 1) * sizeof *later);
@@ -72,7 +85,7 @@ pa_status pa_take_decode(const pa_primer *p, const pa_take *take, size_t tokens,
     uint16_t *all = join(p, take, &count);
     *n = (pa_take_notes){0};
     if (!all) return pa_error(err, PA_FAIL, "no memory for the notes of %zu tokens", take->count);
-    pa_status s = pa_decode(all, count, p->encoding, &n->note, &n->count, err);
+    pa_status s = decode(all, count, p->encoding, n, err);
     free(all);
     if (s || split_notes(n, tokens)) return s;
     s = pa_error(err, PA_FAIL, "no memory for %zu notes", n->count);

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "host/play/generate.h"
+#include "host/lib/generate.h"
 #include "host/play/score.h"
 #include "host/train/run_dir.h"
 #include "host/train/step.h"
@@ -81,6 +81,14 @@ static bool can_drop(const pa_trainer *t) {
 
 // ---- evaluation and samples
 
+static pa_status predict(void *arg, const patrain_windows *w, pa_err *err) {
+    const pa_trainer *t = arg;
+    double sum;
+    pa_batch b = {.batch = w->batch, .length = w->length, .latents = w->latents, .input = w->input, .target = w->target};
+    b.kept = w->length - w->latents;
+    return t->run.backend->loss(t->run.ctx, &b, &sum, &(pa_scores){.nats = w->nats, .best = w->best, .logits = w->logits}, err);
+}
+
 // Scores one crop of each validation piece, always the same ones, and saves if it is the best so far. A signal ends it without a result;
 // the resumed run repeats it.
 static pa_status evaluate(pa_trainer *t, pa_err *err) {
@@ -88,9 +96,11 @@ static pa_status evaluate(pa_trainer *t, pa_err *err) {
     double began = pa_clock();
     int64_t correct = 0;
     pa_score score;
-    const pa_scoring scoring = {.backend = t->run.backend,
-                                .ctx = t->run.ctx,
-                                .model = &c->model,
+    const pa_scoring scoring = {.predict = predict,
+                                .arg = t,
+                                .context = c->model.context,
+                                .prefix = c->model.prefix,
+                                .vocab = c->model.vocab,
                                 .tokens = &t->validation,
                                 .pieces = c->log.eval_pieces,
                                 .batch = t->micro_batch};

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "host/base/philox.h"
-#include "host/play/draw.h"
+#include "host/lib/draw.h"
 
 typedef struct {
     double weight; // a logit, later a probability not yet divided by the sum
@@ -72,7 +72,7 @@ pa_status pa_draw_token(const pa_sampling_options *o, const pa_draw *d, uint16_t
     pa_status s = list(o, d, c, &count, &top, err);
     if (s) return s;
     *token = (uint16_t)c[top].token;
-    if (o->greedy || o->temperature == 0) return PA_OK;
+    if (o->temperature == 0) return PA_OK;
     double most = c[top].weight;
     for (int i = 0; i < count; i++) c[i].weight = exp((c[i].weight - most) / o->temperature); // the most probable: 1
     if (o->top_k || o->top_p < 1) {

@@ -1,5 +1,5 @@
 // keys.c: see keys.h.
-#include "host/play/keys.h"
+#include "host/lib/keys.h"
 
 #include <math.h>
 

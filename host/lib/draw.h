@@ -10,11 +10,11 @@ typedef struct {
     int top_k;                 // 0: off
     double top_p, min_p;       // 1: off; 0: off
     double repetition_penalty; // 1: off
-    bool greedy, stop_at_end;
+    bool stop_at_end;
     int refill;      // latents that a new window begins with; 0: N / 2
     uint64_t seed;   // random seed
     uint64_t stream; // number of the first stream: draws are by (seed, stream, token), so a stream is the same in any company
-    bool keys;       // off; pa_generate only: no key is struck while it sounds, or released while it does not
+    bool keys;       // off; pa_generator_draw only: no key is struck while it sounds, or released while it does not
 } pa_sampling_options;
 pa_sampling_options pa_sampling_default(void);
 // PA_USAGE names the option, its range and what was found.
@@ -30,12 +30,11 @@ typedef struct {
 // Draws a token, in this order:
 //   1. PAD is excluded, END too unless stop_at_end;
 //   2. repetition penalty R (Keskar et al., CTRL, 2019): the logit x of a `recent` token becomes x / R if it is positive, else x R;
-//   3. greedy: returns the largest logit, of equals the lowest id;
-//   4. temperature: divides logits;
-//   5. top-k: keeps the k most probable;
-//   6. top-p (Holtzman et al., 2020): of these, keeps the fewest most probable whose share reaches p, at least one;
-//   7. min-p: drops what is less than min_p times as probable as the most probable;
-//   8. draws one of the rest by pa_random(seed, PA_RANDOM_SAMPLE, stream, index).
+//   3. temperature: divides logits; 0 returns the largest one, of equals the lowest id;
+//   4. top-k: keeps the k most probable;
+//   5. top-p (Holtzman et al., 2020): of these, keeps the fewest most probable whose share reaches p, at least one;
+//   6. min-p: drops what is less than min_p times as probable as the most probable;
+//   7. draws one of the rest by pa_random(seed, PA_RANDOM_SAMPLE, stream, index).
 // PA_FAIL where a logit is NaN or infinite.
 pa_status pa_draw_token(const pa_sampling_options *o, const pa_draw *d, uint16_t *token, pa_err *err);
 

@@ -1,0 +1,26 @@
+// engine.h: a model on a device, for a stream or a scorer.
+#ifndef PA_ENGINE_H
+#define PA_ENGINE_H
+
+#include "host/lib/handles.h"
+
+typedef struct {
+    const patrain_model *model;
+    const pa_backend *backend;
+    pa_context *ctx;
+    pa_comm comm;
+    patrain_options options; // as resolved
+} pa_engine;
+
+// Opens it for a stream's sequences or a scorer's batch, whichever is not 0. options may be NULL. Close it also after a failure.
+pa_status pa_engine_open(pa_engine *e, const patrain_model *m, const patrain_options *options, int batch, int sequences, pa_err *err);
+void pa_engine_close(pa_engine *e);
+// The options with their defaults, but for device and precision; PA_USAGE for those out of range.
+pa_status pa_engine_options(patrain_options *o, const patrain_options *given, pa_err *err);
+
+// A context computes with the threads it was opened for, whichever thread calls and whatever that one has set. Computations stand between
+// enter and leave.
+int pa_engine_enter(const pa_engine *e);
+void pa_engine_leave(int before);
+
+#endif

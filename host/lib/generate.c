@@ -1,0 +1,163 @@
+// generate.c: windows that follow one another while tokens are drawn. See generate.h.
+#include "host/lib/generate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/base/philox.h"
+#include "host/lib/keys.h"
+
+// A piece without a primer begins between mezzo piano and forte.
+enum { FIRST_BIN = 12, FIRST_BINS = 10 };
+
+pa_status pa_generator_init(pa_generator *g, const pa_backend *backend, pa_context *ctx, const pa_model *m, int sequences, pa_err *err) {
+    size_t S = (size_t)sequences, places = S * (size_t)m->context;
+    *g = (pa_generator){.backend = backend,
+                        .ctx = ctx,
+                        .model = m,
+                        .sequences = sequences,
+                        .ended = malloc(S * sizeof *g->ended),
+                        .token = malloc(2 * places * sizeof *g->token),
+                        .packed = malloc(places * sizeof *g->packed),
+                        .logits = malloc(2 * S * PA_VOCAB * sizeof *g->logits),
+                        .down = malloc(S * PA_KEYS * sizeof *g->down)};
+    if (!g->ended || !g->token || !g->packed || !g->logits || !g->down)
+        return pa_error(err, PA_FAIL, "no memory for %d sequences of %d tokens", sequences, m->context);
+    pa_generator_start(g);
+    return PA_OK;
+}
+
+void pa_generator_clear(pa_generator *g) {
+    free(g->ended);
+    free(g->token);
+    free(g->packed);
+    free(g->logits);
+    free(g->down);
+    *g = (pa_generator){0};
+}
+
+void pa_generator_start(pa_generator *g) {
+    g->held = g->total = g->seen = g->drawn = 0;
+    g->length = g->prefix = 0;
+    g->open = g->sequences;
+    memset(g->ended, 0, (size_t)g->sequences * sizeof *g->ended);
+    memset(g->down, 0, (size_t)g->sequences * PA_KEYS * sizeof *g->down);
+}
+
+static uint16_t *row_of(const pa_generator *g, int sequence) {
+    return g->token + 2 * (size_t)sequence * (size_t)g->model->context;
+}
+
+void pa_generator_append(pa_generator *g, const uint16_t *token) {
+    size_t context = (size_t)g->model->context;
+    bool full = g->held == 2 * context; // only a window's worth is ever needed
+    for (int s = 0; s < g->sequences; s++) {
+        uint16_t *row = row_of(g, s);
+        if (full) memmove(row, row + context, context * sizeof *row);
+        row[full ? context : g->held] = g->ended[s] ? PA_PAD : token[s];
+        if (!g->ended[s]) pa_keys_follow(g->down + s * PA_KEYS, token[s]);
+    }
+    g->held = full ? context + 1 : g->held + 1;
+    g->total++;
+}
+
+// Of each sequence the `count` tokens that begin `back` tokens before the end, one sequence after the other.
+static const uint16_t *pack(pa_generator *g, size_t back, int count) {
+    for (int s = 0; s < g->sequences; s++)
+        memcpy(g->packed + (size_t)s * (size_t)count, row_of(g, s) + g->held - back, (size_t)count * sizeof *g->packed);
+    return g->packed;
+}
+
+// The window that begins after `total` tokens: its first `prefix` of `length` tokens are the prefix.
+static void choose_window(const pa_model *m, int refill, size_t total, int *length, int *prefix) {
+    if (!refill) refill = (m->context - m->prefix) / 2;
+    size_t most = (size_t)m->prefix + (size_t)(refill > 1 ? refill : 1);
+    *length = (int)(total < most ? total : most);
+    *prefix = *length > m->prefix ? m->prefix : *length - 1;
+}
+
+static pa_status open_window(pa_generator *g, int refill, pa_err *err) {
+    choose_window(g->model, refill, g->total, &g->length, &g->prefix);
+    g->seen = g->total;
+    return g->backend->prefill(g->ctx, g->length, g->length - g->prefix, pack(g, (size_t)g->length, g->length), g->logits, err);
+}
+
+// One step of decoding per new token, or a new window if this one has no room for all of them.
+pa_status pa_generator_advance(pa_generator *g, int refill, pa_err *err) {
+    size_t room = g->length ? (size_t)(pa_latents(g->model) - (g->length - g->prefix)) : 0;
+    pa_status s = PA_OK;
+    if (g->total - g->seen > room) s = open_window(g, refill, err);
+    for (; g->seen < g->total && !s; g->seen++, g->length++) s = g->backend->decode(g->ctx, pack(g, g->total - g->seen, 1), g->logits, err);
+    if (s) g->length = 0; // the caches are of no use: the next call opens a window
+    if (s) g->seen = 0;
+    return s;
+}
+
+static pa_status draw_one(pa_generator *g, const pa_sampling_options *o, int sequence, uint16_t *token, pa_err *err) {
+    uint64_t number = o->stream + (uint64_t)sequence;
+    float *logits = g->logits + (size_t)(g->sequences + sequence) * PA_VOCAB;
+    pa_err why;
+    if (!g->total) {
+        *token = (uint16_t)(PA_VELOCITY + FIRST_BIN + (int)pa_below(pa_random(o->seed, PA_RANDOM_SAMPLE, number, 0), FIRST_BINS));
+        return PA_OK;
+    }
+    memcpy(logits, g->logits + (size_t)sequence * PA_VOCAB, PA_VOCAB * sizeof *logits);
+    if (o->keys) pa_keys_hold(g->down + sequence * PA_KEYS, logits);
+    pa_draw d = {.logits = logits,
+                 .recent = row_of(g, sequence) + g->held - g->length,
+                 .recent_count = g->length,
+                 .stream = number,
+                 .index = g->drawn};
+    pa_status s = pa_draw_token(o, &d, token, &why);
+    return s ? pa_error(err, s, "token %zu of stream %d: %s", g->drawn, sequence, why.text) : PA_OK;
+}
+
+pa_status pa_generator_draw(pa_generator *g, const pa_sampling_options *o, uint16_t *token, pa_err *err) {
+    pa_status s = pa_sampling_check(o, g->model, err);
+    if (!s && g->total && g->open) s = pa_generator_advance(g, o->refill, err);
+    for (int k = 0; k < g->sequences && !s; k++) {
+        token[k] = PA_END;
+        if (!g->ended[k]) s = draw_one(g, o, k, &token[k], err);
+    }
+    if (s) return s;
+    for (int k = 0; k < g->sequences; k++) {
+        if (g->ended[k] || token[k] != PA_END) continue;
+        g->ended[k] = true;
+        g->open--;
+    }
+    if (!g->open) return PA_OK;
+    pa_generator_append(g, token);
+    g->drawn++;
+    return PA_OK;
+}
+
+static pa_status generate(const pa_generation *t, pa_generator *g, uint16_t *token, pa_err *err) {
+    pa_status s = PA_OK;
+    memset(t->count, 0, (size_t)t->streams * sizeof *t->count);
+    for (size_t i = 0; i < t->primer_count; i++) {
+        for (int k = 0; k < t->streams; k++) token[k] = t->primer[i];
+        pa_generator_append(g, token);
+    }
+    for (size_t done = 0; done < t->length && g->open && !s; done++) {
+        s = pa_generator_draw(g, t->options, token, err);
+        for (int k = 0; k < t->streams && !s; k++) {
+            t->out[(size_t)k * t->length + done] = token[k] == PA_END ? PA_PAD : token[k];
+            t->count[k] += token[k] != PA_END;
+        }
+    }
+    return s;
+}
+
+pa_status pa_generate(const pa_generation *t, pa_err *err) {
+    pa_generator g;
+    pa_status s = pa_sampling_check(t->options, t->model, err);
+    if (s) return s;
+    if (t->streams < 1) return pa_error(err, PA_USAGE, "streams: expected at least 1, found %d", t->streams);
+    uint16_t *token = malloc((size_t)t->streams * sizeof *token);
+    s = pa_generator_init(&g, t->backend, t->ctx, t->model, t->streams, err);
+    if (!s && !token) s = pa_error(err, PA_FAIL, "no memory for %d streams", t->streams);
+    if (!s) s = generate(t, &g, token, err);
+    pa_generator_clear(&g);
+    free(token);
+    return s;
+}

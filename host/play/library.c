@@ -1,0 +1,38 @@
+// library.c: see library.h.
+#include "host/play/library.h"
+
+#include <string.h>
+
+#include "host/base/file.h"
+
+pa_status pa_from_library(patrain_status status, const patrain_error *error, pa_err *err) {
+    return status ? pa_error(err, (pa_status)status, "%s", error->text) : PA_OK;
+}
+
+const char *pa_choose_device(const char *device) {
+    patrain_error why;
+    if (strcmp(device, "auto")) return device;
+    patrain_status s = patrain_device_check("cuda", &why);
+    if (s == PATRAIN_OK) return "cuda";
+    if (s == PATRAIN_FAILED) fprintf(stderr, "%s; on the CPU\n", why.text);
+    return "cpu";
+}
+
+void pa_precision_text(const patrain_options *o, char *text, size_t size) {
+    snprintf(text, size, "%s%s", o->precision, o->int8 ? ", int8 weights" : "");
+}
+
+pa_status pa_open_tokens(pa_token_set *t, const patrain_model *model, const char *list, pa_err *err) {
+    const patrain_model_info *m = patrain_model_describe(model);
+    pa_status s = pa_token_set_open(t, list, false, err);
+    if (s || m->foreign || t->encoding == (pa_encoding)m->encoding) return s;
+    s = pa_error(err, PA_DATA, "%s: encoding: expected %s, that of %s, found %s", list, pa_encoding_name((pa_encoding)m->encoding), m->path,
+                 pa_encoding_name(t->encoding));
+    pa_token_set_close(t);
+    return s;
+}
+
+pa_status pa_check_spares(const char *option, const char *path, const char *what, const char *input, pa_err *err) {
+    if (!input || !pa_same_file(input, path)) return PA_OK;
+    return pa_error(err, PA_USAGE, "--%s: expected another file than %s, found %s", option, what, path);
+}
