@@ -15,12 +15,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PORTS = 256, CHANNELS = 16, SUSTAIN = 64, RESET_CONTROLLERS = 121 };
 enum { MOST_EVENT_BYTES = 16 }; // in the copy: a port message and the event itself, with their times
 
 typedef struct {
     int32_t tick;
     uint8_t port, count, byte[6];
 } event;
+
+// The sustain pedal of a channel. `midi-neural` needs `down` only: after its last message.
+typedef struct {
+    int32_t tick;         // of its last message
+    bool down;            // before that tick
+    bool pressed, lifted; // on that tick
+    bool played;          // a note, by now
+} sustain;
 
 typedef struct {
     const pa_encode_options *options;
@@ -29,7 +38,8 @@ typedef struct {
     size_t events, room;
     uint8_t *out;
     size_t written;
-    int32_t last_tick; // of the last event written
+    int32_t last_tick, last_idle; // of the last event written, of the last message left out
+    sustain sustain[PORTS][CHANNELS];
 } cleaner;
 
 // ---- what is copied
@@ -126,6 +136,40 @@ static bool make_room(cleaner *c, size_t events) {
     return grown != NULL;
 }
 
+// `performance` takes what is pressed on a tick before what is lifted, whatever their order.
+static bool is_idle_in_performance(sustain *s, const event *e, bool press) {
+    if (e->tick != s->tick) {
+        s->down = !s->lifted && (s->pressed || s->down);
+        s->pressed = s->lifted = false;
+        s->tick = e->tick;
+    }
+    bool idle = press ? s->down || s->lifted : !s->down && !s->pressed;
+    s->pressed = s->pressed || press;
+    s->lifted = s->lifted || !press;
+    return idle;
+}
+
+// `midi-neural`: every lift counts. A press that follows another counts if the program has changed: it is another part's.
+static bool is_idle_in_neural(sustain *s, bool press) {
+    bool idle = press && s->down;
+    s->down = press;
+    return idle;
+}
+
+// Whether a sustain message changes nothing: pianos send the pedal's position, so nine of ten repeat the last one.
+// Before a channel's first note all stay, so that read.c can count those of channels without a note.
+static bool is_idle(cleaner *c, const event *e) {
+    bool neural = c->options->encoding == PA_MIDI_NEURAL;
+    uint8_t kind = e->byte[0] >> 4;
+    sustain *s = &c->sustain[neural ? 0 : e->port][e->byte[0] & 15];
+    if (kind == 0x9 && e->byte[2]) s->played = true;
+    if (kind == 0xc && neural) s->down = false;
+    if (kind != 0xb || (e->byte[1] != SUSTAIN && e->byte[1] != RESET_CONTROLLERS)) return false;
+    bool press = e->byte[1] == SUSTAIN && e->byte[2] >= 64;
+    bool idle = neural ? is_idle_in_neural(s, press) : is_idle_in_performance(s, e, press);
+    return idle && s->played && e->byte[1] == SUSTAIN;
+}
+
 // c->event[0 .. events) as a track.
 static pa_status put_track(cleaner *c, size_t events, pa_err *err) {
     size_t header = c->written;
@@ -134,8 +178,13 @@ static pa_status put_track(cleaner *c, size_t events, pa_err *err) {
     if (s) return s;
     put(c, (const uint8_t *)"MTrk\0\0\0", 8);
     c->last_tick = 0;
+    memset(c->sustain, 0, sizeof c->sustain);
     for (size_t i = 0; i < events && !s; i++) {
         const event *e = &c->event[i];
+        if (is_idle(c, e)) {
+            if (e->tick > c->last_idle) c->last_idle = e->tick;
+            continue;
+        }
         if (e->port != port && c->options->encoding == PA_PERFORMANCE)
             s = put_event(c, e->tick, (const uint8_t[6]){PA_META, PA_META_PORT, 1, e->port}, 4, err);
         port = e->port;
@@ -236,6 +285,7 @@ done:
         *clean = (pa_clean){0};
         return s;
     }
+    clean->last_idle = c.last_idle;
     clean->bytes = c.out;
     clean->count = c.written;
     return PA_OK;

@@ -17,7 +17,7 @@ typedef struct {
     int *next, *previous;
     int first[PITCHES];
     bool *sounds;
-    bool pedal;
+    bool pedal, sostenuto;
     bool held[PITCHES]; // by the sostenuto pedal: the damper of that pitch is off its string
 } keyboard;
 
@@ -54,8 +54,10 @@ static void end_released(keyboard *k, double now) {
         if (!k->pedal && !k->held[p]) end_pitch(k, p, now, false);
 }
 
-// Holds the keys that are down.
+// Holds the keys that are down, unless it is a further message of a pedal that is down already.
 static void press_sostenuto(keyboard *k, double now) {
+    if (k->sostenuto) return;
+    k->sostenuto = true;
     for (int p = 0; p < PITCHES; p++)
         for (int n = k->first[p]; n != NONE; n = k->next[n]) k->held[p] = k->held[p] || k->note[n].end >= now;
 }
@@ -74,6 +76,7 @@ static void step_keyboard(keyboard *k, const pa_moment *m) {
         for (int p = 0; p < PITCHES; p++) end_pitch(k, p, m->time, true);
         break;
     case PA_SOSTENUTO_UP:
+        k->sostenuto = false;
         memset(k->held, 0, sizeof k->held);
         end_released(k, m->time);
         break;
@@ -90,14 +93,6 @@ static void step_keyboard(keyboard *k, const pa_moment *m) {
     }
 }
 
-// Sorted pedal messages without those that change nothing: pianos send the pedal's position, so nine of ten repeat the last.
-static size_t drop_repeated(pa_moment *moment, size_t count) {
-    size_t kept = 0;
-    for (size_t i = 0; i < count; i++)
-        if (!kept || moment[i].order != moment[kept - 1].order) moment[kept++] = moment[i];
-    return kept;
-}
-
 // Lengthens the notes of a part to what its pedals make of them: what is held at the end of the piece ends there. A note that the next one
 // of its pitch cuts at its very start has end == start afterwards.
 static bool apply_pedals(const pa_part *part, double end, pa_note *note) {
@@ -108,9 +103,6 @@ static bool apply_pedals(const pa_part *part, double end, pa_note *note) {
     if (!ok) goto done;
     for (int p = 0; p < PITCHES; p++) k.first[p] = NONE;
     for (size_t i = 0; i < part->pedals; i++) moment[moments++] = (pa_moment){part->pedal[i].time, part->pedal[i].kind, 0};
-    ok = pa_moment_sort(moment, moments);
-    if (!ok) goto done;
-    moments = drop_repeated(moment, moments);
     for (size_t i = 0; i < count; i++) moment[moments++] = (pa_moment){note[i].start, PA_NOTE_STARTS, (uint32_t)i};
     for (size_t i = 0; i < count; i++) moment[moments++] = (pa_moment){note[i].end, PA_NOTE_ENDS, (uint32_t)i};
     ok = pa_moment_sort(moment, moments);

@@ -235,15 +235,19 @@ static bool read_event(reader *t, const uint8_t *b, int tick) {
     return true;
 }
 
+static pa_status check_length(double now, pa_err *err) {
+    if (now <= PA_LONGEST_PIECE) return PA_OK;
+    return pa_error(err, PA_DATA, "expected at most %d s of music, found an event at %.0f s", PA_LONGEST_PIECE, now);
+}
+
 static pa_status read_track(reader *t, const smf_track_t *track, pa_err *err) {
     t->opens = t->still_open = t->segment = 0;
     if (!choose_port(t, 0)) return no_memory(err);
     for (guint i = 0; i < track->events_array->len; i++) {
         const smf_event_t *e = g_ptr_array_index(track->events_array, i);
         while (t->segment + 1 < t->map.count && t->map.change[t->segment + 1].tick <= e->time_pulses) t->segment++;
-        double now = seconds_at(t, e->time_pulses);
-        if (now > PA_LONGEST_PIECE)
-            return pa_error(err, PA_DATA, "expected at most %d s of music, found an event at %.0f s", PA_LONGEST_PIECE, now);
+        pa_status s = check_length(seconds_at(t, e->time_pulses), err);
+        if (s) return s;
         if (!read_event(t, e->midi_buffer, e->time_pulses)) return no_memory(err);
     }
     return PA_OK;
@@ -261,8 +265,11 @@ static pa_status read_tracks(reader *t, const smf_t *smf, const pa_clean *clean,
             s = no_memory(err);
         drop_ports(t);
     }
-    if (!s) t->report->seconds = pa_tempo_seconds(&t->map, clean->last_tick);
-    return s;
+    if (s) return s;
+    double idle = pa_tempo_seconds(&t->map, clean->last_idle);
+    t->song->end = fmax(t->song->end, idle);
+    t->report->seconds = pa_tempo_seconds(&t->map, clean->last_tick);
+    return check_length(idle, err);
 }
 
 // smf_delete takes the events out of their tracks one by one, in quadratic time. Events that belong to no track and tracks that hold no

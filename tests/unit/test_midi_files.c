@@ -239,6 +239,8 @@ static void refused_lengths(void **state) {
     (void)state;
     midi_simple(&m, (const row[]){ON(0, 60, 64), OFF(86400001, 60), STOP});
     expect_refused(&m, "expected at most 86400 s of music, found an event at 86400 s");
+    midi_simple(&m, (const row[]){DOWN(0), ON(0, 60, 64), OFF(100, 60), DOWN(86400001), STOP});
+    expect_refused(&m, "expected at most 86400 s of music, found an event at 86400 s");
     midi_header(&m, 0, 1, 500);
     midi_begin(&m);
     for (int i = 0; i < 9; i++) MIDI_PUT(&m, "\xff\xff\xff\x7f\x90\x3c\x40");
