@@ -15,7 +15,7 @@ const case_model case_small[5] = {{"s1", 41, 14, 24, 3, 8, 2, 2, 40},
                                   {"s5", 560, 20, 8, 1, 8, 1, 1, 11}};     // rows enough that products of bf16 go part by part
 const pa_scalars case_scalars = {.loss_scale = 0.25f,
                                  .grad_scale = 0.5f,
-                                 .lr = 3e-4,
+                                 .lr = {3e-4},
                                  .beta1 = 0.9,
                                  .beta2 = 0.999,
                                  .eps = 1e-8,

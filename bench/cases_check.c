@@ -212,11 +212,12 @@ static void check_adam(checker *k) {
                    m = before(r, X_M, i) * s->beta1;
             double v = before(r, X_V, i) * s->beta2 + (1 - s->beta2) * g * g, m_off = 3 * u * (fabs(a) + fabs(m)),
                    root = sqrt(v / s->c2) + s->eps;
-            double update = s->lr / s->c1 * (m + a) / root, kept = p * (1 - s->lr * s->decay);
+            double update = s->lr[PA_GROUP_MATRIX] / s->c1 * (m + a) / root, kept = p * (1 - s->lr[PA_GROUP_MATRIX] * s->decay);
             output(k, "m"), compare(k, f32(r, X_M, i), m + a, m_off);
             output(k, "v"), compare(k, f32(r, X_V, i), v, 5 * u * v);
             output(k, "p");
-            double bound = s->lr / s->c1 * m_off / root + 10 * u * fabs(update) + 2 * u * fabs(kept) + u * fabs(kept - update);
+            double bound =
+                s->lr[PA_GROUP_MATRIX] / s->c1 * m_off / root + 10 * u * fabs(update) + 2 * u * fabs(kept) + u * fabs(kept - update);
             compare(k, f32(r, X_P, i), kept - update, bound);
             output(k, "g"), compare(k, f32(r, X_GRAD, i), 0, 0);
             if (k->row->type != PA_TYPE_BF16) continue;

@@ -53,6 +53,7 @@ static pa_status cpu_open(pa_context **out, const pa_open *o, pa_err *err) {
                            .multiple = 16,
                            .workspace = widens ? cpu_matmul_room(d->row, d->matrix) : 0,
                            .unified = true,
+                           .muon = d->type == PA_TYPE_BF16 && !cpu_matmul_widens(d->ops) ? PA_TYPE_BF16 : PA_TYPE_F32,
                            .ranks = o->training && o->comm->size > 1};
     info.hardware.threads = omp_get_max_threads();
     snprintf(info.hardware.instruction_set, sizeof info.hardware.instruction_set, "%s", d->ops->name);

@@ -144,8 +144,8 @@ static void adam_range(const pa_adam *a, float g_scale, double decay, size_t fro
     const pa_scalars *s = a->scalars;
     float *p = a->p + from, *g = a->g + from, *m = a->m + from, *v = a->v + from;
     uint16_t *copy = a->copy ? (uint16_t *)a->copy + from : NULL;
-    const float keep = s->decoupled ? (float)(1 - s->lr * decay) : 1, l2 = s->decoupled ? 0 : (float)decay;
-    const float step = (float)(s->lr / s->c1), root = (float)(1 / sqrt(s->c2)), eps = (float)s->eps;
+    const float keep = s->decoupled ? (float)(1 - s->lr[a->group] * decay) : 1, l2 = s->decoupled ? 0 : (float)decay;
+    const float step = (float)(s->lr[a->group] / s->c1), root = (float)(1 / sqrt(s->c2)), eps = (float)s->eps;
     const float b1 = (float)s->beta1, a1 = (float)(1 - s->beta1), b2 = (float)s->beta2, a2 = (float)(1 - s->beta2);
 #pragma omp parallel for simd schedule(static) if (n > SMALL)
     for (size_t i = 0; i < n; i++) {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cpu/device.h"
+#include "cpu/muon.h"
 
 static void attn_fwd(pa_device *d, const pa_attn *a, void *o, float *lse, pa_work work) {
     d->ops->attn_fwd(a, o, lse, work.at);
@@ -250,6 +251,10 @@ static pa_status gather(pa_device *d, float *data, size_t count, pa_err *err) {
     return pa_comm_gather_shares(d->comm, data, count, err);
 }
 
+static pa_status gather_spans(pa_device *d, float *data, const pa_span *of, pa_err *err) {
+    return pa_comm_gather(d->comm, data, of, err);
+}
+
 static pa_status squares_by_rank(pa_device *d, double *to, const float *grad, size_t count, pa_err *err) {
     *to = 0;
     for (size_t b = 0; b < pa_comm_buckets(d->comm, count); b++) {
@@ -300,6 +305,10 @@ const pa_ops cpu_table = {.name = "cpu",
                           .sum_squares = sum_squares,
                           .sum_work = sum_work,
                           .adam = adam,
+                          .momentum = cpu_momentum,
+                          .normalise = cpu_normalise,
+                          .polynomial = cpu_polynomial,
+                          .muon = cpu_muon,
                           .cast = cast,
                           .widen = widen,
                           .column_sum = column_sum,
@@ -322,5 +331,6 @@ const pa_ops cpu_table = {.name = "cpu",
                           .sum_end = sum_end,
                           .sum_f64 = sum_f64,
                           .gather = gather,
+                          .gather_spans = gather_spans,
                           .squares_by_rank = squares_by_rank,
                           .peak = peak};

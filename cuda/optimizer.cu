@@ -48,8 +48,8 @@ struct adam_constants {
     bool finite;
 };
 
-static __device__ adam_constants constants_of(const pa_scalars *s, double squares) {
-    const float clip = (float)s->clip, lr = (float)s->lr, decay = (float)s->decay;
+static __device__ adam_constants constants_of(const pa_scalars *s, pa_group group, double squares) {
+    const float clip = (float)s->clip, lr = (float)s->lr[group], decay = (float)s->decay;
     const double norm = s->grad_scale * sqrt(squares);
     adam_constants k;
     k.finite = norm <= 1.7976931348623157e308;
@@ -81,9 +81,9 @@ static __device__ __forceinline__ void adam(const adam_constants &k, bool decays
 // n a multiple of 16; four neighbours a turn. 16 n bytes read, 16 n and the copy written, 16 n flop.
 template <typename T>
 static __global__ void __launch_bounds__(THREADS) adam_kernel(float4 *p, float4 *g, float4 *m, float4 *v, T *copy, const uint8_t *decays,
-                                                              size_t n, const double *squares, const pa_scalars *scalars) {
+                                                              pa_group group, size_t n, const double *squares, const pa_scalars *scalars) {
     __shared__ adam_constants shared;
-    if (threadIdx.x == 0) shared = constants_of(scalars, *squares);
+    if (threadIdx.x == 0) shared = constants_of(scalars, group, *squares);
     __syncthreads();
     const adam_constants k = shared;
     for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < n / 4; i += (size_t)gridDim.x * THREADS) {
@@ -104,7 +104,7 @@ template <typename T> static void launch_adam(const pa_device *d, const pa_adam 
     unsigned blocks = cuda_blocks(n, 4 * THREADS);
     if (!n) return;
     CUDA_LAUNCH((adam_kernel<T>), dim3(blocks < 2048 ? blocks : 2048), dim3(THREADS), 0, d->stream, (float4 *)a->p, (float4 *)a->g,
-                (float4 *)a->m, (float4 *)a->v, (T *)a->copy, d->decays + a->from / 16, n, a->squares, a->scalars);
+                (float4 *)a->m, (float4 *)a->v, (T *)a->copy, d->decays + a->from / 16, a->group, n, a->squares, a->scalars);
 }
 
 void cuda_adam(pa_device *d, const pa_adam *a) {

@@ -62,8 +62,12 @@ const pa_key pa_keys[] = {
     {KEY(train, timeout), ABOVE(0, 1e6), .help = "Seconds to wait for a silent rank before the run aborts; longer than a step, a save and a sample take."},
     {KEY(train, grace), INT(0, 1000000), .help = "Seconds that a step may still take after Ctrl-C or SIGTERM; then it is dropped and the last finished step saved."},
 
-    {KEY(optimizer, name), ENUM("adam|adamw"), .help = "Optimizer. adamw decays weights directly, adam through the gradient."},
-    {KEY(optimizer, lr), ABOVE(0, 1), .help = "Learning rate after the warm-up."},
+    {KEY(optimizer, name), ENUM("adam|adamw|muon"), .help = "Optimizer. adamw decays weights directly, adam through the gradient; muon orthogonalises the updates of hidden matrices and is adamw for the rest."},
+    {KEY(optimizer, lr), ABOVE(0, 1), .help = "Learning rate after the warm-up; with muon that of hidden matrices, about 0.02."},
+    {KEY(optimizer, lr_embedding), ABOVE(0, 1), .automatic = true, .help = "Learning rate of embeddings; auto: lr, with muon lr / 10."},
+    {KEY(optimizer, lr_head), ABOVE(0, 1), .automatic = true, .help = "Learning rate of the logits' weight; auto: as lr_embedding's auto."},
+    {KEY(optimizer, lr_rest), ABOVE(0, 1), .automatic = true, .help = "Learning rate of norms and biases; auto: as lr_embedding's auto."},
+    {KEY(optimizer, momentum), BELOW(0, 1), .help = "Decay of muon's momentum."},
     {KEY(optimizer, beta1), BELOW(0, 1), .help = "Decay of the first moment."},
     {KEY(optimizer, beta2), BELOW(0, 1), .help = "Decay of the second moment."},
     {KEY(optimizer, eps), ABOVE(0, 1), .help = "Term added to the root of the second moment."},
@@ -92,6 +96,7 @@ pa_config pa_config_default(void) {
         .train = {.global_batch = 8, .grad_clip = 1, .seed = 1, .max_skips = 20, .timeout = 600, .grace = 60},
         .optimizer = {.name = PA_ADAMW,
                       .lr = 3e-4,
+                      .momentum = 0.95,
                       .beta1 = 0.9,
                       .beta2 = 0.99,
                       .eps = 1e-8,
@@ -177,7 +182,7 @@ static void format_key(const pa_key *k, const pa_config *c, char *out, size_t si
     const char *at = (const char *)c + k->offset;
     int small = 0;
     if (k->type == PA_KEY_INT || k->type == PA_KEY_ENUM) memcpy(&small, at, sizeof small);
-    if (k->automatic && !small) {
+    if (k->automatic && k->type == PA_KEY_REAL ? *(const double *)(const void *)at == 0 : k->automatic && !small) {
         snprintf(out, size, "auto");
     } else if (k->type == PA_KEY_INT) {
         snprintf(out, size, "%d", small);

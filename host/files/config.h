@@ -7,7 +7,7 @@
 
 typedef enum { PA_SAMPLING_PIECE, PA_SAMPLING_TOKEN } pa_sampling;
 typedef enum { PA_SCHEDULE_CONSTANT, PA_SCHEDULE_COSINE, PA_SCHEDULE_LINEAR, PA_SCHEDULE_WSD } pa_schedule;
-typedef enum { PA_ADAM, PA_ADAMW } pa_optimizer;
+typedef enum { PA_ADAM, PA_ADAMW, PA_MUON } pa_optimizer;
 typedef enum { PA_BEST_BY_EVAL_LOSS, PA_BEST_BY_NONE } pa_best_by;
 
 typedef struct {
@@ -34,7 +34,8 @@ typedef struct {
     } train;
     struct {
         pa_optimizer name;
-        double lr, beta1, beta2, eps, weight_decay;
+        double lr, lr_embedding, lr_head, lr_rest; // 0: chosen
+        double momentum, beta1, beta2, eps, weight_decay;
         pa_schedule schedule;
         double warmup, decay, final_lr; // warmup: steps; decay: share of the run (wsd); final_lr: share of lr at the end
     } optimizer;

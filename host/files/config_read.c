@@ -28,7 +28,8 @@ static bool parse_real(const char *value, double *x) {
 }
 
 static bool parse_number(const pa_key *k, const char *value, double *x) {
-    if (k->automatic && !strcmp(value, "auto")) value = "0";
+    *x = 0;
+    if (k->automatic && !strcmp(value, "auto")) return true;
     if (!parse_real(value, x)) return false;
     if (k->type != PA_KEY_REAL && *x != floor(*x)) return false;
     return *x >= k->low && *x <= k->high && !(k->above_low && *x == k->low) && !(k->below_high && *x == k->high);

@@ -19,6 +19,8 @@ typedef struct {
     int streams;             // sequences that prefill and decode advance together; 0: neither will be called
     uint64_t seed;           // of dropout
     pa_comm *comm;           // kept by reference
+    bool muon;               // updates matrices by Muon, which has no second moment
+    bool rates;              // embeddings, head and the rest have learning rates of their own
     bool zero;               // with several ranks: keeps only the moments of this rank's shares (pa_comm_share)
     FILE *plan;              // where to print the memory plan before anything is allocated; NULL: nowhere
     bool plan_only;          // print the plan and return PA_OK with *ctx = NULL
@@ -45,7 +47,10 @@ typedef struct {
 } pa_scores;
 
 typedef struct {
-    double lr, beta1, beta2, eps, weight_decay;
+    double lr;                             // of every group that has none of its own
+    double lr_embedding, lr_head, lr_rest; // 0: lr
+    double momentum;                       // of matrices, with pa_open.muon
+    double beta1, beta2, eps, weight_decay;
     bool decoupled; // AdamW: decay outside the moments; else Adam with L2, as in PyTorch
     double clip;    // gradients are scaled down to this global norm; 0: never
     int64_t step;   // 1 for the first update: bias correction

@@ -17,6 +17,7 @@ typedef struct {
     size_t workspace; // bytes that the device wants for itself
     bool unified;     // computes in the host's memory: the model copies nothing back and forth
     bool ranks;       // gradients are summed over ranks
+    pa_type muon;     // of Muon's products
     bool own_apart;   // with train.zero, the sums of this rank's shares lie one after the other in memory of their own, not in place
 } pa_device_info;
 
@@ -36,7 +37,8 @@ typedef struct {
     bool dropout, last;
 } pa_slot;
 
-enum { PA_SUM_SQUARES, PA_SUM_NATS, PA_SUM_TOTAL, PA_SUMS }; // squares of gradients; nats of a call; of all calls since the last update
+// Squares of gradients; nats of a call; of all calls since the last update; squares of a matrix.
+enum { PA_SUM_SQUARES, PA_SUM_NATS, PA_SUM_TOTAL, PA_SUM_MATRIX, PA_SUMS };
 
 struct pa_context {
     pa_open open;
@@ -50,7 +52,8 @@ struct pa_context {
 
     size_t floats, own;                      // numbers of all parameters, padded; of this rank's shares, or all
     bool shared;                             // moments are of this rank's shares, one after the other (pa_comm_share)
-    float *param, *grad, *moment1, *moment2; // floats, floats, own, own
+    size_t second;                           // of `own`, those with a second moment
+    float *param, *grad, *moment1, *moment2; // floats, floats, own, second
     float *own_grad;                         // (own) where shared and the device keeps them apart, else NULL
     void *weight;                            // copy of param in `type`, or NULL with float32
     int8_t *weight8;                         // with int8: the numbers of products' weights, at their places in param, and
@@ -69,6 +72,9 @@ struct pa_context {
     double sums_here[PA_SUMS];          // host_sums of a unified device
     void *workspace;                    // the device's
 
+    void *muon_x, *muon_y;  // of info.muon: a matrix on its way, the largest
+    void *muon_a, *muon_b;  // (n, n) products of them
+    pa_span *muon_of;       // (ranks) the parameters whose matrices each computes
     float *rotary_table;    // (context, rotary dims / 2, 2)
     float *xp;              // (Q, C) embedded prefix
     float **z;              // blocks + 1 residual streams (R, C); two in turn where nothing is kept

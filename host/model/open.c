@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/model/muon.h"
 #include "host/model/plan.h"
 
 static pa_status take_arenas(pa_context *c, pa_err *err) {
@@ -67,6 +68,18 @@ static pa_status prepare(pa_context *c, pa_err *err) {
     return fill_rotary(c, err);
 }
 
+// Of this rank's parameters, those with a second moment.
+static size_t second_floats(const pa_context *c) {
+    const pa_comm *comm = c->open.comm;
+    size_t count = 0;
+    if (!c->shared) return pa_params_adam(c->params, c->open.muon, 0, c->floats);
+    for (size_t b = 0; b < pa_comm_buckets(comm, c->floats); b++) {
+        pa_span own = pa_comm_share(comm, c->floats, b, comm->rank);
+        count += pa_params_adam(c->params, c->open.muon, own.from, own.to);
+    }
+    return count;
+}
+
 pa_status pa_context_open(pa_context **out, const pa_open *o, const pa_ops *ops, pa_device *d, const pa_device_info *info, pa_err *err) {
     *out = NULL;
     pa_context *c = calloc(1, sizeof *c);
@@ -84,6 +97,7 @@ pa_status pa_context_open(pa_context **out, const pa_open *o, const pa_ops *ops,
     c->floats = (p->floats + info->multiple - 1) / info->multiple * info->multiple;
     c->shared = o->training && o->zero && o->comm->size > 1;
     c->own = c->shared ? pa_comm_share_floats(o->comm, c->floats) : c->floats;
+    c->second = second_floats(c);
     c->softmax_scale = 1 / sqrtf((float)p->model.dim_head);
     c->loss_scaling = c->type == PA_TYPE_F16 ? 65536 : 1;
     c->blocks = p->model.perceive_depth + p->model.depth;
@@ -91,7 +105,9 @@ pa_status pa_context_open(pa_context **out, const pa_open *o, const pa_ops *ops,
     c->cache = calloc((size_t)c->blocks, sizeof *c->cache);
     c->z = calloc((size_t)c->blocks + 1, sizeof *c->z);
     c->scale_at = calloc((size_t)p->count, sizeof *c->scale_at);
-    pa_status s = c->saved && c->cache && c->z && c->scale_at ? prepare(c, err) : pa_error(err, PA_FAIL, "no memory");
+    c->muon_of = calloc(o->training ? (size_t)o->comm->size : 1, sizeof *c->muon_of);
+    if (c->muon_of && o->training && o->muon) pa_muon_divide(p, o->comm->size, c->muon_of);
+    pa_status s = c->saved && c->cache && c->z && c->scale_at && c->muon_of ? prepare(c, err) : pa_error(err, PA_FAIL, "no memory");
     if (s || o->plan_only)
         pa_context_close(c);
     else
@@ -110,12 +126,17 @@ void pa_context_close(pa_context *c) {
     free(c->cache);
     free(c->z);
     free(c->scale_at);
+    free(c->muon_of);
     free(c);
 }
 
 static float *tensor(pa_context *c, pa_kind kind, int t) {
     float *base = kind == PA_PARAM ? c->param : kind == PA_GRAD ? c->grad : kind == PA_MOMENT1 ? c->moment1 : c->moment2;
-    return base && t >= 0 && t < c->params->count ? base + c->params->row[t].offset : NULL;
+    if (!base || t < 0 || t >= c->params->count) return NULL;
+    const pa_param *row = &c->params->row[t];
+    if (kind != PA_MOMENT2) return base + row->offset;
+    if (c->open.muon && row->group == PA_GROUP_MATRIX) return NULL;
+    return base + pa_params_adam(c->params, c->open.muon, 0, row->offset);
 }
 
 static bool is_shared(const pa_context *c, pa_kind kind) {
@@ -128,13 +149,15 @@ static pa_status copy_shares(pa_context *c, pa_kind kind, int t, float *out, con
     const pa_comm *comm = c->open.comm;
     float *moment = kind == PA_MOMENT1 ? c->moment1 : c->moment2;
     pa_status s = PA_OK;
+    const bool muon = c->open.muon && kind == PA_MOMENT2; // this moment leaves matrices out
     for (size_t b = 0, at = 0; b < pa_comm_buckets(comm, c->floats) && !s; b++) {
         pa_span own = pa_comm_share(comm, c->floats, b, comm->rank);
         size_t end = row->offset + row->size;
         size_t from = own.from > row->offset ? own.from : row->offset, to = own.to < end ? own.to : end;
-        float *there = moment + at + (from - own.from);
-        at += own.to - own.from;
+        float *there = moment + at;
+        at += pa_params_adam(c->params, muon, own.from, own.to);
         if (from >= to) continue;
+        there += pa_params_adam(c->params, muon, own.from, from);
         size_t bytes = (to - from) * sizeof(float);
         s = out ? c->ops->download(c->device, out + (from - row->offset), there, bytes, err)
                 : c->ops->upload(c->device, there, in + (from - row->offset), bytes, err);

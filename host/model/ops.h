@@ -16,6 +16,7 @@
 #define PA_OPS_H
 
 #include "host/model/params.h"
+#include "host/ranks/comm.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -172,8 +173,10 @@ typedef struct {
     float loss_scale; // nats are multiplied by it before they are differentiated
     float grad_scale; // gradients are multiplied by it before the update, clipping not included
     double clip;      // largest norm; 0: never clipped
-    double lr, beta1, beta2, eps, decay;
-    double c1, c2; // 1 - beta^step
+    double lr[PA_GROUPS];
+    double beta1, beta2, eps, decay;
+    double c1, c2;   // 1 - beta^step
+    double momentum; // Muon's
     bool decoupled;
 } pa_scalars;
 
@@ -193,12 +196,54 @@ typedef struct {
 typedef struct {
     const pa_params *params; // the host's: says where weight decay applies
     size_t from, to;
+    pa_group group; // whose learning rate applies
     float *p, *g, *m, *v;
     void *copy; // of `type`, or NULL
     pa_type type;
     const double *squares; // one number: the sum of all gradients' squares
     const pa_scalars *scalars;
 } pa_adam;
+
+// The first step of Muon: of n numbers of matrices.
+typedef struct {
+    float *m;              // momentum
+    float *g;              // gradient; becomes what is to be orthogonalised
+    size_t n;              // a multiple of 16
+    const double *squares; // as in pa_adam
+    const pa_scalars *scalars;
+} pa_momentum;
+
+// A matrix on its way into Muon's products.
+typedef struct {
+    pa_type type;
+    void *x;        // (rows, columns) of `type`, or with `turn` (columns, rows)
+    const float *u; // (rows, columns)
+    int rows, columns;
+    bool turn;             // x is u transposed
+    const double *squares; // of u
+} pa_normalise;
+
+// b = p0 I + p1 a + p2 a a, of symmetric matrices (n, n).
+typedef struct {
+    pa_type type;
+    void *b; // holds a a; becomes the polynomial
+    const void *a;
+    int n;
+    float p0, p1, p2;
+} pa_polynomial;
+
+// The last step of Muon. p, copy: (rows, columns).
+typedef struct {
+    pa_type type; // of x and copy
+    float *p;
+    void *copy; // of copy_type, or NULL
+    pa_type copy_type;
+    const void *x; // as in pa_normalise
+    int rows, columns;
+    bool turn, decays;
+    const double *squares; // of all gradients, as in pa_adam
+    const pa_scalars *scalars;
+} pa_muon;
 
 // c (m, n) = a (m, k) b (k, n), row-major. a_t: a is stored (k, m) and read transposed; b_t: b is stored (n, k).
 typedef struct {
@@ -273,6 +318,14 @@ typedef struct {
     // Adam as in PyTorch. g is multiplied by grad_scale, and by clip / norm where the norm, grad_scale sqrt(*squares), is larger than
     // clip; then cleared. Where the norm is not finite p, m, v and copy stay and g is cleared. copy = p. 32 + s bytes a number, 16 flop.
     void (*adam)(pa_device *d, const pa_adam *a);
+    // Muon's operations on a matrix beside products; host/model/muon.c has the order. Where the norm of all gradients is not finite, m and
+    // p stay and g is cleared. g is scaled and clipped as by adam; m = momentum m + (1 - momentum) g; g = (1 - momentum) g + momentum m.
+    // 16 bytes a number, 6 flop.
+    void (*momentum)(pa_device *d, const pa_momentum *a);
+    void (*normalise)(pa_device *d, const pa_normalise *a);   // x = u / (sqrt(*squares) + 1e-7). 4 + s bytes a number.
+    void (*polynomial)(pa_device *d, const pa_polynomial *a); // 3 s bytes a number, 4 flop
+    // p = (1 - lr decay) p - lr sqrt(max(1, rows / columns)) x; copy = p. 8 + 2 s bytes a number, 3 flop.
+    void (*muon)(pa_device *d, const pa_muon *a);
     void (*cast)(pa_device *d, pa_type type, void *y, const float *x, size_t n);  // y = x. 4 + s bytes a number.
     void (*widen)(pa_device *d, pa_type type, float *y, const void *x, size_t n); // y = x. 4 + s bytes a number.
     // Adds the columns of x (rows, C) to sum (C). 4 n bytes. work: norm_work(C) bytes.
@@ -319,6 +372,7 @@ typedef struct {
     pa_status (*sum_end)(pa_device *d, pa_err *err);                           // what follows sees the sums
     pa_status (*sum_f64)(pa_device *d, double *x, pa_err *err);                // one number
     pa_status (*gather)(pa_device *d, float *data, size_t count, pa_err *err); // everyone's shares, to everyone
+    pa_status (*gather_spans)(pa_device *d, float *data, const pa_span *of, pa_err *err); // rank r's bytes of[r] (ranks), to everyone
     // Optional: the sum of squares over all gradients; each rank adds up its shares. NULL: sum_squares of all, or with
     // own_apart of this rank's, and sum_f64.
     pa_status (*squares_by_rank)(pa_device *d, double *sum, const float *grad, size_t count, pa_err *err);

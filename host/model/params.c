@@ -64,14 +64,19 @@ static int add(pa_params *p, const char *prefix, const char *name, int rows, int
     row->size = (size_t)rows * (size_t)row->shape[1];
     row->offset = p->floats;
     row->init = init, row->scale = (float)scale, row->decays = decays;
+    row->group = PA_GROUP_REST;
+    row->parts = 1;
     p->floats += (row->size + 15) & ~(size_t)15;
     p->parameters += row->size;
     return p->count++;
 }
 
-// PyTorch's nn.Linear: uniform within 1 / sqrt(inputs).
-static int add_linear(pa_params *p, const char *prefix, const char *name, int out, int in) {
-    return add(p, prefix, name, out, in, PA_INIT_UNIFORM, 1 / sqrt(in), true);
+// PyTorch's nn.Linear: uniform within 1 / sqrt(inputs). `parts` of `out` outputs each share the tensor.
+static int add_linear(pa_params *p, const char *prefix, const char *name, int parts, int out, int in) {
+    int t = add(p, prefix, name, parts * out, in, PA_INIT_UNIFORM, 1 / sqrt(in), true);
+    p->row[t].group = PA_GROUP_MATRIX;
+    p->row[t].parts = parts;
+    return t;
 }
 
 static void add_norm(pa_params *p, const char *prefix, const char *name, int C, int *w, int *b) {
@@ -91,21 +96,21 @@ static void add_block(pa_params *p, pa_block_index *x, const char *layers, int i
     add_norm(p, at, "norm", C, &x->norm_w, &x->norm_b);
     if (cross) {
         add_norm(p, at, "context_norm", C, &x->context_norm_w, &x->context_norm_b);
-        x->q = add_linear(p, at, "to_q.weight", I, C);
-        x->kv = add_linear(p, at, "to_kv.weight", 2 * I, C);
+        x->q = add_linear(p, at, "to_q.weight", 1, I, C);
+        x->kv = add_linear(p, at, "to_kv.weight", 2, I, C);
     } else {
-        x->qkv = add_linear(p, at, "to_qkv.weight", 3 * I, C);
+        x->qkv = add_linear(p, at, "to_qkv.weight", 3, I, C);
     }
     if (m->qk_norm) {
         x->q_norm = add(p, at, "q_norm.weight", m->dim_head, 0, PA_INIT_ONE, 0, false);
         x->k_norm = add(p, at, "k_norm.weight", m->dim_head, 0, PA_INIT_ONE, 0, false);
     }
-    x->out_w = add_linear(p, at, "to_out.weight", C, I);
+    x->out_w = add_linear(p, at, "to_out.weight", 1, C, I);
     if (cross) x->out_b = add(p, at, "to_out.bias", C, 0, PA_INIT_UNIFORM, 1 / sqrt(I), false);
     snprintf(at, sizeof at, "%s.%d.1.", layers, i);
     add_norm(p, at, "0", C, &x->ff_norm_w, &x->ff_norm_b);
-    x->ff_1 = add_linear(p, at, "1.weight", F, C);
-    x->ff_4 = add_linear(p, at, "4.weight", C, F);
+    x->ff_1 = add_linear(p, at, "1.weight", 1, F, C);
+    x->ff_4 = add_linear(p, at, "4.weight", 1, C, F);
 }
 
 pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
@@ -128,7 +133,10 @@ pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
     for (int i = 0; i < m->depth; i++) add_block(p, &p->block[m->perceive_depth + i], "layers", i, false);
     p->final_norm_w = p->final_norm_b = -1;
     if (m->final_norm) add_norm(p, "", "norm", m->dim, &p->final_norm_w, &p->final_norm_b);
-    p->logits = m->tie_embeddings ? p->token_emb : add_linear(p, "", "to_logits.weight", m->vocab, m->dim);
+    p->logits = m->tie_embeddings ? p->token_emb : add_linear(p, "", "to_logits.weight", 1, m->vocab, m->dim);
+    p->row[p->logits].group = PA_GROUP_HEAD;
+    p->row[p->token_emb].group = PA_GROUP_EMBEDDING;
+    if (p->pos_emb >= 0) p->row[p->pos_emb].group = PA_GROUP_EMBEDDING;
     return PA_OK;
 }
 
@@ -142,6 +150,18 @@ int pa_params_find(const pa_params *p, const char *name) {
     for (int i = 0; i < p->count; i++)
         if (!strcmp(p->row[i].name, name)) return i;
     return -1;
+}
+
+size_t pa_params_adam(const pa_params *p, bool muon, size_t from, size_t to) {
+    size_t count = to - from;
+    for (int t = 0; muon && t < p->count; t++) {
+        const pa_param *row = &p->row[t];
+        size_t begin = row->offset > from ? row->offset : from;
+        size_t next = t + 1 < p->count ? row[1].offset : p->floats;
+        size_t end = next < to ? next : to;
+        if (row->group == PA_GROUP_MATRIX && begin < end) count -= end - begin;
+    }
+    return count;
 }
 
 void pa_params_draw(const pa_params *p, int t, uint64_t seed, float *out) {

@@ -46,6 +46,15 @@ typedef enum {
     PA_INIT_UNIFORM, // in [-scale, scale)
 } pa_init;
 
+// How a tensor is updated: each group has a learning rate of its own.
+typedef enum {
+    PA_GROUP_MATRIX, // hidden matrices: of attention and of the feed-forwards
+    PA_GROUP_EMBEDDING,
+    PA_GROUP_HEAD, // the logits' weight, unless it is the embedding
+    PA_GROUP_REST, // norms and biases
+    PA_GROUPS
+} pa_group;
+
 // One row a tensor: it feeds allocation, initialisation, optimiser, checkpoints, gradient check and printing.
 typedef struct {
     char name[64];       // as in perceiver_ar_pytorch
@@ -54,6 +63,8 @@ typedef struct {
     pa_init init;
     float scale;
     bool decays; // weight decay applies: matrices yes; norms, biases and embeddings no
+    pa_group group;
+    int parts; // matrices of equal shape that share the tensor, one below the other: 3 of to_qkv
 } pa_param;
 
 // Where each role stands in the table. -1: the model has no such tensor.
@@ -75,6 +86,8 @@ typedef struct {
 pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err);
 void pa_params_clear(pa_params *p);
 int pa_params_find(const pa_params *p, const char *name); // row, or -1
+// Numbers of [from, to), padding included, that Adam updates: all, or without PA_GROUP_MATRIX under Muon.
+size_t pa_params_adam(const pa_params *p, bool muon, size_t from, size_t to);
 // Element values of row t as (seed) gives them, into out[size].
 void pa_params_draw(const pa_params *p, int t, uint64_t seed, float *out);
 

@@ -1,6 +1,8 @@
 // plan.c: see plan.h. Takes no memory.
 #include "host/model/plan.h"
 
+#include "host/model/muon.h"
+
 static float *take_floats(pa_arena *a, size_t count) {
     return pa_arena_take(a, count, sizeof(float));
 }
@@ -124,6 +126,15 @@ static void plan_caches(pa_context *c, pa_arena *a) {
     c->step_work = pa_arena_take(a, c->ops->decode_work(c->device, c->open.streams, m->heads, m->dim_head, m->context), 1);
 }
 
+static void plan_muon(pa_context *c, pa_arena *a) {
+    size_t matrix, square;
+    pa_muon_sizes(c->params, &matrix, &square);
+    c->muon_x = pa_arena_take(a, matrix, pa_size(c->info.muon));
+    c->muon_y = pa_arena_take(a, matrix, pa_size(c->info.muon));
+    c->muon_a = pa_arena_take(a, square, pa_size(c->info.muon));
+    c->muon_b = pa_arena_take(a, square, pa_size(c->info.muon));
+}
+
 void pa_plan(pa_context *c) {
     const pa_model *m = &c->params->model;
     pa_arena *a = c->arena;
@@ -141,8 +152,9 @@ void pa_plan(pa_context *c) {
         c->grad = take_floats(&a[ARENA_GRADIENTS], n);
         c->own_grad = take_floats(&a[ARENA_GRADIENTS], c->shared && c->info.own_apart ? c->own : 0);
         c->moment1 = take_floats(&a[ARENA_MOMENTS], c->own);
-        c->moment2 = take_floats(&a[ARENA_MOMENTS], c->own);
+        c->moment2 = take_floats(&a[ARENA_MOMENTS], c->second);
     }
+    if (c->open.training && c->open.muon) plan_muon(c, &a[ARENA_WORKSPACE]);
     c->scalars = pa_arena_take(&a[ARENA_ACTIVATIONS], 1, sizeof *c->scalars);
     c->sums = pa_arena_take(&a[ARENA_ACTIVATIONS], PA_SUMS, sizeof *c->sums);
     if (B) plan_activations(c, &a[ARENA_ACTIVATIONS], B, N, K);

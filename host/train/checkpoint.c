@@ -48,6 +48,7 @@ static pa_status load_moments(const pa_st *st, const pa_run *run, pa_err *err) {
             char name[80];
             const pa_tensor *have;
             const pa_param *row = &run->params->row[t];
+            if (k && row->group == PA_GROUP_MATRIX && run->config->optimizer.name == PA_MUON) continue;
             int64_t shape[] = {row->shape[0], row->shape[1]};
             snprintf(name, sizeof name, "%s%s", prefix[k], row->name);
             pa_status s = pa_st_need(st, name, PA_F32, row->rank, shape, &have, err);
@@ -61,6 +62,16 @@ static pa_status refuse_link(const char *path, pa_err *err) {
     struct stat info;
     if (lstat(path, &info) || !S_ISLNK(info.st_mode)) return PA_OK;
     return pa_error(err, PA_DATA, "%s: expected a file or folder of the run, found a link", path);
+}
+
+// Muon's moments are not Adam's. Older checkpoints don't name the optimizer, which was adam or adamw.
+static pa_status check_optimizer(const pa_run *run, const pa_st *st, pa_err *err) {
+    const char *theirs = pa_st_meta(st, "optimizer");
+    bool muon = run->config->optimizer.name == PA_MUON;
+    if ((theirs && !strcmp(theirs, "muon")) == muon) return PA_OK;
+    return pa_error(err, PA_USAGE,
+                    "optimizer.name: checkpoint %s; to train its weights with another optimizer, use --init and another --run-dir",
+                    muon ? "adam or adamw, configuration muon" : "muon, configuration adam or adamw");
 }
 
 // Checks what may not change when a run resumes, besides the model.
@@ -105,7 +116,7 @@ static pa_status load(const char *folder, const pa_run *run, pa_run_state *state
         goto done;
     }
     if ((s = check_same_run(run, state, w.encoding, pa_st_meta(st, "corpus"), err))) goto done;
-    if ((s = load_moments(st, run, err))) goto done;
+    if ((s = check_optimizer(run, st, err)) || (s = load_moments(st, run, err))) goto done;
     s = pa_weights_load(&w, run->params, run->backend, run->ctx, err);
     if (!s && run->backend->scaling && state->scaling.factor > 0) run->backend->scaling(run->ctx, &state->scaling);
 done:

@@ -24,7 +24,8 @@ struct pa_saver {
     const pa_run *run;
     pa_run_state state;
     bool best;
-    float *copy; // (3, floats) parameters and both moments
+    bool muon;   // matrices have no second moment
+    float *copy; // parameters, first moments (floats each), second moments (those that are), padded as in the table
     char *model; // its settings as text
     bool started;
     pthread_t thread;
@@ -35,8 +36,9 @@ struct pa_saver {
 
 pa_status pa_saver_open(pa_saver **out, const pa_run *run, pa_err *err) {
     pa_saver *s = *out = calloc(1, sizeof *s);
-    size_t bytes = run->params->floats * 12;
-    if (s) *s = (pa_saver){.run = run, .copy = malloc(bytes), .model = pa_config_model_text(&run->config->model)};
+    bool muon = run->config->optimizer.name == PA_MUON;
+    size_t bytes = (2 * run->params->floats + pa_params_adam(run->params, muon, 0, run->params->floats)) * sizeof(float);
+    if (s) *s = (pa_saver){.run = run, .muon = muon, .copy = malloc(bytes), .model = pa_config_model_text(&run->config->model)};
     if (s && s->copy && s->model) return PA_OK;
     pa_saver_close(s);
     *out = NULL;
@@ -53,12 +55,23 @@ void pa_saver_close(pa_saver *s) {
 
 // ---- the copy
 
+// Where tensor t of a kind is in the copy; NULL: it has none.
+static float *place_of(const pa_saver *s, pa_kind kind, int t) {
+    const pa_params *p = s->run->params;
+    size_t offset = p->row[t].offset;
+    if (kind == PA_PARAM) return s->copy + offset;
+    if (kind == PA_MOMENT1) return s->copy + p->floats + offset;
+    if (s->muon && p->row[t].group == PA_GROUP_MATRIX) return NULL;
+    return s->copy + 2 * p->floats + pa_params_adam(p, s->muon, 0, offset);
+}
+
 static pa_status copy_all(pa_saver *s, pa_err *err) {
     static const pa_kind kinds[] = {PA_PARAM, PA_MOMENT1, PA_MOMENT2};
     const pa_run *r = s->run;
     for (size_t k = 0; k < 3; k++)
         for (int t = 0; t < r->params->count; t++) {
-            pa_status status = r->backend->read(r->ctx, kinds[k], t, s->copy + k * r->params->floats + r->params->row[t].offset, err);
+            float *to = place_of(s, kinds[k], t);
+            pa_status status = to ? r->backend->read(r->ctx, kinds[k], t, to, err) : PA_OK;
             if (status) return status;
         }
     return PA_OK;
@@ -69,19 +82,29 @@ pa_status pa_saver_lend(const pa_run *r, pa_err *err) {
     pa_status status =
         buffer ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for moments, %.1f MB", r->dir, (double)r->params->floats * 4e-6);
     for (int k = 0; k < 2; k++) // in the order of copy_all
-        for (int t = 0; t < r->params->count && !status; t++)
-            status = r->backend->read(r->ctx, k ? PA_MOMENT2 : PA_MOMENT1, t, buffer + r->params->row[t].offset, err);
+        for (int t = 0; t < r->params->count && !status; t++) {
+            const pa_param *row = &r->params->row[t];
+            if (k && row->group == PA_GROUP_MATRIX && r->config->optimizer.name == PA_MUON) continue;
+            status = r->backend->read(r->ctx, k ? PA_MOMENT2 : PA_MOMENT1, t, buffer + row->offset, err);
+        }
     free(buffer);
     return status;
 }
 
-// Describes the tensors of one kind in the copy.
-static void view(pa_tensor *out, char (*names)[80], const char *prefix, const float *copy, const pa_params *p) {
+// Describes the tensors of one kind in the copy; returns how many.
+static size_t view(const pa_saver *s, pa_kind kind, pa_tensor *out, char (*names)[80]) {
+    static const char *const prefix[] = {[PA_PARAM] = "", [PA_MOMENT1] = "moment1.", [PA_MOMENT2] = "moment2."};
+    const pa_params *p = s->run->params;
+    size_t n = 0;
     for (int t = 0; t < p->count; t++) {
         const pa_param *row = &p->row[t];
-        snprintf(names[t], sizeof names[t], "%s%s", prefix, row->name);
-        out[t] = (pa_tensor){names[t], PA_F32, row->rank, {row->shape[0], row->shape[1]}, copy + row->offset, row->size * 4};
+        const float *from = place_of(s, kind, t);
+        if (!from) continue;
+        snprintf(names[n], sizeof names[n], "%s%s", prefix[kind], row->name);
+        out[n] = (pa_tensor){names[n], PA_F32, row->rank, {row->shape[0], row->shape[1]}, from, row->size * 4};
+        n++;
     }
+    return n;
 }
 
 // ---- the thread
@@ -101,10 +124,9 @@ static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *t
     char path[PATH + 256], step[32];
     float frequency[128], *positions = NULL; // half of dim_head, at most 256
     const pa_params *p = s->run->params;
-    size_t count = (size_t)p->count;
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     snprintf(step, sizeof step, "%lld", (long long)s->state.step);
-    view(tensors, names, "", s->copy, p);
+    size_t count = view(s, PA_PARAM, tensors, names);
     // Tensors that perceiver_ar_pytorch's load_state_dict also requires; nothing here reads them. Without a learned embedding it is zeros.
     int half = pa_rotary_dims(&p->model) / 2;
     for (int j = 0; j < half; j++) frequency[j] = (float)pow(10000, -(double)j / half);
@@ -145,9 +167,7 @@ static void add_running(facts *f, const char *key, const pa_running *r) {
 
 static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
     char path[PATH + 256];
-    const pa_params *p = s->run->params;
     const pa_run_state *r = &s->state;
-    size_t count = (size_t)p->count;
     facts f = {.count = 0};
     add_fact(&f, "format", "patrain-state-1");
     add_fact(&f, "step", "%lld", (long long)r->step);
@@ -158,15 +178,16 @@ static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *t
     add_fact(&f, "best_step", "%lld", (long long)r->best_step);
     add_fact(&f, "seed", "%llu", (unsigned long long)r->seed);
     add_fact(&f, "evaluated", "%lld", (long long)r->evaluated);
+    add_fact(&f, "optimizer", "%s", s->muon ? "muon" : "adam");
     add_fact(&f, "corpus", "%08x", s->run->corpus);
     add_fact(&f, "spikes", "%lld", (long long)r->spikes);
     add_running(&f, "loss_running", &r->loss);
     add_running(&f, "norm_running", &r->norm);
     if (r->scaling.factor > 0) add_fact(&f, "loss_scaling", "%.17g %lld", r->scaling.factor, (long long)r->scaling.steps);
-    view(tensors, names, "moment1.", s->copy + p->floats, p);
-    view(tensors + count, names + count, "moment2.", s->copy + 2 * p->floats, p);
+    size_t count = view(s, PA_MOMENT1, tensors, names);
+    count += view(s, PA_MOMENT2, tensors + count, names + count);
     snprintf(path, sizeof path, "%s/state.safetensors", folder);
-    return write_file(path, tensors, 2 * count, f.meta, f.count, err);
+    return write_file(path, tensors, count, f.meta, f.count, err);
 }
 
 static pa_status write_folder(const pa_saver *s, const char *folder, pa_err *err) {

@@ -20,7 +20,8 @@ double pa_train_progress(const pa_trainer *t) {
     return fmax(by_steps, fmax(by_epochs, by_time));
 }
 
-static double learning_rate(const pa_trainer *t) {
+// What learning rates are multiplied by.
+static double schedule(const pa_trainer *t) {
     const pa_config *c = t->run.config;
     double warm = t->warmup > 0 ? (double)(t->state.step + 1) / t->warmup : 1;
     double progress = fmin(fmax(t->progress, 0), 1), low = c->optimizer.final_lr, at = 1;
@@ -37,7 +38,12 @@ static double learning_rate(const pa_trainer *t) {
         at = progress > 1 - c->optimizer.decay ? low + (1 - low) * (1 - progress) / c->optimizer.decay : 1;
         break;
     }
-    return c->optimizer.lr * fmin(warm, 1) * at;
+    return fmin(warm, 1) * at;
+}
+
+// Learning rate of parameters without one of their own.
+static double other_rate(const pa_config *c, double own) {
+    return own > 0 ? own : c->optimizer.name == PA_MUON ? c->optimizer.lr / 10 : c->optimizer.lr;
 }
 
 // ---- windows
@@ -111,12 +117,17 @@ static pa_status gradient(pa_trainer *t, float scale, pa_err *err) {
 
 static pa_update update_of(const pa_trainer *t) {
     const pa_config *c = t->run.config;
-    return (pa_update){.lr = learning_rate(t),
+    const double at = schedule(t);
+    return (pa_update){.lr = c->optimizer.lr * at,
+                       .lr_embedding = other_rate(c, c->optimizer.lr_embedding) * at,
+                       .lr_head = other_rate(c, c->optimizer.lr_head) * at,
+                       .lr_rest = other_rate(c, c->optimizer.lr_rest) * at,
+                       .momentum = c->optimizer.momentum,
                        .beta1 = c->optimizer.beta1,
                        .beta2 = c->optimizer.beta2,
                        .eps = c->optimizer.eps,
                        .weight_decay = c->optimizer.weight_decay,
-                       .decoupled = c->optimizer.name == PA_ADAMW,
+                       .decoupled = c->optimizer.name != PA_ADAM,
                        .clip = c->train.grad_clip,
                        .step = t->state.updates + 1};
 }

@@ -121,11 +121,14 @@ static void print_sizes(const pa_trainer *t) {
 static void print_checkpoint_sizes(const pa_trainer *t) {
     const pa_config *c = t->run.config;
     bool keeps_best = *c->data.validation && c->log.eval_every && c->checkpoint.best_by != PA_BEST_BY_NONE;
-    double bytes = (double)t->params.parameters * 12;
+    const size_t second = pa_params_adam(&t->params, c->optimizer.name == PA_MUON, 0, t->params.floats);
+    double bytes = (double)t->params.parameters * 8;
+    for (int i = 0; i < t->params.count; i++)
+        if (c->optimizer.name != PA_MUON || t->params.row[i].group != PA_GROUP_MATRIX) bytes += (double)t->params.row[i].size * 4;
     if (t->params.pos_emb < 0) bytes += (double)c->model.context * c->model.dim * 4; // zeros, for PyTorch
     int most = c->checkpoint.keep + keeps_best + 1;
     fprintf(t->out, "  and from the first checkpoint on %.1f MB of host memory for a copy of weights and moments\n",
-            (double)t->params.floats * 12e-6);
+            (double)(2 * t->params.floats + second) * 4e-6);
     fprintf(t->out, "checkpoints: %.1f MB each, at most %d on disk, %.1f MB (checkpoint.keep = %d%s, one being written)\n", bytes * 1e-6,
             most, most * bytes * 1e-6, c->checkpoint.keep, keeps_best ? ", the best" : "");
 }
@@ -141,6 +144,8 @@ static pa_status open_backend(pa_trainer *t, pa_err *err) {
                  .streams = c->log.sample_every && (t->has_validation || (t->options->dry_run && *c->data.validation)) ? 1 : 0,
                  .seed = (uint64_t)c->train.seed,
                  .comm = t->comm,
+                 .muon = c->optimizer.name == PA_MUON,
+                 .rates = c->optimizer.lr_embedding > 0 || c->optimizer.lr_head > 0 || c->optimizer.lr_rest > 0,
                  .zero = c->train.zero == 1,
                  .plan = t->is_root ? t->out : NULL};
     o.plan_only = t->options->dry_run && t->run.backend->check_machine(&t->absent); // the plan needs no device
