@@ -87,13 +87,15 @@ static void show_eta(FILE *out, double seconds) {
 }
 
 static void show_step(FILE *out, const pa_step_log *s) {
-    fprintf(out, "step %lld  epoch %.2f  loss %.4f  lr %.3g  norm %.3g  %.0f tokens/s", (long long)s->step, s->epoch, s->loss, s->lr,
-            s->grad_norm, s->tokens_per_s);
+    fprintf(out, "step %lld  epoch %.2f  ", (long long)s->step, s->epoch);
+    if (s->tokens_per_s == 0)
+        fputs("nothing to score: no window reaches beyond model.prefix", out);
+    else
+        fprintf(out, "loss %.4f  lr %.3g  norm %.3g  %.0f tokens/s", s->loss, s->lr, s->grad_norm, s->tokens_per_s);
     if (isfinite(s->mfu)) fprintf(out, "  %.1f%% of measured peak", 100 * s->mfu);
     fprintf(out, "  %.2f GB", (double)s->memory / 1e9);
     show_eta(out, s->eta);
     if (s->skipped) fputs("  (skipped: not finite)", out);
-    if (s->tokens_per_s == 0) fputs("  (nothing scored: windows shorter than model.prefix)", out);
     if (s->loss > s->loss_bound) fprintf(out, "  (spike: loss above %.4f)", s->loss_bound);
     if (s->grad_norm > s->norm_bound) fprintf(out, "  (spike: norm above %.3g)", s->norm_bound);
     fputc('\n', out);
@@ -106,7 +108,7 @@ bool pa_runlog_spike(const pa_step_log *s) {
 pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *err) {
     if (show) show_step(l->out, s);
     if (l->events && show) {
-        pa_tensorboard_scalar(l->events, s->step, "train/loss", (float)s->loss);
+        if (s->tokens_per_s > 0) pa_tensorboard_scalar(l->events, s->step, "train/loss", (float)s->loss);
         pa_tensorboard_scalar(l->events, s->step, "train/lr", (float)s->lr);
         pa_tensorboard_scalar(l->events, s->step, "train/grad_norm", (float)s->grad_norm);
         pa_tensorboard_scalar(l->events, s->step, "train/tokens_per_s", (float)s->tokens_per_s);

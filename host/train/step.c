@@ -58,16 +58,16 @@ static void draw_windows(pa_trainer *t, int64_t step) {
         uint16_t *w = t->tokens + (size_t)i * length;
         t->number[i] = (uint64_t)step * (uint64_t)c->train.global_batch + (uint64_t)(t->first_window + i);
         pa_sampler_window(&t->sampler, t->number[i], w);
-        for (int at = m->prefix + 1; at <= m->context; at++) t->scored += w[at] != PA_PAD;
+        for (int at = m->prefix + 1; at <= m->prefix + t->latents; at++) t->scored += w[at] != PA_PAD;
     }
 }
 
 static pa_batch fill_micro_batch(pa_trainer *t, int from) {
     const pa_config *c = t->run.config;
     const pa_model *m = &c->model;
-    int M = m->context, N = M - m->prefix, left = t->windows - from, count = left < t->micro_batch ? left : t->micro_batch;
+    int N = t->latents, M = m->prefix + N, left = t->windows - from, count = left < t->micro_batch ? left : t->micro_batch;
     for (int i = 0; i < count; i++) {
-        const uint16_t *w = t->tokens + (size_t)(from + i) * ((size_t)M + 1);
+        const uint16_t *w = t->tokens + (size_t)(from + i) * ((size_t)m->context + 1);
         memcpy(t->input + (size_t)i * (size_t)M, w, (size_t)M * 2);
         memcpy(t->target + (size_t)i * (size_t)N, w + m->prefix + 1, (size_t)N * 2);
         pa_keep_positions((uint64_t)c->train.seed, t->number[from + i], m->prefix, t->kept, t->keep + (size_t)i * (size_t)t->kept);
@@ -148,7 +148,7 @@ static void note_spike(pa_trainer *t, pa_step_log *log) {
 static double utilisation(pa_trainer *t, double seconds) {
     const pa_model *m = &t->run.config->model;
     if (!(t->peak > 0)) return NAN;
-    pa_flops f = pa_count_flops(m, t->step_windows, t->kept, m->context - m->prefix);
+    pa_flops f = pa_count_flops(m, t->step_windows, t->kept, t->latents);
     double rate = (f.linear_forward + f.linear_backward + f.attention_forward + f.attention_backward) / seconds;
     if (rate > t->peak && t->is_root) {
         double again = t->run.backend->peak(t->run.ctx) * t->comm->size; // only this rank measures

@@ -53,6 +53,12 @@ static void print_stopped(const pa_trainer *t, bool dropped) {
     fprintf(t->out, "stopped on request at step %lld, saved; the same command resumes from there\n", (long long)t->state.step);
 }
 
+static void print_finished(const pa_trainer *t, const pa_step_log *log) {
+    fprintf(t->out, "finished at step %lld", (long long)t->state.step);
+    if (log->tokens_per_s > 0) fprintf(t->out, ", loss %.4f", log->loss);
+    fprintf(t->out, ": %s\n", t->run.dir);
+}
+
 // Ends the process in the middle of a step, from the thread of stop.c. Weights and moments in memory are still those of the last finished
 // step. The training thread can't be interrupted, so nothing that it uses is freed.
 static void drop_step(void *trainer) {
@@ -216,11 +222,17 @@ static pa_status run_steps(pa_trainer *t, pa_err *err) {
         return PA_STOPPED;
     }
     if (t->state.step > began)
-        fprintf(t->out, "finished at step %lld, loss %.4f: %s\n", (long long)t->state.step, log.loss, t->run.dir);
+        print_finished(t, &log);
     else
         fprintf(t->out, "already finished at step %lld; raise train.steps, train.epochs or train.minutes to continue\n",
                 (long long)t->state.step);
     return PA_OK;
+}
+
+// Flop of a window with so many latents.
+static double work(const pa_trainer *t, int latents) {
+    pa_flops f = pa_count_flops(&t->run.config->model, 1, t->kept, latents);
+    return f.linear_forward + f.linear_backward + f.attention_forward + f.attention_backward;
 }
 
 static pa_status dry_run(pa_trainer *t, pa_err *err) {
@@ -232,11 +244,18 @@ static pa_status dry_run(pa_trainer *t, pa_err *err) {
         return PA_OK;
     }
     if (!(s = agree(t, err))) s = pa_train_step(t, &log, err);
-    if (!s) s = pa_runlog_step(&t->log, &log, t->is_root, err);
+    if (s) return s;
+    int latents = pa_latents(&c->model), windows = (c->train.global_batch + t->comm->size - 1) / t->comm->size; // of a rank
+    double seconds = log.seconds * work(t, latents) / work(t, t->latents);
+    log.eta *= seconds * windows / log.seconds;
+    s = pa_runlog_step(&t->log, &log, t->is_root, err);
     if (s || !t->is_root) return s;
-    int windows = (c->train.global_batch + t->comm->size - 1) / t->comm->size; // of a rank
-    fprintf(t->out, "dry run: one window took %.2f s, so a step of %d takes at most about %.1f s; nothing written\n", log.seconds, windows,
-            log.seconds * windows);
+    if (t->latents < latents)
+        fprintf(t->out, "dry run: %d of the %d latents of a window took %.2f s, so all take about %.1f s", t->latents, latents, log.seconds,
+                seconds);
+    else
+        fprintf(t->out, "dry run: one window took %.2f s", seconds);
+    fprintf(t->out, ", and a step of %d at most about %.1f s; nothing written\n", windows, seconds * windows);
     return PA_OK;
 }
 

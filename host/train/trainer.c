@@ -79,7 +79,9 @@ static void share_windows(pa_trainer *t) {
     t->first_window = (int)((int64_t)batch * rank / size);
     t->windows = (int)((int64_t)batch * (rank + 1) / size) - t->first_window;
     t->step_windows = batch;
+    t->latents = pa_latents(&c->model);
     if (!t->options->dry_run) return;
+    if (t->latents > PA_DRY_LATENTS) t->latents = PA_DRY_LATENTS;
     t->windows = t->windows > 0;
     t->step_windows = batch < size ? batch : size;
 }

@@ -10,6 +10,8 @@
 #include "host/train/train.h"
 #include "host/train/windows.h"
 
+enum { PA_DRY_LATENTS = 1024 }; // enough rows for the products' full speed, few enough for seconds
+
 typedef struct {
     const pa_train_options *options;
     pa_run run; // directory, configuration, backend and its context
@@ -29,6 +31,7 @@ typedef struct {
     int micro_batch;           // windows a call of loss_grad, at most
     int first_window, windows; // this rank's part of a step's windows
     int step_windows;          // windows a step, over all ranks
+    int latents;               // of a window; in a dry run at most PA_DRY_LATENTS of them
     int kept;                  // prefix positions kept after prefix_dropout
     double warmup;             // optimizer.warmup, at most the steps of the run
     int skips_in_a_row;

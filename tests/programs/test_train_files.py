@@ -145,8 +145,13 @@ class Directories(Run):
             done = self.train(run, "--dry-run", "--fresh")
             self.assertRegex(done.stderr, r"million parameters in \d+ tensors; 4 windows a step, 4 at a time; 9 windows an epoch\n")
             self.assertRegex(done.stderr, r"memory plan, .*\n  parameters +\d+\.\d MB\n(.*\n)+  all +\d+\.\d MB\n")
-            self.assertRegex(done.stderr, r"step 1  epoch .*\ndry run: one window took \d+\.\d\d s, so a step of 4 takes at most about \d+\.\d s; nothing written\n$")
+            self.assertRegex(done.stderr, r"step 1  epoch .*\ndry run: one window took \d+\.\d\d s, and a step of 4 at most about \d+\.\d s; nothing written\n$")
         self.assertEqual(tree(self.folder), before)
+
+    def test_dry_run_of_many_latents(self):
+        """Only some of them are computed."""
+        done = self.train("many", "--dry-run", "model.context=3000", "model.prefix=8")
+        self.assertRegex(done.stderr, r"dry run: 1024 of the 2992 latents of a window took [\d.]+ s, so all take about [\d.]+ s, and a step of 4 ")
 
     def test_dry_run_ends_on_a_signal(self):
         process = self.start("slow", *SLOW, "train.global_batch=1", "model.depth=64", "--dry-run")  # many seconds
