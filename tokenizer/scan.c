@@ -71,6 +71,7 @@ static pa_status read_header(pa_midi *m, size_t *at, size_t end, pa_err *err) {
     m->announced = b[10] << 8 | b[11];
     if (m->format > 1) return pa_error(err, PA_DATA, "header: expected type 0 or 1, found %d", m->format);
     *at += 8 + length;
+    m->body = *at;
     return read_division(m, b + 12, err);
 }
 
@@ -92,23 +93,42 @@ static size_t find_track(const uint8_t *bytes, size_t at, size_t end) {
     return found ? (size_t)(found - bytes) : end;
 }
 
+// A track by its name. One byte of the name may be damaged: no kind of chunk has a name that near.
+static pa_status check_name(pa_midi *m, size_t at, bool *is_track, pa_err *err) {
+    const uint8_t *name = m->bytes + at;
+    char found[5] = "";
+    int same = 0;
+    for (int i = 0; i < 4; i++) {
+        same += name[i] == "MTrk"[i];
+        found[i] = name[i] < ' ' || name[i] > '~' ? '?' : (char)name[i];
+    }
+    *is_track = same >= 3;
+    if (same != 3) return PA_OK;
+    if (!m->lenient) return pa_error(err, PA_DATA, "byte %zu: expected a track named MTrk, found '%s'", at, found);
+    pa_mend(&m->mended, "byte %zu: a chunk named '%s' read as a track", at, found);
+    return PA_OK;
+}
+
 // All tracks up to the end, however many the header counts: some writers count chunks of other kinds too. A second header is another song.
 static pa_status find_tracks(pa_midi *m, size_t at, size_t end, pa_err *err) {
     while (end - at >= 8 && memcmp(m->bytes + at, "MThd", 4)) {
         pa_midi_track t = {.first = at + 8, .length = big32(m->bytes + at + 4)};
-        bool is_track = !memcmp(m->bytes + at, "MTrk", 4), counted = m->tracks + m->foreign >= (size_t)m->announced;
+        bool is_track, counted = m->tracks + m->foreign >= (size_t)m->announced;
+        pa_status s = check_name(m, at, &is_track, err);
+        if (s) return s;
         t.cut = t.length > end - t.first;
         t.end = !t.cut ? t.first + t.length : m->lenient ? find_track(m->bytes, t.first, end) : end;
         if (t.cut && t.end < end)
             pa_mend(&m->mended, "byte %zu: a chunk of %u bytes runs past the end of the file; it ends where the next track begins", at,
                     t.length);
         if (!is_track && t.cut && t.end == end && counted) break;
-        pa_status s = is_track ? add_track(m, t, err) : PA_OK;
+        if (is_track) s = add_track(m, t, err);
         if (s) return s;
         m->foreign += !is_track && !t.cut;
         at = t.end;
     }
     m->trailing = end - at;
+    m->end = at;
     return PA_OK;
 }
 
@@ -126,6 +146,15 @@ pa_status pa_midi_open(pa_midi *m, const uint8_t *bytes, size_t count, bool leni
     if (!lenient) return pa_error(err, PA_DATA, "expected %d tracks, found %zu; it is cut short", m->announced, m->tracks);
     pa_mend(&m->mended, "%zu of %d tracks found; the file is cut short", m->tracks, m->announced);
     return PA_OK;
+}
+
+// The last one may be cut: by the end of the file, or where the next track begins.
+pa_midi_chunks pa_midi_foreign(const pa_midi *m, size_t track) {
+    size_t at = track ? m->track[track - 1].end : m->body, end = track < m->tracks ? m->track[track].first - 8 : m->end;
+    pa_midi_chunks found = {.bytes = m->bytes + at};
+    while (end - at >= 8 && big32(m->bytes + at + 4) <= end - at - 8) at += 8 + big32(m->bytes + at + 4);
+    found.count = (size_t)(m->bytes + at - found.bytes);
+    return found;
 }
 
 void pa_midi_clear(pa_midi *m) {

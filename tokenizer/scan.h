@@ -30,10 +30,19 @@ typedef struct {
     uint8_t division[2];     // as the header has it
     pa_midi_track *track;
     size_t tracks, room;
-    size_t foreign;  // chunks of other kinds
-    size_t trailing; // bytes behind the last chunk
+    size_t body, end; // where the first chunk behind the header begins, where the last chunk ends
+    size_t foreign;   // chunks of other kinds
+    size_t trailing;  // bytes behind the last chunk
     pa_mended mended;
 } pa_midi;
+
+// Chunks of other kinds, whole, as they stand in the file.
+typedef struct {
+    const uint8_t *bytes;
+    size_t count;
+} pa_midi_chunks;
+// Those before a track, or behind the last one where track == midi->tracks.
+pa_midi_chunks pa_midi_foreign(const pa_midi *midi, size_t track);
 
 // Finds the tracks; their events are not looked at. Clear it also after an error.
 pa_status pa_midi_open(pa_midi *midi, const uint8_t *bytes, size_t count, bool lenient, pa_err *err);

@@ -283,25 +283,33 @@ static void close_splicer(splicer *x) {
 pa_status pa_splice_write(const char *path, const pa_splice *s, pa_err *err) {
     splicer *x = malloc(sizeof *x); // large
     pa_track *track = NULL;
+    pa_midi_chunks *between = NULL;
     size_t tracks = 0;
     if (!x) return pa_error(err, PA_FAIL, "%s: no memory", path);
     pa_status status = open_splicer(x, s, err);
     if (status) goto done;
     size_t own = s->bare ? 0 : x->midi.tracks;
     tracks = own + 1;
-    if (!(track = calloc(tracks, sizeof *track))) {
+    track = calloc(tracks, sizeof *track);
+    between = calloc(tracks + 1, sizeof *between);
+    if (!track || !between) {
         status = pa_error(err, PA_FAIL, "%s: no memory for %zu tracks", path, tracks);
         goto done;
     }
     int64_t pedal_up = own ? pedal_end(x) : 0;
-    for (size_t i = 0; i < own && !status; i++) status = copy_track(x, i, pedal_up, &track[i], err);
+    for (size_t i = 0; i < own && !status; i++) {
+        between[i] = pa_midi_foreign(&x->midi, i);
+        status = copy_track(x, i, pedal_up, &track[i], err);
+    }
+    if (own) between[tracks] = pa_midi_foreign(&x->midi, own); // behind the continuation: many readers stop at what is no track
     if (!status) status = put_continuation(x, &track[own], err);
-    pa_smf file = {.format = s->bare ? 0 : 1, .track = track, .tracks = tracks};
+    pa_smf file = {.format = s->bare ? 0 : 1, .track = track, .tracks = tracks, .between = between};
     memcpy(file.division, x->midi.division, 2);
     if (!status) status = pa_smf_write(path, &file, err);
 done:
     for (size_t i = 0; i < tracks && track; i++) pa_track_clear(&track[i]);
     free(track);
+    free(between);
     close_splicer(x);
     free(x);
     return status;

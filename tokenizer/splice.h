@@ -18,10 +18,11 @@ typedef struct {
 } pa_splice;
 
 // Writes a type-1 file atomically (type 0 if bare), without the RIFF wrapper of the input. The input's tracks keep
-// their bytes up to the cut, unless a byte had to be mended. A key that is down at the cut is released when its pitch
-// ends. A pedal that is down there is lifted when the last pitch that only the pedal holds ends. The new track has a
-// name, a marker at the cut, a channel that the file does not use, and the sound of the channel with most notes. Times
-// are rounded to the nearest tick that is not before the cut.
+// their bytes up to the cut, unless a byte had to be mended; chunks of other kinds stay where they are, those behind
+// the last track at the end. A key that is down at the cut is released when its pitch ends. A pedal that is down there
+// is lifted when the last pitch that only the pedal holds ends. The new track has a name, a marker at the cut, a
+// channel that the file does not use, and the sound of the channel with most notes. Times are rounded to the nearest
+// tick that is not before the cut.
 pa_status pa_splice_write(const char *path, const pa_splice *s, pa_err *err);
 
 #endif

@@ -122,6 +122,10 @@ static void put_big(uint8_t *at, uint64_t value, int bytes) {
     for (int i = 0; i < bytes; i++) at[i] = (uint8_t)(value >> 8 * (bytes - 1 - i));
 }
 
+static void put_between(FILE *out, const pa_smf *f, size_t track) {
+    if (f->between && f->between[track].count) fwrite(f->between[track].bytes, 1, f->between[track].count, out);
+}
+
 pa_status pa_smf_write(const char *path, const pa_smf *f, pa_err *err) {
     pa_file file;
     uint8_t header[14] = {'M', 'T', 'h', 'd', 0, 0, 0, 6}, chunk[8] = {'M', 'T', 'r', 'k'};
@@ -136,9 +140,11 @@ pa_status pa_smf_write(const char *path, const pa_smf *f, pa_err *err) {
     memcpy(header + 12, f->division, 2);
     fwrite(header, 1, sizeof header, file.stream);
     for (size_t i = 0; i < f->tracks; i++) {
+        put_between(file.stream, f, i);
         put_big(chunk + 4, f->track[i].count, 4);
         fwrite(chunk, 1, sizeof chunk, file.stream);
         fwrite(f->track[i].bytes, 1, f->track[i].count, file.stream);
     }
+    put_between(file.stream, f, f->tracks);
     return pa_file_commit(&file, err);
 }

@@ -3,7 +3,7 @@
 #ifndef PA_TRACK_H
 #define PA_TRACK_H
 
-#include "host/base/base.h"
+#include "tokenizer/scan.h"
 
 typedef struct {
     uint8_t *bytes; // malloc'ed
@@ -35,6 +35,7 @@ typedef struct {
     uint8_t division[2]; // as in the header
     const pa_track *track;
     size_t tracks;
+    const pa_midi_chunks *between; // before each track and behind the last; NULL: none
 } pa_smf;
 
 // Writes the file atomically. PA_FAIL where a track has failed.

@@ -135,6 +135,25 @@ static void chunks_of_other_kinds(void **state) {
     }
 }
 
+static void a_track_with_a_damaged_name(void **state) {
+    (void)state;
+    static const struct {
+        char name[5];
+        const char *strict, *first;
+    } c[] = {
+        {"MTrx", "refused: byte 14: expected a track named MTrk, found 'MTrx'", "byte 14: a chunk named 'MTrx' read as a track"},
+        {"\xccTrk", "refused: byte 14: expected a track named MTrk, found '?Trk'", "byte 14: a chunk named '?Trk' read as a track"},
+    };
+    EACH_ROW (i, c, c[i].name) {
+        midi_header(&m, 1, 1, 500);
+        put_track();
+        memcpy(m.byte + 14, c[i].name, 4);
+        expect_events(&m, c[i].strict, "0:90/60/64 500:80/60/64 500:meta2f |", c[i].first);
+    }
+    memcpy(m.byte + 14, "MTxx", 4); // another kind
+    expect_events(&m, "refused: expected tracks, found none; it is cut short", "refused: expected tracks, found none; it is cut short", "");
+}
+
 static void what_stands_behind_the_tracks(void **state) {
     (void)state;
     midi_header(&m, 0, 1, 500);
@@ -219,6 +238,7 @@ int main(void) {
         cmocka_unit_test(an_event_knows_its_bytes),
         cmocka_unit_test(riff_chunks_in_any_order),
         cmocka_unit_test(chunks_of_other_kinds),
+        cmocka_unit_test(a_track_with_a_damaged_name),
         cmocka_unit_test(what_stands_behind_the_tracks),
         cmocka_unit_test(mended_tracks),
         cmocka_unit_test(a_length_past_the_end_of_the_file),

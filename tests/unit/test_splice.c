@@ -141,6 +141,54 @@ static void a_whole_file_is_kept_whole(void **state) {
 
 // At 24 ticks a quarter note a tick is 20.8 ms, two steps: each time is off by at most half of one, however many came before, and no
 // note begins before the cut or vanishes.
+// The names and lengths of a file's chunks: "MThd 6, MTrk 19".
+static const char *chunks(const out_file *f) {
+    static char text[256];
+    size_t used = 0;
+    for (size_t at = 0; at < f->count;) {
+        const uint8_t *b = (const uint8_t *)f->bytes + at;
+        unsigned length = (unsigned)(b[4] << 24 | b[5] << 16 | b[6] << 8 | b[7]);
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%.4s %u", at ? ", " : "", (const char *)b, length);
+        at += 8 + length;
+        assert_true(at <= f->count && used < sizeof text);
+    }
+    return text;
+}
+
+static void chunks_of_other_kinds_stay(void **state) {
+    (void)state;
+    midi m;
+    const row notes[] = {ON(0, 60, 64), OFF(100, 60), STOP};
+    midi_header(&m, 1, 2, 500);
+    MIDI_PUT(&m, "XFIH\0\0\0\3abcINFO\0\0\0\0");
+    midi_begin(&m);
+    midi_rows(&m, notes);
+    midi_end(&m);
+    MIDI_PUT(&m, "LYRC\0\0\0\2de");
+    midi_begin(&m);
+    midi_rows(&m, notes);
+    midi_end(&m);
+    MIDI_PUT(&m, "XFKM\0\0\0\1f");
+    pa_splice s = {.bytes = m.byte, .count = m.count, .keep = 1, .cut = 1};
+    out_file f = splice(&s);
+    assert_string_equal(chunks(&f), "MThd 6, XFIH 3, INFO 0, MTrk 12, LYRC 2, MTrk 12, MTrk 56, XFKM 1");
+    assert_memory_equal(f.bytes + f.count - 1, "f", 1);
+    assert_int_equal(f.midi.tracks, 3);
+    close_out(&f);
+    s.bare = true;
+    f = splice(&s);
+    assert_string_equal(chunks(&f), "MThd 6, MTrk 31");
+    close_out(&f);
+    s.bare = false;
+    s.lenient = true;
+    m.byte[m.count - 2] = 9; // the last chunk is cut by the end of the file, and XFIH says that it goes on to there
+    m.byte[14 + 4] = 9;
+    s.bytes = m.byte;
+    f = splice(&s);
+    assert_string_equal(chunks(&f), "MThd 6, MTrk 12, LYRC 2, MTrk 12, MTrk 56");
+    close_out(&f);
+}
+
 static void coarse_ticks_do_not_add_up(void **state) {
     (void)state;
     enum { NOTES = 4000 };
@@ -345,6 +393,7 @@ int main(void) {
         SCRATCH_TEST(the_file_s_own_bytes_stay),
         SCRATCH_TEST(what_is_held_is_released),
         SCRATCH_TEST(a_whole_file_is_kept_whole),
+        SCRATCH_TEST(chunks_of_other_kinds_stay),
         SCRATCH_TEST(coarse_ticks_do_not_add_up),
         SCRATCH_TEST(a_wrapper_is_taken_off),
         SCRATCH_TEST(channels_and_ports),
