@@ -321,7 +321,7 @@ static pa_status check_options(int given, pa_err *err) {
     if (!!logits_path + json + !!export_path > 1)
         return pa_error(err, PA_USAGE, "expected one of --json, --logits and --export, found %s",
                         json && logits_path && export_path ? "all" : "two");
-    if (half && !export_path) return pa_error(err, PA_USAGE, "expected --half with --export OUT.safetensors, found it without");
+    if (half && !export_path) return pa_error(err, PA_USAGE, "--half needs --export OUT.safetensors");
     return PA_OK;
 }
 

@@ -55,8 +55,7 @@ static pa_status read_options(pa_encode_options *o, pa_err *err) {
     pa_status s = pa_encoding_parse(encoding_name, &o->encoding, err);
     if (!s && program_list) s = pa_programs_parse(program_list, &o->programs, err);
     if (!s && o->encoding == PA_MIDI_NEURAL && (program_list || sostenuto))
-        s = pa_error(err, PA_USAGE, "--%s: expected with --encoding performance, found with midi-neural",
-                     program_list ? "programs" : "sostenuto");
+        s = pa_error(err, PA_USAGE, "--%s needs --encoding performance", program_list ? "programs" : "sostenuto");
     return s;
 }
 
@@ -142,7 +141,7 @@ static pa_status check_options(pa_err *err) {
     int mode = events_path ? EVENTS : decode_path ? DECODE : FOLDER;
     for (size_t i = 0; i < sizeof row / sizeof *row; i++)
         if (row[i].given && !(row[i].modes & mode))
-            return pa_error(err, PA_USAGE, "--%s: expected with %s, found with %s", row[i].name, row[i].belongs,
+            return pa_error(err, PA_USAGE, "--%s needs %s, found %s", row[i].name, row[i].belongs,
                             events_path   ? "--events"
                             : decode_path ? "--decode"
                                           : folder);

@@ -214,7 +214,7 @@ static void keep_single(void *user, size_t index, pa_status status, pa_piece pie
 pa_status pa_encode_isolated(const char *path, const pa_encode_options *o, pa_piece *piece, pa_err *err) {
     single one = {.status = PA_FAIL};
     *piece = (pa_piece){0};
-    if (access(path, F_OK)) return pa_error(err, PA_USAGE, "%s: expected a MIDI file, found: %s", path, strerror(errno));
+    if (access(path, F_OK)) return pa_error(err, PA_USAGE, "cannot open %s: %s", path, strerror(errno));
     pa_status s = pa_encode_files(&path, 1, o, 1, keep_single, &one, err);
     if (s) return s;
     *piece = one.piece;

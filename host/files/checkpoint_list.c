@@ -34,7 +34,7 @@ static pa_status tidy(const char *folder, const char *name, pa_err *err) {
     if (length < 4 || strcmp(path + length - 4, ".old")) return PA_OK;
     snprintf(place, sizeof place, "%.*s", (int)length - 4, path);
     if (!access(place, F_OK)) return pa_remove_tree(path, err);
-    return rename(path, place) ? pa_error(err, PA_FAIL, "%s: cannot be renamed to %s: %s", path, place, strerror(errno)) : PA_OK;
+    return rename(path, place) ? pa_error(err, PA_FAIL, "cannot rename %s to %s: %s", path, place, strerror(errno)) : PA_OK;
 }
 
 // Calls `each` for every name in RUN/checkpoints that begins with "step-".

@@ -159,7 +159,7 @@ static char *strip(char *s) {
 pa_status pa_config_set(pa_config *c, const char *assignment, pa_err *err) {
     pa_status s = PA_OK;
     char *section = strdup(assignment), *equals, *dot;
-    if (!section) return pa_error(err, PA_FAIL, "out of memory");
+    if (!section) return pa_error(err, PA_FAIL, "no memory");
     equals = strchr(section, '=');
     if (equals) *equals = 0;
     dot = strchr(section, '.');
@@ -261,7 +261,7 @@ pa_status pa_config_parse(pa_config *c, const char *name, const char *text, size
     r.line = malloc(length + 1);
     r.seen = calloc((size_t)pa_key_count, sizeof *r.seen);
     if (!r.line || !r.seen) {
-        r.status = pa_error(err, PA_FAIL, "%s: out of memory", name);
+        r.status = pa_error(err, PA_FAIL, "%s: no memory", name);
         goto done;
     }
     int line = ini_parse_stream(read_line, &r, take_key, &r);

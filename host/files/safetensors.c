@@ -118,7 +118,7 @@ static pa_status read_header(pa_st *st, int fd, pa_err *err) {
     st->header_bytes = length;
     st->data_bytes = room - length;
     st->header = malloc(length + 1);
-    if (!st->header) return pa_error(err, PA_FAIL, "%s: expected memory for a header of %llu bytes", st->path, (unsigned long long)length);
+    if (!st->header) return pa_error(err, PA_FAIL, "%s: no memory for a header of %llu bytes", st->path, (unsigned long long)length);
     st->header[length] = 0;
     return read_at(st, fd, st->header, length, 8, err);
 }
@@ -126,7 +126,7 @@ static pa_status read_header(pa_st *st, int fd, pa_err *err) {
 static pa_status read_data(pa_st *st, int fd, pa_err *err) {
     size_t room = st->data_bytes < 1 << 20 ? st->data_bytes : 1 << 20, begin = st->map_bytes - st->data_bytes;
     void *buffer = malloc(room + 1);
-    pa_status status = buffer ? PA_OK : pa_error(err, PA_FAIL, "%s: expected memory for %zu bytes", st->path, room);
+    pa_status status = buffer ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu bytes", st->path, room);
     for (size_t at = 0; at < st->data_bytes && !status; at += room) {
         size_t part = st->data_bytes - at < room ? st->data_bytes - at : room;
         status = read_at(st, fd, buffer, part, begin + at, err);
@@ -177,7 +177,7 @@ static pa_status check_names(const pa_st *st, const cJSON *object, size_t *count
     size_t n = 0, i = 0;
     for (const cJSON *e = object->child; e; e = e->next) n++;
     const char **names = malloc((n + 1) * sizeof *names);
-    if (!names) return pa_error(err, PA_FAIL, "%s: expected memory for %zu names", st->path, n);
+    if (!names) return pa_error(err, PA_FAIL, "%s: no memory for %zu names", st->path, n);
     for (const cJSON *e = object->child; e; e = e->next) names[i++] = e->string;
     qsort(names, n, sizeof *names, by_text);
     for (i = 1; i < n && !status; i++)
@@ -269,7 +269,7 @@ static pa_status parse_tensors(pa_st *st, pa_err *err) {
     if (st->meta) st->count--;
     st->tensor = calloc(st->count + 1, sizeof *st->tensor);
     st->copy = calloc(st->count + 1, sizeof *st->copy);
-    if (!st->tensor || !st->copy) return pa_error(err, PA_FAIL, "%s: expected memory for %zu tensors", st->path, st->count);
+    if (!st->tensor || !st->copy) return pa_error(err, PA_FAIL, "%s: no memory for %zu tensors", st->path, st->count);
     pa_tensor *t = st->tensor;
     for (const cJSON *e = st->json->child; e; e = e->next) {
         size_t begin;
@@ -331,7 +331,7 @@ static pa_status align_tensors(pa_st *st, pa_err *err) {
         if ((uintptr_t)t->data % dtypes[t->dtype].size == 0) continue;
         st->copy[i] = pa_alloc(t->bytes);
         if (!st->copy[i])
-            return pa_error(err, PA_FAIL, "%s: tensor \"%s\": expected memory for %zu bytes", st->path, show(t->name).text, t->bytes);
+            return pa_error(err, PA_FAIL, "%s: tensor \"%s\": no memory for %zu bytes", st->path, show(t->name).text, t->bytes);
         memcpy(st->copy[i], t->data, t->bytes);
         t->data = st->copy[i];
     }
@@ -343,7 +343,7 @@ pa_status pa_st_open(pa_st **out, const char *path, pa_err *err) {
     *out = NULL;
     if (!st || !(st->path = strdup(path))) {
         free(st);
-        return pa_error(err, PA_FAIL, "%s: expected memory to open it", path);
+        return pa_error(err, PA_FAIL, "%s: no memory to open it", path);
     }
     int fd;
     pa_status status = open_file(path, &fd, &st->map_bytes, err);

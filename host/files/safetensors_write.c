@@ -28,7 +28,7 @@ static pa_status check_meta(const char *path, const pa_meta *meta, size_t i, pa_
     valid = valid && strcmp(meta[i].key, "crc32c") && strcmp(meta[i].key, "header_crc32c");
     for (size_t j = 0; valid && j < i; j++) valid = strcmp(meta[i].key, meta[j].key) != 0;
     if (valid) return PA_OK;
-    return pa_error(err, PA_FAIL, "%s: metadata \"%s\": expected UTF-8 and a key used once, found otherwise", path, meta[i].key);
+    return pa_error(err, PA_FAIL, "%s: metadata \"%s\": expected UTF-8, and each key once", path, meta[i].key);
 }
 
 struct pa_st_writer {
@@ -112,7 +112,7 @@ static pa_status begin(pa_st_writer **out, const char *path, const pa_tensor *co
     pa_st_writer *w = calloc(1, sizeof *w);
     pa_status s = PA_OK;
     if (!w || !(w->header = print_header(order, count, meta, meta_count, &w->header_bytes))) {
-        s = pa_error(err, PA_FAIL, "%s: expected memory for a header of %zu tensors", path, count);
+        s = pa_error(err, PA_FAIL, "%s: no memory for a header of %zu tensors", path, count);
         goto done;
     }
     for (size_t i = 0; i < count; i++) w->left += order[i]->bytes;
@@ -140,7 +140,7 @@ pa_status pa_st_begin(pa_st_writer **w, const char *path, const pa_tensor *tenso
     pa_status s = check_all(path, tensors, count, meta, meta_count, err);
     if (s) return s;
     const pa_tensor **order = sort_tensors(tensors, count);
-    if (!order) return pa_error(err, PA_FAIL, "%s: expected memory for %zu names", path, count);
+    if (!order) return pa_error(err, PA_FAIL, "%s: no memory for %zu names", path, count);
     s = begin(w, path, order, count, meta, meta_count, err);
     free(order);
     return s;
@@ -196,7 +196,7 @@ pa_status pa_st_write(const char *path, const pa_tensor *tensors, size_t count, 
     const pa_tensor **order = NULL;
     pa_status s = check_all(path, tensors, count, meta, meta_count, err);
     if (s) return s;
-    if (!(order = sort_tensors(tensors, count))) return pa_error(err, PA_FAIL, "%s: expected memory for %zu names", path, count);
+    if (!(order = sort_tensors(tensors, count))) return pa_error(err, PA_FAIL, "%s: no memory for %zu names", path, count);
     s = begin(&w, path, order, count, meta, meta_count, err);
     for (size_t i = 0; i < count && !s; i++) s = pa_st_put(w, order[i]->data, order[i]->bytes, err);
     if (!s)

@@ -40,7 +40,8 @@ pa_status pa_tokens_open(pa_tokens *t, const char *path, pa_err *err) {
     if ((s = need_meta(t->file, "vocab", VOCABULARY, err))) goto done;
     const char *encoding = pa_st_meta(t->file, "encoding");
     if (!encoding || pa_encoding_parse(encoding, &t->encoding, &reason)) {
-        s = pa_error(err, PA_DATA, "%s: metadata %s", path, encoding ? reason.text : "encoding: expected one, found none");
+        s = pa_error(err, PA_DATA, "%s: metadata %s", path,
+                     encoding ? reason.text : "encoding: expected performance or midi-neural, found none");
         goto done;
     }
     if ((s = pa_st_need(t->file, "tokens", PA_U16, 1, (int64_t[]){-1}, &tokens, err))) goto done;

@@ -150,10 +150,9 @@ static pa_status cut(pa_primer *p, const pa_primer_options *o, pa_err *err) {
 static pa_status check_options(const pa_primer *p, const pa_primer_options *o, bool tokens, pa_err *err) {
     const char *option = !pa_programs_empty(&o->programs) ? "programs" : o->sostenuto ? "sostenuto" : NULL;
     if (tokens && (option || o->strict))
-        return pa_error(err, PA_USAGE, "--%s: expected with a MIDI file as the primer, found with a token file",
-                        option ? option : "strict");
+        return pa_error(err, PA_USAGE, "--%s needs a MIDI file as the primer, found a token file", option ? option : "strict");
     if (option && p->encoding == PA_MIDI_NEURAL)
-        return pa_error(err, PA_USAGE, "--%s: expected with a model of the performance encoding, found midi-neural", option);
+        return pa_error(err, PA_USAGE, "--%s needs a model of the performance encoding, found midi-neural", option);
     return PA_OK;
 }
 

@@ -200,7 +200,7 @@ static pa_status find_list(const char *folder, char **path, pa_err *err) {
     *path = NULL;
     for (int i = 0; i < 2 && !*path; i++) {
         DIR *d = opendir(folder);
-        if (!d) return pa_error(err, PA_USAGE, "%s: expected a folder of MIDI files, found: %s", folder, strerror(errno));
+        if (!d) return pa_error(err, PA_USAGE, "cannot open folder %s: %s", folder, strerror(errno));
         for (const struct dirent *e; (e = readdir(d));) {
             if (fnmatch(pattern[i], e->d_name, FNM_PERIOD)) continue;
             char *old = *path;
@@ -252,7 +252,7 @@ static pa_status read_list(pa_corpus *c, pa_err *err) {
 pa_status pa_corpus_find(pa_corpus *c, const char *folder, const char *metadata, pa_err *err) {
     struct stat info;
     *c = (pa_corpus){0};
-    if (stat(folder, &info)) return pa_error(err, PA_USAGE, "%s: expected a folder of MIDI files, found: %s", folder, strerror(errno));
+    if (stat(folder, &info)) return pa_error(err, PA_USAGE, "cannot open folder %s: %s", folder, strerror(errno));
     if (!S_ISDIR(info.st_mode)) return pa_error(err, PA_USAGE, "%s: expected a folder of MIDI files, found a file", folder);
     pa_status s = PA_OK;
     c->folder = strdup(folder);

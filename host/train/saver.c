@@ -238,14 +238,14 @@ static pa_status point(const char *run, const char *name, const char *target, pa
     unlink(temporary);
     if (symlink(target, temporary)) {
         if (has_no_links(errno)) return PA_OK;
-        return pa_error(err, PA_FAIL, "%s: cannot link to %s: %s", link, target, strerror(errno));
+        return pa_error(err, PA_FAIL, "cannot link %s to %s: %s", link, target, strerror(errno));
     }
     int failed = rename(temporary, link);
     if (failed && errno == EISDIR && !pa_remove_tree(link, NULL)) failed = rename(temporary, link);
     if (failed) {
         int e = errno;
         unlink(temporary);
-        return pa_error(err, PA_FAIL, "%s: cannot link to %s: %s", link, target, strerror(e));
+        return pa_error(err, PA_FAIL, "cannot link %s to %s: %s", link, target, strerror(e));
     }
     return pa_sync_dir(run, err);
 }

@@ -97,7 +97,7 @@ pa_status pa_starts_add(const char *run, const pa_start *start, FILE *out, pa_er
     FILE *f = fopen(path, "a+e");
     if (f && !fseek(f, -1, SEEK_END) && fgetc(f) != '\n') fputc('\n', f); // after a line that a crash has torn
     if (!text) {
-        status = pa_error(err, PA_FAIL, "out of memory");
+        status = pa_error(err, PA_FAIL, "no memory");
     } else if (!f || fprintf(f, "%s\n", text) < 0 || fflush(f)) {
         status = pa_error(err, PA_FAIL, "cannot write %s: %s", path, strerror(errno));
     } else if (before) {

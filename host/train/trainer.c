@@ -264,7 +264,7 @@ pa_status pa_trainer_open(pa_trainer *t, const pa_config *config, const pa_train
                       .is_root = !options->comm->rank,
                       .lock = -1,
                       .drawn = -1};
-    if (t->is_root && !(t->tee = pa_tee_open())) return pa_error(err, PA_FAIL, "out of memory");
+    if (t->is_root && !(t->tee = pa_tee_open())) return pa_error(err, PA_FAIL, "no memory");
     t->out = t->run.out = t->log.out = t->tee ? pa_tee_stream(t->tee) : stderr;
     pa_status s = pa_params_init(&t->params, &config->model, err);
     if (s || (s = open_data(t, err))) return s;

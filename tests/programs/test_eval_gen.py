@@ -118,7 +118,7 @@ class Eval(Program):
         losses = [json.loads(run("paeval", m, self.tokens, "--json", "--precision", "fp32"))["loss"] for m in (self.run_dir, half)]
         self.assertAlmostEqual(*losses, places=3)
         for status, says, arguments in ((2, "nothing else with --export", (self.run_dir, self.tokens, "--export", half)),
-                                        (2, "expected --half with --export", (self.run_dir, self.tokens, "--half")),
+                                        (2, "--half needs --export", (self.run_dir, self.tokens, "--half")),
                                         (2, "expected one of --json, --logits and --export, found two", (self.run_dir, "--json", "--export", half)),
                                         (2, "expected another file than the model", (model, "--export", model))):
             self.refused("paeval", status, says, *arguments)

@@ -40,7 +40,7 @@ class Sets(Paprep):
             (["--events", "a", "--decode", "b"], "expected --events or --decode, found both"),
             (["--events", "a", "b"], "expected nothing but --events FILE.mid, found 1 arguments"),
             (["--decode", "a"], "expected --decode TOKENS OUT.mid, found 0 arguments"),
-            ([self.folder / "none", self.out], "none: expected a folder of MIDI files, found: No such file or directory"),
+            ([self.folder / "none", self.out], f"cannot open folder {self.folder}/none: No such file or directory"),
             ([PAPREP, self.out], "paprep: expected a folder of MIDI files, found a file"),
         ):
             done = self.run_paprep(*arguments, status=2)
@@ -74,7 +74,7 @@ class Sets(Paprep):
                 if option[0] in allowed:
                     continue
                 done = self.run_paprep(*arguments, *option, status=2)
-                self.assertEqual(done.stderr, f"paprep: {option[0]}: expected with {belongs}, found with {mode}\n")
+                self.assertEqual(done.stderr, f"paprep: {option[0]} needs {belongs}, found {mode}\n")
                 self.assertEqual(done.stdout, "")
         self.assertEqual(tokens.read_bytes(), before)
         self.assertFalse(again.exists())

@@ -286,9 +286,9 @@ class Kinds(Primer):
         self.assertIn(60, tokens[1])
         output = ("--output", self.out("o.mid"))
         for says, arguments in (("expected --primer", (self.run_dir, *output, "--programs", "0-7")),
-                                ("--programs: expected with a MIDI file", (self.run_dir, *output, "--primer", self.tokens, "--programs", "0-7")),
-                                ("--strict: expected with a MIDI file", (self.run_dir, *output, "--primer", self.tokens, "--strict")),
-                                ("--sostenuto: expected with a model of the performance encoding, found midi-neural",
+                                ("--programs needs a MIDI file", (self.run_dir, *output, "--primer", self.tokens, "--programs", "0-7")),
+                                ("--strict needs a MIDI file", (self.run_dir, *output, "--primer", self.tokens, "--strict")),
+                                ("--sostenuto needs a model of the performance encoding, found midi-neural",
                                  (self.neural_model(), *output, "--primer", primer, "--sostenuto"))):
             self.refused("pagen", 2, says, *arguments)
 

@@ -53,7 +53,7 @@ static void refuses(void **state) {
         {NULL, E, V, {0, 2, 4}, 3, 2, 2, 60, "metadata format: expected patrain-tokens-1, found none; is this a token file of paprep's?"},
         {"pt", E, V, {0, 2, 4}, 3, 2, 2, 60, "metadata format: expected patrain-tokens-1, found pt; is this a token file of paprep's?"},
         {F, E, "512", {0, 2, 4}, 3, 2, 2, 60, "metadata vocab: expected 390, found 512; is this a token file of paprep's?"},
-        {F, NULL, V, {0, 2, 4}, 3, 2, 2, 60, "metadata encoding: expected one, found none"},
+        {F, NULL, V, {0, 2, 4}, 3, 2, 2, 60, "metadata encoding: expected performance or midi-neural, found none"},
         {F, "remi", V, {0, 2, 4}, 3, 2, 2, 60, "metadata encoding: expected performance or midi-neural, found 'remi'"},
         {F, E, V, {0, 2, 3}, 3, 2, 2, 60, "offsets: expected 0 to 4, found 0 to 3"},
         {F, E, V, {1, 2, 4}, 3, 2, 2, 60, "offsets: expected 0 to 4, found 1 to 4"},
