@@ -121,13 +121,19 @@ static pa_status start(bench *b, const pa_backend *be, const case_model *v, pa_o
     pa_status s = pa_params_init(&b->params, &m, err);
     if (s) return s;
     int M = v->context, N = M - v->prefix, K = pa_kept(v->prefix, m.prefix_dropout);
-    b->input = malloc((size_t)M * 2), b->target = malloc((size_t)M * 2), b->keep = malloc((size_t)(K + 1) * 4);
+    b->input = malloc((size_t)M * 2);
+    b->target = malloc((size_t)M * 2);
+    b->keep = malloc((size_t)(K + 1) * 4);
     b->logits = malloc((size_t)m.vocab * 4);
     if (!b->input || !b->target || !b->keep || !b->logits) return pa_error(err, PA_FAIL, "no memory");
-    for (int i = 0; i < M; i++) b->input[i] = token_at((size_t)i), b->target[i] = token_at((size_t)i + 1);
+    for (int i = 0; i < M; i++) {
+        b->input[i] = token_at((size_t)i);
+        b->target[i] = token_at((size_t)i + 1);
+    }
     for (int i = 0; i < K; i++) b->keep[i] = (int32_t)((int64_t)i * v->prefix / K);
     b->batch = (pa_batch){.batch = 1, .length = M, .latents = N, .input = b->input, .target = b->target, .keep = b->keep, .kept = K};
-    o.params = &b->params, o.comm = &b->comm;
+    o.params = &b->params;
+    o.comm = &b->comm;
     if ((s = be->open(&b->c, &o, err)) || (s = fill(b, err))) return s;
     if (be == pa_backend_cpu()) watch(b->c);
     return PA_OK;
@@ -135,7 +141,10 @@ static pa_status start(bench *b, const pa_backend *be, const case_model *v, pa_o
 
 static void stop(bench *b) {
     if (b->c) b->be->close(b->c);
-    free(b->input), free(b->target), free(b->keep), free(b->logits);
+    free(b->input);
+    free(b->target);
+    free(b->keep);
+    free(b->logits);
     pa_params_clear(&b->params);
 }
 
@@ -212,7 +221,8 @@ static pa_status bench_generate(const pa_backend *be, const case_model *v, pa_pr
                                 pa_err *err) {
     bench b;
     pa_status s = start(&b, be, v, (pa_open){.precision = precision, .streams = 1}, err);
-    b.batch.length -= DECODED, b.batch.latents -= DECODED;
+    b.batch.length -= DECODED;
+    b.batch.latents -= DECODED;
     if (!s) s = run(&b, prefill, effort, &row[0], err);
     if (!s) s = run(&b, decode, (bench_effort){1e9, 1, DECODED - 2}, &row[1], err);
     if (!s) {
@@ -220,13 +230,16 @@ static pa_status bench_generate(const pa_backend *be, const case_model *v, pa_pr
         pa_flops f = pa_count_flops(m, 1, m->prefix, b.batch.latents);
         double size = be->precision(b.c) == PA_PRECISION_FP32 ? 4 : 2, weights = weight_numbers(&b);
         double keys = b.batch.length + m->depth * (double)b.batch.latents + (1 + m->depth) * DECODED / 2.0;
-        name(&row[0], &b, "prefill"), name(&row[1], &b, "decode");
+        name(&row[0], &b, "prefill");
+        name(&row[1], &b, "decode");
         // Logits and, in the last block, all that is behind queries, keys and values are one row's.
         double spared = b.batch.latents - 1, C = m->dim, I = pa_inner(m), last = (m->depth ? 0 : m->prefix) + b.batch.latents / 2.0;
         row[0].flop = f.linear_forward + f.attention_forward - 2 * spared * (C * (I + 2 * pa_ff(m) + m->vocab) + 2 * I * last);
         row[0].tokens = b.batch.length;
-        row[1].tokens = 1, row[1].read_bound = true;
-        row[1].flop = 2 * weights + 4 * keys * pa_inner(m), row[1].bytes = size * (weights + 2 * keys * pa_inner(m));
+        row[1].tokens = 1;
+        row[1].read_bound = true;
+        row[1].flop = 2 * weights + 4 * keys * pa_inner(m);
+        row[1].bytes = size * (weights + 2 * keys * pa_inner(m));
     }
     stop(&b);
     return s;

@@ -24,7 +24,8 @@ typedef struct {
 static void step(peer *p, const void *descriptor) {
     if (p->missing || p->failed) return;
     dnnl_status_t s = dnnl_primitive_desc_create(&p->pd[p->steps], descriptor, NULL, p->engine, NULL);
-    p->missing = s == dnnl_unimplemented, p->failed = s != dnnl_success && !p->missing;
+    p->missing = s == dnnl_unimplemented;
+    p->failed = s != dnnl_success && !p->missing;
     if (!s && dnnl_primitive_create(&p->primitive[p->steps], p->pd[p->steps])) p->failed = true;
     if (!s) p->steps++;
 }
@@ -69,7 +70,9 @@ static const char *make_matmul(peer *p, const pa_product *q) {
     dnnl_matmul_desc_t d;
     if (dnnl_matmul_desc_init(&d, &a, &b, NULL, &c)) p->failed = true;
     step(p, &d);
-    operand(p, DNNL_ARG_SRC), operand(p, DNNL_ARG_WEIGHTS), operand(p, DNNL_ARG_DST);
+    operand(p, DNNL_ARG_SRC);
+    operand(p, DNNL_ARG_WEIGHTS);
+    operand(p, DNNL_ARG_DST);
     return q->add ? "its own layouts; nothing added" : "its own layouts";
 }
 
@@ -79,8 +82,12 @@ static const char *make_layernorm(peer *p, const case_row *r) {
     if (dnnl_layer_normalization_forward_desc_init(&d, dnnl_forward_training, &x, NULL, 1e-5f, dnnl_use_scale | dnnl_use_shift))
         p->failed = true;
     step(p, &d);
-    operand(p, DNNL_ARG_SRC), operand(p, DNNL_ARG_DST), operand(p, DNNL_ARG_MEAN), operand(p, DNNL_ARG_VARIANCE);
-    operand(p, DNNL_ARG_SCALE), operand(p, DNNL_ARG_SHIFT);
+    operand(p, DNNL_ARG_SRC);
+    operand(p, DNNL_ARG_DST);
+    operand(p, DNNL_ARG_MEAN);
+    operand(p, DNNL_ARG_VARIANCE);
+    operand(p, DNNL_ARG_SCALE);
+    operand(p, DNNL_ARG_SHIFT);
     return "float32; no residual added";
 }
 
@@ -97,13 +104,18 @@ static const char *make_gelu(peer *p, const case_row *r, bool back) {
         if (!s) s = dnnl_primitive_desc_create(&hint, &f, NULL, p->engine, NULL);
         if (!s) s = dnnl_primitive_desc_create(&p->pd[0], &d, NULL, p->engine, hint);
         if (!s) s = dnnl_primitive_create(&p->primitive[0], p->pd[0]);
-        p->missing = s == dnnl_unimplemented, p->failed = s != dnnl_success && !p->missing, p->steps = !s;
+        p->missing = s == dnnl_unimplemented;
+        p->failed = s != dnnl_success && !p->missing;
+        p->steps = !s;
         if (hint) dnnl_primitive_desc_destroy(hint);
-        operand(p, DNNL_ARG_SRC), operand(p, DNNL_ARG_DIFF_DST), operand(p, DNNL_ARG_DIFF_SRC);
+        operand(p, DNNL_ARG_SRC);
+        operand(p, DNNL_ARG_DIFF_DST);
+        operand(p, DNNL_ARG_DIFF_SRC);
         return "";
     }
     step(p, &d);
-    operand(p, DNNL_ARG_SRC), operand(p, DNNL_ARG_DST);
+    operand(p, DNNL_ARG_SRC);
+    operand(p, DNNL_ARG_DST);
     return "";
 }
 
@@ -112,7 +124,8 @@ static const char *make_softmax(peer *p, const case_row *r) {
     dnnl_logsoftmax_desc_t d;
     if (dnnl_logsoftmax_forward_desc_init(&d, dnnl_forward_training, &x, 1)) p->failed = true;
     step(p, &d);
-    operand(p, DNNL_ARG_SRC), operand(p, DNNL_ARG_DST);
+    operand(p, DNNL_ARG_SRC);
+    operand(p, DNNL_ARG_DST);
     return "log-softmax forward only";
 }
 
@@ -128,13 +141,18 @@ static const char *make_attention(peer *p, const case_row *r) {
         dnnl_softmax_forward_desc_init(&middle, dnnl_forward_inference, &s, 1))
         p->failed = true;
     step(p, &first);
-    operand(p, DNNL_ARG_SRC), operand(p, DNNL_ARG_WEIGHTS);
+    operand(p, DNNL_ARG_SRC);
+    operand(p, DNNL_ARG_WEIGHTS);
     dnnl_memory_t scores = operand(p, DNNL_ARG_DST);
     step(p, &middle);
-    if (scores) give(p, DNNL_ARG_SRC, scores), give(p, DNNL_ARG_DST, scores);
+    if (scores) {
+        give(p, DNNL_ARG_SRC, scores);
+        give(p, DNNL_ARG_DST, scores);
+    }
     step(p, &last);
     if (scores) give(p, DNNL_ARG_SRC, scores);
-    operand(p, DNNL_ARG_WEIGHTS), operand(p, DNNL_ARG_DST);
+    operand(p, DNNL_ARG_WEIGHTS);
+    operand(p, DNNL_ARG_DST);
     return "scores in memory; all pairs, masked or not";
 }
 
@@ -149,7 +167,8 @@ static pa_status execute(void *what, pa_err *err) {
 pa_status bench_onednn(const case_row *row, bench_effort effort, bool *has, bench_time *t, const char **note, pa_err *err) {
     peer p = {0};
     double times = 1;
-    *has = false, *note = "";
+    *has = false;
+    *note = "";
     if (dnnl_engine_create(&p.engine, dnnl_cpu, 0) || dnnl_stream_create(&p.stream, p.engine, dnnl_stream_default_flags)) p.failed = true;
     bool gelu = row->activation == PA_GELU;
     if (row->kind == CASE_MATMUL)
@@ -167,7 +186,9 @@ pa_status bench_onednn(const case_row *row, bench_effort effort, bool *has, benc
     pa_status s = p.failed ? pa_error(err, PA_FAIL, "oneDNN: no primitive for %s", row->name) : PA_OK;
     if (!s && !p.missing) {
         s = bench_measure(&(bench_job){.work = execute, .what = &p}, effort, t, err);
-        t->median *= times, t->low *= times, t->high *= times;
+        t->median *= times;
+        t->low *= times;
+        t->high *= times;
         *has = !s;
     }
     for (int i = 0; i < STEPS; i++) {

@@ -237,7 +237,8 @@ static pa_status read_windows(const pa_st *st, const patrain_model_info *m, uint
         return pa_error(err, PA_DATA, "%s: %s: expected I64 or U16, found %s", path, t->name, pa_dtype_name(t->dtype));
     if (t->rank != 1 && t->rank != 2)
         return pa_error(err, PA_DATA, "%s: %s: expected shape (B, M) or (M), found %d dimensions", path, t->name, t->rank);
-    *B = t->rank == 2 ? t->shape[0] : 1, *M = t->shape[t->rank - 1];
+    *B = t->rank == 2 ? t->shape[0] : 1;
+    *M = t->shape[t->rank - 1];
     if (*B < 1 || *M <= m->prefix || *M > m->context)
         return pa_error(err, PA_DATA, "%s: %s: expected windows of %d to %d tokens, found %lld of %lld", path, t->name, m->prefix + 1,
                         m->context, (long long)*B, (long long)*M);

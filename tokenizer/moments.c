@@ -35,7 +35,8 @@ bool pa_moment_sort(pa_moment *moment, size_t count) {
             merge(from, to, low, middle, high);
         }
         pa_moment *t = from;
-        from = to, to = t;
+        from = to;
+        to = t;
     }
     if (from != moment) memcpy(moment, from, count * sizeof *moment);
     free(other);

@@ -204,7 +204,8 @@ bool pa_neural_decode(const uint16_t *token, size_t count, pa_part *part) {
     for (size_t i = 0; i < count && token[i] != PA_END; i++) {
         int t = token[i], pitch = pa_pitch_of(t);
         if (pa_is_note_on(t)) {
-            on[pitch] = clock, began[pitch] = (uint32_t)i;
+            on[pitch] = clock;
+            began[pitch] = (uint32_t)i;
             loudness[pitch] = velocity > 0 ? velocity : 1; // 0 would be silence in a MIDI file; both are bin 0
         } else if (pa_is_note_off(t) && on[pitch] >= 0 && on[pitch] < clock) {
             pa_note n = {(double)on[pitch] / 100, (double)clock / 100, (uint8_t)pitch, (uint8_t)loudness[pitch], began[pitch]};

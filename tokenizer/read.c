@@ -173,7 +173,10 @@ static bool note_off(reader *t, int channel, int pitch, int tick) {
     bool closed = note != NONE && t->open[note].tick < tick;
     for (; note != NONE && t->open[note].tick < tick; note = t->open[note].next)
         if (!close_note(t, channel, pitch, &t->open[note], seconds_at(t, tick))) return false;
-    for (int n = note; n != NONE && !closed; n = t->open[n].next) t->still_open--, t->song->lost++;
+    for (int n = note; n != NONE && !closed; n = t->open[n].next) {
+        t->still_open--;
+        t->song->lost++;
+    }
     *first = closed ? note : NONE;
     return true;
 }

@@ -44,7 +44,8 @@ static bool send_all(int fd, const void *bytes, size_t count) {
         ssize_t n = send(fd, at, count, MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return false;
-        at += n, count -= (size_t)n;
+        at += n;
+        count -= (size_t)n;
     }
     return true;
 }
@@ -54,7 +55,8 @@ static bool receive_all(int fd, void *bytes, size_t count) {
         ssize_t n = recv(fd, at, count, 0);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return false;
-        at += n, count -= (size_t)n;
+        at += n;
+        count -= (size_t)n;
     }
     return true;
 }

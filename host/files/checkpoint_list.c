@@ -68,7 +68,8 @@ static pa_status list_each(void *user, const char *folder, const char *name, pa_
     if (step < 0) return PA_OK;
     int64_t *grown = realloc(l->step, (l->count + 1) * sizeof *grown);
     if (!grown) return pa_error(err, PA_FAIL, "%s: no memory", folder);
-    l->step = grown, grown[l->count++] = step;
+    l->step = grown;
+    grown[l->count++] = step;
     return PA_OK;
 }
 
@@ -76,9 +77,13 @@ pa_status pa_checkpoint_list(const char *run, int64_t **step, size_t *count, pa_
     steps l = {0};
     pa_status s = walk(run, tidy_each, NULL, err);
     if (!s) s = walk(run, list_each, &l, err);
-    if (s) free(l.step), l = (steps){0};
+    if (s) {
+        free(l.step);
+        l = (steps){0};
+    }
     if (l.count) qsort(l.step, l.count, sizeof *l.step, newest_first);
-    *step = l.step, *count = l.count;
+    *step = l.step;
+    *count = l.count;
     return s;
 }
 

@@ -8,7 +8,10 @@ const char *pa_arena_name(int kind) {
 }
 
 void pa_arenas_begin(pa_arena *a, size_t align) {
-    for (int i = 0; i < ARENAS; i++) a[i].used = 0, a[i].align = align;
+    for (int i = 0; i < ARENAS; i++) {
+        a[i].used = 0;
+        a[i].align = align;
+    }
 }
 
 void *pa_arena_take(pa_arena *a, size_t count, size_t size) {
@@ -24,19 +27,27 @@ static float *take_floats(pa_arena *a, size_t count) {
 static void layout_saved(pa_arena *a, const pa_model *m, size_t size, size_t R, size_t Q, bool cross, float *z_mid, pa_saved *s) {
     size_t C = (size_t)m->dim, I = (size_t)pa_inner(m), F = (size_t)pa_ff(m), H = (size_t)m->heads;
     s->zn = pa_arena_take(a, (Q + R) * C, size);
-    s->mean = take_floats(a, Q + R), s->rstd = take_floats(a, Q + R);
+    s->mean = take_floats(a, Q + R);
+    s->rstd = take_floats(a, Q + R);
     if (cross) {
-        s->q = pa_arena_take(a, R * I, size), s->k = pa_arena_take(a, (Q + R) * 2 * I, size);
+        s->q = pa_arena_take(a, R * I, size);
+        s->k = pa_arena_take(a, (Q + R) * 2 * I, size);
         s->v = s->k ? (char *)s->k + I * size : NULL;
     } else {
         s->q = pa_arena_take(a, R * 3 * I, size);
-        s->k = s->q ? (char *)s->q + I * size : NULL, s->v = s->q ? (char *)s->q + 2 * I * size : NULL;
+        s->k = s->q ? (char *)s->q + I * size : NULL;
+        s->v = s->q ? (char *)s->q + 2 * I * size : NULL;
     }
-    s->q_rstd = take_floats(a, m->qk_norm ? R * H : 0), s->k_rstd = take_floats(a, m->qk_norm ? (Q + R) * H : 0);
-    s->o = pa_arena_take(a, R * I, size), s->lse = take_floats(a, R * H);
-    s->z_mid = z_mid ? z_mid : take_floats(a, R * C), s->zn2 = pa_arena_take(a, R * C, size);
-    s->mean2 = take_floats(a, R), s->rstd2 = take_floats(a, R);
-    s->h = pa_arena_take(a, R * F, size), s->g = pa_arena_take(a, R * F, size);
+    s->q_rstd = take_floats(a, m->qk_norm ? R * H : 0);
+    s->k_rstd = take_floats(a, m->qk_norm ? (Q + R) * H : 0);
+    s->o = pa_arena_take(a, R * I, size);
+    s->lse = take_floats(a, R * H);
+    s->z_mid = z_mid ? z_mid : take_floats(a, R * C);
+    s->zn2 = pa_arena_take(a, R * C, size);
+    s->mean2 = take_floats(a, R);
+    s->rstd2 = take_floats(a, R);
+    s->h = pa_arena_take(a, R * F, size);
+    s->g = pa_arena_take(a, R * F, size);
 }
 
 // Blocks whose activations are not kept lie in one place, as large as the largest.
@@ -62,7 +73,8 @@ void pa_layout_caches(pa_arena *a, const pa_open *o, size_t size, pa_cache *cach
     for (int i = 0; i < m->perceive_depth + m->depth; i++) {
         cache[i].capacity = pa_is_cross(m, i) ? m->context : m->context - m->prefix;
         size_t count = (size_t)o->streams * (size_t)cache[i].capacity * (size_t)pa_inner(m);
-        cache[i].k = pa_arena_take(a, count, size), cache[i].v = pa_arena_take(a, count, size);
+        cache[i].k = pa_arena_take(a, count, size);
+        cache[i].v = pa_arena_take(a, count, size);
     }
 }
 

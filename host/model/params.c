@@ -60,10 +60,13 @@ static int add(pa_params *p, const char *prefix, const char *name, int rows, int
     pa_param *row = &p->row[p->count];
     snprintf(row->name, sizeof row->name, "%s%s", prefix, name);
     row->rank = columns ? 2 : 1;
-    row->shape[0] = rows, row->shape[1] = columns ? columns : 1;
+    row->shape[0] = rows;
+    row->shape[1] = columns ? columns : 1;
     row->size = (size_t)rows * (size_t)row->shape[1];
     row->offset = p->floats;
-    row->init = init, row->scale = (float)scale, row->decays = decays;
+    row->init = init;
+    row->scale = (float)scale;
+    row->decays = decays;
     row->group = PA_GROUP_REST;
     row->parts = 1;
     p->floats += (row->size + 15) & ~(size_t)15;
@@ -143,7 +146,9 @@ pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
 void pa_params_clear(pa_params *p) {
     free(p->row);
     free(p->block);
-    p->row = NULL, p->block = NULL, p->count = 0;
+    p->row = NULL;
+    p->block = NULL;
+    p->count = 0;
 }
 
 int pa_params_find(const pa_params *p, const char *name) {

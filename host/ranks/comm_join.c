@@ -100,7 +100,8 @@ static bool move_all(const joining *j, int fd, void *data, size_t bytes, bool ou
         ssize_t n = out ? send(fd, at, bytes, MSG_DONTWAIT | MSG_NOSIGNAL) : recv(fd, at, bytes, MSG_DONTWAIT);
         if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
         if (n <= 0) return false;
-        at += n, bytes -= (size_t)n;
+        at += n;
+        bytes -= (size_t)n;
     }
     return true;
 }
@@ -129,7 +130,8 @@ static int connect_to(const joining *j, const char *host, const char *port) {
         if ((!connect(fd, a->ai_addr, a->ai_addrlen) || errno == EINPROGRESS) && !ready(j, fd, POLLOUT) &&
             !getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) && !error)
             break;
-        close(fd), fd = -1;
+        close(fd);
+        fd = -1;
     }
     freeaddrinfo(found);
     return fd;
@@ -210,7 +212,10 @@ static pa_status receive(joining *j, int count, pa_err *err) {
         int fd = accept_one(j, &address);
         joining soon = *j;
         soon.until = soon.until < pa_clock() + GRACE ? soon.until : pa_clock() + GRACE; // a stranger may send nothing
-        if (fd >= 0 && (!move_all(&soon, fd, &g, sizeof g, false) || memcmp(g.word, j->own.word, WORD))) close(fd), fd = -1;
+        if (fd >= 0 && (!move_all(&soon, fd, &g, sizeof g, false) || memcmp(g.word, j->own.word, WORD))) {
+            close(fd);
+            fd = -1;
+        }
         if (fd < 0) continue;
         uint32_t rank = ntohl(g.rank);
         s = check(j, rank, ntohl(g.world), err);
@@ -220,7 +225,8 @@ static pa_status receive(joining *j, int count, pa_err *err) {
             close(fd);
             break;
         }
-        j->fd[rank] = fd, come++;
+        j->fd[rank] = fd;
+        come++;
         g.host[HOST - 1] = 0;
         if (!j->comm->rank) {
             j->table[rank] = (place){.address = address, .port = g.port};
@@ -316,7 +322,8 @@ pa_status pa_tcp_join(pa_comm *c, const char *path, double timeout, int *fd, pa_
     int on = 1;
     if (strlen(path) >= 4096) return pa_error(err, PA_USAGE, "--rendezvous: expected a path of up to 4095 bytes, found %zu", strlen(path));
     snprintf(j.path, sizeof j.path, !stat(path, &there) && S_ISDIR(there.st_mode) ? "%s/rendezvous" : "%s", path);
-    j.own.world = htonl((uint32_t)c->size), j.own.rank = htonl((uint32_t)c->rank);
+    j.own.world = htonl((uint32_t)c->size);
+    j.own.rank = htonl((uint32_t)c->rank);
     gethostname(j.own.host, HOST - 1);
     gethostname(j.host, HOST - 1);
     j.table = calloc((size_t)c->size, sizeof *j.table);

@@ -24,7 +24,11 @@ typedef struct {
 } tcp;
 
 static pa_status tcp_begin(pa_peers *l, int peer, int way, pa_move *m, pa_err *err) {
-    (void)l, (void)peer, (void)way, (void)m, (void)err;
+    (void)l;
+    (void)peer;
+    (void)way;
+    (void)m;
+    (void)err;
     return PA_OK;
 }
 

@@ -44,7 +44,8 @@ static void shuffle(pa_sampler *s, int64_t epoch) {
         int64_t j =
             (int64_t)pa_below(pa_random((uint64_t)s->config->train.seed, PA_RANDOM_ORDER, (uint64_t)epoch, (uint64_t)i), (uint64_t)i + 1);
         int64_t other = s->order[j];
-        s->order[j] = s->order[i], s->order[i] = other;
+        s->order[j] = s->order[i];
+        s->order[i] = other;
     }
     s->epoch = epoch;
 }
@@ -64,7 +65,8 @@ static int fitting_shift(const uint16_t *token, int count, int shift) {
     for (int i = 0; i < count; i++)
         if (pa_is_note(token[i])) {
             int pitch = pa_pitch_of(token[i]);
-            low = pitch < low ? pitch : low, high = pitch > high ? pitch : high;
+            low = pitch < low ? pitch : low;
+            high = pitch > high ? pitch : high;
         }
     if (low > high) return 0;
     int down = low > 21 ? 21 - low : 0, up = high < 108 ? 108 - high : 0;
@@ -78,31 +80,31 @@ static void transpose(uint16_t *token, int count, int shift) {
         if (pa_is_note(token[i])) token[i] = (uint16_t)(token[i] + shift);
 }
 
-static void put_shift(uint16_t *out, int length, int *made, int64_t steps) {
-    for (; steps > 0 && *made < length; steps -= PA_MOST_STEPS)
-        out[(*made)++] = pa_shift_of(steps < PA_MOST_STEPS ? (int)steps : PA_MOST_STEPS);
+static void put_shift(uint16_t *out, int length, int *written, int64_t steps) {
+    for (; steps > 0 && *written < length; steps -= PA_MOST_STEPS)
+        out[(*written)++] = pa_shift_of(steps < PA_MOST_STEPS ? (int)steps : PA_MOST_STEPS);
 }
 
 // Writes `length` tokens of a piece from `start`, time stretched by `factor` and velocities moved by `louder` bins. The stretched clock is
 // rounded, not each shift, so that it does not drift. Shifts may merge or vanish, so that more tokens are read than written.
 static void stretch(const pa_token_piece *p, int64_t start, double factor, int louder, uint16_t *out, int length) {
-    int64_t clock = 0, sent = 0; // steps of 10 ms: of the music as written; put out so far
-    int made = 0;
-    for (int64_t at = start; made < length; at++) {
+    int64_t clock = 0, sent = 0; // steps of 10 ms: of the piece; written so far
+    int written = 0;
+    for (int64_t at = start; written < length; at++) {
         int token = token_at(p, at);
         if (pa_is_time_shift(token)) {
             clock += pa_shift_steps(token);
             continue;
         }
         int64_t now = llround((double)clock * factor);
-        put_shift(out, length, &made, now - sent);
+        put_shift(out, length, &written, now - sent);
         sent = now;
-        if (made == length) break;
+        if (written == length) break;
         if (pa_is_velocity(token)) {
             int bin = pa_velocity_bin(token) + louder;
             token = PA_VELOCITY + (bin < 0 ? 0 : bin > 31 ? 31 : bin);
         }
-        out[made++] = (uint16_t)token;
+        out[written++] = (uint16_t)token;
     }
 }
 

@@ -35,7 +35,8 @@ static void expect_same_tensors(bench *a, bench *b) {
         double *y = fixture_read(fixture_backend(), b->ctx, &b->f.params, (pa_kind)kind);
         assert_true(fixture_norm(x, a->f.params.floats) > 0);
         assert_memory_equal(x, y, a->f.params.floats * sizeof *x);
-        free(x), free(y);
+        free(x);
+        free(y);
     }
 }
 
@@ -44,8 +45,11 @@ static void a_run_resumes_to_the_bit(void **state) {
     bench a, b;
     pa_err err;
     bool found;
-    begin(&a), begin(&b);
-    train(&a), train(&a), train(&a);
+    begin(&a);
+    begin(&b);
+    train(&a);
+    train(&a);
+    train(&a);
     a.state.seconds = 1.0 / 3, a.state.skips = 7, a.state.best = 0.1 + 0.2, a.state.best_step = 2, a.state.updates = 12,
     a.state.evaluated = 1;
     save(&a, 3, false);
@@ -55,7 +59,8 @@ static void a_run_resumes_to_the_bit(void **state) {
     expect_same_tensors(&a, &b);
     assert_true(train(&a) == train(&b));
     expect_same_tensors(&a, &b);
-    end(&a), end(&b);
+    end(&a);
+    end(&b);
 }
 
 static void a_run_without_checkpoint_starts(void **state) {
@@ -94,7 +99,8 @@ static void what_is_saved_is_what_was_there_when_it_began(void **state) {
     pa_err err;
     pa_saver *saver;
     bool found;
-    begin(&a), begin(&b);
+    begin(&a);
+    begin(&b);
     pa_run run = run_of(&a);
     fixture_ok(pa_saver_open(&saver, &run, &err), &err);
     for (int i = 1; i <= 5; i++) { // the last of them is under way when the next begins, and when the saver is closed
@@ -110,8 +116,10 @@ static void what_is_saved_is_what_was_there_when_it_began(void **state) {
     assert_true(found && b.state.step == 5);
     double *have = fixture_read(fixture_backend(), b.ctx, &b.f.params, PA_PARAM);
     assert_memory_equal(w, have, a.f.params.floats * sizeof *w);
-    free(w), free(have);
-    end(&a), end(&b);
+    free(w);
+    free(have);
+    end(&a);
+    end(&b);
 }
 
 static void an_error_in_the_background_comes_forward(void **state) {
@@ -169,14 +177,16 @@ static void the_same_step_is_saved_over(void **state) {
     bench a, b;
     pa_err err;
     bool found;
-    begin(&a), begin(&b);
+    begin(&a);
+    begin(&b);
     save(&a, 5, true);
     train(&a);
     save(&a, 5, false);
     assert_string_equal(steps_of(), "5");
     fixture_ok(resume(&b, &found, &err), &err);
     expect_same_tensors(&a, &b);
-    end(&a), end(&b);
+    end(&a);
+    end(&b);
 }
 
 static void leavings_of_interrupted_saves_are_removed(void **state) {
@@ -202,7 +212,8 @@ static void a_folder_that_stood_aside_comes_back(void **state) {
     pa_err err;
     bool found;
     begin(&b);
-    save(&b, 5, false), save(&b, 6, false);
+    save(&b, 5, false);
+    save(&b, 6, false);
     char from[512];
     snprintf(from, sizeof from, "%s", in_run("checkpoints/step-00000006"));
     assert_int_equal(rename(from, in_run("checkpoints/step-00000006.old")), 0);
@@ -223,7 +234,8 @@ static void a_full_disk_leaves_the_old_checkpoint(void **state) {
     bench a, b;
     pa_err err = {""};
     bool found;
-    begin(&a), begin(&b);
+    begin(&a);
+    begin(&b);
     train(&a);
     save(&a, 10, true);
     double *w = fixture_read(fixture_backend(), a.ctx, &a.f.params, PA_PARAM);
@@ -248,7 +260,8 @@ static void a_full_disk_leaves_the_old_checkpoint(void **state) {
     }
     assert_string_equal(steps_of(), "10 20");
     free(w);
-    end(&a), end(&b);
+    end(&a);
+    end(&b);
 }
 
 static void a_folder_that_cannot_be_made_is_named(void **state) {

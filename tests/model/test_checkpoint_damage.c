@@ -95,7 +95,8 @@ static void listen(void) {
 static char *heard(void) {
     char *text;
     fflush(stderr);
-    dup2(kept_stderr, STDERR_FILENO), close(kept_stderr);
+    dup2(kept_stderr, STDERR_FILENO);
+    close(kept_stderr);
     assert_int_equal(pa_read_text(scratch("stderr"), &text, NULL, NULL), PA_OK);
     return text;
 }
@@ -106,7 +107,8 @@ static void a_damaged_checkpoint_is_skipped_with_a_message(void **state) {
         bench a, b;
         pa_err err;
         bool found = false;
-        begin(&a), begin(&b);
+        begin(&a);
+        begin(&b);
         train(&a);
         save(&a, 10, false);
         double *w = fixture_read(fixture_backend(), a.ctx, &a.f.params, PA_PARAM);
@@ -123,8 +125,11 @@ static void a_damaged_checkpoint_is_skipped_with_a_message(void **state) {
         if (!strstr(said, damages[i].message)) fail_msg("expected \"%s\", found: %s", damages[i].message, said);
         double *have = fixture_read(fixture_backend(), b.ctx, &b.f.params, PA_PARAM);
         assert_memory_equal(w, have, a.f.params.floats * sizeof *w);
-        free(w), free(have), free(said);
-        end(&a), end(&b);
+        free(w);
+        free(have);
+        free(said);
+        end(&a);
+        end(&b);
         assert_int_equal(pa_remove_tree(in_run(""), NULL), 0);
     }
 }
@@ -136,7 +141,8 @@ static void nothing_but_damage_is_an_error(void **state) {
     bool found = true;
     char expected[SCRATCH_PATH + 128];
     begin(&b);
-    save(&b, 10, false), save(&b, 20, false);
+    save(&b, 10, false);
+    save(&b, 20, false);
     flip("checkpoints/step-00000010/model.safetensors");
     take_away("checkpoints/step-00000020/model.safetensors");
     listen();
@@ -164,7 +170,8 @@ static void another_model_or_seed_is_refused_by_name(void **state) {
     b.config.train.seed = 6;
     assert_int_equal(resume(&b, &found, &err), PA_USAGE);
     assert_string_equal(err.text, "train.seed: checkpoint 1, configuration 6");
-    b.config.model.dim = 32, b.config.model.qk_norm = true;
+    b.config.model.dim = 32;
+    b.config.model.qk_norm = true;
     assert_int_equal(resume(&b, &found, &err), PA_USAGE);
     assert_string_equal(err.text, "model.dim: checkpoint 16, configuration 32; model.qk_norm: checkpoint false, configuration true");
     assert_false(found);

@@ -40,7 +40,10 @@ static void plan(FILE *out, const pa_model *m, pa_open o) {
     pa_context *c;
     pa_comm single = pa_comm_single();
     ok(pa_params_init(&p, m, &err));
-    o.params = &p, o.comm = &single, o.plan = out, o.plan_only = true;
+    o.params = &p;
+    o.comm = &single;
+    o.plan = out;
+    o.plan_only = true;
     ok(pa_backend_cpu()->open(&c, &o, &err));
     pa_params_clear(&p);
 }
@@ -71,7 +74,9 @@ static int primitives(const case_model *v, pa_precision precision) {
     assert_int_equal(cpu_matmul_created(c->device->mm), first);
     be->close(c);
     pa_params_clear(&p);
-    free(input), free(target), free(keep);
+    free(input);
+    free(target);
+    free(keep);
     return first;
 }
 
@@ -100,7 +105,8 @@ static void counts_are_as_written_down(void **state) {
         fputs(text, stderr); // longer than cmocka prints
         fail_msg("bench/counts.txt differs from these counts");
     }
-    free(text), free(expected);
+    free(text);
+    free(expected);
 }
 
 int main(void) {

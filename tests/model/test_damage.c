@@ -30,7 +30,8 @@ static void take(victim *v, const char *name) {
 
 static void put_back(victim *v) {
     assert_int_equal(pwrite(v->fd, v->text, v->length, 0), v->length);
-    close(v->fd), free(v->text);
+    close(v->fd);
+    free(v->text);
 }
 
 // Lengths: each in the header, each word's in the data. Bytes: in the header each bit and all bits, in the data one change a byte, another
@@ -138,7 +139,9 @@ static void a_checkpoint(void **state) {
     pa_saver *saver;
     pa_err err;
     double sum, norm;
-    m.dim = 8, m.heads = 1, m.depth = 1;
+    m.dim = 8;
+    m.heads = 1;
+    m.depth = 1;
     b.config.model = m;
     fixture_init(&b.f, &m, 31);
     fixture_batch(&b.f, 2, 24, 15, 4, 37);

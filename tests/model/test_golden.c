@@ -55,16 +55,28 @@ static double *values(const pa_tensor *t) {
 
 static void load(golden *g, pa_st *st, const char *name) {
     memset(g, 0, sizeof *g);
-    g->st = st, g->name = name;
+    g->st = st;
+    g->name = name;
     const int64_t *s = need(g, "shape", "")->data;
     pa_model m = pa_model_default();
-    m.context = (int)s[0], m.prefix = (int)s[1], m.dim = (int)s[2], m.heads = (int)s[3], m.dim_head = (int)s[4], m.depth = (int)s[5];
-    m.perceive_depth = (int)s[6], m.ff_mult = (int)s[7], m.vocab = (int)s[8];
+    m.context = (int)s[0];
+    m.prefix = (int)s[1];
+    m.dim = (int)s[2];
+    m.heads = (int)s[3];
+    m.dim_head = (int)s[4];
+    m.depth = (int)s[5];
+    m.perceive_depth = (int)s[6];
+    m.ff_mult = (int)s[7];
+    m.vocab = (int)s[8];
     fixture_init(&g->f, &m, 0);
     const pa_tensor *keep = find(g, "keep", ""), *target = need(g, "target", "");
     g->f.batch = (pa_batch){.batch = (int)s[9], .length = (int)s[10], .latents = (int)s[11], .kept = (int)(s[10] - s[11])};
-    g->f.batch.input = need(g, "input", "")->data, g->f.batch.target = target->data;
-    if (keep) g->f.batch.keep = keep->data, g->f.batch.kept = (int)keep->shape[1];
+    g->f.batch.input = need(g, "input", "")->data;
+    g->f.batch.target = target->data;
+    if (keep) {
+        g->f.batch.keep = keep->data;
+        g->f.batch.kept = (int)keep->shape[1];
+    }
     for (size_t i = 0; i < count_of(target); i++) g->scored += g->f.batch.target[i] < m.vocab - 1;
     for (int t = 0; t < g->f.params.count; t++) {
         const pa_param *row = &g->f.params.row[t];
@@ -121,7 +133,8 @@ static void reference_equals_pytorch(void **state) {
         assert_int_equal(loss.scored, g.scored);
         assert_true(fixture_distance(logits, truth, count_of(t)) <= 1e-10 * fixture_norm(truth, count_of(t)));
         assert_true(fabs(loss.nats / loss.scored - *(const double *)need(&g, "loss", "")->data) <= 1e-10);
-        free(logits), free(truth);
+        free(logits);
+        free(truth);
         fixture_clear(&g.f);
     }
 }
@@ -154,7 +167,9 @@ static void check_case(golden *g, const pa_backend *be, pa_precision precision, 
     fixture_ok(be->loss_grad(c, &g->f.batch, 1.0f / (float)g->scored, &sum, &err), &err);
     double *grad = fixture_read(be, c, &g->f.params, PA_GRAD);
     compare_all(g, "grad/", error, times, grad);
-    free(logits), free(ours), free(grad);
+    free(logits);
+    free(ours);
+    free(grad);
     be->close(c);
 }
 

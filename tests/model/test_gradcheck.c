@@ -105,9 +105,14 @@ static double *bounds(const check *c, int bits) {
         error[p->tensor] += (p->coarse[bits] - p->exact) * (p->coarse[bits] - p->exact);
         count[p->tensor]++;
     }
-    for (int t = 0; t < tensors; t++) squares += square[t], errors += error[t];
+    for (int t = 0; t < tensors; t++) {
+        squares += square[t];
+        errors += error[t];
+    }
     for (int t = 0; t < tensors; t++) bound[t] = 2 * sqrt(fmax(error[t], square[t] * errors / squares) / count[t]);
-    free(square), free(error), free(count);
+    free(square);
+    free(error);
+    free(count);
     return bound;
 }
 
@@ -126,7 +131,8 @@ static int compare(const check *c, pa_precision precision, int bits, double shar
     for (int i = 0; i < c->probes; i++) {
         const probe *p = &c->probe[i];
         double off = fabs(p->found[precision] - p->exact), allowed = DEVIATIONS * bound[p->tensor] * share;
-        squares[p->tensor] += off * off, count[p->tensor]++;
+        squares[p->tensor] += off * off;
+        count[p->tensor]++;
         if (!(off <= allowed) && wrong++ < 8)
             print_error("%s %s: %s[%zu]: difference quotient %.9g, gradient %.9g, off by %.3g, allowed %.3g\n", c->name, names[precision],
                         c->f.params.row[p->tensor].name, p->element, p->exact, p->found[precision], off, allowed);
@@ -143,7 +149,9 @@ static int compare(const check *c, pa_precision precision, int bits, double shar
     }
     print_message("  %-16s %s: nearest to its bound at %.2f of it: %s\n", c->name, names[precision], squares[worst],
                   c->f.params.row[worst].name);
-    free(bound), free(squares), free(count);
+    free(bound);
+    free(squares);
+    free(count);
     return wrong;
 }
 
@@ -209,26 +217,44 @@ static int fill(gradient_case *g) {
     one.depth = 1;
     int n = 0;
     g[n++] = (gradient_case){"default", base, 2, 24, 15, -1};
-    g[n++] = (gradient_case){"perceive_depth 2", one, 2, 24, 15, -1}, g[n - 1].model.perceive_depth = 2;
-    g[n++] = (gradient_case){"dropped prefix", one, 2, 24, 15, 4}, g[n - 1].model.perceive_depth = 2;
+    g[n++] = (gradient_case){"perceive_depth 2", one, 2, 24, 15, -1};
+    g[n - 1].model.perceive_depth = 2;
+    g[n++] = (gradient_case){"dropped prefix", one, 2, 24, 15, 4};
+    g[n - 1].model.perceive_depth = 2;
     g[n++] = (gradient_case){"all dropped", one, 2, 24, 15, 0};
     g[n++] = (gradient_case){"shorter prefix", one, 2, 19, 15, -1};
     g[n++] = (gradient_case){"no prefix", one, 3, 13, 13, -1};
-    g[n++] = (gradient_case){"a model without prefix", one, 2, 13, 13, -1}, g[n - 1].model.prefix = 0, g[n - 1].model.context = 13;
+    g[n++] = (gradient_case){"a model without prefix", one, 2, 13, 13, -1};
+    g[n - 1].model.prefix = 0;
+    g[n - 1].model.context = 13;
     g[n++] = (gradient_case){"one latent", one, 2, 10, 1, 5};
-    g[n++] = (gradient_case){"rotary only", one, 2, 24, 15, -1}, g[n - 1].model.position = PA_POSITION_ROTARY;
-    g[n++] = (gradient_case){"sqrelu", one, 2, 24, 15, -1}, g[n - 1].model.activation = PA_SQRELU;
-    g[n++] = (gradient_case){"rotary_dims 4", one, 2, 24, 15, -1}, g[n - 1].model.rotary_dims = 4;
-    g[n++] = (gradient_case){"final_norm", one, 2, 24, 15, -1}, g[n - 1].model.final_norm = true;
-    g[n++] = (gradient_case){"qk_norm", one, 2, 24, 15, -1}, g[n - 1].model.qk_norm = true;
-    g[n++] = (gradient_case){"z_loss", one, 2, 24, 15, -1}, g[n - 1].model.z_loss = 0.1;
-    g[n++] = (gradient_case){"tie_embeddings", one, 2, 24, 15, -1}, g[n - 1].model.tie_embeddings = true;
-    g[n++] = (gradient_case){"full vocabulary", one, 2, 24, 15, 7}, g[n - 1].model.vocab = 390;
-    g[n++] = (gradient_case){"dropout", one, 2, 24, 15, 7}, g[n - 1].model.dropout = 0.3, g[n - 1].model.perceive_depth = 2;
+    g[n++] = (gradient_case){"rotary only", one, 2, 24, 15, -1};
+    g[n - 1].model.position = PA_POSITION_ROTARY;
+    g[n++] = (gradient_case){"sqrelu", one, 2, 24, 15, -1};
+    g[n - 1].model.activation = PA_SQRELU;
+    g[n++] = (gradient_case){"rotary_dims 4", one, 2, 24, 15, -1};
+    g[n - 1].model.rotary_dims = 4;
+    g[n++] = (gradient_case){"final_norm", one, 2, 24, 15, -1};
+    g[n - 1].model.final_norm = true;
+    g[n++] = (gradient_case){"qk_norm", one, 2, 24, 15, -1};
+    g[n - 1].model.qk_norm = true;
+    g[n++] = (gradient_case){"z_loss", one, 2, 24, 15, -1};
+    g[n - 1].model.z_loss = 0.1;
+    g[n++] = (gradient_case){"tie_embeddings", one, 2, 24, 15, -1};
+    g[n - 1].model.tie_embeddings = true;
+    g[n++] = (gradient_case){"full vocabulary", one, 2, 24, 15, 7};
+    g[n - 1].model.vocab = 390;
+    g[n++] = (gradient_case){"dropout", one, 2, 24, 15, 7};
+    g[n - 1].model.dropout = 0.3;
+    g[n - 1].model.perceive_depth = 2;
     pa_model *all = &g[n].model;
     g[n++] = (gradient_case){"all switches", one, 2, 23, 15, 5};
-    all->perceive_depth = 2, all->position = PA_POSITION_ROTARY, all->activation = PA_SQRELU, all->rotary_dims = 6;
-    all->final_norm = all->qk_norm = all->tie_embeddings = true, all->z_loss = 0.01;
+    all->perceive_depth = 2;
+    all->position = PA_POSITION_ROTARY;
+    all->activation = PA_SQRELU;
+    all->rotary_dims = 6;
+    all->final_norm = all->qk_norm = all->tie_embeddings = true;
+    all->z_loss = 0.01;
     return n;
 }
 

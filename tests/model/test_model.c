@@ -30,19 +30,33 @@ static int shapes(shape *s) {
     s[n++] = (shape){"all dropped", m, 1, 24, 15, 0};
     s[n++] = (shape){"shorter prefix", m, 2, 19, 15, -1};
     s[n++] = (shape){"no prefix", m, 2, 7, 7, -1};
-    s[n++] = (shape){"a model without prefix", m, 2, 15, 15, -1}, s[n - 1].model.prefix = 0, s[n - 1].model.context = 15;
+    s[n++] = (shape){"a model without prefix", m, 2, 15, 15, -1};
+    s[n - 1].model.prefix = 0;
+    s[n - 1].model.context = 15;
     s[n++] = (shape){"one token", m, 1, 1, 1, -1};
-    s[n++] = (shape){"perceive_depth 2", m, 2, 24, 15, 4}, s[n - 1].model.perceive_depth = 2;
-    s[n++] = (shape){"no latent layers", m, 2, 24, 15, -1}, s[n - 1].model.depth = 0;
+    s[n++] = (shape){"perceive_depth 2", m, 2, 24, 15, 4};
+    s[n - 1].model.perceive_depth = 2;
+    s[n++] = (shape){"no latent layers", m, 2, 24, 15, -1};
+    s[n - 1].model.depth = 0;
     s[n++] = (shape){"switches", m, 2, 24, 15, 5};
     pa_model *all = &s[n - 1].model;
-    all->position = PA_POSITION_ROTARY, all->activation = PA_SQRELU, all->rotary_dims = 4;
+    all->position = PA_POSITION_ROTARY;
+    all->activation = PA_SQRELU;
+    all->rotary_dims = 4;
     all->final_norm = all->qk_norm = all->tie_embeddings = true;
-    s[n++] = (shape){"one wide head", m, 1, 24, 15, -1}, s[n - 1].model.heads = 1, s[n - 1].model.dim_head = 80;
-    s[n++] = (shape){"odd sizes", m, 2, 24, 15, -1}, s[n - 1].model.dim = 13, s[n - 1].model.dim_head = 7, s[n - 1].model.vocab = 33;
+    s[n++] = (shape){"one wide head", m, 1, 24, 15, -1};
+    s[n - 1].model.heads = 1;
+    s[n - 1].model.dim_head = 80;
+    s[n++] = (shape){"odd sizes", m, 2, 24, 15, -1};
+    s[n - 1].model.dim = 13;
+    s[n - 1].model.dim_head = 7;
+    s[n - 1].model.vocab = 33;
     if (!fixture_takes(fixture_backend(), &s[n - 1].model)) s[n - 1].model.dim_head = 8;
     s[n++] = (shape){"long", m, 1, 330, 230, 77};
-    s[n - 1].model.context = 330, s[n - 1].model.prefix = 100, s[n - 1].model.vocab = 390, s[n - 1].model.dim_head = 64;
+    s[n - 1].model.context = 330;
+    s[n - 1].model.prefix = 100;
+    s[n - 1].model.vocab = 390;
+    s[n - 1].model.dim_head = 64;
     return n;
 }
 
@@ -82,7 +96,8 @@ static void check_near(const char *name, const fixture *f, const float *logits, 
     print_message("  %-16s %s: %.2f of the bound, %.1e of the norm\n", name, precision_name[precision], distance / limit,
                   distance / fixture_norm(exact, logit_count(f)));
     assert_true(distance <= limit);
-    free(exact), free(ours);
+    free(exact);
+    free(ours);
 }
 
 // nats and best agree with the logits.
@@ -118,7 +133,9 @@ static void check_forward(const shape *s, pa_precision precision) {
     fixture_ok(be->loss(c, &f.batch, &again, NULL, &err), &err);
     assert_true(sum == again);
     be->close(c);
-    free(scores.nats), free(scores.best), free(scores.logits);
+    free(scores.nats);
+    free(scores.best);
+    free(scores.logits);
     fixture_clear(&f);
 }
 
@@ -223,7 +240,8 @@ static void cached_logits(const pa_backend *be, pa_context *c, const fixture *f,
         }
         for (int b = 0; b < S; b++) memcpy(logits + ((size_t)b * (size_t)N + (size_t)n) * V, last + (size_t)b * V, V * sizeof *last);
     }
-    free(tokens), free(last);
+    free(tokens);
+    free(last);
 }
 
 // Latents before `first` have no logits of their own here: they are taken as exact.
@@ -234,7 +252,8 @@ static void check_cached(const char *name, const pa_backend *be, pa_context *c, 
     for (size_t i = 0; i < logit_count(f); i++) logits[i] = (float)exact[i];
     cached_logits(be, c, f, first, logits);
     check_near(name, f, logits, precision);
-    free(logits), free(exact);
+    free(logits);
+    free(exact);
 }
 
 static void check_decoding(const shape *s, pa_precision precision) {
@@ -279,7 +298,8 @@ static void weights_of_8_bits(void **state) {
         const int i = k / 2;
         const pa_precision precision = k % 2 ? fixture_16_bits(be) : PA_PRECISION_FP32;
         make(&f, &s[i], 37);
-        f.batch.keep = NULL, f.batch.kept = s[i].length - s[i].latents;
+        f.batch.keep = NULL;
+        f.batch.kept = s[i].length - s[i].latents;
         pa_open o = {.precision = precision, .max_batch = s[i].batch, .streams = s[i].batch, .int8 = true};
         pa_context *c = fixture_open(be, &f, o);
         fixture_ok(be->loss(c, &f.batch, &sum, NULL, &err), &err);
@@ -340,7 +360,8 @@ static void evaluation_between_tokens_changes_nothing(void **state) {
     fixture_ok(be->decode(c, (uint16_t[]){5, 6}, quiet, &err), &err);
     assert_memory_equal(quiet, disturbed, 2 * V * sizeof *quiet);
     be->close(c);
-    free(quiet), free(disturbed);
+    free(quiet);
+    free(disturbed);
     fixture_clear(&f);
 }
 
@@ -358,8 +379,14 @@ static void what_is_wrong_is_refused(void **state) {
     const int32_t keep[] = {0, 1, 2, 9, 0, 1, 2, 3};
     const uint16_t unknown[48] = {[47] = 40};
     float logits[40];
-    bad[0].batch = 3, bad[1].batch = 0, bad[2].latents = 16, bad[3].latents = 0, bad[4].latents = 14, bad[5].keep = keep;
-    bad[6].input = unknown, bad[7].kept = 10;
+    bad[0].batch = 3;
+    bad[1].batch = 0;
+    bad[2].latents = 16;
+    bad[3].latents = 0;
+    bad[4].latents = 14;
+    bad[5].keep = keep;
+    bad[6].input = unknown;
+    bad[7].kept = 10;
     EACH_ROW (i, bad, NULL) {
         err.text[0] = 0;
         assert_int_equal(be->loss(c, &bad[i], &sum, NULL, &err), PA_USAGE);

@@ -99,10 +99,16 @@ static void run_adam(pa_update u, double norm_share) {
         adam_state ours = {fixture_read(be, c, &f.params, PA_PARAM), fixture_read(be, c, &f.params, PA_GRAD),
                            fixture_read(be, c, &f.params, PA_MOMENT1), fixture_read(be, c, &f.params, PA_MOMENT2)};
         check_adam(&f, &a, &ours, &u);
-        free(ours.p), free(ours.g), free(ours.m), free(ours.v);
+        free(ours.p);
+        free(ours.g);
+        free(ours.m);
+        free(ours.v);
     }
     be->close(c);
-    free(a.p), free(a.g), free(a.m), free(a.v);
+    free(a.p);
+    free(a.g);
+    free(a.m);
+    free(a.v);
     fixture_clear(&f);
 }
 
@@ -112,7 +118,8 @@ static void update_is_adam(void **state) {
                     seed = {.lr = 2e-4, .beta1 = 0.1, .beta2 = 0.999, .eps = 1e-8};
     pa_update l2 = plain, decoupled = plain;
     l2.weight_decay = 0.1;
-    decoupled.weight_decay = 0.1, decoupled.decoupled = true;
+    decoupled.weight_decay = 0.1;
+    decoupled.decoupled = true;
     run_adam(plain, 0);
     run_adam(seed, 0);
     run_adam(l2, 0.5);        // clipped to half
@@ -144,7 +151,8 @@ static void a_gradient_that_is_not_finite_does_no_harm(void **state) {
         for (int k = 0; k < 3; k++) {
             after[k] = fixture_read(be, c, &f.params, kinds[k]);
             assert_memory_equal(before[k], after[k], f.params.floats * sizeof **before);
-            free(before[k]), free(after[k]);
+            free(before[k]);
+            free(after[k]);
         }
         double *g = fixture_read(be, c, &f.params, PA_GRAD);
         for (size_t j = 0; j < f.params.floats; j++) assert_true(g[j] == 0);
@@ -172,7 +180,8 @@ static void an_update_reaches_the_next_forward_pass(void **state) {
     other = open_training(be, &f, fixture_16_bits(be));
     fixture_ok(be->loss(other, &f.batch, &fresh, NULL, &err), &err);
     assert_true(updated == fresh && updated < first);
-    be->close(c), be->close(other);
+    be->close(c);
+    be->close(other);
     free(w);
     fixture_clear(&f);
 }

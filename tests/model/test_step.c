@@ -38,7 +38,8 @@ static void recomputation_changes_no_bit(void **state) {
         double *again = gradient(be, &f, p, true, fixture_scale(p), &sum[1]), norm = fixture_norm(kept, f.params.floats);
         assert_true(sum[0] == sum[1] && isfinite(norm) && norm > 0);
         assert_memory_equal(kept, again, f.params.floats * sizeof *kept);
-        free(kept), free(again);
+        free(kept);
+        free(again);
         fixture_clear(&f);
     }
 }
@@ -52,7 +53,8 @@ static void a_second_run_gives_the_same_bits(void **state) {
     double *second = gradient(fixture_backend(), &f, PA_PRECISION_FP32, false, 1, &sum[1]);
     assert_true(sum[0] == sum[1]);
     assert_memory_equal(first, second, f.params.floats * sizeof *first);
-    free(first), free(second);
+    free(first);
+    free(second);
     fixture_clear(&f);
 }
 
@@ -66,14 +68,16 @@ static void scale_multiplies_the_gradient(void **state) {
     double *quarter = gradient(fixture_backend(), &f, PA_PRECISION_FP32, false, 0.25f, &sum[1]);
     assert_true(sum[0] == sum[1]);
     for (size_t i = 0; i < f.params.floats; i++) assert_true(quarter[i] == 0.25 * whole[i]);
-    free(whole), free(quarter);
+    free(whole);
+    free(quarter);
     fixture_clear(&f);
 }
 
 static pa_batch one_of(const fixture *f, int b) {
     pa_batch one = f->batch;
     one.batch = 1;
-    one.input += b * one.length, one.target += b * one.latents;
+    one.input += b * one.length;
+    one.target += b * one.latents;
     one.keep = one.keep ? one.keep + b * one.kept : NULL;
     one.window = one.window ? one.window + b : NULL;
     return one;
@@ -102,7 +106,8 @@ static void micro_batches_add_up(void **state) {
         if (!(off <= rounding * fixture_norm(whole + row->offset, row->size))) fail_msg("%s: off by %g", row->name, off);
     }
     be->close(c);
-    free(whole), free(parts);
+    free(whole);
+    free(parts);
     fixture_clear(&f);
 }
 
@@ -123,7 +128,8 @@ static void loss_leaves_gradients_alone(void **state) {
     assert_true(evaluated == sum && unscored == 0);
     assert_memory_equal(before, after, f.params.floats * sizeof *before);
     be->close(c);
-    free(before), free(after);
+    free(before);
+    free(after);
     fixture_clear(&f);
 }
 
@@ -143,7 +149,8 @@ static void tensors_come_back_as_written(void **state) {
             fixture_ok(be->write(c, (pa_kind)kind, t, in, &err), &err);
             fixture_ok(be->read(c, (pa_kind)kind, t, out, &err), &err);
             assert_memory_equal(in, out, size * sizeof *in);
-            free(in), free(out);
+            free(in);
+            free(out);
         }
     }
     assert_int_equal(be->read(c, PA_PARAM, -1, x, &err), PA_USAGE);
@@ -203,7 +210,8 @@ static double planned(const pa_backend *be, const fixture *f, bool only, pa_cont
     pa_comm single = pa_comm_single();
     pa_open o = {.params = &f->params, .precision = PA_PRECISION_FP32, .max_batch = 2, .training = true, .comm = &single};
     pa_err err;
-    o.plan = plan, o.plan_only = only;
+    o.plan = plan;
+    o.plan_only = only;
     fixture_ok(be->open(c, &o, &err), &err);
     fclose(plan);
     assert_non_null(all = strstr(text, "\n  all "));

@@ -216,7 +216,9 @@ static void open_typed(draft *d, pa_dtype type, const void *bits, pa_weights *w)
     pa_err err;
     begin(d);
     assert_int_equal(d->params.row[ROW].size, NUMBERS);
-    d->tensor[ROW].dtype = type, d->tensor[ROW].data = bits, d->tensor[ROW].bytes = NUMBERS * pa_dtype_size(type);
+    d->tensor[ROW].dtype = type;
+    d->tensor[ROW].data = bits;
+    d->tensor[ROW].bytes = NUMBERS * pa_dtype_size(type);
     put(d, "model.safetensors", true);
     fixture_ok(pa_weights_open(w, scratch("model.safetensors"), NULL, NULL, &err), &err);
 }
@@ -382,20 +384,24 @@ static void take_one(draft *d) {
     d->tensor[5] = d->tensor[--d->count]; // to_out.weight
 }
 static void transpose_one(draft *d) {
-    d->tensor[0].shape[0] = 16, d->tensor[0].shape[1] = 40;
+    d->tensor[0].shape[0] = 16;
+    d->tensor[0].shape[1] = 40;
 }
 static void flatten_one(draft *d) {
-    d->tensor[1].rank = 1, d->tensor[1].shape[0] = 24 * 16;
+    d->tensor[1].rank = 1;
+    d->tensor[1].shape[0] = 24 * 16;
 }
 static void lengthen_a_vector(draft *d) {
-    d->tensor[2].shape[0] = 8, d->tensor[2].bytes = 32;
+    d->tensor[2].shape[0] = 8;
+    d->tensor[2].bytes = 32;
 }
 static void make_one_whole_numbers(draft *d) {
     d->tensor[0].dtype = PA_I32;
 }
 static void name_twice(draft *d) { // with and without a wrapper: which of the two is meant?
     snprintf(d->name[d->count], sizeof d->name[0], "module.%.80s", d->name[0]);
-    d->tensor[d->count] = d->tensor[0], d->tensor[d->count].name = d->name[d->count];
+    d->tensor[d->count] = d->tensor[0];
+    d->tensor[d->count].name = d->name[d->count];
     d->count++;
 }
 

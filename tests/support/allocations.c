@@ -49,7 +49,8 @@ static bool packs(const char *library) {
 
 static int find_runtimes(struct dl_phdr_info *library, size_t size, void *unused) {
     const char *name = library->dlpi_name;
-    (void)size, (void)unused;
+    (void)size;
+    (void)unused;
     if (!packs(name) && !strstr(name, "libgomp") && !strstr(name, "libomp") && !strstr(name, "libstdc++")) return 0;
     for (int i = 0; i < library->dlpi_phnum; i++) {
         const ElfW(Phdr) *part = &library->dlpi_phdr[i];

@@ -111,7 +111,8 @@ static void halve(const char *folder, const char *name) {
 
 static int after_rename(outcome o, const char *to, int result) {
     if (o == LOST) {
-        halve(to, "model.safetensors"), halve(to, "state.safetensors");
+        halve(to, "model.safetensors");
+        halve(to, "state.safetensors");
         raise(SIGKILL);
     }
     return after(o, result);

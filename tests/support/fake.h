@@ -30,7 +30,9 @@ struct pa_context {
 static inline pa_context fake_context(int context, int prefix, int max_batch, int streams) {
     pa_context c = {.max_batch = max_batch, .streams = streams};
     c.model = pa_model_default();
-    c.model.context = context, c.model.prefix = prefix, c.model.vocab = PA_VOCAB;
+    c.model.context = context;
+    c.model.prefix = prefix;
+    c.model.vocab = PA_VOCAB;
     return c;
 }
 
@@ -100,7 +102,8 @@ static inline pa_status fake_prefill(pa_context *c, int length, int latents, con
     pa_status s = fake_check(c, length, latents, tokens, (size_t)c->streams * (size_t)length, err);
     if (s) return s;
     for (int i = 0; i < c->streams; i++) memcpy(c->window[i], tokens + (size_t)i * (size_t)length, (size_t)length * sizeof *tokens);
-    c->cached = length, c->prefix = length - latents;
+    c->cached = length;
+    c->prefix = length - latents;
     c->prefills++;
     fake_answer(c, logits);
     return PA_OK;

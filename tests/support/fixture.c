@@ -13,7 +13,14 @@
 
 pa_model fixture_model(void) {
     pa_model m = pa_model_default();
-    m.context = 24, m.prefix = 9, m.dim = 16, m.heads = 3, m.dim_head = 8, m.depth = 2, m.ff_mult = 3, m.vocab = 40;
+    m.context = 24;
+    m.prefix = 9;
+    m.dim = 16;
+    m.heads = 3;
+    m.dim_head = 8;
+    m.depth = 2;
+    m.ff_mult = 3;
+    m.vocab = 40;
     m.prefix_dropout = 0;
     return m;
 }
@@ -43,7 +50,10 @@ void fixture_init(fixture *f, const pa_model *m, uint64_t seed) {
 void fixture_batch(fixture *f, int batch, int length, int latents, int kept, uint64_t seed) {
     size_t B = (size_t)batch, P = (size_t)(length - latents);
     unsigned words = (unsigned)f->params.model.vocab - 1;
-    free(f->input), free(f->target), free(f->keep), free(f->window);
+    free(f->input);
+    free(f->target);
+    free(f->keep);
+    free(f->window);
     f->input = calloc(B * (size_t)length, sizeof *f->input);
     f->target = calloc(B * (size_t)latents, sizeof *f->target);
     f->keep = kept < 0 ? NULL : calloc(B * (size_t)kept + 1, sizeof *f->keep);
@@ -67,7 +77,10 @@ void fixture_batch(fixture *f, int batch, int length, int latents, int kept, uin
 
 void fixture_step(fixture *f, double dropout) {
     pa_model m = fixture_model();
-    m.perceive_depth = 2, m.dropout = dropout, m.z_loss = 0.01, m.qk_norm = true;
+    m.perceive_depth = 2;
+    m.dropout = dropout;
+    m.z_loss = 0.01;
+    m.qk_norm = true;
     fixture_init(f, &m, 31);
     fixture_batch(f, 2, 24, 15, 4, 37);
     if (dropout > 0) f->batch.window = f->window;
@@ -75,7 +88,11 @@ void fixture_step(fixture *f, double dropout) {
 
 void fixture_clear(fixture *f) {
     pa_params_clear(&f->params);
-    free(f->w), free(f->input), free(f->target), free(f->keep), free(f->window);
+    free(f->w);
+    free(f->input);
+    free(f->target);
+    free(f->keep);
+    free(f->window);
     memset(f, 0, sizeof *f);
 }
 

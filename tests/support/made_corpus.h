@@ -29,7 +29,8 @@ typedef struct {
 // Pieces of these lengths; the corpus' k-th token is k mod 256, notes only, so that in a small corpus a token identifies its place.
 static inline void make(corpus *c, const int *length, int pieces) {
     *c = (corpus){.config = pa_config_default()};
-    c->config.model.context = CONTEXT, c->config.model.prefix = 8;
+    c->config.model.context = CONTEXT;
+    c->config.model.prefix = 8;
     for (int p = 0; p < pieces; p++) c->offset[p + 1] = c->offset[p] + length[p];
     for (int i = 0; i < c->offset[pieces]; i++) c->token[i] = (uint16_t)(i % PA_TIME_SHIFT);
     c->file = (pa_tokens){.tokens = c->token, .offsets = c->offset, .pieces = pieces};

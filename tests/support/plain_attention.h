@@ -188,7 +188,10 @@ static void problem_make(problem *t, shape s, pa_type type) {
 static void problem_free(problem *t) {
     tensor *all[] = {&t->q, &t->kp, &t->vp, &t->kn, &t->vn, &t->dout};
     for (int i = 0; i < 6; i++) tensor_free(all[i]);
-    for (int i = 0; i < RESULTS; i++) free(t->exact[i]), free(t->plain[i]);
+    for (int i = 0; i < RESULTS; i++) {
+        free(t->exact[i]);
+        free(t->plain[i]);
+    }
 }
 
 #endif

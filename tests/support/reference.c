@@ -112,7 +112,8 @@ static double *turns(const ref *r, int length) {
     double *turn = take((size_t)length * r->R);
     for (int i = 0; i < length * half; i++) {
         double angle = i / half * pow(10000, -2.0 * (i % half) / r->R);
-        turn[2 * i] = cos(angle), turn[2 * i + 1] = sin(angle);
+        turn[2 * i] = cos(angle);
+        turn[2 * i + 1] = sin(angle);
     }
     return turn;
 }
@@ -181,7 +182,12 @@ static void attention_block(ref *r, int layer, double *z, const double *xp) {
     linear(r, y, o, at(r, t->out_w), N, I, C, true);
     const double *bias = at(r, t->out_b);
     for (size_t i = 0; i < (size_t)N * C; i++) z[i] += y[i] + (bias ? bias[i % C] : 0);
-    free(seen), free(q), free(k), free(v), free(o), free(y);
+    free(seen);
+    free(q);
+    free(k);
+    free(v);
+    free(o);
+    free(y);
 }
 
 static double activation(pa_activation kind, double h) {
@@ -202,7 +208,9 @@ static void feed_forward(ref *r, int layer, double *z) {
         }
     linear(r, y, h, at(r, t->ff_4), N, F, C, true);
     for (int i = 0; i < N * C; i++) z[i] += y[i];
-    free(zn), free(h), free(y);
+    free(zn);
+    free(h);
+    free(y);
 }
 
 // x (K + N, C): embeddings of the kept prefix, then of the latents.
@@ -258,10 +266,15 @@ static ref_loss run(const pa_params *p, const double *w, const pa_batch *b, uint
                     double *nats) {
     const pa_model *m = &p->model;
     ref r = {.p = p, .w = w, .seed = seed, .dropout = b->window != NULL, .rounding = *rounding};
-    r.C = m->dim, r.H = m->heads, r.D = m->dim_head, r.I = m->heads * m->dim_head;
+    r.C = m->dim;
+    r.H = m->heads;
+    r.D = m->dim_head;
+    r.I = m->heads * m->dim_head;
     r.R = m->rotary_dims ? m->rotary_dims : (m->dim_head / 2 > 32 ? m->dim_head / 2 : 32);
     r.R = (r.R < r.D ? r.R : r.D) & ~1;
-    r.N = b->latents, r.P = b->length - b->latents, r.K = b->keep ? b->kept : r.P;
+    r.N = b->latents;
+    r.P = b->length - b->latents;
+    r.K = b->keep ? b->kept : r.P;
     r.position = calloc((size_t)r.K + r.N, sizeof *r.position);
     assert(r.position);
     r.turn = turns(&r, b->length);
@@ -271,7 +284,8 @@ static ref_loss run(const pa_params *p, const double *w, const pa_batch *b, uint
         double *l = logits ? logits + (size_t)s * r.N * m->vocab : NULL;
         sequence(&r, b, s, &loss, l, nats ? nats + (size_t)s * r.N : NULL);
     }
-    free(r.position), free(r.turn);
+    free(r.position);
+    free(r.turn);
     *rounding = r.rounding;
     return loss;
 }
@@ -291,6 +305,7 @@ ref_loss ref_forward(const pa_params *p, const double *w, const pa_batch *b, uin
 ref_rounding ref_freeze(const pa_params *p, const double *w, const pa_batch *b, uint64_t seed, int bits) {
     ref_rounding o = {.mode = REF_ROUND, .bits = bits};
     run(p, w, b, seed, &o, NULL, NULL);
-    o.mode = REF_FROZEN, o.next = 0;
+    o.mode = REF_FROZEN;
+    o.next = 0;
     return o;
 }

@@ -33,7 +33,8 @@ static void read_events(events *e, const uint16_t *w, int length) {
             continue;
         }
         shift = 0;
-        e->token[e->count] = w[i], e->clock[e->count++] = clock;
+        e->token[e->count] = w[i];
+        e->clock[e->count++] = clock;
     }
 }
 
@@ -43,7 +44,8 @@ static void draw_both(corpus *c, uint64_t w, events *plain, events *changed) {
     uint16_t out[600 + GUARD];
     pa_sampler s;
     corpus bare = *c;
-    bare.config.data.augment_stretch = 0, bare.config.data.augment_transpose = bare.config.data.augment_velocity = 0;
+    bare.config.data.augment_stretch = 0;
+    bare.config.data.augment_transpose = bare.config.data.augment_velocity = 0;
     for (int i = 0; i < 2; i++) {
         start(&s, i ? c : &bare);
         memset(out, 0xab, sizeof out);
@@ -96,13 +98,17 @@ static void transposition_stops_at_the_last_key(void **state) {
         events plain, changed;
         int least = 99, most = -99;
         make_music(&c, 2000, kase[k].low, kase[k].high, 6);
-        for (int i = 0; i < 2000; i += 40) c.token[i] = (uint16_t)kase[k].low, c.token[i + 1] = (uint16_t)kase[k].high;
+        for (int i = 0; i < 2000; i += 40) {
+            c.token[i] = (uint16_t)kase[k].low;
+            c.token[i + 1] = (uint16_t)kase[k].high;
+        }
         c.config.data.augment_transpose = 5;
         for (uint64_t w = 0; w < 60; w++) {
             draw_both(&c, w, &plain, &changed);
             for (int i = 0; i < common(&plain, &changed); i++) {
                 int by = changed.token[i] - plain.token[i];
-                least = by < least ? by : least, most = by > most ? by : most;
+                least = by < least ? by : least;
+                most = by > most ? by : most;
             }
         }
         assert_int_equal(least, kase[k].down);
@@ -147,10 +153,13 @@ static void stretching_rounds_the_clock_and_never_drifts(void **state) {
         for (int i = 0; i < common(&plain, &changed); i++) {
             assert_int_equal(plain.token[i], changed.token[i]);
             if (!plain.clock[i]) continue;
-            low = fmax(low, (changed.clock[i] - 0.5) / plain.clock[i]), high = fmin(high, (changed.clock[i] + 0.5) / plain.clock[i]);
+            low = fmax(low, (changed.clock[i] - 0.5) / plain.clock[i]);
+            high = fmin(high, (changed.clock[i] + 0.5) / plain.clock[i]);
         }
         assert_true(low <= high);
-        least = fmin(least, low), most = fmax(most, high), sum += (low + high) / 2;
+        least = fmin(least, low);
+        most = fmax(most, high);
+        sum += (low + high) / 2;
     }
     assert_true(least < 0.96 && most > 1.04);
     assert_true(fabs(sum / 200 - 1) < 5 * 0.05 / sqrt(3.0 * 200)); // uniform in +-0.05: deviation 0.05 / sqrt 3

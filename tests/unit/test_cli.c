@@ -31,7 +31,11 @@ static pa_status parse(const char *line) {
     argument[0] = "prog";
     snprintf(copy, sizeof copy, "%s", line);
     for (char *word = strtok(copy, " "); word; word = strtok(NULL, " ")) argument[count++] = word;
-    flag = false, whole = 7, real = -1, text = NULL, choice = "auto";
+    flag = false;
+    whole = 7;
+    real = -1;
+    text = NULL;
+    choice = "auto";
     *err.text = 0;
     return pa_cli_parse(&program, count, argument, &positionals, &done, &err);
 }

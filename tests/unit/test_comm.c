@@ -33,7 +33,10 @@ static void run(int world, int (*body)(pa_comm *), int *code) {
         if (!(process[r] = fork())) {
             pa_comm c;
             pa_status s = join(&c, r, world, timeout);
-            if (s) fprintf(stderr, "rank %d: %s\n", r, err.text), _exit(101);
+            if (s) {
+                fprintf(stderr, "rank %d: %s\n", r, err.text);
+                _exit(101);
+            }
             int verdict = body(&c);
             if (verdict)
                 pa_comm_abort(&c, verdict);
@@ -118,7 +121,10 @@ static int sums(pa_comm *c) {
     }
 
     double d[2] = {0.1 * (c->rank + 1), c->rank == 1 ? 1e300 : 1}, x = 0.1, y = 1;
-    for (int r = 1; r < c->size; r++) x += 0.1 * (r + 1), y += r == 1 ? 1e300 : 1;
+    for (int r = 1; r < c->size; r++) {
+        x += 0.1 * (r + 1);
+        y += r == 1 ? 1e300 : 1;
+    }
     HOLDS(!pa_comm_sum_f64(c, d, 2, &err) && d[0] == x && d[1] == y);
     return 0;
 }
@@ -137,7 +143,8 @@ static void ranks_sum_in_their_order(void **state) {
     (void)state;
     setenv("PATRAIN_BUCKET", "4096", 1);
     for (int world = 2; world <= MOST; world++) all_hold(world, sums);
-    all_hold(2, least), all_hold(4, least);
+    all_hold(2, least);
+    all_hold(4, least);
     unsetenv("PATRAIN_BUCKET");
     all_hold(3, sums); // all in one bucket
 }
@@ -152,7 +159,10 @@ static int one_is_late(pa_comm *c) {
         double x = 0, came = 0;
         HOLDS(!pa_comm_sum_f64(c, &x, 1, &err));
         double before = pa_comm_sent(c).waited, here = pa_clock();
-        if (c->rank == 1) usleep(50000), came = pa_clock();
+        if (c->rank == 1) {
+            usleep(50000);
+            came = pa_clock();
+        }
         pa_status s = bucket ? pa_comm_reduce_begin(c, data, FLOATS, true, &err) : pa_comm_sum_f64(c, &x, 1, &err);
         HOLDS(!s && (!bucket || !pa_comm_reduce_end(c, &err)));
         waited[bucket] += pa_comm_sent(c).waited - before;
@@ -257,7 +267,10 @@ static void said(const char *text) {
 static void ranks_that_do_not_fit_are_refused(void **state) {
     pa_comm c;
     (void)state;
-    unsetenv("RANK"), unsetenv("WORLD_SIZE"), unsetenv("SLURM_PROCID"), unsetenv("SLURM_NTASKS");
+    unsetenv("RANK");
+    unsetenv("WORLD_SIZE");
+    unsetenv("SLURM_PROCID");
+    unsetenv("SLURM_NTASKS");
     assert_int_equal(join(&c, 0, 3, 0.2), PA_FAIL);
     said("expected 3 ranks within 0.2 s (train.timeout), still missing: 1, 2");
     assert_int_equal(access(scratch("meet"), F_OK), -1);
@@ -271,10 +284,12 @@ static void ranks_that_do_not_fit_are_refused(void **state) {
     assert_string_equal(err.text, "--world: expected 1 to 4096 ranks with --rendezvous, found none, nor $WORLD_SIZE or $SLURM_NTASKS");
     assert_int_equal(join(&c, -1, 2, 1), PA_USAGE);
     assert_string_equal(err.text, "--rank: expected 0 to 1 with --world 2, found none, nor $RANK or $SLURM_PROCID");
-    setenv("RANK", "0", 1), setenv("WORLD_SIZE", "1", 1);
+    setenv("RANK", "0", 1);
+    setenv("WORLD_SIZE", "1", 1);
     assert_int_equal(join(&c, -1, -1, 1), PA_OK);
     assert_true(c.rank == 0 && c.size == 1);
-    unsetenv("RANK"), unsetenv("WORLD_SIZE");
+    unsetenv("RANK");
+    unsetenv("WORLD_SIZE");
 }
 
 // Joins in a process of its own, which dies after `alive` seconds where that is not 0: its exit code is the status, 100 more where the
@@ -308,10 +323,12 @@ static void ranks_that_do_not_fit_each_other_are_told_at_once(void **state) {
     ended(other[0], PA_USAGE);
 
     const char *twice = ": two ranks have --rank 1";
-    other[0] = join_elsewhere(1, 3, 60, 0, twice), other[1] = join_elsewhere(1, 3, 60, 0, twice);
+    other[0] = join_elsewhere(1, 3, 60, 0, twice);
+    other[1] = join_elsewhere(1, 3, 60, 0, twice);
     assert_int_equal(join(&c, 0, 3, 60), PA_USAGE);
     said(twice + 2);
-    ended(other[0], PA_USAGE), ended(other[1], PA_USAGE);
+    ended(other[0], PA_USAGE);
+    ended(other[1], PA_USAGE);
 
     other[0] = join_elsewhere(0, 2, 60, 0, ": two ranks have --rank 0");
     assert_int_equal(join(&c, 0, 2, 60), PA_USAGE);
@@ -338,11 +355,13 @@ static void a_rank_that_never_comes_is_named_to_all(void **state) {
         snprintf(name, sizeof name, "said-%d", r);
         int file = open(scratch(name), O_WRONLY | O_CREAT, 0600);
         meet = r < 2 ? "meet" : "elsewhere";
-        dup2(file, STDERR_FILENO), close(file);
+        dup2(file, STDERR_FILENO);
+        close(file);
         process[r] = join_elsewhere(r, 4, 7, 0, r < 2 ? late : ": no rank 0 within 7 s (train.timeout)");
         dup2(own, STDERR_FILENO);
     }
-    meet = "meet", close(own);
+    meet = "meet";
+    close(own);
     for (int r = 0; r < 3; r++) ended(process[r], PA_FAIL);
     waited_for(0, "ranks 2, 3 of 4", "meet", "");
     waited_for(1, "the rest of 4 ranks", "meet", ", like rank 0");
@@ -361,7 +380,8 @@ static void a_rank_that_goes_while_others_are_awaited_is_told(void **state) {
         while (gone && stat(scratch("meet"), &file)) usleep(10000);
         assert_int_equal(file.st_mode & 0777, 0600); // nobody else is to know the word
         ended(join_elsewhere(gone, 4, 60, 5, ""), -SIGALRM);
-        ended(other[0], PA_FAIL), ended(other[1], PA_FAIL);
+        ended(other[0], PA_FAIL);
+        ended(other[1], PA_FAIL);
         unlink(scratch("meet"));
     }
 }

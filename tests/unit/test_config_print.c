@@ -158,7 +158,9 @@ static void models_that_differ_are_told_apart(void **state) {
     assert_int_equal(pa_config_same_model(&a, &b, &err), PA_USAGE);
     assert_string_equal(err.text, "model.rotary_dims: checkpoint auto, configuration 16");
     b = a;
-    a.dim = 256, b.final_norm = true, b.position = PA_POSITION_ROTARY;
+    a.dim = 256;
+    b.final_norm = true;
+    b.position = PA_POSITION_ROTARY;
     assert_int_equal(pa_config_same_model(&a, &b, &err), PA_USAGE);
     assert_string_equal(err.text,
                         "model.dim: checkpoint 256, configuration 512; model.position: checkpoint learned+rotary, configuration rotary; "

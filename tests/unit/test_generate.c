@@ -67,7 +67,8 @@ static void follows_the_rule(void **state) {
     size_t made[STREAMS];
     for (int i = 0; i < FAKE_CONTEXT; i++) primer[i] = (uint16_t)(fake_mix((uint64_t)i) % PA_END);
     pa_sampling_options o = pa_sampling_default();
-    o.seed = 17, o.repetition_penalty = 1.5;
+    o.seed = 17;
+    o.repetition_penalty = 1.5;
     for (int context = 2; context <= 8; context++)
         for (int prefix = 0; prefix < context; prefix++)
             for (int refill = 0; refill <= context - prefix; refill++)
@@ -104,10 +105,12 @@ static void streams_are_their_own(void **state) {
     pa_sampling_options o = pa_sampling_default();
     pa_context ctx = fake_context(12, 4, 0, 4);
     for (size_t count = 0; count <= 5; count += 5) {
-        ctx = fake_context(12, 4, 0, 4), o.stream = 0;
+        ctx = fake_context(12, 4, 0, 4);
+        o.stream = 0;
         assert_int_equal(generate(&ctx, &o, primer, count, 50, four, made), PA_OK);
         for (int s = 0; s < 4; s++) {
-            ctx = fake_context(12, 4, 0, 1), o.stream = (uint64_t)s;
+            ctx = fake_context(12, 4, 0, 1);
+            o.stream = (uint64_t)s;
             assert_int_equal(generate(&ctx, &o, primer, count, 50, one, made), PA_OK);
             assert_memory_equal(one, four + s * 50, sizeof one);
             assert_true(s == 0 || memcmp(four, four + s * 50, sizeof one));
@@ -148,7 +151,8 @@ static void keys_are_up_or_down(void **state) {
         pa_sampling_options o = pa_sampling_default();
         pa_context ctx = fake_context(12, 4, 0, 1);
         int down[128] = {[64] = 2, [67] = 1};
-        o.seed = 5, o.keys = keys;
+        o.seed = 5;
+        o.keys = keys;
         memcpy(all, primer, sizeof primer);
         assert_int_equal(generate(&ctx, &o, primer, 6, LENGTH, out, &made), PA_OK);
         for (int i = 0; i < LENGTH; i++) {
@@ -159,7 +163,8 @@ static void keys_are_up_or_down(void **state) {
             fake_logits(all + 6 + i - visible, visible, prefix, logits);
             for (int k = 0; k < 128 && keys; k++) {
                 double on = exp((double)logits[k]), off = exp((double)logits[128 + k]);
-                logits[k] = down[k] ? -1e30f : (float)log(on), logits[128 + k] = down[k] ? (float)log(on + off) : -1e30f;
+                logits[k] = down[k] ? -1e30f : (float)log(on);
+                logits[128 + k] = down[k] ? (float)log(on + off) : -1e30f;
             }
             assert_int_equal(draw_at(&o, logits, NULL, 0, 0, (uint64_t)i, &token), PA_OK);
             assert_int_equal(t, token);
@@ -180,7 +185,9 @@ static void endings(void **state) {
     pa_context ctx = fake_context(12, 4, 0, 3);
     // END stops a stream only if it may; the others continue.
     for (int stop = 0; stop < 2; stop++) {
-        ctx = fake_context(12, 4, 0, 3), ctx.end_after = 10, o.stop_at_end = stop;
+        ctx = fake_context(12, 4, 0, 3);
+        ctx.end_after = 10;
+        o.stop_at_end = stop;
         assert_int_equal(generate(&ctx, &o, primer, 3, 30, out, made), PA_OK);
         for (size_t s = 0; s < 3; s++) {
             assert_int_equal(made[s], stop ? 10 + s : 30);
@@ -196,7 +203,8 @@ static void endings(void **state) {
     ctx.fail_at = 4;
     assert_int_equal(generate(&ctx, &o, primer, 3, 30, out, made), PA_FAIL);
     assert_string_equal(err.text, "the device is on fire");
-    ctx = fake_context(12, 4, 0, 1), ctx.spoil = NAN;
+    ctx = fake_context(12, 4, 0, 1);
+    ctx.spoil = NAN;
     assert_int_equal(generate(&ctx, &o, primer, 3, 30, out, made), PA_FAIL);
     assert_non_null(strstr(err.text, "token 1 of stream 0: logits: expected finite numbers, found"));
 }
@@ -244,13 +252,16 @@ static void distributions(void **state) {
     o = plain, o.temperature = 2; // roots
     sum = sqrt(0.05) + sqrt(0.4) + sqrt(0.1) + sqrt(0.3) + sqrt(0.15);
     expect(&o, logits, (double[]){sqrt(0.05) / sum, sqrt(0.4) / sum, sqrt(0.1) / sum, sqrt(0.3) / sum, sqrt(0.15) / sum}, 5);
-    o = plain, o.top_k = 2;
+    o = plain;
+    o.top_k = 2;
     expect(&o, logits, (double[]){0, 4 / 7.0, 0, 3 / 7.0, 0}, 5);
     o = plain, o.top_p = 0.8; // 0.4 + 0.3 falls short, 0.15 more does not
     expect(&o, logits, (double[]){0, 0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85}, 5);
     o = plain, o.min_p = 0.3; // of 0.4
     expect(&o, logits, (double[]){0, 0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85}, 5);
-    o.top_k = 5, o.top_p = 0.7, o.min_p = 0.9;
+    o.top_k = 5;
+    o.top_p = 0.7;
+    o.min_p = 0.9;
     expect(&o, logits, (double[]){0, 1, 0, 0, 0}, 5);
     o = plain, o.top_k = 2, o.top_p = 0.5; // top-p is of what top-k leaves: 0.4 of 0.7 is enough
     expect(&o, logits, (double[]){0, 1, 0, 0, 0}, 5);
@@ -281,13 +292,16 @@ static void the_most_probable(void **state) {
     float logits[PA_VOCAB];
     set(logits, (double[]){0.2, 0.3, 0.3, 0.2}, 4);
     pa_sampling_options plain = pa_sampling_default(), way[3] = {plain, plain, plain};
-    way[0].temperature = 0, way[1].top_k = 1, way[2].top_p = 1e-9;
+    way[0].temperature = 0;
+    way[1].top_k = 1;
+    way[2].top_p = 1e-9;
     for (int i = 0; i < 3; i++)
         for (uint64_t k = 0; k < 200; k++) assert_int_equal(draw(&way[i], logits, k), 11); // of equals the first
     logits[12] += 1e-3f;
     plain.temperature = 1e-6;
     for (uint64_t k = 0; k < 200; k++) assert_int_equal(draw(&plain, logits, k), 12);
-    plain = pa_sampling_default(), plain.min_p = 1;
+    plain = pa_sampling_default();
+    plain.min_p = 1;
     for (uint64_t k = 0; k < 200; k++) assert_int_equal(draw(&plain, logits, k), 12);
 }
 
@@ -295,7 +309,8 @@ static void never_pad(void **state) {
     (void)state;
     float logits[PA_VOCAB];
     set(logits, (double[]){0.5, 0.5}, 2);
-    logits[PA_PAD] = 50, logits[PA_END] = 40;
+    logits[PA_PAD] = 50;
+    logits[PA_END] = 40;
     pa_sampling_options o = pa_sampling_default();
     expect(&o, logits, (double[]){0.5, 0.5}, 2);
     o.temperature = 0;
@@ -312,7 +327,8 @@ static void penalty(void **state) {
     const uint16_t recent[] = {10, 12, 10};
     uint16_t token;
     pa_sampling_options o = pa_sampling_default();
-    o.temperature = 0, o.repetition_penalty = 2;
+    o.temperature = 0;
+    o.repetition_penalty = 2;
     for (int v = 0; v < PA_VOCAB; v++) logits[v] = -100;
     logits[10] = 3, logits[11] = 1.6f; // 3 / 2 < 1.6
     assert_int_equal(draw_at(&o, logits, recent, 3, 0, 0, &token), PA_OK);

@@ -51,7 +51,10 @@ static void check_totals(const results *r, pa_encoding e) {
         double seconds = 0;
         for (size_t i = 0; i < r->corpus.count; i++) {
             if (r->corpus.file[i].split != split) continue;
-            pieces++, notes += r->piece[i].notes, tokens += r->piece[i].count, seconds += r->piece[i].seconds;
+            pieces++;
+            notes += r->piece[i].notes;
+            tokens += r->piece[i].count;
+            seconds += r->piece[i].seconds;
         }
         assert_int_equal(pieces, expected[split].pieces);
         assert_int_equal(tokens, expected[split].tokens[e]);

@@ -174,7 +174,10 @@ static void forty_minutes(void **state) {
     (void)state;
     enum { NOTES = 2400 };
     static row r[2 * NOTES + 1];
-    for (int i = 0; i < NOTES; i++) r[2 * i] = (row)ON(1000 * i, 60, 64), r[2 * i + 1] = (row)OFF(1000 * i + 500, 60);
+    for (int i = 0; i < NOTES; i++) {
+        r[2 * i] = (row)ON(1000 * i, 60, 64);
+        r[2 * i + 1] = (row)OFF(1000 * i + 500, 60);
+    }
     r[2 * NOTES] = (row)STOP;
     pa_piece piece;
     midi_simple(&m, r);
@@ -193,21 +196,29 @@ static void refused_headers(void **state) {
     midi good = m;
     m.byte[0] = 'm';
     expect_refused(&m, "not a MIDI file: expected MThd at its start");
-    m = good, m.count = 13;
+    m = good;
+    m.count = 13;
     expect_refused(&m, "not a MIDI file: expected MThd at its start");
-    m = good, m.byte[7] = 5;
+    m = good;
+    m.byte[7] = 5;
     expect_refused(&m, "header: expected at least 6 bytes inside the file, found a length of 5");
-    m = good, m.byte[4] = 0xff;
+    m = good;
+    m.byte[4] = 0xff;
     expect_refused(&m, "header: expected at least 6 bytes inside the file, found a length of 4278190086");
-    m = good, m.byte[9] = 2;
+    m = good;
+    m.byte[9] = 2;
     expect_refused(&m, "header: expected type 0 or 1, found 2");
-    m = good, m.count = 14;
+    m = good;
+    m.count = 14;
     expect_refused(&m, "expected tracks, found none; it is cut short");
-    m = good, m.byte[12] = m.byte[13] = 0;
+    m = good;
+    m.byte[12] = m.byte[13] = 0;
     expect_refused(&m, "header: expected ticks a quarter note, found 0");
-    m = good, m.byte[12] = 0xff;
+    m = good;
+    m.byte[12] = 0xff;
     expect_refused(&m, "header: expected 24, 25, 29 or 30 frames a second and ticks a frame, found 1 and 244");
-    m = good, m.byte[11] = 2;
+    m = good;
+    m.byte[11] = 2;
     expect_refused(&m, "expected 2 tracks, found 1; it is cut short");
 }
 

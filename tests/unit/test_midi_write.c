@@ -15,7 +15,10 @@ static size_t draw_notes(pa_note *note, size_t most, bool overlap) {
     int start = (int)draw(300), last_pitch = -1, free_from[128] = {0};
     while (count < most && draw(40)) {
         int pitch = (int)draw(128);
-        if (draw(3)) start += (int)draw(draw(10) ? 20 : 300), last_pitch = -1;
+        if (draw(3)) {
+            start += (int)draw(draw(10) ? 20 : 300);
+            last_pitch = -1;
+        }
         if (!overlap && (pitch <= last_pitch || start < free_from[pitch])) continue;
         last_pitch = pitch;
         int end = start + 1 + (int)draw(150);

@@ -20,7 +20,15 @@ static void init(pa_params *p, const pa_model *m) {
 
 static pa_model tiny(void) {
     pa_model m = pa_model_default();
-    m.context = 48, m.prefix = 16, m.dim = 24, m.heads = 2, m.dim_head = 8, m.depth = 2, m.perceive_depth = 2, m.ff_mult = 3, m.vocab = 30;
+    m.context = 48;
+    m.prefix = 16;
+    m.dim = 24;
+    m.heads = 2;
+    m.dim_head = 8;
+    m.depth = 2;
+    m.perceive_depth = 2;
+    m.ff_mult = 3;
+    m.vocab = 30;
     return m;
 }
 
@@ -47,8 +55,10 @@ static void next(cursor *c, const char *layer, const char *name, int rows, int c
 }
 
 static void next_feed_forward(cursor *c, const char *layer, int C, int F) {
-    next(c, layer, "0.weight", C, 0, false), next(c, layer, "0.bias", C, 0, false);
-    next(c, layer, "1.weight", F, C, true), next(c, layer, "4.weight", C, F, true);
+    next(c, layer, "0.weight", C, 0, false);
+    next(c, layer, "0.bias", C, 0, false);
+    next(c, layer, "1.weight", F, C, true);
+    next(c, layer, "4.weight", C, F, true);
 }
 
 // Names and shapes as `state_dict()` of perceiver_ar_pytorch 0.0.10 lists them for v1.
@@ -60,17 +70,24 @@ static void the_table_is_perceiver_ar_pytorchs(void **state) {
     pa_model v1 = pa_model_default();
     init(&p, &v1);
     cursor c = {.params = &p};
-    next(&c, "", "token_emb.weight", V, C, false), next(&c, "", "pos_emb.weight", 2048, C, false);
+    next(&c, "", "token_emb.weight", V, C, false);
+    next(&c, "", "pos_emb.weight", 2048, C, false);
     const char *cross = "perceive_layers.0.0.";
-    next(&c, cross, "norm.weight", C, 0, false), next(&c, cross, "norm.bias", C, 0, false);
-    next(&c, cross, "context_norm.weight", C, 0, false), next(&c, cross, "context_norm.bias", C, 0, false);
-    next(&c, cross, "to_q.weight", I, C, true), next(&c, cross, "to_kv.weight", 2 * I, C, true);
-    next(&c, cross, "to_out.weight", C, I, true), next(&c, cross, "to_out.bias", C, 0, false);
+    next(&c, cross, "norm.weight", C, 0, false);
+    next(&c, cross, "norm.bias", C, 0, false);
+    next(&c, cross, "context_norm.weight", C, 0, false);
+    next(&c, cross, "context_norm.bias", C, 0, false);
+    next(&c, cross, "to_q.weight", I, C, true);
+    next(&c, cross, "to_kv.weight", 2 * I, C, true);
+    next(&c, cross, "to_out.weight", C, I, true);
+    next(&c, cross, "to_out.bias", C, 0, false);
     next_feed_forward(&c, "perceive_layers.0.1.", C, F);
     for (int i = 0; i < 8; i++) {
         snprintf(layer, sizeof layer, "layers.%d.0.", i);
-        next(&c, layer, "norm.weight", C, 0, false), next(&c, layer, "norm.bias", C, 0, false);
-        next(&c, layer, "to_qkv.weight", 3 * I, C, true), next(&c, layer, "to_out.weight", C, I, true);
+        next(&c, layer, "norm.weight", C, 0, false);
+        next(&c, layer, "norm.bias", C, 0, false);
+        next(&c, layer, "to_qkv.weight", 3 * I, C, true);
+        next(&c, layer, "to_out.weight", C, I, true);
         snprintf(layer, sizeof layer, "layers.%d.1.", i);
         next_feed_forward(&c, layer, C, F);
     }
@@ -86,7 +103,9 @@ static void parameters_are_counted(void **state) {
     (void)state;
     pa_params p;
     pa_model m = pa_model_default();
-    m.context = 16384, m.prefix = 512, m.heads = 4;
+    m.context = 16384;
+    m.prefix = 512;
+    m.heads = 4;
     init(&p, &m);
     assert_int_equal(p.parameters, 32400896);
     pa_params_clear(&p);
@@ -106,7 +125,8 @@ static void switches_add_and_take_away_tensors(void **state) {
     pa_params bare, p;
     pa_model m = tiny();
     init(&bare, &m);
-    m.position = PA_POSITION_ROTARY, m.tie_embeddings = true;
+    m.position = PA_POSITION_ROTARY;
+    m.tie_embeddings = true;
     init(&p, &m);
     assert_int_equal(p.count, bare.count - 2);
     assert_int_equal(pa_params_find(&p, "pos_emb.weight"), -1);
@@ -121,7 +141,8 @@ static void switches_add_and_take_away_tensors(void **state) {
     int k = pa_params_find(&p, "layers.1.0.k_norm.weight");
     assert_true(k >= 0 && p.row[k].rank == 1 && p.row[k].shape[0] == 8 && !p.row[k].decays);
     assert_int_equal(pa_params_find(&p, "layers.1.0.r_norm.weight"), -1);
-    pa_params_clear(&p), pa_params_clear(&bare);
+    pa_params_clear(&p);
+    pa_params_clear(&bare);
 }
 
 static void rows_lie_apart_and_aligned(void **state) {
@@ -147,7 +168,8 @@ static void rotary_dims_are_resolved(void **state) {
     const int kase[][3] = {{0, 64, 32}, {0, 128, 64}, {0, 32, 32}, {0, 24, 24}, {0, 9, 8}, {16, 64, 16}, {64, 64, 64}, {0, 96, 48}};
     EACH_ROW (i, kase, NULL) {
         pa_model m = tiny();
-        m.rotary_dims = kase[i][0], m.dim_head = kase[i][1];
+        m.rotary_dims = kase[i][0];
+        m.dim_head = kase[i][1];
         assert_int_equal(pa_rotary_dims(&m), kase[i][2]);
     }
 }
@@ -168,8 +190,10 @@ static drawn draw(const pa_params *p, const char *name, uint64_t seed) {
     pa_params_draw(p, t, seed, d.x);
     for (size_t i = 0; i < n; i++) {
         double x = (double)d.x[i];
-        d.mean += x / (double)n, d.deviation += x * x / (double)n;
-        d.least = fmin(d.least, x), d.most = fmax(d.most, x);
+        d.mean += x / (double)n;
+        d.deviation += x * x / (double)n;
+        d.least = fmin(d.least, x);
+        d.most = fmax(d.most, x);
     }
     d.deviation = sqrt(d.deviation - d.mean * d.mean);
     return d;
@@ -190,7 +214,8 @@ static void first_values_are_pytorchs(void **state) {
     pa_model m = tiny();
     m.dim = 200, m.context = 300, m.prefix = 100, m.qk_norm = true; // I = 16, F = 600
     init(&p, &m);
-    check_draw(&p, "token_emb.weight", 1, 3), check_draw(&p, "pos_emb.weight", 1, 3);
+    check_draw(&p, "token_emb.weight", 1, 3);
+    check_draw(&p, "pos_emb.weight", 1, 3);
     const struct {
         const char *name;
         double inputs; // nn.Linear's, and its bias: uniform within 1 / sqrt of them
@@ -241,7 +266,10 @@ static void a_draw_depends_on_seed_and_tensor_alone(void **state) {
     assert_memory_equal(a.x, again.x, n * sizeof *a.x);
     assert_true(fabs(correlation(&a, &b, n)) < 5 / sqrt((double)n));
     assert_true(fabs(correlation(&a, &other, n)) < 5 / sqrt((double)n));
-    free(a.x), free(b.x), free(other.x), free(again.x);
+    free(a.x);
+    free(b.x);
+    free(other.x);
+    free(again.x);
     pa_params_clear(&p);
 }
 
@@ -266,7 +294,8 @@ static work count_one_by_one(const pa_model *m, int kept, int latents) {
         count_product(&w, latents, I, C);                    // queries
         count_product(&w, cross ? rows : latents, 2 * I, C); // keys and values
         count_product(&w, latents, C, I);
-        count_product(&w, latents, F, C), count_product(&w, latents, C, F);
+        count_product(&w, latents, F, C);
+        count_product(&w, latents, C, F);
         for (int n = 0; n < latents; n++)
             for (int seen = cross ? -kept : 0; seen <= n; seen++) w.pairs++;
     }

@@ -178,13 +178,16 @@ static void mended_tracks(void **state) {
     m = good, m.count -= 4; // without the end of the track
     expect_events(&m, "refused: track 1: expected 13 bytes, found the end of the file; it is cut short", "0:90/60/64 500:80/60/64 |",
                   "track 1: expected 13 bytes, found the end of the file; it is cut short; the track ends there");
-    m = good, m.byte[25] = 200;
+    m = good;
+    m.byte[25] = 200;
     expect_events(&m, "refused: track 1, byte 25: expected a data byte below 128, found 0xc8", "0:90/60/127 500:80/60/64 500:meta2f |",
                   "track 1, byte 25: a data byte of 200; read as 127");
-    m = good, m.byte[24] = 200;
+    m = good;
+    m.byte[24] = 200;
     expect_events(&m, "refused: track 1, byte 24: expected a data byte below 128, found 0xc8", "500:80/60/64 500:meta2f |",
                   "track 1, byte 24: a data byte of 200; the event is left out");
-    m = good, m.byte[23] = 0xf4;
+    m = good;
+    m.byte[23] = 0xf4;
     expect_events(&m, "refused: track 1, byte 23: expected an event, found the undefined status 0xf4", "|",
                   "track 1, byte 23: expected an event, found the undefined status 0xf4; the track ends there");
 }

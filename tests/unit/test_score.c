@@ -21,7 +21,8 @@ static void make(corpus *c) {
     memset(c, 0, sizeof *c);
     for (int p = 0; p < PIECES; p++) {
         c->offset[p + 1] = c->offset[p] + p;
-        c->notes[p] = p / 4, c->seconds[p] = (float)p / 2;
+        c->notes[p] = p / 4;
+        c->seconds[p] = (float)p / 2;
     }
     for (int64_t i = 0; i < c->offset[PIECES]; i++) c->token[i] = (uint16_t)(fake_mix((uint64_t)i + 99) % (i % 5 ? PA_END : 3));
     c->file = (pa_tokens){.tokens = c->token, .offsets = c->offset, .seconds = c->seconds, .notes = c->notes, .pieces = PIECES};
@@ -175,9 +176,15 @@ static void seed_loss(void **state) {
                 float logits[PA_VOCAB];
                 fake_logits(x, i + 1, prefix, logits);
                 if (tgt[i] != PA_PAD) add(&expected, x, i + 1, prefix, tgt[i]);
-                if (tgt[i] != 0) sum += fake_nats(logits, tgt[i]), count++;
+                if (tgt[i] != 0) {
+                    sum += fake_nats(logits, tgt[i]);
+                    count++;
+                }
             }
-            if (count) expected.seed_sum += sum / count, expected.seed_crops++;
+            if (count) {
+                expected.seed_sum += sum / count;
+                expected.seed_crops++;
+            }
         }
         assert_int_equal(score_crops(&ctx, &c, 3, &(pa_crops){.seed = SEED, .seed_too = true, .stop = NULL}, &score), PA_OK);
         check_same(&score, &expected);

@@ -18,7 +18,8 @@ static void no_bound_before_there_are_enough(void **state) {
         assert_true(isinf(pa_running_bound(&r)));
         double x = draw((uint64_t)i);
         pa_running_add(&r, x);
-        sum += x, squares += x * x;
+        sum += x;
+        squares += x * x;
     }
     double mean = sum / PA_SPIKE_STEPS, variance = squares / PA_SPIKE_STEPS - mean * mean; // so far the plain ones
     assert_true(fabs(r.mean - mean) < 1e-12 && fabs(r.variance - variance) < 1e-12);
@@ -46,7 +47,10 @@ static void each_of_two_spikes_is_found_and_a_level_is_learnt(void **state) {
         for (int k = 0; k < 10; k++) pa_running_add(&r, draw(i++));
     }
     int beyond = 0;
-    for (int k = 0; k < 1000; k++) beyond += 20 + draw(i) > pa_running_bound(&r), pa_running_add(&r, 20 + draw(i++));
+    for (int k = 0; k < 1000; k++) {
+        beyond += 20 + draw(i) > pa_running_bound(&r);
+        pa_running_add(&r, 20 + draw(i++));
+    }
     assert_true(beyond > 0 && beyond < 2 * PA_SPIKE_STEPS);
     assert_true(fabs(r.mean - 23) < 1);
 }

@@ -105,10 +105,13 @@ static void a_window_depends_on_its_number_alone(void **state) {
     pa_sampler s, other;
     uint16_t first[WINDOWS][CONTEXT + 1], again[CONTEXT + 1];
     make(&c, (int[]){20, 9, 33, 47}, 4);
-    c.config.data.augment_transpose = 3, c.config.data.augment_stretch = 0.05, c.config.data.augment_velocity = 2;
+    c.config.data.augment_transpose = 3;
+    c.config.data.augment_stretch = 0.05;
+    c.config.data.augment_velocity = 2;
     for (int sampling = PA_SAMPLING_PIECE; sampling <= PA_SAMPLING_TOKEN; sampling++) {
         c.config.data.sampling = (pa_sampling)sampling;
-        start(&s, &c), start(&other, &c);
+        start(&s, &c);
+        start(&other, &c);
         for (int w = 0; w < WINDOWS; w++) pa_sampler_window(&s, (uint64_t)w, first[w]);
         for (int i = 0; i < WINDOWS; i++) {
             int w = i * 37 % WINDOWS;
@@ -122,7 +125,8 @@ static void a_window_depends_on_its_number_alone(void **state) {
             same += !memcmp(again, first[w], sizeof again);
         }
         assert_true(same < WINDOWS / 4); // a window of 160 or so may come again
-        pa_sampler_clear(&s), pa_sampler_clear(&other);
+        pa_sampler_clear(&s);
+        pa_sampler_clear(&other);
     }
 }
 
