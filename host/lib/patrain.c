@@ -50,6 +50,7 @@ static void fill_report(patrain_midi_report *r, const pa_piece *piece) {
     r->silence = piece->report.trimmed;
     r->seconds = piece->seconds;
     r->sostenuto = piece->report.sostenuto;
+    r->unclosed = piece->report.unclosed;
     r->mended = piece->report.mended.count;
     snprintf(r->first_mended, sizeof r->first_mended, "%s", piece->report.mended.first);
 }

@@ -72,13 +72,16 @@ static pa_status read_token_file(pa_primer *p, const patrain_model *model, const
     return s;
 }
 
-static void report(const char *path, const patrain_midi_report *r, const pa_primer_options *o) {
+static void report(const char *path, const patrain_midi_report *r, const pa_primer_options *o, bool neural) {
     int begins = (int)r->silence;
     if (begins) fprintf(stderr, "%s: music begins at %d:%02d\n", path, begins / 60, begins % 60);
     if (r->mended == 1) fprintf(stderr, "%s: damaged: %s (--strict refuses it)\n", path, r->first_mended);
     if (r->mended > 1)
         fprintf(stderr, "%s: damaged in %zu places; the first: %s (--strict refuses it)\n", path, r->mended, r->first_mended);
     if (r->sostenuto && !o->sostenuto) fprintf(stderr, "%s: sostenuto pedal ignored (--sostenuto applies it)\n", path);
+    if (r->unclosed)
+        fprintf(stderr, "%s: %zu note%s never released, %s\n", path, r->unclosed, r->unclosed == 1 ? "" : "s",
+                neural ? "left out" : "sounding to the end of the file");
     if (r->dropped)
         fprintf(stderr, "%s: %zu of %zu notes left out: drums, other programs, or no length\n", path, r->dropped, r->dropped + r->notes);
 }
@@ -102,7 +105,7 @@ static pa_status read_midi(pa_primer *p, const pa_primer_options *o, pa_err *err
         p->lenient = !o->strict;
         p->cut = found.silence; // where the tokens begin
         p->keep = p->encoding == PA_MIDI_NEURAL ? p->cut + found.seconds : 0;
-        report(o->path, &found, o);
+        report(o->path, &found, o, p->encoding == PA_MIDI_NEURAL);
     }
     patrain_free(token);
     return s;

@@ -249,6 +249,14 @@ class Cut(Primer):
         tokens = pieces(self.play(late, "t.safetensors", "--prime-seconds", 6.5, "--length-tokens", 30))[0]
         self.assertAlmostEqual(seconds(tokens[:-30]), 1.1, places=9)  # from the first note on
 
+    def test_a_last_chord_that_is_never_released(self):
+        chord = at(0, 0xB0, 64, 127) + at(0, 0x90, 60, 64) + at(480, 60, 0) + at(0, 0xB0, 64, 0) + at(0, 0x90, 64, 64) + at(0, 67, 64)
+        primer = self.put("live.mid", smf(0, 480, chord + at(960, 0xB0, 7, 100)))
+        said = self.play(primer, "o.mid", "--length-tokens", 5, said=True)
+        self.assertIn("live.mid: 2 notes never released, sounding to the end of the file\n", said)
+        said = self.play(self.at / "midi" / "1.mid", "p.mid", "--length-tokens", 5, said=True)
+        self.assertNotIn("never released", said)
+
     def test_a_key_and_a_pedal_held_over_the_cut(self):
         """60 is down and 62 sounds by the pedal: both sound on until the model ends them, and are let go in the file."""
         notes = [(0, 3, 60, 64), (1.1, 1.2, 62, 64), (3, 4, 64, 64)]
