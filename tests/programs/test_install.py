@@ -99,6 +99,10 @@ class Install(unittest.TestCase):
             made[program.name] = self.play(program)
             self.assertEqual("libpatrain.so.0" in run("readelf", "-d", program), "static" not in program.name, program.name)
         self.assertEqual(len(set(made.values())), 1)
+        tokens, decoded = self.folder / "pagen.safetensors", self.folder / "pagen.mid"
+        run(self.prefix / "bin/pagen", self.folder / "run", "--primer", self.folder / "primer.mid", "--length-tokens", 500, "--output", tokens)
+        run(self.prefix / "bin/paprep", "--decode", tokens, decoded)
+        self.assertEqual(decoded.read_bytes(), made["pc_shared"])  # pagen's music is the library's
         events = run(self.prefix / "bin/paprep", "--events", self.folder / "by_static.mid").splitlines()
         primer = run(self.prefix / "bin/paprep", "--events", self.folder / "primer.mid").splitlines()
         self.assertGreater(len(events), len(primer) + 100)
