@@ -227,9 +227,9 @@ PATRAIN_API void patrain_sampling_default(patrain_sampling *sampling, size_t siz
 PATRAIN_API patrain_status patrain_sampling_check(const patrain_sampling *sampling, const patrain_model *model, patrain_error *error);
 
 /* Draws the next token of each sequence, appends it, and returns it in `tokens` (as many as sequences; may be NULL). An empty stream begins
- * with a PATRAIN_VELOCITY of medium strength. The same model, device, tokens since patrain_stream_start, and sampling give the same
- * tokens, and a sequence is the same in any company. PATRAIN_END: the model ended that sequence; it stays ended until
- * patrain_stream_start. PATRAIN_ENDED once all have ended; nothing was appended.
+ * with a PATRAIN_VELOCITY of medium strength. The same model, options, tokens since patrain_stream_start, and sampling give the same
+ * tokens; what is drawn for a sequence depends on its own number, not on the other sequences. PATRAIN_END: the model ended that sequence;
+ * it stays ended until patrain_stream_start. PATRAIN_ENDED once all have ended; nothing was appended.
  */
 PATRAIN_API patrain_status patrain_stream_next(patrain_stream *stream, const patrain_sampling *sampling, uint16_t *tokens,
                                                patrain_error *error);
