@@ -13,14 +13,16 @@ static pa_status gradients_final(pa_context *c, int t, pa_err *err) {
 }
 
 // dx (rows, in) (+)= dy (rows, out) w
-static pa_status input_gradient(pa_context *c, int rows, int in, int out, const void *dy, int t, void *dx, bool add, pa_err *err) {
-    pa_product p = {.m = rows, .n = in, .k = out, .a = c->type, .b = c->type, .c = c->type, .add = add};
+static pa_status input_gradient(pa_context *c, int rows, const void *dy, int t, void *dx, bool add, pa_err *err) {
+    const pa_param *w = &c->params->row[t];
+    pa_product p = {.m = rows, .n = w->shape[1], .k = w->shape[0], .a = c->type, .b = c->type, .c = c->type, .add = add};
     return c->ops->product(c->device, &p, dy, pa_weight(c, t, 0), dx, err);
 }
 
 // dw (out, in) += dy^T x
-static pa_status weight_gradient(pa_context *c, int rows, int in, int out, const void *dy, const void *x, int t, pa_err *err) {
-    pa_product p = {.m = out, .n = in, .k = rows, .a = c->type, .b = c->type, .c = PA_TYPE_F32, .a_t = true, .add = true};
+static pa_status weight_gradient(pa_context *c, int rows, const void *dy, const void *x, int t, pa_err *err) {
+    const pa_param *w = &c->params->row[t];
+    pa_product p = {.m = w->shape[0], .n = w->shape[1], .k = rows, .a = c->type, .b = c->type, .c = PA_TYPE_F32, .a_t = true, .add = true};
     return c->ops->product(c->device, &p, dy, x, pa_gradient(c, t), err);
 }
 
@@ -31,15 +33,15 @@ static pa_status ff_backward(pa_context *c, int block, pa_err *err) {
     pa_saved *s = &c->saved[block];
     int C = m->dim, F = pa_ff(m), R = c->R;
     pa_status e;
-    if ((e = weight_gradient(c, R, F, C, c->dza, s->g, t->ff_4, err))) return e;
-    if ((e = input_gradient(c, R, F, C, c->dza, t->ff_4, c->dff, false, err))) return e;
+    if ((e = weight_gradient(c, R, c->dza, s->g, t->ff_4, err))) return e;
+    if ((e = input_gradient(c, R, c->dza, t->ff_4, c->dff, false, err))) return e;
     pa_dropout drop = pa_dropout_of(c, block);
     c->ops->activation_bwd(
         c->device,
         &(pa_activate){
             .type = c->type, .kind = m->activation, .g = c->dff, .h = s->h, .rows = R, .F = F, .dropout = &drop, .sequence = c->N});
-    if ((e = weight_gradient(c, R, C, F, c->dff, s->zn2, t->ff_1, err))) return e;
-    if ((e = input_gradient(c, R, C, F, c->dff, t->ff_1, c->dxn, false, err))) return e;
+    if ((e = weight_gradient(c, R, c->dff, s->zn2, t->ff_1, err))) return e;
+    if ((e = input_gradient(c, R, c->dff, t->ff_1, c->dxn, false, err))) return e;
     c->ops->layernorm_bwd(c->device, &(pa_layernorm_grads){.type = c->type,
                                                            .dx = c->dz,
                                                            .dx_copy = c->dza,
@@ -92,17 +94,17 @@ static pa_status projection_backward(pa_context *c, int block, int Q, pa_err *er
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
     const pa_saved *s = &c->saved[block];
-    int C = m->dim, I = pa_inner(m);
+    int C = m->dim;
     pa_status e;
     if (!pa_is_cross(m, block)) {
-        if ((e = weight_gradient(c, c->R, C, 3 * I, c->dq, s->zn, t->qkv, err))) return e;
-        return input_gradient(c, c->R, C, 3 * I, c->dq, t->qkv, c->dxn, false, err);
+        if ((e = weight_gradient(c, c->R, c->dq, s->zn, t->qkv, err))) return e;
+        return input_gradient(c, c->R, c->dq, t->qkv, c->dxn, false, err);
     }
     size_t latents = (size_t)Q * (size_t)C;
-    if ((e = weight_gradient(c, c->R, C, I, c->dq, pa_at(c, s->zn, latents), t->q, err))) return e;
-    if ((e = weight_gradient(c, Q + c->R, C, 2 * I, c->dkv, s->zn, t->kv, err))) return e;
-    if ((e = input_gradient(c, Q + c->R, C, 2 * I, c->dkv, t->kv, c->dxn, false, err))) return e;
-    return input_gradient(c, c->R, C, I, c->dq, t->q, pa_at(c, c->dxn, latents), true, err);
+    if ((e = weight_gradient(c, c->R, c->dq, pa_at(c, s->zn, latents), t->q, err))) return e;
+    if ((e = weight_gradient(c, Q + c->R, c->dkv, s->zn, t->kv, err))) return e;
+    if ((e = input_gradient(c, Q + c->R, c->dkv, t->kv, c->dxn, false, err))) return e;
+    return input_gradient(c, c->R, c->dq, t->q, pa_at(c, c->dxn, latents), true, err);
 }
 
 // A block's first norms: from dxn to dxp, dz and dza.
@@ -146,8 +148,8 @@ static pa_status attention_backward(pa_context *c, int block, pa_err *err) {
     int C = m->dim, I = pa_inner(m), R = c->R, Q = cross ? c->Q : 0, ldkv = cross ? 2 * I : 3 * I;
     pa_status e;
     if (t->out_b >= 0) c->ops->column_sum(c->device, pa_gradient(c, t->out_b), c->dz, R, C, c->work.at);
-    if ((e = weight_gradient(c, R, I, C, c->dza, s->o, t->out_w, err))) return e;
-    if ((e = input_gradient(c, R, I, C, c->dza, t->out_w, c->dout, false, err))) return e;
+    if ((e = weight_gradient(c, R, c->dza, s->o, t->out_w, err))) return e;
+    if ((e = input_gradient(c, R, c->dza, t->out_w, c->dout, false, err))) return e;
     pa_attn a = pa_attention_of(c, block);
     size_t prefix = (size_t)Q * (size_t)ldkv;
     void *dk = cross ? c->dkv : pa_at(c, c->dq, (size_t)I), *dv = pa_at(c, dk, (size_t)I);
@@ -170,11 +172,11 @@ static pa_status attention_backward(pa_context *c, int block, pa_err *err) {
 // From the logits' gradient to dz, dza at the last block's end.
 static pa_status head_backward(pa_context *c, pa_err *err) {
     const pa_params *p = c->params;
-    int C = p->model.dim, V = p->model.vocab, R = c->R;
+    int C = p->model.dim, R = c->R;
     size_t numbers = (size_t)R * (size_t)C;
     pa_status e;
-    if ((e = weight_gradient(c, R, C, V, c->dlogits, c->zf, p->logits, err))) return e;
-    if ((e = input_gradient(c, R, C, V, c->dlogits, p->logits, c->dza, false, err))) return e;
+    if ((e = weight_gradient(c, R, c->dlogits, c->zf, p->logits, err))) return e;
+    if ((e = input_gradient(c, R, c->dlogits, p->logits, c->dza, false, err))) return e;
     if (!p->model.final_norm) {
         c->ops->widen(c->device, c->type, c->dz, c->dza, numbers);
         return gradients_final(c, p->model.tie_embeddings ? p->count : p->logits, err);

@@ -4,9 +4,10 @@
 #include "host/model/batch.h"
 #include "host/model/open.h"
 
-// y (rows, out) = x (rows, in) w^T
-static pa_status linear(pa_context *c, int rows, int in, int out, const void *x, int t, void *y, pa_type y_type, pa_err *err) {
-    pa_product p = {.m = rows, .n = out, .k = in, .a = c->type, .b = c->type, .c = y_type, .b_t = true};
+// y (rows, out) = x (rows, in) w^T, where tensor t is w (out, in).
+static pa_status linear(pa_context *c, int rows, const void *x, int t, void *y, pa_type y_type, pa_err *err) {
+    const pa_param *w = &c->params->row[t];
+    pa_product p = {.m = rows, .n = w->shape[0], .k = w->shape[1], .a = c->type, .b = c->type, .c = y_type, .b_t = true};
     return c->ops->product(c->device, &p, x, pa_weight(c, t, 0), y, err);
 }
 
@@ -100,9 +101,9 @@ static pa_status project(pa_context *c, int block, pa_err *err) {
     pa_status e;
     if (cross) {
         const void *latents = pa_at(c, s->zn, (size_t)Q * (size_t)C);
-        if ((e = linear(c, c->R, C, I, latents, t->q, s->q, c->type, err))) return e;
-        if ((e = linear(c, Q + c->R, C, 2 * I, s->zn, t->kv, s->k, c->type, err))) return e;
-    } else if ((e = linear(c, c->R, C, 3 * I, s->zn, t->qkv, s->q, c->type, err))) {
+        if ((e = linear(c, c->R, latents, t->q, s->q, c->type, err))) return e;
+        if ((e = linear(c, Q + c->R, s->zn, t->kv, s->k, c->type, err))) return e;
+    } else if ((e = linear(c, c->R, s->zn, t->qkv, s->q, c->type, err))) {
         return e;
     }
     if (m->qk_norm) {
@@ -137,10 +138,10 @@ static pa_status finish(pa_context *c, int block, int first, bool last_product, 
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
     pa_saved *s = &c->saved[block];
-    int C = m->dim, I = pa_inner(m), F = pa_ff(m), R = c->R - first;
+    int C = m->dim, F = pa_ff(m), R = c->R - first;
     pa_status e;
     attend(c, block, first);
-    if ((e = linear(c, R, I, C, s->o, t->out_w, c->y, PA_TYPE_F32, err))) return e;
+    if ((e = linear(c, R, s->o, t->out_w, c->y, PA_TYPE_F32, err))) return e;
     c->ops->layernorm_fwd(c->device, &(pa_layernorm){.type = c->type,
                                                      .z = s->z_mid,
                                                      .y = s->zn2,
@@ -153,13 +154,13 @@ static pa_status finish(pa_context *c, int block, int first, bool last_product, 
                                                      .b = pa_parameter(c, t->ff_norm_b),
                                                      .rows = R,
                                                      .C = C});
-    if ((e = linear(c, R, C, F, s->zn2, t->ff_1, s->h, c->type, err))) return e;
+    if ((e = linear(c, R, s->zn2, t->ff_1, s->h, c->type, err))) return e;
     pa_dropout drop = pa_dropout_of(c, block);
     c->ops->activation_fwd(
         c->device,
         &(pa_activate){
             .type = c->type, .kind = m->activation, .g = s->g, .h = s->h, .rows = R, .F = F, .dropout = &drop, .sequence = c->N});
-    return last_product ? linear(c, R, F, C, s->g, t->ff_4, c->y, PA_TYPE_F32, err) : PA_OK;
+    return last_product ? linear(c, R, s->g, t->ff_4, c->y, PA_TYPE_F32, err) : PA_OK;
 }
 
 pa_status pa_recompute(pa_context *c, int block, pa_err *err) {
@@ -208,8 +209,7 @@ pa_status pa_forward(pa_context *c, pa_keep keep, int stream, pa_err *err) {
 }
 
 pa_status pa_logits(pa_context *c, int rows, pa_err *err) {
-    const pa_model *m = &c->params->model;
-    return linear(c, rows, m->dim, m->vocab, c->zf, c->params->logits, c->logits, PA_TYPE_F32, err);
+    return linear(c, rows, c->zf, c->params->logits, c->logits, PA_TYPE_F32, err);
 }
 
 static pa_status fetch_scores(pa_context *c, const pa_scores *s, pa_err *err) {

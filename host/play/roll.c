@@ -169,14 +169,19 @@ static void line(cairo_t *c, double x0, double y0, double x1, double y1, double 
     cairo_stroke(c);
 }
 
-// `align`: the share of the text that is left of x.
-static void text(cairo_t *c, double x, double y, double align, double size, bool bold, colour ink, const char *words) {
+typedef struct {
+    double align, size; // share of the text that is left of x; pixels
+    bool bold;
+    colour ink;
+} lettering;
+
+static void text(cairo_t *c, double x, double y, lettering l, const char *words) {
     cairo_text_extents_t e;
-    cairo_select_font_face(c, "sans-serif", CAIRO_FONT_SLANT_NORMAL, bold ? CAIRO_FONT_WEIGHT_BOLD : CAIRO_FONT_WEIGHT_NORMAL);
-    cairo_set_font_size(c, size);
+    cairo_select_font_face(c, "sans-serif", CAIRO_FONT_SLANT_NORMAL, l.bold ? CAIRO_FONT_WEIGHT_BOLD : CAIRO_FONT_WEIGHT_NORMAL);
+    cairo_set_font_size(c, l.size);
     cairo_text_extents(c, words, &e);
-    set(c, ink);
-    cairo_move_to(c, x - align * e.x_advance, y);
+    set(c, l.ink);
+    cairo_move_to(c, x - l.align * e.x_advance, y);
     cairo_show_text(c, words);
 }
 
@@ -224,7 +229,7 @@ static void draw_section(cairo_t *c, const row *r, double from, double to, bool 
     cairo_select_font_face(c, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
     cairo_set_font_size(c, 10);
     cairo_text_extents(c, words, &e);
-    if (e.x_advance + 6 < width) text(c, x + 5, y + 12, 0, 10, false, primer ? PALE_INK : INK, words);
+    if (e.x_advance + 6 < width) text(c, x + 5, y + 12, (lettering){.size = 10, .ink = primer ? PALE_INK : INK}, words);
 }
 
 static void draw_paper(cairo_t *c, const row *r) {
@@ -241,14 +246,14 @@ static void draw_paper(cairo_t *c, const row *r) {
     for (double s = ceil(r->from / large - 1e-9) * large; s <= r->to; s += large) {
         char words[32];
         clock_text(s, words, sizeof words);
-        text(c, x_of(r, s), bottom + (l->pedal ? PEDAL : 0) + 12, 0.5, 9, false, PALE_INK, words);
+        text(c, x_of(r, s), bottom + (l->pedal ? PEDAL : 0) + 12, (lettering){.align = 0.5, .size = 9, .ink = PALE_INK}, words);
     }
     for (int pitch = (l->low + 11) / 12 * 12; pitch <= l->high; pitch += 12) {
         double y = bottom - (pitch - l->low) * l->key;
         char words[16];
         line(c, left, y, right, y, 1, OCTAVE_LINE);
         snprintf(words, sizeof words, "C%d", pitch / 12 - 1);
-        text(c, left - 5, y + 1, 1, 9, false, PALE_INK, words);
+        text(c, left - 5, y + 1, (lettering){.align = 1, .size = 9, .ink = PALE_INK}, words);
     }
     line(c, left, bottom, right, bottom, 1, FRAME);
     line(c, left, r->top, right, r->top, 1, FRAME);
@@ -257,7 +262,7 @@ static void draw_paper(cairo_t *c, const row *r) {
 static void draw_pedal(cairo_t *c, const row *r) {
     const pa_roll_layout *l = r->layout;
     double y = r->top + l->plot_height + 2;
-    text(c, l->left - 5, y + 6, 1, 8, false, PALE_INK, "pedal");
+    text(c, l->left - 5, y + 6, (lettering){.align = 1, .size = 8, .ink = PALE_INK}, "pedal");
     for (size_t i = 0; i < r->take->pedals; i++) {
         double down = fmax(r->take->pedal[i].down, r->from), up = fmin(r->take->pedal[i].up, r->to);
         if (up > down) fill_box(c, x_of(r, down), y, fmax(x_of(r, up) - x_of(r, down) - 1, 1), PEDAL - 4, PEDAL_INK);
@@ -292,13 +297,13 @@ static void draw_notes(cairo_t *c, const pa_roll_layout *l, const pa_rendition *
 static void draw_legend(cairo_t *c, const pa_roll_layout *l) {
     double x = l->left + l->plot_width - 30 - LEVELS * 7, y = 12;
     for (int level = 0; level < LEVELS; level++) fill_box(c, x + level * 7, y, 7, 9, of_level(level));
-    text(c, x - 6, y + 8, 1, 10, false, PALE_INK, "velocity: soft");
-    text(c, x + LEVELS * 7 + 5, y + 8, 0, 10, false, PALE_INK, "loud");
+    text(c, x - 6, y + 8, (lettering){.align = 1, .size = 10, .ink = PALE_INK}, "velocity: soft");
+    text(c, x + LEVELS * 7 + 5, y + 8, (lettering){.size = 10, .ink = PALE_INK}, "loud");
 }
 
 static void draw_take(cairo_t *c, const pa_roll_layout *l, const pa_rendition *take, double top) {
     int rows = pa_roll_rows(l, take);
-    if (take->name) text(c, l->left, top + 21, 0, 13, true, INK, take->name);
+    if (take->name) text(c, l->left, top + 21, (lettering){.size = 13, .bold = true, .ink = INK}, take->name);
     for (int k = 0; k < rows; k++) {
         row r = row_of(l, take, top, k);
         draw_paper(c, &r);
