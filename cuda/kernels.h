@@ -94,6 +94,12 @@ void cuda_sum_squares(cudaStream_t stream, double *sum, const float *x, size_t n
 // Over all numbers at once; reads from the device's `decays`, not from params, where weight decay applies.
 void cuda_adam(pa_device *d, const pa_adam *a);
 
+// cuda/muon.cu. x and the copy of cuda_muon are of one type.
+void cuda_momentum(pa_device *d, const pa_momentum *a);
+void cuda_normalise(pa_device *d, const pa_normalise *a);
+void cuda_polynomial(pa_device *d, const pa_polynomial *a);
+void cuda_muon(pa_device *d, const pa_muon *a);
+
 #ifdef __cplusplus
 }
 #endif

@@ -26,7 +26,8 @@ bool cuda_ranks_wanted(const pa_comm *c) {
     X(ncclGroupEnd)                                                                                                                        \
     X(ncclAllReduce)                                                                                                                       \
     X(ncclReduceScatter)                                                                                                                   \
-    X(ncclAllGather)
+    X(ncclAllGather)                                                                                                                       \
+    X(ncclBroadcast)
 
 struct cuda_ranks {
     pa_comm *ranks;
@@ -181,6 +182,19 @@ pa_status cuda_ranks_gather(cuda_ranks *r, cudaStream_t stream, float *data, siz
     return follow(r, asked && asked != ncclInProgress ? asked : ended, err);
 }
 
+pa_status cuda_ranks_gather_spans(cuda_ranks *r, cudaStream_t stream, float *data, const pa_span *of, pa_err *err) {
+    ncclResult_t asked = ncclSuccess;
+    pa_status s = begin(r, err);
+    if (s) return s;
+    for (int rank = 0; rank < r->ranks->size && (!asked || asked == ncclInProgress); rank++) {
+        float *at = data + of[rank].from / sizeof *data;
+        size_t floats = (of[rank].to - of[rank].from) / sizeof *data;
+        if (floats) asked = r->ncclBroadcast(at, at, floats, ncclFloat, rank, r->comm, stream);
+    }
+    ncclResult_t ended = r->ncclGroupEnd();
+    return follow(r, asked && asked != ncclInProgress ? asked : ended, err);
+}
+
 pa_status cuda_ranks_sum_f64(cuda_ranks *r, cudaStream_t stream, double *x, pa_err *err) {
     pa_status s = begin(r, err);
     if (s) return s;
@@ -220,6 +234,10 @@ pa_status cuda_ranks_join(cuda_ranks *r, cudaStream_t stream, pa_err *err) {
 }
 pa_status cuda_ranks_gather(cuda_ranks *r, cudaStream_t stream, float *data, size_t count, pa_err *err) {
     (void)r, (void)stream, (void)data, (void)count, (void)err;
+    return PA_FAIL;
+}
+pa_status cuda_ranks_gather_spans(cuda_ranks *r, cudaStream_t stream, float *data, const pa_span *of, pa_err *err) {
+    (void)r, (void)stream, (void)data, (void)of, (void)err;
     return PA_FAIL;
 }
 pa_status cuda_ranks_sum_f64(cuda_ranks *r, cudaStream_t stream, double *x, pa_err *err) {

@@ -21,6 +21,8 @@ void cuda_ranks_destroy(cuda_ranks *r); // NULL is fine
 pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float *own, size_t count, size_t from, pa_err *err);
 pa_status cuda_ranks_join(cuda_ranks *r, cudaStream_t stream, pa_err *err); // `stream` continues once those are done
 pa_status cuda_ranks_gather(cuda_ranks *r, cudaStream_t stream, float *data, size_t count, pa_err *err); // everyone's shares, to everyone
+// Rank r's bytes of[r] (ranks), floats, to everyone.
+pa_status cuda_ranks_gather_spans(cuda_ranks *r, cudaStream_t stream, float *data, const pa_span *of, pa_err *err);
 pa_status cuda_ranks_sum_f64(cuda_ranks *r, cudaStream_t stream, double *x, pa_err *err);
 
 // PA_OK once the stream is done. Ends with an error when NCCL finds one or nothing was done for the run's timeout; then nothing more can

@@ -92,7 +92,6 @@ static pa_status prepare(pa_device *d, const pa_open *o, pa_device_info *info, p
     struct cudaDeviceProp p = {.name = "a GPU, none is here", .major = 8};
     pa_status s = choose_device(d, &p, err);
     if (s || (s = choose_type(d, o->precision, &p, err))) return s;
-    if (o->training && o->muon) return pa_error(err, PA_USAGE, "optimizer.name: expected adam or adamw with --device cuda, found muon");
     if (m->dim_head % 8 || m->dim_head > 128)
         return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
     if (!d->missing && cuda_attend_pays(pa_latents(m), m->dim_head)) d->attend = cuda_attend_create();
@@ -101,6 +100,7 @@ static pa_status prepare(pa_device *d, const pa_open *o, pa_device_info *info, p
                              .align = CUDA_ALIGN,
                              .multiple = cuda_multiple(o->comm->size),
                              .workspace = CUDA_MATMUL_WORKSPACE + d->decay_bytes,
+                             .muon = d->type,
                              .ranks = d->wants_ranks,
                              .own_apart = true};
     info->hardware.threads = 1;

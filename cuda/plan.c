@@ -61,6 +61,7 @@ static pa_status open_plan(pa_context **out, const pa_open *o, pa_err *err) {
                                  .align = CUDA_ALIGN,
                                  .multiple = cuda_multiple(o->comm->size),
                                  .workspace = CUDA_MATMUL_WORKSPACE + decays,
+                                 .muon = type,
                                  .own_apart = true};
     return pa_context_open(out, o, &table, NULL, &info, err);
 }

@@ -281,6 +281,10 @@ static pa_status gather(pa_device *d, float *data, size_t count, pa_err *err) {
     return cuda_ranks_gather(d->ranks, d->stream, data, count, err);
 }
 
+static pa_status gather_spans(pa_device *d, float *data, const pa_span *of, pa_err *err) {
+    return cuda_ranks_gather_spans(d->ranks, d->stream, data, of, err);
+}
+
 // Numbers of either sign near 1, whatever their type: a product of zeros takes less power, and runs faster than real ones can.
 static pa_status fill_numbers(pa_device *d, void *to, size_t bytes) {
     uint16_t *x = malloc(bytes);
@@ -345,6 +349,10 @@ const pa_ops cuda_table = {.name = "cuda",
                            .sum_squares = sum_squares,
                            .sum_work = sum_work,
                            .adam = cuda_adam,
+                           .momentum = cuda_momentum,
+                           .normalise = cuda_normalise,
+                           .polynomial = cuda_polynomial,
+                           .muon = cuda_muon,
                            .cast = cast,
                            .widen = widen,
                            .column_sum = column_sum,
@@ -374,4 +382,5 @@ const pa_ops cuda_table = {.name = "cuda",
                            .sum_end = sum_end,
                            .sum_f64 = sum_f64,
                            .gather = gather,
+                           .gather_spans = gather_spans,
                            .peak = peak};

@@ -121,5 +121,11 @@ ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataTyp
         return MPI_Iallgather(in_place ? MPI_IN_PLACE : from, (int)count, kind(type), to, (int)count, kind(type), c->mpi, r);
     });
 }
+ncclResult_t ncclBroadcast(const void *from, void *to, size_t count, ncclDataType_t type, int root, ncclComm_t c, cudaStream_t stream) {
+    return collective(c, stream, [=](MPI_Request *r) {
+        if (c->single || c->rank == root) memmove(to, from, count * width(type));
+        return c->single ? 0 : MPI_Ibcast(to, (int)count, kind(type), root, c->mpi, r);
+    });
+}
 }
 #endif

@@ -1,4 +1,6 @@
-// test_muon.c: a backend's update by Muon against float64, with q, k and v each by itself, and what it keeps of moments.
+// test_muon.c: a backend's update by Muon against float64 and PyTorch (tests/golden/make_muon.py), with q, k and v each by itself, and
+// what it keeps of moments.
+#include "host/files/safetensors.h"
 #include "tests/support/fixture.h"
 
 #include "host/base/philox.h"
@@ -177,6 +179,88 @@ static void update_is_muon(void **state) {
     run(PA_PRECISION_FP32, 0x1p-24);
 }
 
+// ---- PyTorch
+
+static const pa_tensor *need(const pa_st *st, const char *name) {
+    const pa_tensor *t = pa_st_find(st, name);
+    if (!t) fail_msg("muon.safetensors has no %s", name);
+    return t;
+}
+
+static void write_all(const pa_backend *be, pa_context *c, const fixture *f, const pa_st *st, pa_kind kind, const char *prefix) {
+    pa_err err;
+    for (int t = 0; t < f->params.count; t++) {
+        char name[128];
+        snprintf(name, sizeof name, "%s%s", prefix, f->params.row[t].name);
+        const pa_tensor *x = need(st, name);
+        assert_int_equal(x->bytes, f->params.row[t].size * sizeof(float));
+        fixture_ok(be->write(c, kind, t, x->data, &err), &err);
+    }
+}
+
+// The rule of test_golden.c: each tensor at most `times` as far from PyTorch's float64 as PyTorch's own `error`, which counts as at least
+// its typical one, the root mean square over the tensors of its share of their norms.
+static void compare(const fixture *f, const pa_st *st, int step, const char *error, double times, const double *found) {
+    const pa_params *p = &f->params;
+    double squares = 0;
+    int wrong = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (int t = 0; t < p->count; t++) {
+            const pa_param *row = &p->row[t];
+            char name[128];
+            snprintf(name, sizeof name, "%d/%s", step, row->name);
+            double *truth = fixture_widen(need(st, name)->data, row->size);
+            double norm = fixture_norm(truth, row->size), distance = fixture_distance(found + row->offset, truth, row->size);
+            snprintf(name, sizeof name, "%d/%s%s", step, row->name, error);
+            double theirs = *(const double *)need(st, name)->data;
+            double allowed = times * fmax(theirs, norm * fmax(sqrt(squares / p->count), 0x1p-24));
+            if (!pass) squares += theirs / norm * (theirs / norm);
+            if (pass && !(distance <= allowed)) {
+                print_error("step %d, %s: distance %.3g of norm %.3g, allowed %.3g\n", step, row->name, distance, norm, allowed);
+                wrong++;
+            }
+            free(truth);
+        }
+    assert_int_equal(wrong, 0);
+}
+
+static void three_steps(const pa_st *st, pa_precision precision, const char *error, double times) {
+    const pa_backend *be = fixture_backend();
+    const int64_t *s = need(st, "shape")->data;
+    pa_model m = fixture_model();
+    fixture f;
+    pa_err err;
+    m.context = (int)s[0], m.prefix = (int)s[1], m.dim = (int)s[2], m.heads = (int)s[3], m.dim_head = (int)s[4], m.depth = (int)s[5];
+    m.perceive_depth = (int)s[6], m.ff_mult = (int)s[7], m.vocab = (int)s[8];
+    fixture_init(&f, &m, 0);
+    pa_context *c = open_muon(be, &f, precision);
+    pa_update u = SETTINGS;
+    u.clip = 0;
+    write_all(be, c, &f, st, PA_PARAM, "param/");
+    for (u.step = 1; u.step <= 3; u.step++) {
+        char prefix[32];
+        double norm;
+        snprintf(prefix, sizeof prefix, "grad/%d/", (int)u.step);
+        write_all(be, c, &f, st, PA_GRAD, prefix);
+        fixture_ok(be->update(c, &u, &norm, NULL, &err), &err);
+        double *found = fixture_read(be, c, &f.params, PA_PARAM);
+        compare(&f, st, (int)u.step, error, times, found);
+        free(found);
+    }
+    be->close(c);
+    fixture_clear(&f);
+}
+
+static void it_steps_as_pytorch(void **state) {
+    pa_err err;
+    pa_st *st = NULL;
+    (void)state;
+    fixture_ok(pa_st_open(&st, "tests/golden/muon.safetensors", &err), &err);
+    three_steps(st, PA_PRECISION_FP32, "/error", 4);
+    three_steps(st, fixture_16_bits(fixture_backend()), "/error_bf16", 2);
+    pa_st_close(st);
+}
+
 static void matrices_have_no_second_moment(void **state) {
     (void)state;
     const pa_backend *be = fixture_backend();
@@ -268,6 +352,7 @@ static void an_update_reaches_the_next_forward_pass(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(update_is_muon),
+        cmocka_unit_test(it_steps_as_pytorch),
         cmocka_unit_test(matrices_have_no_second_moment),
         cmocka_unit_test(a_gradient_that_is_not_finite_does_no_harm),
         cmocka_unit_test(an_update_reaches_the_next_forward_pass),

@@ -57,6 +57,17 @@ class CudaRanks(programs.WithCorpus):
             self.train(2, f"fp16-{zero}", "train.precision=fp16", f"train.zero={zero}")
         self.assert_close("fp16-0", "fp16-1")
 
+    def test_muon(self):
+        """Ranks share matrices out by spans of any length."""
+        muon = ("optimizer.name=muon", "optimizer.lr=0.02", "train.precision=fp32")
+        self.train(0, "muon", *muon)
+        self.train(0, "muon-cpu", *muon, device="cpu")
+        self.assert_close("muon", "muon-cpu", 1e-4)
+        for ranks, zero in ((2, 0), (3, 1)):
+            with self.subTest(ranks=ranks, zero=zero):
+                self.train(ranks, f"muon-{ranks}-{zero}", *muon, f"train.zero={zero}")
+                self.assert_close("muon", f"muon-{ranks}-{zero}", 1e-4)
+
     def test_ranks_without_windows(self):
         """Four ranks, and two windows a step: as on the CPU."""
         self.train(0, "few", "train.global_batch=2")
