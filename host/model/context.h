@@ -73,7 +73,7 @@ struct pa_context {
     void *workspace;                    // the device's
 
     void *muon_x, *muon_y;  // of info.muon: a matrix on its way, the largest
-    void *muon_a, *muon_b;  // (n, n) products of them
+    void *muon_square[4];   // (n, n) products of them; of the last two only where info.muon is float32
     pa_span *muon_of;       // (ranks) the parameters whose matrices each computes
     float *rotary_table;    // (context, rotary dims / 2, 2)
     float *xp;              // (Q, C) embedded prefix

@@ -2,6 +2,7 @@
 #include "host/model/muon.h"
 
 enum { STEPS = 5 };
+// Newton and Schulz's iteration: brings all singular values near 1.
 static const float COEFFICIENT[] = {3.4445f, -4.7750f, 2.0315f};
 
 // Matrices as they are orthogonalised, no taller than wide.
@@ -43,27 +44,63 @@ void pa_muon_divide(const pa_params *p, int ranks, pa_span *of) {
     }
 }
 
-// Newton and Schulz's iteration: brings all singular values of x (m, n), m <= n, near 1. Returns where the result is, in *x.
-static pa_status orthogonalise(pa_context *c, int m, int n, void **x, pa_err *err) {
+// b = p(a) = c0 I + c1 a + c2 a a, of a symmetric matrix (m, m): what a step multiplies by.
+static pa_status factor(pa_context *c, int m, void *b, const void *a, pa_err *err) {
+    const pa_type type = c->info.muon;
+    const pa_product square = {.m = m, .n = m, .k = m, .a = type, .b = type, .c = type, .b_t = true};
+    pa_status s = c->ops->product(c->device, &square, a, a, b, err);
+    if (s) return s;
+    c->ops->polynomial(
+        c->device,
+        &(pa_polynomial){.type = type, .b = b, .a = a, .n = m, .p0 = COEFFICIENT[0], .p1 = COEFFICIENT[1], .p2 = COEFFICIENT[2]});
+    return PA_OK;
+}
+
+// x (m, n), in muon_x: each step x = p(x xT) x. Leaves the result in *x.
+static pa_status iterate(pa_context *c, int m, int n, void **x, pa_err *err) {
     const pa_type type = c->info.muon;
     const pa_product gram = {.m = m, .n = m, .k = n, .a = type, .b = type, .c = type, .b_t = true};
-    const pa_product square = {.m = m, .n = m, .k = m, .a = type, .b = type, .c = type, .b_t = true}; // of a symmetric matrix
-    const pa_product turn = {.m = m, .n = n, .k = m, .a = type, .b = type, .c = type};
+    const pa_product apply = {.m = m, .n = n, .k = m, .a = type, .b = type, .c = type};
     void *from = c->muon_x, *to = c->muon_y;
     pa_status s = PA_OK;
     for (int i = 0; i < STEPS && !s; i++) {
-        if ((s = c->ops->product(c->device, &gram, from, from, c->muon_a, err))) break;
-        if ((s = c->ops->product(c->device, &square, c->muon_a, c->muon_a, c->muon_b, err))) break;
-        c->ops->polynomial(
-            c->device,
-            &(pa_polynomial){
-                .type = type, .b = c->muon_b, .a = c->muon_a, .n = m, .p0 = COEFFICIENT[0], .p1 = COEFFICIENT[1], .p2 = COEFFICIENT[2]});
-        s = c->ops->product(c->device, &turn, c->muon_b, from, to, err);
+        s = c->ops->product(c->device, &gram, from, from, c->muon_square[0], err);
+        if (!s) s = factor(c, m, c->muon_square[1], c->muon_square[0], err);
+        if (!s) s = c->ops->product(c->device, &apply, c->muon_square[1], from, to, err);
         void *other = from;
         from = to;
         to = other;
     }
     *x = from;
+    return s;
+}
+
+// The same steps on a = x xT, where all matrices are symmetric and commute: q = p(a), a = q a q, and the product of all q is applied to x
+// at the end. Less work where x is wider than 3/2 of its height; in float32, for what rounding leaves of a's small eigenvalues, squares of
+// x's singular values, grows some hundred times.
+static pa_status iterate_square(pa_context *c, int m, int n, void **x, pa_err *err) {
+    const pa_type type = c->info.muon;
+    const pa_product gram = {.m = m, .n = m, .k = n, .a = type, .b = type, .c = type, .b_t = true};
+    const pa_product square = {.m = m, .n = m, .k = m, .a = type, .b = type, .c = type, .b_t = true};
+    const pa_product apply = {.m = m, .n = n, .k = m, .a = type, .b = type, .c = type};
+    void *a = c->muon_square[0], *q = c->muon_square[1], *t = c->muon_square[2], *all = c->muon_square[3];
+    pa_status s = c->ops->product(c->device, &gram, c->muon_x, c->muon_x, a, err);
+    for (int i = 0; i < STEPS && !s; i++) {
+        void *now = i ? q : all;
+        if ((s = factor(c, m, now, a, err))) break;
+        if (i + 1 < STEPS) {
+            s = c->ops->product(c->device, &square, now, a, t, err);
+            if (!s) s = c->ops->product(c->device, &square, t, now, a, err);
+        }
+        if (i && !s) {
+            s = c->ops->product(c->device, &square, all, q, t, err);
+            void *other = all;
+            all = t;
+            t = other;
+        }
+    }
+    if (!s) s = c->ops->product(c->device, &apply, all, c->muon_x, c->muon_y, err);
+    *x = c->muon_y;
     return s;
 }
 
@@ -80,7 +117,9 @@ static pa_status update_matrix(pa_context *c, int t, int part, pa_err *err) {
         c->device,
         &(pa_normalise){
             .type = c->info.muon, .x = c->muon_x, .u = c->grad + at, .rows = rows, .columns = columns, .turn = turn, .squares = squares});
-    pa_status s = orthogonalise(c, short_side(row), long_side(row), &x, err);
+    int m = short_side(row), n = long_side(row);
+    bool wide = 2 * n > 3 * m && c->info.muon == PA_TYPE_F32;
+    pa_status s = wide ? iterate_square(c, m, n, &x, err) : iterate(c, m, n, &x, err);
     if (s) return s;
     c->ops->muon(c->device, &(pa_muon){.type = c->info.muon,
                                        .p = c->param + at,

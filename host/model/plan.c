@@ -131,8 +131,7 @@ static void plan_muon(pa_context *c, pa_arena *a) {
     pa_muon_sizes(c->params, &matrix, &square);
     c->muon_x = pa_arena_take(a, matrix, pa_size(c->info.muon));
     c->muon_y = pa_arena_take(a, matrix, pa_size(c->info.muon));
-    c->muon_a = pa_arena_take(a, square, pa_size(c->info.muon));
-    c->muon_b = pa_arena_take(a, square, pa_size(c->info.muon));
+    for (int i = 0; i < (c->info.muon == PA_TYPE_F32 ? 4 : 2); i++) c->muon_square[i] = pa_arena_take(a, square, pa_size(c->info.muon));
 }
 
 void pa_plan(pa_context *c) {

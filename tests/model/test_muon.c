@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-// Wide, square and tall matrices: of 24 inner and 16 outer numbers, and of 48 hidden ones.
+// Wide and tall matrices: of 24 inner and 16 outer numbers, and of 48 hidden ones.
 static void make(fixture *f) {
     pa_model m = fixture_model();
     fixture_init(f, &m, 41);
@@ -146,11 +146,11 @@ static const pa_update SETTINGS = {.lr = 0.02,
                                    .clip = 3};
 
 // Each step begins where the backend's parameters are, so that no error is carried over.
-static void run(pa_precision precision, double epsilon) {
+static void run(const pa_model *model, pa_precision precision, double epsilon) {
     const pa_backend *be = fixture_backend();
     fixture f;
     pa_err err;
-    make(&f);
+    fixture_init(&f, model, 41);
     pa_context *c = open_muon(be, &f, precision);
     size_t n = f.params.floats;
     pa_update u = SETTINGS;
@@ -176,7 +176,11 @@ static void run(pa_precision precision, double epsilon) {
 
 static void update_is_muon(void **state) {
     (void)state;
-    run(PA_PRECISION_FP32, 0x1p-24);
+    pa_model m = fixture_model();
+    run(&m, PA_PRECISION_FP32, 0x1p-24);
+    m.dim = 24; // square matrices, and near that
+    m.depth = 1;
+    run(&m, PA_PRECISION_FP32, 0x1p-24);
 }
 
 // ---- PyTorch
