@@ -1,5 +1,5 @@
 // cases.h: one table of the CPU's operations at the shapes of models. What test_ops.c checks in small, pabench times in full: a row gives
-// flop, bytes, a runner over a table of cpu_ops, and the distance from float64. Knows nothing of clocks or of test frameworks.
+// flop, bytes, a runner over a table of operations, and the distance from float64. Knows nothing of clocks or of test frameworks.
 #ifndef PA_TESTS_CASES_H
 #define PA_TESTS_CASES_H
 
@@ -62,21 +62,22 @@ typedef struct {
     void *data, *initial; // initial: what data held first, where the operation changes it
     size_t bytes;
 } case_operand;
-enum { CASE_OPERANDS = 12 };
+enum { CASE_OPERANDS = 11 };
 // A row with its operands. Drawn numbers are the same in each run.
 typedef struct {
     case_row row;
-    const cpu_ops *ops;
-    cpu_matmul *mm;
     case_operand x[CASE_OPERANDS];
-    pa_attn a;
-    pa_params params; // of CASE_ADAM: one tensor
-    pa_param param;
-    pa_scalars scalars;
-    double squares; // the sum of squares that CASE_SUM_SQUARES finds and CASE_ADAM is given
+    // Where and how case_execute computes: as case_open sets it, on the host by its table.
+    const pa_ops *ops;
+    pa_device *device;
+    pa_type type;            // in place of the row's
+    void *at[CASE_OPERANDS]; // x[i].data, or its twin on a GPU
+    cpu_matmul *mm;          // NULL: ops->product
 } case_run;
-pa_status case_open(case_run *r, const case_row *row, const cpu_ops *ops, pa_err *err);
-void case_reset(case_run *r); // operands that are changed in place as they were
+pa_status case_open(case_run *r, const case_row *row, const pa_ops *ops, pa_err *err);
+pa_attn case_attention(const case_run *r); // operands of CASE_ATTENTION_FWD and _BWD
+size_t case_work(const case_run *r);       // bytes of X_WORK that the operation needs
+void case_reset(case_run *r);              // operands that are changed in place as they were
 pa_status case_execute(case_run *r, pa_err *err);
 void case_close(case_run *r);
 void *case_memory(size_t bytes); // zeroed, in large pages where the system has them, as a backend's memory is; free() it
@@ -91,16 +92,18 @@ typedef struct {
 case_error case_check(const case_run *r, int samples);
 
 // Operand numbers, for case_check and for other libraries' runs.
-enum { X_Q, X_KV, X_O, X_LSE, X_DOUT, X_DQ, X_DKV, X_WORK };                                    // attention (X_Q: q, or qkv)
-enum { X_X, X_R, X_Z, X_Y, X_MEAN, X_RSTD, X_W, X_B };                                          // layernorm_fwd, head_norm_fwd
-enum { X_DX = 0, X_COPY, X_DW, X_DB, X_DY, X_IN, X_IN_MEAN, X_IN_RSTD, X_WEIGHT, X_NORM_WORK }; // layernorm_bwd, head_norm_bwd
-enum { X_H = 0, X_G };                                                                          // activation
-enum { X_TURNED = 0, X_AT, X_TABLE };                                                           // rotary
-enum { X_LOGITS = 0, X_TARGET, X_NATS, X_BEST, X_DLOGITS };                                     // cross-entropy
-enum { X_ROWS = 0, X_TOKEN, X_POSITION, X_TOKEN_EMB, X_POSITION_EMB };                          // embed
-enum { X_P = 0, X_GRAD, X_M, X_V, X_NARROW };                                                   // adam
-enum { X_FROM = 0, X_TO };                                                                      // sums, casts
-enum { X_LEFT = 0, X_RIGHT, X_OUT, X_BIAS };                                                    // products
+enum { X_WORK = CASE_OPERANDS - 1 };
+enum { X_Q, X_KV, X_O, X_LSE, X_DOUT, X_DQ, X_DKV };   // attention (X_Q: q, or qkv)
+enum { X_LENGTH = X_DOUT, X_NEW };                     // attention_decode, beside X_Q, X_KV, X_O: the last keys, then values
+enum { X_X, X_R, X_Z, X_Y, X_MEAN, X_RSTD, X_W, X_B }; // layernorm_fwd, head_norm_fwd
+enum { X_DX = 0, X_COPY, X_DW, X_DB, X_DY, X_IN, X_IN_MEAN, X_IN_RSTD, X_WEIGHT }; // layernorm_bwd, head_norm_bwd
+enum { X_H = 0, X_G };                                                             // activation
+enum { X_TURNED = 0, X_AT, X_TABLE };                                              // rotary
+enum { X_LOGITS = 0, X_TARGET, X_NATS, X_BEST, X_DLOGITS, X_SCALARS };             // cross-entropy
+enum { X_ROWS = 0, X_TOKEN, X_POSITION, X_TOKEN_EMB, X_POSITION_EMB };             // embed
+enum { X_P = 0, X_GRAD, X_M, X_V, X_NARROW, X_SQUARES = X_SCALARS + 1 };           // adam
+enum { X_FROM = 0, X_TO };                                                         // sums, casts
+enum { X_LEFT = 0, X_RIGHT, X_OUT, X_BIAS };                                       // products
 
 extern const pa_scalars case_scalars; // of cross-entropy and adam
 extern const float case_z_loss;

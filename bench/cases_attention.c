@@ -13,9 +13,13 @@ typedef struct {
     double scale, exp_off; // exp_off: relative error of the exponential itself
 } attention;
 static attention attention_of(const case_run *r) {
-    attention a = {.q = r->a.q, .k = r->row.kept ? r->a.kp : r->a.kn, .v = r->row.kept ? r->a.vp : r->a.vn};
-    a.ldq = (size_t)r->a.ldq, a.ldkv = (size_t)r->a.ldkv, a.H = (size_t)r->row.heads, a.D = (size_t)r->row.dim_head;
-    a.N = (size_t)r->row.latents, a.scale = (double)r->a.scale,
+    case_run host = *r;
+    for (int i = 0; i < CASE_OPERANDS; i++) host.at[i] = r->x[i].data;
+    host.type = r->row.type;
+    const pa_attn of = case_attention(&host);
+    attention a = {.q = of.q, .k = r->row.kept ? of.kp : of.kn, .v = r->row.kept ? of.vp : of.vn};
+    a.ldq = (size_t)of.ldq, a.ldkv = (size_t)of.ldkv, a.H = (size_t)r->row.heads, a.D = (size_t)r->row.dim_head;
+    a.N = (size_t)r->row.latents, a.scale = (double)of.scale;
     a.exp_off = r->row.type == PA_TYPE_BF16 ? 3e-6 : 4 * u; // degree 4 of vf_exp2
     return a;
 }

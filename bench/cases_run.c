@@ -23,6 +23,59 @@ void *case_memory(size_t bytes) {
     return p;
 }
 
+pa_attn case_attention(const case_run *r) {
+    const case_row *c = &r->row;
+    const size_t I = (size_t)c->heads * (size_t)c->dim_head, size = pa_size(r->type);
+    const size_t ldq = c->cross ? I : 3 * I, ldkv = c->cross ? 2 * I : 3 * I, prefix = (size_t)(c->batch * c->kept) * ldkv * size;
+    const char *kv = c->cross ? r->at[X_KV] : (char *)r->at[X_Q] + I * size;
+    return (pa_attn){.type = r->type,
+                     .batch = c->batch,
+                     .latents = c->latents,
+                     .kept = c->kept,
+                     .heads = c->heads,
+                     .dim_head = c->dim_head,
+                     .scale = 1 / sqrtf((float)c->dim_head),
+                     .ldq = (ptrdiff_t)ldq,
+                     .ldkv = (ptrdiff_t)ldkv,
+                     .ldo = (ptrdiff_t)I,
+                     .q = r->at[X_Q],
+                     .kp = kv,
+                     .vp = kv + I * size,
+                     .kn = kv + prefix,
+                     .vn = kv + prefix + I * size};
+}
+
+static size_t longest(const pa_product *p) {
+    int most = p->m > p->n ? p->m : p->n;
+    return (size_t)(p->k > most ? p->k : most);
+}
+
+size_t case_work(const case_run *r) {
+    const case_row *c = &r->row;
+    pa_attn a;
+    switch (c->kind) {
+    case CASE_ATTENTION_FWD:
+    case CASE_ATTENTION_BWD:
+        a = case_attention(r);
+        return r->ops->attn_work(r->device, &a, true);
+    case CASE_ATTENTION_DECODE:
+        return r->ops->decode_work(r->device, c->batch, c->heads, c->dim_head, c->latents);
+    case CASE_LAYERNORM_BWD:
+    case CASE_COLUMN_SUM:
+        return r->ops->norm_work(r->device, c->in);
+    case CASE_HEAD_NORM_BWD:
+        return r->ops->norm_work(r->device, c->dim_head);
+    case CASE_SUM_SQUARES:
+        return r->ops->sum_work(r->device);
+    case CASE_GEMV:
+        return (size_t)c->rows * (size_t)c->in * sizeof(float);
+    case CASE_MATMUL: // of the CPU
+        return cpu_matmul_room(longest(&c->product), (size_t)c->product.k * (size_t)c->product.n);
+    default:
+        return 0;
+    }
+}
+
 typedef struct {
     case_run *run;
     bool failed;
@@ -31,7 +84,7 @@ typedef struct {
 static void *take(maker *m, int i, size_t bytes) {
     case_operand *x = &m->run->x[i];
     x->bytes = bytes;
-    x->data = case_memory(bytes + 64);
+    m->run->at[i] = x->data = case_memory(bytes + 64);
     if (!x->data) m->failed = true;
     if (x->data) memset(x->data, 0xff, bytes); // NaN, until it is written
     return x->data;
@@ -72,30 +125,35 @@ static void open_attention(maker *m) {
     numbers(m, X_DOUT, c->type, R * I, 0, 1);
     take(m, X_DQ, R * ldq * size), take(m, X_DKV, c->cross ? (Q + R) * ldkv * size : 0);
     if (m->failed) return;
-    const char *kv = c->cross ? r->x[X_KV].data : (char *)r->x[X_Q].data + I * size;
-    r->a = (pa_attn){.type = c->type, .batch = c->batch, .latents = c->latents, .kept = c->kept, .heads = c->heads};
-    r->a.dim_head = c->dim_head, r->a.scale = 1 / sqrtf((float)c->dim_head);
-    r->a.ldq = (ptrdiff_t)ldq, r->a.ldkv = (ptrdiff_t)ldkv, r->a.ldo = (ptrdiff_t)I;
-    r->a.q = r->x[X_Q].data, r->a.kp = kv, r->a.vp = kv + I * size;
-    r->a.kn = kv + Q * ldkv * size, r->a.vn = kv + (Q * ldkv + I) * size;
-    take(m, X_WORK, r->ops->attn_work(&r->a, omp_get_max_threads()));
-    if (!m->failed && c->kind == CASE_ATTENTION_BWD) r->ops->attn_fwd(&r->a, r->x[X_O].data, r->x[X_LSE].data, r->x[X_WORK].data);
+    take(m, X_WORK, case_work(r));
+    const pa_attn a = case_attention(r);
+    pa_work work = {.at = r->x[X_WORK].data, .bytes = r->x[X_WORK].bytes};
+    if (!m->failed && c->kind == CASE_ATTENTION_BWD) r->ops->attn_fwd(NULL, &a, r->x[X_O].data, r->x[X_LSE].data, work);
 }
 
+// attn_decode puts the last row of the cache there itself.
 static void open_decode(maker *m) {
     const case_row *c = &m->run->row;
-    size_t I = (size_t)c->heads * (size_t)c->dim_head, S = (size_t)c->batch;
-    numbers(m, X_Q, PA_TYPE_F32, S * I, 0, 2);
-    numbers(m, X_KV, c->type, 2 * S * I * (size_t)c->latents, 0, 2);
-    take(m, X_O, S * I * 4);
-    take(m, X_WORK, m->run->ops->attn_decode_work(c->batch, c->heads, c->dim_head, c->latents, omp_get_max_threads()));
+    const size_t D = (size_t)c->dim_head, heads = (size_t)c->batch * (size_t)c->heads, I = D * heads, rows = (size_t)c->latents;
+    numbers(m, X_Q, PA_TYPE_F32, I, 0, 2);
+    numbers(m, X_KV, c->type, 2 * I * rows, 0, 2);
+    take(m, X_O, I * 4);
+    int32_t *length = take(m, X_LENGTH, sizeof *length);
+    float *last = take(m, X_NEW, 2 * I * 4);
+    take(m, X_WORK, case_work(m->run));
+    if (m->failed) return;
+    *length = c->latents - 1;
+    const void *cache = m->run->x[X_KV].data;
+    for (size_t i = 0; i < 2 * I; i++) {
+        const size_t at = (i / D * rows + rows - 1) * D + i % D;
+        last[i] = c->type == PA_TYPE_F32 ? ((const float *)cache)[at] : bf16_to_float(((const uint16_t *)cache)[at]);
+    }
 }
 
 static void open_norm(maker *m) {
     const case_row *c = &m->run->row;
     bool heads = c->kind == CASE_HEAD_NORM_FWD || c->kind == CASE_HEAD_NORM_BWD;
     size_t rows = (size_t)c->rows * (size_t)(heads ? c->heads : 1), width = (size_t)(heads ? c->dim_head : c->in), n = rows * width;
-    size_t work = (size_t)omp_get_max_threads() * 2 * width * 4;
     if (c->kind == CASE_LAYERNORM_FWD) {
         numbers(m, X_X, PA_TYPE_F32, n, 0.5, 1), numbers(m, X_R, PA_TYPE_F32, n, 0, 1), take(m, X_Z, n * 4),
             take(m, X_Y, n * pa_size(c->type));
@@ -107,7 +165,7 @@ static void open_norm(maker *m) {
         numbers(m, X_DX, heads ? c->type : PA_TYPE_F32, n, 0, 1), changes(m, X_DX);
         numbers(m, X_DW, PA_TYPE_F32, width, 0, 1), changes(m, X_DW);
         numbers(m, X_IN, heads ? c->type : PA_TYPE_F32, n, 0.5, 1), numbers(m, X_IN_RSTD, PA_TYPE_F32, rows, 1.5, 0.5);
-        numbers(m, X_WEIGHT, PA_TYPE_F32, width, 1, 0.5), take(m, X_NORM_WORK, work);
+        numbers(m, X_WEIGHT, PA_TYPE_F32, width, 1, 0.5), take(m, X_WORK, case_work(m->run));
         if (heads) return;
         take(m, X_COPY, n * pa_size(c->type)), numbers(m, X_DB, PA_TYPE_F32, width, 0, 1), changes(m, X_DB);
         numbers(m, X_DY, c->type, n, 0, 1), numbers(m, X_IN_MEAN, PA_TYPE_F32, rows, 0.5, 0.1);
@@ -126,6 +184,11 @@ static void open_rotary(maker *m) {
     }
 }
 
+static void scalars(maker *m) {
+    pa_scalars *s = take(m, X_SCALARS, sizeof *s);
+    if (s) *s = case_scalars;
+}
+
 static void open_loss(maker *m) {
     const case_row *c = &m->run->row;
     size_t rows = (size_t)c->rows, n = rows * (size_t)c->vocab;
@@ -133,6 +196,7 @@ static void open_loss(maker *m) {
     uint16_t *target = take(m, X_TARGET, rows * 2);
     for (size_t i = 0; target && i < rows; i++) target[i] = (uint16_t)((draw(X_TARGET, i) + 1) / 2 * c->vocab); // some are PAD
     take(m, X_NATS, rows * 4), take(m, X_BEST, rows * 2), take(m, X_DLOGITS, n * pa_size(c->type));
+    scalars(m);
 }
 
 static void open_embed(maker *m) {
@@ -151,14 +215,9 @@ static void open_adam(maker *m) {
     numbers(m, X_V, PA_TYPE_F32, n, 1.01e-4, 1e-4);
     for (int i = X_P; i <= X_V; i++) changes(m, i);
     if (m->run->row.type == PA_TYPE_BF16) take(m, X_NARROW, n * 2);
-    m->run->param = (pa_param){.rank = 1, .size = n, .decays = true};
-    m->run->params = (pa_params){.row = &m->run->param, .count = 1};
-    m->run->squares = 1;
-}
-
-static size_t longest(const pa_product *p) {
-    int most = p->m > p->n ? p->m : p->n;
-    return (size_t)(p->k > most ? p->k : most);
+    scalars(m);
+    double *squares = take(m, X_SQUARES, sizeof *squares);
+    if (squares) *squares = 1;
 }
 
 static void open_product(maker *m) {
@@ -166,7 +225,7 @@ static void open_product(maker *m) {
     if (c->kind == CASE_GEMV) {
         size_t in = (size_t)c->in, out = (size_t)c->out, S = (size_t)c->rows;
         numbers(m, X_LEFT, PA_TYPE_F32, S * in, 0, 1), numbers(m, X_RIGHT, c->type, in * out, 0, 1), take(m, X_OUT, S * out * 4);
-        numbers(m, X_BIAS, PA_TYPE_F32, out, 0, 1), take(m, X_WORK, S * in * 4);
+        numbers(m, X_BIAS, PA_TYPE_F32, out, 0, 1), take(m, X_WORK, case_work(m->run));
         return;
     }
     const pa_product *p = &c->product;
@@ -177,8 +236,7 @@ static void open_product(maker *m) {
         take(m, X_OUT, rows * columns * pa_size(p->c));
     else
         numbers(m, X_OUT, p->c, rows * columns, 0, 1), changes(m, X_OUT);
-    size_t row = longest(p);
-    take(m, X_WORK, cpu_matmul_room(row, sums * columns));
+    take(m, X_WORK, case_work(m->run));
 }
 
 static void open_plain(maker *m) {
@@ -193,9 +251,12 @@ static void open_plain(maker *m) {
         break;
     case CASE_COLUMN_SUM:
         numbers(m, X_FROM, PA_TYPE_F32, n, 0, 1), numbers(m, X_TO, PA_TYPE_F32, (size_t)c->in, 0, 1), changes(m, X_TO);
+        take(m, X_WORK, case_work(m->run));
         break;
     case CASE_SUM_SQUARES:
         numbers(m, X_FROM, PA_TYPE_F32, n, 0, 1);
+        take(m, X_TO, sizeof(double));
+        take(m, X_WORK, case_work(m->run));
         break;
     default: // casts
         numbers(m, X_FROM, c->kind == CASE_CAST ? PA_TYPE_F32 : c->type, n, 0, 1),
@@ -203,8 +264,8 @@ static void open_plain(maker *m) {
     }
 }
 
-pa_status case_open(case_run *r, const case_row *row, const cpu_ops *ops, pa_err *err) {
-    *r = (case_run){.row = *row, .ops = ops, .scalars = case_scalars};
+pa_status case_open(case_run *r, const case_row *row, const pa_ops *ops, pa_err *err) {
+    *r = (case_run){.row = *row, .ops = ops, .type = row->type};
     maker m = {.run = r};
     switch (row->kind) {
     case CASE_ATTENTION_FWD:
@@ -260,60 +321,203 @@ void case_reset(case_run *r) {
 
 static void run_attention(case_run *r) {
     const case_row *c = &r->row;
-    case_operand *x = r->x;
-    size_t I = (size_t)c->heads * (size_t)c->dim_head, size = pa_size(c->type);
-    char *dkv = c->cross ? x[X_DKV].data : (char *)x[X_DQ].data + I * size,
-         *own = dkv + (size_t)(c->batch * c->kept) * (size_t)r->a.ldkv * size;
+    const pa_attn a = case_attention(r);
+    const size_t I = (size_t)a.ldo * pa_size(r->type);
+    char *dkv = c->cross ? r->at[X_DKV] : (char *)r->at[X_DQ] + I,
+         *own = dkv + (size_t)(c->batch * c->kept) * (size_t)a.ldkv * pa_size(r->type);
+    const pa_work work = {.at = r->at[X_WORK], .bytes = r->x[X_WORK].bytes, .rare = true}; // rare: a GPU's other library is measured apart
     if (c->kind == CASE_ATTENTION_FWD)
-        r->ops->attn_fwd(&r->a, x[X_O].data, x[X_LSE].data, x[X_WORK].data);
+        r->ops->attn_fwd(r->device, &a, r->at[X_O], r->at[X_LSE], work);
     else
-        r->ops->attn_bwd(&r->a, x[X_O].data, x[X_LSE].data, x[X_DOUT].data, x[X_DQ].data, dkv, dkv + I * size, own, own + I * size,
-                         x[X_WORK].data);
-}
-
-static void run_norm(case_run *r) {
-    const case_row *c = &r->row;
-    case_operand *x = r->x;
-    ptrdiff_t I = (ptrdiff_t)c->heads * c->dim_head;
-    if (c->kind == CASE_LAYERNORM_FWD)
-        r->ops->layernorm_fwd(c->type, x[X_Z].data, x[X_Y].data, x[X_MEAN].data, x[X_RSTD].data, x[X_X].data, x[X_R].data, NULL,
-                              x[X_W].data, x[X_B].data, c->rows, c->in);
-    else if (c->kind == CASE_LAYERNORM_BWD)
-        r->ops->layernorm_bwd(c->type, x[X_DX].data, x[X_COPY].data, x[X_DW].data, x[X_DB].data, x[X_DY].data, x[X_IN].data,
-                              x[X_IN_MEAN].data, x[X_IN_RSTD].data, x[X_WEIGHT].data, c->rows, c->in, x[X_NORM_WORK].data);
-    else if (c->kind == CASE_HEAD_NORM_FWD)
-        r->ops->head_norm_fwd(c->type, x[X_X].data, I, x[X_RSTD].data, x[X_W].data, c->rows, c->heads, c->dim_head);
-    else
-        r->ops->head_norm_bwd(c->type, x[X_DX].data, I, x[X_DW].data, x[X_IN].data, I, x[X_IN_RSTD].data, x[X_WEIGHT].data, c->rows,
-                              c->heads, c->dim_head, x[X_NORM_WORK].data);
-}
-
-static void run_adam(case_run *r) {
-    case_operand *x = r->x;
-    r->ops->adam(NULL, &(pa_adam){.params = &r->params,
-                                  .to = r->row.count,
-                                  .p = x[X_P].data,
-                                  .g = x[X_GRAD].data,
-                                  .m = x[X_M].data,
-                                  .v = x[X_V].data,
-                                  .copy = x[X_NARROW].data,
-                                  .type = r->row.type,
-                                  .squares = &r->squares,
-                                  .scalars = &r->scalars});
+        r->ops->attn_bwd(r->device, &a,
+                         &(pa_attn_grads){.o = r->at[X_O],
+                                          .lse = r->at[X_LSE],
+                                          .dout = r->at[X_DOUT],
+                                          .dq = r->at[X_DQ],
+                                          .dkp = dkv,
+                                          .dvp = dkv + I,
+                                          .dkn = own,
+                                          .dvn = own + I},
+                         work);
 }
 
 static void run_decode(case_run *r) {
     const case_row *c = &r->row;
-    size_t half = r->x[X_KV].bytes / 2;
-    r->ops->attn_decode(c->type, c->batch, c->heads, c->dim_head, c->latents, c->latents, 1 / sqrtf((float)c->dim_head), r->x[X_Q].data,
-                        (ptrdiff_t)c->heads * c->dim_head, r->x[X_KV].data, (char *)r->x[X_KV].data + half, r->x[X_O].data,
-                        r->x[X_WORK].data);
+    const ptrdiff_t I = (ptrdiff_t)c->heads * c->dim_head;
+    const float *last = r->at[X_NEW];
+    r->ops->attn_decode(r->device, &(pa_attn_decode){.type = r->type,
+                                                     .streams = c->batch,
+                                                     .heads = c->heads,
+                                                     .dim_head = c->dim_head,
+                                                     .length = r->at[X_LENGTH],
+                                                     .capacity = c->latents,
+                                                     .scale = 1 / sqrtf((float)c->dim_head),
+                                                     .ldq = I,
+                                                     .ldkv = I,
+                                                     .q = r->at[X_Q],
+                                                     .k_new = last,
+                                                     .v_new = last + c->batch * I,
+                                                     .k = r->at[X_KV],
+                                                     .v = (char *)r->at[X_KV] + r->x[X_KV].bytes / 2,
+                                                     .o = r->at[X_O],
+                                                     .work = r->at[X_WORK]});
+}
+
+static void run_layernorm(case_run *r) {
+    const case_row *c = &r->row;
+    void *const *x = r->at;
+    if (c->kind == CASE_LAYERNORM_FWD)
+        r->ops->layernorm_fwd(r->device, &(pa_layernorm){.type = r->type,
+                                                         .z = x[X_Z],
+                                                         .y = x[X_Y],
+                                                         .mean = x[X_MEAN],
+                                                         .rstd = x[X_RSTD],
+                                                         .x = x[X_X],
+                                                         .r = x[X_R],
+                                                         .w = x[X_W],
+                                                         .b = x[X_B],
+                                                         .rows = c->rows,
+                                                         .C = c->in});
+    else
+        r->ops->layernorm_bwd(r->device, &(pa_layernorm_grads){.type = r->type,
+                                                               .dx = x[X_DX],
+                                                               .dx_copy = x[X_COPY],
+                                                               .dw = x[X_DW],
+                                                               .db = x[X_DB],
+                                                               .dy = x[X_DY],
+                                                               .x = x[X_IN],
+                                                               .mean = x[X_IN_MEAN],
+                                                               .rstd = x[X_IN_RSTD],
+                                                               .w = x[X_WEIGHT],
+                                                               .rows = c->rows,
+                                                               .C = c->in,
+                                                               .work = x[X_WORK]});
+}
+
+static void run_head_norm(case_run *r) {
+    const case_row *c = &r->row;
+    void *const *x = r->at;
+    const ptrdiff_t I = (ptrdiff_t)c->heads * c->dim_head;
+    if (c->kind == CASE_HEAD_NORM_FWD)
+        r->ops->head_norm_fwd(
+            r->device,
+            &(pa_head_norm){
+                .type = r->type, .x = x[X_X], .ld = I, .rstd = x[X_RSTD], .w = x[X_W], .rows = c->rows, .H = c->heads, .D = c->dim_head});
+    else
+        r->ops->head_norm_bwd(r->device, &(pa_head_norm_grads){.type = r->type,
+                                                               .dy = x[X_DX],
+                                                               .ld_dy = I,
+                                                               .dw = x[X_DW],
+                                                               .x = x[X_IN],
+                                                               .ld_x = I,
+                                                               .rstd = x[X_IN_RSTD],
+                                                               .w = x[X_WEIGHT],
+                                                               .rows = c->rows,
+                                                               .H = c->heads,
+                                                               .D = c->dim_head,
+                                                               .work = x[X_WORK]});
+}
+
+static void run_rotary(case_run *r) {
+    const case_row *c = &r->row;
+    r->ops->rotary(r->device, &(pa_rotary){.type = r->type,
+                                           .x = r->at[X_TURNED],
+                                           .ld = (ptrdiff_t)c->heads * c->dim_head,
+                                           .position = r->at[X_AT],
+                                           .table = r->at[X_TABLE],
+                                           .rows = c->rows,
+                                           .H = c->heads,
+                                           .D = c->dim_head,
+                                           .dims = c->in,
+                                           .sign = 1});
+}
+
+static void run_cross_entropy(case_run *r) {
+    void *const *x = r->at;
+    r->ops->cross_entropy(r->device, &(pa_cross_entropy){.type = r->type,
+                                                         .dlogits = x[X_DLOGITS],
+                                                         .nats = x[X_NATS],
+                                                         .best = x[X_BEST],
+                                                         .logits = x[X_LOGITS],
+                                                         .target = x[X_TARGET],
+                                                         .scalars = x[X_SCALARS],
+                                                         .z_loss = case_z_loss,
+                                                         .rows = r->row.rows,
+                                                         .V = r->row.vocab});
+}
+
+static void run_embed(case_run *r) {
+    const case_row *c = &r->row;
+    void *const *x = r->at;
+    if (c->kind == CASE_EMBED_FWD)
+        r->ops->embed_fwd(r->device, x[X_ROWS],
+                          &(pa_embed){.token = x[X_TOKEN],
+                                      .position = x[X_POSITION],
+                                      .token_emb = x[X_TOKEN_EMB],
+                                      .pos_emb = x[X_POSITION_EMB],
+                                      .rows = c->rows,
+                                      .C = c->in});
+    else
+        r->ops->embed_bwd(r->device, &(pa_embed_grads){.dtoken_emb = x[X_TOKEN_EMB],
+                                                       .dpos_emb = x[X_POSITION_EMB],
+                                                       .dx = x[X_ROWS],
+                                                       .token = x[X_TOKEN],
+                                                       .position = x[X_POSITION],
+                                                       .rows = c->rows,
+                                                       .C = c->in,
+                                                       .V = c->vocab,
+                                                       .positions = c->positions});
+}
+
+static void run_adam(case_run *r) {
+    void *const *x = r->at;
+    pa_param param = {.rank = 1, .size = r->row.count, .decays = true};
+    const pa_params params = {.row = &param, .count = 1};
+    r->ops->adam(r->device, &(pa_adam){.params = &params,
+                                       .to = r->row.count,
+                                       .p = x[X_P],
+                                       .g = x[X_GRAD],
+                                       .m = x[X_M],
+                                       .v = x[X_V],
+                                       .copy = x[X_NARROW],
+                                       .type = r->type,
+                                       .squares = x[X_SQUARES],
+                                       .scalars = x[X_SCALARS]});
+}
+
+static pa_type type_on(const case_run *r, pa_type t) {
+    return t == PA_TYPE_F32 ? PA_TYPE_F32 : r->type;
+}
+
+static pa_status run_product(case_run *r, pa_err *err) {
+    const case_row *c = &r->row;
+    void *const *x = r->at;
+    pa_product p = c->product;
+    if (c->kind == CASE_GEMV) {
+        r->ops->gemv(r->device, &(pa_gemv){.type = r->type,
+                                           .y = x[X_OUT],
+                                           .x = x[X_LEFT],
+                                           .w = x[X_RIGHT],
+                                           .bias = x[X_BIAS],
+                                           .streams = c->rows,
+                                           .in = c->in,
+                                           .out = c->out,
+                                           .work = x[X_WORK]});
+        return PA_OK;
+    }
+    p.a = type_on(r, p.a);
+    p.b = type_on(r, p.b);
+    p.c = type_on(r, p.c);
+    if (r->mm) return cpu_matmul_run(r->mm, &p, x[X_LEFT], x[X_RIGHT], x[X_OUT], err);
+    return r->ops->product(r->device, &p, x[X_LEFT], x[X_RIGHT], x[X_OUT], err);
 }
 
 pa_status case_execute(case_run *r, pa_err *err) {
     const case_row *c = &r->row;
-    const cpu_ops *ops = r->ops;
-    case_operand *x = r->x;
+    const pa_ops *ops = r->ops;
+    void *const *x = r->at;
+    const pa_activate activate = {
+        .type = r->type, .kind = c->activation, .g = x[X_G], .h = x[X_H], .rows = c->rows, .F = c->in, .sequence = c->rows};
     switch (c->kind) {
     case CASE_ATTENTION_FWD:
     case CASE_ATTENTION_BWD:
@@ -324,50 +528,46 @@ pa_status case_execute(case_run *r, pa_err *err) {
         break;
     case CASE_LAYERNORM_FWD:
     case CASE_LAYERNORM_BWD:
+        run_layernorm(r);
+        break;
     case CASE_HEAD_NORM_FWD:
     case CASE_HEAD_NORM_BWD:
-        run_norm(r);
+        run_head_norm(r);
         break;
     case CASE_ACTIVATION_FWD:
-        ops->activation_fwd(c->type, c->activation, x[X_G].data, x[X_H].data, c->rows, c->in, NULL, c->rows);
+        ops->activation_fwd(r->device, &activate);
         break;
     case CASE_ACTIVATION_BWD:
-        ops->activation_bwd(c->type, c->activation, x[X_G].data, x[X_H].data, c->rows, c->in, NULL, c->rows);
+        ops->activation_bwd(r->device, &activate);
         break;
     case CASE_ROTARY_FWD:
-        ops->rotary(c->type, x[X_TURNED].data, (ptrdiff_t)c->heads * c->dim_head, x[X_AT].data, x[X_TABLE].data, c->rows, c->heads,
-                    c->dim_head, c->in, 1);
+        run_rotary(r);
         break;
     case CASE_CROSS_ENTROPY:
-        ops->cross_entropy(c->type, x[X_DLOGITS].data, x[X_NATS].data, x[X_BEST].data, x[X_LOGITS].data, x[X_TARGET].data,
-                           case_scalars.loss_scale, case_z_loss, c->rows, c->vocab);
+        run_cross_entropy(r);
         break;
     case CASE_EMBED_FWD:
-        ops->embed_fwd(x[X_ROWS].data, x[X_TOKEN].data, x[X_POSITION].data, x[X_TOKEN_EMB].data, x[X_POSITION_EMB].data, c->rows, c->in);
-        break;
     case CASE_EMBED_BWD:
-        ops->embed_bwd(x[X_TOKEN_EMB].data, x[X_POSITION_EMB].data, x[X_ROWS].data, x[X_TOKEN].data, x[X_POSITION].data, c->rows, c->in);
+        run_embed(r);
         break;
     case CASE_SUM_SQUARES:
-        r->squares = ops->sum_squares(x[X_FROM].data, c->count);
+        ops->sum_squares(r->device, x[X_TO], x[X_FROM], c->count, x[X_WORK]);
         break;
     case CASE_ADAM:
         run_adam(r);
         break;
     case CASE_CAST:
-        ops->cast(c->type, x[X_TO].data, x[X_FROM].data, c->count);
+        ops->cast(r->device, r->type, x[X_TO], x[X_FROM], c->count);
         break;
     case CASE_WIDEN:
-        ops->widen(c->type, x[X_TO].data, x[X_FROM].data, c->count);
+        ops->widen(r->device, r->type, x[X_TO], x[X_FROM], c->count);
         break;
     case CASE_COLUMN_SUM:
-        ops->column_sum(x[X_TO].data, x[X_FROM].data, c->rows, c->in);
+        ops->column_sum(r->device, x[X_TO], x[X_FROM], c->rows, c->in, x[X_WORK]);
         break;
     case CASE_GEMV:
-        ops->gemv(c->type, x[X_OUT].data, x[X_LEFT].data, x[X_RIGHT].data, x[X_BIAS].data, c->rows, c->in, c->out, x[X_WORK].data);
-        break;
     case CASE_MATMUL:
-        return cpu_matmul_run(r->mm, &c->product, x[X_LEFT].data, x[X_RIGHT].data, x[X_OUT].data, err);
+        return run_product(r, err);
     }
     return PA_OK;
 }

@@ -9,19 +9,16 @@
 #include "cpu/simd.h"
 #include "cuda/device.h"
 #include "cuda/half.h"
+#include "cuda/table.h"
 #ifdef PA_WITH_CUDNN
 #include "cuda/cudnn.h"
 #endif
 
 typedef struct {
-    case_run host;
-    void *x[CASE_OPERANDS]; // twins of host.x
-    pa_type type;
-    pa_attn a;
-    cudaStream_t stream;
+    case_run run; // run.at: twins of run.x
+    pa_device device;
     cudaEvent_t start, stop;
-    cuda_matmul *mm;
-    void *work, *workspace, *flush, *extra[3]; // extra: scalars and what else a kernel wants from device memory
+    void *workspace, *flush;
     size_t flush_bytes;
     double seconds; // of the last call
 #ifdef PA_WITH_CUDNN
@@ -29,7 +26,6 @@ typedef struct {
 #endif
 } gpu;
 
-enum { EX_SCALARS, EX_FIRST, EX_SECOND };
 #define BIT(i) (1u << (i))
 
 // Which operands hold numbers of the row's type.
@@ -78,12 +74,12 @@ static void convert(uint16_t *x, size_t n, bool to_half) {
 
 static pa_status copy(gpu *g, bool back, pa_err *err) {
     for (int i = 0; i < CASE_OPERANDS; i++) {
-        case_operand *x = &g->host.x[i];
-        bool half = g->type == PA_TYPE_F16 && narrow(&g->host.row) & BIT(i);
-        if (!x->data || !g->x[i]) continue;
+        case_operand *x = &g->run.x[i];
+        bool half = g->run.type == PA_TYPE_F16 && narrow(&g->run.row) & BIT(i);
+        if (i == X_WORK || !x->data || !g->run.at[i]) continue;
         if (half && !back) convert(x->data, x->bytes / 2, true);
-        cudaError_t e = back ? cudaMemcpy(x->data, g->x[i], x->bytes, cudaMemcpyDeviceToHost)
-                             : cudaMemcpy(g->x[i], x->data, x->bytes, cudaMemcpyHostToDevice);
+        cudaError_t e = back ? cudaMemcpy(x->data, g->run.at[i], x->bytes, cudaMemcpyDeviceToHost)
+                             : cudaMemcpy(g->run.at[i], x->data, x->bytes, cudaMemcpyHostToDevice);
         if (half) convert(x->data, x->bytes / 2, false);
         if (e) return cuda_check(e, "copying operands", err);
     }
@@ -91,222 +87,56 @@ static pa_status copy(gpu *g, bool back, pa_err *err) {
     return cuda_check(cudaDeviceSynchronize(), "copying operands", err);
 }
 
-static pa_product product_of(const gpu *g, const pa_product *p) {
-    pa_product q = {.m = p->m, .n = p->n, .k = p->k, .a = g->type, .b = g->type, .c = p->c == PA_TYPE_F32 ? PA_TYPE_F32 : g->type};
-    q.a_t = p->a_t, q.b_t = p->b_t, q.add = p->add;
-    return q;
-}
-
-static void attention_of(gpu *g) {
-    const case_row *r = &g->host.row;
-    const pa_attn *a = &g->host.a;
-    size_t I = (size_t)r->heads * (size_t)r->dim_head, size = pa_size(g->type), prefix = (size_t)(r->batch * r->kept) * (size_t)a->ldkv;
-    const char *kv = r->cross ? g->x[X_KV] : (char *)g->x[X_Q] + I * size;
-    g->a = (pa_attn){.type = g->type, .batch = r->batch, .latents = r->latents, .kept = r->kept, .heads = r->heads};
-    g->a.dim_head = r->dim_head, g->a.scale = a->scale, g->a.ldq = a->ldq, g->a.ldkv = a->ldkv, g->a.ldo = a->ldo;
-    g->a.q = g->x[X_Q], g->a.kp = kv, g->a.vp = kv + I * size;
-    g->a.kn = kv + prefix * size, g->a.vn = kv + (prefix + I) * size;
-}
-
-static size_t work_bytes(const gpu *g) {
-    const case_row *r = &g->host.row;
-    switch (r->kind) {
-    case CASE_ATTENTION_FWD:
-    case CASE_ATTENTION_BWD:
-        return cuda_attn_work(&g->a);
-    case CASE_ATTENTION_DECODE:
-        return cuda_attn_decode_work(r->batch, r->heads, r->dim_head);
-    case CASE_SUM_SQUARES:
-        return cuda_sum_squares_work();
-    case CASE_LAYERNORM_BWD:
-    case CASE_COLUMN_SUM:
-        return cuda_norm_work(r->in);
-    default:
-        return cuda_norm_work(r->dim_head);
-    }
-}
-
-// The last row of the case's cache: attn_decode puts it there itself.
-static void last_keys(const gpu *g, float *k, float *v) {
-    const case_row *r = &g->host.row;
-    const size_t D = (size_t)r->dim_head, heads = (size_t)r->batch * (size_t)r->heads, rows = (size_t)r->latents;
-    const void *data = g->host.x[X_KV].data;
-    for (size_t i = 0; i < heads * D; i++)
-        for (int which = 0; which < 2; which++) {
-            const size_t at = ((size_t)which * heads * rows + i / D * rows + rows - 1) * D + i % D;
-            (which ? v : k)[i] = r->type == PA_TYPE_F32 ? ((const float *)data)[at] : bf16_to_float(((const uint16_t *)data)[at]);
-        }
-}
-
-static cudaError_t put(void **to, const void *from, size_t bytes) {
-    cudaError_t e = cudaMalloc(to, bytes + 16);
-    return e ? e : cudaMemcpy(*to, from, bytes, cudaMemcpyHostToDevice);
-}
-
-// What kernels read from device memory beside the operands.
-static pa_status take_extra(gpu *g, pa_err *err) {
-    const case_row *r = &g->host.row;
-    const double one = 1;
-    const int last = r->latents - 1;
-    size_t keys = (size_t)r->batch * (size_t)r->heads * (size_t)r->dim_head, bytes = r->kind == CASE_ADAM ? r->count / 16 : keys * 8;
-    cudaError_t e = put(&g->extra[EX_SCALARS], &case_scalars, sizeof case_scalars);
-    if (!e)
-        e = r->kind == CASE_ATTENTION_DECODE ? put(&g->extra[EX_FIRST], &last, sizeof last) : put(&g->extra[EX_FIRST], &one, sizeof one);
-    char *second = malloc(bytes);
-    if (!second) return pa_error(err, PA_FAIL, "no memory");
-    memset(second, 1, bytes);
-    if (r->kind == CASE_ATTENTION_DECODE) last_keys(g, (float *)(void *)second, (float *)(void *)second + keys);
-    if (!e) e = put(&g->extra[EX_SECOND], second, bytes);
-    free(second);
+// The case's operands, drawn and prepared on the host, and their twins.
+static pa_status take_operands(gpu *g, const case_row *row, const pa_ops *ops, bool half, pa_err *err) {
+    pa_status s = case_open(&g->run, row, ops, err);
+    if (s) return s;
+    g->run.ops = &cuda_table;
+    g->run.device = &g->device;
+    g->run.type = row->type == PA_TYPE_F32 ? PA_TYPE_F32 : half ? PA_TYPE_F16 : PA_TYPE_BF16;
+    cpu_matmul_destroy(g->run.mm);
+    g->run.mm = NULL;
+    memset(g->run.at, 0, sizeof g->run.at);
+    g->run.x[X_WORK].bytes = row->kind == CASE_MATMUL ? CUDA_MATMUL_WORKSPACE : case_work(&g->run);
+    cudaError_t e = cudaSuccess;
+    for (int i = 0; i < CASE_OPERANDS && !e; i++)
+        if (i == X_WORK || g->run.x[i].data) e = cudaMalloc(&g->run.at[i], g->run.x[i].bytes + 16);
+    if (!e) e = cudaMemset(g->run.at[X_WORK], 0, g->run.x[X_WORK].bytes); // decoding counts in it from 0
     return cuda_check(e, "taking memory for a case", err);
 }
 
-static pa_status gpu_open(gpu *g, const case_row *row, const cpu_ops *ops, bool half, pa_err *err) {
-    *g = (gpu){.type = row->type == PA_TYPE_F32 ? PA_TYPE_F32 : half ? PA_TYPE_F16 : PA_TYPE_BF16};
+static pa_status gpu_open(gpu *g, const case_row *row, const pa_ops *ops, bool half, pa_err *err) {
     struct cudaDeviceProp p;
-    pa_status s = case_open(&g->host, row, ops, err);
-    cudaError_t e = cudaGetDeviceProperties(&p, 0);
-    if (s || (s = cuda_check(e, "asking for the GPU's properties", err))) return s;
-    for (int i = 0; i < CASE_OPERANDS && !e; i++)
-        if (g->host.x[i].data && g->host.x[i].bytes) e = cudaMalloc(&g->x[i], g->host.x[i].bytes + 16);
-    if (!e) e = cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking);
+    *g = (gpu){0};
+    pa_status s = take_operands(g, row, ops, half, err);
+    if (s || (s = cuda_check(cudaGetDeviceProperties(&p, 0), "asking for the GPU's properties", err))) return s;
+    cudaError_t e = cudaStreamCreateWithFlags(&g->device.stream, cudaStreamNonBlocking);
     if (!e) e = cudaEventCreate(&g->start);
     if (!e) e = cudaEventCreate(&g->stop);
-    if (row->kind == CASE_ATTENTION_FWD || row->kind == CASE_ATTENTION_BWD) attention_of(g);
-    if (!e) e = cudaMalloc(&g->work, work_bytes(g) + 16);
-    if (!e) e = cudaMemset(g->work, 0, work_bytes(g)); // decoding counts in it from 0
     g->flush_bytes = 2 * (size_t)p.l2CacheSize;
     if (!e && row->cold) e = cudaMalloc(&g->flush, g->flush_bytes);
-    if (!e && row->kind == CASE_MATMUL) e = cudaMalloc(&g->workspace, CUDA_MATMUL_WORKSPACE);
-    if ((s = cuda_check(e, "taking memory for a case", err)) || (s = take_extra(g, err))) return s;
-    if (row->kind == CASE_MATMUL && (s = cuda_matmul_create(&g->mm, g->stream, g->workspace, true, err))) return s;
+    if (!e && row->kind == CASE_ADAM) e = cudaMalloc((void **)&g->device.decays, row->count / 16 + 16);
+    if (!e && row->kind == CASE_ADAM) e = cudaMemset(g->device.decays, 1, row->count / 16);
+    if ((s = cuda_check(e, "taking memory for a case", err))) return s;
+    if (row->kind == CASE_MATMUL && (s = cuda_matmul_create(&g->device.mm, g->device.stream, g->run.at[X_WORK], true, err))) return s;
     return copy(g, false, err);
 }
 
 static void gpu_close(gpu *g) {
-    cuda_matmul_destroy(g->mm);
-    for (int i = 0; i < CASE_OPERANDS; i++) cudaFree(g->x[i]);
-    for (int i = 0; i < 3; i++) cudaFree(g->extra[i]);
-    cudaFree(g->work), cudaFree(g->workspace), cudaFree(g->flush);
+    cuda_matmul_destroy(g->device.mm);
+    for (int i = 0; i < CASE_OPERANDS; i++) cudaFree(g->run.at[i]);
+    cudaFree(g->device.decays);
+    cudaFree(g->workspace);
+    cudaFree(g->flush);
     if (g->start) cudaEventDestroy(g->start);
     if (g->stop) cudaEventDestroy(g->stop);
-    if (g->stream) cudaStreamDestroy(g->stream);
-    case_close(&g->host);
-}
-
-static void run_attention(gpu *g) {
-    const case_row *r = &g->host.row;
-    const size_t size = pa_size(g->type), I = (size_t)r->heads * (size_t)r->dim_head;
-    char *dkv = r->cross ? g->x[X_DKV] : (char *)g->x[X_DQ] + I * size,
-         *own = dkv + (size_t)(r->batch * r->kept) * (size_t)g->a.ldkv * size;
-    if (r->kind == CASE_ATTENTION_FWD)
-        cuda_attn_fwd(g->stream, &g->a, g->x[X_O], g->x[X_LSE], g->work);
-    else
-        cuda_attn_bwd(g->stream, &g->a, g->x[X_O], g->x[X_LSE], g->x[X_DOUT], g->x[X_DQ], dkv, dkv + I * size, own, own + I * size,
-                      g->work);
-}
-
-static void run_norm(gpu *g) {
-    const case_row *r = &g->host.row;
-    void *const *x = g->x;
-    const ptrdiff_t I = (ptrdiff_t)r->heads * r->dim_head;
-    if (r->kind == CASE_LAYERNORM_FWD)
-        cuda_layernorm_fwd(g->stream, g->type, x[X_Z], x[X_Y], x[X_MEAN], x[X_RSTD], x[X_X], x[X_R], NULL, x[X_W], x[X_B], r->rows, r->in);
-    else if (r->kind == CASE_LAYERNORM_BWD)
-        cuda_layernorm_bwd(g->stream, g->type, x[X_DX], x[X_COPY], x[X_DW], x[X_DB], x[X_DY], x[X_IN], x[X_IN_MEAN], x[X_IN_RSTD],
-                           x[X_WEIGHT], r->rows, r->in, g->work);
-    else if (r->kind == CASE_HEAD_NORM_FWD)
-        cuda_head_norm_fwd(g->stream, g->type, x[X_X], I, x[X_RSTD], x[X_W], r->rows, r->heads, r->dim_head);
-    else
-        cuda_head_norm_bwd(g->stream, g->type, x[X_DX], I, x[X_DW], x[X_IN], I, x[X_IN_RSTD], x[X_WEIGHT], r->rows, r->heads, r->dim_head,
-                           g->work);
-}
-
-static void run_decode(gpu *g) {
-    const case_row *r = &g->host.row;
-    const size_t half = g->host.x[X_KV].bytes / 2;
-    const ptrdiff_t I = (ptrdiff_t)r->heads * r->dim_head;
-    const float *k = g->extra[EX_SECOND], *v = k + r->batch * I;
-    cuda_attn_decode(g->stream, g->type, r->batch, r->heads, r->dim_head, g->extra[EX_FIRST], r->latents, 1 / sqrtf((float)r->dim_head), I,
-                     I, g->x[X_Q], k, v, g->x[X_KV], (char *)g->x[X_KV] + half, g->x[X_O], g->work);
-}
-
-static void run_adam(gpu *g) {
-    pa_device d = {.stream = g->stream, .decays = g->extra[EX_SECOND]};
-    cuda_adam(&d, &(pa_adam){.to = g->host.row.count,
-                             .p = g->x[X_P],
-                             .g = g->x[X_GRAD],
-                             .m = g->x[X_M],
-                             .v = g->x[X_V],
-                             .copy = g->x[X_NARROW],
-                             .type = g->type,
-                             .squares = g->extra[EX_FIRST],
-                             .scalars = g->extra[EX_SCALARS]});
+    if (g->device.stream) cudaStreamDestroy(g->device.stream);
+    case_close(&g->run);
 }
 
 static pa_status launch(gpu *g, pa_err *err) {
-    const case_row *r = &g->host.row;
-    void *const *x = g->x;
-    const pa_activation kind = (pa_activation)r->activation;
-    pa_product p;
-    switch (r->kind) {
-    case CASE_ATTENTION_FWD:
-    case CASE_ATTENTION_BWD:
-        run_attention(g);
-        break;
-    case CASE_ATTENTION_DECODE:
-        run_decode(g);
-        break;
-    case CASE_LAYERNORM_FWD:
-    case CASE_LAYERNORM_BWD:
-    case CASE_HEAD_NORM_FWD:
-    case CASE_HEAD_NORM_BWD:
-        run_norm(g);
-        break;
-    case CASE_ACTIVATION_FWD:
-        cuda_activation_fwd(g->stream, g->type, kind, x[X_G], x[X_H], r->rows, r->in, NULL, r->rows);
-        break;
-    case CASE_ACTIVATION_BWD:
-        cuda_activation_bwd(g->stream, g->type, kind, x[X_G], x[X_H], r->rows, r->in, NULL, r->rows);
-        break;
-    case CASE_ROTARY_FWD:
-        cuda_rotary(g->stream, g->type, x[X_TURNED], (ptrdiff_t)r->heads * r->dim_head, x[X_AT], x[X_TABLE], r->rows, r->heads, r->dim_head,
-                    r->in, 1);
-        break;
-    case CASE_CROSS_ENTROPY:
-        cuda_cross_entropy(g->stream, g->type, x[X_DLOGITS], x[X_NATS], x[X_BEST], x[X_LOGITS], x[X_TARGET], g->extra[EX_SCALARS],
-                           case_z_loss, r->rows, r->vocab);
-        break;
-    case CASE_EMBED_FWD:
-        cuda_embed_fwd(g->stream, x[X_ROWS], x[X_TOKEN], x[X_POSITION], x[X_TOKEN_EMB], x[X_POSITION_EMB], r->rows, r->in);
-        break;
-    case CASE_EMBED_BWD:
-        cuda_embed_bwd(g->stream, x[X_TOKEN_EMB], x[X_POSITION_EMB], x[X_ROWS], x[X_TOKEN], x[X_POSITION], r->rows, r->in, r->vocab,
-                       r->positions);
-        break;
-    case CASE_SUM_SQUARES:
-        cuda_sum_squares(g->stream, g->extra[EX_FIRST], x[X_FROM], r->count, g->work);
-        break;
-    case CASE_ADAM:
-        run_adam(g);
-        break;
-    case CASE_CAST:
-        cuda_cast(g->stream, g->type, x[X_TO], x[X_FROM], r->count);
-        break;
-    case CASE_WIDEN:
-        cuda_widen(g->stream, g->type, x[X_TO], x[X_FROM], r->count);
-        break;
-    case CASE_COLUMN_SUM:
-        cuda_column_sum(g->stream, x[X_TO], x[X_FROM], r->rows, r->in, g->work);
-        break;
-    case CASE_GEMV:
-        cuda_gemv(g->stream, g->type, x[X_OUT], x[X_LEFT], x[X_RIGHT], x[X_BIAS], r->rows, r->in, r->out);
-        break;
-    case CASE_MATMUL:
-        p = product_of(g, &r->product);
-        return cuda_matmul_run(g->mm, &p, x[X_LEFT], x[X_RIGHT], x[X_OUT], err);
-    }
-    return cuda_check(cudaGetLastError(), r->name, err);
+    pa_status s = case_execute(&g->run, err);
+    return s ? s : cuda_check(cudaGetLastError(), g->run.row.name, err);
 }
 
 // Between two events. The GPU still has something to do when the first is queued, so that no launch is waited for in between: memory to
@@ -316,15 +146,15 @@ static pa_status timed(gpu *g, pa_status (*work)(gpu *, pa_err *), pa_err *err) 
     pa_status s = PA_OK;
     cudaError_t e = cudaSuccess;
     if (g->flush)
-        e = cudaMemsetAsync(g->flush, 0, g->flush_bytes, g->stream);
+        e = cudaMemsetAsync(g->flush, 0, g->flush_bytes, g->device.stream);
     else if ((s = work(g, err)) || (s = work(g, err)))
         return s;
-    if (!e) e = cudaEventRecord(g->start, g->stream);
+    if (!e) e = cudaEventRecord(g->start, g->device.stream);
     if (e || (s = work(g, err))) return s ? s : cuda_check(e, "timing", err);
-    if (!(e = cudaEventRecord(g->stop, g->stream)) && !(e = cudaEventSynchronize(g->stop)))
+    if (!(e = cudaEventRecord(g->stop, g->device.stream)) && !(e = cudaEventSynchronize(g->stop)))
         e = cudaEventElapsedTime(&ms, g->start, g->stop);
     g->seconds = ms * 1e-3;
-    return cuda_check(e, g->host.row.name, err);
+    return cuda_check(e, g->run.row.name, err);
 }
 static pa_status timed_ours(void *what, pa_err *err) {
     return timed(what, launch, err);
@@ -335,22 +165,27 @@ static double seconds(void *what) {
 
 #ifdef PA_WITH_CUDNN
 static pa_status launch_cudnn(gpu *g, pa_err *err) {
-    const case_row *r = &g->host.row;
-    const size_t I = (size_t)r->heads * (size_t)r->dim_head * pa_size(g->type);
-    char *dkv = r->cross ? g->x[X_DKV] : (char *)g->x[X_DQ] + I;
-    bool ok = r->kind == CASE_ATTENTION_FWD ? cuda_cudnn_fwd(g->cudnn, g->stream, &g->a, g->x[X_O], g->x[X_LSE], g->workspace)
-                                            : cuda_cudnn_bwd(g->cudnn, g->stream, &g->a, g->x[X_O], g->x[X_LSE], g->x[X_DOUT], g->x[X_DQ],
-                                                             dkv, dkv + I, g->workspace);
+    const case_row *r = &g->run.row;
+    const pa_attn a = case_attention(&g->run);
+    const size_t I = (size_t)a.ldo * pa_size(a.type);
+    void *const *x = g->run.at;
+    pa_attn_grads grads = {.o = x[X_O], .lse = x[X_LSE], .dout = x[X_DOUT], .dq = x[X_DQ]};
+    grads.dkp = r->cross ? x[X_DKV] : (char *)x[X_DQ] + I;
+    grads.dvp = (char *)grads.dkp + I;
+    bool ok = r->kind == CASE_ATTENTION_FWD ? cuda_cudnn_fwd(g->cudnn, g->device.stream, &a, x[X_O], x[X_LSE], g->workspace)
+                                            : cuda_cudnn_bwd(g->cudnn, g->device.stream, &a, &grads, g->workspace);
     return ok ? PA_OK : pa_error(err, PA_FAIL, "%s: cuDNN failed", r->name);
 }
 static pa_status timed_cudnn(void *what, pa_err *err) {
     return timed(what, launch_cudnn, err);
 }
 static pa_status measure_cudnn(gpu *g, bench_effort effort, bool *has, bench_time *t, pa_err *err) {
-    const case_row *r = &g->host.row;
+    const case_row *r = &g->run.row;
     const bool back = r->kind == CASE_ATTENTION_BWD;
-    if ((r->kind != CASE_ATTENTION_FWD && !back) || !cuda_cudnn_expresses(&g->a) || !(g->cudnn = cuda_cudnn_create())) return PA_OK;
-    size_t work = cuda_cudnn_work(g->cudnn, &g->a, back);
+    if (r->kind != CASE_ATTENTION_FWD && !back) return PA_OK;
+    const pa_attn a = case_attention(&g->run);
+    if (!cuda_cudnn_expresses(&a) || !(g->cudnn = cuda_cudnn_create())) return PA_OK;
+    size_t work = cuda_cudnn_work(g->cudnn, &a, back);
     pa_status s = PA_OK;
     if (work != SIZE_MAX && !(s = cuda_check(cudaMalloc(&g->workspace, work + 16), "taking memory for cuDNN", err))) {
         s = bench_measure(&(bench_job){.work = timed_cudnn, .seconds = seconds, .what = g}, effort, t, err);
@@ -361,13 +196,12 @@ static pa_status measure_cudnn(gpu *g, bench_effort effort, bool *has, bench_tim
 }
 #endif
 
-pa_status bench_cuda(const case_row *row, const cpu_ops *ops, bool half, int samples, bench_effort effort, bench_case *to, pa_err *err) {
+pa_status bench_cuda(const case_row *row, const pa_ops *ops, bool half, int samples, bench_effort effort, bench_case *to, pa_err *err) {
     gpu g;
     pa_status s = gpu_open(&g, row, ops, half, err);
-    if (!s && !(s = launch(&g, err)) && !(s = cuda_check(cudaStreamSynchronize(g.stream), row->name, err)) && !(s = copy(&g, true, err))) {
-        if (row->kind == CASE_SUM_SQUARES)
-            s = cuda_check(cudaMemcpy(&g.host.squares, g.extra[EX_FIRST], 8, cudaMemcpyDeviceToHost), "reading a sum", err);
-        if (!s) to->error = case_check(&g.host, samples);
+    if (!s && !(s = launch(&g, err)) && !(s = cuda_check(cudaStreamSynchronize(g.device.stream), row->name, err)) &&
+        !(s = copy(&g, true, err))) {
+        to->error = case_check(&g.run, samples);
     }
     if (!s) s = bench_measure(&(bench_job){.work = timed_ours, .seconds = seconds, .what = &g}, effort, &to->time, err);
 #ifdef PA_WITH_CUDNN
@@ -378,15 +212,15 @@ pa_status bench_cuda(const case_row *row, const cpu_ops *ops, bool half, int sam
 }
 
 static pa_status launch_copy(gpu *g, pa_err *err) {
-    return cuda_check(cudaMemcpyAsync(g->x[X_TO], g->x[X_FROM], g->host.x[X_TO].bytes, cudaMemcpyDeviceToDevice, g->stream), "copying",
-                      err);
+    return cuda_check(cudaMemcpyAsync(g->run.at[X_TO], g->run.at[X_FROM], g->run.x[X_TO].bytes, cudaMemcpyDeviceToDevice, g->device.stream),
+                      "copying", err);
 }
 static pa_status timed_copy(void *what, pa_err *err) {
     return timed(what, launch_copy, err);
 }
 
 // What a row reaches, in its flop or else its bytes a second.
-static pa_status rate(const case_row *row, const cpu_ops *ops, bool half, bool copying, bench_effort effort, double *best, pa_err *err) {
+static pa_status rate(const case_row *row, const pa_ops *ops, bool half, bool copying, bench_effort effort, double *best, pa_err *err) {
     gpu g;
     bench_time t;
     pa_status s = gpu_open(&g, row, ops, half, err);
@@ -397,7 +231,7 @@ static pa_status rate(const case_row *row, const cpu_ops *ops, bool half, bool c
     return s;
 }
 
-pa_status bench_cuda_roofs(const cpu_ops *ops, bool half, bench_roof *best, pa_err *err) {
+pa_status bench_cuda_roofs(const pa_ops *ops, bool half, bench_roof *best, pa_err *err) {
 #ifdef PA_EMULATOR
     enum { SIDE = 128, WORDS = 1 << 14 };
 #else

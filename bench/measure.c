@@ -128,7 +128,7 @@ static pa_status best_of(pa_status (*work)(void *, pa_err *), stream *s, double 
     return PA_OK;
 }
 
-pa_status bench_roofs(const cpu_ops *ops, bool bf16, bench_roof *best, pa_err *err) {
+pa_status bench_roofs(const pa_ops *ops, bool bf16, bench_roof *best, pa_err *err) {
     enum { LONGEST = 3072 };
     const size_t room_size = cpu_matmul_room(LONGEST, LONGEST * LONGEST);
     stream s = {.from = case_memory(STREAM), .to = case_memory(STREAM)};

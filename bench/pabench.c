@@ -20,7 +20,7 @@ typedef struct {
     bool left_out;               // a model was
     char where[96];              // the GPU's name, or the instruction set
     const pa_backend *be;
-    const cpu_ops *ops;
+    const pa_ops *ops;
     regex_t wanted;
     bench_effort effort;
     bench_roof roof;

@@ -10,14 +10,12 @@
 #include "cpu/simd.h"
 #include "host/base/philox.h"
 
-// work: attn_work(a, omp_get_max_threads()) bytes. Numbers that are not finite reach whatever sees them, and what shares a tile with it.
-void CPU_ISA(attn_fwd)(const pa_attn *a, void *o, float *lse, void *work);
-void CPU_ISA(attn_bwd)(const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
-                       void *dvn, void *work);
-size_t CPU_ISA(attn_work)(const pa_attn *a, int threads);
-void CPU_ISA(attn_decode)(pa_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q,
-                          ptrdiff_t ldq, const void *k, const void *v, float *o, void *work);
-size_t CPU_ISA(attn_decode_work)(int streams, int heads, int dim_head, int capacity, int threads);
+// Operations of host/model/ops.h. Numbers that are not finite reach whatever sees them, and what shares a tile with it.
+void CPU_ISA(attn_fwd)(pa_device *d, const pa_attn *a, void *o, float *lse, pa_work work);
+void CPU_ISA(attn_bwd)(pa_device *d, const pa_attn *a, const pa_attn_grads *g, pa_work work);
+size_t CPU_ISA(attn_work)(pa_device *d, const pa_attn *a, bool back);
+void CPU_ISA(attn_decode)(pa_device *d, const pa_attn_decode *a);
+size_t CPU_ISA(decode_work)(pa_device *d, int streams, int heads, int dim_head, int capacity);
 
 enum {
     ATTN_ROWS = 6,                               // rows of the register tile
@@ -27,7 +25,7 @@ enum {
     ATTN_DIM = 256,                              // most dims a head
 };
 
-// Sizes that follow from a shape. Letters as in cpu/ops.h; keys are the kept ones, then the latents.
+// Sizes that follow from a shape. Letters as in host/model/ops.h; keys are the kept ones, then the latents.
 typedef struct {
     bool pairs;
     int per;            // numbers a unit: 2 with pairs, else 1
@@ -63,8 +61,15 @@ typedef struct {
     float *p;
     ptrdiff_t row, panel;
 } attn_c;
-// C (rows, cols) = A (rows, units) B (units, cols), or += with add. 2 rows cols units flop (4 with pairs). cols is rounded up to VW.
-void CPU_ISA(attn_product)(bool pairs, int rows, int cols, int units, attn_a a, attn_b b, attn_c c, bool add);
+typedef struct {
+    bool pairs, add; // add: C += A B, else C = A B
+    int rows, cols, units;
+    attn_a a; // (rows, units)
+    attn_b b; // (units, cols)
+    attn_c c; // (rows, cols)
+} attn_operands;
+// 2 rows cols units flop (4 with pairs). cols is rounded up to VW.
+void CPU_ISA(attn_product)(const attn_operands *x);
 
 // Packing. src NULL stands for a row of zeros. A row in units along D; or D units across two rows (one where units are floats).
 void CPU_ISA(attn_units)(bool pairs, pa_type type, uint32_t *dst, const void *src, int D);

@@ -8,7 +8,8 @@
 #include "host/model/ops.h"
 
 struct pa_device {
-    const cpu_ops *ops;
+    const pa_ops *isa; // operations of the instruction set that was chosen
+    pa_ops table;      // all of them
     cpu_matmul *mm;
     size_t row, matrix; // numbers of the longest row and the largest matrix of a product
     pa_comm *comm;

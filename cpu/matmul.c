@@ -20,7 +20,7 @@ struct cpu_matmul {
     int count, capacity;
     void *scratch; // shared by all entries: the largest that one of them wants
     size_t scratch_size;
-    const cpu_ops *ops;
+    const pa_ops *isa;
     bool widens;
     float *wide[3]; // copies of a, b and c
     size_t room[3]; // numbers that they can hold
@@ -52,8 +52,8 @@ static void rooms(size_t room[3], size_t row, size_t matrix) {
     if (matrix > room[B]) room[B] = matrix;
 }
 
-bool cpu_matmul_widens(const cpu_ops *ops) {
-    return !ops->bf16 || (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) != dnnl_cpu_isa_avx512_core_bf16;
+bool cpu_matmul_widens(const pa_ops *isa) {
+    return !cpu_ops_pair_bf16(isa) || (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) != dnnl_cpu_isa_avx512_core_bf16;
 }
 
 size_t cpu_matmul_room(size_t row, size_t matrix) {
@@ -62,11 +62,12 @@ size_t cpu_matmul_room(size_t row, size_t matrix) {
     return (room[A] + room[B] + room[C]) * sizeof(float);
 }
 
-pa_status cpu_matmul_create(cpu_matmul **out, const cpu_ops *ops, void *room, size_t row, size_t matrix, pa_err *err) {
+pa_status cpu_matmul_create(cpu_matmul **out, const pa_ops *isa, void *room, size_t row, size_t matrix, pa_err *err) {
     pa_status result = PA_OK;
     cpu_matmul *mm = calloc(1, sizeof *mm);
     if (!mm) return pa_error(err, PA_FAIL, "no memory");
-    mm->ops = ops, mm->widens = cpu_matmul_widens(ops);
+    mm->isa = isa;
+    mm->widens = cpu_matmul_widens(isa);
     if (room) rooms(mm->room, row, matrix);
     for (int i = 0; i < 3 && room; i++) mm->wide[i] = i ? mm->wide[i - 1] + mm->room[i - 1] : room;
     TRY(dnnl_engine_create(&mm->engine, dnnl_cpu, 0));
@@ -200,7 +201,7 @@ static pa_status widen(cpu_matmul *mm, int i, operand *o, bool read, pa_err *err
     size_t count = (size_t)o->rows * (size_t)o->columns;
     if (o->type == PA_TYPE_F32) return PA_OK;
     if (count > mm->room[i]) return pa_error(err, PA_FAIL, "matrix product: room to widen %zu numbers, found %zu", mm->room[i], count);
-    if (read) mm->ops->widen(PA_TYPE_BF16, mm->wide[i], o->p, count);
+    if (read) mm->isa->widen(NULL, PA_TYPE_BF16, mm->wide[i], o->p, count);
     o->type = PA_TYPE_F32, o->p = mm->wide[i];
     return PA_OK;
 }
@@ -225,7 +226,7 @@ static pa_status run_wide(cpu_matmul *mm, const pa_product *p, const void *a, co
         if (!s && p->a_t) s = widen(mm, B, &right, true, err);
         if (!s) s = widen(mm, C, &to, p->add, err);
         if (!s) s = run(mm, &part, left.p, right.p, (void *)to.p, err);
-        if (!s && out.type == PA_TYPE_BF16) mm->ops->cast(PA_TYPE_BF16, (void *)out.p, to.p, (size_t)count * (size_t)out.columns);
+        if (!s && out.type == PA_TYPE_BF16) mm->isa->cast(NULL, PA_TYPE_BF16, (void *)out.p, to.p, (size_t)count * (size_t)out.columns);
     }
     return s;
 }

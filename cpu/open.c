@@ -7,7 +7,7 @@
 #include "host/model/walk.h"
 
 static pa_status choose_type(pa_device *d, const pa_open *o, pa_err *err) {
-    if (!(d->ops = cpu_ops_select(getenv("PATRAIN_ISA"))))
+    if (!(d->isa = cpu_ops_select(getenv("PATRAIN_ISA"))))
         return pa_error(err, PA_USAGE,
                         "PATRAIN_ISA: expected an instruction set of this processor (generic, avx2, avx512, avx512_bf16), found \"%s\"",
                         getenv("PATRAIN_ISA"));
@@ -16,7 +16,7 @@ static pa_status choose_type(pa_device *d, const pa_open *o, pa_err *err) {
         return pa_error(err, PA_USAGE, "precision: fp16 is for GPUs; on the CPU expected auto, fp32 or bf16");
     case PA_PRECISION_AUTO:
         // Generation waits for memory, which bf16 halves; everything else gains only where the processor multiplies bf16.
-        d->type = !cpu_matmul_widens(d->ops) || (o->streams && !o->training) ? PA_TYPE_BF16 : PA_TYPE_F32;
+        d->type = !cpu_matmul_widens(d->isa) || (o->streams && !o->training) ? PA_TYPE_BF16 : PA_TYPE_F32;
         break;
     default:
         d->type = o->precision == PA_PRECISION_BF16 ? PA_TYPE_BF16 : PA_TYPE_F32;
@@ -45,20 +45,21 @@ static pa_status cpu_open(pa_context **out, const pa_open *o, pa_err *err) {
         free(d);
         return s;
     }
+    d->table = cpu_table(d->isa);
     d->comm = o->comm;
     widest(o->params, &d->row, &d->matrix);
-    bool widens = (o->max_batch || o->streams) && d->type == PA_TYPE_BF16 && cpu_matmul_widens(d->ops);
+    bool widens = (o->max_batch || o->streams) && d->type == PA_TYPE_BF16 && cpu_matmul_widens(d->isa);
     pa_device_info info = {.type = d->type,
                            .align = 64,
                            .multiple = 16,
                            .workspace = widens ? cpu_matmul_room(d->row, d->matrix) : 0,
                            .unified = true,
-                           .muon = d->type == PA_TYPE_BF16 && !cpu_matmul_widens(d->ops) ? PA_TYPE_BF16 : PA_TYPE_F32,
+                           .muon = d->type == PA_TYPE_BF16 && !cpu_matmul_widens(d->isa) ? PA_TYPE_BF16 : PA_TYPE_F32,
                            .ranks = o->training && o->comm->size > 1};
     info.hardware.threads = omp_get_max_threads();
-    snprintf(info.hardware.instruction_set, sizeof info.hardware.instruction_set, "%s", d->ops->name);
-    snprintf(info.name, sizeof info.name, "the CPU (%s, %d threads)", d->ops->name, omp_get_max_threads());
-    return pa_context_open(out, o, &cpu_table, d, &info, err);
+    snprintf(info.hardware.instruction_set, sizeof info.hardware.instruction_set, "%s", d->isa->name);
+    snprintf(info.name, sizeof info.name, "the CPU (%s, %d threads)", d->isa->name, omp_get_max_threads());
+    return pa_context_open(out, o, &d->table, d, &info, err);
 }
 
 static pa_status cpu_check_machine(pa_err *err) {

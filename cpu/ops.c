@@ -3,13 +3,13 @@
 
 #include <string.h>
 
-extern const cpu_ops cpu_ops_generic;
+extern const pa_ops cpu_ops_generic;
 #ifdef PA_X86
-extern const cpu_ops cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512_bf16;
+extern const pa_ops cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512_bf16;
 #endif
 
-const cpu_ops *cpu_ops_select(const char *name) {
-    const cpu_ops *table[4];
+const pa_ops *cpu_ops_select(const char *name) {
+    const pa_ops *table[4];
     int count = 0;
 #ifdef PA_X86
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -23,4 +23,13 @@ const cpu_ops *cpu_ops_select(const char *name) {
     for (int i = 0; i < count; i++)
         if (!name || !strcmp(name, table[i]->name)) return table[i];
     return NULL;
+}
+
+bool cpu_ops_pair_bf16(const pa_ops *isa) {
+#ifdef PA_X86
+    return isa == &cpu_ops_avx512_bf16;
+#else
+    (void)isa;
+    return false;
+#endif
 }

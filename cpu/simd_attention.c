@@ -79,10 +79,20 @@ static void rescale(scratch *s, const float *top_now, int vectors, int D) {
     }
 }
 
-// Scores -> weights 2^(c score - top) in units; adds them to the sums, then drops.
-SIMD_INLINE void weigh(const bool pairs, const bool drop, scratch *s, uint32_t *weight, int rows, int vectors, float c, const pa_attn *a,
-                       int b, int h, int n, int m) {
-    for (int v = 0; v < vectors; v++) {
+// One panel of queries of a head, and the keys that it meets.
+typedef struct {
+    const pa_attn *a;
+    const attn_plan *p;
+    const uint32_t *keys, *values;
+    int b, h, n;          // of sequence b, head h: queries n .. n + queries - 1
+    int queries, vectors; // vectors that hold them
+    float c;              // score * c is in log2
+} panel;
+
+// Scores -> weights 2^(c score - top) in units; adds them to the sums, then drops. Keys m .. m + rows - 1.
+SIMD_INLINE void weigh(const bool pairs, const bool drop, const panel *at, scratch *s, uint32_t *weight, int rows, int m) {
+    const float c = at->c;
+    for (int v = 0; v < at->vectors; v++) {
         vf top = vf_load(s->top + v * VW), sum = vf_load(s->sum + v * VW);
         const float *score = s->score + v * VW;
         uint32_t *w = weight + v * VW;
@@ -94,7 +104,7 @@ SIMD_INLINE void weigh(const bool pairs, const bool drop, scratch *s, uint32_t *
                 sum += p[i];
             }
             if (drop) {
-                attn_keep(z, &a->dropout, b, h, n + v * VW, m + r);
+                attn_keep(z, &at->a->dropout, at->b, at->h, at->n + v * VW, m + r);
                 SIMD_UNROLL
                 for (int i = 0; i < 4; i++) p[i] *= z[i];
             }
@@ -114,77 +124,106 @@ SIMD_INLINE void weigh(const bool pairs, const bool drop, scratch *s, uint32_t *
     }
 }
 
-static void weigh_any(bool pairs, scratch *s, uint32_t *weight, int rows, int vectors, float c, const pa_attn *a, int b, int h, int n,
-                      int m) {
-    bool drop = a->dropout.p > 0;
+static void weigh_any(const panel *at, scratch *s, uint32_t *weight, int rows, int m) {
+    const bool drop = at->a->dropout.p > 0;
 #if SIMD_PAIRS
-    if (pairs) {
+    if (at->p->pairs) {
         if (drop)
-            weigh(true, true, s, weight, rows, vectors, c, a, b, h, n, m);
+            weigh(true, true, at, s, weight, rows, m);
         else
-            weigh(true, false, s, weight, rows, vectors, c, a, b, h, n, m);
+            weigh(true, false, at, s, weight, rows, m);
         return;
     }
 #endif
-    (void)pairs;
     if (drop)
-        weigh(false, true, s, weight, rows, vectors, c, a, b, h, n, m);
+        weigh(false, true, at, s, weight, rows, m);
     else
-        weigh(false, false, s, weight, rows, vectors, c, a, b, h, n, m);
+        weigh(false, false, at, s, weight, rows, m);
 }
 
-// One panel of queries n .. n + PANEL - 1 against its visible keys: 4 D flop a pair.
-static void panel(const pa_attn *a, const attn_plan *p, scratch *s, const uint32_t *keys, const uint32_t *values, int b, int h, int n) {
-    const int D = a->dim_head, queries = a->latents - n < ATTN_PANEL ? a->latents - n : ATTN_PANEL, vectors = (queries + VW - 1) / VW;
-    const float c = a->scale * 1.44269504088896341f; // scores in log2
-    const int visible = a->kept + n + queries, end = visible + 3 < p->key_pad ? (visible + 3) / 4 * 4 : p->key_pad;
-    for (int i = 0; i < ATTN_PANEL; i++)
-        CPU_ISA(attn_units)(p->pairs, a->type, (uint32_t *)s->rows + i * p->units, attn_query_row(a, a->q, a->ldq, b, h, n + i), D);
+static void load_queries(const panel *at, scratch *s) {
+    const pa_attn *a = at->a;
+    const attn_plan *p = at->p;
+    for (int i = 0; i < ATTN_PANEL; i++) {
+        const void *row = attn_query_row(a, a->q, a->ldq, at->b, at->h, at->n + i);
+        CPU_ISA(attn_units)(p->pairs, a->type, (uint32_t *)s->rows + i * p->units, row, a->dim_head);
+        s->top[i] = masked;
+        s->sum[i] = 0;
+    }
     CPU_ISA(attn_transpose)(s->query, ATTN_PANEL, (uint32_t *)s->rows, p->units, ATTN_PANEL, p->units);
-    for (int i = 0; i < ATTN_PANEL; i++) s->top[i] = masked, s->sum[i] = 0;
-    memset(s->out, 0, sizeof(float) * ATTN_PANEL * (size_t)D);
+    memset(s->out, 0, sizeof(float) * ATTN_PANEL * (size_t)a->dim_head);
+}
 
-    int first = 0; // of the keys whose weights wait for their values
+// Scores of keys m .. m + rows - 1.
+static void score_keys(const panel *at, scratch *s, int m, int rows) {
+    const attn_plan *p = at->p;
+    CPU_ISA(attn_product)
+    (&(attn_operands){.pairs = p->pairs,
+                      .rows = rows,
+                      .cols = at->queries,
+                      .units = p->units,
+                      .a = {at->keys + (size_t)m * (size_t)p->units, p->units, 1},
+                      .b = {s->query, ATTN_PANEL, 0},
+                      .c = {s->score, ATTN_PANEL, 0}});
+}
+
+// Adds the weighted values of keys [from, to) to the outputs.
+static void add_values(const panel *at, scratch *s, int from, int to) {
+    const attn_plan *p = at->p;
+    const uint32_t *values = at->values + (size_t)(from / p->per) * (size_t)p->width;
+    CPU_ISA(attn_product)
+    (&(attn_operands){.pairs = p->pairs,
+                      .add = true,
+                      .rows = at->a->dim_head,
+                      .cols = at->queries,
+                      .units = (to - from) / p->per,
+                      .a = {values, 1, p->width},
+                      .b = {s->weight, ATTN_PANEL, 0},
+                      .c = {s->out, ATTN_PANEL, 0}});
+}
+
+// One panel of queries against its visible keys: 4 D flop a pair.
+static void attend(const panel *at, scratch *s) {
+    const int kept = at->a->kept, visible = kept + at->n + at->queries, key_pad = at->p->key_pad;
+    const int end = visible + 3 < key_pad ? (visible + 3) / 4 * 4 : key_pad;
+    int waiting = 0; // first key whose weight waits for its value
+    load_queries(at, s);
     for (int m = 0; m < end; m += ATTN_CHUNK) {
         const int rows = end - m < ATTN_CHUNK ? end - m : ATTN_CHUNK;
         float top_now[ATTN_PANEL];
-        CPU_ISA(attn_product)
-        (p->pairs, rows, queries, p->units, (attn_a){keys + (size_t)m * (size_t)p->units, p->units, 1}, (attn_b){s->query, ATTN_PANEL, 0},
-         (attn_c){s->score, ATTN_PANEL, 0}, false);
-        if (m + rows - 1 > a->kept + n) mask_scores(s->score, rows, vectors, m - a->kept - n);
-        bool exceeds = largest(top_now, s->top, s->score, rows, vectors, c);
-        if (m > first && (exceeds || m + rows - first > ATTN_KEYS)) {
-            CPU_ISA(attn_product)
-            (p->pairs, D, queries, (m - first) / p->per, (attn_a){values + (size_t)(first / p->per) * (size_t)p->width, 1, p->width},
-             (attn_b){s->weight, ATTN_PANEL, 0}, (attn_c){s->out, ATTN_PANEL, 0}, true);
-            first = m;
+        score_keys(at, s, m, rows);
+        if (m + rows - 1 > kept + at->n) mask_scores(s->score, rows, at->vectors, m - kept - at->n);
+        bool exceeds = largest(top_now, s->top, s->score, rows, at->vectors, at->c);
+        if (m > waiting && (exceeds || m + rows - waiting > ATTN_KEYS)) {
+            add_values(at, s, waiting, m);
+            waiting = m;
         }
-        if (exceeds) rescale(s, top_now, vectors, D);
-        weigh_any(p->pairs, s, s->weight + (m - first) / p->per * ATTN_PANEL, rows, vectors, c, a, b, h, n, m);
+        if (exceeds) rescale(s, top_now, at->vectors, at->a->dim_head);
+        weigh_any(at, s, s->weight + (m - waiting) / at->p->per * ATTN_PANEL, rows, m);
     }
-    CPU_ISA(attn_product)
-    (p->pairs, D, queries, (end - first) / p->per, (attn_a){values + (size_t)(first / p->per) * (size_t)p->width, 1, p->width},
-     (attn_b){s->weight, ATTN_PANEL, 0}, (attn_c){s->out, ATTN_PANEL, 0}, true);
+    add_values(at, s, waiting, end);
 }
 
 // Normalises a panel's outputs and writes them, and lse.
-static void finish(const pa_attn *a, scratch *s, void *o, float *lse, int b, int h, int n) {
-    const int D = a->dim_head, queries = a->latents - n < ATTN_PANEL ? a->latents - n : ATTN_PANEL;
-    CPU_ISA(attn_transpose)((uint32_t *)s->rows, D, (uint32_t *)s->out, ATTN_PANEL, D, queries);
-    for (int i = 0; i < queries; i++) {
-        char *row = (char *)o + (((ptrdiff_t)b * a->latents + n + i) * a->ldo + (ptrdiff_t)h * D) * (ptrdiff_t)pa_size(a->type);
+static void finish(const panel *at, scratch *s, void *o, float *lse) {
+    const pa_attn *a = at->a;
+    const int D = a->dim_head;
+    CPU_ISA(attn_transpose)((uint32_t *)s->rows, D, (uint32_t *)s->out, ATTN_PANEL, D, at->queries);
+    for (int i = 0; i < at->queries; i++) {
+        void *row = (void *)attn_query_row(a, o, a->ldo, at->b, at->h, at->n + i);
         CPU_ISA(attn_store)(a->type, row, s->rows + i * D, 1 / s->sum[i], D);
-        lse[((ptrdiff_t)b * a->heads + h) * a->latents + n + i] =
+        lse[((ptrdiff_t)at->b * a->heads + at->h) * a->latents + at->n + i] =
             (float)(((double)s->top[i] + log2((double)s->sum[i])) * 0.69314718055994531);
     }
 }
 
-void CPU_ISA(attn_fwd)(const pa_attn *a, void *o, float *lse, void *work) {
+void CPU_ISA(attn_fwd)(pa_device *d, const pa_attn *a, void *o, float *lse, pa_work work) {
     const attn_plan p = CPU_ISA(attn_plan_make)(a);
-    uint32_t *keys = (uint32_t *)(((uintptr_t)work + 63) / 64 * 64), *values = keys + p.heads * p.key_plane,
+    uint32_t *keys = (uint32_t *)(((uintptr_t)work.at + 63) / 64 * 64), *values = keys + p.heads * p.key_plane,
              *rest = values + p.heads * p.key_plane;
     const int panels = (a->latents + ATTN_PANEL - 1) / ATTN_PANEL;
     const int64_t tasks = (int64_t)p.heads * panels;
+    (void)d;
 #pragma omp parallel
     {
         CPU_ISA(attn_pack_keys)(a, &p, keys, a->kp, a->kn, false);
@@ -193,9 +232,14 @@ void CPU_ISA(attn_fwd)(const pa_attn *a, void *o, float *lse, void *work) {
         scratch s = scratch_at(a, rest + (size_t)omp_get_thread_num() * attn_line(scratch_units(a)));
 #pragma omp for schedule(dynamic, 1)
         for (int64_t t = 0; t < tasks; t++) { // the longest first, so that threads end together
-            int n = (panels - 1 - (int)(t % panels)) * ATTN_PANEL, head = (int)(t / panels);
-            panel(a, &p, &s, keys + (size_t)head * p.key_plane, values + (size_t)head * p.key_plane, head / a->heads, head % a->heads, n);
-            finish(a, &s, o, lse, head / a->heads, head % a->heads, n);
+            const int n = (panels - 1 - (int)(t % panels)) * ATTN_PANEL, head = (int)(t / panels);
+            panel at = {.a = a, .p = &p, .b = head / a->heads, .h = head % a->heads, .n = n, .c = a->scale * 1.44269504088896341f};
+            at.keys = keys + (size_t)head * p.key_plane;
+            at.values = values + (size_t)head * p.key_plane;
+            at.queries = a->latents - n < ATTN_PANEL ? a->latents - n : ATTN_PANEL;
+            at.vectors = (at.queries + VW - 1) / VW;
+            attend(&at, &s);
+            finish(&at, &s, o, lse);
         }
     }
 }

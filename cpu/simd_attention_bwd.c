@@ -22,6 +22,8 @@ typedef struct {
 
 // Everything in work, by head.
 typedef struct {
+    const pa_attn *a;
+    attn_plan p;
     uint32_t *keys, *keys_across, *values; // key_plane
     uint32_t *query, *dout;                // query_plane: panels of (units, PANEL)
     uint32_t *query_across, *dout_across;  // (dim_pad / PANEL, query_pad / per, PANEL)
@@ -53,7 +55,9 @@ static uint32_t *take(uint32_t *base, size_t *used, size_t units) {
 }
 
 // Lays work out from `base` (NULL: only counts) and returns the units used.
-static size_t layout_at(layout *l, const pa_attn *a, const attn_plan *p, uint32_t *base, int threads) {
+static size_t layout_at(layout *l, const pa_attn *a, uint32_t *base, int threads) {
+    *l = (layout){.a = a, .p = CPU_ISA(attn_plan_make)(a)};
+    const attn_plan *p = &l->p;
     const size_t D = (size_t)a->dim_head, Q = (size_t)p->query_pad, heads = p->heads;
     size_t used = 0;
     l->splits = splits_for(p, threads);
@@ -74,9 +78,8 @@ static size_t layout_at(layout *l, const pa_attn *a, const attn_plan *p, uint32_
 }
 
 size_t CPU_ISA(attn_bwd_units)(const pa_attn *a, int threads) {
-    attn_plan p = CPU_ISA(attn_plan_make)(a);
     layout l;
-    return layout_at(&l, a, &p, NULL, threads);
+    return layout_at(&l, a, NULL, threads);
 }
 
 static scratch scratch_at(const attn_plan *p, uint32_t *at) {
@@ -92,18 +95,21 @@ static scratch scratch_at(const attn_plan *p, uint32_t *at) {
     return s;
 }
 
-// Packs queries n .. n + PANEL - 1 of a head both ways: dst (units, PANEL), and dst_across by panels of D.
-static void pack_panel(const pa_attn *a, const attn_plan *p, const void *src, ptrdiff_t ld, uint32_t *dst, uint32_t *dst_across,
-                       uint32_t *rows, int b, int h, int n) {
-    const int D = a->dim_head, units = p->units;
+// Packs queries n .. n + PANEL - 1 of a head both ways: dst (units, PANEL), and across by panels of D.
+static void pack_panel(const layout *l, const void *src, ptrdiff_t ld, bool is_dout, size_t head, int n, uint32_t *rows) {
+    const pa_attn *a = l->a;
+    const attn_plan *p = &l->p;
+    const int D = a->dim_head, units = p->units, b = (int)head / a->heads, h = (int)head % a->heads;
     const size_t size = pa_size(a->type), panel = (size_t)(p->query_pad / p->per) * ATTN_PANEL;
+    uint32_t *dst = (is_dout ? l->dout : l->query) + head * p->query_plane;
+    uint32_t *across = (is_dout ? l->dout_across : l->query_across) + head * l->across_plane;
     for (int i = 0; i < ATTN_PANEL; i++)
         CPU_ISA(attn_units)(p->pairs, a->type, rows + i * units, attn_query_row(a, src, ld, b, h, n + i), D);
     CPU_ISA(attn_transpose)(dst + (size_t)n * (size_t)units, ATTN_PANEL, rows, units, ATTN_PANEL, units);
     for (int i = n / p->per; i < (n + ATTN_PANEL) / p->per; i++) {
         const char *row = attn_query_row(a, src, ld, b, h, i * p->per), *next = attn_query_row(a, src, ld, b, h, i * p->per + 1);
         for (int d = 0; d < D; d += ATTN_PANEL) {
-            uint32_t *to = dst_across + (size_t)d / ATTN_PANEL * panel + (size_t)i * ATTN_PANEL;
+            uint32_t *to = across + (size_t)d / ATTN_PANEL * panel + (size_t)i * ATTN_PANEL;
             const int count = D - d < ATTN_PANEL ? D - d : ATTN_PANEL;
             const size_t skip = (size_t)d * size;
             CPU_ISA(attn_units_across)(p->pairs, a->type, to, row ? row + skip : NULL, next ? next + skip : NULL, count);
@@ -127,56 +133,59 @@ static float dot(pa_type type, const void *x, const void *y, int D) {
 }
 
 // Packs q and dO, and finds lse in log2 and delta; rows past N are zeros. Call inside a parallel region.
-static void pack_queries(const pa_attn *a, const attn_plan *p, const layout *l, const void *o, const void *dout, const float *lse,
-                         uint32_t *rows) {
-    const int panels = p->query_pad / ATTN_PANEL;
-    const int64_t count = (int64_t)p->heads * panels;
+static void pack_queries(const layout *l, const pa_attn_grads *g, uint32_t *rows) {
+    const pa_attn *a = l->a;
+    const int panels = l->p.query_pad / ATTN_PANEL;
+    const int64_t count = (int64_t)l->p.heads * panels;
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < count; t++) {
         const size_t head = (size_t)(t / panels);
         const int b = (int)head / a->heads, h = (int)head % a->heads, n = (int)(t % panels) * ATTN_PANEL;
-        pack_panel(a, p, a->q, a->ldq, l->query + head * p->query_plane, l->query_across + head * l->across_plane, rows, b, h, n);
-        pack_panel(a, p, dout, a->ldo, l->dout + head * p->query_plane, l->dout_across + head * l->across_plane, rows, b, h, n);
+        pack_panel(l, a->q, a->ldq, false, head, n, rows);
+        pack_panel(l, g->dout, a->ldo, true, head, n, rows);
         for (int i = n; i < n + ATTN_PANEL; i++) {
-            bool real = i < a->latents;
-            size_t at = head * (size_t)p->query_pad + (size_t)i;
-            l->lse[at] = real ? lse[head * (size_t)a->latents + (size_t)i] * 1.44269504088896341f : 0;
-            l->delta[at] =
-                real ? dot(a->type, attn_query_row(a, o, a->ldo, b, h, i), attn_query_row(a, dout, a->ldo, b, h, i), a->dim_head) : 0;
+            const size_t at = head * (size_t)l->p.query_pad + (size_t)i;
+            const void *o = attn_query_row(a, g->o, a->ldo, b, h, i), *dout = attn_query_row(a, g->dout, a->ldo, b, h, i);
+            l->lse[at] = o ? g->lse[head * (size_t)a->latents + (size_t)i] * 1.44269504088896341f : 0;
+            l->delta[at] = o ? dot(a->type, o, dout, a->dim_head) : 0;
         }
     }
 }
 
-// Where a tile stands: keys m.. and queries n.. of a head; lane i sees key row r if i >= visible + r.
+// Where a tile stands: keys m.. and queries n.. of a head; lane i sees key row r if i >= visible + r. The chunk of keys from row `chunk` on
+// is at hand.
 typedef struct {
-    int b, h, m, n, visible;
+    const pa_attn *a;
+    int b, h, m, n, visible, chunk;
+    float c;                  // score * c is in log2
     const float *lse, *delta; // (query_pad) lse in log2
 } place;
 
 // S^T and dP^T of 4 keys by 2 VW queries -> P^T and dS^T in units, dS^T also across keys.
-SIMD_INLINE void differentiate(const bool pairs, const bool drop, const bool mask, const pa_attn *a, const scratch *s, const place *at,
-                               int chunk, int r, int lane, float c) {
+SIMD_INLINE void differentiate(const bool pairs, const bool drop, const bool mask, const scratch *s, const place *at, int r, int lane) {
+    const int row = at->chunk + r;
     vf p[4][2], ds[4][2];
     SIMD_UNROLL
     for (int j = 0; j < 2; j++) {
         const int first = lane + j * VW;
         vf lse = vf_load(at->lse + first), delta = vf_load(at->delta + first), z[4];
-        if (drop) attn_keep(z, &a->dropout, at->b, at->h, at->n + first, at->m + chunk + r);
+        if (drop) attn_keep(z, &at->a->dropout, at->b, at->h, at->n + first, at->m + row);
         SIMD_UNROLL
         for (int i = 0; i < 4; i++) {
-            vf weight = vf_exp2(vf_load(s->score + (r + i) * ATTN_QUERIES + first) * c - lse, pairs ? 4 : 6);
+            vf weight = vf_exp2(vf_load(s->score + (r + i) * ATTN_QUERIES + first) * at->c - lse, pairs ? 4 : 6);
             vf dweight = vf_load(s->dweight + (r + i) * ATTN_QUERIES + first);
             if (drop) dweight *= z[i];
             vf dscore = weight * (dweight - delta);
             if (drop) weight *= z[i];
             if (mask) {
-                vi seen = vi_lanes() + first >= at->visible + chunk + r + i;
-                weight = (vf)((vi)weight & seen), dscore = (vf)((vi)dscore & seen);
+                vi seen = vi_lanes() + first >= at->visible + row + i;
+                weight = (vf)((vi)weight & seen);
+                dscore = (vf)((vi)dscore & seen);
             }
-            p[i][j] = weight, ds[i][j] = dscore;
+            p[i][j] = weight;
+            ds[i][j] = dscore;
         }
     }
-    const int row = chunk + r;
 #if SIMD_PAIRS
     if (pairs) {
         SIMD_UNROLL
@@ -198,17 +207,16 @@ SIMD_INLINE void differentiate(const bool pairs, const bool drop, const bool mas
     }
 }
 
-SIMD_INLINE void differentiate_all(const bool pairs, const bool drop, const bool mask, const pa_attn *a, const scratch *s, const place *at,
-                                   int chunk, int rows, int lanes, float c) {
+SIMD_INLINE void differentiate_all(const bool pairs, const bool drop, const bool mask, const scratch *s, const place *at, int rows,
+                                   int lanes) {
     for (int lane = 0; lane < lanes; lane += 2 * VW)
-        for (int r = 0; r < rows; r += 4) differentiate(pairs, drop, mask, a, s, at, chunk, r, lane, c);
+        for (int r = 0; r < rows; r += 4) differentiate(pairs, drop, mask, s, at, r, lane);
 }
 
-static void differentiate_any(bool pairs, bool mask, const pa_attn *a, const scratch *s, const place *at, int chunk, int rows, int lanes,
-                              float c) {
-    const bool drop = a->dropout.p > 0;
+static void differentiate_any(bool pairs, bool mask, const scratch *s, const place *at, int rows, int lanes) {
+    const bool drop = at->a->dropout.p > 0;
 #define CASE(P, Z, M)                                                                                                                      \
-    if (pairs == P && drop == Z && mask == M) differentiate_all(P, Z, M, a, s, at, chunk, rows, lanes, c)
+    if (pairs == P && drop == Z && mask == M) differentiate_all(P, Z, M, s, at, rows, lanes)
 #if SIMD_PAIRS
     CASE(true, false, false);
     CASE(true, false, true);
@@ -222,61 +230,92 @@ static void differentiate_any(bool pairs, bool mask, const pa_attn *a, const scr
 #undef CASE
 }
 
-// Keys m .. m + rows - 1 against queries n .. n + queries - 1 of a head.
-static void tile(const pa_attn *a, const attn_plan *p, const layout *l, scratch *s, float *dquery, int head, int m, int rows, int n,
-                 int queries) {
-    const int D = a->dim_head, per = p->per;
-    const int lanes = (queries + 2 * VW - 1) / (2 * VW) * (2 * VW), visible = m - a->kept - n;
-    const size_t hd = (size_t)head, Q = (size_t)p->query_pad, first = hd * p->key_plane + (size_t)m * (size_t)p->units;
-    const uint32_t *query = l->query + hd * p->query_plane + (size_t)n * (size_t)p->units;
-    const uint32_t *dout = l->dout + hd * p->query_plane + (size_t)n * (size_t)p->units;
-    const size_t across = hd * l->across_plane + (size_t)(n / per) * ATTN_PANEL;
-    const ptrdiff_t across_panel = (ptrdiff_t)(p->query_pad / per) * ATTN_PANEL, panel = (ptrdiff_t)p->units * ATTN_PANEL;
-    place at = {head / a->heads, head % a->heads, m, n, visible, l->lse + hd * Q + n, l->delta + hd * Q + n};
-    if (rows > (queries - visible + 3) / 4 * 4) rows = (queries - visible + 3) / 4 * 4;
+// S^T and dP^T of `count` keys, whose units begin at `key` of their planes, against the tile's queries.
+static void multiply_chunk(const layout *l, scratch *s, size_t head, int n, size_t key, int count, int lanes) {
+    const attn_plan *p = &l->p;
+    const size_t query = head * p->query_plane + (size_t)n * (size_t)p->units;
+    attn_operands x = {.pairs = p->pairs, .rows = count, .cols = lanes, .units = p->units};
+    x.a = (attn_a){l->keys + key, p->units, 1};
+    x.b = (attn_b){l->query + query, ATTN_PANEL, (ptrdiff_t)p->units * ATTN_PANEL};
+    x.c = (attn_c){s->score, ATTN_QUERIES, ATTN_PANEL};
+    CPU_ISA(attn_product)(&x);
+    x.a.p = l->values + key;
+    x.b.p = l->dout + query;
+    x.c.p = s->dweight;
+    CPU_ISA(attn_product)(&x);
+}
+
+// One head's block of keys, and where its share of dQ^T is summed.
+typedef struct {
+    size_t head;
+    int m, rows;
+    float *dquery;
+} key_block;
+
+// A block's keys against queries n .. n + queries - 1 of its head.
+static void tile(const layout *l, scratch *s, const key_block *k, int n, int queries) {
+    const pa_attn *a = l->a;
+    const attn_plan *p = &l->p;
+    const int D = a->dim_head, per = p->per, H = a->heads;
+    const int lanes = (queries + 2 * VW - 1) / (2 * VW) * (2 * VW), visible = k->m - a->kept - n, seen = (queries - visible + 3) / 4 * 4;
+    const int rows = k->rows < seen ? k->rows : seen;
+    const size_t Q = (size_t)p->query_pad, first = k->head * p->key_plane + (size_t)k->m * (size_t)p->units;
+    const size_t across = k->head * l->across_plane + (size_t)(n / per) * ATTN_PANEL;
+    const ptrdiff_t across_panel = (ptrdiff_t)(p->query_pad / per) * ATTN_PANEL;
+    place at = {.a = a, .b = (int)k->head / H, .h = (int)k->head % H, .m = k->m, .n = n, .visible = visible};
+    at.c = a->scale * 1.44269504088896341f;
+    at.lse = l->lse + k->head * Q + n;
+    at.delta = l->delta + k->head * Q + n;
     for (int r = 0; r < rows; r += BWD_CHUNK) {
         const int count = rows - r < BWD_CHUNK ? rows - r : BWD_CHUNK;
-        const size_t row = first + (size_t)r * (size_t)p->units;
-        CPU_ISA(attn_product)
-        (p->pairs, count, lanes, p->units, (attn_a){l->keys + row, p->units, 1}, (attn_b){query, ATTN_PANEL, panel},
-         (attn_c){s->score, ATTN_QUERIES, ATTN_PANEL}, false);
-        CPU_ISA(attn_product)
-        (p->pairs, count, lanes, p->units, (attn_a){l->values + row, p->units, 1}, (attn_b){dout, ATTN_PANEL, panel},
-         (attn_c){s->dweight, ATTN_QUERIES, ATTN_PANEL}, false);
-        differentiate_any(p->pairs, visible + r + count - 1 > 0, a, s, &at, r, count, lanes, a->scale * 1.44269504088896341f);
+        multiply_chunk(l, s, k->head, n, first + (size_t)r * (size_t)p->units, count, lanes);
+        at.chunk = r;
+        differentiate_any(p->pairs, visible + r + count - 1 > 0, s, &at, count, lanes);
     }
+    attn_operands x = {.pairs = p->pairs, .add = true, .rows = rows, .cols = D, .units = lanes / per};
+    x.a = (attn_a){s->weight, ATTN_QUERIES / per, 1};
+    x.b = (attn_b){l->dout_across + across, ATTN_PANEL, across_panel};
+    x.c = (attn_c){s->dv, p->dim_pad, ATTN_PANEL};
+    CPU_ISA(attn_product)(&x);
+    x.a.p = s->dscore;
+    x.b.p = l->query_across + across;
+    x.c.p = s->dk;
+    CPU_ISA(attn_product)(&x);
     CPU_ISA(attn_product)
-    (p->pairs, rows, D, lanes / per, (attn_a){s->weight, ATTN_QUERIES / per, 1},
-     (attn_b){l->dout_across + across, ATTN_PANEL, across_panel}, (attn_c){s->dv, p->dim_pad, ATTN_PANEL}, true);
-    CPU_ISA(attn_product)
-    (p->pairs, rows, D, lanes / per, (attn_a){s->dscore, ATTN_QUERIES / per, 1},
-     (attn_b){l->query_across + across, ATTN_PANEL, across_panel}, (attn_c){s->dk, p->dim_pad, ATTN_PANEL}, true);
-    CPU_ISA(attn_product)
-    (p->pairs, D, lanes, rows / per, (attn_a){l->keys_across + first, 1, p->width}, (attn_b){s->across, ATTN_QUERIES, ATTN_PANEL},
-     (attn_c){dquery + (size_t)n * (size_t)D, ATTN_PANEL, (ptrdiff_t)D * ATTN_PANEL}, true);
+    (&(attn_operands){.pairs = p->pairs,
+                      .add = true,
+                      .rows = D,
+                      .cols = lanes,
+                      .units = rows / per,
+                      .a = {l->keys_across + first, 1, p->width},
+                      .b = {s->across, ATTN_QUERIES, ATTN_PANEL},
+                      .c = {k->dquery + (size_t)n * (size_t)D, ATTN_PANEL, (ptrdiff_t)D * ATTN_PANEL}});
 }
 
 // One task: every key block of the head that is this split's, dealt out back and forth so that shares are even.
-static void share(const pa_attn *a, const attn_plan *p, const layout *l, scratch *s, int head, int split, void *dkp, void *dvp, void *dkn,
-                  void *dvn) {
+static void share(const layout *l, scratch *s, const pa_attn_grads *g, int head, int split) {
+    const pa_attn *a = l->a;
+    const attn_plan *p = &l->p;
+    const int b = head / a->heads, h = head % a->heads;
     float *dquery = l->dquery + ((size_t)head * (size_t)l->splits + (size_t)split) * l->dquery_plane;
     memset(dquery, 0, sizeof(float) * l->dquery_plane);
     for (int block = 0; block * BWD_KEYS < p->keys; block++) {
         const int place_in = block % l->splits, m = block * BWD_KEYS;
         if (split != (block / l->splits % 2 ? l->splits - 1 - place_in : place_in)) continue;
         const int rows = p->key_pad - m < BWD_KEYS ? p->key_pad - m : BWD_KEYS;
+        const key_block k = {(size_t)head, m, rows, dquery};
         memset(s->dk, 0, sizeof(float) * (size_t)rows * (size_t)p->dim_pad);
         memset(s->dv, 0, sizeof(float) * (size_t)rows * (size_t)p->dim_pad);
-        const int hidden = m < a->kept ? 0 : m - a->kept,
-                  diagonal = m + rows - a->kept; // queries before see none of the block, from see all
+        // Queries before `hidden` see none of the block; from `diagonal` on they see all of it.
+        const int hidden = m < a->kept ? 0 : m - a->kept, diagonal = m + rows - a->kept;
         for (int n = hidden / ATTN_PANEL * ATTN_PANEL, step; n < a->latents; n += step) {
             step = n < diagonal ? ATTN_PANEL : ATTN_QUERIES;
             if (step > a->latents - n) step = a->latents - n;
-            tile(a, p, l, s, dquery, head, m, rows, n, step);
+            tile(l, s, &k, n, step);
         }
         for (int r = 0; r < rows && m + r < p->keys; r++) {
-            void *dk = (void *)attn_key_row(a, dkp, dkn, head / a->heads, head % a->heads, m + r);
-            void *dv = (void *)attn_key_row(a, dvp, dvn, head / a->heads, head % a->heads, m + r);
+            void *dk = (void *)attn_key_row(a, g->dkp, g->dkn, b, h, m + r);
+            void *dv = (void *)attn_key_row(a, g->dvp, g->dvn, b, h, m + r);
             CPU_ISA(attn_store)(a->type, dk, s->dk + r * p->dim_pad, a->scale, a->dim_head);
             CPU_ISA(attn_store)(a->type, dv, s->dv + r * p->dim_pad, 1, a->dim_head);
         }
@@ -284,9 +323,10 @@ static void share(const pa_attn *a, const attn_plan *p, const layout *l, scratch
 }
 
 // Adds the splits' dQ^T in order and writes dq. Call inside a parallel region.
-static void write_dq(const pa_attn *a, const attn_plan *p, const layout *l, void *dq, uint32_t *rows) {
+static void write_dq(const layout *l, void *dq, uint32_t *rows) {
+    const pa_attn *a = l->a;
     const int D = a->dim_head, panels = (a->latents + ATTN_PANEL - 1) / ATTN_PANEL;
-    const int64_t count = (int64_t)p->heads * panels;
+    const int64_t count = (int64_t)l->p.heads * panels;
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < count; t++) {
         const int head = (int)(t / panels), n = (int)(t % panels) * ATTN_PANEL;
@@ -299,21 +339,20 @@ static void write_dq(const pa_attn *a, const attn_plan *p, const layout *l, void
     }
 }
 
-void CPU_ISA(attn_bwd)(const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
-                       void *dvn, void *work) {
-    const attn_plan p = CPU_ISA(attn_plan_make)(a);
+void CPU_ISA(attn_bwd)(pa_device *d, const pa_attn *a, const pa_attn_grads *g, pa_work work) {
     layout l;
-    layout_at(&l, a, &p, (uint32_t *)(((uintptr_t)work + 63) / 64 * 64), omp_get_max_threads());
-    const int64_t tasks = (int64_t)p.heads * l.splits;
+    layout_at(&l, a, (uint32_t *)(((uintptr_t)work.at + 63) / 64 * 64), omp_get_max_threads());
+    const int64_t tasks = (int64_t)l.p.heads * l.splits;
+    (void)d;
 #pragma omp parallel
     {
-        scratch s = scratch_at(&p, l.rest + (size_t)omp_get_thread_num() * attn_line(scratch_units(&p, a->dim_head)));
-        CPU_ISA(attn_pack_keys)(a, &p, l.keys, a->kp, a->kn, false);
-        if (p.pairs) CPU_ISA(attn_pack_keys)(a, &p, l.keys_across, a->kp, a->kn, true);
-        CPU_ISA(attn_pack_keys)(a, &p, l.values, a->vp, a->vn, false);
-        pack_queries(a, &p, &l, o, dout, lse, s.rows);
+        scratch s = scratch_at(&l.p, l.rest + (size_t)omp_get_thread_num() * attn_line(scratch_units(&l.p, a->dim_head)));
+        CPU_ISA(attn_pack_keys)(a, &l.p, l.keys, a->kp, a->kn, false);
+        if (l.p.pairs) CPU_ISA(attn_pack_keys)(a, &l.p, l.keys_across, a->kp, a->kn, true);
+        CPU_ISA(attn_pack_keys)(a, &l.p, l.values, a->vp, a->vn, false);
+        pack_queries(&l, g, s.rows);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t t = 0; t < tasks; t++) share(a, &p, &l, &s, (int)(t / l.splits), (int)(t % l.splits), dkp, dvp, dkn, dvn);
-        write_dq(a, &p, &l, dq, s.rows);
+        for (int64_t t = 0; t < tasks; t++) share(&l, &s, g, (int)(t / l.splits), (int)(t % l.splits));
+        write_dq(&l, g->dq, s.rows);
     }
 }

@@ -15,8 +15,8 @@ static size_t part_floats(int D) {
     return attn_line((size_t)D + 2);
 }
 
-size_t CPU_ISA(attn_decode_work)(int streams, int heads, int dim_head, int capacity, int threads) {
-    (void)threads;
+size_t CPU_ISA(decode_work)(pa_device *d, int streams, int heads, int dim_head, int capacity) {
+    (void)d;
     return 64 + 4 * (size_t)streams * (size_t)heads * (size_t)((capacity + DECODE_KEYS - 1) / DECODE_KEYS) * part_floats(dim_head);
 }
 
@@ -33,7 +33,14 @@ typedef struct {
     const float *q; // (D) whole vectors, for bf16 in the order of vf_split; then the rest
     size_t row;     // bytes
     size_t ahead;   // bytes to prefetch
+    float c;        // score * c is in log2
 } reader;
+
+// Keys and values of neighbouring rows of a cache, one after another.
+typedef struct {
+    const char *k, *v;
+    int count;
+} rows;
 
 SIMD_INLINE float element(const pa_type type, const char *row, int d) {
     return type == PA_TYPE_F32 ? ((const float *)(const void *)row)[d] : bf16_to_float(((const uint16_t *)(const void *)row)[d]);
@@ -78,31 +85,31 @@ SIMD_INLINE void add_row(const pa_type type, const int vectors, vf sum[4], float
     }
 }
 
-// out (lanes, then rest; in the order of reader.q) = weighted sum of the rows at v, `vectors` vectors at a time; even and odd rows apart,
-// so that additions need not wait for each other.
-SIMD_INLINE void blend(const pa_type type, const int vectors, const reader *r, const float *weight, const char *v, int count, float *out,
-                       int d) {
+// out (lanes, then rest; in the order of reader.q) = weighted sum of the values from dim d on, `vectors` vectors at a time; even and odd
+// rows apart, so that additions need not wait for each other.
+SIMD_INLINE void blend(const pa_type type, const int vectors, const reader *r, const rows *x, const float *weight, float *out, int d) {
     vf even[4] = {{0}}, odd[4] = {{0}};
-    v += (size_t)d * pa_size(type);
+    const char *v = x->v + (size_t)d * pa_size(type);
     int i = 0;
-    for (; i + 2 <= count; i += 2, v += 2 * r->row) {
+    for (; i + 2 <= x->count; i += 2, v += 2 * r->row) {
         fetch(type, vectors * VW, v + r->ahead);
         fetch(type, vectors * VW, v + r->row + r->ahead);
         add_row(type, vectors, even, weight[i], v);
         add_row(type, vectors, odd, weight[i + 1], v + r->row);
     }
-    if (i < count) add_row(type, vectors, even, weight[i], v);
+    if (i < x->count) add_row(type, vectors, even, weight[i], v);
     SIMD_UNROLL
     for (int j = 0; j < vectors; j++) vf_store(out + d + j * VW, even[j] + odd[j]);
 }
 
-// count keys' rows, one after another, at k and v.
-SIMD_INLINE void stretch(const pa_type type, const int lanes, part *to, const reader *r, const char *k, const char *v, int count, float c) {
+SIMD_INLINE void stretch(const pa_type type, const int lanes, part *to, const reader *r, const rows *x) {
+    const int count = x->count;
+    const float c = r->c;
     float weight[DECODE_KEYS], top = -1e30f;
     vf tops = vf_set(top);
     for (int i = 0; i < count; i += VW) {
         const int keys = count - i < VW ? count - i : VW;
-        vf s = keys == VW ? scores(type, lanes, r, k + (size_t)i * r->row, VW) : scores(type, lanes, r, k + (size_t)i * r->row, keys);
+        vf s = keys == VW ? scores(type, lanes, r, x->k + (size_t)i * r->row, VW) : scores(type, lanes, r, x->k + (size_t)i * r->row, keys);
         for (int j = keys; j < VW; j++) s[j] = -1e30f;
         vf_store(weight + i, s);
         tops = vf_max(s, tops);
@@ -117,21 +124,21 @@ SIMD_INLINE void stretch(const pa_type type, const int lanes, part *to, const re
     to->top = top;
     to->sum = vf_sum(sums);
     int d = 0;
-    for (; d + 4 * VW <= lanes; d += 4 * VW) blend(type, 4, r, weight, v, count, to->out, d);
-    for (; d + 2 * VW <= lanes; d += 2 * VW) blend(type, 2, r, weight, v, count, to->out, d);
-    if (type == PA_TYPE_F32 && d < lanes) blend(type, 1, r, weight, v, count, to->out, d);
+    for (; d + 4 * VW <= lanes; d += 4 * VW) blend(type, 4, r, x, weight, to->out, d);
+    for (; d + 2 * VW <= lanes; d += 2 * VW) blend(type, 2, r, x, weight, to->out, d);
+    if (type == PA_TYPE_F32 && d < lanes) blend(type, 1, r, x, weight, to->out, d);
     for (d = lanes; d < lanes + r->rest; d++) {
         float sum = 0;
-        for (int i = 0; i < count; i++) sum += weight[i] * element(type, v + (size_t)i * r->row, d);
+        for (int i = 0; i < count; i++) sum += weight[i] * element(type, x->v + (size_t)i * r->row, d);
         to->out[d] = sum;
     }
 }
 
-SIMD_INLINE void stretch_type(const int lanes, pa_type type, part *to, const reader *r, const char *k, const char *v, int count, float c) {
+SIMD_INLINE void stretch_type(const int lanes, pa_type type, part *to, const reader *r, const rows *x) {
     if (type == PA_TYPE_F32)
-        stretch(PA_TYPE_F32, lanes, to, r, k, v, count, c);
+        stretch(PA_TYPE_F32, lanes, to, r, x);
     else
-        stretch(PA_TYPE_BF16, lanes, to, r, k, v, count, c);
+        stretch(PA_TYPE_BF16, lanes, to, r, x);
 }
 
 // Joins a head's parts; split: dims of theirs that are in that order.
@@ -152,33 +159,49 @@ static void join(float *o, const float *parts, int count, int D, int split, floa
     vf_merge(o, out, split);
 }
 
-void CPU_ISA(attn_decode)(pa_type type, int streams, int heads, int dim_head, int length, int capacity, float scale, const float *q,
-                          ptrdiff_t ldq, const void *k, const void *v, float *o, void *work) {
-    const int parts = (length + DECODE_KEYS - 1) / DECODE_KEYS, D = dim_head, step = type == PA_TYPE_F32 ? VW : 2 * VW,
-              lanes = D / step * step;
-    const int split = type == PA_TYPE_F32 ? 0 : lanes;
-    const float c = scale * 1.44269504088896341f;
-    const int64_t all = (int64_t)streams * heads, tasks = all * parts;
-    float *at = (float *)(((uintptr_t)work + 63) / 64 * 64);
+// Rounds this position's rows (S, H D) into row `at` of a cache.
+static void append(const pa_attn_decode *a, void *cache, int at, const float *from) {
+    const size_t D = (size_t)a->dim_head;
+    for (int s = 0; s < a->streams; s++)
+        for (int h = 0; h < a->heads; h++) {
+            const float *x = from + s * a->ldkv + (ptrdiff_t)h * a->dim_head;
+            const size_t to = ((size_t)(s * a->heads + h) * (size_t)a->capacity + (size_t)at) * D;
+            if (a->type == PA_TYPE_F32)
+                memcpy((float *)cache + to, x, D * sizeof *x);
+            else
+                for (size_t i = 0; i < D; i++) ((uint16_t *)cache)[to + i] = bf16_from_float(x[i]);
+        }
+}
+
+void CPU_ISA(attn_decode)(pa_device *device, const pa_attn_decode *a) {
+    const int length = *a->length + 1, parts = (length + DECODE_KEYS - 1) / DECODE_KEYS, D = a->dim_head;
+    const int step = a->type == PA_TYPE_F32 ? VW : 2 * VW, lanes = D / step * step, split = a->type == PA_TYPE_F32 ? 0 : lanes;
+    const float c = a->scale * 1.44269504088896341f;
+    const int64_t all = (int64_t)a->streams * a->heads, tasks = all * parts;
+    float *at = (float *)(((uintptr_t)a->work + 63) / 64 * 64);
+    (void)device;
+    append(a, a->k, length - 1, a->k_new);
+    append(a, a->v, length - 1, a->v_new);
 #pragma omp parallel
     {
         float placed[ATTN_DIM];
-        const reader r = {D - lanes, placed, (size_t)D * pa_size(type), bytes_ahead()};
+        const reader r = {D - lanes, placed, (size_t)D * pa_size(a->type), bytes_ahead(), c};
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < tasks; t++) {
             const int64_t head = t / parts;
             const int first = (int)(t % parts) * DECODE_KEYS, count = length - first < DECODE_KEYS ? length - first : DECODE_KEYS;
-            const size_t offset = ((size_t)head * (size_t)capacity + (size_t)first) * r.row;
+            const size_t offset = ((size_t)head * (size_t)a->capacity + (size_t)first) * r.row;
+            const rows x = {(const char *)a->k + offset, (const char *)a->v + offset, count};
             part *to = (part *)(void *)(at + (size_t)t * part_floats(D));
-            const float *query = q + head / heads * ldq + head % heads * D;
+            const float *query = a->q + head / a->heads * a->ldq + head % a->heads * D;
             memcpy(placed, query, (size_t)D * sizeof *placed);
             vf_split(placed, query, split);
             if (lanes == 64)
-                stretch_type(64, type, to, &r, (const char *)k + offset, (const char *)v + offset, count, c);
+                stretch_type(64, a->type, to, &r, &x);
             else
-                stretch_type(lanes, type, to, &r, (const char *)k + offset, (const char *)v + offset, count, c);
+                stretch_type(lanes, a->type, to, &r, &x);
         }
 #pragma omp for schedule(static)
-        for (int64_t head = 0; head < all; head++) join(o + head * D, at + (size_t)(head * parts) * part_floats(D), parts, D, split, c);
+        for (int64_t head = 0; head < all; head++) join(a->o + head * D, at + (size_t)(head * parts) * part_floats(D), parts, D, split, c);
     }
 }

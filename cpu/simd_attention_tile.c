@@ -2,22 +2,24 @@
 // Knows nothing of softmax or masks.
 #include "cpu/attention.h"
 
+#include <omp.h>
+
 #define product CPU_ISA(attn_product)
 
 // C (rows, vectors VW): rows and vectors are constants once inlined, so the sums stay in registers: 24 of 32 for 6 x 4, for each unit of 4
 // loads of B and 6 broadcasts of A. 2 rows vectors VW flop a unit (4 with pairs).
-SIMD_INLINE void kernel(const bool pairs, const int rows, const int vectors, int units, const uint32_t *a, ptrdiff_t a_row,
-                        ptrdiff_t a_step, const uint32_t *b, ptrdiff_t b_row, float *c, ptrdiff_t c_row, bool add) {
+SIMD_INLINE void kernel(const bool pairs, const int rows, const int vectors, attn_operands x) {
+    const uint32_t *a = x.a.p, *b = x.b.p;
     vf sum[ATTN_ROWS * ATTN_VECTORS]; // one index, for clang 14 does not unroll two loops in time to keep the sums in registers
     SIMD_UNROLL
-    for (int i = 0; i < rows * vectors; i++) sum[i] = add ? vf_load(c + i / vectors * c_row + i % vectors * VW) : (vf){0};
-    for (int t = 0; t < units; t++, a += a_step, b += b_row) {
+    for (int i = 0; i < rows * vectors; i++) sum[i] = x.add ? vf_load(x.c.p + i / vectors * x.c.row + i % vectors * VW) : (vf){0};
+    for (int t = 0; t < x.units; t++, a += x.a.step, b += x.b.row) {
         vu bt[ATTN_VECTORS];
         SIMD_UNROLL
         for (int j = 0; j < vectors; j++) bt[j] = vu_load(b + j * VW);
         SIMD_UNROLL
         for (int i = 0; i < rows * vectors; i++) {
-            const vu at = vu_set(a[i / vectors * a_row]);
+            const vu at = vu_set(a[i / vectors * x.a.row]);
 #if SIMD_PAIRS
             if (pairs)
                 sum[i] = vf_dot(sum[i], at, bt[i % vectors]);
@@ -27,60 +29,60 @@ SIMD_INLINE void kernel(const bool pairs, const int rows, const int vectors, int
         }
     }
     SIMD_UNROLL
-    for (int i = 0; i < rows * vectors; i++) vf_store(c + i / vectors * c_row + i % vectors * VW, sum[i]);
+    for (int i = 0; i < rows * vectors; i++) vf_store(x.c.p + i / vectors * x.c.row + i % vectors * VW, sum[i]);
     (void)pairs;
 }
 
 // All rows for one column strip: whole register tiles, then one smaller.
-SIMD_INLINE void strip(const bool pairs, const int vectors, int rows, int units, attn_a a, const uint32_t *b, ptrdiff_t b_row, float *c,
-                       ptrdiff_t c_row, bool add) {
-    int i = 0;
-    for (; i + ATTN_ROWS <= rows; i += ATTN_ROWS)
-        kernel(pairs, ATTN_ROWS, vectors, units, a.p + i * a.row, a.row, a.step, b, b_row, c + i * c_row, c_row, add);
-    const uint32_t *at = a.p + i * a.row;
-    c += i * c_row;
-    switch (rows - i) {
+SIMD_INLINE void strip(const bool pairs, const int vectors, attn_operands x) {
+    for (; x.rows >= ATTN_ROWS; x.rows -= ATTN_ROWS) {
+        kernel(pairs, ATTN_ROWS, vectors, x);
+        x.a.p += ATTN_ROWS * x.a.row;
+        x.c.p += ATTN_ROWS * x.c.row;
+    }
+    switch (x.rows) {
     case 1:
-        kernel(pairs, 1, vectors, units, at, a.row, a.step, b, b_row, c, c_row, add);
+        kernel(pairs, 1, vectors, x);
         break;
     case 2:
-        kernel(pairs, 2, vectors, units, at, a.row, a.step, b, b_row, c, c_row, add);
+        kernel(pairs, 2, vectors, x);
         break;
     case 3:
-        kernel(pairs, 3, vectors, units, at, a.row, a.step, b, b_row, c, c_row, add);
+        kernel(pairs, 3, vectors, x);
         break;
     case 4:
-        kernel(pairs, 4, vectors, units, at, a.row, a.step, b, b_row, c, c_row, add);
+        kernel(pairs, 4, vectors, x);
         break;
     case 5:
-        kernel(pairs, 5, vectors, units, at, a.row, a.step, b, b_row, c, c_row, add);
+        kernel(pairs, 5, vectors, x);
         break;
     default:
         break;
     }
 }
 
-SIMD_INLINE void strips(const bool pairs, int rows, int cols, int units, attn_a a, attn_b b, attn_c c, bool add) {
-    for (; cols > 0; cols -= ATTN_PANEL, b.p += b.panel, c.p += c.panel) {
-        int vectors = cols < ATTN_PANEL ? (cols + VW - 1) / VW : ATTN_VECTORS;
-        if (vectors == 1) strip(pairs, 1, rows, units, a, b.p, b.row, c.p, c.row, add);
-        if (vectors == 2) strip(pairs, 2, rows, units, a, b.p, b.row, c.p, c.row, add);
+SIMD_INLINE void strips(const bool pairs, attn_operands x) {
+    for (; x.cols > 0; x.cols -= ATTN_PANEL) {
+        int vectors = x.cols < ATTN_PANEL ? (x.cols + VW - 1) / VW : ATTN_VECTORS;
+        if (vectors == 1) strip(pairs, 1, x);
+        if (vectors == 2) strip(pairs, 2, x);
 #if SIMD_REGISTERS == 32
-        if (vectors == 3) strip(pairs, 3, rows, units, a, b.p, b.row, c.p, c.row, add);
-        if (vectors == 4) strip(pairs, 4, rows, units, a, b.p, b.row, c.p, c.row, add);
+        if (vectors == 3) strip(pairs, 3, x);
+        if (vectors == 4) strip(pairs, 4, x);
 #endif
+        x.b.p += x.b.panel;
+        x.c.p += x.c.panel;
     }
 }
 
-void product(bool pairs, int rows, int cols, int units, attn_a a, attn_b b, attn_c c, bool add) {
+void product(const attn_operands *x) {
 #if SIMD_PAIRS
-    if (pairs) {
-        strips(true, rows, cols, units, a, b, c, add);
+    if (x->pairs) {
+        strips(true, *x);
         return;
     }
 #endif
-    (void)pairs;
-    strips(false, rows, cols, units, a, b, c, add);
+    strips(false, *x);
 }
 
 attn_plan CPU_ISA(attn_plan_make)(const pa_attn *a) {
@@ -98,7 +100,10 @@ attn_plan CPU_ISA(attn_plan_make)(const pa_attn *a) {
     return p;
 }
 
-size_t CPU_ISA(attn_work)(const pa_attn *a, int threads) {
+size_t CPU_ISA(attn_work)(pa_device *d, const pa_attn *a, bool back) {
+    const int threads = omp_get_max_threads();
+    (void)d;
+    (void)back;
     size_t most = CPU_ISA(attn_fwd_units)(a, threads);
     pa_attn less = *a; // fewer sequences are split into more parts
     for (less.batch = 1; less.batch <= a->batch; less.batch++) {

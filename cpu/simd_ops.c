@@ -1,5 +1,6 @@
 // simd_ops.c: embeddings, rotation, activations, casts, the optimiser and small products; and the table of all operations of one
-// instruction set. Compiled once for each. Loops are plain and vectorise; see cpu/ops.h for what each computes.
+// instruction set. Compiled once for each. Loops are plain and vectorise; see host/model/ops.h for what
+// each computes. No operation here uses the device.
 #include "cpu/attention.h"
 #include "cpu/simd_math.h"
 #include "cpu/simd_norm.h"
@@ -10,13 +11,14 @@
 // Below this many elements a parallel region costs more than it saves.
 enum { SMALL = 16384, GEMV_AHEAD = 4096 };
 
-static void embed_fwd(float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb, int rows,
-                      int C) {
-#pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)C > SMALL)
-    for (int r = 0; r < rows; r++) {
+static void embed_fwd(pa_device *d, float *x, const pa_embed *a) {
+    const int C = a->C;
+    (void)d;
+#pragma omp parallel for schedule(static) if ((size_t)a->rows * (size_t)C > SMALL)
+    for (int r = 0; r < a->rows; r++) {
         float *to = x + (size_t)r * (size_t)C;
-        const float *t = token_emb + (size_t)token[r] * (size_t)C;
-        const float *p = pos_emb ? pos_emb + (size_t)position[r] * (size_t)C : NULL;
+        const float *t = a->token_emb + (size_t)a->token[r] * (size_t)C;
+        const float *p = a->pos_emb ? a->pos_emb + (size_t)a->position[r] * (size_t)C : NULL;
         if (p)
             for (int i = 0; i < C; i++) to[i] = t[i] + p[i];
         else
@@ -25,14 +27,16 @@ static void embed_fwd(float *x, const int32_t *token, const int32_t *position, c
 }
 
 // Each thread owns columns, so every sum has one order.
-static void embed_bwd(float *dtoken_emb, float *dpos_emb, const float *dx, const int32_t *token, const int32_t *position, int rows, int C) {
-#pragma omp parallel if ((size_t)rows * (size_t)C > SMALL)
+static void embed_bwd(pa_device *device, const pa_embed_grads *a) {
+    const size_t C = (size_t)a->C;
+    (void)device;
+#pragma omp parallel if ((size_t)a->rows * C > SMALL)
     {
         int threads = omp_get_num_threads(), me = omp_get_thread_num();
         int low = (int)((int64_t)C * me / threads), high = (int)((int64_t)C * (me + 1) / threads);
-        for (int r = 0; r < rows; r++) {
-            const float *d = dx + (size_t)r * (size_t)C;
-            float *t = dtoken_emb + (size_t)token[r] * (size_t)C, *p = dpos_emb ? dpos_emb + (size_t)position[r] * (size_t)C : NULL;
+        for (int r = 0; r < a->rows; r++) {
+            const float *d = a->dx + (size_t)r * C;
+            float *t = a->dtoken_emb + (size_t)a->token[r] * C, *p = a->dpos_emb ? a->dpos_emb + (size_t)a->position[r] * C : NULL;
 #pragma omp simd
             for (int i = low; i < high; i++) t[i] += d[i];
             if (!p) continue;
@@ -42,14 +46,14 @@ static void embed_bwd(float *dtoken_emb, float *dpos_emb, const float *dx, const
     }
 }
 
-SIMD_INLINE void rotary_body(pa_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
-                             float sign) {
-    int half = R / 2;
-#pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)(H * D) > SMALL)
-    for (int r = 0; r < rows; r++) {
-        const float *angle = table + (size_t)position[r] * (size_t)half * 2;
+SIMD_INLINE void rotary_body(pa_type t, const pa_rotary *of) {
+    const int half = of->dims / 2, H = of->H, D = of->D;
+    const float sign = of->sign;
+#pragma omp parallel for schedule(static) if ((size_t)of->rows * (size_t)(H * D) > SMALL)
+    for (int r = 0; r < of->rows; r++) {
+        const float *angle = of->table + (size_t)of->position[r] * (size_t)half * 2;
         for (int h = 0; h < H; h++) {
-            void *a = act_at(t, x, (size_t)r * (size_t)ld + (size_t)h * (size_t)D), *b = act_at(t, a, (size_t)half);
+            void *a = act_at(t, of->x, (size_t)r * (size_t)of->ld + (size_t)h * (size_t)D), *b = act_at(t, a, (size_t)half);
 #pragma omp simd
             for (int j = 0; j < half; j++) {
                 float c = angle[2 * j], s = sign * angle[2 * j + 1], p = act_get(t, a, (size_t)j), q = act_get(t, b, (size_t)j);
@@ -59,55 +63,59 @@ SIMD_INLINE void rotary_body(pa_type t, void *x, ptrdiff_t ld, const int32_t *po
         }
     }
 }
-static void rotary(pa_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
-                   float sign) {
-    if (t == PA_TYPE_F32)
-        rotary_body(PA_TYPE_F32, x, ld, position, table, rows, H, D, R, sign);
+static void rotary(pa_device *d, const pa_rotary *a) {
+    (void)d;
+    if (a->type == PA_TYPE_F32)
+        rotary_body(PA_TYPE_F32, a);
     else
-        rotary_body(PA_TYPE_BF16, x, ld, position, table, rows, H, D, R, sign);
+        rotary_body(PA_TYPE_BF16, a);
 }
 
 // Zeroes what the draw drops of one row of F values and divides the rest by 1 - p; one draw serves four neighbours.
-SIMD_INLINE void drop_row(pa_type t, void *x, int F, const pa_dropout *d, int row, int rows_a_sequence) {
+SIMD_INLINE void drop_row(pa_type t, const pa_activate *a, void *x, int row) {
+    const pa_dropout *d = a->dropout;
+    const int F = a->F;
     uint32_t limit = (uint32_t)((double)d->p * 4294967296.0);
-    uint64_t window = d->window[row / rows_a_sequence], base = (uint64_t)d->layer << 48; // attention's draws have bit 63
+    uint64_t window = d->window[row / a->sequence], base = (uint64_t)d->layer << 48; // attention's draws have bit 63
     float keep = 1 / (1 - d->p);
-    uint64_t at = base + (uint64_t)(row % rows_a_sequence) * (uint64_t)((F + 3) / 4);
+    uint64_t at = base + (uint64_t)(row % a->sequence) * (uint64_t)((F + 3) / 4);
     for (int i = 0; i < F; i += 4) {
         pa_philox r = pa_random(d->seed, PA_RANDOM_DROPOUT, window, at + (uint64_t)i / 4);
         for (int j = 0; j < 4 && i + j < F; j++) act_set(t, x, (size_t)(i + j), r.v[j] < limit ? 0 : act_get(t, x, (size_t)(i + j)) * keep);
     }
 }
 
-SIMD_INLINE void activation_fwd_body(pa_type t, pa_activation kind, void *g, const void *h, int rows, int F, const pa_dropout *d,
-                                     int rows_a_sequence) {
-#pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)F > SMALL / 4)
-    for (int r = 0; r < rows; r++) {
-        const void *from = act_at(t, h, (size_t)r * (size_t)F);
-        void *to = act_at(t, g, (size_t)r * (size_t)F);
+SIMD_INLINE void activation_fwd_body(pa_type t, const pa_activate *a) {
+    const int F = a->F;
+    const pa_activation kind = a->kind;
+#pragma omp parallel for schedule(static) if ((size_t)a->rows * (size_t)F > SMALL / 4)
+    for (int r = 0; r < a->rows; r++) {
+        const void *from = act_at(t, a->h, (size_t)r * (size_t)F);
+        void *to = act_at(t, a->g, (size_t)r * (size_t)F);
         for (int i = 0; i < F; i += VW) {
             int n = F - i < VW ? F - i : VW;
             vf x = act_load(t, from, (size_t)i, n), gauss, positive = vf_select(x < 0.0f, (vf){0}, x); // NaN stays
             act_store(t, to, (size_t)i, n, kind == PA_GELU ? x * normal_integral(x, &gauss) : positive * positive);
         }
-        if (d && d->p > 0) drop_row(t, to, F, d, r, rows_a_sequence);
+        if (a->dropout && a->dropout->p > 0) drop_row(t, a, to, r);
     }
 }
-static void activation_fwd(pa_type t, pa_activation kind, void *g, const void *h, int rows, int F, const pa_dropout *d,
-                           int rows_a_sequence) {
-    if (t == PA_TYPE_F32)
-        activation_fwd_body(PA_TYPE_F32, kind, g, h, rows, F, d, rows_a_sequence);
+static void activation_fwd(pa_device *d, const pa_activate *a) {
+    (void)d;
+    if (a->type == PA_TYPE_F32)
+        activation_fwd_body(PA_TYPE_F32, a);
     else
-        activation_fwd_body(PA_TYPE_BF16, kind, g, h, rows, F, d, rows_a_sequence);
+        activation_fwd_body(PA_TYPE_BF16, a);
 }
 
-SIMD_INLINE void activation_bwd_body(pa_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const pa_dropout *d,
-                                     int rows_a_sequence) {
-#pragma omp parallel for schedule(static) if ((size_t)rows * (size_t)F > SMALL / 4)
-    for (int r = 0; r < rows; r++) {
-        const void *from = act_at(t, h, (size_t)r * (size_t)F);
-        void *to = act_at(t, dg, (size_t)r * (size_t)F);
-        if (d && d->p > 0) drop_row(t, to, F, d, r, rows_a_sequence);
+SIMD_INLINE void activation_bwd_body(pa_type t, const pa_activate *a) {
+    const int F = a->F;
+    const pa_activation kind = a->kind;
+#pragma omp parallel for schedule(static) if ((size_t)a->rows * (size_t)F > SMALL / 4)
+    for (int r = 0; r < a->rows; r++) {
+        const void *from = act_at(t, a->h, (size_t)r * (size_t)F);
+        void *to = act_at(t, a->g, (size_t)r * (size_t)F);
+        if (a->dropout && a->dropout->p > 0) drop_row(t, a, to, r);
         for (int i = 0; i < F; i += VW) {
             int n = F - i < VW ? F - i : VW;
             vf x = act_load(t, from, (size_t)i, n), up = act_load(t, to, (size_t)i, n), gauss, phi = normal_integral(x, &gauss);
@@ -115,18 +123,20 @@ SIMD_INLINE void activation_bwd_body(pa_type t, pa_activation kind, void *dg, co
         }
     }
 }
-static void activation_bwd(pa_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const pa_dropout *d,
-                           int rows_a_sequence) {
-    if (t == PA_TYPE_F32)
-        activation_bwd_body(PA_TYPE_F32, kind, dg, h, rows, F, d, rows_a_sequence);
+static void activation_bwd(pa_device *d, const pa_activate *a) {
+    (void)d;
+    if (a->type == PA_TYPE_F32)
+        activation_bwd_body(PA_TYPE_F32, a);
     else
-        activation_bwd_body(PA_TYPE_BF16, kind, dg, h, rows, F, d, rows_a_sequence);
+        activation_bwd_body(PA_TYPE_BF16, a);
 }
 
 // In a fixed order whatever the threads: blocks of 64 Ki summed separately, then the blocks one after the other.
-static double sum_squares(const float *x, size_t n) {
+static void sum_squares(pa_device *d, double *to, const float *x, size_t n, void *work) {
     enum { block = 1 << 16 };
     double sum = 0;
+    (void)d;
+    (void)work;
 #pragma omp parallel for ordered schedule(static, 1) if (n > block)
     for (size_t at = 0; at < n; at += block) {
         size_t end = at + block < n ? at + block : n;
@@ -136,7 +146,11 @@ static double sum_squares(const float *x, size_t n) {
 #pragma omp ordered
         sum += s;
     }
-    return sum;
+    *to = sum;
+}
+static size_t sum_work(pa_device *d) {
+    (void)d;
+    return 0;
 }
 
 // Numbers [from, from + n) of the arrays. Constants are double until the last step: 1 - 0.999 in float32 would be off by 2e-5 of itself.
@@ -175,7 +189,8 @@ static void adam(pa_device *d, const pa_adam *a) {
     }
 }
 
-static void cast(pa_type t, void *y, const float *x, size_t n) {
+static void cast(pa_device *d, pa_type t, void *y, const float *x, size_t n) {
+    (void)d;
     if (t == PA_TYPE_F32) {
         memcpy(y, x, n * 4);
         return;
@@ -185,7 +200,8 @@ static void cast(pa_type t, void *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++) to[i] = bf16_from_float(x[i]);
 }
 
-static void widen(pa_type t, float *y, const void *x, size_t n) {
+static void widen(pa_device *d, pa_type t, float *y, const void *x, size_t n) {
+    (void)d;
     if (t == PA_TYPE_F32) {
         memcpy(y, x, n * 4);
         return;
@@ -195,7 +211,9 @@ static void widen(pa_type t, float *y, const void *x, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] = bf16_to_float(from[i]);
 }
 
-static void column_sum(float *sum, const float *x, int rows, int C) {
+static void column_sum(pa_device *d, float *sum, const float *x, int rows, int C, void *work) {
+    (void)d;
+    (void)work;
 #pragma omp parallel if ((size_t)rows * (size_t)C > SMALL)
     {
         int threads = omp_get_num_threads(), me = omp_get_thread_num();
@@ -237,26 +255,29 @@ SIMD_INLINE float dot(pa_type t, const float *x, const float *placed, const void
     return vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
-SIMD_INLINE void gemv_body(pa_type t, float *y, const float *x, const float *placed, const void *w, const float *bias, int streams, int in,
-                           int out, const int ahead) {
+SIMD_INLINE void gemv_body(pa_type t, const pa_gemv *a, const float *placed, const int ahead) {
+    const int in = a->in, out = a->out, streams = a->streams;
 #pragma omp parallel for schedule(static) if ((size_t)in * (size_t)out > SMALL)
     for (int o = 0; o < out; o++)
         for (int s = 0; s < streams; s++) {
             size_t at = (size_t)s * (size_t)in;
-            y[(size_t)s * (size_t)out + (size_t)o] =
-                dot(t, x + at, placed + at, act_at(t, w, (size_t)o * (size_t)in), in, ahead) + (bias ? bias[o] : 0);
+            a->y[(size_t)s * (size_t)out + (size_t)o] =
+                dot(t, a->x + at, placed + at, act_at(t, a->w, (size_t)o * (size_t)in), in, ahead) + (a->bias ? a->bias[o] : 0);
         }
 }
-static void gemv(pa_type t, float *y, const float *x, const void *w, const float *bias, int streams, int in, int out, float *work) {
-    if (t == PA_TYPE_F32) {
-        gemv_body(PA_TYPE_F32, y, x, x, w, bias, streams, in, out, 0);
+static void gemv(pa_device *d, const pa_gemv *a) {
+    const size_t in = (size_t)a->in;
+    float *placed = a->work;
+    (void)d;
+    if (a->type == PA_TYPE_F32) {
+        gemv_body(PA_TYPE_F32, a, a->x, 0);
         return;
     }
-    for (int s = 0; s < streams; s++) vf_split(work + (size_t)s * (size_t)in, x + (size_t)s * (size_t)in, in / (2 * VW) * (2 * VW));
+    for (size_t s = 0; s < (size_t)a->streams; s++) vf_split(placed + s * in, a->x + s * in, a->in / (2 * VW) * (2 * VW));
     if (gemv_ahead())
-        gemv_body(PA_TYPE_BF16, y, x, work, w, bias, streams, in, out, GEMV_AHEAD);
+        gemv_body(PA_TYPE_BF16, a, placed, GEMV_AHEAD);
     else
-        gemv_body(PA_TYPE_BF16, y, x, work, w, bias, streams, in, out, 0);
+        gemv_body(PA_TYPE_BF16, a, placed, 0);
 }
 
 // VW neighbours of 8 bits.
@@ -286,40 +307,43 @@ SIMD_INLINE float dot_int8(const float *x, const int8_t *w, int n, int ahead) {
     return vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
-static void gemv_int8(float *y, const float *x, const int8_t *w, const float *scale, const float *bias, int streams, int in, int out) {
-    const int ahead = gemv_ahead();
+static void gemv_int8(pa_device *d, const pa_gemv *a) {
+    const int ahead = gemv_ahead(), in = a->in, out = a->out, streams = a->streams;
+    const int8_t *w = a->w;
+    (void)d;
 #pragma omp parallel for schedule(static) if ((size_t)in * (size_t)out > SMALL)
     for (int o = 0; o < out; o++)
         for (int s = 0; s < streams; s++)
-            y[(size_t)s * (size_t)out + (size_t)o] =
-                scale[o] * dot_int8(x + (size_t)s * (size_t)in, w + (size_t)o * (size_t)in, in, ahead) + (bias ? bias[o] : 0);
+            a->y[(size_t)s * (size_t)out + (size_t)o] =
+                a->scale[o] * dot_int8(a->x + (size_t)s * (size_t)in, w + (size_t)o * (size_t)in, in, ahead) + (a->bias ? a->bias[o] : 0);
 }
 
 #define CPU_STRING_(x) #x
 #define CPU_STRING(x) CPU_STRING_(x)
 
-extern const cpu_ops CPU_ISA(cpu_ops);
-const cpu_ops CPU_ISA(cpu_ops) = {.name = CPU_STRING(PA_ISA),
-                                  .bf16 = SIMD_PAIRS,
-                                  .attn_fwd = CPU_ISA(attn_fwd),
-                                  .attn_bwd = CPU_ISA(attn_bwd),
-                                  .attn_work = CPU_ISA(attn_work),
-                                  .attn_decode = CPU_ISA(attn_decode),
-                                  .attn_decode_work = CPU_ISA(attn_decode_work),
-                                  .embed_fwd = embed_fwd,
-                                  .embed_bwd = embed_bwd,
-                                  .layernorm_fwd = CPU_ISA(layernorm_fwd),
-                                  .layernorm_bwd = CPU_ISA(layernorm_bwd),
-                                  .rotary = rotary,
-                                  .head_norm_fwd = CPU_ISA(head_norm_fwd),
-                                  .head_norm_bwd = CPU_ISA(head_norm_bwd),
-                                  .activation_fwd = activation_fwd,
-                                  .activation_bwd = activation_bwd,
-                                  .cross_entropy = CPU_ISA(cross_entropy),
-                                  .sum_squares = sum_squares,
-                                  .adam = adam,
-                                  .cast = cast,
-                                  .widen = widen,
-                                  .column_sum = column_sum,
-                                  .gemv = gemv,
-                                  .gemv_int8 = gemv_int8};
+extern const pa_ops CPU_ISA(cpu_ops);
+const pa_ops CPU_ISA(cpu_ops) = {.name = CPU_STRING(PA_ISA),
+                                 .attn_fwd = CPU_ISA(attn_fwd),
+                                 .attn_bwd = CPU_ISA(attn_bwd),
+                                 .attn_work = CPU_ISA(attn_work),
+                                 .attn_decode = CPU_ISA(attn_decode),
+                                 .decode_work = CPU_ISA(decode_work),
+                                 .embed_fwd = embed_fwd,
+                                 .embed_bwd = embed_bwd,
+                                 .layernorm_fwd = CPU_ISA(layernorm_fwd),
+                                 .layernorm_bwd = CPU_ISA(layernorm_bwd),
+                                 .head_norm_fwd = CPU_ISA(head_norm_fwd),
+                                 .head_norm_bwd = CPU_ISA(head_norm_bwd),
+                                 .norm_work = CPU_ISA(norm_work),
+                                 .rotary = rotary,
+                                 .activation_fwd = activation_fwd,
+                                 .activation_bwd = activation_bwd,
+                                 .cross_entropy = CPU_ISA(cross_entropy),
+                                 .sum_squares = sum_squares,
+                                 .sum_work = sum_work,
+                                 .adam = adam,
+                                 .cast = cast,
+                                 .widen = widen,
+                                 .column_sum = column_sum,
+                                 .gemv = gemv,
+                                 .gemv_int8 = gemv_int8};

@@ -1,4 +1,4 @@
-// table.c: see table.h. Memory, waiting and sums over ranks of a CPU, and the operations of the instruction set that was chosen.
+// table.c: see table.h. Memory, waiting and sums over ranks of a CPU, and the operations that no instruction set changes.
 #include "cpu/table.h"
 
 #include <math.h>
@@ -10,40 +10,6 @@
 
 #include "cpu/device.h"
 #include "cpu/muon.h"
-
-static void attn_fwd(pa_device *d, const pa_attn *a, void *o, float *lse, pa_work work) {
-    d->ops->attn_fwd(a, o, lse, work.at);
-}
-
-static void attn_bwd(pa_device *d, const pa_attn *a, const pa_attn_grads *g, pa_work work) {
-    d->ops->attn_bwd(a, g->o, g->lse, g->dout, g->dq, g->dkp, g->dvp, g->dkn, g->dvn, work.at);
-}
-
-static size_t attn_work(pa_device *d, const pa_attn *a, bool back) {
-    (void)back;
-    return d->ops->attn_work(a, omp_get_max_threads());
-}
-
-// Rounds rows (S, H D) into row `at` of a cache.
-static void append(pa_device *d, const pa_attn_decode *a, void *cache, int at, const float *rows) {
-    size_t D = (size_t)a->dim_head, size = pa_size(a->type);
-    for (int s = 0; s < a->streams; s++)
-        for (int h = 0; h < a->heads; h++) {
-            size_t to = ((size_t)(s * a->heads + h) * (size_t)a->capacity + (size_t)at) * D;
-            d->ops->cast(a->type, (char *)cache + to * size, rows + s * a->ldkv + (ptrdiff_t)h * a->dim_head, D);
-        }
-}
-
-static void attn_decode(pa_device *d, const pa_attn_decode *a) {
-    append(d, a, a->k, *a->length, a->k_new);
-    append(d, a, a->v, *a->length, a->v_new);
-    d->ops->attn_decode(a->type, a->streams, a->heads, a->dim_head, *a->length + 1, a->capacity, a->scale, a->q, a->ldq, a->k, a->v, a->o,
-                        a->work);
-}
-
-static size_t decode_work(pa_device *d, int streams, int heads, int dim_head, int capacity) {
-    return d->ops->attn_decode_work(streams, heads, dim_head, capacity, omp_get_max_threads());
-}
 
 static pa_status cache_rows(pa_device *d, const pa_cache_rows *a, pa_err *err) {
     size_t D = (size_t)a->dim_head, H = (size_t)a->heads, size = pa_size(a->type);
@@ -59,51 +25,6 @@ static pa_status cache_rows(pa_device *d, const pa_cache_rows *a, pa_err *err) {
     return PA_OK;
 }
 
-static void embed_fwd(pa_device *d, float *x, const pa_embed *a) {
-    d->ops->embed_fwd(x, a->token, a->position, a->token_emb, a->pos_emb, a->rows, a->C);
-}
-
-static void embed_bwd(pa_device *d, const pa_embed_grads *a) {
-    d->ops->embed_bwd(a->dtoken_emb, a->dpos_emb, a->dx, a->token, a->position, a->rows, a->C);
-}
-
-static void layernorm_fwd(pa_device *d, const pa_layernorm *a) {
-    d->ops->layernorm_fwd(a->type, a->z, a->y, a->mean, a->rstd, a->x, a->r, a->bias, a->w, a->b, a->rows, a->C);
-}
-
-static void layernorm_bwd(pa_device *d, const pa_layernorm_grads *a) {
-    d->ops->layernorm_bwd(a->type, a->dx, a->dx_copy, a->dw, a->db, a->dy, a->x, a->mean, a->rstd, a->w, a->rows, a->C, a->work);
-}
-
-static void head_norm_fwd(pa_device *d, const pa_head_norm *a) {
-    d->ops->head_norm_fwd(a->type, a->x, a->ld, a->rstd, a->w, a->rows, a->H, a->D);
-}
-
-static void head_norm_bwd(pa_device *d, const pa_head_norm_grads *a) {
-    d->ops->head_norm_bwd(a->type, a->dy, a->ld_dy, a->dw, a->x, a->ld_x, a->rstd, a->w, a->rows, a->H, a->D, a->work);
-}
-
-static size_t norm_work(pa_device *d, int width) {
-    (void)d;
-    return (size_t)omp_get_max_threads() * 2 * (size_t)width * sizeof(float);
-}
-
-static void rotary(pa_device *d, const pa_rotary *a) {
-    d->ops->rotary(a->type, a->x, a->ld, a->position, a->table, a->rows, a->H, a->D, a->dims, a->sign);
-}
-
-static void activation_fwd(pa_device *d, const pa_activate *a) {
-    d->ops->activation_fwd(a->type, a->kind, a->g, a->h, a->rows, a->F, a->dropout, a->sequence);
-}
-
-static void activation_bwd(pa_device *d, const pa_activate *a) {
-    d->ops->activation_bwd(a->type, a->kind, a->g, a->h, a->rows, a->F, a->dropout, a->sequence);
-}
-
-static void cross_entropy(pa_device *d, const pa_cross_entropy *a) {
-    d->ops->cross_entropy(a->type, a->dlogits, a->nats, a->best, a->logits, a->target, a->scalars->loss_scale, a->z_loss, a->rows, a->V);
-}
-
 static void sum(pa_device *d, double *to, double *total, const float *x, size_t n) {
     double all = 0;
     (void)d;
@@ -112,45 +33,10 @@ static void sum(pa_device *d, double *to, double *total, const float *x, size_t 
     if (total) *total += all;
 }
 
-static void sum_squares(pa_device *d, double *to, const float *x, size_t n, void *work) {
-    (void)work;
-    *to = d->ops->sum_squares(x, n);
-}
-
-static size_t sum_work(pa_device *d) {
-    (void)d;
-    return 0;
-}
-
-static void adam(pa_device *d, const pa_adam *a) {
-    d->ops->adam(d, a);
-}
-
-static void cast(pa_device *d, pa_type type, void *y, const float *x, size_t n) {
-    d->ops->cast(type, y, x, n);
-}
-
-static void widen(pa_device *d, pa_type type, float *y, const void *x, size_t n) {
-    d->ops->widen(type, y, x, n);
-}
-
-static void column_sum(pa_device *d, float *to, const float *x, int rows, int C, void *work) {
-    (void)work;
-    d->ops->column_sum(to, x, rows, C);
-}
-
 // Between long operations: what other ranks have sent meanwhile is summed and answered.
 static pa_status product(pa_device *d, const pa_product *p, const void *a, const void *b, void *c, pa_err *err) {
     pa_status s = cpu_matmul_run(d->mm, p, a, b, c, err);
     return s || !d->summing ? s : pa_comm_reduce_ready(d->comm, d->final, err);
-}
-
-static void gemv(pa_device *d, const pa_gemv *a) {
-    d->ops->gemv(a->type, a->y, a->x, a->w, a->bias, a->streams, a->in, a->out, a->work);
-}
-
-static void gemv_int8(pa_device *d, const pa_gemv *a) {
-    d->ops->gemv_int8(a->y, a->x, a->w, a->scale, a->bias, a->streams, a->in, a->out);
 }
 
 static void round_int8(pa_device *d, int8_t *q, float *scale, float *w, int rows, int in) {
@@ -197,7 +83,7 @@ static void give(pa_device *d, void *base, size_t bytes) {
 }
 
 static pa_status ready(pa_device *d, void *workspace, pa_err *err) {
-    return cpu_matmul_create(&d->mm, d->ops, workspace, d->row, d->matrix, err);
+    return cpu_matmul_create(&d->mm, d->isa, workspace, d->row, d->matrix, err);
 }
 
 static void close_device(pa_device *d) {
@@ -259,7 +145,9 @@ static pa_status squares_by_rank(pa_device *d, double *to, const float *grad, si
     *to = 0;
     for (size_t b = 0; b < pa_comm_buckets(d->comm, count); b++) {
         pa_span own = pa_comm_share(d->comm, count, b, d->comm->rank);
-        *to += d->ops->sum_squares(grad + own.from, own.to - own.from);
+        double bucket;
+        d->isa->sum_squares(d, &bucket, grad + own.from, own.to - own.from, NULL);
+        *to += bucket;
     }
     return pa_comm_sum_f64(d->comm, to, 1, err);
 }
@@ -269,7 +157,7 @@ static pa_status squares_by_rank(pa_device *d, double *to, const float *grad, si
 static double peak(pa_device *d) {
     enum { n = 1536 };
     void *a = pa_alloc((size_t)n * n * 4), *b = pa_alloc((size_t)n * n * 4), *y = pa_alloc((size_t)n * n * 4);
-    pa_type type = cpu_matmul_widens(d->ops) ? PA_TYPE_F32 : d->type;
+    pa_type type = cpu_matmul_widens(d->isa) ? PA_TYPE_F32 : d->type;
     pa_product p = {.m = n, .n = n, .k = n, .a = type, .b = type, .c = type, .b_t = true};
     for (int i = 0; i < 4 && a && b && y; i++) {
         double start_time = pa_clock();
@@ -283,54 +171,34 @@ static double peak(pa_device *d) {
     return d->peak;
 }
 
-const pa_ops cpu_table = {.name = "cpu",
-                          .attn_fwd = attn_fwd,
-                          .attn_bwd = attn_bwd,
-                          .attn_work = attn_work,
-                          .attn_decode = attn_decode,
-                          .decode_work = decode_work,
-                          .cache_rows = cache_rows,
-                          .embed_fwd = embed_fwd,
-                          .embed_bwd = embed_bwd,
-                          .layernorm_fwd = layernorm_fwd,
-                          .layernorm_bwd = layernorm_bwd,
-                          .head_norm_fwd = head_norm_fwd,
-                          .head_norm_bwd = head_norm_bwd,
-                          .norm_work = norm_work,
-                          .rotary = rotary,
-                          .activation_fwd = activation_fwd,
-                          .activation_bwd = activation_bwd,
-                          .cross_entropy = cross_entropy,
-                          .sum = sum,
-                          .sum_squares = sum_squares,
-                          .sum_work = sum_work,
-                          .adam = adam,
-                          .momentum = cpu_momentum,
-                          .normalise = cpu_normalise,
-                          .polynomial = cpu_polynomial,
-                          .muon = cpu_muon,
-                          .cast = cast,
-                          .widen = widen,
-                          .column_sum = column_sum,
-                          .product = product,
-                          .gemv = gemv,
-                          .gemv_int8 = gemv_int8,
-                          .round_int8 = round_int8,
-                          .start = start,
-                          .take = take,
-                          .give = give,
-                          .ready = ready,
-                          .close = close_device,
-                          .clear = clear,
-                          .copy = copy,
-                          .upload = copy,
-                          .download = copy,
-                          .wait = wait_for_nothing,
-                          .sum_begin = sum_begin,
-                          .sum_ready = sum_ready,
-                          .sum_end = sum_end,
-                          .sum_f64 = sum_f64,
-                          .gather = gather,
-                          .gather_spans = gather_spans,
-                          .squares_by_rank = squares_by_rank,
-                          .peak = peak};
+pa_ops cpu_table(const pa_ops *isa) {
+    pa_ops t = *isa;
+    t.name = "cpu";
+    t.cache_rows = cache_rows;
+    t.sum = sum;
+    t.momentum = cpu_momentum;
+    t.normalise = cpu_normalise;
+    t.polynomial = cpu_polynomial;
+    t.muon = cpu_muon;
+    t.product = product;
+    t.round_int8 = round_int8;
+    t.start = start;
+    t.take = take;
+    t.give = give;
+    t.ready = ready;
+    t.close = close_device;
+    t.clear = clear;
+    t.copy = copy;
+    t.upload = copy;
+    t.download = copy;
+    t.wait = wait_for_nothing;
+    t.sum_begin = sum_begin;
+    t.sum_ready = sum_ready;
+    t.sum_end = sum_end;
+    t.sum_f64 = sum_f64;
+    t.gather = gather;
+    t.gather_spans = gather_spans;
+    t.squares_by_rank = squares_by_rank;
+    t.peak = peak;
+    return t;
+}

@@ -4,6 +4,7 @@
 
 #include "host/model/ops.h"
 
-extern const pa_ops cpu_table;
+// The whole table, with the operations of an instruction set (cpu/ops.h).
+pa_ops cpu_table(const pa_ops *isa);
 
 #endif

@@ -22,14 +22,13 @@ size_t cuda_attend_work(cuda_attend *t, const pa_attn *a, bool back) {
     (void)t, (void)back;
     return cuda_attn_work(a);
 }
-void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work, size_t size) {
-    (void)t, (void)size;
-    cuda_attn_fwd(stream, a, o, lse, work);
+void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, void *o, float *lse, pa_work work) {
+    (void)t, (void)work;
+    cuda_attn_fwd(stream, a, o, lse);
 }
-void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq,
-                     void *dkp, void *dvp, void *dkn, void *dvn, void *work, size_t size) {
-    (void)t, (void)size;
-    cuda_attn_bwd(stream, a, o, lse, dout, dq, dkp, dvp, dkn, dvn, work);
+void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, pa_work work) {
+    (void)t;
+    cuda_attn_bwd(stream, a, g, work.at);
 }
 
 #else
@@ -147,13 +146,17 @@ static bool agree(const trial *r, int tensor) {
 static bool run_both(cuda_attend *t, cudaStream_t stream, const trial *r, bool back) {
     const pa_attn *a = &r->a;
     void *const *x = r->x[0], *const *y = r->x[1], *work = r->x[0][T_WORK];
-    size_t prefix = (size_t)(a->kept * a->ldkv) * 2;
-    cuda_attn_fwd(stream, a, x[T_O], x[T_LSE], work);
+    const size_t prefix = (size_t)(a->kept * a->ldkv) * 2;
+    cuda_attn_fwd(stream, a, x[T_O], x[T_LSE]);
     if (!back) return cuda_cudnn_fwd(t->cudnn, stream, a, y[T_O], y[T_LSE], work) && !cudaStreamSynchronize(stream);
-    cuda_attn_bwd(stream, a, x[T_O], x[T_LSE], x[T_DOUT], x[T_DQ], x[T_DK], x[T_DV], (char *)x[T_DK] + prefix, (char *)x[T_DV] + prefix,
-                  work);
-    return cuda_cudnn_bwd(t->cudnn, stream, a, x[T_O], x[T_LSE], x[T_DOUT], y[T_DQ], y[T_DK], y[T_DV], work) &&
-           !cudaStreamSynchronize(stream);
+    pa_attn_grads g = {.o = x[T_O], .lse = x[T_LSE], .dout = x[T_DOUT], .dq = x[T_DQ], .dkp = x[T_DK], .dvp = x[T_DV]};
+    g.dkn = (char *)g.dkp + prefix;
+    g.dvn = (char *)g.dvp + prefix;
+    cuda_attn_bwd(stream, a, &g, work);
+    g.dq = y[T_DQ];
+    g.dkp = y[T_DK];
+    g.dvp = y[T_DV];
+    return cuda_cudnn_bwd(t->cudnn, stream, a, &g, work) && !cudaStreamSynchronize(stream);
 }
 
 static bool prove(cuda_attend *t, cudaStream_t stream, const pa_attn *shape, bool back) {
@@ -188,13 +191,11 @@ static bool usable(cuda_attend *t, cudaStream_t stream, const pa_attn *a, bool b
     return equal;
 }
 
-void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work, size_t size) {
-    if (!usable(t, stream, a, false, size) || !cuda_cudnn_fwd(t->cudnn, stream, a, o, lse, work)) cuda_attn_fwd(stream, a, o, lse, work);
+void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, void *o, float *lse, pa_work work) {
+    if (!usable(t, stream, a, false, work.bytes) || !cuda_cudnn_fwd(t->cudnn, stream, a, o, lse, work.at)) cuda_attn_fwd(stream, a, o, lse);
 }
 
-void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq,
-                     void *dkp, void *dvp, void *dkn, void *dvn, void *work, size_t size) {
-    if (!usable(t, stream, a, true, size) || !cuda_cudnn_bwd(t->cudnn, stream, a, o, lse, dout, dq, dkp, dvp, work))
-        cuda_attn_bwd(stream, a, o, lse, dout, dq, dkp, dvp, dkn, dvn, work);
+void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, pa_work work) {
+    if (!usable(t, stream, a, true, work.bytes) || !cuda_cudnn_bwd(t->cudnn, stream, a, g, work.at)) cuda_attn_bwd(stream, a, g, work.at);
 }
 #endif

@@ -14,10 +14,9 @@ cuda_attend *cuda_attend_create(void);
 void cuda_attend_destroy(cuda_attend *t);
 // Bytes of work for cuda_attend_fwd, and with back for cuda_attend_bwd too. t may be NULL here and below.
 size_t cuda_attend_work(cuda_attend *t, const pa_attn *a, bool back);
-// As cuda_attn_fwd and cuda_attn_bwd, with `size` bytes of work. The first call of a shape takes memory for a while and waits: both run on
-// drawn numbers and are compared. If that call is being captured, our kernels run.
-void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work, size_t size);
-void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq,
-                     void *dkp, void *dvp, void *dkn, void *dvn, void *work, size_t size);
+// As cuda_attn_fwd and cuda_attn_bwd. The first call of a shape takes memory for a while and waits: both run on drawn numbers and are
+// compared. If that call is being captured, our kernels run.
+void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, void *o, float *lse, pa_work work);
+void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, pa_work work);
 
 #endif

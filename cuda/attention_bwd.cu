@@ -307,55 +307,48 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
     }
 }
 
-struct gradients {
-    const void *o, *dout;
-    const float *lse;
-    float *delta;
-    void *dq, *dkp, *dvp, *dkn, *dvn;
-};
-
-template <typename T, int DIMS> static void bwd_plain_dims(cudaStream_t stream, const pa_attn *a, const gradients &g) {
+template <typename T, int DIMS> static void bwd_plain_dims(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, float *delta) {
     typedef attn_plain<DIMS> P;
     const size_t bytes = (2 * P::ROW_TILE + 2 * P::COL_TILE + P::WEIGHTS) * sizeof(float);
     const dim3 keys(cuda_blocks((size_t)a->kept + a->latents, P::ROWS), a->heads, a->batch),
         queries(cuda_blocks(a->latents, P::ROWS), a->heads, a->batch);
     const attn_dropout dropout = attn_dropout_of(a->dropout);
-    const bool wide = attn_wide(a) && cuda_wide(g.dout, 8);
-    ATTN_LAUNCH((dkv_plain_kernel<T, DIMS>), keys, dim3(ATTN_THREADS), bytes, stream, *a, dropout, g.lse, g.delta, (const T *)g.dout,
-                (T *)g.dkp, (T *)g.dvp, (T *)g.dkn, (T *)g.dvn, wide);
-    ATTN_LAUNCH((dq_plain_kernel<T, DIMS>), queries, dim3(ATTN_THREADS), bytes, stream, *a, dropout, g.lse, g.delta, (const T *)g.dout,
-                (T *)g.dq, wide);
+    const bool wide = attn_wide(a) && cuda_wide(g->dout, 8);
+    ATTN_LAUNCH((dkv_plain_kernel<T, DIMS>), keys, dim3(ATTN_THREADS), bytes, stream, *a, dropout, g->lse, delta, (const T *)g->dout,
+                (T *)g->dkp, (T *)g->dvp, (T *)g->dkn, (T *)g->dvn, wide);
+    ATTN_LAUNCH((dq_plain_kernel<T, DIMS>), queries, dim3(ATTN_THREADS), bytes, stream, *a, dropout, g->lse, delta, (const T *)g->dout,
+                (T *)g->dq, wide);
 }
-template <typename T> static void bwd_plain(cudaStream_t stream, const pa_attn *a, const gradients &g) {
+template <typename T> static void bwd_plain(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, float *delta) {
     if (a->dim_head <= 64 && sizeof(T) == 4)
-        bwd_plain_dims<T, sizeof(T) == 4 ? 64 : 128>(stream, a, g);
+        bwd_plain_dims<T, sizeof(T) == 4 ? 64 : 128>(stream, a, g, delta);
     else
-        bwd_plain_dims<T, 128>(stream, a, g);
+        bwd_plain_dims<T, 128>(stream, a, g, delta);
 }
 
-template <typename T, int ARCH, int DIMS, bool DROP> static void bwd_mma(cudaStream_t stream, const pa_attn *a, const gradients &g) {
+template <typename T, int ARCH, int DIMS, bool DROP>
+static void bwd_mma(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, float *delta) {
     const dim3 keys(cuda_blocks((size_t)a->kept + a->latents, 64), a->heads, a->batch),
         queries(cuda_blocks(a->latents, 64), a->heads, a->batch);
     const attn_dropout dropout = attn_dropout_of(a->dropout);
     ATTN_LAUNCH((dkv_mma_kernel<T, ARCH, DIMS, DROP>), keys, dim3(ATTN_THREADS), (dkv_shape<ARCH, DIMS, DROP>::BYTES), stream, *a, dropout,
-                g.lse, g.delta, (const T *)g.dout, (T *)g.dkp, (T *)g.dvp, (T *)g.dkn, (T *)g.dvn);
-    ATTN_LAUNCH((dq_mma_kernel<T, ARCH, DIMS, DROP>), queries, dim3(ATTN_THREADS), 512 * DIMS, stream, *a, dropout, g.lse, g.delta,
-                (const T *)g.dout, (T *)g.dq);
+                g->lse, delta, (const T *)g->dout, (T *)g->dkp, (T *)g->dvp, (T *)g->dkn, (T *)g->dvn);
+    ATTN_LAUNCH((dq_mma_kernel<T, ARCH, DIMS, DROP>), queries, dim3(ATTN_THREADS), 512 * DIMS, stream, *a, dropout, g->lse, delta,
+                (const T *)g->dout, (T *)g->dq);
 }
 
-template <typename T> static void delta(cudaStream_t stream, const pa_attn *a, const gradients &g) {
+template <typename T> static void find_delta(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, float *delta) {
     const size_t rows = (size_t)a->batch * a->latents * a->heads;
-    CUDA_LAUNCH((delta_kernel<T>), dim3(cuda_blocks(rows, ATTN_THREADS / 32)), dim3(ATTN_THREADS), 0, stream, *a, (const T *)g.o,
-                (const T *)g.dout, g.delta, rows);
+    CUDA_LAUNCH((delta_kernel<T>), dim3(cuda_blocks(rows, ATTN_THREADS / 32)), dim3(ATTN_THREADS), 0, stream, *a, (const T *)g->o,
+                (const T *)g->dout, delta, rows);
 }
 
-void cuda_attn_bwd(cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp,
-                   void *dkn, void *dvn, void *work) {
-    const gradients g = {o, dout, lse, (float *)work, dq, dkp, dvp, dkn, dvn};
+void cuda_attn_bwd(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, void *work) {
+    float *delta = (float *)work;
     const int form = attn_form(a, attn_wide(a));
-    CUDA_TYPED(a->type, delta, stream, a, g);
+    CUDA_TYPED(a->type, find_delta, stream, a, g, delta);
     if (form)
-        ATTN_FORM(form, a, bwd_mma, stream, a, g);
+        ATTN_FORM(form, a, bwd_mma, stream, a, g, delta);
     else
-        CUDA_TYPED(a->type, bwd_plain, stream, a, g);
+        CUDA_TYPED(a->type, bwd_plain, stream, a, g, delta);
 }

@@ -182,7 +182,7 @@ template <typename T, int ARCH, int DIMS, bool DROP> static void fwd_mma(cudaStr
                 (T *)o, lse);
 }
 
-void cuda_attn_fwd(cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *) {
+void cuda_attn_fwd(cudaStream_t stream, const pa_attn *a, void *o, float *lse) {
     const int form = attn_form(a, attn_wide(a));
     if (form)
         ATTN_FORM(form, a, fwd_mma, stream, a, o, lse);

@@ -161,12 +161,12 @@ bool cuda_cudnn_fwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, void *
     return p->graph->execute(d->handle, at, work).is_good();
 }
 
-bool cuda_cudnn_bwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq,
-                    void *dk, void *dv, void *work) {
+bool cuda_cudnn_bwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, void *work) {
     const plan *p = find(d, *a, true);
     if (!p || !p->good || fe::detail::set_stream(d->handle, stream) != CUDNN_STATUS_SUCCESS) return false;
-    std::unordered_map<int64_t, void *> at = {{Q, (void *)a->q}, {K, (void *)a->kp}, {V, (void *)a->vp}, {O, (void *)o}, {LSE, (void *)lse},
-                                              {DQ, dq},          {DO, (void *)dout}, {DK, dk},           {DV, dv}};
+    std::unordered_map<int64_t, void *> at = {{Q, (void *)a->q},     {K, (void *)a->kp},    {V, (void *)a->vp},
+                                              {O, (void *)g->o},     {LSE, (void *)g->lse}, {DQ, g->dq},
+                                              {DO, (void *)g->dout}, {DK, g->dkp},          {DV, g->dvp}};
     return p->graph->execute(d->handle, at, work).is_good();
 }
 

@@ -23,8 +23,7 @@ bool cuda_cudnn_expresses(const pa_attn *a);
 size_t cuda_cudnn_work(cuda_cudnn *d, const pa_attn *a, bool back);
 // As cuda_attn_fwd and cuda_attn_bwd, with lse in natural logarithms too; the backward pass in one order of sums. false: cuDNN failed.
 bool cuda_cudnn_fwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work);
-bool cuda_cudnn_bwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq,
-                    void *dk, void *dv, void *work);
+bool cuda_cudnn_bwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, void *work);
 
 // Whether cuDNN would take the shape on a GPU of this architecture (80, 90), asked without one; why: what it says, of that size.
 bool cuda_cudnn_supports(int architecture, const pa_attn *a, bool back, char *why, size_t size);

@@ -137,20 +137,18 @@ static int splits_of(int capacity) {
     int splits = (capacity + SPLIT_KEYS - 1) / SPLIT_KEYS;
     return splits < 1 ? 1 : splits > MOST_SPLITS ? MOST_SPLITS : splits;
 }
-template <typename T>
-static void attn_decode(cudaStream_t stream, int streams, int heads, int D, const int *length, int capacity, float scale, ptrdiff_t ldq,
-                        ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, void *k, void *v, float *o, void *work) {
+template <typename T> static void attn_decode(cudaStream_t stream, const pa_attn_decode *a) {
+    const int H = a->heads, D = a->dim_head;
     int lanes = 1;
     while (lanes * 8 < D) lanes *= 2;
-    dim3 grid(splits_of(capacity), streams * heads);
-    CUDA_LAUNCH((attn_decode_kernel<T>), grid, dim3(THREADS), 0, stream, heads, D, lanes, length, capacity, scale, ldq, ldkv, q, k_new,
-                v_new, (T *)k, (T *)v, o, (partial *)((char *)work + cuda_decode_counters(streams, heads)), (unsigned *)work);
+    dim3 grid(splits_of(a->capacity), a->streams * H);
+    partial *parts = (partial *)((char *)a->work + cuda_decode_counters(a->streams, H));
+    CUDA_LAUNCH((attn_decode_kernel<T>), grid, dim3(THREADS), 0, stream, H, D, lanes, a->length, a->capacity, a->scale, a->ldq, a->ldkv,
+                a->q, a->k_new, a->v_new, (T *)a->k, (T *)a->v, a->o, parts, (unsigned *)a->work);
 }
 
-void cuda_attn_decode(cudaStream_t stream, pa_type type, int streams, int heads, int dim_head, const int *length, int capacity, float scale,
-                      ptrdiff_t ldq, ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, void *k, void *v, float *o,
-                      void *work) {
-    CUDA_TYPED(type, attn_decode, stream, streams, heads, dim_head, length, capacity, scale, ldq, ldkv, q, k_new, v_new, k, v, o, work);
+void cuda_attn_decode(pa_device *d, const pa_attn_decode *a) {
+    CUDA_TYPED(a->type, attn_decode, d->stream, a);
 }
 
 enum { GEMV_STREAMS = 4, GEMV_ROWS = 4 }; // streams a pass over the weights; rows a block, a warp each
@@ -214,31 +212,28 @@ __global__ void __launch_bounds__(32 * GEMV_ROWS)
     }
 }
 
-template <typename T>
-static void gemv(cudaStream_t stream, float *y, const float *x, const void *w, const float *scale, const float *bias, int streams, int in,
-                 int out) {
+template <typename T> static void gemv(cudaStream_t stream, const pa_gemv *a, const float *scale) {
+    const int in = a->in, out = a->out;
     dim3 grid((out + GEMV_ROWS - 1) / GEMV_ROWS), block(32 * GEMV_ROWS);
-    const T *from = (const T *)w;
-    for (int s = 0; s < streams; s += GEMV_STREAMS) {
-        int n = streams - s < GEMV_STREAMS ? streams - s : GEMV_STREAMS;
-        const float *a = x + (size_t)s * in;
-        float *b = y + (size_t)s * out;
-        if (!cuda_wide(w, in) || !cuda_wide(a, in))
-            CUDA_LAUNCH((gemv_kernel<T, false, GEMV_STREAMS>), grid, block, 0, stream, b, a, from, scale, bias, n, in, out);
+    const T *w = (const T *)a->w;
+    for (int s = 0; s < a->streams; s += GEMV_STREAMS) {
+        int n = a->streams - s < GEMV_STREAMS ? a->streams - s : GEMV_STREAMS;
+        const float *x = a->x + (size_t)s * in;
+        float *y = a->y + (size_t)s * out;
+        if (!cuda_wide(w, in) || !cuda_wide(x, in))
+            CUDA_LAUNCH((gemv_kernel<T, false, GEMV_STREAMS>), grid, block, 0, stream, y, x, w, scale, a->bias, n, in, out);
         else if (n == 1)
-            CUDA_LAUNCH((gemv_kernel<T, true, 1>), grid, block, 0, stream, b, a, from, scale, bias, n, in, out);
+            CUDA_LAUNCH((gemv_kernel<T, true, 1>), grid, block, 0, stream, y, x, w, scale, a->bias, n, in, out);
         else
-            CUDA_LAUNCH((gemv_kernel<T, true, GEMV_STREAMS>), grid, block, 0, stream, b, a, from, scale, bias, n, in, out);
+            CUDA_LAUNCH((gemv_kernel<T, true, GEMV_STREAMS>), grid, block, 0, stream, y, x, w, scale, a->bias, n, in, out);
     }
 }
 
-void cuda_gemv(cudaStream_t stream, pa_type type, float *y, const float *x, const void *w, const float *bias, int streams, int in,
-               int out) {
-    CUDA_TYPED(type, gemv, stream, y, x, w, NULL, bias, streams, in, out);
+void cuda_gemv(pa_device *d, const pa_gemv *a) {
+    CUDA_TYPED(a->type, gemv, d->stream, a, NULL);
 }
-void cuda_gemv_int8(cudaStream_t stream, float *y, const float *x, const int8_t *w, const float *scale, const float *bias, int streams,
-                    int in, int out) {
-    gemv<int8_t>(stream, y, x, w, scale, bias, streams, in, out);
+void cuda_gemv_int8(pa_device *d, const pa_gemv *a) {
+    gemv<int8_t>(d->stream, a, a->scale);
 }
 
 // A warp a row, read twice: 8 in bytes read, 5 in written.
@@ -257,6 +252,6 @@ static __global__ void __launch_bounds__(32 * GEMV_ROWS) round_int8_kernel(int8_
     }
     if (lane == 0) scale[row] = step;
 }
-void cuda_round_int8(cudaStream_t stream, int8_t *q, float *scale, float *w, int rows, int in) {
-    CUDA_LAUNCH(round_int8_kernel, dim3(cuda_blocks(rows, GEMV_ROWS)), dim3(32 * GEMV_ROWS), 0, stream, q, scale, w, rows, in);
+void cuda_round_int8(pa_device *d, int8_t *q, float *scale, float *w, int rows, int in) {
+    CUDA_LAUNCH(round_int8_kernel, dim3(cuda_blocks(rows, GEMV_ROWS)), dim3(32 * GEMV_ROWS), 0, d->stream, q, scale, w, rows, in);
 }

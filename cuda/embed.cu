@@ -22,10 +22,10 @@ static __global__ void __launch_bounds__(128)
         for (int i = threadIdx.x; i < C; i += 128) x[i] = p ? t[i] + p[i] : t[i];
     }
 }
-void cuda_embed_fwd(cudaStream_t stream, float *x, const int32_t *token, const int32_t *position, const float *token_emb,
-                    const float *pos_emb, int rows, int C) {
-    const bool wide = C % 4 == 0 && cuda_wide(x, 0) && cuda_wide(token_emb, 0) && cuda_wide(pos_emb, 0);
-    if (rows) CUDA_LAUNCH(embed_kernel, dim3(rows), dim3(128), 0, stream, x, token, position, token_emb, pos_emb, C, wide);
+void cuda_embed_fwd(pa_device *d, float *x, const pa_embed *a) {
+    const bool wide = a->C % 4 == 0 && cuda_wide(x, 0) && cuda_wide(a->token_emb, 0) && cuda_wide(a->pos_emb, 0);
+    if (a->rows)
+        CUDA_LAUNCH(embed_kernel, dim3(a->rows), dim3(128), 0, d->stream, x, a->token, a->position, a->token_emb, a->pos_emb, a->C, wide);
 }
 
 // Rows from `base` on, CHUNK of them, whose index is in [low, high): to list, in order. Returns how many; all threads meet at its start.
@@ -97,11 +97,11 @@ static __global__ void __launch_bounds__(THREADS)
         }
     }
 }
-void cuda_embed_bwd(cudaStream_t stream, float *dtoken_emb, float *dpos_emb, const float *dx, const int32_t *token, const int32_t *position,
-                    int rows, int C, int V, int positions) {
-    if (!rows) return;
-    CUDA_LAUNCH(embed_token_kernel, dim3(V, cuda_blocks((size_t)C, COLUMNS)), dim3(THREADS), 0, stream, dtoken_emb, dx, token, rows, C);
-    if (dpos_emb)
-        CUDA_LAUNCH(embed_position_kernel, dim3(cuda_blocks((size_t)positions, POSITIONS)), dim3(THREADS), 0, stream, dpos_emb, dx,
-                    position, rows, C);
+void cuda_embed_bwd(pa_device *d, const pa_embed_grads *a) {
+    if (!a->rows) return;
+    CUDA_LAUNCH(embed_token_kernel, dim3(a->V, cuda_blocks((size_t)a->C, COLUMNS)), dim3(THREADS), 0, d->stream, a->dtoken_emb, a->dx,
+                a->token, a->rows, a->C);
+    if (a->dpos_emb)
+        CUDA_LAUNCH(embed_position_kernel, dim3(cuda_blocks((size_t)a->positions, POSITIONS)), dim3(THREADS), 0, d->stream, a->dpos_emb,
+                    a->dx, a->position, a->rows, a->C);
 }

@@ -53,21 +53,23 @@ static __global__ void __launch_bounds__(32 * WARPS)
     }
 }
 
-template <typename T>
-static void cross_entropy(cudaStream_t stream, void *d, float *nats, uint16_t *best, const float *logits, const uint16_t *target,
-                          const pa_scalars *scalars, float z_loss, int rows, int V) {
-    dim3 grid(cuda_blocks((size_t)rows, WARPS)), block(32 * WARPS);
-    if (V <= 32 * 13)
-        CUDA_LAUNCH((cross_entropy_kernel<T, 13>), grid, block, 0, stream, (T *)d, nats, best, logits, target, scalars, z_loss, rows, V);
-    else if (V <= 32 * 32)
-        CUDA_LAUNCH((cross_entropy_kernel<T, 32>), grid, block, 0, stream, (T *)d, nats, best, logits, target, scalars, z_loss, rows, V);
+template <typename T> static void cross_entropy(cudaStream_t stream, const pa_cross_entropy *a) {
+    dim3 grid(cuda_blocks((size_t)a->rows, WARPS)), block(32 * WARPS);
+    if (!a->rows) return;
+#define LAUNCH(held)                                                                                                                       \
+    CUDA_LAUNCH((cross_entropy_kernel<T, held>), grid, block, 0, stream, (T *)a->dlogits, a->nats, a->best, a->logits, a->target,          \
+                a->scalars, a->z_loss, a->rows, a->V)
+    if (a->V <= 32 * 13)
+        LAUNCH(13);
+    else if (a->V <= 32 * 32)
+        LAUNCH(32);
     else
-        CUDA_LAUNCH((cross_entropy_kernel<T, 0>), grid, block, 0, stream, (T *)d, nats, best, logits, target, scalars, z_loss, rows, V);
+        LAUNCH(0);
+#undef LAUNCH
 }
 
-void cuda_cross_entropy(cudaStream_t stream, pa_type type, void *dlogits, float *nats, uint16_t *best, const float *logits,
-                        const uint16_t *target, const pa_scalars *scalars, float z_loss, int rows, int V) {
-    if (rows) CUDA_TYPED(type, cross_entropy, stream, dlogits, nats, best, logits, target, scalars, z_loss, rows, V);
+void cuda_cross_entropy(pa_device *d, const pa_cross_entropy *a) {
+    CUDA_TYPED(a->type, cross_entropy, d->stream, a);
 }
 
 // One block: n is a batch's rows. 4 n bytes read.
@@ -86,6 +88,6 @@ static __global__ void __launch_bounds__(SUM_THREADS) sum_kernel(double *sum, do
     if (total) *total += all[0];
 }
 
-void cuda_sum(cudaStream_t stream, double *sum, double *total, const float *x, size_t n) {
-    CUDA_LAUNCH(sum_kernel, dim3(1), dim3(SUM_THREADS), 0, stream, sum, total, x, n);
+void cuda_sum(pa_device *d, double *sum, double *total, const float *x, size_t n) {
+    CUDA_LAUNCH(sum_kernel, dim3(1), dim3(SUM_THREADS), 0, d->stream, sum, total, x, n);
 }

@@ -86,28 +86,26 @@ static __global__ void __launch_bounds__(32 * WARPS)
     for (int i = lane; i < C; i += 32) y[at + i] = cuda_from_float<T>(w ? (from[i] - m) * s * w[i] + b[i] : from[i]);
 }
 
-template <typename T>
-static void layernorm_fwd(cudaStream_t stream, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
-                          const float *bias, const float *w, const float *b, int rows, int C) {
-    dim3 grid(cuda_blocks((size_t)rows, WARPS)), block(32 * WARPS);
-    const bool wide = cuda_wide(x, C) && cuda_wide(z, C) && cuda_wide(y, C) && cuda_wide(r, C) && cuda_wide(bias, C) && cuda_wide(w, C) &&
-                      cuda_wide(b, C);
-    if (!rows) return;
-#define HELD(groups)                                                                                                                       \
-    CUDA_LAUNCH((layernorm_held_kernel<T, groups>), grid, block, 0, stream, z, (T *)y, mean, rstd, x, r, bias, w, b, rows, C)
+template <typename T> static void layernorm_fwd(cudaStream_t stream, const pa_layernorm *a) {
+    const int C = a->C;
+    dim3 grid(cuda_blocks((size_t)a->rows, WARPS)), block(32 * WARPS);
+    const bool wide = cuda_wide(a->x, C) && cuda_wide(a->z, C) && cuda_wide(a->y, C) && cuda_wide(a->r, C) && cuda_wide(a->bias, C) &&
+                      cuda_wide(a->w, C) && cuda_wide(a->b, C);
+    if (!a->rows) return;
+#define LAUNCH(...)                                                                                                                        \
+    CUDA_LAUNCH((__VA_ARGS__), grid, block, 0, stream, a->z, (T *)a->y, a->mean, a->rstd, a->x, a->r, a->bias, a->w, a->b, a->rows, C)
     if (!wide || C > 2048)
-        CUDA_LAUNCH((layernorm_plain_kernel<T>), grid, block, 0, stream, z, (T *)y, mean, rstd, x, r, bias, w, b, rows, C);
+        LAUNCH(layernorm_plain_kernel<T>);
     else if (C <= 512)
-        HELD(2);
+        LAUNCH(layernorm_held_kernel<T, 2>);
     else if (C <= 1024)
-        HELD(4);
+        LAUNCH(layernorm_held_kernel<T, 4>);
     else
-        HELD(8);
-#undef HELD
+        LAUNCH(layernorm_held_kernel<T, 8>);
+#undef LAUNCH
 }
-void cuda_layernorm_fwd(cudaStream_t stream, pa_type type, float *z, void *y, float *mean, float *rstd, const float *x, const float *r,
-                        const float *bias, const float *w, const float *b, int rows, int C) {
-    CUDA_TYPED(type, layernorm_fwd, stream, z, y, mean, rstd, x, r, bias, w, b, rows, C);
+void cuda_layernorm_fwd(pa_device *d, const pa_layernorm *a) {
+    CUDA_TYPED(a->type, layernorm_fwd, d->stream, a);
 }
 
 // a and b over the block, in one order, the same in each thread. shared: 2 floats a warp, of two turns (`turn` 0, 1, 0, ..), so that one
@@ -208,23 +206,23 @@ static void reduce(cudaStream_t stream, float *first, float *second, const float
                 C);
 }
 
-template <typename T>
-static void layernorm_bwd(cudaStream_t stream, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x,
-                          const float *mean, const float *rstd, const float *w, int rows, int C, float *work) {
-    const int parts = rows < PARTS ? rows : PARTS;
-    const bool wide = cuda_wide(dx, C) && cuda_wide(dx_copy, C) && cuda_wide(dy, C) && cuda_wide(x, C) && cuda_wide(w, C);
-    if (!rows) return;
+template <typename T> static void layernorm_bwd(cudaStream_t stream, const pa_layernorm_grads *a) {
+    const int C = a->C, parts = a->rows < PARTS ? a->rows : PARTS;
+    const bool wide = cuda_wide(a->dx, C) && cuda_wide(a->dx_copy, C) && cuda_wide(a->dy, C) && cuda_wide(a->x, C) && cuda_wide(a->w, C);
+    T *copy = (T *)a->dx_copy;
+    const T *dy = (const T *)a->dy;
+    float *work = (float *)a->work;
+    if (!a->rows) return;
     if (wide && C <= 4096)
-        CUDA_LAUNCH((layernorm_bwd_kernel<T>), dim3(parts), dim3((C / 8 + 31) / 32 * 32), 0, stream, dx, (T *)dx_copy, (const T *)dy, x,
-                    mean, rstd, w, rows, C, work);
+        CUDA_LAUNCH((layernorm_bwd_kernel<T>), dim3(parts), dim3((C / 8 + 31) / 32 * 32), 0, stream, a->dx, copy, dy, a->x, a->mean,
+                    a->rstd, a->w, a->rows, C, work);
     else
-        CUDA_LAUNCH((layernorm_bwd_plain_kernel<T>), dim3(parts), dim3(256), 0, stream, dx, (T *)dx_copy, (const T *)dy, x, mean, rstd, w,
-                    rows, C, work);
-    reduce(stream, dw, db, work, parts, C);
+        CUDA_LAUNCH((layernorm_bwd_plain_kernel<T>), dim3(parts), dim3(256), 0, stream, a->dx, copy, dy, a->x, a->mean, a->rstd, a->w,
+                    a->rows, C, work);
+    reduce(stream, a->dw, a->db, work, parts, C);
 }
-void cuda_layernorm_bwd(cudaStream_t stream, pa_type type, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x,
-                        const float *mean, const float *rstd, const float *w, int rows, int C, float *work) {
-    CUDA_TYPED(type, layernorm_bwd, stream, dx, dx_copy, dw, db, dy, x, mean, rstd, w, rows, C, work);
+void cuda_layernorm_bwd(pa_device *d, const pa_layernorm_grads *a) {
+    CUDA_TYPED(a->type, layernorm_bwd, d->stream, a);
 }
 
 // Dims of a head that a lane has. WIDE: eight neighbours, `lanes` lanes (a power of two) a head. Else a warp a head, dims 32 apart; D <=
@@ -321,39 +319,39 @@ static int lanes_of(int D) {
     while (lanes * 8 < D) lanes *= 2;
     return lanes;
 }
-template <typename T>
-static void head_norm_fwd(cudaStream_t stream, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
-    const bool wide = D % 8 == 0 && cuda_wide(x, ld) && cuda_wide(w, 0);
-    const int lanes = wide ? lanes_of(D) : 32;
-    dim3 grid(cuda_blocks((size_t)rows * H * lanes, HEAD_THREADS)), block(HEAD_THREADS);
-    if (!rows) return;
+template <typename T> static void head_norm_fwd(cudaStream_t stream, const pa_head_norm *a) {
+    const bool wide = a->D % 8 == 0 && cuda_wide(a->x, a->ld) && cuda_wide(a->w, 0);
+    const int lanes = wide ? lanes_of(a->D) : 32;
+    dim3 grid(cuda_blocks((size_t)a->rows * a->H * lanes, HEAD_THREADS)), block(HEAD_THREADS);
+    T *x = (T *)a->x;
+    if (!a->rows) return;
     if (wide)
-        CUDA_LAUNCH((head_norm_kernel<T, true>), grid, block, 0, stream, (T *)x, ld, rstd, w, rows, H, D, lanes);
+        CUDA_LAUNCH((head_norm_kernel<T, true>), grid, block, 0, stream, x, a->ld, a->rstd, a->w, a->rows, a->H, a->D, lanes);
     else
-        CUDA_LAUNCH((head_norm_kernel<T, false>), grid, block, 0, stream, (T *)x, ld, rstd, w, rows, H, D, lanes);
+        CUDA_LAUNCH((head_norm_kernel<T, false>), grid, block, 0, stream, x, a->ld, a->rstd, a->w, a->rows, a->H, a->D, lanes);
 }
-void cuda_head_norm_fwd(cudaStream_t stream, pa_type type, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
-    CUDA_TYPED(type, head_norm_fwd, stream, x, ld, rstd, w, rows, H, D);
+void cuda_head_norm_fwd(pa_device *d, const pa_head_norm *a) {
+    CUDA_TYPED(a->type, head_norm_fwd, d->stream, a);
 }
 
-template <typename T>
-static void head_norm_bwd(cudaStream_t stream, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd,
-                          const float *w, int rows, int H, int D, float *work) {
-    const bool wide = D % 8 == 0 && cuda_wide(dy, ld_dy) && cuda_wide(x, ld_x) && cuda_wide(w, 0);
-    const int lanes = wide ? lanes_of(D) : 32, blocks = (int)cuda_blocks((size_t)rows * H * lanes, HEAD_THREADS);
+template <typename T> static void head_norm_bwd(cudaStream_t stream, const pa_head_norm_grads *a) {
+    const bool wide = a->D % 8 == 0 && cuda_wide(a->dy, a->ld_dy) && cuda_wide(a->x, a->ld_x) && cuda_wide(a->w, 0);
+    const int lanes = wide ? lanes_of(a->D) : 32, blocks = (int)cuda_blocks((size_t)a->rows * a->H * lanes, HEAD_THREADS);
     const int parts = blocks < PARTS ? blocks : PARTS;
-    if (!rows) return;
+    T *dy = (T *)a->dy;
+    const T *x = (const T *)a->x;
+    float *work = (float *)a->work;
+    if (!a->rows) return;
     if (wide)
-        CUDA_LAUNCH((head_norm_bwd_kernel<T, true>), dim3(parts), dim3(HEAD_THREADS), 0, stream, (T *)dy, ld_dy, (const T *)x, ld_x, rstd,
-                    w, rows, H, D, lanes, work);
+        CUDA_LAUNCH((head_norm_bwd_kernel<T, true>), dim3(parts), dim3(HEAD_THREADS), 0, stream, dy, a->ld_dy, x, a->ld_x, a->rstd, a->w,
+                    a->rows, a->H, a->D, lanes, work);
     else
-        CUDA_LAUNCH((head_norm_bwd_kernel<T, false>), dim3(parts), dim3(HEAD_THREADS), 0, stream, (T *)dy, ld_dy, (const T *)x, ld_x, rstd,
-                    w, rows, H, D, lanes, work);
-    reduce(stream, dw, NULL, work, parts, D);
+        CUDA_LAUNCH((head_norm_bwd_kernel<T, false>), dim3(parts), dim3(HEAD_THREADS), 0, stream, dy, a->ld_dy, x, a->ld_x, a->rstd, a->w,
+                    a->rows, a->H, a->D, lanes, work);
+    reduce(stream, a->dw, NULL, work, parts, a->D);
 }
-void cuda_head_norm_bwd(cudaStream_t stream, pa_type type, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x,
-                        const float *rstd, const float *w, int rows, int H, int D, float *work) {
-    CUDA_TYPED(type, head_norm_bwd, stream, dy, ld_dy, dw, x, ld_x, rstd, w, rows, H, D, work);
+void cuda_head_norm_bwd(pa_device *d, const pa_head_norm_grads *a) {
+    CUDA_TYPED(a->type, head_norm_bwd, d->stream, a);
 }
 
 // Grid (parts, C / 256): rows blockIdx.x, + parts, .. of a column a thread. 4 bytes and a flop a number.
@@ -365,9 +363,9 @@ static __global__ void __launch_bounds__(256) column_kernel(float *work, const f
     for (int row = blockIdx.x; row < rows; row += gridDim.x) sum += x[(size_t)row * C + column];
     work[(size_t)blockIdx.x * 2 * C + column] = sum;
 }
-void cuda_column_sum(cudaStream_t stream, float *sum, const float *x, int rows, int C, float *work) {
+void cuda_column_sum(pa_device *d, float *sum, const float *x, int rows, int C, void *work) {
     const int parts = rows < PARTS ? rows : PARTS;
     if (!rows) return;
-    CUDA_LAUNCH(column_kernel, dim3(parts, cuda_blocks((size_t)C, 256)), dim3(256), 0, stream, work, x, rows, C);
-    reduce(stream, sum, NULL, work, parts, C);
+    CUDA_LAUNCH(column_kernel, dim3(parts, cuda_blocks((size_t)C, 256)), dim3(256), 0, d->stream, (float *)work, x, rows, C);
+    reduce(d->stream, sum, NULL, (const float *)work, parts, C);
 }

@@ -38,9 +38,9 @@ static __global__ void __launch_bounds__(THREADS) parts_kernel(double *sum, cons
     if (threadIdx.x == 0) *sum = x;
 }
 
-void cuda_sum_squares(cudaStream_t stream, double *sum, const float *x, size_t n, void *work) {
-    CUDA_LAUNCH(squares_kernel, dim3(PARTS), dim3(THREADS), 0, stream, (double *)work, x, n);
-    CUDA_LAUNCH(parts_kernel, dim3(1), dim3(THREADS), 0, stream, sum, (const double *)work);
+void cuda_sum_squares(pa_device *d, double *sum, const float *x, size_t n, void *work) {
+    CUDA_LAUNCH(squares_kernel, dim3(PARTS), dim3(THREADS), 0, d->stream, (double *)work, x, n);
+    CUDA_LAUNCH(parts_kernel, dim3(1), dim3(THREADS), 0, d->stream, sum, (const double *)work);
 }
 
 struct adam_constants {

@@ -34,22 +34,20 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-template <typename T>
-static void rotary(cudaStream_t stream, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
-                   float sign) {
-    const int half = R / 2;
-    const size_t pairs = (size_t)rows * H * half;
+template <typename T> static void rotary(cudaStream_t stream, const pa_rotary *a) {
+    const int half = a->dims / 2;
+    const size_t pairs = (size_t)a->rows * a->H * half;
+    T *x = (T *)a->x;
     if (!pairs) return;
-    if (cuda_wide(x, ld) && D % 8 == 0 && half % 8 == 0 && cuda_wide(table, half))
-        CUDA_LAUNCH((rotary_kernel<T, 8>), dim3(cuda_blocks(pairs / 8, THREADS)), dim3(THREADS), 0, stream, (T *)x, ld, position, table,
-                    rows, H, D, half, sign);
+    if (cuda_wide(x, a->ld) && a->D % 8 == 0 && half % 8 == 0 && cuda_wide(a->table, half))
+        CUDA_LAUNCH((rotary_kernel<T, 8>), dim3(cuda_blocks(pairs / 8, THREADS)), dim3(THREADS), 0, stream, x, a->ld, a->position, a->table,
+                    a->rows, a->H, a->D, half, a->sign);
     else
-        CUDA_LAUNCH((rotary_kernel<T, 1>), dim3(cuda_blocks(pairs, THREADS)), dim3(THREADS), 0, stream, (T *)x, ld, position, table, rows,
-                    H, D, half, sign);
+        CUDA_LAUNCH((rotary_kernel<T, 1>), dim3(cuda_blocks(pairs, THREADS)), dim3(THREADS), 0, stream, x, a->ld, a->position, a->table,
+                    a->rows, a->H, a->D, half, a->sign);
 }
-void cuda_rotary(cudaStream_t stream, pa_type type, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H,
-                 int D, int R, float sign) {
-    CUDA_TYPED(type, rotary, stream, x, ld, position, table, rows, H, D, R, sign);
+void cuda_rotary(pa_device *d, const pa_rotary *a) {
+    CUDA_TYPED(a->type, rotary, d->stream, a);
 }
 
 // What a thread multiplies column i and the next of its row by: 0 where the draw drops, else 1 / (1 - p). One draw serves four columns.
@@ -124,30 +122,30 @@ static __global__ void __launch_bounds__(THREADS)
         g[t] = cuda_from_float<T>(x[0]);
 }
 
-template <typename T>
-static void run_activation(cudaStream_t stream, bool back, pa_activation kind, void *g, const void *h, int rows, int F,
-                           const pa_dropout *dropout, int sequence) {
+template <typename T, bool BACK> static void run_activation(cudaStream_t stream, const pa_activate *a) {
     pa_dropout d = {0, 0, NULL, 0};
-    if (dropout) d = *dropout;
-    const bool wide = cuda_wide(g, F) && cuda_wide(h, F);
-    dim3 grid(cuda_blocks((size_t)rows * F, wide ? 8 * THREADS : THREADS)), block(THREADS);
-    if (!rows) return;
-    if (back && wide)
-        CUDA_LAUNCH((activation_kernel<T, true, 8>), grid, block, 0, stream, kind, (T *)g, (const T *)h, rows, F, d, sequence);
-    else if (back)
-        CUDA_LAUNCH((activation_kernel<T, true, 1>), grid, block, 0, stream, kind, (T *)g, (const T *)h, rows, F, d, sequence);
-    else if (wide)
-        CUDA_LAUNCH((activation_kernel<T, false, 8>), grid, block, 0, stream, kind, (T *)g, (const T *)h, rows, F, d, sequence);
+    if (a->dropout) d = *a->dropout;
+    const bool wide = cuda_wide(a->g, a->F) && cuda_wide(a->h, a->F);
+    dim3 grid(cuda_blocks((size_t)a->rows * a->F, wide ? 8 * THREADS : THREADS)), block(THREADS);
+    T *g = (T *)a->g;
+    const T *h = (const T *)a->h;
+    if (!a->rows) return;
+    if (wide)
+        CUDA_LAUNCH((activation_kernel<T, BACK, 8>), grid, block, 0, stream, a->kind, g, h, a->rows, a->F, d, a->sequence);
     else
-        CUDA_LAUNCH((activation_kernel<T, false, 1>), grid, block, 0, stream, kind, (T *)g, (const T *)h, rows, F, d, sequence);
+        CUDA_LAUNCH((activation_kernel<T, BACK, 1>), grid, block, 0, stream, a->kind, g, h, a->rows, a->F, d, a->sequence);
 }
-void cuda_activation_fwd(cudaStream_t stream, pa_type type, pa_activation kind, void *g, const void *h, int rows, int F,
-                         const pa_dropout *dropout, int rows_a_sequence) {
-    CUDA_TYPED(type, run_activation, stream, false, kind, g, h, rows, F, dropout, rows_a_sequence);
+template <typename T> static void activate(cudaStream_t stream, const pa_activate *a) {
+    run_activation<T, false>(stream, a);
 }
-void cuda_activation_bwd(cudaStream_t stream, pa_type type, pa_activation kind, void *dg, const void *h, int rows, int F,
-                         const pa_dropout *dropout, int rows_a_sequence) {
-    CUDA_TYPED(type, run_activation, stream, true, kind, dg, h, rows, F, dropout, rows_a_sequence);
+template <typename T> static void activate_back(cudaStream_t stream, const pa_activate *a) {
+    run_activation<T, true>(stream, a);
+}
+void cuda_activation_fwd(pa_device *d, const pa_activate *a) {
+    CUDA_TYPED(a->type, activate, d->stream, a);
+}
+void cuda_activation_bwd(pa_device *d, const pa_activate *a) {
+    CUDA_TYPED(a->type, activate_back, d->stream, a);
 }
 
 // Eight neighbours a thread, the last n % 8 by one; WIDE: both ends aligned. 4 + s bytes a number.
@@ -176,9 +174,9 @@ template <typename T> static void cast(cudaStream_t stream, void *y, const float
 template <typename T> static void widen(cudaStream_t stream, float *y, const void *x, size_t n) {
     convert(stream, y, (const T *)x, n);
 }
-void cuda_cast(cudaStream_t stream, pa_type type, void *y, const float *x, size_t n) {
-    CUDA_TYPED(type, cast, stream, y, x, n);
+void cuda_cast(pa_device *d, pa_type type, void *y, const float *x, size_t n) {
+    CUDA_TYPED(type, cast, d->stream, y, x, n);
 }
-void cuda_widen(cudaStream_t stream, pa_type type, float *y, const void *x, size_t n) {
-    CUDA_TYPED(type, widen, stream, y, x, n);
+void cuda_widen(pa_device *d, pa_type type, float *y, const void *x, size_t n) {
+    CUDA_TYPED(type, widen, d->stream, y, x, n);
 }

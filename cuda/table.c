@@ -9,22 +9,20 @@
 
 static void attn_fwd(pa_device *d, const pa_attn *a, void *o, float *lse, pa_work work) {
     if (work.rare)
-        cuda_attn_fwd(d->stream, a, o, lse, work.at); // not worth a trial of cuDNN
+        cuda_attn_fwd(d->stream, a, o, lse); // not worth a trial of cuDNN
     else
-        cuda_attend_fwd(d->attend, d->stream, a, o, lse, work.at, work.bytes);
+        cuda_attend_fwd(d->attend, d->stream, a, o, lse, work);
 }
 
 static void attn_bwd(pa_device *d, const pa_attn *a, const pa_attn_grads *g, pa_work work) {
-    cuda_attend_bwd(d->attend, d->stream, a, g->o, g->lse, g->dout, g->dq, g->dkp, g->dvp, g->dkn, g->dvn, work.at, work.bytes);
+    if (work.rare)
+        cuda_attn_bwd(d->stream, a, g, work.at);
+    else
+        cuda_attend_bwd(d->attend, d->stream, a, g, work);
 }
 
 static size_t attn_work(pa_device *d, const pa_attn *a, bool back) {
     return cuda_attend_work(d->attend, a, back);
-}
-
-static void attn_decode(pa_device *d, const pa_attn_decode *a) {
-    cuda_attn_decode(d->stream, a->type, a->streams, a->heads, a->dim_head, a->length, a->capacity, a->scale, a->ldq, a->ldkv, a->q,
-                     a->k_new, a->v_new, a->k, a->v, a->o, a->work);
 }
 
 static size_t decode_work(pa_device *d, int streams, int heads, int dim_head, int capacity) {
@@ -47,57 +45,9 @@ static pa_status cache_rows(pa_device *d, const pa_cache_rows *a, pa_err *err) {
     return cuda_check(e, "filling a cache", err);
 }
 
-static void embed_fwd(pa_device *d, float *x, const pa_embed *a) {
-    cuda_embed_fwd(d->stream, x, a->token, a->position, a->token_emb, a->pos_emb, a->rows, a->C);
-}
-
-static void embed_bwd(pa_device *d, const pa_embed_grads *a) {
-    cuda_embed_bwd(d->stream, a->dtoken_emb, a->dpos_emb, a->dx, a->token, a->position, a->rows, a->C, a->V, a->positions);
-}
-
-static void layernorm_fwd(pa_device *d, const pa_layernorm *a) {
-    cuda_layernorm_fwd(d->stream, a->type, a->z, a->y, a->mean, a->rstd, a->x, a->r, a->bias, a->w, a->b, a->rows, a->C);
-}
-
-static void layernorm_bwd(pa_device *d, const pa_layernorm_grads *a) {
-    cuda_layernorm_bwd(d->stream, a->type, a->dx, a->dx_copy, a->dw, a->db, a->dy, a->x, a->mean, a->rstd, a->w, a->rows, a->C, a->work);
-}
-
-static void head_norm_fwd(pa_device *d, const pa_head_norm *a) {
-    cuda_head_norm_fwd(d->stream, a->type, a->x, a->ld, a->rstd, a->w, a->rows, a->H, a->D);
-}
-
-static void head_norm_bwd(pa_device *d, const pa_head_norm_grads *a) {
-    cuda_head_norm_bwd(d->stream, a->type, a->dy, a->ld_dy, a->dw, a->x, a->ld_x, a->rstd, a->w, a->rows, a->H, a->D, a->work);
-}
-
 static size_t norm_work(pa_device *d, int width) {
     (void)d;
     return cuda_norm_work(width);
-}
-
-static void rotary(pa_device *d, const pa_rotary *a) {
-    cuda_rotary(d->stream, a->type, a->x, a->ld, a->position, a->table, a->rows, a->H, a->D, a->dims, a->sign);
-}
-
-static void activation_fwd(pa_device *d, const pa_activate *a) {
-    cuda_activation_fwd(d->stream, a->type, a->kind, a->g, a->h, a->rows, a->F, a->dropout, a->sequence);
-}
-
-static void activation_bwd(pa_device *d, const pa_activate *a) {
-    cuda_activation_bwd(d->stream, a->type, a->kind, a->g, a->h, a->rows, a->F, a->dropout, a->sequence);
-}
-
-static void cross_entropy(pa_device *d, const pa_cross_entropy *a) {
-    cuda_cross_entropy(d->stream, a->type, a->dlogits, a->nats, a->best, a->logits, a->target, a->scalars, a->z_loss, a->rows, a->V);
-}
-
-static void sum(pa_device *d, double *to, double *total, const float *x, size_t n) {
-    cuda_sum(d->stream, to, total, x, n);
-}
-
-static void sum_squares(pa_device *d, double *to, const float *x, size_t n, void *work) {
-    cuda_sum_squares(d->stream, to, x, n, work);
 }
 
 static size_t sum_work(pa_device *d) {
@@ -105,32 +55,8 @@ static size_t sum_work(pa_device *d) {
     return cuda_sum_squares_work();
 }
 
-static void cast(pa_device *d, pa_type type, void *y, const float *x, size_t n) {
-    cuda_cast(d->stream, type, y, x, n);
-}
-
-static void widen(pa_device *d, pa_type type, float *y, const void *x, size_t n) {
-    cuda_widen(d->stream, type, y, x, n);
-}
-
-static void column_sum(pa_device *d, float *to, const float *x, int rows, int C, void *work) {
-    cuda_column_sum(d->stream, to, x, rows, C, work);
-}
-
 static pa_status product(pa_device *d, const pa_product *p, const void *a, const void *b, void *c, pa_err *err) {
     return cuda_matmul_run(d->mm, p, a, b, c, err);
-}
-
-static void gemv(pa_device *d, const pa_gemv *a) {
-    cuda_gemv(d->stream, a->type, a->y, a->x, a->w, a->bias, a->streams, a->in, a->out);
-}
-
-static void gemv_int8(pa_device *d, const pa_gemv *a) {
-    cuda_gemv_int8(d->stream, a->y, a->x, a->w, a->scale, a->bias, a->streams, a->in, a->out);
-}
-
-static void round_int8(pa_device *d, int8_t *q, float *scale, float *w, int rows, int in) {
-    cuda_round_int8(d->stream, q, scale, w, rows, in);
 }
 
 static pa_status start(pa_device *d, pa_err *err) {
@@ -331,35 +257,35 @@ const pa_ops cuda_table = {.name = "cuda",
                            .attn_fwd = attn_fwd,
                            .attn_bwd = attn_bwd,
                            .attn_work = attn_work,
-                           .attn_decode = attn_decode,
+                           .attn_decode = cuda_attn_decode,
                            .decode_work = decode_work,
                            .cache_rows = cache_rows,
-                           .embed_fwd = embed_fwd,
-                           .embed_bwd = embed_bwd,
-                           .layernorm_fwd = layernorm_fwd,
-                           .layernorm_bwd = layernorm_bwd,
-                           .head_norm_fwd = head_norm_fwd,
-                           .head_norm_bwd = head_norm_bwd,
+                           .embed_fwd = cuda_embed_fwd,
+                           .embed_bwd = cuda_embed_bwd,
+                           .layernorm_fwd = cuda_layernorm_fwd,
+                           .layernorm_bwd = cuda_layernorm_bwd,
+                           .head_norm_fwd = cuda_head_norm_fwd,
+                           .head_norm_bwd = cuda_head_norm_bwd,
                            .norm_work = norm_work,
-                           .rotary = rotary,
-                           .activation_fwd = activation_fwd,
-                           .activation_bwd = activation_bwd,
-                           .cross_entropy = cross_entropy,
-                           .sum = sum,
-                           .sum_squares = sum_squares,
+                           .rotary = cuda_rotary,
+                           .activation_fwd = cuda_activation_fwd,
+                           .activation_bwd = cuda_activation_bwd,
+                           .cross_entropy = cuda_cross_entropy,
+                           .sum = cuda_sum,
+                           .sum_squares = cuda_sum_squares,
                            .sum_work = sum_work,
                            .adam = cuda_adam,
                            .momentum = cuda_momentum,
                            .normalise = cuda_normalise,
                            .polynomial = cuda_polynomial,
                            .muon = cuda_muon,
-                           .cast = cast,
-                           .widen = widen,
-                           .column_sum = column_sum,
+                           .cast = cuda_cast,
+                           .widen = cuda_widen,
+                           .column_sum = cuda_column_sum,
                            .product = product,
-                           .gemv = gemv,
-                           .gemv_int8 = gemv_int8,
-                           .round_int8 = round_int8,
+                           .gemv = cuda_gemv,
+                           .gemv_int8 = cuda_gemv_int8,
+                           .round_int8 = cuda_round_int8,
                            .start = start,
                            .take = take,
                            .give = give,

@@ -39,20 +39,22 @@ static void spoil(cudaStream_t stream, const pa_attn *a, void *p, int rows, ptrd
     });
 }
 
-bool cuda_cudnn_fwd(cuda_cudnn *, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work) {
+bool cuda_cudnn_fwd(cuda_cudnn *, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *) {
     emulator_cudnn.calls++;
     if (emulator_cudnn.is == CUDNN_FAILS) return false;
-    cuda_attn_fwd(stream, a, o, lse, work);
+    cuda_attn_fwd(stream, a, o, lse);
     spoil(stream, a, o, a->batch * a->latents, a->ldo);
     return true;
 }
-bool cuda_cudnn_bwd(cuda_cudnn *, cudaStream_t stream, const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq,
-                    void *dk, void *dv, void *work) {
+bool cuda_cudnn_bwd(cuda_cudnn *, cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, void *work) {
     const size_t prefix = (size_t)a->batch * (size_t)a->kept * (size_t)a->ldkv * pa_size(a->type);
     emulator_cudnn.calls++;
     if (emulator_cudnn.is == CUDNN_FAILS) return false;
-    cuda_attn_bwd(stream, a, o, lse, dout, dq, dk, dv, (char *)dk + prefix, (char *)dv + prefix, work);
-    spoil(stream, a, dv, a->batch * (a->latents + a->kept), a->ldkv);
+    pa_attn_grads joined = *g; // as cuDNN has them: own rows follow the prefix
+    joined.dkn = (char *)g->dkp + prefix;
+    joined.dvn = (char *)g->dvp + prefix;
+    cuda_attn_bwd(stream, a, &joined, work);
+    spoil(stream, a, g->dvp, a->batch * (a->latents + a->kept), a->ldkv);
     return true;
 }
 bool cuda_cudnn_supports(int, const pa_attn *, bool, char *, size_t) {

@@ -24,7 +24,7 @@ static bool half, half_only; // what is called bf16 is fp16
 #include "tests/support/cuda_ops.h"
 static const char *const isa_name[] = {"cuda"};
 enum { MARGIN = 8, HALVES = 2 }; // rows of activations are aligned to 16 bytes, or they are read number by number
-static const cpu_ops *table(int i) {
+static const pa_ops *table(int i) {
     (void)i;
     return cuda_ops_table(half ? CUDA_OPS_HALF : CUDA_OPS_BF16);
 }
@@ -36,7 +36,7 @@ enum { LEFT = 5 }; // of the special shapes
 #else
 static const char *const isa_name[] = {"generic", "avx2", "avx512", "avx512_bf16"};
 enum { MARGIN = 1, HALVES = 1 };
-static const cpu_ops *table(int i) {
+static const pa_ops *table(int i) {
     return cpu_ops_select(isa_name[i]);
 }
 static bool covered(int D) {
@@ -49,7 +49,7 @@ enum { TABLES = sizeof isa_name / sizeof *isa_name };
 #include "tests/support/plain_attention.h"
 
 // Forward and backward through a table; out[i].data of the type under test (lse: float).
-static void run(const cpu_ops *ops, const problem *t, tensor out[RESULTS]) {
+static void run(const pa_ops *ops, const problem *t, tensor out[RESULTS]) {
     const shape *s = &t->s;
     const int I = s->heads * s->dim_head, prefix = s->batch * s->kept, rows = s->batch * s->latents;
     const int count[] = {rows, s->batch * s->heads, rows, prefix, prefix, rows, rows};
@@ -57,14 +57,22 @@ static void run(const cpu_ops *ops, const problem *t, tensor out[RESULTS]) {
     for (int i = 0; i < RESULTS; i++)
         out[i] = tensor_make(i == LSE ? PA_TYPE_F32 : t->type, count[i], i == LSE ? s->latents : I, ld[i], NAN);
     omp_set_num_threads(s->threads);
-    size_t bytes = ops->attn_work(&t->a, s->threads);
+    size_t bytes = ops->attn_work(NULL, &t->a, true);
     unsigned char *work = malloc(bytes + 64);
     memset(work, 0xff, bytes + 64); // NaN
-    ops->attn_fwd(&t->a, out[O].data, out[LSE].data, work);
+    ops->attn_fwd(NULL, &t->a, out[O].data, out[LSE].data, (pa_work){.at = work, .bytes = bytes});
     for (size_t i = 0; i < 64; i++) assert_int_equal(work[bytes + i], 0xff);
     memset(work, 0xff, bytes);
-    ops->attn_bwd(&t->a, out[O].data, out[LSE].data, t->dout.data, out[DQ].data, out[DKP].data, out[DVP].data, out[DKN].data, out[DVN].data,
-                  work);
+    ops->attn_bwd(NULL, &t->a,
+                  &(pa_attn_grads){.o = out[O].data,
+                                   .lse = out[LSE].data,
+                                   .dout = t->dout.data,
+                                   .dq = out[DQ].data,
+                                   .dkp = out[DKP].data,
+                                   .dvp = out[DVP].data,
+                                   .dkn = out[DKN].data,
+                                   .dvn = out[DVN].data},
+                  (pa_work){.at = work, .bytes = bytes});
     for (size_t i = 0; i < 64; i++) assert_int_equal(work[bytes + i], 0xff);
     free(work);
 }
@@ -74,19 +82,21 @@ static void test_work_serves_all_smaller_calls(void **state) {
     (void)state;
     static const int size[] = {1, 700, 1500, 4000};
     for (int i = 0; i < 4; i++) {
-        const cpu_ops *ops = table(i);
-        for (int threads = 1; ops && threads <= 64; threads += threads < 8 ? 1 : 14)
+        const pa_ops *ops = table(i);
+        for (int threads = 1; ops && threads <= 64; threads += threads < 8 ? 1 : 14) {
+            omp_set_num_threads(threads);
             for (int j = 0; j < 3 * 4 * 4 * 8; j++) {
                 pa_attn a = {.type = j % 2 ? PA_TYPE_BF16 : PA_TYPE_F32, .heads = 1 + 3 * (j % 3), .dim_head = 64};
                 a.batch = 1 + j / 3 % 8, a.latents = size[j / 24 % 4], a.kept = size[j / 96];
-                const size_t work = ops->attn_work(&a, threads);
+                const size_t work = ops->attn_work(NULL, &a, true);
                 pa_attn less = a;
-                for (less.batch = 1; less.batch <= a.batch; less.batch++) assert_true(ops->attn_work(&less, threads) <= work);
+                for (less.batch = 1; less.batch <= a.batch; less.batch++) assert_true(ops->attn_work(NULL, &less, true) <= work);
                 less = a, less.latents = (a.latents + 1) / 2;
-                assert_true(ops->attn_work(&less, threads) <= work);
+                assert_true(ops->attn_work(NULL, &less, true) <= work);
                 less = a, less.kept = a.kept / 2;
-                assert_true(ops->attn_work(&less, threads) <= work);
+                assert_true(ops->attn_work(NULL, &less, true) <= work);
             }
+        }
     }
 }
 
@@ -128,7 +138,7 @@ static void check_shape(shape s, pa_type type) {
     problem t;
     problem_make(&t, s, type);
     for (int i = 0; i < TABLES; i++) {
-        const cpu_ops *ops = table(i);
+        const pa_ops *ops = table(i);
         if (!ops) continue;
         tensor got[RESULTS], again[RESULTS];
         run(ops, &t, got);
@@ -185,7 +195,7 @@ static void test_dropout_share(void **state) {
     for (int i = 0; i < t.vp.rows * (int)t.vp.ld; i++) ((float *)t.vp.data)[i] = 1;
     for (int i = 0; i < t.vn.rows * (int)t.vn.ld; i++) ((float *)t.vn.data)[i] = 1;
     for (int i = 0; i < TABLES; i++) {
-        const cpu_ops *ops = table(i);
+        const pa_ops *ops = table(i);
         if (!ops) continue;
         tensor got[RESULTS];
         run(ops, &t, got);
@@ -208,7 +218,7 @@ static void test_causality_and_nan(void **state) {
         half = type == 2;
         problem_make(&t, (shape){1, N, K, 1, D, 2, 0, 2}, type ? PA_TYPE_BF16 : PA_TYPE_F32);
         for (int i = 0; i < TABLES; i++) {
-            const cpu_ops *ops = table(i);
+            const pa_ops *ops = table(i);
             if (!ops) continue;
             tensor before[RESULTS], after[RESULTS], nan[RESULTS];
             run(ops, &t, before);
@@ -238,23 +248,29 @@ static void test_causality_and_nan(void **state) {
 }
 
 #ifndef PA_TEST_CUDA
-// A cache holding a sequence's keys gives its last query what the whole computation gives.
+// A cache holding a sequence's keys, the last of them put there by the operation, gives its last query what the whole computation gives.
 static void check_decode(shape s, pa_type type) {
     const int S = s.batch, H = s.heads, D = s.dim_head, length = s.kept + s.latents, capacity = length + 9;
     problem t;
     problem_make(&t, s, type);
     float *q = calloc((size_t)(S * H * D), sizeof(float)), *o = calloc((size_t)(S * H * D), sizeof(float));
     void *cache[2];
+    float *own[2];
+    const ptrdiff_t I = (ptrdiff_t)H * D;
+    const int32_t filled = length - 1;
     for (int i = 0; i < 2; i++) {
+        own[i] = calloc((size_t)(S * H * D), sizeof(float));
         cache[i] = malloc((size_t)(S * H * capacity * D) * 4);
         memset(cache[i], 0xff, (size_t)(S * H * capacity * D) * 4);
-        tensor *kept = i ? &t.vp : &t.kp, *own = i ? &t.vn : &t.kn;
+        tensor *kept = i ? &t.vp : &t.kp, *latent = i ? &t.vn : &t.kn;
         for (int b = 0; b < S; b++)
             for (int h = 0; h < H; h++)
                 for (int m = 0; m < length; m++)
-                    for (int d = 0; d < D; d++)
-                        put(type, cache[i], (((ptrdiff_t)b * H + h) * capacity + m) * D + d,
-                            row_of(kept->number, own->number, &s, b, m)[h * D + d]);
+                    for (int d = 0; d < D; d++) {
+                        const double x = row_of(kept->number, latent->number, &s, b, m)[h * D + d];
+                        if (m < filled) put(type, cache[i], (((ptrdiff_t)b * H + h) * capacity + m) * D + d, x);
+                        own[i][b * I + h * D + d] = (float)x; // ends as the last row
+                    }
     }
     double *exact = calloc((size_t)(S * H * D), sizeof(double)), *near = calloc((size_t)(S * H * D), sizeof(double));
     double *got = calloc((size_t)(S * H * D), sizeof(double));
@@ -265,12 +281,27 @@ static void check_decode(shape s, pa_type type) {
     }
     omp_set_num_threads(s.threads);
     for (int i = 0; i < TABLES; i++) {
-        const cpu_ops *ops = table(i);
+        const pa_ops *ops = table(i);
         if (!ops) continue;
-        size_t bytes = ops->attn_decode_work(S, H, D, capacity, s.threads);
+        size_t bytes = ops->decode_work(NULL, S, H, D, capacity);
         unsigned char *work = malloc(bytes + 64);
         memset(work, 0xff, bytes + 64);
-        ops->attn_decode(type, S, H, D, length, capacity, t.a.scale, q, (ptrdiff_t)H * D, cache[0], cache[1], o, work);
+        ops->attn_decode(NULL, &(pa_attn_decode){.type = type,
+                                                 .streams = S,
+                                                 .heads = H,
+                                                 .dim_head = D,
+                                                 .length = &filled,
+                                                 .capacity = capacity,
+                                                 .scale = t.a.scale,
+                                                 .ldq = I,
+                                                 .ldkv = I,
+                                                 .q = q,
+                                                 .k_new = own[0],
+                                                 .v_new = own[1],
+                                                 .k = cache[0],
+                                                 .v = cache[1],
+                                                 .o = o,
+                                                 .work = work});
         for (size_t j = 0; j < 64; j++) assert_int_equal(work[bytes + j], 0xff);
         for (int j = 0; j < S * H * D; j++) got[j] = (double)o[j];
         size_t n = (size_t)(S * H * D);
@@ -278,7 +309,7 @@ static void check_decode(shape s, pa_type type) {
         if (!(error <= bound)) fail_msg("%s decode length %d D %d: off by %g, allowed %g", isa_name[i], length, D, error, bound);
         free(work);
     }
-    free(q), free(o), free(cache[0]), free(cache[1]), free(exact), free(near), free(got);
+    free(q), free(o), free(own[0]), free(own[1]), free(cache[0]), free(cache[1]), free(exact), free(near), free(got);
     problem_free(&t);
 }
 

@@ -9,8 +9,8 @@
 
 #include "bench/cases.h"
 #include "cpu/simd.h"
+#include "cuda/device.h"
 #include "cuda/half.h"
-#include "cuda/kernels.h"
 #include "tests/support/cuda_ops.h"
 
 enum { S3_ATTENTION = 4 }; // rows of the case table
@@ -25,7 +25,7 @@ static bool covered(const case_row *row, int *left) {
 }
 
 static int check_type(pa_type type, cuda_ops_half half, const case_model *models, int n) {
-    const cpu_ops *ops = cuda_ops_table(half);
+    const pa_ops *ops = cuda_ops_table(half);
     int failed = 0, left = 0;
     for (int m = 0; m < n; m++) {
         case_row row[CASE_ROWS];
@@ -66,13 +66,16 @@ static void dropout_is_the_cpus(void **state) {
         float h[rows * most], g[2][rows * most];
         int dropped = 0;
         for (int i = 0; i < rows * F; i++) h[i] = (float)(1 + i % 7), g[0][i] = g[1][i] = 1;
-        cpu_ops_select("generic")->activation_fwd(PA_TYPE_F32, PA_SQRELU, g[0], h, rows, F, &d, sequence);
-        cuda_ops_table(CUDA_OPS_BF16)->activation_fwd(PA_TYPE_F32, PA_SQRELU, g[1], h, rows, F, &d, sequence);
+        pa_activate a[2];
+        for (int i = 0; i < 2; i++)
+            a[i] = (pa_activate){.kind = PA_SQRELU, .g = g[i], .h = h, .rows = rows, .F = F, .dropout = &d, .sequence = sequence};
+        cpu_ops_select("generic")->activation_fwd(NULL, &a[0]);
+        cuda_ops_table(CUDA_OPS_BF16)->activation_fwd(NULL, &a[1]);
         for (int i = 0; i < rows * F; i++) assert_int_equal(g[0][i] == 0, g[1][i] == 0), dropped += g[0][i] == 0;
         assert_true(dropped > rows * F / 6 && dropped < rows * F / 2);
         for (int i = 0; i < rows * F; i++) g[0][i] = g[1][i] = 1;
-        cpu_ops_select("generic")->activation_bwd(PA_TYPE_F32, PA_SQRELU, g[0], h, rows, F, &d, sequence);
-        cuda_ops_table(CUDA_OPS_BF16)->activation_bwd(PA_TYPE_F32, PA_SQRELU, g[1], h, rows, F, &d, sequence);
+        cpu_ops_select("generic")->activation_bwd(NULL, &a[0]);
+        cuda_ops_table(CUDA_OPS_BF16)->activation_bwd(NULL, &a[1]);
         for (int i = 0; i < rows * F; i++) assert_true(fabsf(g[0][i] - g[1][i]) <= 4 * 0x1p-23f * fabsf(g[0][i])); // four roundings
     }
 }
@@ -91,9 +94,11 @@ static void gelu_is_its_integral(void **state) {
         int n = 0;
         for (uint32_t bits = 0; bits < most; bits++)
             if (fabsf(number(half, (uint16_t)bits)) < 13) h[n] = (uint16_t)bits, g[1][n++] = half ? 0x3c00 : 0x3f80;
-        const cpu_ops *ops = cuda_ops_table(half ? CUDA_OPS_HALF : CUDA_OPS_BF16);
-        ops->activation_fwd(PA_TYPE_BF16, PA_GELU, g[0], h, 1, n, NULL, 1);
-        ops->activation_bwd(PA_TYPE_BF16, PA_GELU, g[1], h, 1, n, NULL, 1);
+        const pa_ops *ops = cuda_ops_table(half ? CUDA_OPS_HALF : CUDA_OPS_BF16);
+        pa_activate a = {.type = PA_TYPE_BF16, .kind = PA_GELU, .g = g[0], .h = h, .rows = 1, .F = n, .sequence = 1};
+        ops->activation_fwd(NULL, &a);
+        a.g = g[1];
+        ops->activation_bwd(NULL, &a);
         for (int i = 0; i < n; i++) {
             const double x = (double)number(half, h[i]), phi = erfc(-x / sqrt(2)) / 2, slope = x * exp(-x * x / 2) / sqrt(2 * acos(-1));
             const double exact[2] = {x * phi, phi + slope}, parts[2] = {fabs(x) * phi, phi + fabs(slope)};
@@ -150,10 +155,17 @@ static void products_of_few_rows_are_exact(void **state) {
                 const size_t count = (size_t)(out * in);
                 void *a = device(x, sizeof x), *w = type < 3 ? device(wide, count * pa_size((pa_type)type)) : device(narrow, count);
                 void *b = device(bias, sizeof bias), *c = device(scale, sizeof scale), *z = device(y, sizeof y);
-                if (type < 3)
-                    cuda_gemv(0, (pa_type)type, z, a, w, b, S, in, out);
-                else
-                    cuda_gemv_int8(0, z, a, w, c, b, S, in, out);
+                pa_device null_stream = {.stream = 0};
+                const pa_gemv g = {.type = type < 3 ? (pa_type)type : PA_TYPE_F32,
+                                   .y = z,
+                                   .x = a,
+                                   .w = w,
+                                   .scale = c,
+                                   .bias = b,
+                                   .streams = S,
+                                   .in = in,
+                                   .out = out};
+                (type < 3 ? cuda_gemv : cuda_gemv_int8)(&null_stream, &g);
                 fetch(y, z, sizeof y);
                 for (int r = 0; r < S * out; r++) {
                     double sum = 0;
@@ -183,7 +195,23 @@ static void decode_case(pa_type type, int D, int length, int capacity) {
     void *work = device(zeros, cuda_attn_decode_work(S, H, D));
     for (int turn = 0; turn < 2; turn++) {
         float *q = r;
-        cuda_attn_decode(0, type, S, H, D, n, capacity, scale, (ptrdiff_t)(3 * I), (ptrdiff_t)(3 * I), q, q + I, q + 2 * I, k, v, o, work);
+        pa_device null_stream = {.stream = 0};
+        cuda_attn_decode(&null_stream, &(pa_attn_decode){.type = type,
+                                                         .streams = S,
+                                                         .heads = H,
+                                                         .dim_head = D,
+                                                         .length = n,
+                                                         .capacity = capacity,
+                                                         .scale = scale,
+                                                         .ldq = (ptrdiff_t)(3 * I),
+                                                         .ldkv = (ptrdiff_t)(3 * I),
+                                                         .q = q,
+                                                         .k_new = q + I,
+                                                         .v_new = q + 2 * I,
+                                                         .k = k,
+                                                         .v = v,
+                                                         .o = o,
+                                                         .work = work});
         fetch(turn ? again : found, o, S * I * 4);
     }
     assert_memory_equal(found, again, S * I * 4);

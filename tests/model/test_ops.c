@@ -12,31 +12,14 @@
 
 static const char *const isa_name[] = {"generic", "avx2", "avx512", "avx512_bf16"};
 
-// The operand that is scratch memory, -1 if there is none.
-static int scratch_operand(case_kind kind) {
-    switch (kind) {
-    case CASE_ATTENTION_FWD:
-    case CASE_ATTENTION_BWD:
-    case CASE_ATTENTION_DECODE:
-        return X_WORK;
-    case CASE_LAYERNORM_BWD:
-    case CASE_HEAD_NORM_BWD:
-        return X_NORM_WORK;
-    default:
-        return -1;
-    }
-}
-
 // Everything but scratch memory as one piece, so that a second run can be compared bit by bit.
 static char *snapshot(const case_run *r, size_t *bytes) {
-    int scratch = scratch_operand(r->row.kind);
-    size_t at = sizeof r->squares;
+    size_t at = 0;
     for (int i = 0; i < CASE_OPERANDS; i++) at += r->x[i].bytes;
     char *all = malloc(at);
-    at = sizeof r->squares;
-    memcpy(all, &r->squares, at);
+    at = 0;
     for (int i = 0; i < CASE_OPERANDS; i++) {
-        if (i == scratch || !r->x[i].bytes) continue;
+        if (i == X_WORK || !r->x[i].bytes) continue;
         memcpy(all + at, r->x[i].data, r->x[i].bytes);
         at += r->x[i].bytes;
     }
@@ -50,7 +33,7 @@ static void check_ends(const case_run *r) {
         for (size_t j = 0; r->x[i].data && j < 64; j++) assert_int_equal(((const char *)r->x[i].data)[r->x[i].bytes + j], 0);
 }
 
-static void check_row(const case_row *row, const cpu_ops *ops) {
+static void check_row(const case_row *row, const pa_ops *ops) {
     case_run r;
     pa_err err;
     if (case_open(&r, row, ops, &err) || case_execute(&r, &err)) fail_msg("%s", err.text);
@@ -72,7 +55,7 @@ static void check_row(const case_row *row, const cpu_ops *ops) {
 
 static void check_type(pa_type type) {
     for (int i = 0; i < 4; i++) {
-        const cpu_ops *ops = cpu_ops_select(isa_name[i]);
+        const pa_ops *ops = cpu_ops_select(isa_name[i]);
         for (int m = 0; ops && m < 5; m++) {
             case_row row[CASE_ROWS];
             int rows = case_table(&case_small[m], type, row);

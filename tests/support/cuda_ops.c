@@ -106,8 +106,7 @@ static int largest(const int32_t *x, int n) {
     for (int i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
     return most;
 }
-static float *scratch(int C) {
-    size_t bytes = cuda_norm_work(C);
+static float *scratch(size_t bytes) {
     void *p = malloc(bytes);
     if (!p) abort();
     memset(p, 0xff, bytes);
@@ -115,107 +114,177 @@ static float *scratch(int C) {
     free(p);
     return device;
 }
-
-static void embed_fwd(float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb, int rows,
-                      int C) {
-    size_t tokens = product(largest(token, rows) + 1, C) * 4, positions = pos_emb ? product(largest(position, rows) + 1, C) * 4 : 0;
-    cuda_embed_fwd(0, change(x, product(rows, C) * 4), use(token, (size_t)rows * 4), use(position, (size_t)rows * 4),
-                   use(token_emb, tokens), use(pos_emb, positions), rows, C);
-    done();
-}
-static void embed_bwd(float *dtoken_emb, float *dpos_emb, const float *dx, const int32_t *token, const int32_t *position, int rows, int C) {
-    int V = largest(token, rows) + 1, positions = largest(position, rows) + 1;
-    cuda_embed_bwd(0, change(dtoken_emb, product(V, C) * 4), change(dpos_emb, product(positions, C) * 4), use(dx, product(rows, C) * 4),
-                   use(token, (size_t)rows * 4), use(position, (size_t)rows * 4), rows, C, V, positions);
-    done();
+static size_t no_work(pa_device *unused, int width) { // of the caller's
+    (void)unused;
+    (void)width;
+    return 0;
 }
 
-static void layernorm_fwd(pa_type t, float *z, void *y, float *mean, float *rstd, const float *x, const float *r, const float *bias,
-                          const float *w, const float *b, int rows, int C) {
-    size_t n = product(rows, C), width = (size_t)C * 4, height = (size_t)rows * 4;
-    cuda_layernorm_fwd(0, type_of(t), change(z, n * 4), change_act(t, y, n), change(mean, height), change(rstd, height), use(x, n * 4),
-                       use(r, n * 4), use(bias, width), use(w, width), use(b, width), rows, C);
+static pa_device device; // the null stream
+
+static void embed_fwd(pa_device *unused, float *x, const pa_embed *a) {
+    const size_t rows = (size_t)a->rows;
+    pa_embed c = *a;
+    (void)unused;
+    c.token = use(a->token, rows * 4);
+    c.position = use(a->position, rows * 4);
+    c.token_emb = use(a->token_emb, product(largest(a->token, a->rows) + 1, a->C) * 4);
+    if (a->pos_emb) c.pos_emb = use(a->pos_emb, product(largest(a->position, a->rows) + 1, a->C) * 4);
+    cuda_embed_fwd(&device, change(x, product(a->rows, a->C) * 4), &c);
     done();
 }
-static void layernorm_bwd(pa_type t, float *dx, void *dx_copy, float *dw, float *db, const void *dy, const float *x, const float *mean,
-                          const float *rstd, const float *w, int rows, int C, float *work) {
-    size_t n = product(rows, C), width = (size_t)C * 4, height = (size_t)rows * 4;
-    (void)work;
-    cuda_layernorm_bwd(0, type_of(t), change(dx, n * 4), change_act(t, dx_copy, n), change(dw, width), change(db, width), use_act(t, dy, n),
-                       use(x, n * 4), use(mean, height), use(rstd, height), use(w, width), rows, C, scratch(C));
+static void embed_bwd(pa_device *unused, const pa_embed_grads *a) {
+    const size_t rows = (size_t)a->rows;
+    pa_embed_grads c = *a;
+    (void)unused;
+    c.dtoken_emb = change(a->dtoken_emb, product(a->V, a->C) * 4);
+    c.dpos_emb = change(a->dpos_emb, product(a->positions, a->C) * 4);
+    c.dx = use(a->dx, product(a->rows, a->C) * 4);
+    c.token = use(a->token, rows * 4);
+    c.position = use(a->position, rows * 4);
+    cuda_embed_bwd(&device, &c);
+    done();
+}
+
+static void layernorm_fwd(pa_device *unused, const pa_layernorm *a) {
+    const size_t n = product(a->rows, a->C), width = (size_t)a->C * 4, height = (size_t)a->rows * 4;
+    pa_layernorm c = *a;
+    (void)unused;
+    c.type = type_of(a->type);
+    c.z = change(a->z, n * 4);
+    c.y = change_act(a->type, a->y, n);
+    c.mean = change(a->mean, height);
+    c.rstd = change(a->rstd, height);
+    c.x = use(a->x, n * 4);
+    c.r = use(a->r, n * 4);
+    c.bias = use(a->bias, width);
+    c.w = use(a->w, width);
+    c.b = use(a->b, width);
+    cuda_layernorm_fwd(&device, &c);
+    done();
+}
+static void layernorm_bwd(pa_device *unused, const pa_layernorm_grads *a) {
+    const size_t n = product(a->rows, a->C), width = (size_t)a->C * 4, height = (size_t)a->rows * 4;
+    pa_layernorm_grads c = *a;
+    (void)unused;
+    c.type = type_of(a->type);
+    c.dx = change(a->dx, n * 4);
+    c.dx_copy = change_act(a->type, a->dx_copy, n);
+    c.dw = change(a->dw, width);
+    c.db = change(a->db, width);
+    c.dy = use_act(a->type, a->dy, n);
+    c.x = use(a->x, n * 4);
+    c.mean = use(a->mean, height);
+    c.rstd = use(a->rstd, height);
+    c.w = use(a->w, width);
+    c.work = scratch(cuda_norm_work(a->C));
+    cuda_layernorm_bwd(&device, &c);
     done();
 }
 static size_t spread(int rows, ptrdiff_t ld, int width) { // numbers from the first row's first to the last row's last
     return (size_t)(rows - 1) * (size_t)ld + (size_t)width;
 }
-static void head_norm_fwd(pa_type t, void *x, ptrdiff_t ld, float *rstd, const float *w, int rows, int H, int D) {
-    cuda_head_norm_fwd(0, type_of(t), change_act(t, x, spread(rows, ld, H * D)), ld, change(rstd, product(rows, H) * 4),
-                       use(w, (size_t)D * 4), rows, H, D);
+static void head_norm_fwd(pa_device *unused, const pa_head_norm *a) {
+    pa_head_norm c = *a;
+    (void)unused;
+    c.type = type_of(a->type);
+    c.x = change_act(a->type, a->x, spread(a->rows, a->ld, a->H * a->D));
+    c.rstd = change(a->rstd, product(a->rows, a->H) * 4);
+    c.w = use(a->w, (size_t)a->D * 4);
+    cuda_head_norm_fwd(&device, &c);
     done();
 }
-static void head_norm_bwd(pa_type t, void *dy, ptrdiff_t ld_dy, float *dw, const void *x, ptrdiff_t ld_x, const float *rstd, const float *w,
-                          int rows, int H, int D, float *work) {
+static void head_norm_bwd(pa_device *unused, const pa_head_norm_grads *a) {
+    pa_head_norm_grads c = *a;
+    (void)unused;
+    c.type = type_of(a->type);
+    c.dy = change_act(a->type, a->dy, spread(a->rows, a->ld_dy, a->H * a->D));
+    c.dw = change(a->dw, (size_t)a->D * 4);
+    c.x = use_act(a->type, a->x, spread(a->rows, a->ld_x, a->H * a->D));
+    c.rstd = use(a->rstd, product(a->rows, a->H) * 4);
+    c.w = use(a->w, (size_t)a->D * 4);
+    c.work = scratch(cuda_norm_work(a->D));
+    cuda_head_norm_bwd(&device, &c);
+    done();
+}
+static void column_sum(pa_device *unused, float *sum, const float *x, int rows, int C, void *work) {
+    (void)unused;
     (void)work;
-    cuda_head_norm_bwd(0, type_of(t), change_act(t, dy, spread(rows, ld_dy, H * D)), ld_dy, change(dw, (size_t)D * 4),
-                       use_act(t, x, spread(rows, ld_x, H * D)), ld_x, use(rstd, product(rows, H) * 4), use(w, (size_t)D * 4), rows, H, D,
-                       scratch(D));
-    done();
-}
-static void column_sum(float *sum, const float *x, int rows, int C) {
-    cuda_column_sum(0, change(sum, (size_t)C * 4), use(x, product(rows, C) * 4), rows, C, scratch(C));
+    cuda_column_sum(&device, change(sum, (size_t)C * 4), use(x, product(rows, C) * 4), rows, C, scratch(cuda_norm_work(C)));
     done();
 }
 
-static void rotary(pa_type t, void *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int R,
-                   float sign) {
-    cuda_rotary(0, type_of(t), change_act(t, x, spread(rows, ld, H * D)), ld, use(position, (size_t)rows * 4),
-                use(table, product(largest(position, rows) + 1, R) * 4), rows, H, D, R, sign);
+static void rotary(pa_device *unused, const pa_rotary *a) {
+    pa_rotary c = *a;
+    (void)unused;
+    c.type = type_of(a->type);
+    c.x = change_act(a->type, a->x, spread(a->rows, a->ld, a->H * a->D));
+    c.position = use(a->position, (size_t)a->rows * 4);
+    c.table = use(a->table, product(largest(a->position, a->rows) + 1, a->dims) * 4);
+    cuda_rotary(&device, &c);
     done();
 }
 
-static const pa_dropout *dropout_of(pa_dropout *to, const pa_dropout *d, int rows, int sequence) {
-    if (!d) return NULL;
-    *to = (pa_dropout){d->p, d->seed, use(d->window, (size_t)((rows + sequence - 1) / sequence) * 8), d->layer};
-    return to;
+static pa_activate activate_of(const pa_activate *a, pa_dropout *dropout) {
+    const size_t n = product(a->rows, a->F), sequences = (size_t)((a->rows + a->sequence - 1) / a->sequence);
+    pa_activate c = *a;
+    c.type = type_of(a->type);
+    c.g = change_act(a->type, a->g, n);
+    c.h = use_act(a->type, a->h, n);
+    if (!a->dropout) return c;
+    *dropout = *a->dropout;
+    dropout->window = use(a->dropout->window, sequences * 8);
+    c.dropout = dropout;
+    return c;
 }
-static void activation_fwd(pa_type t, pa_activation kind, void *g, const void *h, int rows, int F, const pa_dropout *dropout,
-                           int sequence) {
+static void activation_fwd(pa_device *unused, const pa_activate *a) {
     pa_dropout d;
-    cuda_activation_fwd(0, type_of(t), (pa_activation)kind, change_act(t, g, product(rows, F)), use_act(t, h, product(rows, F)), rows, F,
-                        dropout_of(&d, dropout, rows, sequence), sequence);
+    const pa_activate c = activate_of(a, &d);
+    (void)unused;
+    cuda_activation_fwd(&device, &c);
     done();
 }
-static void activation_bwd(pa_type t, pa_activation kind, void *dg, const void *h, int rows, int F, const pa_dropout *dropout,
-                           int sequence) {
+static void activation_bwd(pa_device *unused, const pa_activate *a) {
     pa_dropout d;
-    cuda_activation_bwd(0, type_of(t), (pa_activation)kind, change_act(t, dg, product(rows, F)), use_act(t, h, product(rows, F)), rows, F,
-                        dropout_of(&d, dropout, rows, sequence), sequence);
+    const pa_activate c = activate_of(a, &d);
+    (void)unused;
+    cuda_activation_bwd(&device, &c);
     done();
 }
-static void cast(pa_type t, void *y, const float *x, size_t n) {
-    cuda_cast(0, type_of(t), change_act(t, y, n), use(x, n * 4), n);
+static void cast(pa_device *unused, pa_type t, void *y, const float *x, size_t n) {
+    (void)unused;
+    cuda_cast(&device, type_of(t), change_act(t, y, n), use(x, n * 4), n);
     done();
 }
-static void widen(pa_type t, float *y, const void *x, size_t n) {
-    cuda_widen(0, type_of(t), change(y, n * 4), use_act(t, x, n), n);
+static void widen(pa_device *unused, pa_type t, float *y, const void *x, size_t n) {
+    (void)unused;
+    cuda_widen(&device, type_of(t), change(y, n * 4), use_act(t, x, n), n);
     done();
 }
 
-static void cross_entropy(pa_type t, void *dlogits, float *nats, uint16_t *best, const float *logits, const uint16_t *target, float scale,
-                          float z_loss, int rows, int V) {
-    pa_scalars s = {.loss_scale = scale};
-    cuda_cross_entropy(0, type_of(t), change_act(t, dlogits, product(rows, V)), change(nats, (size_t)rows * 4),
-                       change(best, (size_t)rows * 2), use(logits, product(rows, V) * 4), use(target, (size_t)rows * 2), use(&s, sizeof s),
-                       z_loss, rows, V);
+static void cross_entropy(pa_device *unused, const pa_cross_entropy *a) {
+    const size_t rows = (size_t)a->rows, n = product(a->rows, a->V);
+    pa_cross_entropy c = *a;
+    (void)unused;
+    c.type = type_of(a->type);
+    c.dlogits = change_act(a->type, a->dlogits, n);
+    c.nats = change(a->nats, rows * 4);
+    c.best = change(a->best, rows * 2);
+    c.logits = use(a->logits, n * 4);
+    c.target = use(a->target, rows * 2);
+    c.scalars = use(a->scalars, sizeof *a->scalars);
+    cuda_cross_entropy(&device, &c);
     done();
 }
-static double sum_squares(const float *x, size_t n) {
-    double sum = NAN, work[8192];
-    if (cuda_sum_squares_work() > sizeof work) abort();
-    memset(work, 0xff, sizeof work);
-    cuda_sum_squares(0, change(&sum, 8), use(x, n * 4), n, change(work, sizeof work));
+static void sum_squares(pa_device *unused, double *sum, const float *x, size_t n, void *work) {
+    (void)unused;
+    (void)work;
+    cuda_sum_squares(&device, change(sum, sizeof *sum), use(x, n * 4), n, scratch(cuda_sum_squares_work()));
     done();
-    return sum;
+}
+static size_t sum_work(pa_device *unused) {
+    (void)unused;
+    return 0;
 }
 // The kernel takes multiples of 16 numbers, and reads from the device whether they decay.
 static void adam(pa_device *unused, const pa_adam *a) {
@@ -282,50 +351,59 @@ static pa_attn attention_of(const pa_attn *a) {
         c.dropout = (pa_dropout){a->dropout.p, a->dropout.seed, use(a->dropout.window, (size_t)a->batch * 8), a->dropout.layer};
     return c;
 }
-static void attn_fwd(const pa_attn *a, void *o, float *lse, void *work) {
+static void attn_fwd(pa_device *unused, const pa_attn *a, void *o, float *lse, pa_work work) {
     const int rows = a->batch * a->latents;
-    pa_attn c = attention_of(a);
-    cuda_attn_fwd(0, &c, change_rows(a->type, o, rows, a->ldo, a->heads * a->dim_head), change(lse, product(rows, a->heads) * 4),
-                  change(work, cuda_attn_work(&c)));
+    const pa_attn c = attention_of(a);
+    (void)unused;
+    (void)work;
+    cuda_attn_fwd(0, &c, change_rows(a->type, o, rows, a->ldo, a->heads * a->dim_head), change(lse, product(rows, a->heads) * 4));
     done();
 }
-static void attn_bwd(const pa_attn *a, const void *o, const float *lse, const void *dout, void *dq, void *dkp, void *dvp, void *dkn,
-                     void *dvn, void *work) {
+static void attn_bwd(pa_device *unused, const pa_attn *a, const pa_attn_grads *g, pa_work work) {
     const int I = a->heads * a->dim_head, rows = a->batch * a->latents, prefix = a->batch * a->kept;
-    pa_attn c = attention_of(a);
-    cuda_attn_bwd(0, &c, use_act(a->type, o, spread(rows, a->ldo, I)), use(lse, product(rows, a->heads) * 4),
-                  use_act(a->type, dout, spread(rows, a->ldo, I)), change_rows(a->type, dq, rows, a->ldq, I),
-                  change_rows(a->type, dkp, prefix, a->ldkv, I), change_rows(a->type, dvp, prefix, a->ldkv, I),
-                  change_rows(a->type, dkn, rows, a->ldkv, I), change_rows(a->type, dvn, rows, a->ldkv, I),
-                  change(work, cuda_attn_work(&c)));
+    const pa_attn c = attention_of(a);
+    (void)unused;
+    cuda_attn_bwd(0, &c,
+                  &(pa_attn_grads){.o = use_act(a->type, g->o, spread(rows, a->ldo, I)),
+                                   .lse = use(g->lse, product(rows, a->heads) * 4),
+                                   .dout = use_act(a->type, g->dout, spread(rows, a->ldo, I)),
+                                   .dq = change_rows(a->type, g->dq, rows, a->ldq, I),
+                                   .dkp = change_rows(a->type, g->dkp, prefix, a->ldkv, I),
+                                   .dvp = change_rows(a->type, g->dvp, prefix, a->ldkv, I),
+                                   .dkn = change_rows(a->type, g->dkn, rows, a->ldkv, I),
+                                   .dvn = change_rows(a->type, g->dvn, rows, a->ldkv, I)},
+                  change(work.at, cuda_attn_work(&c)));
     done();
 }
-static size_t attn_work(const pa_attn *a, int threads) {
+static size_t attn_work(pa_device *unused, const pa_attn *a, bool back) {
     const pa_attn c = shape_of(a);
-    (void)threads;
+    (void)unused;
+    (void)back;
     return cuda_attn_work(&c);
 }
 
-const cpu_ops *cuda_ops_table(cuda_ops_half as_half) {
-    static const cpu_ops table = {.name = "cuda",
-                                  .attn_fwd = attn_fwd,
-                                  .attn_bwd = attn_bwd,
-                                  .attn_work = attn_work,
-                                  .embed_fwd = embed_fwd,
-                                  .embed_bwd = embed_bwd,
-                                  .layernorm_fwd = layernorm_fwd,
-                                  .layernorm_bwd = layernorm_bwd,
-                                  .rotary = rotary,
-                                  .head_norm_fwd = head_norm_fwd,
-                                  .head_norm_bwd = head_norm_bwd,
-                                  .activation_fwd = activation_fwd,
-                                  .activation_bwd = activation_bwd,
-                                  .cross_entropy = cross_entropy,
-                                  .sum_squares = sum_squares,
-                                  .adam = adam,
-                                  .cast = cast,
-                                  .widen = widen,
-                                  .column_sum = column_sum};
+const pa_ops *cuda_ops_table(cuda_ops_half as_half) {
+    static const pa_ops table = {.name = "cuda",
+                                 .attn_fwd = attn_fwd,
+                                 .attn_bwd = attn_bwd,
+                                 .attn_work = attn_work,
+                                 .embed_fwd = embed_fwd,
+                                 .embed_bwd = embed_bwd,
+                                 .layernorm_fwd = layernorm_fwd,
+                                 .layernorm_bwd = layernorm_bwd,
+                                 .norm_work = no_work,
+                                 .rotary = rotary,
+                                 .head_norm_fwd = head_norm_fwd,
+                                 .head_norm_bwd = head_norm_bwd,
+                                 .activation_fwd = activation_fwd,
+                                 .activation_bwd = activation_bwd,
+                                 .cross_entropy = cross_entropy,
+                                 .sum_squares = sum_squares,
+                                 .sum_work = sum_work,
+                                 .adam = adam,
+                                 .cast = cast,
+                                 .widen = widen,
+                                 .column_sum = column_sum};
     half = as_half;
     return &table;
 }

@@ -28,11 +28,15 @@ static pa_attn shape(pa_type type, int batch, int kept) {
 
 static void run(cuda_attend *t, cudaStream_t stream, const pa_attn *a, bool back, size_t size) {
     const size_t prefix = (size_t)(a->batch * a->kept * 2 * I) * 2;
-    char *dk = part(5), *dv = dk + I * 2;
-    if (!back)
-        cuda_attend_fwd(t, stream, a, part(2), lse, work, size);
+    const pa_work room = {.at = work, .bytes = size};
+    pa_attn_grads g = {.o = part(2), .lse = lse, .dout = part(3), .dq = part(4), .dkp = part(5)};
+    g.dvp = (char *)g.dkp + I * 2;
+    g.dkn = (char *)g.dkp + prefix;
+    g.dvn = (char *)g.dvp + prefix;
+    if (back)
+        cuda_attend_bwd(t, stream, a, &g, room);
     else
-        cuda_attend_bwd(t, stream, a, part(2), lse, part(3), part(4), dk, dv, dk + prefix, dv + prefix, work, size);
+        cuda_attend_fwd(t, stream, a, part(2), lse, room);
 }
 
 // Calls of cuDNN in two runs of a shape, and whether their results are the kernels' own.
