@@ -319,13 +319,13 @@ static void adam(pa_device *unused, const pa_adam *a) {
 // Attention. Gradients of keys and values may lie in one array, each in a part of its rows.
 static void *change_rows(pa_type t, void *host, int rows, ptrdiff_t ld, int width) {
     if (!rows) return NULL;
-    void *device = change_act(t, host, spread(rows, ld, width));
+    void *to = change_act(t, host, spread(rows, ld, width));
     operand[operands - 1].rows = (size_t)rows, operand[operands - 1].row = (size_t)width * pa_size(t);
     operand[operands - 1].ld = (size_t)ld * pa_size(t);
     operand[operands - 1].was = malloc(operand[operands - 1].bytes);
     if (!operand[operands - 1].was) abort();
     memcpy(operand[operands - 1].was, host, operand[operands - 1].bytes);
-    return device;
+    return to;
 }
 static pa_attn shape_of(const pa_attn *a) {
     return (pa_attn){.type = type_of(a->type),
