@@ -73,7 +73,7 @@ const pa_key pa_keys[] = {
     {KEY(optimizer, eps), ABOVE(0, 1), .help = "Term added to the root of the second moment."},
     {KEY(optimizer, weight_decay), REAL(0, 100), .help = "Weight decay of matrices; norms, biases and embeddings are exempt."},
     {KEY(optimizer, schedule), ENUM("constant|cosine|linear|wsd"), .help = "Shape of the learning rate's fall to final_lr; wsd: constant, then linear. Constant in a run without a limit."},
-    {KEY(optimizer, warmup), REAL(0, WHOLE), .help = "Steps over which the learning rate rises from 0."},
+    {KEY(optimizer, warmup), REAL(0, WHOLE), .help = "Steps over which the learning rate rises from 0; at most a tenth of train.minutes."},
     {KEY(optimizer, decay), REAL(0, 1), .help = "Share of the run over which wsd falls."},
     {KEY(optimizer, final_lr), REAL(0, 1), .help = "Learning rate at the end, as a share of lr."},
 

@@ -24,6 +24,7 @@ double pa_train_progress(const pa_trainer *t) {
 static double schedule(const pa_trainer *t) {
     const pa_config *c = t->run.config;
     double warm = t->warmup > 0 ? (double)(t->state.step + 1) / t->warmup : 1;
+    if (c->train.minutes > 0) warm = fmax(warm, t->progress / PA_WARMUP_SHARE);
     double progress = fmin(fmax(t->progress, 0), 1), low = c->optimizer.final_lr, at = 1;
     switch (c->optimizer.schedule) {
     case PA_SCHEDULE_CONSTANT:

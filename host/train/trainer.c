@@ -86,13 +86,15 @@ static void share_windows(pa_trainer *t) {
     t->step_windows = batch < size ? batch : size;
 }
 
-// A warm-up longer than the run would never reach the learning rate.
+// A warm-up longer than the run would never reach the learning rate. (How many steps fit into train.minutes, only the run shows: step.c.)
 static void clamp_warmup(pa_trainer *t) {
     const pa_config *c = t->run.config;
     double steps = c->train.steps ? (double)c->train.steps : INFINITY;
     if (c->train.epochs > 0) steps = fmin(steps, ceil(c->train.epochs * (double)t->sampler.epoch_windows / c->train.global_batch));
-    t->warmup = fmin(c->optimizer.warmup, steps);
-    if (t->warmup < c->optimizer.warmup && t->is_root)
+    t->warmup = c->optimizer.warmup;
+    if (t->warmup <= steps) return;
+    t->warmup = fmax(1, floor(steps * PA_WARMUP_SHARE));
+    if (t->is_root)
         fprintf(t->out, "warning: optimizer.warmup, %g steps, is longer than the run: using %g\n", c->optimizer.warmup, t->warmup);
 }
 

@@ -11,6 +11,7 @@
 #include "host/train/windows.h"
 
 enum { PA_DRY_LATENTS = 1024 }; // enough rows for the products' full speed, few enough for seconds
+#define PA_WARMUP_SHARE 0.1     // of the run: a warm-up that would not fit takes this much
 
 typedef struct {
     const pa_train_options *options;
@@ -33,7 +34,7 @@ typedef struct {
     int step_windows;          // windows a step, over all ranks
     int latents;               // of a window; in a dry run at most PA_DRY_LATENTS of them
     int kept;                  // prefix positions kept after prefix_dropout
-    double warmup;             // optimizer.warmup, at most the steps of the run
+    double warmup;             // optimizer.warmup; if that is longer than the run, PA_WARMUP_SHARE of the run
     int skips_in_a_row;
     double progress;    // share of the run that is done, agreed on by all ranks before the step
     bool stopping;      // some rank got a signal to stop

@@ -56,10 +56,14 @@ class Records(Run):
 
     def test_a_long_warmup(self):
         said = self.train("warm", "train.steps=4", "optimizer.warmup=200", "optimizer.schedule=constant").stderr
-        self.assertIn("warning: optimizer.warmup, 200 steps, is longer than the run: using 4\n", said)
-        self.assertEqual([m["lr"] for m in programs.metrics(self.folder / "warm")[0]], [3e-3 * i / 4 for i in (1, 2, 3, 4)])
-        said = self.train("warm-epochs", "train.steps=0", "train.epochs=2", "optimizer.warmup=200").stderr
-        self.assertIn("is longer than the run: using 5\n", said)
+        self.assertIn("warning: optimizer.warmup, 200 steps, is longer than the run: using 1\n", said)
+        said = self.train("warm-epochs", "train.steps=0", "train.epochs=20", "optimizer.warmup=200", "optimizer.schedule=constant").stderr
+        self.assertIn("is longer than the run: using 4\n", said)
+        self.assertEqual([m["lr"] for m in programs.metrics(self.folder / "warm-epochs")[0][:5]], [3e-3 * i / 4 for i in (1, 2, 3, 4, 4)])
+
+    def test_a_long_warmup_in_minutes(self):
+        self.train("warm-minutes", "train.steps=0", "train.minutes=0.05", "optimizer.warmup=1000000", "optimizer.schedule=constant")
+        self.assertEqual(programs.metrics(self.folder / "warm-minutes")[0][-1]["lr"], 3e-3)
 
     def test_days(self):
         self.assertRegex(self.train("days", "train.steps=9000000000", "--dry-run").stderr, r"  left \d+ d \d+ h\n")
