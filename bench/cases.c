@@ -1,4 +1,4 @@
-// cases.c: the rows of the case table. Their operands and how each is run are in cases_run.c, float64 in cases_check.c.
+// cases.c: the rows of the case table. Their operands are in cases_operands.c, how each is run in cases_run.c, float64 in cases_check.c.
 #include "bench/cases.h"
 
 #include <stdio.h>

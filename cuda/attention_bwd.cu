@@ -151,6 +151,12 @@ template <int ARCH, int DIMS, bool DROP> struct dkv_shape {
         BYTES = (HELD ? STAGE + (STAGE > LEFT ? STAGE : LEFT) : 2 * STAGE + LEFT) * 2
     };
 };
+// A number a thread of a tile's rows: lse in log2, then delta. A row past the end gets weights of 2^-infinity.
+static __device__ __forceinline__ float row_statistic(const float *lse, const float *delta, int n, int latents, int which) {
+    if (n >= latents) return which ? 0.0f : INFINITY;
+    return which ? delta[n] : lse[n] * 1.44269504f;
+}
+
 template <typename T, int ARCH, int DIMS, bool DROP>
 static __global__ void __launch_bounds__(ATTN_THREADS)
     dkv_mma_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dkp, T *dvp, T *dkn, T *dvn) {
@@ -171,11 +177,8 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
                                [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr; });
         M::commit();
     };
-    // Of a tile's rows: lse in log2, then delta, a number a thread. A row past the end gets weights of 2^-infinity.
     const auto statistic = [&](int n0) {
-        const int i = threadIdx.x % ROWS, which = threadIdx.x / ROWS;
-        if (n0 + i >= a.latents) return which ? 0.0f : INFINITY;
-        return which ? delta[head + n0 + i] : lse[head + n0 + i] * 1.44269504f;
+        return row_statistic(lse + head, delta + head, n0 + threadIdx.x % ROWS, a.latents, threadIdx.x / ROWS);
     };
     T *const left = shared + (S::HELD ? S::STAGE : 2 * S::STAGE); // keys, then values
     M::template copy<S::KEYS>(left, D, [&](int i) { return m0 + i < keys ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });

@@ -80,6 +80,28 @@ template <typename T> static void fwd_plain(cudaStream_t stream, const pa_attn *
         fwd_plain_dims<T, 128>(stream, a, (T *)o, lse);
 }
 
+// Online softmax of two rows: scores s become weights, in place; maxima, sums and output so far are scaled to the new maxima.
+template <int N, int CHUNKS>
+static __device__ __forceinline__ void online_softmax(float (&s)[N][4], float (&out)[CHUNKS][4], float (&top)[2], float (&sum)[2],
+                                                      float c) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float now = top[half];
+#pragma unroll
+        for (int j = 0; j < N; j++) now = fmaxf(now, fmaxf(s[j][half * 2], s[j][half * 2 + 1]));
+        now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 1));
+        now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 2)); // finite: all see key 0
+        const float factor = cuda_exp2((top[half] - now) * c);
+        top[half] = now, sum[half] *= factor;
+#pragma unroll
+        for (int d = 0; d < CHUNKS; d++) out[d][half * 2] *= factor, out[d][half * 2 + 1] *= factor;
+#pragma unroll
+        for (int j = 0; j < N; j++)
+#pragma unroll
+            for (int e = half * 2; e < half * 2 + 2; e++) s[j][e] = cuda_exp2(s[j][e] * c - now * c), sum[half] += s[j][e];
+    }
+}
+
 // The tensor-core form. A block has 64 MT queries of a head, 16 MT a warp, their fragments in registers, and goes through the keys that
 // they see by tiles of 64; the next is copied while one is used. Only tiles on the border are masked, and a warp skips those
 // that none of its queries sees. 4 D flop a pair; keys and values are read once for every 64 MT queries: 4 D bytes a key.
@@ -134,23 +156,7 @@ static __global__ void __launch_bounds__(ATTN_THREADS) fwd_mma_kernel(pa_attn a,
                 for (int j = 0; j < N * 4; j++)
                     if (m0 + j / 4 * 8 + lane % 4 * 2 + j % 2 > a.kept + n + j / 2 % 2 * 8) s[i][j / 4][j % 4] = -INFINITY;
             }
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float now = top[i][half];
-#pragma unroll
-                for (int j = 0; j < N; j++) now = fmaxf(now, fmaxf(s[i][j][half * 2], s[i][j][half * 2 + 1]));
-                now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 1));
-                now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 2)); // finite: all see key 0
-                const float factor = cuda_exp2((top[i][half] - now) * c);
-                top[i][half] = now, sum[i][half] *= factor;
-#pragma unroll
-                for (int d = 0; d < M::CHUNKS; d++) out[i][d][half * 2] *= factor, out[i][d][half * 2 + 1] *= factor;
-#pragma unroll
-                for (int j = 0; j < N; j++)
-#pragma unroll
-                    for (int e = half * 2; e < half * 2 + 2; e++)
-                        s[i][j][e] = cuda_exp2(s[i][j][e] * c - now * c), sum[i][half] += s[i][j][e];
-            }
+            online_softmax<N, M::CHUNKS>(s[i], out[i], top[i], sum[i], c);
             if (DROP) {
 #pragma unroll
                 for (int j = 0; j < N; j++) {

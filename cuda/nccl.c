@@ -33,7 +33,7 @@ struct cuda_ranks {
     pa_comm *ranks;
     ncclComm_t comm; // NULL: given up
     cudaStream_t side;
-    cudaEvent_t made, summed;
+    cudaEvent_t computed, summed;
     size_t bucket, at; // the next to sum; where its share goes in `own`
 #define POINTER(name) __typeof__(&name) name;
     FUNCTIONS(POINTER)
@@ -117,7 +117,7 @@ pa_status cuda_ranks_create(cuda_ranks **out, pa_comm *c, pa_err *err) {
     if (!s) s = pa_comm_gather(c, &id, of, err);
     if (!s) s = follow(r, r->ncclCommInitRankConfig(&r->comm, c->size, id, c->rank, &config), err);
     cudaError_t e = s ? cudaSuccess : cudaStreamCreateWithFlags(&r->side, cudaStreamNonBlocking);
-    if (!s && !e) e = cudaEventCreateWithFlags(&r->made, cudaEventDisableTiming);
+    if (!s && !e) e = cudaEventCreateWithFlags(&r->computed, cudaEventDisableTiming);
     if (!s && !e) e = cudaEventCreateWithFlags(&r->summed, cudaEventDisableTiming);
     if (!s && e) s = pa_error(err, PA_FAIL, "CUDA: %s while making a stream for NCCL", cudaGetErrorString(e));
     free(of);
@@ -128,7 +128,7 @@ void cuda_ranks_destroy(cuda_ranks *r) {
     if (!r) return;
     if (r->comm && !follow(r, r->ncclCommFinalize(r->comm), NULL)) r->ncclCommDestroy(r->comm);
     if (r->side) cudaStreamDestroy(r->side);
-    if (r->made) cudaEventDestroy(r->made);
+    if (r->computed) cudaEventDestroy(r->computed);
     if (r->summed) cudaEventDestroy(r->summed);
     free(r);
 }
@@ -146,8 +146,8 @@ pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float 
         float *begins = grad + mine.from - floats * (size_t)r->ranks->rank;
         if (begins < grad + from) break;
         if (r->bucket == first) {
-            cudaError_t e = cudaEventRecord(r->made, stream);
-            if (!e) e = cudaStreamWaitEvent(r->side, r->made, 0);
+            cudaError_t e = cudaEventRecord(r->computed, stream);
+            if (!e) e = cudaStreamWaitEvent(r->side, r->computed, 0);
             if ((s = cuda_failed(e, err))) return s;
         }
         if ((s = begin(r, err))) return s;

@@ -89,7 +89,7 @@ static pa_status choose_device(pa_device *d, struct cudaDeviceProp *p, pa_err *e
 
 static pa_status prepare(pa_device *d, const pa_open *o, pa_device_info *info, pa_err *err) {
     const pa_model *m = &o->params->model;
-    struct cudaDeviceProp p = {.name = "a GPU, none is here", .major = 8};
+    struct cudaDeviceProp p = {.name = "a GPU (none found)", .major = 8};
     pa_status s = choose_device(d, &p, err);
     if (s || (s = choose_type(d, o->precision, &p, err))) return s;
     if (m->dim_head % 8 || m->dim_head > 128)

@@ -56,7 +56,7 @@ static pa_status open_plan(pa_context **out, const pa_open *o, pa_err *err) {
         return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
     pa_type type = o->precision == PA_PRECISION_FP32 ? PA_TYPE_F32 : o->precision == PA_PRECISION_FP16 ? PA_TYPE_F16 : PA_TYPE_BF16;
     size_t decays = o->training ? cuda_decay_bytes(o->params->floats, o->comm->size) : 0;
-    const pa_device_info info = {.name = "a GPU, none is here",
+    const pa_device_info info = {.name = "a GPU (none found)",
                                  .type = type,
                                  .align = CUDA_ALIGN,
                                  .multiple = cuda_multiple(o->comm->size),

@@ -157,7 +157,7 @@ class Errors(Programs):
     def test_a_dry_run_needs_no_gpu(self):
         done = self.train("dry", "cuda", "--dry-run", "--precision", "fp16", PA_EMULATOR_SM="0")
         self.assertRegex(done.stderr, r"million parameters in \d+ tensors")
-        self.assertRegex(done.stderr, r"memory plan, fp16 on a GPU, none is here:\n  parameters +\d+\.\d MB\n(.*\n)+  all +\d+\.\d MB\n"
+        self.assertRegex(done.stderr, r"memory plan, fp16 on a GPU \(none found\):\n  parameters +\d+\.\d MB\n(.*\n)+  all +\d+\.\d MB\n"
                          r"  and from the first checkpoint on \d+\.\d MB of host memory for a copy of weights and moments\ncheckpoints: .*\n"
                          r"dry run: CUDA: no GPU here; no step was run, nothing written\n$")
         self.assertFalse((self.folder / "dry").exists())
