@@ -75,9 +75,16 @@ typedef struct {
     double part[PARTS];                 // mean seconds; all 0 where the backend does not say
 } bench_model;
 enum { BENCH_MODELS = 3 };
-// A model of the case table: its training step; prefill of a full window and decoding at its end. *rows: those that were finished, after an
-// error too.
-pa_status bench_models(const pa_backend *be, const case_model *v, pa_precision precision, int threads, bench_effort effort, bool train,
-                       bool generate, bench_model row[BENCH_MODELS], int *rows, pa_err *err);
+typedef struct {
+    const pa_backend *backend;
+    const case_model *model;
+    pa_precision precision;
+    int threads;
+    bench_effort effort;
+    bool train;    // a training step
+    bool generate; // prefill of a full window, and decoding at its end
+} bench_model_run;
+// *rows: those that were finished, after an error too.
+pa_status bench_models(const bench_model_run *o, bench_model row[BENCH_MODELS], int *rows, pa_err *err);
 
 #endif

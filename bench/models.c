@@ -245,15 +245,15 @@ static pa_status bench_generate(const pa_backend *be, const case_model *v, pa_pr
     return s;
 }
 
-pa_status bench_models(const pa_backend *be, const case_model *v, pa_precision precision, int threads, bench_effort effort, bool train,
-                       bool generate, bench_model row[BENCH_MODELS], int *rows, pa_err *err) {
+pa_status bench_models(const bench_model_run *o, bench_model row[BENCH_MODELS], int *rows, pa_err *err) {
+    const char *train = o->threads < omp_get_max_threads() ? "train, one core" : "train";
     int all = omp_get_max_threads();
+    pa_status s = PA_OK;
     memset(row, 0, BENCH_MODELS * sizeof *row);
     *rows = 0;
-    omp_set_num_threads(threads);
-    pa_status s = train ? bench_train(be, v, precision, effort, &row[0], threads < all ? "train, one core" : "train", err) : PA_OK;
-    if (!s && train) *rows = 1;
-    if (!s && generate && !(s = bench_generate(be, v, precision, effort, &row[*rows], err))) *rows += 2;
+    omp_set_num_threads(o->threads);
+    if (o->train && !(s = bench_train(o->backend, o->model, o->precision, o->effort, &row[0], train, err))) *rows = 1;
+    if (!s && o->generate && !(s = bench_generate(o->backend, o->model, o->precision, o->effort, &row[*rows], err))) *rows += 2;
     omp_set_num_threads(all);
     return s;
 }

@@ -92,7 +92,14 @@ static void measure_model(options *o, const case_model *v, int i, int threads) {
     }
     if (!asked[0] && !asked[1] && !asked[2]) return;
     fprintf(stderr, "%s %s, %d threads\n", v->name, type[i], threads);
-    if (bench_models(o->be, v, precision[i], threads, o->effort, asked[0], asked[1] || asked[2], row, &rows, &err)) {
+    const bench_model_run run = {.backend = o->be,
+                                 .model = v,
+                                 .precision = precision[i],
+                                 .threads = threads,
+                                 .effort = o->effort,
+                                 .train = asked[0],
+                                 .generate = asked[1] || asked[2]};
+    if (bench_models(&run, row, &rows, &err)) {
         fprintf(stderr, "%s left out: %s\n", v->name, err.text);
         o->left_out = true;
     }

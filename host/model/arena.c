@@ -24,7 +24,7 @@ static float *take_floats(pa_arena *a, size_t count) {
     return pa_arena_take(a, count, sizeof(float));
 }
 
-static void layout_saved(pa_arena *a, const pa_model *m, size_t size, size_t R, size_t Q, bool cross, float *z_mid, pa_saved *s) {
+static void layout_saved(pa_arena *a, const pa_model *m, size_t size, size_t R, size_t Q, bool cross, pa_saved *s) {
     size_t C = (size_t)m->dim, I = (size_t)pa_inner(m), F = (size_t)pa_ff(m), H = (size_t)m->heads;
     s->zn = pa_arena_take(a, (Q + R) * C, size);
     s->mean = take_floats(a, Q + R);
@@ -42,7 +42,7 @@ static void layout_saved(pa_arena *a, const pa_model *m, size_t size, size_t R, 
     s->k_rstd = take_floats(a, m->qk_norm ? (Q + R) * H : 0);
     s->o = pa_arena_take(a, R * I, size);
     s->lse = take_floats(a, R * H);
-    s->z_mid = z_mid ? z_mid : take_floats(a, R * C);
+    if (!s->z_mid) s->z_mid = take_floats(a, R * C);
     s->zn2 = pa_arena_take(a, R * C, size);
     s->mean2 = take_floats(a, R);
     s->rstd2 = take_floats(a, R);
@@ -51,9 +51,9 @@ static void layout_saved(pa_arena *a, const pa_model *m, size_t size, size_t R, 
 }
 
 // Blocks whose activations are not kept lie in one place, as large as the largest.
-void pa_layout_blocks(pa_arena *a, const pa_open *o, size_t size, size_t B, size_t N, size_t K, float **z, pa_saved *saved) {
+void pa_layout_blocks(pa_arena *a, const pa_open *o, size_t size, size_t R, size_t Q, float **z, pa_saved *saved) {
     const pa_model *m = &o->params->model;
-    size_t C = (size_t)m->dim, R = B * N;
+    size_t C = (size_t)m->dim;
     bool keep_all = o->training && !o->recompute;
     int blocks = m->perceive_depth + m->depth;
     for (int i = 0; i <= blocks; i++) z[i] = o->training || i < 2 ? take_floats(a, R * C) : z[i - 2];
@@ -62,7 +62,8 @@ void pa_layout_blocks(pa_arena *a, const pa_open *o, size_t size, size_t B, size
     size_t start = a->used, longest = start;
     for (int i = 0; i < blocks; i++) {
         if (!keep_all) a->used = start;
-        layout_saved(a, m, size, R, pa_is_cross(m, i) ? B * K : 0, pa_is_cross(m, i), z_mid, &saved[i]);
+        saved[i].z_mid = z_mid;
+        layout_saved(a, m, size, R, pa_is_cross(m, i) ? Q : 0, pa_is_cross(m, i), &saved[i]);
         if (a->used > longest) longest = a->used;
     }
     a->used = longest;

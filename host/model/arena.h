@@ -49,7 +49,8 @@ void pa_arenas_begin(pa_arena *a, size_t align);
 // Room for count things of so many bytes each. NULL while sizes are being counted, and for none.
 void *pa_arena_take(pa_arena *a, size_t count, size_t size);
 // The residual streams z (blocks + 1), (R, C) each, two in turn where nothing is kept, and what every block keeps, acts of `size` bytes.
-void pa_layout_blocks(pa_arena *a, const pa_open *o, size_t size, size_t B, size_t N, size_t K, float **z, pa_saved *saved);
+// R: rows of latents, Q: rows of the prefix.
+void pa_layout_blocks(pa_arena *a, const pa_open *o, size_t size, size_t R, size_t Q, float **z, pa_saved *saved);
 // Keys and values of all blocks in a window, for o->streams sequences.
 void pa_layout_caches(pa_arena *a, const pa_open *o, size_t size, pa_cache *cache);
 // Rows of all weights of products, each with a scale for int8; scale_at (tensors): where a tensor's scales begin, -1 where it has none.

@@ -56,7 +56,7 @@ pa_status pa_model_check(const pa_model *m, pa_err *err) {
 }
 
 // Appends a row and returns its index.
-static int add(pa_params *p, const char *prefix, const char *name, int rows, int columns, pa_init init, double scale, bool decays) {
+static int add(pa_params *p, const char *prefix, const char *name, int rows, int columns, pa_init init, double scale) {
     pa_param *row = &p->row[p->count];
     snprintf(row->name, sizeof row->name, "%s%s", prefix, name);
     row->rank = columns ? 2 : 1;
@@ -66,7 +66,7 @@ static int add(pa_params *p, const char *prefix, const char *name, int rows, int
     row->offset = p->floats;
     row->init = init;
     row->scale = (float)scale;
-    row->decays = decays;
+    row->decays = false;
     row->group = PA_GROUP_REST;
     row->parts = 1;
     p->floats += (row->size + 15) & ~(size_t)15;
@@ -76,8 +76,9 @@ static int add(pa_params *p, const char *prefix, const char *name, int rows, int
 
 // PyTorch's nn.Linear: uniform within 1 / sqrt(inputs). `parts` of `out` outputs each share the tensor.
 static int add_linear(pa_params *p, const char *prefix, const char *name, int parts, int out, int in) {
-    int t = add(p, prefix, name, parts * out, in, PA_INIT_UNIFORM, 1 / sqrt(in), true);
+    int t = add(p, prefix, name, parts * out, in, PA_INIT_UNIFORM, 1 / sqrt(in));
     p->row[t].group = PA_GROUP_MATRIX;
+    p->row[t].decays = true;
     p->row[t].parts = parts;
     return t;
 }
@@ -85,9 +86,9 @@ static int add_linear(pa_params *p, const char *prefix, const char *name, int pa
 static void add_norm(pa_params *p, const char *prefix, const char *name, int C, int *w, int *b) {
     char full[32];
     snprintf(full, sizeof full, "%s.weight", name);
-    *w = add(p, prefix, full, C, 0, PA_INIT_ONE, 0, false);
+    *w = add(p, prefix, full, C, 0, PA_INIT_ONE, 0);
     snprintf(full, sizeof full, "%s.bias", name);
-    *b = add(p, prefix, full, C, 0, PA_INIT_ZERO, 0, false);
+    *b = add(p, prefix, full, C, 0, PA_INIT_ZERO, 0);
 }
 
 static void add_block(pa_params *p, pa_block_index *x, const char *layers, int i, bool cross) {
@@ -105,11 +106,11 @@ static void add_block(pa_params *p, pa_block_index *x, const char *layers, int i
         x->qkv = add_linear(p, at, "to_qkv.weight", 3, I, C);
     }
     if (m->qk_norm) {
-        x->q_norm = add(p, at, "q_norm.weight", m->dim_head, 0, PA_INIT_ONE, 0, false);
-        x->k_norm = add(p, at, "k_norm.weight", m->dim_head, 0, PA_INIT_ONE, 0, false);
+        x->q_norm = add(p, at, "q_norm.weight", m->dim_head, 0, PA_INIT_ONE, 0);
+        x->k_norm = add(p, at, "k_norm.weight", m->dim_head, 0, PA_INIT_ONE, 0);
     }
     x->out_w = add_linear(p, at, "to_out.weight", 1, C, I);
-    if (cross) x->out_b = add(p, at, "to_out.bias", C, 0, PA_INIT_UNIFORM, 1 / sqrt(I), false);
+    if (cross) x->out_b = add(p, at, "to_out.bias", C, 0, PA_INIT_UNIFORM, 1 / sqrt(I));
     snprintf(at, sizeof at, "%s.%d.1.", layers, i);
     add_norm(p, at, "0", C, &x->ff_norm_w, &x->ff_norm_b);
     x->ff_1 = add_linear(p, at, "1.weight", 1, F, C);
@@ -129,9 +130,8 @@ pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
         return pa_error(err, PA_FAIL, "no memory for the table of %d blocks", blocks);
     }
     // As the logits' weight too, numbers of size 1 would give logits of size dim and a first loss of hundreds.
-    p->token_emb = add(p, "", "token_emb.weight", m->vocab, m->dim, PA_INIT_NORMAL, m->tie_embeddings ? 1 / sqrt(m->dim) : 1, false);
-    p->pos_emb =
-        m->position == PA_POSITION_LEARNED_ROTARY ? add(p, "", "pos_emb.weight", m->context, m->dim, PA_INIT_NORMAL, 1, false) : -1;
+    p->token_emb = add(p, "", "token_emb.weight", m->vocab, m->dim, PA_INIT_NORMAL, m->tie_embeddings ? 1 / sqrt(m->dim) : 1);
+    p->pos_emb = m->position == PA_POSITION_LEARNED_ROTARY ? add(p, "", "pos_emb.weight", m->context, m->dim, PA_INIT_NORMAL, 1) : -1;
     for (int i = 0; i < m->perceive_depth; i++) add_block(p, &p->block[i], "perceive_layers", i, true);
     for (int i = 0; i < m->depth; i++) add_block(p, &p->block[m->perceive_depth + i], "layers", i, false);
     p->final_norm_w = p->final_norm_b = -1;

@@ -66,7 +66,7 @@ static void plan_activations(pa_context *c, pa_arena *a, size_t B, size_t N, siz
     size_t C = (size_t)m->dim, R = B * N, Q = B * K;
     plan_inputs(c, a, B, N, K);
     c->xp = take_floats(a, Q * C);
-    pa_layout_blocks(a, &c->open, pa_size(c->type), B, N, K, c->z, c->saved);
+    pa_layout_blocks(a, &c->open, pa_size(c->type), R, Q, c->z, c->saved);
     c->y = take_floats(a, R * C);
     c->zf = take_acts(c, a, R * C);
     c->mean_f = take_floats(a, R);
