@@ -6,9 +6,9 @@
 // Activations are float32, bf16 or fp16. Pointers are aligned to 16 bytes, and so are rows of activations where the row's width allows.
 // Nothing is added by atomics.
 //
-// A kernel's comment names what it reads more often than once, its shared memory and how many blocks fit. An operation whose flop divided
-// by its bytes is below the GPU's own quotient (T4 200, A100 160, H100 300, by tensor cores; 25, 10, 20 without them) is limited by its
-// bytes.
+// A kernel's comment names what it reads more often than once, its shared memory and how many blocks fit. Whether flop or
+// bytes limit an operation depends on the GPU's flop-to-byte ratio: T4 200, A100 160, H100 300 with tensor cores; 25, 10, 20 without.
+// Flop here are those computed; ops.h counts the useful ones.
 #ifndef PA_CUDA_KERNELS_H
 #define PA_CUDA_KERNELS_H
 

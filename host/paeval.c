@@ -71,8 +71,8 @@ static void print_table(const result *r) {
     double tokens = (double)pa_score_tokens(s), nats = pa_score_nats(s);
     printf("model       %s, step %lld, %s\n", m->path, (long long)m->step,
            m->foreign ? "foreign" : pa_encoding_name((pa_encoding)m->encoding));
-    printf("tokens      %s: %lld pieces, %.2f hours, %lld notes, %.0f tokens scored\n", r->tokens_path, (long long)r->pieces,
-           s->seconds / 3600, (long long)s->notes, tokens);
+    printf("tokens      %s: %lld piece%s, %.2f hours, %lld notes, %.0f tokens scored\n", r->tokens_path, (long long)r->pieces,
+           r->pieces == 1 ? "" : "s", s->seconds / 3600, (long long)s->notes, tokens);
     printf("windows     %d tokens, %d of them prefix, stride %d; %s on %s, %.0f tokens/s\n\n", m->context, m->prefix, r->stride,
            r->precision, r->options->device, per(tokens, r->took));
     printf("nats        %.4f a token, %.4f a note, %.4f a second of music\n", nats / tokens, per(nats, (double)s->notes),

@@ -2,8 +2,8 @@
  *
  * Link with -lpatrain: see docs/library.md for pkg-config and CMake. Training is not in the library.
  *
- * Errors. A function that can fail returns a patrain_status, and fills *error unless that is NULL: the status and one line of text. What a
- * failed function would have returned through other pointers is then unspecified, unless its description says otherwise.
+ * Errors. A function that can fail returns a patrain_status, and fills *error unless that is NULL: the status and one line of text. On
+ * failure, other outputs are unspecified unless stated.
  *
  * Threads. Every handle may be used by one thread at a time, and different handles by different threads at once. A model does not change
  * after it is opened: any number of streams and scorers may use it at once. Functions without a handle may be called at any time.
@@ -14,7 +14,7 @@
  * OMP_WAIT_POLICY or GOMP_SPINCOUNT is set.
  *
  * Buffers. Sizes are in elements. Input and output buffers of one call must not overlap. What the library allocates for the caller is freed
- * with patrain_free.
+ * with patrain_free; it may be resized with realloc.
  *
  * Structs. One that may grow begins with `size`: set it to the struct's own sizeof (PATRAIN_BAD_USAGE for another number). Structs that the
  * library returns a pointer to are its own, and may grow at their end.
@@ -217,7 +217,7 @@ typedef struct {
     int refill;                /* tokens of a full window's latents that the next window begins with; 0: half of them */
     int loose_keys;            /* 0: with PATRAIN_PERFORMANCE no key is struck while it is down or released while it is not */
     uint64_t seed;             /* 1; random seed */
-    uint64_t sequence;         /* number of the stream's first sequence with that seed; the next ones follow */
+    uint64_t sequence;         /* index of the stream's first sequence: same seed and index, same music */
 } patrain_sampling;
 
 /* Fills in the defaults. size: sizeof *sampling. */
@@ -226,10 +226,13 @@ PATRAIN_API void patrain_sampling_default(patrain_sampling *sampling, size_t siz
 /* PATRAIN_BAD_USAGE names a setting out of range for the model, as patrain_stream_next would. */
 PATRAIN_API patrain_status patrain_sampling_check(const patrain_sampling *sampling, const patrain_model *model, patrain_error *error);
 
-/* Draws the next token of each sequence, appends it, and returns it in `tokens` (as many as sequences; may be NULL). An empty stream begins
- * with a PATRAIN_VELOCITY of medium strength. The same model, options, tokens since patrain_stream_start, and sampling give the same
- * tokens; what is drawn for a sequence depends on its own number, not on the other sequences. PATRAIN_END: the model ended that sequence;
- * it stays ended until patrain_stream_start. PATRAIN_ENDED once all have ended; nothing was appended.
+/* Draws the next token of each sequence, appends it, and returns it in `tokens` (as many as sequences; may be NULL).
+ *
+ * - An empty stream begins with a PATRAIN_VELOCITY of medium strength.
+ * - The same model, options, tokens since patrain_stream_start, and sampling give the same tokens. A sequence's draws depend on its own
+ *   index, not on the other sequences.
+ * - PATRAIN_END: the model ended that sequence; it stays ended until patrain_stream_start.
+ * - PATRAIN_ENDED: all had ended before; nothing was appended.
  */
 PATRAIN_API patrain_status patrain_stream_next(patrain_stream *stream, const patrain_sampling *sampling, uint16_t *tokens,
                                                patrain_error *error);

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Turns a PyTorch checkpoint of perceiver_ar_pytorch, such as the seed project's, into a patrain model file.
+"""Turns a PyTorch checkpoint of perceiver_ar_pytorch, such as the original project's, into a patrain model file.
 
     scripts/import_checkpoint.py IN.pt OUT.safetensors --config C.ini [--encoding midi-neural|performance] [--step N] [--half]
 
 IN.pt is what torch.save wrote: a state_dict, or a dictionary that holds one as state_dict, model_state_dict or model. Names may have the
 prefixes that wrappers put before them: module. (DistributedDataParallel), net. (AutoregressiveWrapper), _orig_mod. (torch.compile).
 C.ini's [model] gives what shapes can't: prefix and heads; its other settings must agree with the file.
-The encoding is taken to be the seed project's, midi-neural, unless --encoding names another.
+The encoding is taken to be the original project's, midi-neural, unless --encoding names another.
 
 The file is read with torch.load(weights_only=True), so no code in it runs. Needs torch and numpy.
 Exit status: 0, 2 for wrong usage or configuration, 3 for a checkpoint that is refused, 1 for anything else.

@@ -52,7 +52,7 @@ static pa_status empty(const pa_report *r, pa_encoding e, pa_err *err) {
     size_t others = r->drums + r->other_programs;
     if (!r->notes) return pa_error(err, PA_DATA, "no notes");
     if (e == PA_PERFORMANCE && r->drums == r->notes)
-        return pa_error(err, PA_DATA, "only drums: all of its %zu notes are on channel 10", r->notes);
+        return pa_error(err, PA_DATA, "only drums: %zu note%s on channel 10 and no other", r->notes, r->notes == 1 ? "" : "s");
     if (e == PA_PERFORMANCE && others == r->notes)
         return pa_error(err, PA_DATA, "no note of the programs asked for: %zu are of others and %zu are drums", r->other_programs,
                         r->drums);

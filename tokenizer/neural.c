@@ -1,4 +1,4 @@
-// neural.c: the encoding of the seed project (jason9693/midi-neural-processor as tvergho/perceiver-ar-piano ships it), with its flaws:
+// neural.c: the encoding of the original project (jason9693/midi-neural-processor as tvergho/perceiver-ar-piano ships it), with its flaws:
 // models were trained on them. docs/tokens.md says which. Knows nothing of MIDI files.
 #include "tokenizer/neural.h"
 

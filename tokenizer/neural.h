@@ -1,4 +1,4 @@
-// neural.h: `midi-neural`, the encoding of the seed project.
+// neural.h: `midi-neural`, the encoding of the original project.
 #ifndef PA_NEURAL_H
 #define PA_NEURAL_H
 

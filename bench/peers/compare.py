@@ -13,9 +13,9 @@ Fairness: the same number of threads for all; one process at a time, the others 
 steps are not timed; each round times every peer once, so that a slow minute of the machine meets them all; the ratio is taken round by
 round and its median, least and most are printed. That all compute the same is checked first: the loss of PyTorch's first weights on one
 batch by perceiver_ar_pytorch, by the SDPA form, and by paeval --logits.
-Generation: seconds a token by the seed project's method, a full forward pass in float32 over a full window a token, and by pagen as it comes
+Generation: seconds a token by the original project's method, a full forward pass in float32 over a full window a token, and by pagen as it comes
 (bf16 weights and caches), the mean of a window's tokens after a primer of P + 1, prefill included.
-Preparing: 100 files of MAESTRO by the seed project's prep.py (its encode_midi and pickle, one process as published) and by paprep.
+Preparing: 100 files of MAESTRO by the original project's prep.py (its encode_midi and pickle, one process as published) and by paprep.
 """
 import argparse
 import json

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Times patrain beside PyTorch and the seed project's model on this machine: installs PyTorch (newest on PyPI), perceiver_ar_pytorch 0.0.10
+# Times patrain beside PyTorch and the original project's model on this machine: installs PyTorch (newest on PyPI), perceiver_ar_pytorch 0.0.10
 # and pretty_midi into a virtual environment outside the tree, then runs compare.py with the arguments given (compare.py --help).
 #
 #   bench/peers/run.sh --tokens data/maestro/train.safetensors

@@ -1,4 +1,5 @@
-// forward.c: see forward.h. The order of operations is the one of model.md, block by block.
+// forward.c: see forward.h. Follows docs/model.md block by block. A feed-forward's residual is added where the next block begins, with its
+// layer norm; the last layer norm only adds where the model has no final_norm. Keys and values interleave: rows of (k, v), or (q, k, v).
 #include "host/model/forward.h"
 
 #include "host/model/batch.h"

@@ -11,7 +11,7 @@ typedef enum { PA_GELU, PA_SQRELU } pa_activation;
 typedef struct {
     int context, prefix;       // most input tokens M of a window; P of a full window, 0 <= P < context
     int dim, heads, dim_head;  // C, H, D
-    int depth, perceive_depth; // L latent blocks after X prefix cross-attention blocks
+    int depth, perceive_depth; // L latent blocks after the prefix cross-attention blocks
     int ff_mult;               // F / C
     int vocab;                 // V
     double prefix_dropout;     // share of prefix positions dropped in training
@@ -19,7 +19,7 @@ typedef struct {
     double z_loss;             // weight of the mean of ln(Z)^2 in the training objective
     pa_position position;
     pa_activation activation;
-    int rotary_dims; // R; 0: max(32, D / 2), at most D, even
+    int rotary_dims; // 0: max(32, D / 2), at most D, even
     bool final_norm, qk_norm, tie_embeddings;
 } pa_model;
 
@@ -37,7 +37,7 @@ static inline int pa_ff(const pa_model *m) {
 static inline int pa_latents(const pa_model *m) { // N of a full window
     return m->context - m->prefix;
 }
-int pa_rotary_dims(const pa_model *m); // R, resolved
+int pa_rotary_dims(const pa_model *m); // resolved
 
 typedef enum {
     PA_INIT_ZERO,

@@ -124,7 +124,9 @@ static pa_status open_session(session *x, pa_err *err) {
     if (s) return s;
     int prefix = x->info->prefix;
     if (x->primer.count && x->primer.count < (size_t)prefix)
-        fprintf(stderr, "pagen: short primer: %zu tokens; the model was trained to look back over at least %d (model.prefix)\n",
+        fprintf(stderr,
+                "pagen: short primer: %zu tokens; the model was trained to look back over at least %d (model.prefix). "
+                "A longer one gives better music.\n",
                 x->primer.count, prefix);
     x->limit = llround(job->seconds * PA_STEPS_A_SECOND);
     x->length = job->tokens ? job->tokens : 1000 + (size_t)(job->seconds * TOKENS_A_SECOND);

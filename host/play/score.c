@@ -76,7 +76,7 @@ void pa_score_add(pa_score *score, uint16_t target, uint16_t best, float nats) {
     score->correct[c] += best == target;
 }
 
-// As process_midi in train.py of the seed project.
+// As process_midi in train.py of the original project.
 static void gather_crop(scorer *r, int64_t piece, uint64_t seed, int slot) {
     const pa_scoring *m = r->x;
     const pa_token_piece p = pa_token_set_piece(m->tokens, piece);

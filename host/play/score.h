@@ -16,7 +16,7 @@ typedef struct {
     int64_t tokens[PA_CLASSES], correct[PA_CLASSES];
     int64_t notes;      // of the pieces scored whole
     double seconds;     // of their music
-    double seed_sum;    // over crops: the mean loss of each by the seed project's definition
+    double seed_sum;    // over crops: the mean loss of each by the original project's definition
     int64_t seed_crops; // crops with something to score by it
 } pa_score;
 
@@ -42,14 +42,14 @@ typedef struct {
 
 typedef struct {
     uint64_t seed;
-    bool seed_too;                     // score by the seed project's definition too
+    bool seed_too;                     // score by the original project's definition too
     pa_comm *comm;                     // ranks that share the pieces and all get the score; NULL: this process only
     const volatile sig_atomic_t *stop; // NULL, or a flag: PA_STOPPED and no score where it is set on any rank
 } pa_crops;
 
-// Scores one crop of each piece, its start drawn from (seed, piece), as the seed project drew its own: context + 1
+// Scores one crop of each piece, its start drawn from (seed, piece), as the original project drew its own: context + 1
 // tokens where the piece has as many, else all of it, END as the last target, and PAD. The N latents' targets but PAD
-// are scored. The seed project's definition: PAD is scored and token 0 is not (ignore_index), a mean over each crop and
+// are scored. The original project's definition: PAD is scored and token 0 is not (ignore_index), a mean over each crop and
 // then over the crops, which is its mean over batches at its batch size of 1.
 pa_status pa_score_crops(const pa_scoring *x, const pa_crops *crops, pa_score *score, pa_err *err);
 

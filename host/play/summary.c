@@ -53,10 +53,10 @@ pa_status pa_summary_print(const pa_output *o, const pa_primer *p, const pa_take
     bool whole = true;
     int width = (int)strlen(base_name(o->path)) + 8; // room for a number in it
     if (width < 20) width = 20;
-    printf("\n%-*s%7s%9s%9s%9s%10s%11s%9s\n", width, "", "notes", "seconds", "notes/s", "pitches", "velocity", "heard 16", "longest");
+    printf("\n%-*s%7s%9s%9s%9s%10s%11s%9s\n", width, "", "notes", "seconds", "notes/s", "pitches", "velocity", "repeats", "longest");
     for (size_t k = 0; k < t->count && !s; k++) s = print_take(o, p, t, k, width, &whole, err);
     if (s) return s;
-    printf("\nheard 16: share of its runs of 16 pitches that were played before; longest: notes in the longest such run.\n"
+    printf("\nrepeats: share of the sequences of 16 pitches that were heard before; longest: notes in the longest such sequence.\n"
            "A model that is stuck in a loop nears 100 %%.\n");
     if (!whole) printf("With more than %d notes, the columns from pitches on are of the last %d.\n", MOST_MEASURED, MOST_MEASURED);
     return PA_OK;

@@ -82,7 +82,7 @@ static void print_row(const char *split, const pa_set_totals *t) {
     if (t->pieces)
         printf("%12.3f %8zu\n", (double)t->tokens / (double)t->notes, t->dropped);
     else
-        printf("%12s %8s  empty: no file belongs to it\n", "-", "-");
+        printf("%12s %8s  empty: too few files for this split\n", "-", "-");
 }
 
 static void print_table(const prep *p) {

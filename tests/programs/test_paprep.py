@@ -99,7 +99,7 @@ class Sets(Paprep):
         table = self.prepare("--keep-duplicates").stdout.splitlines()  # one note is like another
         self.assertEqual(table[0].split(), ["split", "pieces", "notes", "hours", "tokens", "tokens/note", "dropped"])
         self.assertEqual(table[1].split(), ["train", "5", "5", "0.00", "20", "4.000", "0"])
-        self.assertIn("empty: no file belongs to it", table[2])
+        self.assertIn("empty: too few files for this split", table[2])
         self.assertEqual(table[4].split()[:3], ["all", "5", "5"])
         tokens, meta = read_tokens(self.out / "train.safetensors")
         self.assertEqual(meta["names"], ["chopin/ballade.MIDI", "chopin/étude.mid", "x.rmi", "y.Smf", "日本/歌.KAR"])

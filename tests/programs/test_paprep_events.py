@@ -44,7 +44,7 @@ class Events(Paprep):
             (b"", "performance", "no notes"),
             (pedal, "performance", "no notes"),
             (pedal, "midi-neural", "no notes"),
-            (drum, "performance", "only drums: all of its 1 notes are on channel 10"),
+            (drum, "performance", "only drums: 1 note on channel 10 and no other"),
         ):
             self.put("a.mid", track(events))
             done = self.run_paprep("--events", self.midi / "a.mid", "--encoding", encoding, status=3)

@@ -1,5 +1,5 @@
 // test_score.c: scoring over a fake model whose every number depends on all that a position sees: each token is scored once, in the window
-// that gives it the most context, whatever the lengths, strides, prefixes and batches; and the seed project's loss over its own crops.
+// that gives it the most context, whatever the lengths, strides, prefixes and batches; and the original project's loss over its own crops.
 #include "host/base/philox.h"
 #include "host/lib/pieces.h"
 #include "host/play/score.h"
@@ -148,7 +148,7 @@ static void counts(void **state) {
     assert_int_equal(pa_pieces_batch(&(pa_model){.context = 16384, .prefix = 512}), 1);
 }
 
-// process_midi and cross_entropy(..., ignore_index = 0) of the seed project, line by line, on the same crops.
+// process_midi and cross_entropy(..., ignore_index = 0) of the original project, line by line, on the same crops.
 static void seed_loss(void **state) {
     (void)state;
     enum { CONTEXT = 11, SEED = 5 };
