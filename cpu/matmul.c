@@ -164,7 +164,10 @@ static bool same(const pa_product *x, const pa_product *y) {
 
 static pa_status find(cpu_matmul *mm, const pa_product *p, entry **found, pa_err *err) {
     for (int i = 0; i < mm->count; i++)
-        if (same(&mm->entries[i].key, p)) return *found = &mm->entries[i], PA_OK;
+        if (same(&mm->entries[i].key, p)) {
+            *found = &mm->entries[i];
+            return PA_OK;
+        }
     if (mm->count == mm->capacity) {
         int capacity = mm->capacity ? 2 * mm->capacity : 32;
         entry *grown = realloc(mm->entries, (size_t)capacity * sizeof *grown);

@@ -169,7 +169,10 @@ static bool same(const pa_product *x, const pa_product *y) {
 static pa_status find(cuda_matmul *mm, const pa_product *key, const plan **found, const void *a, const void *b, void *c, pa_err *err) {
     const uint32_t alignment = alignment_of(a, b, c);
     for (int i = 0; i < mm->count; i++)
-        if (mm->plans[i].alignment == alignment && same(&mm->plans[i].key, key)) return *found = &mm->plans[i], PA_OK;
+        if (mm->plans[i].alignment == alignment && same(&mm->plans[i].key, key)) {
+            *found = &mm->plans[i];
+            return PA_OK;
+        }
     if (mm->count == mm->capacity) {
         int capacity = mm->capacity ? 2 * mm->capacity : 32;
         plan *grown = realloc(mm->plans, (size_t)capacity * sizeof *grown);
