@@ -9,7 +9,7 @@ typedef struct {
     const uint8_t *bytes; // of the file
     size_t count;
     bool lenient; // as in pa_midi_open
-    double keep;  // events before this time stay, in seconds of the file
+    double keep;  // events before this time stay, in seconds of the file; INFINITY: all of them
     double cut;   // where the continuation begins; about `keep`
     const pa_note *note;
     size_t notes;     // of the continuation, in seconds of the file; none starts before `cut`

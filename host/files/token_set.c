@@ -36,7 +36,8 @@ static pa_status add_file(pa_token_set *s, const char *path, int weight, pa_err 
 static pa_status add_pattern(pa_token_set *s, const char *pattern, int weight, pa_err *err) {
     glob_t found;
     int failed = glob(pattern, 0, NULL, &found);
-    if (failed == GLOB_NOMATCH) return pa_error(err, PA_USAGE, "%s: expected a token file, found none that matches", pattern);
+    const char *hint = strstr(pattern, ".safetensors*") ? " (a weight is a whole number: a.safetensors*3)" : "";
+    if (failed == GLOB_NOMATCH) return pa_error(err, PA_USAGE, "%s: expected a token file, found none that matches%s", pattern, hint);
     if (failed) return pa_error(err, PA_FAIL, "%s: cannot list the files that match", pattern);
     pa_status status = PA_OK;
     for (size_t i = 0; i < found.gl_pathc && !status; i++) status = add_file(s, found.gl_pathv[i], weight, err);

@@ -1,8 +1,10 @@
 // patrain.c: the public library's models, tokens and notes. See include/patrain.h.
+#include <errno.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "host/lib/handles.h"
 #include "host/lib/pieces.h"
@@ -77,6 +79,7 @@ patrain_status patrain_encode_midi(const char *path, patrain_encoding encoding, 
     if (!options) options = &defaults;
     if (!s) s = pa_lib_size("patrain_midi_options", options->size, sizeof *options, &err);
     if (!s && report) s = pa_lib_size("patrain_midi_report", report->size, sizeof *report, &err);
+    if (!s && access(path, F_OK)) s = pa_error(&err, PA_USAGE, "cannot open %s: %s", path, strerror(errno));
     if (!s) s = read_midi(path, encoding, options, &piece, &err);
     if (!s && report) fill_report(report, &piece);
     if (s) pa_piece_clear(&piece);
@@ -178,7 +181,7 @@ patrain_status patrain_cut(uint16_t *tokens, size_t *count, double seconds, patr
     while (first < *count && !pa_is_note_on(tokens[first])) first++;
     double begins = pa_token_seconds(tokens, first);
     int64_t end = seconds < last ? llround(seconds * PA_STEPS_A_SECOND) : INT64_MAX;
-    if (first == *count || end <= llround(begins * PA_STEPS_A_SECOND)) {
+    if (isnan(seconds) || first == *count || end <= llround(begins * PA_STEPS_A_SECOND)) {
         pa_error(&err, PA_USAGE, "seconds: expected more than %.2f, where the music begins, found %.2f", begins, seconds);
         return pa_lib_result(PA_USAGE, &err, error);
     }

@@ -67,8 +67,12 @@ static pa_status write_notes(const pa_output *o, const pa_primer *p, const pa_ta
 static pa_status write_splice(const pa_output *o, const pa_primer *p, const pa_take *take, const char *name, pa_err *err) {
     pa_take_notes n;
     double offset = p->cut - pa_primer_seconds(p);
-    pa_splice splice = {
-        .bytes = p->bytes, .count = p->size, .lenient = p->lenient, .keep = p->keep, .cut = p->cut, .bare = o->without_primer};
+    pa_splice splice = {.bytes = p->bytes,
+                        .count = p->size,
+                        .lenient = p->lenient,
+                        .keep = p->whole && !o->without_primer ? INFINITY : p->keep,
+                        .cut = p->cut,
+                        .bare = o->without_primer};
     pa_status s = pa_take_decode(p, take, p->before, &n, err);
     for (size_t i = 0; i < n.count && !s; i++) {
         n.note[i].start += offset;

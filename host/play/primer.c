@@ -144,6 +144,7 @@ static pa_status cut(pa_primer *p, const pa_primer_options *o, pa_err *err) {
         if (clock == end && pa_is_note_on(p->token[p->before])) break;
     }
     p->cut += (double)end / PA_STEPS_A_SECOND;
+    p->whole = whole;
     if (whole) p->cut = fmax(p->cut, p->keep);
     p->keep = whole ? p->cut + HALF_STEP : p->cut - HALF_STEP;
     return PA_OK;

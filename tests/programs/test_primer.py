@@ -286,6 +286,12 @@ class Kinds(Primer):
         self.assertTrue(events(self.out("o.mid")))
         self.refused("pagen", 3, "cut short", self.run_dir, "--primer", cut, "--output", self.out("o.mid"), "--strict")
 
+    def test_other_parts_play_to_their_end(self):
+        late = b"".join(at(480, 0x99, 38, 90) + at(480, 0x89, 38, 0) for _ in range(8))
+        primer = self.put("late.mid", smf(1, 480, CONDUCTOR, LEFT, late))
+        played = self.play(primer, "o.mid", "--length-tokens", 20).read_bytes()
+        self.assertIn(late + b"\0\xff\x2f\0", played)
+
     def test_programs(self):
         primer = self.put("many.mid", smf(1, 480, CONDUCTOR, RIGHT, at(0, 0xC1, 40) + LEFT))
         tokens = [pieces(self.play(primer, "t.safetensors", "--length-tokens", 9, *more))[0][:-9] for more in ((), ("--programs", "0-7"))]

@@ -109,6 +109,7 @@ static void test_cut(void **state) {
                     "seconds: expected more than 0.50, where the music begins, found 0.50");
     assert_int_equal(count, COUNT);
     assert_memory_equal(token, piece, sizeof piece);
+    assert_int_equal(patrain_cut(token, &count, NAN, &error), PATRAIN_BAD_USAGE);
 }
 
 static void test_refusals(void **state) {
@@ -129,6 +130,9 @@ static void test_refusals(void **state) {
     size_t count;
     patrain_model *none;
     char text[512];
+    snprintf(text, sizeof text, "cannot open %s: No such file or directory", scratch("none.mid"));
+    library_refused(patrain_encode_midi(scratch("none.mid"), PATRAIN_PERFORMANCE, NULL, &tokens, &count, NULL, &error), &error,
+                    PATRAIN_BAD_USAGE, text);
     EACH_ROW (i, bad, bad[i].text) {
         library_refused(patrain_encode_notes(&bad[i].note, 1, PATRAIN_PERFORMANCE, &tokens, &count, &error), &error, PATRAIN_BAD_DATA,
                         bad[i].text);

@@ -166,6 +166,21 @@ static void what_stands_behind_the_tracks(void **state) {
     whole(&m, TRACK);
 }
 
+static void bytes_behind_the_end(void **state) {
+    (void)state;
+    pa_mended mended = {0};
+    midi_header(&m, 0, 1, 500);
+    midi_begin(&m);
+    MIDI_PUT(&m, "\0\x90\x3c\x40\x83\x74\x80\x3c\x40\x83\x74\xff\x2f\0\0\0\x90\x40\x40");
+    midi_end(&m);
+    for (int lenient = 0; lenient < 2; lenient++) {
+        mended.count = 0;
+        assert_string_equal(events_text(&m, lenient, &mended), "0:90/60/64 500:80/60/64 1000:meta2f |");
+        assert_int_equal(mended.count, 1);
+        assert_string_equal(mended.first, "track 1, byte 38: 7 bytes behind End of Track are left out");
+    }
+}
+
 static void mended_tracks(void **state) {
     (void)state;
     midi_header(&m, 0, 1, 500);
@@ -243,6 +258,7 @@ int main(void) {
         cmocka_unit_test(chunks_of_other_kinds),
         cmocka_unit_test(a_track_with_a_damaged_name),
         cmocka_unit_test(what_stands_behind_the_tracks),
+        cmocka_unit_test(bytes_behind_the_end),
         cmocka_unit_test(mended_tracks),
         cmocka_unit_test(a_length_past_the_end_of_the_file),
         cmocka_unit_test(ticks_and_seconds),

@@ -116,6 +116,8 @@ static void refused(void **state) {
         {"", true, PA_USAGE, "expected a token file between the commas, found nothing"},
         {"@/a.safetensors,", true, PA_USAGE, "expected a token file between the commas, found nothing"},
         {"@/z-*.safetensors", true, PA_USAGE, "@/z-*.safetensors: expected a token file, found none that matches"},
+        {"@/a.safetensors*0.5", true, PA_USAGE,
+         "@/a.safetensors*0.5: expected a token file, found none that matches (a weight is a whole number: a.safetensors*3)"},
         {"@/z.safetensors", true, PA_USAGE, "cannot open @/z.safetensors: No such file or directory"},
         {"@/a.safetensors*0", true, PA_USAGE, "@/a.safetensors: expected a weight of 1 to 1000"},
         {"@/a.safetensors*1001", true, PA_USAGE, "@/a.safetensors: expected a weight of 1 to 1000"},
