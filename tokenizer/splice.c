@@ -13,11 +13,12 @@ static const uint8_t pedal_control[PEDALS] = {64, 66, 67}; // sustain, sostenuto
 // Bank, volume, pan, expression, effects; the last place is the program's.
 static const uint8_t sound_control[SOUNDS] = {0, 32, 7, 10, 11, 91, 93, 255};
 
-// What a track holds down at the cut. Kept by track and not by file: a key or pedal that another track releases is
-// released twice, which does no harm.
+// What a track holds down at the cut: 0, or 1 + the port of the latest press. Kept by track and not by file: a key or
+// pedal that another track releases is released twice, which does no harm.
 typedef struct {
-    uint8_t key[CHANNELS][PITCHES]; // true: down
-    bool pedal[CHANNELS][PEDALS];
+    uint8_t key[CHANNELS][PITCHES];
+    uint8_t pedal[CHANNELS][PEDALS];
+    int port; // of the track's next event; -1: none given
 } held_state;
 
 typedef struct {
@@ -60,12 +61,22 @@ static int64_t end_of_pitch(const splicer *x, int pitch) {
 
 // ---- the first pass
 
+static void press(const held_state *h, uint8_t *held, bool down) {
+    uint8_t here = (uint8_t)(h->port < 0 ? 1 : h->port + 1);
+    if (down)
+        *held = here;
+    else if (*held == here)
+        *held = 0;
+}
+
 static void note_control(splicer *x, held_state *h, int channel, const pa_midi_event *e) {
     for (int p = 0; p < PEDALS; p++)
-        if (e->value[0] == pedal_control[p]) h->pedal[channel][p] = e->value[1] >= 64;
+        if (e->value[0] == pedal_control[p]) press(h, &h->pedal[channel][p], e->value[1] >= 64);
     for (int i = 0; i < SOUNDS; i++) {
         setting *s = &x->sound[channel][i];
-        if (e->value[0] == sound_control[i] && (!s->set || e->tick >= s->tick)) *s = (setting){e->tick, e->value[1], true};
+        bool loudness = sound_control[i] == 7 || sound_control[i] == 11; // the loudest: a primer may fade out
+        bool newer = !s->set || (loudness ? e->value[1] >= s->value : e->tick >= s->tick);
+        if (e->value[0] == sound_control[i] && newer) *s = (setting){e->tick, e->value[1], true};
     }
 }
 
@@ -75,11 +86,11 @@ static void note_channel_event(splicer *x, held_state *h, const pa_midi_event *e
     x->used[channel] = true;
     switch (e->status >> 4) {
     case 0x9:
-        h->key[channel][e->value[0]] = e->value[1] > 0;
+        press(h, &h->key[channel][e->value[0]], e->value[1] > 0);
         x->strikes[channel] += e->value[1] > 0;
         break;
     case 0x8:
-        h->key[channel][e->value[0]] = false;
+        press(h, &h->key[channel][e->value[0]], false);
         break;
     case 0xb:
         note_control(x, h, channel, e);
@@ -98,15 +109,16 @@ static void note_meta(splicer *x, const pa_midi_event *e, int *port) {
 
 static pa_status find_held(splicer *x, size_t track, pa_err *err) {
     pa_midi_reader r = pa_midi_read(&x->midi, track, NULL);
-    int port = -1;
+    held_state *h = &x->held[track];
+    h->port = -1;
     for (bool more = true;;) {
         pa_midi_event e;
         pa_status s = pa_midi_next(&r, &e, &more, err);
         if (s || !more || e.tick >= x->keep) return s;
-        if (e.status == PA_META) note_meta(x, &e, &port);
+        if (e.status == PA_META) note_meta(x, &e, &h->port);
         if (e.status >= 0xf0) continue;
-        note_channel_event(x, &x->held[track], &e);
-        x->port[e.status & 15] = port;
+        note_channel_event(x, h, &e);
+        x->port[e.status & 15] = h->port;
     }
 }
 
@@ -133,12 +145,13 @@ static void copy_event(splicer *x, pa_track *t, const pa_midi_event *e, size_t *
 
 typedef struct {
     int64_t tick;
-    uint8_t event[3];
+    uint8_t event[3], port;
 } release;
 
 static int by_tick(const void *a, const void *b) {
     const release *x = a, *y = b;
     if (x->tick != y->tick) return x->tick < y->tick ? -1 : 1;
+    if (x->port != y->port) return x->port < y->port ? -1 : 1;
     return memcmp(x->event, y->event, 3);
 }
 
@@ -166,12 +179,22 @@ static bool release_held(const splicer *x, size_t track, int64_t pedal_up, pa_tr
     if (!r) return false;
     for (int c = 0; c < CHANNELS; c++) {
         for (int p = 0; p < PITCHES; p++)
-            if (h->key[c][p]) r[count++] = (release){c == DRUMS ? x->begin : end_of_pitch(x, p), {(uint8_t)(0x80 | c), (uint8_t)p, 64}};
+            if (h->key[c][p])
+                r[count++] = (release){.tick = c == DRUMS ? x->begin : end_of_pitch(x, p),
+                                       .event = {(uint8_t)(0x80 | c), (uint8_t)p, 64},
+                                       .port = h->key[c][p] - 1};
         for (int p = 0; p < PEDALS; p++)
-            if (h->pedal[c][p]) r[count++] = (release){pedal_up, {(uint8_t)(0xb0 | c), pedal_control[p], 0}};
+            if (h->pedal[c][p])
+                r[count++] = (release){.tick = pedal_up, .event = {(uint8_t)(0xb0 | c), pedal_control[p], 0}, .port = h->pedal[c][p] - 1};
     }
     qsort(r, count, sizeof *r, by_tick);
-    for (size_t i = 0; i < count; i++) pa_track_put(t, r[i].tick > t->tick ? r[i].tick : t->tick, r[i].event, 3);
+    int port = h->port < 0 ? 0 : h->port;
+    for (size_t i = 0; i < count; i++) {
+        int64_t tick = r[i].tick > t->tick ? r[i].tick : t->tick;
+        if (r[i].port != port) pa_track_put(t, tick, (const uint8_t[]){0xff, PA_META_PORT, 1, r[i].port}, 4);
+        port = r[i].port;
+        pa_track_put(t, tick, r[i].event, 3);
+    }
     free(r);
     return true;
 }

@@ -292,6 +292,20 @@ class Kinds(Primer):
         played = self.play(primer, "o.mid", "--length-tokens", 20).read_bytes()
         self.assertIn(late + b"\0\xff\x2f\0", played)
 
+    def test_held_on_another_port(self):
+        port = [at(0, 0xFF, 0x21, 1, p) for p in (0, 1)]
+        held = port[0] + at(0, 0x90, 60, 80) + at(0, 0xB0, 64, 127) + port[1] + at(240, 0x90, 64, 80) + at(1680, 0x80, 64, 0)
+        played = self.play(self.put("ports.mid", smf(0, 480, held)), "o.mid", "--prime-seconds", 1, "--length-tokens", 9).read_bytes()
+        track = played[:played.index(NAME.encode())]
+        on_0 = track[track.rindex(bytes([0xFF, 0x21, 1, 0])):]
+        self.assertIn(bytes([0x80, 60, 64]), on_0)
+        self.assertIn(bytes([0xB0, 64, 0]), on_0)
+
+    def test_after_a_fade(self):
+        fade = at(0, 0xB0, 7, 100) + at(0, 0x90, 60, 80) + at(960, 0x80, 60, 0) + at(0, 0x90, 64, 80) + at(0, 0xB0, 7, 0) + at(960, 0x80, 64, 0)
+        played = self.play(self.put("fade.mid", smf(0, 480, fade)), "o.mid", "--length-tokens", 9).read_bytes()
+        self.assertIn(bytes([0xB1, 7, 100]), played[played.index(NAME.encode()):])
+
     def test_programs(self):
         primer = self.put("many.mid", smf(1, 480, CONDUCTOR, RIGHT, at(0, 0xC1, 40) + LEFT))
         tokens = [pieces(self.play(primer, "t.safetensors", "--length-tokens", 9, *more))[0][:-9] for more in ((), ("--programs", "0-7"))]
