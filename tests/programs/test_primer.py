@@ -297,9 +297,9 @@ class Kinds(Primer):
         held = port[0] + at(0, 0x90, 60, 80) + at(0, 0xB0, 64, 127) + port[1] + at(240, 0x90, 64, 80) + at(1680, 0x80, 64, 0)
         played = self.play(self.put("ports.mid", smf(0, 480, held)), "o.mid", "--prime-seconds", 1, "--length-tokens", 9).read_bytes()
         track = played[:played.index(NAME.encode())]
-        on_0 = track[track.rindex(bytes([0xFF, 0x21, 1, 0])):]
-        self.assertIn(bytes([0x80, 60, 64]), on_0)
-        self.assertIn(bytes([0xB0, 64, 0]), on_0)
+        for release in (0x80, 60, 64), (0xB0, 64, 0):
+            before = track[:track.rindex(bytes(release))]
+            self.assertGreater(before.rfind(bytes([0xFF, 0x21, 1, 0])), before.rfind(bytes([0xFF, 0x21, 1, 1])), release)
 
     def test_after_a_fade(self):
         fade = at(0, 0xB0, 7, 100) + at(0, 0x90, 60, 80) + at(960, 0x80, 60, 0) + at(0, 0x90, 64, 80) + at(0, 0xB0, 7, 0) + at(960, 0x80, 64, 0)
