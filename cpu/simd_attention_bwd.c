@@ -5,7 +5,7 @@
 //     S^T = K Q^T     P^T = exp(scale S^T - lse)     dP^T = V dO^T     dS^T = P^T (dP^T - delta),  delta = sum over d of dO O
 //     dV += P^T dO    dK += dS^T Q                   dQ^T += K^T dS^T
 // dK and dV of a block stay in cache; dQ^T is summed in work, one copy a task, in the order of blocks; then copies are added in order.
-// So the bits depend only on the number of threads. 10 D flop a visible pair.
+// So the bits depend only on the number of threads. 10 D flop a visible pair, 8 D of them useful.
 #include "cpu/attention.h"
 #include <omp.h>
 

@@ -8,7 +8,7 @@
 //
 // A kernel's comment names what it reads more often than once, its shared memory and how many blocks fit. Whether flop or
 // bytes limit an operation depends on the GPU's flop-to-byte ratio: T4 200, A100 160, H100 300 with tensor cores; 25, 10, 20 without.
-// Flop here are those computed; ops.h counts the useful ones.
+// Flop here are those that the GPU computes; ops.h counts the useful ones.
 #ifndef PA_CUDA_KERNELS_H
 #define PA_CUDA_KERNELS_H
 

@@ -78,7 +78,7 @@ void pa_findings_add(pa_findings *f, const pa_report *r) {
     count(&f->tempos_left_out, r->tempos_left_out);
 }
 
-void pa_findings_print(FILE *out, const pa_findings *f, const char *program) {
+void pa_findings_print(FILE *out, const pa_findings *f, const char *sostenuto, const char *program) {
     const struct {
         const pa_finding *found;
         const char *noun, *rest;
@@ -96,7 +96,7 @@ void pa_findings_print(FILE *out, const pa_findings *f, const char *program) {
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         const pa_finding *found = row[i].found;
         if (found->notes)
-            fprintf(out, "%s: %zu %s%s%s in %zu file%s\n", program, found->notes, row[i].noun, plural(found->notes), row[i].rest,
-                    found->files, plural(found->files));
+            fprintf(out, "%s: %zu %s%s%s in %zu file%s%s\n", program, found->notes, row[i].noun, plural(found->notes), row[i].rest,
+                    found->files, plural(found->files), found == &f->sostenuto ? sostenuto : "");
     }
 }

@@ -42,6 +42,7 @@ typedef struct {
 } pa_findings;
 
 void pa_findings_add(pa_findings *f, const pa_report *r);
-void pa_findings_print(FILE *out, const pa_findings *f, const char *program); // a line for each that there is
+// A line for each that there is. sostenuto: what became of that pedal, the end of its line.
+void pa_findings_print(FILE *out, const pa_findings *f, const char *sostenuto, const char *program);
 
 #endif

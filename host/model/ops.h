@@ -11,7 +11,9 @@
 // memory. The same inputs, threads and ranks give the same bits: sums have one order.
 //
 // Costs: s is the bytes of a number of the operation's type, n how many numbers an operand has. Bytes are what must pass between memory
-// and processor, each operand once. "Adds" means that results are added to what is there; everything else overwrites.
+// and processor, each operand once. Flop are the useful ones, as pabench counts them; a backend that computes more, such as attention's
+// scores again, says so in its own comments. GELU's count is nominal: cpu/ computes some 44, cuda/ 25 in 16 bits and 100 in float32.
+// "Adds" means that results are added to what is there; everything else overwrites.
 #ifndef PA_OPS_H
 #define PA_OPS_H
 
@@ -279,7 +281,7 @@ typedef struct {
     // Attention. o (R, ldo) = softmax(scale q k^T, causal) v; lse (B, H, N) = ln of the sum of exponentials, kept for the backward pass.
     // 4 D flop a pair (a query of a head and a key it sees). Scores never leave a tile: memory is `work` only.
     void (*attn_fwd)(pa_device *d, const pa_attn *a, void *o, float *lse, pa_work work);
-    // 8 D flop a pair count as useful; recomputing the scores costs 2 D to 6 D more.
+    // 8 D useful flop a pair.
     void (*attn_bwd)(pa_device *d, const pa_attn *a, const pa_attn_grads *g, pa_work work);
     // Bytes of work that attn_fwd, and with `back` attn_bwd, needs for this shape or one with fewer sequences, latents or kept keys.
     size_t (*attn_work)(pa_device *d, const pa_attn *a, bool back);
@@ -293,7 +295,8 @@ typedef struct {
     void (*embed_fwd)(pa_device *d, float *x, const pa_embed *a);
     // Adds dx's rows to the embeddings' gradients. 20 n bytes.
     void (*embed_bwd)(pa_device *d, const pa_embed_grads *a);
-    // z = x + r (+ bias), y = LN(z; w, b), eps 1e-5; without r, x is normalised. 4 + s bytes a number, 12 + s with r; 10 flop.
+    // z = x + r (+ bias), y = LN(z; w, b), eps 1e-5; without r, x is normalised. 4 + s bytes and 8 flop a number; with r 12 + s
+    // bytes, and a flop more for each of r and bias.
     void (*layernorm_fwd)(pa_device *d, const pa_layernorm *a);
     // Adds to dx, dw, db; dx_copy = dx after that. 12 + s bytes a number, 12 + 2 s with the copy; 18 flop.
     void (*layernorm_bwd)(pa_device *d, const pa_layernorm_grads *a);
@@ -304,7 +307,7 @@ typedef struct {
     size_t (*norm_work)(pa_device *d, int width); // bytes, for rows of so many numbers
     // Turns pairs (j, j + dims / 2), j < dims / 2, of each head in place. 2 s bytes and 3 flop a number turned.
     void (*rotary)(pa_device *d, const pa_rotary *a);
-    // g = activation(h), then dropout. 2 s bytes a number, 37 flop (GELU, by the error function), 2 (squared ReLU).
+    // g = activation(h), then dropout. 2 s bytes a number, 37 flop (GELU, by the error function; nominal), 2 (squared ReLU).
     void (*activation_fwd)(pa_device *d, const pa_activate *a);
     void (*activation_bwd)(pa_device *d, const pa_activate *a); // in place on g. 3 s bytes a number, 40 or 3 flop.
     // nats[i] = -ln softmax(logits)[target], 0 where there is no target; best[i] the most probable token. dlogits =

@@ -119,7 +119,8 @@ static pa_status open_session(session *x, pa_err *err) {
     if (s) return s;
     x->info = patrain_model_describe(x->model);
     s = pa_output_check_spares(&job->output, "the model", x->info->path, err);
-    if (!s) s = pa_from_library(patrain_sampling_check(&job->sampling, x->model, &why), &why, err);
+    if (!s && patrain_sampling_check(&job->sampling, x->model, &why)) // whose names for settings are the options'
+        s = pa_error(err, PA_USAGE, "--%s", why.text);
     if (!s) s = pa_primer_read(&x->primer, x->model, &job->primer, err);
     if (s) return s;
     int prefix = x->info->prefix;

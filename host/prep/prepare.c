@@ -186,6 +186,11 @@ static pa_status refuse_all(const prep *p, bool nothing, pa_err *err) {
     return pa_error(err, PA_DATA, "%s: --strict, and %zu files refused; no token files written%s", p->o->midi, p->pieces.refused, left);
 }
 
+static const char *sostenuto_fate(const pa_encode_options *o) {
+    if (o->sostenuto) return ", applied";
+    return o->encoding == PA_PERFORMANCE ? ", ignored (--sostenuto applies it)" : ", ignored";
+}
+
 static pa_status write_set(prep *p, pa_err *err) {
     p->set = (pa_set_options){
         .encoding = p->o->encode.encoding, .part_bytes = p->o->part_bytes, .keep_copies = p->o->keep_duplicates || p->corpus.metadata};
@@ -196,7 +201,7 @@ static pa_status write_set(prep *p, pa_err *err) {
     if (!s) s = pa_set_install(p->work, p->o->out, err);
     if (s) return s;
     print_table(p);
-    pa_findings_print(stderr, &p->pieces.findings, "paprep");
+    pa_findings_print(stderr, &p->pieces.findings, sostenuto_fate(&p->o->encode), "paprep");
     tell_duplicates(p);
     tell_splits(p);
     return PA_OK;

@@ -416,12 +416,12 @@ class Generate(Program):
                 (2, "--length-seconds: expected", (*good, "--length-seconds", -1)),
                 (2, "--number: expected 1", (*good, "--number", 0)),
                 (2, "--seed: expected 0", (*good, "--seed", -1)),
-                (2, "temperature: expected 0 (greedy) to 100, found -1", (*good, "--temperature", -1)),
-                (2, "top-p: expected more than 0", (*good, "--top-p", 0)),
-                (2, "min-p: expected 0 to 1", (*good, "--min-p", 2)),
+                (2, "pagen: --temperature: expected 0 (greedy) to 100, found -1", (*good, "--temperature", -1)),
+                (2, "--top-p: expected more than 0", (*good, "--top-p", 0)),
+                (2, "--min-p: expected 0 to 1", (*good, "--min-p", 2)),
                 (2, "--top-k: expected 0 to 390", (*good, "--top-k", 391)),
-                (2, "repetition-penalty", (*good, "--repetition-penalty", 0)),
-                (2, f"refill: expected 1 to {LATENTS}", (*good, "--refill", LATENTS + 1)),
+                (2, "--repetition-penalty: expected 0.01", (*good, "--repetition-penalty", 0)),
+                (2, f"--refill: expected 1 to {LATENTS}", (*good, "--refill", LATENTS + 1)),
                 (2, "unknown option --mp4", (*good, "--mp4", "x.mp4"))):
             self.refused("pagen", status, says, *arguments)
         self.assertFalse(self.out("x.mid").exists())

@@ -88,6 +88,8 @@ class Events(Paprep):
             header, events = self.split_events(self.run_paprep("--events", self.midi / "a.mid", *option).stdout)
             self.assertIn(f"# sostenuto pedal: 2 messages, {word}", header)
             self.assertEqual(events[-1].split()[0], seconds)
+        for option, end in (([], ", ignored (--sostenuto applies it)"), (["--sostenuto"], ", applied")):
+            self.assertIn(f"paprep: 2 messages of the sostenuto pedal in 1 file{end}\n", self.prepare(*option).stderr)
 
     def test_decode(self):
         self.put("a.mid", midi(60, 250))

@@ -13,7 +13,8 @@ typedef struct {
     const double *w;
     uint64_t seed, window;
     bool dropout;
-    int P, K, N, C, H, D, I, R;
+    int P, K, N, C, H, D, I;
+    int turned;    // rotary dims
     int *position; // (K + N) of each key: kept prefix, then latents
     double *turn;  // of rotary
     ref_rounding rounding;
@@ -92,9 +93,9 @@ static void head_norm(ref *r, double *x, const double *w, int rows) {
     }
 }
 
-// Dims (j, j + R/2) turn by position * 10000^(-2j/R), j < R/2; dims from R on stay.
+// With T = turned, dims (j, j + T/2) turn by position * 10000^(-2j/T), j < T/2; dims from T on stay.
 static void rotary(ref *r, double *x, const int *position, int rows) {
-    int half = r->R / 2;
+    int half = r->turned / 2;
     for (int n = 0; n < rows; n++)
         for (int h = 0; h < r->H; h++, x += r->D) {
             for (int j = 0; j < half; j++) {
@@ -102,16 +103,16 @@ static void rotary(ref *r, double *x, const int *position, int rows) {
                 x[j] = a * turn[0] - b * turn[1];
                 x[j + half] = b * turn[0] + a * turn[1];
             }
-            for (int d = 0; d < r->R; d++) x[d] = rounded(r, x[d]);
+            for (int d = 0; d < r->turned; d++) x[d] = rounded(r, x[d]);
         }
 }
 
-// Cosine and sine of each position's turns, (length, R/2, 2).
+// Cosine and sine of each position's turns, (length, turned / 2, 2).
 static double *turns(const ref *r, int length) {
-    int half = r->R / 2;
-    double *turn = take((size_t)length * r->R);
+    int half = r->turned / 2;
+    double *turn = take((size_t)length * r->turned);
     for (int i = 0; i < length * half; i++) {
-        double angle = i / half * pow(10000, -2.0 * (i % half) / r->R);
+        double angle = i / half * pow(10000, -2.0 * (i % half) / r->turned);
         turn[2 * i] = cos(angle);
         turn[2 * i + 1] = sin(angle);
     }
@@ -270,8 +271,8 @@ static ref_loss run(const pa_params *p, const double *w, const pa_batch *b, uint
     r.H = m->heads;
     r.D = m->dim_head;
     r.I = m->heads * m->dim_head;
-    r.R = m->rotary_dims ? m->rotary_dims : (m->dim_head / 2 > 32 ? m->dim_head / 2 : 32);
-    r.R = (r.R < r.D ? r.R : r.D) & ~1;
+    r.turned = m->rotary_dims ? m->rotary_dims : (m->dim_head / 2 > 32 ? m->dim_head / 2 : 32);
+    r.turned = (r.turned < r.D ? r.turned : r.D) & ~1;
     r.N = b->latents;
     r.P = b->length - b->latents;
     r.K = b->keep ? b->kept : r.P;
