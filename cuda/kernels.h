@@ -1,4 +1,4 @@
-// kernels.h: the operations of host/model/ops.h on an NVIDIA GPU; what each means is said there, here only what is peculiar to a GPU.
+// kernels.h: the operations of host/model/ops.h on an NVIDIA GPU. ops.h defines each; this header adds what only a GPU has.
 // A call launches in the device's stream and returns; errors show in cudaGetLastError and when the stream is next waited for. No call takes
 // memory, waits, or reads the host's memory later: all can be captured in a graph. Knows nothing of files, configuration or training.
 // Matrix products are in cuda/matmul.h.

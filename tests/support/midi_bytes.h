@@ -81,12 +81,16 @@ static inline void midi_rows(midi *m, const row *r) {
     }
 }
 
-// Type 0, 500 ticks a quarter note, 120 bpm.
-static inline void midi_simple(midi *m, const row *r) {
-    midi_header(m, 0, 1, 500);
+static inline void midi_track(midi *m, const row *r) {
     midi_begin(m);
     midi_rows(m, r);
     midi_end(m);
+}
+
+// Type 0, 500 ticks a quarter note, 120 bpm.
+static inline void midi_simple(midi *m, const row *r) {
+    midi_header(m, 0, 1, 500);
+    midi_track(m, r);
 }
 
 // "V15 +60 T50 -60": VELOCITY 15, NOTE_ON 60, TIME_SHIFT 50 steps, NOTE_OFF 60.

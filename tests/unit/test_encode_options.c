@@ -5,12 +5,7 @@
 static midi m;
 static const pa_encode_options performance = {.encoding = PA_PERFORMANCE};
 
-static void put_track(const row *r) {
-    midi_begin(&m);
-    midi_rows(&m, r);
-    midi_end(&m);
-}
-#define TRACK(...) put_track((const row[]){__VA_ARGS__, STOP})
+#define TRACK(...) midi_track(&m, (const row[]){__VA_ARGS__, STOP})
 static void programs_are_chosen(void **state) {
     (void)state;
     pa_report r;

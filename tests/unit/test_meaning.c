@@ -6,12 +6,7 @@
 static midi m;
 static const pa_encode_options performance = {.encoding = PA_PERFORMANCE};
 
-static void put_track(const row *r) {
-    midi_begin(&m);
-    midi_rows(&m, r);
-    midi_end(&m);
-}
-#define TRACK(...) put_track((const row[]){__VA_ARGS__, STOP})
+#define TRACK(...) midi_track(&m, (const row[]){__VA_ARGS__, STOP})
 static const char TEMPO_120[] = "\0\xff\x51\3\x07\xa1\x20";
 
 static void put_tempo_track(void) {
@@ -98,7 +93,7 @@ static void a_pedal_never_lifted_ends_with_the_piece(void **state) {
         r[i < 15 ? 2 * i + 2 : 31] = (row){480 * (i + 1), 0x81, (uint8_t)(72 + i), 0};
     }
     r[32] = (row)STOP;
-    put_track(r);
+    midi_track(&m, r);
     same_as_case("pedal_never_up_two_parts.mid");
     expect_tokens(&m, PA_PERFORMANCE,
                   "V19 +36 +72 T50 -72 +73 T50 -73 +74 T50 -74 +75 T50 -75 +76 T50 -76 +77 T50 -77 +78 T50 -78 +79 T50 -79 +80 T50 -80 +81 "
