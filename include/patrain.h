@@ -96,6 +96,7 @@ typedef struct {
     double seconds;        /* from there to the end of the last note, before the pedal */
     size_t sostenuto;      /* messages of the middle pedal */
     size_t unclosed;       /* notes never released: PATRAIN_MIDI_NEURAL drops them, others last to the file's end */
+    size_t unread;         /* bytes behind tracks' End of Track, left out */
     size_t mended;         /* damaged places */
     char first_mended[160];
 } patrain_midi_report;

@@ -99,6 +99,7 @@ static pa_status take_track(cleaner *c, pa_midi *midi, size_t track, int64_t *la
         if (r.tick > *last_tick) *last_tick = r.tick;
         if (!more) return PA_OK;
         if (e.status == PA_META && e.type == PA_META_PORT && e.length) port = e.data[0];
+        if (e.status == PA_META && e.type == PA_META_END) c->report->unread_bytes += pa_midi_unread(&r);
         if (!take_event(c, &e, port, tempo_wanted)) return pa_error(err, PA_FAIL, "no memory for the events of a MIDI file");
     }
 }

@@ -16,6 +16,7 @@ static void print_tracks(FILE *out, const pa_report *r) {
     else if (r->tracks > (size_t)r->announced)
         fprintf(out, "# the header counts %d track%s\n", r->announced, plural((size_t)r->announced));
     if (r->foreign_chunks) fprintf(out, "# %zu chunk%s of other kinds skipped\n", r->foreign_chunks, plural(r->foreign_chunks));
+    if (r->unread_bytes) fprintf(out, "# %zu byte%s behind End of Track left out\n", r->unread_bytes, plural(r->unread_bytes));
     if (r->trailing_bytes) fprintf(out, "# %zu byte%s behind the last track skipped\n", r->trailing_bytes, plural(r->trailing_bytes));
 }
 
@@ -75,6 +76,7 @@ void pa_findings_add(pa_findings *f, const pa_report *r) {
     count(&f->sostenuto, r->sostenuto);
     count(&f->idle_pedal, r->idle_pedal);
     count(&f->tracks_left_out, r->tracks_left_out);
+    count(&f->unread_bytes, r->unread_bytes);
     count(&f->tempos_left_out, r->tempos_left_out);
 }
 
@@ -91,6 +93,7 @@ void pa_findings_print(FILE *out, const pa_findings *f, const char *sostenuto, c
         {&f->sostenuto, "message", " of the sostenuto pedal"},
         {&f->idle_pedal, "message", " of the sustain pedal where no note is played"},
         {&f->tracks_left_out, "track", " beyond the header's count left out"},
+        {&f->unread_bytes, "byte", " behind End of Track left out"},
         {&f->tempos_left_out, "tempo", " outside of the first track left out"},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {

@@ -11,6 +11,7 @@ typedef struct {
     int announced; // chunks that the header counts
     size_t tracks; // read
     size_t tracks_left_out, foreign_chunks, trailing_bytes;
+    size_t unread_bytes;     // behind tracks' End of Track
     int ppqn;                // 0 with SMPTE time
     double ticks_per_second; // with SMPTE time
     double bpm;              // at the start
@@ -38,7 +39,7 @@ typedef struct {
 } pa_finding;
 
 typedef struct {
-    pa_finding mended, unclosed, drums, other_programs, pauses, sostenuto, idle_pedal, tracks_left_out, tempos_left_out;
+    pa_finding mended, unclosed, drums, other_programs, pauses, sostenuto, idle_pedal, tracks_left_out, unread_bytes, tempos_left_out;
 } pa_findings;
 
 void pa_findings_add(pa_findings *f, const pa_report *r);

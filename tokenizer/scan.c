@@ -202,13 +202,6 @@ static pa_status take_data(pa_midi_reader *r, pa_midi_event *e, uint32_t length,
     return PA_OK;
 }
 
-// Behind the end of a track nothing is played, in a strict reading too. Zeros are padding.
-static void report_rest(const pa_midi_reader *r) {
-    size_t at = r->at, end = track_of(r)->end;
-    while (at < end && !r->midi->bytes[at]) at++;
-    if (at < end) pa_mend(r->mended, "track %zu, byte %zu: %zu bytes behind End of Track are left out", r->track + 1, at, end - at);
-}
-
 // Meta and system events.
 static pa_status read_system(pa_midi_reader *r, pa_midi_event *e, pa_err *err) {
     uint32_t length = 0;
@@ -235,10 +228,8 @@ static pa_status read_system(pa_midi_reader *r, pa_midi_event *e, pa_err *err) {
         length = 1;
     }
     if (!s) s = take_data(r, e, length, err);
-    if (s || e->status != PA_META || e->type != PA_META_END) return s;
-    r->ended = true;
-    report_rest(r);
-    return PA_OK;
+    if (!s && e->status == PA_META && e->type == PA_META_END) r->ended = true;
+    return s;
 }
 
 // A lenient reader takes 127 for a second data byte that is none, and leaves out an event whose first is none: *usable.
@@ -312,6 +303,12 @@ pa_status pa_midi_next(pa_midi_reader *r, pa_midi_event *e, bool *more, pa_err *
     if (!r->midi->lenient) return pa_error(err, s, "%s", found.text);
     pa_mend(r->mended, "%s; the track ends there", found.text);
     return PA_OK;
+}
+
+size_t pa_midi_unread(const pa_midi_reader *r) {
+    size_t at = r->at, end = track_of(r)->end;
+    while (at < end && !r->midi->bytes[at]) at++;
+    return end - at;
 }
 
 uint32_t pa_midi_tempo(const pa_midi_event *e) {

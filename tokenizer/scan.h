@@ -80,6 +80,9 @@ pa_midi_reader pa_midi_read(const pa_midi *midi, size_t track, pa_mended *mended
 // The next event; *more is false where there was none. The end of the track (PA_META_END) is an event and the last one.
 pa_status pa_midi_next(pa_midi_reader *r, pa_midi_event *e, bool *more, pa_err *err);
 
+// Bytes of the track behind the last event, zeros at their start apart: those are padding. Behind PA_META_END nothing is played.
+size_t pa_midi_unread(const pa_midi_reader *r);
+
 // Microseconds a quarter note; 0 for every other event and for a tempo without a meaning.
 uint32_t pa_midi_tempo(const pa_midi_event *e);
 

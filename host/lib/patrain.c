@@ -53,6 +53,7 @@ static void fill_report(patrain_midi_report *r, const pa_piece *piece) {
     r->seconds = piece->seconds;
     r->sostenuto = piece->report.sostenuto;
     r->unclosed = piece->report.unclosed;
+    r->unread = piece->report.unread_bytes;
     r->mended = piece->report.mended.count;
     snprintf(r->first_mended, sizeof r->first_mended, "%s", piece->report.mended.first);
 }

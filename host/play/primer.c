@@ -78,6 +78,7 @@ static void report(const char *path, const patrain_midi_report *r, const pa_prim
     if (r->mended == 1) fprintf(stderr, "%s: damaged: %s (--strict refuses it)\n", path, r->first_mended);
     if (r->mended > 1)
         fprintf(stderr, "%s: damaged in %zu places; the first: %s (--strict refuses it)\n", path, r->mended, r->first_mended);
+    if (r->unread) fprintf(stderr, "%s: %zu byte%s behind End of Track left out\n", path, r->unread, r->unread == 1 ? "" : "s");
     if (r->sostenuto && !o->sostenuto) fprintf(stderr, "%s: sostenuto pedal ignored (--sostenuto applies it)\n", path);
     if (r->unclosed)
         fprintf(stderr, "%s: %zu note%s never released, %s\n", path, r->unclosed, r->unclosed == 1 ? "" : "s",

@@ -81,6 +81,15 @@ class Events(Paprep):
         header, _ = self.split_events(self.run_paprep("--events", self.midi / "b.mid", "--lenient").stdout)
         self.assertEqual(header[-1], "# 1 mended: track 1, byte 25: a data byte of 200; read as 127")
 
+    def test_behind_the_end_of_a_track(self):
+        events = b"\0\x90\x3c\x40\x64\x80\x3c\0\0\xff\x2f\0\0\x90\x40\x40"
+        self.put("a.mid", midi()[:14] + b"MTrk" + struct.pack(">I", len(events)) + events)
+        for option in [], ["--lenient"]:
+            header, _ = self.split_events(self.run_paprep("--events", self.midi / "a.mid", *option).stdout)
+            self.assertIn("# 3 bytes behind End of Track left out", header)
+            self.assertFalse([line for line in header if "mended" in line])
+        self.assertIn("paprep: 3 bytes behind End of Track left out in 1 file\n", self.prepare().stderr)
+
     def test_sostenuto(self):
         events = b"\0\x90\x3c\x40\x64\xb0\x42\x7f\x64\x80\x3c\0\x64\xb0\x42\0\0\xff\x2f\0"
         self.put("a.mid", midi()[:14] + b"MTrk" + struct.pack(">I", len(events)) + events)

@@ -129,6 +129,25 @@ static void what_was_found(void **state) {
     assert_float_equal(r.seconds, 1, 1e-9);
 }
 
+// Left out and reported; no damage, so that a strict reading does the same. Zeros are padding.
+static void bytes_behind_the_end_of_a_track(void **state) {
+    (void)state;
+    for (int padding = 0; padding < 2; padding++)
+        for (int lenient = 0; lenient < 2; lenient++) {
+            pa_report r;
+            const pa_encode_options o = {.encoding = PA_PERFORMANCE, .lenient = lenient};
+            midi_header(&m, 0, 1, 500);
+            midi_begin(&m);
+            MIDI_PUT(&m, "\0\x90\x3c\x40\x83\x74\x80\x3c\x40\0\xff\x2f\0\0\0");
+            if (!padding) MIDI_PUT(&m, "\x90\x40\x40");
+            midi_put(&m, (const char[4]){0}, padding ? 4 : 0);
+            m.byte[m.track - 1] = (uint8_t)(m.count - m.track);
+            expect_options(&m, &o, "V15 +60 T50 -60", 0, &r);
+            assert_int_equal(r.unread_bytes, padding ? 0 : 3);
+            assert_int_equal(r.mended.count, 0);
+        }
+}
+
 // ---- damage
 
 static void lenient_takes_what_is_there(void **state) {
@@ -147,8 +166,13 @@ static void lenient_takes_what_is_there(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(programs_are_chosen),         cmocka_unit_test(lists_of_programs),  cmocka_unit_test(files_without_music),
-        cmocka_unit_test(pauses_are_shortened),        cmocka_unit_test(silence_is_trimmed), cmocka_unit_test(what_was_found),
+        cmocka_unit_test(programs_are_chosen),
+        cmocka_unit_test(lists_of_programs),
+        cmocka_unit_test(files_without_music),
+        cmocka_unit_test(pauses_are_shortened),
+        cmocka_unit_test(silence_is_trimmed),
+        cmocka_unit_test(what_was_found),
+        cmocka_unit_test(bytes_behind_the_end_of_a_track),
         cmocka_unit_test(lenient_takes_what_is_there),
     };
     return cmocka_run_group_tests_name("encode_options", tests, NULL, NULL);
