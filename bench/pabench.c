@@ -11,6 +11,7 @@
 #include "bench/bench.h"
 #include "host/base/cli.h"
 #include "host/base/file.h"
+#include "host/base/threads.h"
 
 enum { SAMPLES = 12, MOST_CASES = 2 * 5 * CASE_ROWS, MOST_MODELS = 5 * 2 * BENCH_MODELS + 2 };
 
@@ -256,6 +257,7 @@ static pa_status choose(options *o, pa_err *err) {
 
 static pa_status bench_all(options *o, pa_err *err) {
     int models = o->quick ? 1 : 5;
+    pa_threads_enter(omp_get_max_threads());
     o->threads = omp_get_max_threads();
     pa_status s = choose(o, err);
     pa_file f;

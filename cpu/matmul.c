@@ -3,12 +3,16 @@
 // no products of bf16 there without AVX-512, and with it imitates them at a tenth of float32's rate.)
 #include "cpu/matmul.h"
 
+#include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/base/threads.h"
+
 typedef struct {
     pa_product key; // its types as the model has them; the primitive multiplies float32 where bf16 was widened
+    int threads;    // that it was made for
     dnnl_primitive_t primitive;
     dnnl_memory_t a, b, c, scratch;
 } entry;
@@ -122,7 +126,7 @@ static pa_status entry_create(cpu_matmul *mm, entry *e, const pa_product *p, pa_
     dnnl_primitive_desc_t pd = NULL;
     dnnl_memory_desc_t a, b, c;
     dnnl_matmul_desc_t d;
-    *e = (entry){.key = *p};
+    *e = (entry){.key = *p, .threads = omp_get_max_threads()};
     TRY(describe(&a, p->m, p->k, mm->widens ? PA_TYPE_F32 : p->a, p->a_t));
     TRY(describe(&b, p->k, p->n, mm->widens ? PA_TYPE_F32 : p->b, p->b_t));
     TRY(describe(&c, p->m, p->n, mm->widens ? PA_TYPE_F32 : p->c, false));
@@ -163,8 +167,9 @@ static bool same(const pa_product *x, const pa_product *y) {
 }
 
 static pa_status find(cpu_matmul *mm, const pa_product *p, entry **found, pa_err *err) {
+    const int threads = omp_get_max_threads();
     for (int i = 0; i < mm->count; i++)
-        if (same(&mm->entries[i].key, p)) {
+        if (mm->entries[i].threads == threads && same(&mm->entries[i].key, p)) {
             *found = &mm->entries[i];
             return PA_OK;
         }
@@ -238,4 +243,41 @@ pa_status cpu_matmul_run(cpu_matmul *mm, const pa_product *p, const void *a, con
     if (p->m == 0 || p->n == 0) return PA_OK;
     bool wide = mm->widens && (p->a == PA_TYPE_BF16 || p->b == PA_TYPE_BF16 || p->c == PA_TYPE_BF16);
     return wide ? run_wide(mm, p, a, b, c, err) : run(mm, p, a, b, c, err);
+}
+
+// Of whole numbers up to 4, so that every sum is exact.
+pa_status cpu_matmul_check(const pa_ops *isa, pa_type type, pa_err *err) {
+    enum { M = 96, N = 96, K = 64 };
+    if (cpu_matmul_widens(isa)) type = PA_TYPE_F32;
+    const pa_product p = {.m = M, .n = N, .k = K, .a = type, .b = type, .c = PA_TYPE_F32};
+    cpu_matmul *mm = NULL;
+    float *a = pa_alloc(M * K * sizeof *a), *b = pa_alloc(K * N * sizeof *b), *c = pa_alloc(M * N * sizeof *c);
+    void *typed_a = pa_alloc(M * K * sizeof *a), *typed_b = pa_alloc(K * N * sizeof *b);
+    pa_status s = PA_OK;
+    if (!a || !b || !c || !typed_a || !typed_b) {
+        s = pa_error(err, PA_FAIL, "no memory");
+        goto done;
+    }
+    for (int i = 0; i < M * K; i++) a[i] = (float)(i * 7 % 9 - 4);
+    for (int i = 0; i < K * N; i++) b[i] = (float)(i * 5 % 9 - 4);
+    isa->cast(NULL, type, typed_a, a, M * K);
+    isa->cast(NULL, type, typed_b, b, K * N);
+    if ((s = cpu_matmul_create(&mm, isa, NULL, 0, 0, err)) || (s = cpu_matmul_run(mm, &p, typed_a, typed_b, c, err))) goto done;
+    for (int i = 0; i < M * N && !s; i++) {
+        float sum = 0;
+        for (int k = 0; k < K; k++) sum += a[i / N * K + k] * b[k * N + i % N];
+        if (sum == c[i]) continue;
+        char settings[512];
+        pa_threads_settings(settings);
+        s = pa_error(err, PA_FAIL, "OpenMP: a matrix product on %d threads is wrong (%s); try OMP_NUM_THREADS=1", omp_get_max_threads(),
+                     settings);
+    }
+done:
+    cpu_matmul_destroy(mm);
+    free(a);
+    free(b);
+    free(c);
+    free(typed_a);
+    free(typed_b);
+    return s;
 }

@@ -4,6 +4,7 @@
 
 #include "cpu/device.h"
 #include "cpu/table.h"
+#include "host/base/threads.h"
 #include "host/model/walk.h"
 
 static pa_status choose_type(pa_device *d, const pa_open *o, pa_err *err) {
@@ -45,6 +46,7 @@ static pa_status cpu_open(pa_context **out, const pa_open *o, pa_err *err) {
         free(d);
         return s;
     }
+    pa_threads_enter(omp_get_max_threads()); // for good in a program; the library restores the settings
     d->table = cpu_table(d->isa);
     d->comm = o->comm;
     widest(o->params, &d->row, &d->matrix);

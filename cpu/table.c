@@ -83,7 +83,8 @@ static void give(pa_device *d, void *base, size_t bytes) {
 }
 
 static pa_status ready(pa_device *d, void *workspace, pa_err *err) {
-    return cpu_matmul_create(&d->mm, d->isa, workspace, d->row, d->matrix, err);
+    pa_status s = cpu_matmul_check(d->isa, d->type, err);
+    return s ? s : cpu_matmul_create(&d->mm, d->isa, workspace, d->row, d->matrix, err);
 }
 
 static void close_device(pa_device *d) {

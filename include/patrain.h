@@ -10,8 +10,9 @@
  *
  * Manners. The library prints nothing, installs no signal handler, does not end the process, and forks no other unless asked to
  * (patrain_midi_options.isolated). It reads the environment (OMP_NUM_THREADS and its kind) and never changes it. It computes on OpenMP
- * threads; the first stream or scorer of a process shortens the time for which idle OpenMP threads spin, as patrain's programs do, unless
- * OMP_WAIT_POLICY or GOMP_SPINCOUNT is set.
+ * threads, fewer than asked for where OpenMP's settings allow fewer, one inside a parallel region of the caller's, and leaves the caller's
+ * settings as they were; the first stream or scorer of a process shortens the time for which idle OpenMP threads spin, as patrain's
+ * programs do, unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is set.
  *
  * Buffers. Sizes are in elements. Input and output buffers of one call must not overlap. What the library allocates for the caller is freed
  * with patrain_free; it may be resized with realloc.

@@ -8,14 +8,8 @@
 
 static const char *const precision_name[] = {"auto", "fp32", "bf16", "fp16"}; // in the order of pa_precision
 
-int pa_engine_enter(const pa_engine *e) {
-    int before = omp_get_max_threads();
-    omp_set_num_threads(e->options.threads);
-    return before;
-}
-
-void pa_engine_leave(int before) {
-    omp_set_num_threads(before);
+pa_threads pa_engine_enter(const pa_engine *e) {
+    return pa_threads_enter(e->options.threads);
 }
 
 static pa_status check_device(const char *device, const pa_backend **backend, pa_err *err) {
@@ -73,10 +67,10 @@ pa_status pa_engine_open(pa_engine *e, const patrain_model *m, const patrain_opt
     if (s) return s;
     open.int8 = e->options.int8;
     pa_spin_briefly();
-    int before = pa_engine_enter(e);
+    pa_threads before = pa_engine_enter(e);
     s = e->backend->open(&e->ctx, &open, err);
     if (!s) s = pa_weights_load(&m->weights, &m->params, e->backend, e->ctx, err);
-    pa_engine_leave(before);
+    pa_threads_leave(before);
     if (s) return s;
     e->options.device = e->backend->name;
     e->options.precision = precision_name[e->backend->precision(e->ctx)];

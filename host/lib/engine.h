@@ -2,6 +2,7 @@
 #ifndef PA_ENGINE_H
 #define PA_ENGINE_H
 
+#include "host/base/threads.h"
 #include "host/lib/handles.h"
 
 typedef struct {
@@ -18,9 +19,8 @@ void pa_engine_close(pa_engine *e);
 // The options with their defaults, but for device and precision; PA_USAGE for those out of range.
 pa_status pa_engine_options(patrain_options *o, const patrain_options *given, pa_err *err);
 
-// A context computes with the threads it was opened for, whichever thread calls and whatever that one has set. Computations stand between
-// enter and leave.
-int pa_engine_enter(const pa_engine *e);
-void pa_engine_leave(int before);
+// A context computes on the threads that it was opened for, whichever thread calls and whatever that one has set; on one where the caller
+// is inside a parallel region of several. Computations stand between this and pa_threads_leave.
+pa_threads pa_engine_enter(const pa_engine *e);
 
 #endif

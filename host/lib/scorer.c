@@ -57,9 +57,9 @@ static pa_status score(patrain_scorer *r, pa_pieces *x, pa_err *err) {
     x->ctx = r->engine.ctx;
     x->model = &r->engine.model->params.model;
     x->batch = r->engine.options.batch;
-    int before = pa_engine_enter(&r->engine);
+    pa_threads before = pa_engine_enter(&r->engine);
     s = pa_pieces_score(x, err);
-    pa_engine_leave(before);
+    pa_threads_leave(before);
     return s;
 }
 
@@ -92,9 +92,9 @@ patrain_status patrain_scorer_predict(patrain_scorer *r, const patrain_windows *
         pa_batch b = {.batch = w->batch, .length = w->length, .latents = w->latents, .input = w->input, .target = w->target};
         double sum;
         b.kept = w->length - w->latents;
-        int before = pa_engine_enter(&r->engine);
+        pa_threads before = pa_engine_enter(&r->engine);
         s = r->engine.backend->loss(r->engine.ctx, &b, &sum, &(pa_scores){.nats = w->nats, .best = w->best, .logits = w->logits}, &err);
-        pa_engine_leave(before);
+        pa_threads_leave(before);
     }
     return pa_lib_result(s, &err, error);
 }

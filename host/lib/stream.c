@@ -140,9 +140,9 @@ patrain_status patrain_stream_next(patrain_stream *s, const patrain_sampling *sa
     pa_generator *g = &s->generator;
     pa_status e = options_of(sampling, s->engine.model, &o, &err);
     if (!e) {
-        int before = pa_engine_enter(&s->engine);
+        pa_threads before = pa_engine_enter(&s->engine);
         e = pa_generator_draw(g, &o, s->token, &err);
-        pa_engine_leave(before);
+        pa_threads_leave(before);
     }
     if (!e && !g->ended[0]) follow(s, *s->token);
     if (!e && tokens) memcpy(tokens, s->token, (size_t)g->sequences * sizeof *tokens);
@@ -185,9 +185,9 @@ patrain_status patrain_stream_logits(patrain_stream *s, float *logits, patrain_e
     pa_generator *g = &s->generator;
     pa_status e = g->total ? PA_OK : pa_error(&err, PA_USAGE, "expected a token to predict from, found an empty stream");
     if (!e) {
-        int before = pa_engine_enter(&s->engine);
+        pa_threads before = pa_engine_enter(&s->engine);
         e = pa_generator_advance(g, 0, &err);
-        pa_engine_leave(before);
+        pa_threads_leave(before);
     }
     if (!e) memcpy(logits, g->logits, (size_t)g->sequences * PA_VOCAB * sizeof *logits);
     return pa_lib_result(e, &err, error);

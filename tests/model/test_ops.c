@@ -92,8 +92,31 @@ static void the_table_counts_as_the_model_does(void **state) {
     }
 }
 
+static void widen_wrongly(pa_device *d, pa_type t, void *y, const float *x, size_t n) {
+    cpu_ops_select(NULL)->cast(d, t, y, x, n - 1);
+}
+
+static void a_wrong_product_is_found(void **state) {
+    (void)state;
+    pa_err err;
+    for (pa_type type = PA_TYPE_F32; type <= PA_TYPE_BF16; type++)
+        for (int i = 0; i < 4; i++) {
+            const pa_ops *ops = cpu_ops_select(isa_name[i]);
+            if (!ops) continue;
+            pa_ops wrong = *ops;
+            wrong.cast = widen_wrongly;
+            if (cpu_matmul_check(ops, type, &err)) fail_msg("%s: %s", ops->name, err.text);
+            assert_int_equal(cpu_matmul_check(&wrong, type, &err), PA_FAIL);
+            assert_non_null(strstr(err.text, "OpenMP: a matrix product on 2 threads is wrong ("));
+            assert_non_null(strstr(err.text, "OMP_PLACES=cores"));
+        }
+}
+
 int main(void) {
+    setenv("OMP_PLACES", "cores", 1); // read by no one now
+    omp_set_num_threads(2);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_wrong_product_is_found),
         cmocka_unit_test(float32_is_float64_but_for_rounding),
         cmocka_unit_test(bf16_is_float64_but_for_rounding),
         cmocka_unit_test(the_table_counts_as_the_model_does),

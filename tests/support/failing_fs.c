@@ -10,6 +10,8 @@
 //   lost                rename, then killed, and what was in the renamed folder is cut in half: a disk whose fsync lies, and no power
 // Calls: fwrite fflush fclose fsync rename renameat2 symlink mkdir open (for writing) pread flock. Failures of write(2) itself are seen by
 // stdio's buffers, so stdio's functions are the ones replaced.
+//
+// Load averages are those of a busy machine, on which OMP_DYNAMIC=true gives a region one thread.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -155,4 +157,9 @@ int open(const char *path, int flags, ...) {
 ssize_t pread(int fd, void *data, size_t count, off_t at) {
     outcome o = judge_file("pread", fd);
     return o == FAILS ? -1 : after(o, (int)CALL(pread)(fd, data, count, at));
+}
+
+int getloadavg(double *load, int count) {
+    for (int i = 0; i < count; i++) load[i] = 1000;
+    return count;
 }

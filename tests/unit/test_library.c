@@ -333,6 +333,43 @@ static void test_threads(void **state) {
     library_close(p);
 }
 
+// What a caller does to its own OpenMP changes nothing, and stays as it was.
+static void test_callers_own_openmp(void **state) {
+    (void)state;
+#ifdef PA_EMULATOR // which runs the kernels of one thread
+    if (!strcmp(library_device(), "cuda")) skip();
+#endif
+    enum { PLAIN, LIMITED, NESTED, WAYS, WIDE = 48 };
+    static uint16_t token[LONGEST], drawn[WAYS][2][LENGTH];
+    static float nats[WAYS][2][LONGEST];
+    const int threads = omp_get_max_threads(), levels = omp_get_max_active_levels();
+    for (size_t i = 0; i < LONGEST; i++) token[i] = primer[i * 5 % PRIMER];
+    omp_set_num_threads(3);
+    library_player p[2];
+    for (int i = 0; i < 2; i++) p[i] = library_open_some(scratch("model.safetensors"), "performance", 1, WIDE);
+    for (int way = 0; way < WAYS; way++) {
+        omp_set_max_active_levels(way == LIMITED ? 0 : levels);
+#pragma omp parallel for num_threads(2) if (way == NESTED)
+        for (int i = 0; i < 2; i++) {
+            patrain_error error;
+            patrain_sampling o = library_sampling();
+            library_ok(patrain_scorer_score(p[i].scorer, token, LONGEST, nats[way][i], &error), &error);
+            continue_primer(p[i].stream, &o, PRIMER, drawn[way][i]);
+            assert_int_equal(omp_get_max_threads(), 3);
+            assert_int_equal(omp_get_dynamic(), 0);
+        }
+        for (int i = 0; i < 2; i++) {
+            for (int t = 1; t < LONGEST; t++)
+                if (fabsf(nats[way][i][t] - nats[PLAIN][0][t]) > 1e-4F)
+                    fail_msg("way %d, token %d: expected %g nats, found %g", way, t, nats[PLAIN][0][t], nats[way][i][t]);
+            assert_memory_equal(drawn[way][i], drawn[PLAIN][0], sizeof drawn[0][0]);
+        }
+    }
+    omp_set_num_threads(threads);
+    omp_set_max_active_levels(levels);
+    for (int i = 0; i < 2; i++) library_close(p[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(test_same_tokens_as_generation),
@@ -343,6 +380,7 @@ int main(void) {
         SCRATCH_TEST(test_keys),
         SCRATCH_TEST(test_score),
         SCRATCH_TEST(test_threads),
+        SCRATCH_TEST(test_callers_own_openmp),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""patrain, paeval and pagen where OpenMP gives regions fewer threads than it says: the numbers of the plain run."""
+
+import json
+import os
+import unittest
+
+import programs
+import tiny
+
+SHIM = os.environ["PA_SHIM"]  # whose load averages make OMP_DYNAMIC give one thread
+SETTINGS = [
+    {},
+    {"OMP_NUM_THREADS": "1"},
+    {"OMP_DYNAMIC": "true", "LD_PRELOAD": SHIM, "ASAN_OPTIONS": "verify_asan_link_order=0"},
+    {"OMP_THREAD_LIMIT": "1"},
+    {"OMP_NUM_THREADS": "3", "OMP_THREAD_LIMIT": "2"},
+    {"OMP_MAX_ACTIVE_LEVELS": "0"},
+    {"OMP_MAX_ACTIVE_LEVELS": "3", "OMP_NUM_THREADS": "3,2"},
+    {"OMP_SCHEDULE": "dynamic,1", "OMP_PROC_BIND": "true"},
+]
+
+
+class OpenMP(tiny.Program):
+    def under(self, settings, program, *arguments):
+        was = dict(os.environ)
+        os.environ.update({"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"} | settings)
+        try:
+            return tiny.run(program, *arguments)
+        finally:
+            os.environ.clear()
+            os.environ.update(was)
+
+    def test_numbers_of_the_plain_run(self):
+        for precision in ("fp32", "bf16"):
+            expected = None
+            for i, settings in enumerate(SETTINGS):
+                run, out = self.out(f"{precision}-{i}"), self.out(f"{precision}-{i}.safetensors")
+                self.under(settings, "patrain", self.at / "c.ini", "--run-dir", run, f"train.precision={precision}", "log.every=1")
+                steps, evaluations = programs.losses(run)
+                found, tokens = [x for row in steps + evaluations for x in row], []
+                if precision == "fp32":
+                    score = self.under(settings, "paeval", self.run_dir, self.tokens, "--precision", precision, "--json")
+                    self.under(settings, "pagen", self.run_dir, "--primer", self.primer, "--output", out, "--length-tokens", 80,
+                               "--seed", 3, "--precision", precision)
+                    found.append(json.loads(score)["loss"])
+                    tokens = tiny.pieces(out)
+                expected = expected or (found, tokens)
+                with self.subTest(precision=precision, settings=settings):
+                    self.assertEqual(len(found), len(expected[0]))
+                    for a, b in zip(found, expected[0]):
+                        self.assertAlmostEqual(a, b, delta=(1e-5 if precision == "fp32" else 1e-3) * max(1, abs(b)))
+                    self.assertEqual(tokens, expected[1])
+
+
+if __name__ == "__main__":
+    unittest.main()
