@@ -21,6 +21,7 @@ enum {
     PA_RANDOM_DROPOUT = 6, // step: window of the run, index: layer, row and column
     PA_RANDOM_SAMPLE = 7,  // step: stream, index: token of the piece
     PA_RANDOM_EVAL = 8,    // step: piece, index: 0
+    PA_RANDOM_STARTS = 9,  // step: step of the run, index: 0 how many windows begin a piece, 1 their prefix
 };
 
 typedef struct {

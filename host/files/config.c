@@ -46,6 +46,7 @@ const pa_key pa_keys[] = {
     {KEY(data, augment_transpose), INT(0, 24), .help = "Largest random transposition, in semitones up or down."},
     {KEY(data, augment_stretch), BELOW(0, 1), .help = "Largest random change of tempo; 0.05 stretches time by 0.95 to 1.05."},
     {KEY(data, augment_velocity), INT(0, 31), .help = "Largest random change of loudness, in velocity bins up or down."},
+    {KEY(data, piece_starts), REAL(0, 1), .help = "Share of the windows that begin at the start of a piece: half of them without a prefix, the others with prefixes of all lengths."},
 
     {KEY(train, global_batch), INT(1, 1 << 20), .help = "Windows a step, over all ranks."},
     {KEY(train, micro_batch), INT(0, 1 << 20), .automatic = true, .help = "Windows that a device computes at once; auto: about 8192 latents."},

@@ -18,6 +18,7 @@ typedef struct {
         int augment_transpose;              // semitones, either way, 0: none
         double augment_stretch;             // 0.05: time times 0.95 to 1.05
         int augment_velocity;               // velocity bins, either way
+        double piece_starts;                // share of the windows that begin a piece
     } data;
     struct {
         int global_batch, micro_batch; // windows a step, over all ranks; windows at once on one device (0: chosen)

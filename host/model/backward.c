@@ -152,6 +152,8 @@ static pa_status attention_backward(pa_context *c, int block, pa_err *err) {
     if ((e = input_gradient(c, R, c->dza, t->out_w, c->dout, false, err))) return e;
     pa_attn a = pa_attention_of(c, block);
     size_t prefix = (size_t)Q * (size_t)ldkv;
+    pa_work work = c->work;
+    work.rare = pa_is_rare(c);
     void *dk = cross ? c->dkv : pa_at(c, c->dq, (size_t)I), *dv = pa_at(c, dk, (size_t)I);
     c->ops->attn_bwd(c->device, &a,
                      &(pa_attn_grads){.o = s->o,
@@ -162,7 +164,7 @@ static pa_status attention_backward(pa_context *c, int block, pa_err *err) {
                                       .dvp = dv,
                                       .dkn = pa_at(c, dk, prefix),
                                       .dvn = pa_at(c, dv, prefix)},
-                     c->work);
+                     work);
     unrotate(c, block, Q, cross ? I : 3 * I, ldkv, c->dq, dk);
     if ((e = projection_backward(c, block, Q, err))) return e;
     enter_backward(c, block, Q);
@@ -259,7 +261,7 @@ pa_status pa_context_loss_grad(pa_context *c, const pa_batch *b, float scale, do
     if (e || (e = pa_take_batch(c, slot, scale * c->loss_scaling, err))) return e;
     pa_refresh_weights(c);
     pa_step step = {PA_STEP_GRADIENTS, c->B, c->M, c->N, c->K, c->dropout, c->last};
-    e = pa_replay(c, &step, forward_and_backward, err);
+    e = pa_is_rare(c) ? forward_and_backward(c, err) : pa_replay(c, &step, forward_and_backward, err);
     c->summing = c->last;
     if (e || !sum) return e;
     e = c->ops->download(c->device, &c->host_sums[PA_SUM_NATS], &c->sums[PA_SUM_NATS], sizeof *sum, err);

@@ -121,6 +121,7 @@ static void attend(pa_context *c, int block, int first) {
     pa_saved *s = &c->saved[block];
     pa_attn a = pa_attention_of(c, block);
     pa_work work = c->work;
+    work.rare = pa_is_rare(c);
     if (first) { // earlier latents' keys are behind the prefix's, and as visible
         size_t before = (size_t)(a.kept + first) * (size_t)a.ldkv;
         a.q = pa_at(c, s->q, (size_t)first * (size_t)a.ldq);

@@ -59,19 +59,28 @@ static void draw_windows(pa_trainer *t, int64_t step) {
         uint16_t *w = t->tokens + (size_t)i * length;
         t->number[i] = (uint64_t)step * (uint64_t)c->train.global_batch + (uint64_t)(t->first_window + i);
         pa_sampler_window(&t->sampler, t->number[i], w);
-        for (int at = m->prefix + 1; at <= m->prefix + t->latents; at++) t->scored += w[at] != PA_PAD;
+        int prefix = pa_window_prefix(c, t->number[i]);
+        for (int at = prefix + 1; at <= prefix + t->latents; at++) t->scored += w[at] != PA_PAD;
     }
+}
+
+// Windows from `from` on that one call takes: at most micro_batch, of one prefix.
+static int count_alike(const pa_trainer *t, int from, int prefix) {
+    int count = 1;
+    while (count < t->micro_batch && from + count < t->windows && pa_window_prefix(t->run.config, t->number[from + count]) == prefix)
+        count++;
+    return count;
 }
 
 static pa_batch fill_micro_batch(pa_trainer *t, int from) {
     const pa_config *c = t->run.config;
-    const pa_model *m = &c->model;
-    int N = t->latents, M = m->prefix + N, left = t->windows - from, count = left < t->micro_batch ? left : t->micro_batch;
+    int prefix = pa_window_prefix(c, t->number[from]), kept = pa_kept(prefix, c->model.prefix_dropout);
+    int N = t->latents, M = prefix + N, count = count_alike(t, from, prefix);
     for (int i = 0; i < count; i++) {
-        const uint16_t *w = t->tokens + (size_t)(from + i) * ((size_t)m->context + 1);
+        const uint16_t *w = t->tokens + (size_t)(from + i) * ((size_t)c->model.context + 1);
         memcpy(t->input + (size_t)i * (size_t)M, w, (size_t)M * 2);
-        memcpy(t->target + (size_t)i * (size_t)N, w + m->prefix + 1, (size_t)N * 2);
-        pa_keep_positions((uint64_t)c->train.seed, t->number[from + i], m->prefix, t->kept, t->keep + (size_t)i * (size_t)t->kept);
+        memcpy(t->target + (size_t)i * (size_t)N, w + prefix + 1, (size_t)N * 2);
+        pa_keep_positions((uint64_t)c->train.seed, t->number[from + i], prefix, kept, t->keep + (size_t)i * (size_t)kept);
     }
     return (pa_batch){.batch = count,
                       .length = M,
@@ -79,7 +88,7 @@ static pa_batch fill_micro_batch(pa_trainer *t, int from) {
                       .input = t->input,
                       .target = t->target,
                       .keep = t->keep,
-                      .kept = t->kept,
+                      .kept = kept,
                       .window = t->number + from,
                       .last = from + count == t->windows};
 }
@@ -96,7 +105,7 @@ static pa_status stage_next(pa_trainer *t, pa_err *err) {
     if (!backend->stage || !t->windows || t->options->dry_run) return PA_OK;
     draw_windows(t, t->drawn + 1);
     pa_batch next = fill_micro_batch(t, 0);
-    t->staged = true;
+    t->staged = next.batch;
     return backend->stage(t->run.ctx, &next, err);
 }
 
@@ -104,14 +113,15 @@ static pa_status stage_next(pa_trainer *t, pa_err *err) {
 static pa_status gradient(pa_trainer *t, float scale, pa_err *err) {
     bool may_drop = t->run.backend->own_transport && t->comm->size == 1; // else train.c drops it from another thread
     pa_status s = PA_OK;
-    for (int from = 0; !s && from < t->windows; from += t->micro_batch) {
+    for (int from = 0; !s && from < t->windows;) {
         if (may_drop && pa_stop_grace_over()) return PA_STOPPED;
-        pa_batch b = {0};
-        bool staged = t->staged;
+        pa_batch b = {.batch = t->staged};
+        bool staged = t->staged > 0;
         if (!staged) b = fill_micro_batch(t, from);
-        t->staged = false;
+        t->staged = 0;
         s = t->run.backend->loss_grad(t->run.ctx, staged ? NULL : &b, scale, NULL, err);
-        if (from + t->micro_batch < t->windows) pa_train_move_bar(t, (double)(from + t->micro_batch) / t->windows);
+        from += b.batch;
+        if (from < t->windows) pa_train_move_bar(t, (double)from / t->windows);
     }
     return s ? s : stage_next(t, err);
 }
@@ -145,12 +155,23 @@ static void note_spike(pa_trainer *t, pa_step_log *log) {
     log->spikes = t->state.spikes;
 }
 
+static double flop_of(const pa_trainer *t, int windows, int kept) {
+    pa_flops f = pa_count_flops(&t->run.config->model, windows, kept, t->latents);
+    return f.linear_forward + f.linear_backward + f.attention_forward + f.attention_backward;
+}
+
+// Of the step just done, over all ranks.
+static double useful_flop(const pa_trainer *t) {
+    const pa_config *c = t->run.config;
+    int starts = t->options->dry_run ? 0 : pa_step_starts(c, (uint64_t)t->state.step - 1);
+    int prefix = pa_window_prefix(c, (uint64_t)t->state.step * (uint64_t)c->train.global_batch - 1); // of the starts
+    return flop_of(t, t->step_windows - starts, t->kept) + flop_of(t, starts, pa_kept(prefix, c->model.prefix_dropout));
+}
+
 // Share of the measured peak. A step that beats the peak shows that the machine was busy when it was measured: measures again.
 static double utilisation(pa_trainer *t, double seconds) {
-    const pa_model *m = &t->run.config->model;
     if (!(t->peak > 0)) return NAN;
-    pa_flops f = pa_count_flops(m, t->step_windows, t->kept, t->latents);
-    double rate = (f.linear_forward + f.linear_backward + f.attention_forward + f.attention_backward) / seconds;
+    double rate = useful_flop(t) / seconds;
     if (rate > t->peak && t->is_root) {
         double again = t->run.backend->peak(t->run.ctx) * t->comm->size; // only this rank measures
         t->peak = fmax(rate, again);

@@ -22,11 +22,13 @@ static pa_status check_lengths(pa_trainer *t, pa_err *err) {
     const pa_config *c = t->run.config;
     const pa_model *m = &c->model;
     int64_t shorts = count_short(&t->train, m), all = t->train.pieces;
-    if (all && shorts == all)
+    const bool starts = c->data.piece_starts > 0; // they score something of a short piece too
+    if (all && shorts == all && !starts)
         return pa_error(err, PA_DATA, "%s: expected pieces longer than model.prefix, %d tokens, found none", c->data.train, m->prefix);
     if (shorts && t->is_root)
-        fprintf(t->out, "%s: %lld of %lld pieces are no longer than model.prefix, %d tokens; the run does not train on them\n",
-                c->data.train, (long long)shorts, (long long)all, m->prefix);
+        fprintf(t->out, "%s: %lld of %lld pieces are no longer than model.prefix, %d tokens; the run %s\n", c->data.train,
+                (long long)shorts, (long long)all, m->prefix,
+                starts ? "trains on them only by data.piece_starts" : "does not train on them");
     if (!t->validation.files) return PA_OK;
     t->has_validation = count_short(&t->validation, m) < t->validation.pieces;
     if (!t->has_validation && t->is_root)

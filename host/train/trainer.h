@@ -33,7 +33,7 @@ typedef struct {
     int first_window, windows; // this rank's part of a step's windows
     int step_windows;          // windows a step, over all ranks
     int latents;               // of a window; in a dry run at most PA_DRY_LATENTS of them
-    int kept;                  // prefix positions kept after prefix_dropout
+    int kept;                  // prefix positions of a full window kept after prefix_dropout
     double warmup;             // optimizer.warmup; if that is longer than the run, PA_WARMUP_SHARE of the run
     int skips_in_a_row;
     double progress;    // share of the run that is done, agreed on by all ranks before the step
@@ -45,7 +45,7 @@ typedef struct {
 
     int64_t drawn;    // step of the windows below; -1: none
     double scored;    // targets of this rank's windows
-    bool staged;      // the backend has their first micro-batch
+    int staged;       // windows of their first micro-batch, where the backend has it; else 0
     uint16_t *tokens; // (windows, context + 1)
     uint64_t *number; // (windows) window numbers of the run
     uint16_t *input;  // (micro_batch, context)

@@ -108,6 +108,28 @@ static void stretch(const pa_token_piece *p, int64_t start, double factor, int l
     }
 }
 
+int pa_step_starts(const pa_config *c, uint64_t step) {
+    double mean = c->data.piece_starts * c->train.global_batch;
+    if (!(mean > 0)) return 0;
+    int starts = (int)(mean + pa_uniform(pa_random((uint64_t)c->train.seed, PA_RANDOM_STARTS, step, 0)));
+    return starts < c->train.global_batch ? starts : c->train.global_batch;
+}
+
+static bool is_start(const pa_config *c, uint64_t w) {
+    uint64_t batch = (uint64_t)c->train.global_batch;
+    return w % batch + (uint64_t)pa_step_starts(c, w / batch) >= batch;
+}
+
+// Half of all starts have no prefix: so a piece is scored and generated from its first token on.
+int pa_window_prefix(const pa_config *c, uint64_t w) {
+    enum { PARTS = 16 };
+    int prefix = c->model.prefix;
+    if (!is_start(c, w)) return prefix;
+    uint64_t step = w / (uint64_t)c->train.global_batch;
+    int part = (int)pa_below(pa_random((uint64_t)c->train.seed, PA_RANDOM_STARTS, step, 1), 2 * PARTS) - (PARTS - 1);
+    return part > 0 ? (int)((int64_t)prefix * part / PARTS) : 0;
+}
+
 void pa_sampler_window(pa_sampler *s, uint64_t w, uint16_t *out) {
     const pa_config *c = s->config;
     const pa_token_set *t = s->tokens;
@@ -121,7 +143,7 @@ void pa_sampler_window(pa_sampler *s, uint64_t w, uint16_t *out) {
         number = pa_token_set_find(t, (int64_t)pa_below(draw(s, PA_RANDOM_ORDER, w, 0), (uint64_t)(t->tokens + t->pieces)));
     }
     pa_token_piece piece = pa_token_set_piece(t, number);
-    int64_t start = crop_start(&piece, context, draw(s, PA_RANDOM_CROP, w, 0));
+    int64_t start = is_start(c, w) ? 0 : crop_start(&piece, context, draw(s, PA_RANDOM_CROP, w, 0));
     if (!c->data.augment_transpose && !c->data.augment_velocity && c->data.augment_stretch == 0) {
         copy_window(&piece, start, context + 1, out);
         return;

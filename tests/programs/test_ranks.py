@@ -106,6 +106,15 @@ class Ranks(programs.WithCorpus):
             self.train(3, "bits-mpi", "train.zero=1", mpi=True)
             self.assert_same("bits", "bits-mpi")
 
+    def test_starts_of_pieces(self):
+        """They are the last windows of a step, so that not all ranks have some."""
+        steps = ("data.piece_starts=0.4", "train.precision=fp32")
+        self.train(1, "starts", *steps)
+        self.train(3, "starts-3", *steps)
+        self.assert_close("starts", "starts-3")
+        self.train(3, "starts-again", *steps, "train.zero=1")
+        self.assert_same("starts-3", "starts-again")
+
     def test_moments_are_shared_out(self):
         plan = {}
         for zero in (0, 1):

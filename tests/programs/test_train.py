@@ -3,6 +3,7 @@
 logs are in test_train_logs.py."""
 
 import fcntl
+import json
 import math
 import os
 import pathlib
@@ -27,6 +28,8 @@ def compute(process, seconds):
     while process.poll() is None and used() < until:
         time.sleep(0.001)
 
+
+BIN = pathlib.Path(programs.PATRAIN).parent
 
 # Settings of a model that takes more than two seconds of processor time a step.
 SLOW = ("model.context=512", "model.prefix=128", "model.dim=256", "train.global_batch=32", "log.eval_every=0")
@@ -213,6 +216,50 @@ class Killed(Run):
         process.wait()
         self.train("killed-2", "train.steps=200", "checkpoint.every=0", "log.eval_every=200")
         self.assert_same_run("whole-2", "killed-2")
+
+
+class PieceStarts(Run):
+    """data.piece_starts: windows that begin at the start of a piece, with prefixes of all lengths."""
+
+    STARTS = ("data.piece_starts=0.3", "data.augment_transpose=2", "log.eval_every=0")
+
+    def test_a_resumed_run_has_the_same_bits(self):
+        for precision in ("fp32", "bf16"):
+            arguments = (*self.STARTS, "optimizer.schedule=constant", "--precision", precision)
+            self.train(f"whole-{precision}", *arguments)
+            self.train(f"parts-{precision}", *arguments, "train.steps=17")
+            self.train(f"parts-{precision}", *arguments)
+            self.assert_same_run(f"whole-{precision}", f"parts-{precision}", links=("latest",))
+
+    def test_micro_batches(self):
+        """As in Trajectory."""
+        steps = (*self.STARTS, "train.steps=12", "--precision", "fp32")
+        self.train("all", *steps)
+        self.train("one-by-one", *steps, "train.micro_batch=1")
+        for (step, loss, _, norm), (_, ours, _, our_norm) in zip(*(programs.losses(self.folder / run)[0] for run in ("all", "one-by-one"))):
+            self.assertAlmostEqual(ours, loss, delta=1e-6 * loss * 2 ** (step - 1))
+            self.assertAlmostEqual(our_norm, norm, delta=1e-5 * norm * 2 ** (step - 1))
+
+    def test_beginnings_are_learned(self):
+        """Of pieces of 8 tokens all are a beginning. Without, the model never saw fewer than 9 tokens."""
+        programs.write_tokens(self.folder / "beginnings.safetensors", [8] * 20, seed=3)
+        loss = {}
+        for share in (0, 0.25):
+            self.train(f"share-{share}", "train.steps=300", "log.eval_every=0", "train.precision=fp32", f"data.piece_starts={share}",
+                       "model.prefix_dropout=0")
+            line = [str(BIN / "paeval"), str(self.folder / f"share-{share}"), str(self.folder / "beginnings.safetensors"), "--json"]
+            done = subprocess.run(line, capture_output=True, text=True, check=True, env=programs.environment())
+            loss[share] = json.loads(done.stdout)["loss"]
+        self.assertLess(loss[0.25], loss[0] - 0.3)
+
+    def test_short_pieces(self):
+        programs.write_tokens(self.folder / "short.safetensors", [3, 8, 5])
+        short = f"data.train={self.folder}/short.safetensors"
+        self.train("only-short", short, status=3)
+        done = self.train("short-starts", short, "data.piece_starts=1", "log.eval_every=0")
+        self.assertIn("short.safetensors: 3 of 3 pieces are no longer than model.prefix, 8 tokens; the run trains on them only by data.piece_starts\n",
+                      done.stderr)
+        self.assertTrue(any(m["loss"] for m in programs.metrics(self.folder / "short-starts")[0]))
 
 
 class Trajectory(Run):

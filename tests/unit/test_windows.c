@@ -97,6 +97,50 @@ static void shuffles_are_uniform(void **state) {
     pa_sampler_clear(&s);
 }
 
+// A share of each step's windows, its last ones, begins a piece, with one prefix; the others are as they are without.
+static void some_windows_begin_a_piece(void **state) {
+    (void)state;
+    enum { STEPS = 3200, BATCH = 8, PARTS = 16, LENGTH = 60 };
+    const double shares[] = {0, 0.1, 0.5, 1};
+    EACH_ROW (i, shares, NULL) {
+        corpus c, plain;
+        pa_sampler s, other;
+        uint16_t w[CONTEXT + 1], without[CONTEXT + 1];
+        int total = 0, none = 0, with_starts = 0, part[PARTS] = {0};
+        make(&c, (int[]){LENGTH, LENGTH, LENGTH}, 3);
+        make(&plain, (int[]){LENGTH, LENGTH, LENGTH}, 3);
+        c.config.data.piece_starts = shares[i];
+        c.config.model.prefix = 10 * PARTS;
+        start(&s, &c);
+        start(&other, &plain);
+        for (uint64_t step = 0; step < STEPS; step++) {
+            int starts = pa_step_starts(&c.config, step), prefix = pa_window_prefix(&c.config, BATCH * (step + 1) - 1);
+            double mean = shares[i] * BATCH;
+            assert_true(starts >= floor(mean) && starts <= ceil(mean));
+            total += starts;
+            with_starts += starts > 0;
+            none += prefix == 0;
+            if (prefix > 0 && starts) part[prefix / 10 - 1]++;
+            for (int k = 0; k < BATCH; k++) {
+                uint64_t number = BATCH * step + (uint64_t)k;
+                pa_sampler_window(&s, number, w);
+                pa_sampler_window(&other, number, without);
+                bool begins = k >= BATCH - starts;
+                assert_int_equal(pa_window_prefix(&c.config, number), begins ? prefix : 10 * PARTS);
+                if (begins)
+                    assert_int_equal(w[0] % LENGTH, 0);
+                else
+                    assert_memory_equal(w, without, sizeof w);
+            }
+        }
+        assert_true(fabs(total - shares[i] * BATCH * STEPS) <= 5 * sqrt(STEPS) / 2);
+        assert_true(abs(none - with_starts / 2) <= 5 * sqrt(with_starts) / 2);
+        if (with_starts) check_uniform(part, PARTS, with_starts - none);
+        pa_sampler_clear(&s);
+        pa_sampler_clear(&other);
+    }
+}
+
 // In whatever order windows are asked for (other ranks, other micro-batches, after a stop), with all that is drawn switched on.
 static void a_window_depends_on_its_number_alone(void **state) {
     (void)state;
@@ -108,6 +152,7 @@ static void a_window_depends_on_its_number_alone(void **state) {
     c.config.data.augment_transpose = 3;
     c.config.data.augment_stretch = 0.05;
     c.config.data.augment_velocity = 2;
+    c.config.data.piece_starts = 0.3;
     for (int sampling = PA_SAMPLING_PIECE; sampling <= PA_SAMPLING_TOKEN; sampling++) {
         c.config.data.sampling = (pa_sampling)sampling;
         start(&s, &c);
@@ -255,6 +300,7 @@ int main(void) {
         cmocka_unit_test(an_epoch_visits_each_piece_once),
         cmocka_unit_test(weights_repeat_pieces),
         cmocka_unit_test(shuffles_are_uniform),
+        cmocka_unit_test(some_windows_begin_a_piece),
         cmocka_unit_test(a_window_depends_on_its_number_alone),
         cmocka_unit_test(crops_are_uniform_over_all_that_fit),
         cmocka_unit_test(shorter_pieces_end_and_are_filled_up),
