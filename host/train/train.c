@@ -10,6 +10,7 @@
 #include "host/lib/generate.h"
 #include "host/play/score.h"
 #include "host/train/run_dir.h"
+#include "host/train/same_ranks.h"
 #include "host/train/step.h"
 #include "host/train/stop.h"
 #include "tokenizer/encode.h"
@@ -33,16 +34,21 @@ static void begin_bar(pa_trainer *t) {
 
 // ---- checkpoints
 
-static pa_status save(pa_trainer *t, bool best, pa_err *err) {
+static pa_status write_checkpoint(pa_trainer *t, bool best, pa_err *err) {
     t->saved_step = t->state.step;
     t->state.seconds = pa_clock() - t->started;
     if (!t->is_root) return t->run.config->train.zero ? pa_saver_lend(&t->run, err) : PA_OK;
     return pa_saver_save(t->saver, &t->state, best, err);
 }
 
-// Saves the last step unless that is done, and waits until it is on disk.
-static pa_status save_last(pa_trainer *t, pa_err *err) {
-    pa_status s = t->saved_step != t->state.step ? save(t, false, err) : PA_OK;
+static pa_status save(pa_trainer *t, bool best, pa_err *err) {
+    pa_status s = pa_same_weights(t, err);
+    return s ? s : write_checkpoint(t, best, err);
+}
+
+// Saves the last step unless that is done, and waits until it is on disk. alone: the other ranks take no part.
+static pa_status save_last(pa_trainer *t, bool alone, pa_err *err) {
+    pa_status s = t->saved_step == t->state.step ? PA_OK : alone ? write_checkpoint(t, false, err) : save(t, false, err);
     return !s && t->saver ? pa_saver_wait(t->saver, err) : s;
 }
 
@@ -64,7 +70,7 @@ static void print_finished(const pa_trainer *t, const pa_step_log *log) {
 static void drop_step(void *trainer) {
     pa_trainer *t = trainer;
     pa_err err;
-    pa_status s = save_last(t, &err);
+    pa_status s = save_last(t, true, &err);
     if (s)
         fprintf(t->out, "patrain: %s\n", err.text);
     else
@@ -194,7 +200,7 @@ static pa_status after_step(pa_trainer *t, const pa_step_log *log, pa_err *err) 
     if (t->has_validation && due(step, c->log.eval_every) && (s = evaluate(t, err))) return s;
     if (t->is_root && t->has_validation && due(step, c->log.sample_every) && (s = write_sample(t, err))) return s;
     if (due(step, c->checkpoint.every) && !log->skipped && t->saved_step != step) return save(t, false, err);
-    return PA_OK;
+    return due(step, PA_COMPARE_EVERY) && t->saved_step != step ? pa_same_weights(t, err) : PA_OK;
 }
 
 static pa_status run_steps(pa_trainer *t, pa_err *err) {
@@ -215,7 +221,7 @@ static pa_status run_steps(pa_trainer *t, pa_err *err) {
     if (s && !dropped) return s;
     bool stopped = t->stopping || dropped;
     if (!stopped && evaluates && t->state.evaluated != t->state.step && (s = evaluate(t, err))) return s;
-    if ((s = save_last(t, err))) return s;
+    if ((s = save_last(t, false, err))) return s;
     if (!t->is_root) return stopped ? PA_STOPPED : PA_OK;
     if (stopped) {
         print_stopped(t, dropped);

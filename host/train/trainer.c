@@ -7,6 +7,7 @@
 
 #include "host/files/weights.h"
 #include "host/train/run_dir.h"
+#include "host/train/same_ranks.h"
 #include "host/train/starts.h"
 
 // ---- data
@@ -256,6 +257,7 @@ static pa_status start_run(pa_trainer *t, pa_err *err) {
         return s;
     }
     if (found) t->saved_step = t->state.step;
+    if ((s = pa_same_weights(t, err))) return s;
     if (!o->dry_run && t->is_root && (s = open_records(t, found, err))) return s;
     t->started = pa_clock() - t->state.seconds;
     return PA_OK;
@@ -271,12 +273,12 @@ pa_status pa_trainer_open(pa_trainer *t, const pa_config *config, const pa_train
     if (t->is_root && !(t->tee = pa_tee_open())) return pa_error(err, PA_FAIL, "no memory");
     t->out = t->run.out = t->log.out = t->tee ? pa_tee_stream(t->tee) : stderr;
     pa_status s = pa_params_init(&t->params, &config->model, err);
-    if (s || (s = open_data(t, err))) return s;
+    if (s || (s = open_data(t, err)) || (s = pa_same_start(t, err))) return s;
     share_windows(t);
     if ((s = take_buffers(t, err))) return s;
     if (t->is_root) print_sizes(t);
     clamp_warmup(t);
-    if ((s = open_backend(t, err))) return s;
+    if ((s = open_backend(t, err)) || (s = pa_same_device(t, err))) return s;
     if (t->is_root) print_checkpoint_sizes(t);
     return t->run.ctx ? start_run(t, err) : PA_OK;
 }

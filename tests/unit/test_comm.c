@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "host/ranks/comm_start.h"
+#include "host/train/same_ranks.h"
 #include "tests/support/scratch.h"
 
 enum { FLOATS = 5003, MOST = 5 };
@@ -176,6 +177,36 @@ static int one_is_late(pa_comm *c) {
 static void a_wait_is_counted_to_its_end(void **state) {
     (void)state;
     all_hold(3, one_is_late);
+}
+
+// Rank 3 of 5 differs.
+static int one_differs(pa_comm *c) {
+    static const struct {
+        const char *theirs, *others, *says; // NULL: no difference
+    } row[] = {
+        {"version = 1 a\n", "version = 1 b\n", "version: rank 0 has 1 b, rank 3 has 1 a; ranks of a run need the same"},
+        {"[a]\nx = 1\n[b]\nx = 2\n", "[a]\nx = 1\n[b]\nx = 3\n", "b.x: rank 0 has 3, rank 3 has 2; ranks of a run need the same"},
+        {"[a]\nx = 1\n", "[a]\nx = 1\ny = 2\n", "a.y: rank 0 has 2, rank 3 has none; ranks of a run need the same"},
+        {"[a]\nx = 1\n", "[a]\nx = \n", "a.x: rank 0 has none, rank 3 has 1; ranks of a run need the same"},
+        {"[a]\nx = 1\n", "[a]\nx = 1\n", NULL},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        char facts[PA_FACTS] = "";
+        snprintf(facts, sizeof facts, "%s", c->rank == 3 ? row[i].theirs : row[i].others);
+        pa_status s = pa_same_facts(c, facts, &err);
+        HOLDS(s == (row[i].says ? PA_USAGE : PA_OK) && (!s || !strcmp(err.text, row[i].says)));
+    }
+    HOLDS(!pa_same_digest(c, 7, 20, &err));
+    HOLDS(pa_same_digest(c, c->rank == 3, 20, &err) == PA_FAIL);
+    HOLDS(!strcmp(err.text, "weights of rank 3 differ from rank 0's at step 20, which is not saved"));
+    HOLDS(pa_same_digest(c, c->rank < 2, 20, &err) == PA_FAIL);
+    HOLDS(!strcmp(err.text, "weights of ranks 0, 1 differ from rank 2's at step 20, which is not saved"));
+    return 0;
+}
+
+static void ranks_that_differ_are_named(void **state) {
+    (void)state;
+    all_hold(5, one_differs);
 }
 
 static int one_goes(pa_comm *c) {
@@ -389,6 +420,7 @@ static void a_rank_that_goes_while_others_are_awaited_is_told(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(ranks_sum_in_their_order),
+        SCRATCH_TEST(ranks_that_differ_are_named),
         SCRATCH_TEST(a_wait_is_counted_to_its_end),
         SCRATCH_TEST(a_rank_that_goes_is_told),
         SCRATCH_TEST(a_silent_rank_is_told_after_the_timeout),
