@@ -1,5 +1,4 @@
 // paeval.c: measures a checkpoint on a token file, writes its logits for given windows, or exports it.
-#include <cJSON.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,12 +7,11 @@
 #include "host/base/progress.h"
 #include "host/files/safetensors_write.h"
 #include "host/files/weights.h"
-#include "host/play/library.h"
-#include "host/play/score.h"
+#include "host/play/evaluation.h"
 
 #define NOT_GIVEN INT64_MIN
 
-static const char *config, *logits_path, *export_path, *device = "auto", *precision = "auto";
+static const char *config, *baseline, *logits_path, *export_path, *device = "auto", *precision = "auto";
 static int64_t stride = NOT_GIVEN, batch = NOT_GIVEN, pieces = NOT_GIVEN;
 static bool json, int8, half;
 static const char *chosen; // the device
@@ -21,7 +19,8 @@ static const char *chosen; // the device
 static const pa_option option[] = {
     {"stride", PA_OPT_INT, &stride, "S", "tokens from one window to the next (default: half of the latents)", "Measuring"},
     {"pieces", PA_OPT_INT, &pieces, "N", "number of pieces to measure, from the first (default: all)", NULL},
-    {"json", PA_OPT_FLAG, &json, NULL, "print a JSON object instead of a table", NULL},
+    {"baseline", PA_OPT_STRING, &baseline, "CHECKPOINT", "another model to compare with on the same tokens", NULL},
+    {"json", PA_OPT_FLAG, &json, NULL, "print a JSON object instead of tables", NULL},
     {"logits", PA_OPT_STRING, &logits_path, "OUT", "output file for the logits of given windows: tensor x (B, M), I64 or U16, or tokens",
      "Logits"},
     {"export", PA_OPT_STRING, &export_path, "OUT", "output file for a copy of the checkpoint", "Export"},
@@ -36,98 +35,12 @@ static const pa_program program = {
     .name = "paeval",
     .summary = "Measures how well a model predicts pieces: scores every token once, with the most context its windows allow.",
     .usage = "CHECKPOINT TOKENS.safetensors [options]\n"
+             "CHECKPOINT TOKENS.safetensors --baseline CHECKPOINT [options]\n"
              "CHECKPOINT WINDOWS.safetensors --logits OUT.safetensors [options]\n"
              "CHECKPOINT --export OUT.safetensors [--half]",
     .example = "paeval runs/v1 data/maestro/test.safetensors",
     .option = option,
     .options = sizeof option / sizeof *option};
-
-// One measurement.
-typedef struct {
-    const patrain_model_info *model;
-    const patrain_options *options;
-    char precision[64];
-    const pa_token_set *tokens;
-    const char *tokens_path;
-    int64_t pieces;
-    int stride;
-    pa_score whole, crops;
-    double took;
-} result;
-
-static double per(double sum, double count) {
-    return count > 0 ? sum / count : (double)NAN;
-}
-
-static int64_t correct_of(const pa_score *s) {
-    int64_t n = 0;
-    for (int c = 0; c < PA_CLASSES; c++) n += s->correct[c];
-    return n;
-}
-
-static void print_table(const result *r) {
-    const pa_score *s = &r->whole;
-    const patrain_model_info *m = r->model;
-    double tokens = (double)pa_score_tokens(s), nats = pa_score_nats(s);
-    printf("model       %s, step %lld, %s\n", m->path, (long long)m->step,
-           m->foreign ? "foreign" : pa_encoding_name((pa_encoding)m->encoding));
-    printf("tokens      %s: %lld piece%s, %.2f hours, %lld notes, %.0f tokens scored\n", r->tokens_path, (long long)r->pieces,
-           r->pieces == 1 ? "" : "s", s->seconds / 3600, (long long)s->notes, tokens);
-    printf("windows     %d tokens, %d of them prefix, stride %d; %s on %s, %.0f tokens/s\n\n", m->context, m->prefix, r->stride,
-           r->precision, r->options->device, per(tokens, r->took));
-    printf("nats        %.4f a token, %.4f a note, %.4f a second of music\n", nats / tokens, per(nats, (double)s->notes),
-           per(nats, s->seconds));
-    printf("accuracy    %.2f %%\n", 100 * (double)correct_of(s) / tokens);
-    printf("loss_seed   %.4f (one random crop of each piece; PAD is scored, token 0 is not)\n\n", pa_score_loss_seed(&r->crops));
-    printf("%-12s%12s%10s%10s%12s\n", "", "tokens", "share", "nats", "accuracy");
-    for (int c = 0; c < PA_CLASSES; c++)
-        if (s->tokens[c])
-            printf("%-12s%12lld%8.2f %%%10.4f%10.2f %%\n", pa_class_name(c), (long long)s->tokens[c], 100 * (double)s->tokens[c] / tokens,
-                   s->nats[c] / (double)s->tokens[c], 100 * (double)s->correct[c] / (double)s->tokens[c]);
-}
-
-static pa_status print_json(const result *r, pa_err *err) {
-    const pa_score *s = &r->whole;
-    const patrain_model_info *m = r->model;
-    double tokens = (double)pa_score_tokens(s), nats = pa_score_nats(s);
-    const struct {
-        const char *name;
-        double value;
-    } number[] = {{"step", (double)m->step},
-                  {"loss", nats / tokens},
-                  {"nats_per_note", per(nats, (double)s->notes)},
-                  {"nats_per_second", per(nats, s->seconds)},
-                  {"accuracy", (double)correct_of(s) / tokens},
-                  {"loss_seed", pa_score_loss_seed(&r->crops)},
-                  {"pieces", (double)r->pieces},
-                  {"tokens", tokens},
-                  {"notes", (double)s->notes},
-                  {"seconds", s->seconds},
-                  {"context", m->context},
-                  {"prefix", m->prefix},
-                  {"stride", r->stride},
-                  {"tokens_per_s", per(tokens, r->took)}};
-    cJSON *o = cJSON_CreateObject(), *classes;
-    cJSON_AddStringToObject(o, "model", m->path);
-    cJSON_AddStringToObject(o, "tokens_file", r->tokens_path);
-    cJSON_AddStringToObject(o, "encoding", pa_encoding_name(r->tokens->encoding));
-    cJSON_AddStringToObject(o, "device", r->options->device);
-    cJSON_AddStringToObject(o, "precision", r->precision);
-    for (size_t i = 0; i < sizeof number / sizeof *number; i++) cJSON_AddNumberToObject(o, number[i].name, number[i].value);
-    classes = cJSON_AddObjectToObject(o, "classes");
-    for (int c = 0; c < PA_CLASSES; c++) {
-        if (!s->tokens[c]) continue;
-        cJSON *one = cJSON_AddObjectToObject(classes, pa_class_name(c));
-        cJSON_AddNumberToObject(one, "tokens", (double)s->tokens[c]);
-        cJSON_AddNumberToObject(one, "loss", s->nats[c] / (double)s->tokens[c]);
-        cJSON_AddNumberToObject(one, "accuracy", (double)s->correct[c] / (double)s->tokens[c]);
-    }
-    char *text = cJSON_Print(o);
-    if (text) puts(text);
-    cJSON_Delete(o);
-    cJSON_free(text);
-    return text ? PA_OK : pa_error(err, PA_FAIL, "no memory to print the result");
-}
 
 // ---- measuring
 
@@ -148,79 +61,96 @@ static pa_status predict(void *scorer, const patrain_windows *w, pa_err *err) {
 
 typedef struct {
     const patrain_piece *piece;
-    pa_score *score;
+    pa_measure *sums;
     pa_progress bar;
-} sums;
+} scoring;
 
 static void add_tokens(void *arg, const patrain_scored *run) {
-    sums *x = arg;
-    const uint16_t *token = x->piece[run->piece].tokens + run->first;
-    for (size_t i = 0; i < run->count; i++) pa_score_add(x->score, token[i], run->best[i], run->nats[i]);
-    pa_progress_update(&x->bar, (double)pa_score_tokens(x->score));
+    scoring *x = arg;
+    pa_measure_add(x->sums, x->piece[run->piece].tokens, run);
+    pa_progress_update(&x->bar, (double)pa_score_tokens(&x->sums->whole));
 }
 
-static pa_status score_pieces(patrain_scorer *scorer, result *r, pa_err *err) {
-    sums x = {.score = &r->whole};
+static pa_status score_pieces(patrain_scorer *scorer, const pa_token_set *t, pa_result *r, pa_err *err) {
+    scoring x = {.sums = &r->sums};
+    size_t count = r->sums.pieces;
     patrain_error why;
     double total = 0;
-    patrain_piece *piece = malloc(((size_t)r->pieces + 1) * sizeof *piece);
-    if (!piece) return pa_error(err, PA_FAIL, "no memory for %lld pieces", (long long)r->pieces);
-    for (int64_t i = 0; i < r->pieces; i++) {
-        const pa_token_piece p = pa_token_set_piece(r->tokens, i);
+    patrain_piece *piece = malloc((count + 1) * sizeof *piece);
+    if (!piece) return pa_error(err, PA_FAIL, "no memory for %zu pieces", count);
+    for (size_t i = 0; i < count; i++) {
+        const pa_token_piece p = pa_token_set_piece(t, (int64_t)i);
         piece[i] = (patrain_piece){p.token, (size_t)p.count};
-        r->whole.notes += p.notes;
-        r->whole.seconds += p.seconds;
+        r->sums.whole.notes += p.notes;
+        r->sums.whole.seconds += p.seconds;
         total += p.count ? (double)p.count - 1 : 0;
     }
     x.piece = piece;
+    double began = pa_clock();
     pa_progress_start(&x.bar, "scoring", "tokens", total);
-    patrain_status s = patrain_scorer_pieces(scorer, piece, (size_t)r->pieces, r->stride, add_tokens, &x, &why);
+    patrain_status s = patrain_scorer_pieces(scorer, piece, count, r->stride, add_tokens, &x, &why);
     pa_progress_end(&x.bar);
+    r->took = pa_clock() - began;
     free(piece);
     return pa_from_library(s, &why, err);
 }
 
-static pa_status score_crops(patrain_scorer *scorer, result *r, pa_err *err) {
-    const pa_scoring scoring = {.predict = predict,
-                                .arg = scorer,
-                                .context = r->model->context,
-                                .prefix = r->model->prefix,
-                                .vocab = PATRAIN_VOCABULARY,
-                                .tokens = r->tokens,
-                                .pieces = r->pieces,
-                                .batch = r->options->batch};
-    return pa_score_crops(&scoring, &(pa_crops){.seed = 1, .seed_too = true}, &r->crops, err);
+static pa_status score_crops(patrain_scorer *scorer, const pa_token_set *t, const pa_result *r, double *loss_seed, pa_err *err) {
+    pa_score crops;
+    const pa_scoring how = {.predict = predict,
+                            .arg = scorer,
+                            .context = r->model->context,
+                            .prefix = r->model->prefix,
+                            .vocab = PATRAIN_VOCABULARY,
+                            .tokens = t,
+                            .pieces = (int64_t)r->sums.pieces,
+                            .batch = patrain_scorer_options(scorer)->batch};
+    pa_status s = pa_score_crops(&how, &(pa_crops){.seed = 1, .seed_too = true}, &crops, err);
+    *loss_seed = s ? 0 : pa_score_loss_seed(&crops);
+    return s;
 }
 
-static pa_status measure(const patrain_model *model, const char *path, pa_err *err) {
-    pa_token_set t;
+// Clear r->sums, after a failure too. loss_seed: NULL where it is not wanted.
+static pa_status measure(const patrain_model *model, const pa_token_set *t, pa_result *r, double *loss_seed, pa_err *err) {
     patrain_scorer *scorer = NULL;
-    result r = {.model = patrain_model_describe(model), .tokens = &t, .tokens_path = path};
-    pa_status s = pa_open_tokens(&t, model, path, err);
+    *r = (pa_result){.model = patrain_model_describe(model)};
+    r->stride = stride > 0 ? (int)stride : latents_of(r->model) > 1 ? latents_of(r->model) / 2 : 1;
+    pa_status s = pa_measure_init(&r->sums, (size_t)(pieces > 0 && pieces < t->pieces ? pieces : t->pieces), err);
+    if (!s) s = open_scorer(&scorer, model, batch > 0 ? (int)batch : 0, err);
     if (s) return s;
-    r.stride = stride > 0 ? (int)stride : latents_of(r.model) > 1 ? latents_of(r.model) / 2 : 1;
-    r.pieces = pieces > 0 && pieces < t.pieces ? pieces : t.pieces;
-    if ((s = open_scorer(&scorer, model, batch > 0 ? (int)batch : 0, err))) goto done;
-    r.options = patrain_scorer_options(scorer);
-    pa_precision_text(r.options, r.precision, sizeof r.precision);
-    double began = pa_clock();
-    if ((s = score_pieces(scorer, &r, err))) goto done;
-    r.took = pa_clock() - began;
-    if (!pa_score_tokens(&r.whole)) {
-        s = pa_error(err, PA_DATA, "%s: expected a piece of at least two tokens, found none in %lld pieces", path, (long long)r.pieces);
-        goto done;
-    }
-    if (!isfinite(pa_score_nats(&r.whole))) {
-        s = pa_error(err, PA_FAIL, "%s: expected a finite loss, found %g", r.model->path, pa_score_nats(&r.whole));
-        goto done;
-    }
-    if ((s = score_crops(scorer, &r, err))) goto done;
-    if (json)
-        s = print_json(&r, err);
-    else
-        print_table(&r);
+    snprintf(r->device, sizeof r->device, "%s", patrain_scorer_options(scorer)->device);
+    pa_precision_text(patrain_scorer_options(scorer), r->precision, sizeof r->precision);
+    if ((s = score_pieces(scorer, t, r, err))) goto done;
+    r->mean = pa_measure_mean(&r->sums);
+    if (!pa_score_tokens(&r->sums.whole))
+        s = pa_error(err, PA_DATA, "expected a piece of at least two tokens, found none in %zu pieces", r->sums.pieces);
+    else if (!isfinite(pa_score_nats(&r->sums.whole)))
+        s = pa_error(err, PA_FAIL, "%s: expected a finite loss, found %g", r->model->path, pa_score_nats(&r->sums.whole));
+    else if (loss_seed)
+        s = score_crops(scorer, t, r, loss_seed, err);
 done:
     patrain_scorer_close(scorer);
+    return s;
+}
+
+// base: NULL, or the model to compare with.
+static pa_status report(const patrain_model *model, const patrain_model *base, const char *path, pa_err *err) {
+    pa_token_set t;
+    pa_result result = {0}, other = {0};
+    pa_evaluation r = {.tokens_path = path, .tokens = &t, .result = &result, .base = base ? &other : NULL};
+    pa_status s = pa_open_tokens(&t, model, path, err);
+    if (s) return s;
+    if (base && (s = pa_check_encoding(&t, base, path, err))) goto done;
+    if ((s = measure(model, &t, &result, &r.loss_seed, err))) goto done;
+    if (base && (s = measure(base, &t, &other, NULL, err))) goto done;
+    if (base && (s = pa_measure_difference(&result.sums, &other.sums, &r.difference, err))) goto done;
+    if (json)
+        s = pa_evaluation_print_json(&r, err);
+    else
+        pa_evaluation_print(&r);
+done:
+    pa_measure_clear(&result.sums);
+    pa_measure_clear(&other.sums);
     pa_token_set_close(&t);
     return s;
 }
@@ -322,6 +252,8 @@ static pa_status check_options(int given, pa_err *err) {
     if (!!logits_path + json + !!export_path > 1)
         return pa_error(err, PA_USAGE, "expected one of --json, --logits and --export, found %s",
                         json && logits_path && export_path ? "all" : "two");
+    if (baseline && (logits_path || export_path))
+        return pa_error(err, PA_USAGE, "expected --baseline or %s, found both", logits_path ? "--logits" : "--export");
     if (half && !export_path) return pa_error(err, PA_USAGE, "--half needs --export OUT.safetensors");
     return PA_OK;
 }
@@ -329,7 +261,7 @@ static pa_status check_options(int given, pa_err *err) {
 static pa_status run(int argc, char **argv, pa_err *err) {
     bool done;
     int given;
-    patrain_model *model = NULL;
+    patrain_model *model = NULL, *base = NULL;
     patrain_error why;
     pa_status s = pa_cli_parse(&program, argc, argv, &given, &done, err);
     if (s || done) return s;
@@ -341,7 +273,9 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     chosen = pa_choose_device(device);
     s = pa_from_library(patrain_model_open(&model, argv[1], config, &why), &why, err);
     if (!s && logits_path) s = pa_check_spares("logits", logits_path, "the model", patrain_model_describe(model)->path, err);
-    if (!s) s = logits_path ? write_logits(model, argv[2], err) : measure(model, argv[2], err);
+    if (!s && baseline) s = pa_from_library(patrain_model_open(&base, baseline, config, &why), &why, err);
+    if (!s) s = logits_path ? write_logits(model, argv[2], err) : report(model, base, argv[2], err);
+    patrain_model_close(base);
     patrain_model_close(model);
     return s;
 }

@@ -288,6 +288,7 @@ typedef struct {
     size_t piece, first, count; /* tokens[first] to tokens[first + count - 1] of that piece */
     const float *nats;          /* (count) -ln p(token) */
     const uint16_t *best;       /* (count) the most probable token instead */
+    size_t context;             /* tokens that tokens[first] was predicted from; one more for each token after it */
 } patrain_scored;
 
 /* Scores every token but each piece's first exactly once. Windows advance by `stride` tokens (0: half of the latents), and a token is

@@ -123,7 +123,8 @@ static pa_status score_windows(scorer *r, const window *w, int batch, pa_err *er
                                     .first = (size_t)(w[b].start + w[b].prefix + w[b].skip + 1),
                                     .count = (size_t)w[b].count,
                                     .nats = r->nats + at,
-                                    .best = r->best + at};
+                                    .best = r->best + at,
+                                    .context = (size_t)(w[b].prefix + w[b].skip + 1)};
         x->scored(x->arg, &run);
     }
     return s;

@@ -22,13 +22,16 @@ void pa_precision_text(const patrain_options *o, char *text, size_t size) {
     snprintf(text, size, "%s%s", o->precision, o->int8 ? ", int8 weights" : "");
 }
 
-pa_status pa_open_tokens(pa_token_set *t, const patrain_model *model, const char *list, pa_err *err) {
+pa_status pa_check_encoding(const pa_token_set *t, const patrain_model *model, const char *list, pa_err *err) {
     const patrain_model_info *m = patrain_model_describe(model);
+    if (m->foreign || t->encoding == (pa_encoding)m->encoding) return PA_OK;
+    return pa_error(err, PA_DATA, "%s: encoding: expected %s, that of %s, found %s", list, pa_encoding_name((pa_encoding)m->encoding),
+                    m->path, pa_encoding_name(t->encoding));
+}
+
+pa_status pa_open_tokens(pa_token_set *t, const patrain_model *model, const char *list, pa_err *err) {
     pa_status s = pa_token_set_open(t, list, false, err);
-    if (s || m->foreign || t->encoding == (pa_encoding)m->encoding) return s;
-    s = pa_error(err, PA_DATA, "%s: encoding: expected %s, that of %s, found %s", list, pa_encoding_name((pa_encoding)m->encoding), m->path,
-                 pa_encoding_name(t->encoding));
-    pa_token_set_close(t);
+    if (!s && (s = pa_check_encoding(t, model, list, err))) pa_token_set_close(t);
     return s;
 }
 

@@ -14,7 +14,9 @@ pa_status pa_from_library(patrain_status status, const patrain_error *error, pa_
 const char *pa_choose_device(const char *device);
 void pa_precision_text(const patrain_options *o, char *text, size_t size); // "bf16, int8 weights"
 
-// Opens a token file or a list of them, which must have the model's encoding: PA_DATA names both. A foreign model doesn't know its own.
+// PA_DATA, which names both, where tokens have another encoding than a model's. A foreign model doesn't know its own.
+pa_status pa_check_encoding(const pa_token_set *t, const patrain_model *model, const char *list, pa_err *err);
+// Opens a token file or a list of them, which must have the model's encoding.
 pa_status pa_open_tokens(pa_token_set *t, const patrain_model *model, const char *list, pa_err *err);
 
 // PA_USAGE where `path`, the output file of --`option`, is `input` under any name: no program overwrites what it reads.

@@ -41,6 +41,84 @@ class Eval(Program):
         self.assertTrue(0 < r["loss"] < 8 and 0 < r["loss_seed"] < 12 and 0 <= r["accuracy"] < 1)
         self.assertEqual(self.measure("--pieces", 1)["tokens"], len(files[0]) - 1)
 
+    def save_pieces(self, name, files):
+        """A token file of these pieces."""
+        path, meta = self.out(name), programs.read_numbers(self.tokens)[1]
+        offsets = [sum(map(len, files[:i])) for i in range(len(files) + 1)]
+        meta = {k: meta[k] for k in ("format", "encoding", "vocab", "split")} | {"names": json.dumps([str(i) for i in range(len(files))])}
+        save(path, {"offsets": ("I64", [len(offsets)], offsets), "notes": ("I64", [len(files)], [9] * len(files)),
+                    "seconds": ("F32", [len(files)], [5.0] * len(files)), "tokens": ("U16", [offsets[-1]], sum(files, []))}, meta)
+        return path
+
+    def nats(self, model, files):
+        """Sums over tokens of each piece, by a run for each."""
+        done = [json.loads(run("paeval", model, self.save_pieces("one.safetensors", [p]), "--precision", "fp32", "--json")) for p in files]
+        self.assertEqual([r["tokens"] for r in done], [len(p) - 1 for p in files])
+        self.assertEqual({r["loss_error"] for r in done}, {None})  # one piece says nothing of others
+        return [r["loss"] * r["tokens"] for r in done]
+
+    def check_estimate(self, found, sums, files):
+        """The ratio estimator of docs/metrics.md, here by its definition."""
+        tokens = [len(p) - 1 for p in files]
+        mean, n = sum(sums) / sum(tokens), len(files)
+        error = math.sqrt(n / (n - 1) * sum((y - mean * x) ** 2 for x, y in zip(tokens, sums))) / sum(tokens)
+        for name, expected in (("loss", mean), ("loss_error", error), ("loss_low", mean - 4.3027 * error), ("loss_high", mean + 4.3027 * error)):
+            self.assertAlmostEqual(found[name], expected, places=5, msg=name)
+
+    def test_interval_and_baseline(self):
+        """Against sums of runs on single pieces; the baseline has other windows and is scored on the same tokens."""
+        files, other = pieces(self.tokens), self.at / "other"
+        self.assertEqual(len(files), 3)
+        run("patrain", self.at / "c.ini", "--run-dir", other, "model.context=48", "model.prefix=16", "train.seed=2", "train.steps=2")
+        r = self.measure("--baseline", other)
+        ours, theirs = self.nats(self.run_dir, files), self.nats(other, files)
+        self.check_estimate(r, ours, files)
+        self.check_estimate(r["baseline"], theirs, files)
+        self.check_estimate(r["difference"], [a - b for a, b in zip(ours, theirs)], files)
+        alone = json.loads(run("paeval", other, self.tokens, "--precision", "fp32", "--json"))
+        for key, value in r["baseline"].items():
+            if key != "tokens_per_s":
+                self.assertEqual(value, alone[key], key)
+        self.assertEqual((r["baseline"]["context"], r["context"]), (48, CONTEXT))
+        text = run("paeval", self.run_dir, self.tokens, "--precision", "fp32", "--baseline", other)
+        self.assertIn(f"interval    {r['loss_low']:.4f} to {r['loss_high']:.4f} a token", text)
+        self.assertIn("difference  {loss:+.4f} a token, {loss_low:+.4f} to {loss_high:+.4f}".format(**r["difference"]), text)
+        same = self.measure("--baseline", self.run_dir)["difference"]
+        self.assertEqual([same[k] for k in ("loss", "loss_error", "loss_low", "loss_high")], [0, 0, 0, 0])
+        run("patrain", self.at / "c.ini", "--run-dir", self.at / "neural-run", f"data.train={self.at}/neural/train.safetensors",
+            f"data.validation={self.at}/neural/validation.safetensors")
+        self.refused("paeval", 3, ["expected midi-neural, that of", "found performance"], self.run_dir, self.tokens, "--baseline", self.at / "neural-run")
+        for option in ("--logits", "--export"):
+            given = (self.run_dir,) if option == "--export" else (self.run_dir, self.tokens)
+            self.refused("paeval", 2, f"expected --baseline or {option}, found both", *given, "--baseline", other, option, self.out("x.safetensors"))
+
+    def test_positions_and_contexts(self):
+        """Rows by position: differences of sums over beginnings of the pieces."""
+        files, r = pieces(self.tokens), self.measure()
+        sums, counts = [0.0], [0]
+        for end in (16, 64, 256, 1024):
+            beginnings = [p[:end + 1] for p in files]
+            one = json.loads(run("paeval", self.run_dir, self.save_pieces("b.safetensors", beginnings), "--precision", "fp32", "--json"))
+            sums.append(one["loss"] * one["tokens"])
+            counts.append(one["tokens"])
+        self.assertEqual([(x["from"], x["to"]) for x in r["positions"]], [(1, 16), (17, 64), (65, 256), (257, 1024)])
+        for i, row in enumerate(r["positions"]):
+            self.assertEqual(row["tokens"], counts[i + 1] - counts[i])
+            self.assertAlmostEqual(row["loss"], (sums[i + 1] - sums[i]) / row["tokens"], places=4)
+        self.assertEqual([(x["from"], x["to"], x["tokens"]) for x in r["contexts"]], [(1, CONTEXT, r["tokens"])])
+        self.assertAlmostEqual(r["contexts"][0]["loss"], r["loss"], places=6)
+        self.assertRegex(run("paeval", self.run_dir, self.tokens, "--precision", "fp32"), rf"17-64 +{counts[2] - counts[1]} ")
+
+    def test_what_a_card_needs(self):
+        train = self.at / "tokens" / "train.safetensors"
+        r = json.loads(run("paeval", self.run_dir, train, "--json"))
+        self.assertEqual(r["tokens_crc32c"], json.loads((self.run_dir / "run.jsonl").read_text())["corpus_crc32c"])
+        shapes = [t[1] for name, t in programs.read_safetensors(self.run_dir / "best" / "model.safetensors")[0].items()
+                  if not name.startswith("rotary")]
+        self.assertEqual(r["parameters"], sum(math.prod(s) for s in shapes))
+        self.assertEqual(r["version"], run("paeval", "--version").split()[1])
+        self.assertEqual((r["encoding"], r["step"]), ("performance", 3))
+
     def test_batch_changes_nothing_and_table_says_the_same(self):
         whole = self.measure()
         for batch in (1, 3):

@@ -261,6 +261,7 @@ static void add_run(void *arg, const patrain_scored *run) {
         x->nats[run->piece] += (double)run->nats[i];
         assert_true(run->best[i] < PATRAIN_VOCABULARY);
     }
+    assert_true(run->context >= 1 && run->context <= run->first); // values: test_score
 }
 
 // Pieces together and one by one; every token but the first once.

@@ -2,7 +2,7 @@
 // that gives it the most context, whatever the lengths, strides, prefixes and batches; and the original project's loss over its own crops.
 #include "host/base/philox.h"
 #include "host/lib/pieces.h"
-#include "host/play/score.h"
+#include "host/play/measure.h"
 #include "tests/support/fake.h"
 
 enum { PIECES = 34, TOKENS = PIECES * PIECES };
@@ -41,18 +41,22 @@ static pa_status predict(void *arg, const patrain_windows *w, pa_err *e) {
 
 typedef struct {
     const patrain_piece *piece;
-    pa_score *score;
+    pa_measure *measure;
 } sums;
+
+static int found_context[PIECES][PIECES], most_context[PIECES][PIECES]; // of each token; by the rule
 
 static void add_run(void *arg, const patrain_scored *run) {
     const sums *x = arg;
-    for (size_t i = 0; i < run->count; i++) pa_score_add(x->score, x->piece[run->piece].tokens[run->first + i], run->best[i], run->nats[i]);
+    for (size_t i = 0; i < run->count; i++) found_context[run->piece][run->first + i] = (int)(run->context + i);
+    pa_measure_add(x->measure, x->piece[run->piece].tokens, run);
 }
 
-static pa_status score_pieces(pa_context *ctx, const corpus *c, int64_t pieces, int stride, int batch, pa_score *score) {
+static pa_status score_pieces(pa_context *ctx, const corpus *c, int64_t pieces, int stride, int batch, pa_measure *measure) {
     patrain_piece piece[PIECES];
-    sums x = {piece, score};
-    *score = (pa_score){0};
+    sums x = {piece, measure};
+    pa_measure_clear(measure);
+    assert_int_equal(pa_measure_init(measure, PIECES, &err), PA_OK);
     for (int p = 0; p < PIECES; p++) piece[p] = (patrain_piece){c->token + c->offset[p], (size_t)(c->offset[p + 1] - c->offset[p])};
     const pa_pieces how = {.backend = &fake_backend,
                            .ctx = ctx,
@@ -89,15 +93,45 @@ static void add(pa_score *sum, const uint16_t *window, int visible, int prefix, 
     sum->correct[class_of(target)] += fake_best(logits) == target;
 }
 
+static void add_row(pa_measure_row *row, int rows, int before, double nats) {
+    int found = 0;
+    for (int r = 0; r < rows; r++) {
+        if (before < row[r].from || before > row[r].to) continue;
+        row[r].nats += nats;
+        row[r].tokens++;
+        found++;
+    }
+    assert_int_equal(found, 1);
+}
+
 // The rule, by trying every window there could be: of those that have input `at` among their latents, the one that shows it the most.
-static void add_by_rule(pa_score *sum, const pa_model *m, int stride, const uint16_t *piece, int at, int target) {
-    int P = m->prefix, N = m->context - P, most = 0, start = -1, prefix = -1;
+static void add_by_rule(pa_measure *sum, const pa_model *m, int stride, const corpus *c, int number, int i) {
+    const uint16_t *piece = c->token + c->offset[number];
+    int P = m->prefix, N = m->context - P, most = 0, start = -1, prefix = -1, at = i - 1;
+    double before = pa_score_nats(&sum->whole);
     for (int p = 0; p < P; p += N) // growing prefixes, before the first full window
         if (at >= p && at < p + N && at < P) most = at + 1, start = 0, prefix = p;
     for (int s = 0; s <= at; s += stride)
         if (at >= s + P && at < s + m->context && at - s + 1 > most) most = at - s + 1, start = s, prefix = P;
     assert_true(most > 0);
-    add(sum, piece + start, most, prefix, target);
+    most_context[number][i] = most;
+    add(&sum->whole, piece + start, most, prefix, piece[i]);
+    double nats = pa_score_nats(&sum->whole) - before;
+    add_row(sum->position, PA_POSITIONS, i, nats);
+    add_row(sum->context, PA_CONTEXTS, most, nats);
+    sum->piece[number].nats += nats;
+    sum->piece[number].tokens++;
+}
+
+static void check_close(const char *what, double found, double expected) {
+    if (!(fabs(found - expected) <= 1e-9 * fabs(expected) + 1e-10)) fail_msg("%s: %.12g, expected %.12g", what, found, expected);
+}
+
+static void check_rows(const char *what, const pa_measure_row *a, const pa_measure_row *b, int rows) {
+    for (int r = 0; r < rows; r++) {
+        assert_int_equal(a[r].tokens, b[r].tokens);
+        check_close(what, a[r].nats, b[r].nats);
+    }
 }
 
 static void check_same(const pa_score *a, const pa_score *b) {
@@ -108,42 +142,62 @@ static void check_same(const pa_score *a, const pa_score *b) {
     }
 }
 
+static void check_same_measure(const pa_measure *a, const pa_measure *b) {
+    check_same(&a->whole, &b->whole);
+    check_rows("position", a->position, b->position, PA_POSITIONS);
+    check_rows("context", a->context, b->context, PA_CONTEXTS);
+    for (int p = 0; p < PIECES; p++) {
+        assert_int_equal(a->piece[p].tokens, b->piece[p].tokens);
+        check_close("piece", a->piece[p].nats, b->piece[p].nats);
+    }
+}
+
 static void every_token_once(void **state) {
     (void)state;
     corpus c;
+    pa_measure expected = {0}, score = {0}, other = {0};
     make(&c);
     for (int context = 1; context <= 23; context += context < 7 ? 1 : 8)
         for (int prefix = 0; prefix < context; prefix += 1 + context / 9)
             for (int stride = 1; stride <= context - prefix; stride += 1 + context / 9) {
-                pa_score expected = {0}, score, other;
                 pa_context ctx = fake_context(context, prefix, 8, 0);
+                pa_measure_clear(&expected);
+                assert_int_equal(pa_measure_init(&expected, PIECES, &err), PA_OK);
                 for (int p = 0; p < PIECES; p++)
-                    for (int i = 1; i < p; i++)
-                        add_by_rule(&expected, &ctx.model, stride, c.token + c.offset[p], i - 1, c.token[c.offset[p] + i]);
+                    for (int i = 1; i < p; i++) add_by_rule(&expected, &ctx.model, stride, &c, p, i);
                 if (score_pieces(&ctx, &c, 0, stride, 1, &score)) fail_msg("%s", err.text);
-                check_same(&score, &expected);
-                assert_int_equal(pa_score_tokens(&score), c.offset[PIECES] - (PIECES - 1));
+                check_same_measure(&score, &expected);
+                assert_memory_equal(found_context, most_context, sizeof found_context);
+                assert_int_equal(pa_score_tokens(&score.whole), c.offset[PIECES] - (PIECES - 1));
                 int singly = ctx.calls, batch = 2 + (context + stride) % 7;
                 assert_int_equal(score_pieces(&ctx, &c, 0, stride, batch, &other), PA_OK);
                 assert_true(ctx.calls - singly < singly); // windows do share batches
-                assert_memory_equal(&score, &other, sizeof score);
+                assert_memory_equal(&score.whole, &other.whole, sizeof score.whole);
+                check_same_measure(&other, &score);
             }
+    pa_measure_clear(&expected);
+    pa_measure_clear(&score);
+    pa_measure_clear(&other);
 }
 
 // The defaults and a part of the pieces.
 static void counts(void **state) {
     (void)state;
     corpus c;
-    pa_score some, expected = {0};
+    pa_measure some = {0}, expected = {0};
     make(&c);
     pa_context ctx = fake_context(9, 4, 4096, 0);
+    assert_int_equal(pa_measure_init(&expected, PIECES, &err), PA_OK);
     assert_int_equal(score_pieces(&ctx, &c, 6, 0, 4096, &some), PA_OK);
     for (int p = 0; p < 6; p++)
-        for (int i = 1; i < p; i++) add_by_rule(&expected, &ctx.model, 2, c.token + c.offset[p], i - 1, c.token[c.offset[p] + i]);
-    check_same(&some, &expected);
-    assert_true(fabs(pa_score_loss(&some) * (double)pa_score_tokens(&some) - pa_score_nats(&some)) < 1e-9);
+        for (int i = 1; i < p; i++) add_by_rule(&expected, &ctx.model, 2, &c, p, i);
+    check_same_measure(&some, &expected);
+    const pa_score *whole = &some.whole;
+    assert_true(fabs(pa_score_loss(whole) * (double)pa_score_tokens(whole) - pa_score_nats(whole)) < 1e-9);
     assert_int_equal(score_pieces(&ctx, &c, 1, 0, 4096, &some), PA_OK);
-    assert_true(isnan(pa_score_loss(&some))); // an empty piece: nothing to score
+    assert_true(isnan(pa_score_loss(whole)) && isnan(pa_measure_mean(&some).mean)); // an empty piece: nothing to score
+    pa_measure_clear(&some);
+    pa_measure_clear(&expected);
     assert_int_equal(pa_pieces_batch(&(pa_model){.context = 4096, .prefix = 1024}), 2);
     assert_int_equal(pa_pieces_batch(&(pa_model){.context = 16384, .prefix = 512}), 1);
 }
@@ -202,31 +256,94 @@ static void seed_loss(void **state) {
 static void refuses(void **state) {
     (void)state;
     corpus c;
+    pa_measure measure = {0};
     pa_score score;
     make(&c);
     pa_context ctx = fake_context(8, 3, 4, 0);
     for (int stride = -1; stride <= 6; stride += 7) {
-        assert_int_equal(score_pieces(&ctx, &c, 0, stride, 4, &score), PA_USAGE);
+        assert_int_equal(score_pieces(&ctx, &c, 0, stride, 4, &measure), PA_USAGE);
         assert_non_null(strstr(err.text, "stride: expected 1 to 5"));
     }
     ctx.fail_at = 3;
-    assert_int_equal(score_pieces(&ctx, &c, 0, 0, 4, &score), PA_FAIL);
+    assert_int_equal(score_pieces(&ctx, &c, 0, 0, 4, &measure), PA_FAIL);
     assert_string_equal(err.text, "the device is on fire");
     ctx.calls = 0;
     assert_int_equal(score_crops(&ctx, &c, 4, &(pa_crops){.seed = 1, .seed_too = true, .stop = NULL}, &score), PA_FAIL);
     ctx.model.vocab = 100;
     assert_int_equal(score_crops(&ctx, &c, 4, &(pa_crops){.seed = 1}, &score), PA_USAGE);
     assert_non_null(strstr(err.text, "model.vocab: expected 390"));
-    assert_int_equal(score_pieces(&ctx, &c, 0, 0, 4, &score), PA_USAGE);
+    assert_int_equal(score_pieces(&ctx, &c, 0, 0, 4, &measure), PA_USAGE);
     assert_non_null(strstr(err.text, "model.vocab: expected 390"));
+    pa_measure_clear(&measure);
+}
+
+// Rows' bounds, over more tokens than the pieces above have.
+static void rows(void **state) {
+    (void)state;
+    enum { COUNT = 20000 };
+    static uint16_t token[COUNT], best[COUNT];
+    static float nats[COUNT];
+    pa_measure m;
+    assert_int_equal(pa_measure_init(&m, 1, &err), PA_OK);
+    pa_measure_add(&m, token, &(patrain_scored){.first = 1, .count = 5, .nats = nats, .best = best, .context = 1});
+    pa_measure_add(&m, token, &(patrain_scored){.first = 6, .count = COUNT - 6, .nats = nats, .best = best, .context = 6});
+    const int64_t position[] = {16, 48, 192, 768, 3072, COUNT - 1 - 4096};
+    const int64_t context[] = {64, 64, 128, 256, 512, 1024, 2048, 4096, 8192, COUNT - 1 - 16384};
+    for (int r = 0; r < PA_POSITIONS; r++) assert_int_equal(m.position[r].tokens, position[r]);
+    for (int r = 0; r < PA_CONTEXTS; r++) assert_int_equal(m.context[r].tokens, r < 10 ? context[r] : 0);
+    for (int r = 1; r < PA_POSITIONS; r++) assert_int_equal(m.position[r].from, m.position[r - 1].to + 1);
+    for (int r = 1; r < PA_CONTEXTS; r++) assert_int_equal(m.context[r].from, m.context[r - 1].to + 1);
+    pa_measure_clear(&m);
+}
+
+// By hand, and Student's t from a table.
+static void estimates(void **state) {
+    (void)state;
+    static const struct {
+        size_t pieces;
+        double nats[6], base[6];
+        int64_t tokens[6];
+        double mean, error, t;
+    } row[] = {
+        {2, {3, 5}, {0}, {1, 1}, 4, 1, 12.7062},                             // the error of a plain mean, sqrt(2 (1 + 1)) / 2
+        {3, {2, 4, 6}, {0}, {1, 2, 3}, 2, 0, 4.3027},                        // equal means: none
+        {4, {2, 0, 6, 0}, {0}, {1, 0, 3, 0}, 2, 0, 12.7062},                 // pieces without a token don't count
+        {3, {5, 4, 9}, {4, 4, 4}, {1, 2, 3}, 1, 0.5773502691896258, 4.3027}, // differences 1, 0 and 5: sqrt(3/2 (0 + 4 + 4)) / 6
+        {6, {1, 2, 3, 4, 5, 6}, {0}, {1, 1, 1, 1, 1, 1}, 3.5, 0.7637626158259734, 2.5706},
+    };
+    for (size_t r = 0; r < sizeof row / sizeof *row; r++) {
+        pa_measure m, base;
+        pa_estimate e;
+        char name[32];
+        assert_int_equal(pa_measure_init(&m, row[r].pieces, &err), PA_OK);
+        assert_int_equal(pa_measure_init(&base, row[r].pieces, &err), PA_OK);
+        for (size_t i = 0; i < row[r].pieces; i++) {
+            m.piece[i] = (pa_measure_sum){row[r].nats[i], row[r].tokens[i]};
+            base.piece[i] = (pa_measure_sum){row[r].base[i], row[r].tokens[i]};
+        }
+        snprintf(name, sizeof name, "row %zu", r);
+        assert_int_equal(pa_measure_difference(&m, &base, &e, &err), PA_OK);
+        check_close(name, e.mean, row[r].mean);
+        check_close(name, e.error, row[r].error);
+        if (fabs(e.high - e.mean - row[r].t * e.error) > 1e-3 * e.error || fabs(e.mean - e.low - row[r].t * e.error) > 1e-3 * e.error)
+            fail_msg("%s: %g to %g, expected %g errors from %g", name, e.low, e.high, row[r].t, e.mean);
+        base.piece[1].tokens++;
+        assert_int_equal(pa_measure_difference(&m, &base, &e, &err), PA_DATA);
+        assert_non_null(strstr(err.text, "piece 1: expected two models scored on the same tokens"));
+        base.pieces--;
+        assert_int_equal(pa_measure_difference(&m, &base, &e, &err), PA_DATA);
+        m.pieces = 1;
+        e = pa_measure_mean(&m);
+        assert_true(!isnan(e.mean) && isnan(e.error) && isnan(e.low) && isnan(e.high)); // no interval from one piece
+        pa_measure_clear(&m);
+        pa_measure_clear(&base);
+    }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_token_once),
-        cmocka_unit_test(counts),
-        cmocka_unit_test(seed_loss),
-        cmocka_unit_test(refuses),
+        cmocka_unit_test(every_token_once), cmocka_unit_test(counts),    cmocka_unit_test(rows),
+        cmocka_unit_test(estimates),        cmocka_unit_test(seed_loss), cmocka_unit_test(refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
