@@ -65,3 +65,14 @@ size_t pa_edit_distance(const char *a, const char *b) {
     }
     return row[n];
 }
+
+bool pa_all_finite(const float *x, size_t count) {
+    uint32_t most = 0; // of bits without the sign, which order as the numbers do
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bits &= 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+    return most < 0x7f800000;
+}

@@ -34,6 +34,8 @@ void *pa_alloc(size_t bytes);
 // Returns false if a * b overflows.
 bool pa_mul_size(size_t a, size_t b, size_t *product);
 
+bool pa_all_finite(const float *x, size_t count);
+
 bool pa_is_utf8(const char *text, size_t length); // valid UTF-8, as RFC 3629 has it
 
 size_t pa_edit_distance(const char *a, const char *b); // Levenshtein's, of the first 63 bytes each

@@ -36,6 +36,8 @@ static pa_status read_state(const pa_st *st, pa_run_state *r, pa_err *err) {
     r->spikes = spikes ? atoll(spikes) : 0;
     read_running(pa_st_meta(st, "loss_running"), &r->loss);
     read_running(pa_st_meta(st, "norm_running"), &r->norm);
+    const char *validation = pa_st_meta(st, "validation"); // likewise
+    r->validation = validation ? (uint32_t)strtoul(validation, NULL, 16) : 0;
     const char *scaling = pa_st_meta(st, "loss_scaling");
     if (scaling && sscanf(scaling, "%lf %" SCNd64, &r->scaling.factor, &r->scaling.steps) != 2) r->scaling = (pa_scaling){0};
     return PA_OK;
@@ -54,6 +56,31 @@ static pa_status load_moments(const pa_st *st, const pa_run *run, pa_err *err) {
             pa_status s = pa_st_need(st, name, PA_F32, row->rank, shape, &have, err);
             if (s || (s = run->backend->write(run->ctx, k ? PA_MOMENT2 : PA_MOMENT1, t, have->data, err))) return s;
         }
+    return PA_OK;
+}
+
+static pa_status check_finite(const pa_st *st, pa_err *err) {
+    for (size_t i = 0; i < pa_st_count(st); i++) {
+        const pa_tensor *t = pa_st_at(st, i);
+        if (t->dtype == PA_F32 && !pa_all_finite(t->data, t->bytes / sizeof(float)))
+            return pa_error(err, PA_DATA, "%s: %s: expected finite numbers, found others", pa_st_path(st), t->name);
+    }
+    return PA_OK;
+}
+
+// Whether a checkpoint's files belong together and to its name.
+static pa_status check_parts(const pa_weights *w, const pa_st *st, int64_t state_step, int64_t name_step, pa_err *err) {
+    const char *model = pa_st_meta(st, "model_crc32c"), *path = pa_st_path(st); // older checkpoints lack it
+    char found[16];
+    snprintf(found, sizeof found, "%08x", pa_st_crc(w->file));
+    if (state_step != w->step)
+        return pa_error(err, PA_DATA, "%s: expected step %lld, of model.safetensors, found %lld", path, (long long)w->step,
+                        (long long)state_step);
+    if (state_step != name_step)
+        return pa_error(err, PA_DATA, "%s: expected step %lld, of the folder's name, found %lld", path, (long long)name_step,
+                        (long long)state_step);
+    if (model && strcmp(model, found))
+        return pa_error(err, PA_DATA, "%s: expected the state of a model with CRC-32C %s, found that of %s", path, found, model);
     return PA_OK;
 }
 
@@ -90,10 +117,14 @@ static pa_status check_same_run(const pa_run *run, const pa_run_state *state, pa
                         "%s: expected the run's training data, CRC-32C %s, found %s; to train its weights on other data, use --init and "
                         "another --run-dir",
                         c->data.train, corpus, mine);
+    if (state->validation && run->validation && state->validation != run->validation)
+        return pa_error(err, PA_USAGE,
+                        "%s: expected the run's validation data, CRC-32C %08x, found %08x; its best checkpoint was measured on the former",
+                        c->data.validation, state->validation, run->validation);
     return PA_OK;
 }
 
-static pa_status load(const char *folder, const pa_run *run, pa_run_state *state, pa_err *err) {
+static pa_status load(const char *folder, int64_t step, const pa_run *run, pa_run_state *state, pa_err *err) {
     char path[PATH + 96];
     pa_weights w;
     pa_st *st = NULL;
@@ -110,11 +141,8 @@ static pa_status load(const char *folder, const pa_run *run, pa_run_state *state
         goto done;
     }
     if ((s = pa_st_open(&st, path, err)) || (s = read_state(st, state, err))) goto done;
-    if (state->step != w.step) {
-        s = pa_error(err, PA_DATA, "%s: expected step %lld, of model.safetensors, found %lld", path, (long long)w.step,
-                     (long long)state->step);
-        goto done;
-    }
+    if ((s = check_parts(&w, st, state->step, step, err))) goto done;
+    if ((s = check_finite(w.file, err)) || (s = check_finite(st, err))) goto done;
     if ((s = check_same_run(run, state, w.encoding, pa_st_meta(st, "corpus"), err))) goto done;
     if ((s = check_optimizer(run, st, err)) || (s = load_moments(st, run, err))) goto done;
     s = pa_weights_load(&w, run->params, run->backend, run->ctx, err);
@@ -135,7 +163,7 @@ pa_status pa_checkpoint_resume(const pa_run *run, pa_run_state *state, bool *fou
         char folder[PATH];
         pa_err why = {""};
         snprintf(folder, sizeof folder, "%s/checkpoints/step-%08lld", run->dir, (long long)step[i]);
-        s = load(folder, run, state, &why);
+        s = load(folder, step[i], run, state, &why);
         *found = s == PA_OK;
         if (s == PA_DATA) fprintf(run->out ? run->out : stderr, "skipping a damaged checkpoint: %s\n", why.text);
         if (s && s != PA_DATA) {

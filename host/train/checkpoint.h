@@ -19,6 +19,7 @@ typedef struct {
     int64_t spikes;        // steps with a loss or gradient norm above its bound
     pa_running loss, norm; // the bounds
     pa_scaling scaling;    // fp16's loss scaling; factor 0: never used
+    uint32_t validation;   // CRC-32C of the validation data that best was measured on; 0: none yet
 } pa_run_state;
 
 // The parts of a run that checkpoints are read from and written to. All pointers are borrowed.
@@ -26,15 +27,17 @@ typedef struct {
     const char *dir;
     const pa_config *config;
     pa_encoding encoding;
-    uint32_t corpus; // CRC-32C of the training data
+    uint32_t corpus;     // CRC-32C of the training data
+    uint32_t validation; // and of the validation data; 0: none
     const pa_params *params;
     const pa_backend *backend;
     pa_context *ctx;
     FILE *out; // messages; NULL: stderr
 } pa_run;
 
-// Loads weights, moments and state from the run's newest intact checkpoint; reports and skips damaged ones. *found is false if there is
-// none at all. PA_DATA if all are damaged; PA_USAGE if it has another model, seed, encoding or corpus.
+// Loads weights, moments and state from the run's newest intact checkpoint; reports and skips damaged ones, among them those with numbers
+// that are not finite, under another step's name, or whose state is not their model's. *found is false if there is none at all. PA_DATA if
+// all are damaged; PA_USAGE if it has another model, seed, encoding or corpus.
 pa_status pa_checkpoint_resume(const pa_run *run, pa_run_state *state, bool *found, pa_err *err);
 
 #endif

@@ -109,18 +109,33 @@ static size_t view(const pa_saver *s, pa_kind kind, pa_tensor *out, char (*names
 
 // ---- the thread
 
+static pa_status check_finite(const pa_saver *s, pa_err *err) {
+    static const char *const name[] = {[PA_PARAM] = "weights", [PA_MOMENT1] = "first moments", [PA_MOMENT2] = "second moments"};
+    for (pa_kind kind = PA_PARAM; kind <= PA_MOMENT2; kind++)
+        for (int t = 0; t < s->run->params->count && kind != PA_GRAD; t++) {
+            const pa_param *row = &s->run->params->row[t];
+            const float *x = place_of(s, kind, t);
+            if (x && !pa_all_finite(x, row->size))
+                return pa_error(err, PA_FAIL, "step %lld is not saved: %s of %s are not finite", (long long)s->state.step, name[kind],
+                                row->name);
+        }
+    return PA_OK;
+}
+
 // Reads the file back: if the file system lost or changed a byte, the previous checkpoint is still there.
-static pa_status write_file(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count, pa_err *err) {
+static pa_status write_file(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count, uint32_t *crc,
+                            pa_err *err) {
     pa_st *back;
     pa_err why;
     pa_status status = pa_st_write(path, tensors, count, meta, meta_count, err);
     if (status) return status;
     if (pa_st_open(&back, path, &why)) return pa_error(err, PA_FAIL, "%s; it was just written", why.text);
+    if (crc) *crc = pa_st_crc(back);
     pa_st_close(back);
     return PA_OK;
 }
 
-static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
+static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], uint32_t *crc, pa_err *err) {
     char path[PATH + 256], step[32];
     float frequency[128], *positions = NULL; // half of dim_head, at most 256
     const pa_params *p = s->run->params;
@@ -139,12 +154,12 @@ static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *t
     }
     const pa_meta meta[] = {
         {"format", "patrain-checkpoint-1"}, {"model", s->model}, {"encoding", pa_encoding_name(s->run->encoding)}, {"step", step}};
-    pa_status status = write_file(path, tensors, count, meta, sizeof meta / sizeof *meta, err);
+    pa_status status = write_file(path, tensors, count, meta, sizeof meta / sizeof *meta, crc, err);
     free(positions);
     return status;
 }
 
-enum { FACTS = 16 };
+enum { FACTS = 20 };
 
 typedef struct {
     pa_meta meta[FACTS];
@@ -165,7 +180,7 @@ static void add_running(facts *f, const char *key, const pa_running *r) {
     add_fact(f, key, "%.17g %.17g %lld", r->mean, r->variance, (long long)r->count);
 }
 
-static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], pa_err *err) {
+static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], uint32_t model, pa_err *err) {
     char path[PATH + 256];
     const pa_run_state *r = &s->state;
     facts f = {.count = 0};
@@ -180,6 +195,8 @@ static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *t
     add_fact(&f, "evaluated", "%lld", (long long)r->evaluated);
     add_fact(&f, "optimizer", "%s", s->muon ? "muon" : "adam");
     add_fact(&f, "corpus", "%08x", s->run->corpus);
+    if (r->validation) add_fact(&f, "validation", "%08x", r->validation);
+    add_fact(&f, "model_crc32c", "%08x", model);
     add_fact(&f, "spikes", "%lld", (long long)r->spikes);
     add_running(&f, "loss_running", &r->loss);
     add_running(&f, "norm_running", &r->norm);
@@ -187,17 +204,18 @@ static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *t
     size_t count = view(s, PA_MOMENT1, tensors, names);
     count += view(s, PA_MOMENT2, tensors + count, names + count);
     snprintf(path, sizeof path, "%s/state.safetensors", folder);
-    return write_file(path, tensors, count, f.meta, f.count, err);
+    return write_file(path, tensors, count, f.meta, f.count, NULL, err);
 }
 
 static pa_status write_folder(const pa_saver *s, const char *folder, pa_err *err) {
     size_t count = (size_t)s->run->params->count;
+    uint32_t model = 0;
     pa_tensor *tensors = calloc(2 * count + 2, sizeof *tensors); // the model file has two more
     char(*names)[80] = calloc(2 * count, sizeof *names);
     pa_status status = tensors && names ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu names", folder, 2 * count);
     if (!status) status = pa_make_dirs(folder, err);
-    if (!status) status = write_model(s, folder, tensors, names, err);
-    if (!status) status = write_state(s, folder, tensors, names, err);
+    if (!status) status = write_model(s, folder, tensors, names, &model, err);
+    if (!status) status = write_state(s, folder, tensors, names, model, err);
     if (!status) status = pa_sync_dir(folder, err);
     free(tensors);
     free(names);
@@ -300,7 +318,9 @@ static pa_status write_all(const pa_saver *s, pa_err *err) {
     snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)s->state.step);
     snprintf(folder, sizeof folder, "%s/%s", run, name);
     snprintf(temporary, sizeof temporary, "%s.tmp.%d", folder, (int)getpid());
-    pa_status status = write_folder(s, temporary, err);
+    pa_status status = check_finite(s, err);
+    if (status) return status;
+    status = write_folder(s, temporary, err);
     if (!status) status = place(temporary, folder, err);
     if (status) {
         pa_remove_tree(temporary, NULL); // the first error is the one to report

@@ -203,6 +203,7 @@ pa_status pa_train_step(pa_trainer *t, pa_step_log *log, pa_err *err) {
     log->step = t->state.step;
     log->epoch = epochs_done(t);
     log->loss = scored > 0 ? nats / scored : NAN;
+    t->bad_loss = scored > 0 && !isfinite(log->loss);
     log->lr = update.lr;
     log->loss_bound = log->norm_bound = INFINITY;
     if (scored > 0 && !log->skipped) note_spike(t, log);

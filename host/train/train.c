@@ -34,7 +34,9 @@ static void begin_bar(pa_trainer *t) {
 
 // ---- checkpoints
 
+// What follows from a loss that is not finite is of no use: exit 0, `latest` and `best` mean usable.
 static pa_status write_checkpoint(pa_trainer *t, bool best, pa_err *err) {
+    if (t->bad_loss) return PA_OK;
     t->saved_step = t->state.step;
     t->state.seconds = pa_clock() - t->started;
     if (!t->is_root) return t->run.config->train.zero ? pa_saver_lend(&t->run, err) : PA_OK;
@@ -56,7 +58,13 @@ static void print_stopped(const pa_trainer *t, bool dropped) {
     if (dropped)
         fprintf(t->out, "step %lld took longer than train.grace, %d s, and was dropped\n", (long long)t->state.step + 1,
                 t->run.config->train.grace);
-    fprintf(t->out, "stopped on request at step %lld, saved; the same command resumes from there\n", (long long)t->state.step);
+    fprintf(t->out, "stopped on request at step %lld, ", (long long)t->state.step);
+    if (!t->bad_loss)
+        fputs("saved; the same command resumes from there\n", t->out);
+    else if (t->saved_step < 0)
+        fputs("not saved: its loss is not finite\n", t->out);
+    else
+        fprintf(t->out, "not saved: its loss is not finite; the same command resumes from step %lld\n", (long long)t->saved_step);
 }
 
 static void print_finished(const pa_trainer *t, const pa_step_log *log) {
@@ -124,7 +132,7 @@ static pa_status evaluate(pa_trainer *t, pa_err *err) {
     double loss = pa_score_loss(&score), accuracy = tokens ? (double)correct / (double)tokens : 0;
     t->state.evaluated = t->state.step;
     if (t->is_root) s = pa_runlog_eval(&t->log, t->state.step, loss, pa_score_loss_seed(&score), accuracy, pa_clock() - began, err);
-    if (s || c->checkpoint.best_by != PA_BEST_BY_EVAL_LOSS || !t->state.step || !(loss < t->state.best)) return s;
+    if (s || c->checkpoint.best_by != PA_BEST_BY_EVAL_LOSS || !t->state.step || !(loss < t->state.best) || t->bad_loss) return s;
     t->state.best = loss;
     t->state.best_step = t->state.step;
     return save(t, true, err);
@@ -220,6 +228,7 @@ static pa_status run_steps(pa_trainer *t, pa_err *err) {
     pa_progress_end(&t->bar);
     if (s && !dropped) return s;
     bool stopped = t->stopping || dropped;
+    if (!stopped && t->bad_loss) return give_up(t, err);
     if (!stopped && evaluates && t->state.evaluated != t->state.step && (s = evaluate(t, err))) return s;
     if ((s = save_last(t, false, err))) return s;
     if (!t->is_root) return stopped ? PA_STOPPED : PA_OK;

@@ -60,6 +60,7 @@ static pa_status open_data(pa_trainer *t, pa_err *err) {
             return pa_error(err, PA_USAGE, "%s: expected the encoding of %s, %s, found %s", c->data.validation, c->data.train,
                             pa_encoding_name(t->train.encoding), pa_encoding_name(t->validation.encoding));
         if ((s = pa_token_sets_match(&t->train, &t->validation, err))) return s;
+        t->run.validation = t->validation.crc;
     }
     s = pa_sampler_init(&t->sampler, &t->train, c, err);
     return s ? s : check_lengths(t, err);
@@ -257,6 +258,7 @@ static pa_status start_run(pa_trainer *t, pa_err *err) {
         return s;
     }
     if (found) t->saved_step = t->state.step;
+    if (t->run.validation) t->state.validation = t->run.validation;
     if ((s = pa_same_weights(t, err))) return s;
     if (!o->dry_run && t->is_root && (s = open_records(t, found, err))) return s;
     t->started = pa_clock() - t->state.seconds;

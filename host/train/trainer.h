@@ -36,6 +36,7 @@ typedef struct {
     int kept;                  // prefix positions of a full window kept after prefix_dropout
     double warmup;             // optimizer.warmup; if that is longer than the run, PA_WARMUP_SHARE of the run
     int skips_in_a_row;
+    bool bad_loss;      // the last step's is not finite: it is not saved
     double progress;    // share of the run that is done, agreed on by all ranks before the step
     bool stopping;      // some rank got a signal to stop
     double started;     // clock at the start, less the seconds of earlier starts

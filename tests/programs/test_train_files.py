@@ -3,6 +3,7 @@
 where the disk is full or the numbers are lost. Logs are in test_train_logs.py; that runs resume to the bit is in test_train.py."""
 
 import math
+import os
 import pathlib
 import re
 import resource
@@ -265,21 +266,65 @@ class Directories(Run):
         self.assertIn("cannot open", self.train("evaluated", missing, status=2).stderr)
 
 
+class Mixed(Run):
+    """Parts of a run that are not its own."""
+
+    def latest(self, run):
+        return (self.folder / run / "latest").resolve()
+
+    def test_a_model_of_another_run(self):
+        for run, seed in (("own", 1), ("other", 2)):
+            self.train(run, "train.steps=20", "log.eval_every=0", f"train.seed={seed}")
+        for file, found in (("model", r"expected the state of a model with CRC-32C \w{8}, found that of \w{8}"),
+                            ("state", r"expected the state of a model with CRC-32C \w{8}, found that of \w{8}")):
+            run = f"mixed-{file}"
+            shutil.copytree(self.folder / "own", self.folder / run, symlinks=True)
+            shutil.copy(self.latest("other") / f"{file}.safetensors", self.latest(run))
+            said = self.train(run, "train.steps=25", "log.eval_every=0").stderr
+            self.assertRegex(said, f"skipping a damaged checkpoint: .*step-00000020/state.safetensors: {found}\n")
+            self.assertIn("resuming from step 10\n", said)
+
+    def test_a_folder_of_another_step(self):
+        self.train("named", "train.steps=20", "log.eval_every=0")
+        shutil.copytree(self.latest("named"), self.folder / "named/checkpoints/step-00000030")
+        said = self.train("named", "train.steps=25", "log.eval_every=0").stderr
+        self.assertRegex(said, "skipping a damaged checkpoint: .*step-00000030/state.safetensors: expected step 30, of the folder's name, found 20\n")
+        self.assertIn("resuming from step 20\n", said)
+
+    def test_other_validation_data(self):
+        """Refused where the best was measured on the former; where nothing was, it becomes the run's."""
+        other = self.folder / "other.safetensors"
+        programs.write_tokens(other, [70, 90, 20], seed=5)
+        self.train("validated", "train.steps=10", "log.eval_every=0", "data.validation=")
+        self.train("validated", "train.steps=20")
+        self.train("validated", "train.steps=30", "log.eval_every=0", "data.validation=")
+        before = tree(self.folder / "validated/checkpoints")
+        done = self.train("validated", "train.steps=40", f"data.validation={other}", status=2)
+        self.assertRegex(done.stderr.splitlines()[-1], rf"^patrain: {other}: expected the run's validation data, CRC-32C \w{{8}}, found \w{{8}}; "
+                                                       "its best checkpoint was measured on the former$")
+        self.assertEqual(tree(self.folder / "validated/checkpoints"), before)
+        self.train("validated", "train.steps=40")
+
+
 class Lost(Run):
     """Numbers that are not finite."""
 
-    def spoil(self, run, value):
-        """The latest checkpoint with one weight changed; its checksum is right."""
-        path = (self.folder / run / "latest").resolve() / "model.safetensors"
-        tensors, meta = programs.read_safetensors(path)
-        kind, shape, raw = tensors["to_logits.weight"]
-        tensors["to_logits.weight"] = (kind, shape, struct.pack("<f", value) + raw[4:])
-        meta.pop("crc32c")
-        programs.write_safetensors(path, [(name, *t) for name, t in tensors.items()], meta)
+    def spoil(self, run, value, file="model", name="to_logits.weight"):
+        """The latest checkpoint with one number changed; its checksums are right."""
+        folder = (self.folder / run / "latest").resolve()
+        for each in ("model", "state"):
+            tensors, meta = programs.read_safetensors(folder / f"{each}.safetensors")
+            if each == file:
+                kind, shape, raw = tensors[name]
+                tensors[name] = (kind, shape, struct.pack("<f", value) + raw[4:])
+            if each == "state":
+                meta["model_crc32c"] = programs.read_safetensors(folder / "model.safetensors")[1]["crc32c"]
+            meta.pop("crc32c")
+            programs.write_safetensors(folder / f"{each}.safetensors", [(name, *t) for name, t in tensors.items()], meta)
 
     def test_too_many_skips_stop_the_run(self):
         self.train("lost", "train.steps=10", "log.eval_every=0")
-        self.spoil("lost", math.nan)
+        self.spoil("lost", 3e38)
         before = tree(self.folder / "lost/checkpoints")
         done = self.train("lost", "train.steps=40", "train.max_skips=3", "checkpoint.every=1", "log.eval_every=0", status=1)
         self.assertEqual(done.stderr.count("  (skipped: not finite)\n"), 3)
@@ -288,6 +333,42 @@ class Lost(Run):
         self.assertEqual(tree(self.folder / "lost/checkpoints"), before)
         steps = programs.metrics(self.folder / "lost")[0]
         self.assertEqual([(m["loss"], m["grad_norm"], m["skipped"]) for m in steps[10:]], [(None, None, True)] * 3)
+
+    def test_a_run_that_ends_among_skips(self):
+        """Not finished, and what it would save is not saved; nor on request."""
+        self.train("ends", "train.steps=10", "log.eval_every=0")
+        self.spoil("ends", 3e38)
+        before = tree(self.folder / "ends/checkpoints")
+        for skips in (5, 0):
+            done = self.train("ends", "train.steps=12", f"train.max_skips={skips}", "log.eval_every=1", status=1)
+            self.assertEqual(done.stderr.splitlines()[-1],
+                             "patrain: step 12: loss or gradient not finite 2 times in a row; the last checkpoint is step 10")
+            self.assertEqual(tree(self.folder / "ends/checkpoints"), before)
+        self.assertEqual(os.readlink(self.folder / "ends/latest"), "checkpoints/step-00000010")
+        self.assertFalse((self.folder / "ends/best").exists())
+        process = subprocess.Popen(programs.command(self.folder, "ends", "train.max_skips=0", "log.eval_every=0", "train.steps=1000000"),
+                                   env=programs.environment(), stderr=subprocess.PIPE, text=True)
+        self.addCleanup(process.kill)
+        for line in process.stderr:
+            if "skipped" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+        self.assertEqual(process.returncode, 75, said)
+        self.assertRegex(said, r"stopped on request at step \d+, not saved: its loss is not finite; the same command resumes from step 10\n")
+        self.assertEqual(tree(self.folder / "ends/checkpoints"), before)
+
+    def test_a_checkpoint_that_is_not_finite(self):
+        """The one before is taken, and the run says so."""
+        for i, (value, file, name) in enumerate(((math.nan, "model", "to_logits.weight"), (-math.inf, "state", "moment1.to_logits.weight"),
+                                                 (math.nan, "state", "moment2.to_logits.weight"))):
+            run = f"finite-{i}"
+            self.train(run, "train.steps=20", "log.eval_every=0", "checkpoint.every=10")
+            self.spoil(run, value, file, name)
+            said = self.train(run, "train.steps=25", "log.eval_every=0").stderr
+            self.assertRegex(said, f"skipping a damaged checkpoint: .*step-00000020/{file}.safetensors: {name}: expected finite numbers, found others\n")
+            self.assertIn("resuming from step 10\n", said)
+            self.assertEqual(os.readlink(self.folder / run / "latest"), "checkpoints/step-00000025")
 
     def test_spikes_are_counted(self):
         """A rate that throws the weights about, after a hundred steps that went well. Stopped and gone on, the same are found."""

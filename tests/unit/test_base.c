@@ -119,6 +119,22 @@ static void products_that_overflow_are_refused(void **state) {
     assert_false(pa_mul_size((size_t)1 << 32, (size_t)1 << 32, &product));
 }
 
+static void one_number_that_is_not_finite_is_found(void **state) {
+    (void)state;
+    const float good[] = {0, -0.0F, 3.4028235e38F, -3.4028235e38F, 1e-45F}, bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    float x[67];
+    assert_true(pa_all_finite(NULL, 0));
+    for (size_t i = 0; i < 67; i++) x[i] = good[i % 5];
+    assert_true(pa_all_finite(x, 67));
+    for (size_t i = 0; i < 67; i++) {
+        float was = x[i];
+        x[i] = bad[i % 4];
+        assert_false(pa_all_finite(x, 67));
+        assert_true(pa_all_finite(x, i));
+        x[i] = was;
+    }
+}
+
 static void utf8_is_told_from_other_bytes(void **state) {
     (void)state;
     static const char *const good[] = {"",
@@ -424,6 +440,7 @@ int main(void) {
         cmocka_unit_test(error_text_may_quote_itself_and_is_cut_to_fit),
         cmocka_unit_test(memory_is_aligned_and_zeroed),
         cmocka_unit_test(products_that_overflow_are_refused),
+        cmocka_unit_test(one_number_that_is_not_finite_is_found),
         cmocka_unit_test(utf8_is_told_from_other_bytes),
         SCRATCH_TEST(file_appears_whole_at_commit),
         SCRATCH_TEST(abandoned_file_leaves_nothing),
