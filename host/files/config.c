@@ -64,7 +64,7 @@ const pa_key pa_keys[] = {
     {KEY(train, grace), INT(0, 1000000), .help = "Seconds that a step may still take after Ctrl-C or SIGTERM; then it is dropped and the last finished step saved."},
 
     {KEY(optimizer, name), ENUM("adam|adamw|muon"), .help = "Optimizer. adamw decays weights directly, adam through the gradient; muon orthogonalises the updates of hidden matrices and is adamw for the rest."},
-    {KEY(optimizer, lr), ABOVE(0, 1), .help = "Learning rate after the warm-up; with muon that of hidden matrices, about 0.02."},
+    {KEY(optimizer, lr), ABOVE(0, 1), .automatic = true, .help = "Learning rate after the warm-up, with muon that of hidden matrices; auto: 0.0003, with muon 0.02."},
     {KEY(optimizer, lr_embedding), ABOVE(0, 1), .automatic = true, .help = "Learning rate of embeddings; auto: lr, with muon lr / 10."},
     {KEY(optimizer, lr_head), ABOVE(0, 1), .automatic = true, .help = "Learning rate of the logits' weight; auto: as lr_embedding's auto."},
     {KEY(optimizer, lr_rest), ABOVE(0, 1), .automatic = true, .help = "Learning rate of norms and biases; auto: as lr_embedding's auto."},
@@ -96,7 +96,6 @@ pa_config pa_config_default(void) {
         .data = {.train = "data/train.safetensors", .validation = "data/validation.safetensors"},
         .train = {.global_batch = 8, .grad_clip = 1, .seed = 1, .max_skips = 20, .timeout = 600, .grace = 60},
         .optimizer = {.name = PA_ADAMW,
-                      .lr = 3e-4,
                       .momentum = 0.95,
                       .beta1 = 0.9,
                       .beta2 = 0.99,
@@ -112,6 +111,11 @@ pa_config pa_config_default(void) {
 }
 
 pa_status pa_config_check(const pa_config *c, pa_err *err) {
+double pa_config_lr(const pa_config *c) {
+    if (c->optimizer.lr > 0) return c->optimizer.lr;
+    return c->optimizer.name == PA_MUON ? 0.02 : 3e-4;
+}
+
     pa_status s = pa_model_check(&c->model, err);
     if (s) return s;
     if (c->model.vocab != PA_VOCAB)

@@ -52,6 +52,7 @@ typedef struct {
 
 pa_config pa_config_default(void);
 // Checks that need more than one key (prefix < context, micro_batch <= global_batch, …).
+double pa_config_lr(const pa_config *c); // optimizer.lr, or what auto stands for
 pa_status pa_config_check(const pa_config *c, pa_err *err);
 // Prints every key as INI text; with `help`, each after a comment with its meaning, range and default.
 void pa_config_print(const pa_config *c, bool help, FILE *out);

@@ -44,7 +44,7 @@ static double schedule(const pa_trainer *t) {
 
 // Learning rate of parameters without one of their own.
 static double other_rate(const pa_config *c, double own) {
-    return own > 0 ? own : c->optimizer.name == PA_MUON ? c->optimizer.lr / 10 : c->optimizer.lr;
+    return own > 0 ? own : c->optimizer.name == PA_MUON ? pa_config_lr(c) / 10 : pa_config_lr(c);
 }
 
 // ---- windows
@@ -129,7 +129,7 @@ static pa_status gradient(pa_trainer *t, float scale, pa_err *err) {
 static pa_update update_of(const pa_trainer *t) {
     const pa_config *c = t->run.config;
     const double at = schedule(t);
-    return (pa_update){.lr = c->optimizer.lr * at,
+    return (pa_update){.lr = pa_config_lr(c) * at,
                        .lr_embedding = other_rate(c, c->optimizer.lr_embedding) * at,
                        .lr_head = other_rate(c, c->optimizer.lr_head) * at,
                        .lr_rest = other_rate(c, c->optimizer.lr_rest) * at,

@@ -82,6 +82,12 @@ class Muon(programs.WithCorpus):
         self.train_ranks(2, "2-again", *steps)
         self.assert_same("2-0", "2-again")
 
+    def test_rates_unless_set(self):
+        for name, rate in (("adam", 3e-4), ("adamw", 3e-4), ("muon", 0.02)):
+            self.train(f"auto-{name}", "train.steps=1", f"optimizer.name={name}", "optimizer.lr=auto", "log.eval_every=0")
+            self.assertEqual(self.losses(f"auto-{name}")[0][0][2], rate)
+            self.assertIn("\nlr = auto\n", (self.folder / f"auto-{name}/config.ini").read_text())
+
     def test_other_rates(self):
         """Each has an effect, with adamw too, and is lr / 10 unless set."""
         steps = ("train.steps=3", "log.eval_every=0")

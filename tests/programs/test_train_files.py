@@ -51,7 +51,7 @@ class Refused(Run):
 
     def test_settings(self):
         self.refuse(2, "unknown key 'train.stepz' (did you mean 'train.steps'?)", "train.stepz=3")
-        self.refuse(2, 'optimizer.lr: expected a number above 0 and at most 1, found "1e30"', "optimizer.lr=1e30")
+        self.refuse(2, 'optimizer.lr: expected auto or a number above 0 and at most 1, found "1e30"', "optimizer.lr=1e30")
         self.refuse(2, "model.prefix: expected 0 to 31, found 32", "model.prefix=32")
         self.refuse(2, "train.micro_batch: expected at most train.global_batch, 4, found 5", "train.micro_batch=5")
         self.refuse(2, "precision: fp16 is for GPUs; on the CPU expected auto, fp32 or bf16", "--precision", "fp16")

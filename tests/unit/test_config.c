@@ -161,19 +161,19 @@ static const struct { const char *text, *message; } bad_text[] = {
     {"[train]\nepochs = nan", "f.ini:2: train.epochs: expected a number of at least 0, found \"nan\""},
     {"[train]\nepochs = inf", "f.ini:2: train.epochs: expected a number of at least 0, found \"inf\""},
     {"[train]\nepochs = 1e999", "f.ini:2: train.epochs: expected a number of at least 0, found \"1e999\""},
-    {"[optimizer]\nlr = abc", "f.ini:2: optimizer.lr: expected a number above 0 and at most 1, found \"abc\""},
-    {"[optimizer]\nlr = 0", "f.ini:2: optimizer.lr: expected a number above 0 and at most 1, found \"0\""},
-    {"[optimizer]\nlr = 0.1-2", "f.ini:2: optimizer.lr: expected a number above 0 and at most 1, found \"0.1-2\""},
-    {"[optimizer]\nlr = 1e", "f.ini:2: optimizer.lr: expected a number above 0 and at most 1, found \"1e\""},
-    {"[optimizer]\nlr = 1 2", "f.ini:2: optimizer.lr: expected a number above 0 and at most 1, found \"1 2\""},
-    {"[optimizer]\nlr = 1e-3 # no comment", "f.ini:2: optimizer.lr: expected a number above 0 and at most 1, found \"1e-3 # no comment\""},
+    {"[optimizer]\nlr = abc", "f.ini:2: optimizer.lr: expected auto or a number above 0 and at most 1, found \"abc\""},
+    {"[optimizer]\nlr = 0", "f.ini:2: optimizer.lr: expected auto or a number above 0 and at most 1, found \"0\""},
+    {"[optimizer]\nlr = 0.1-2", "f.ini:2: optimizer.lr: expected auto or a number above 0 and at most 1, found \"0.1-2\""},
+    {"[optimizer]\nlr = 1e", "f.ini:2: optimizer.lr: expected auto or a number above 0 and at most 1, found \"1e\""},
+    {"[optimizer]\nlr = 1 2", "f.ini:2: optimizer.lr: expected auto or a number above 0 and at most 1, found \"1 2\""},
+    {"[optimizer]\nlr = 1e-3 # no comment", "f.ini:2: optimizer.lr: expected auto or a number above 0 and at most 1, found \"1e-3 # no comment\""},
     {"[optimizer]\nweight_decay = 101", "f.ini:2: optimizer.weight_decay: expected a number from 0 to 100, found \"101\""},
 };
 static const struct { const char *assignment, *message; } bad_assignment[] = {
     {"", "expected section.key=value, found \"\""},
     {"optimizer.lr", "expected section.key=value, found \"optimizer.lr\""},
     {"lr=1.0", "expected section.key=value, found \"lr=1.0\""},
-    {"optimizer.lr=2", "optimizer.lr: expected a number above 0 and at most 1, found \"2\""},
+    {"optimizer.lr=2", "optimizer.lr: expected auto or a number above 0 and at most 1, found \"2\""},
     {"optimizer.lrr=1", "unknown key 'optimizer.lrr' (did you mean 'optimizer.lr'?)"},
     {"optimizer.learning_rate=1", "unknown key 'optimizer.learning_rate' (did you mean 'optimizer.lr'?)"},
     {"train.batch_size=1", "unknown key 'train.batch_size' (did you mean 'train.global_batch'?)"},
@@ -262,7 +262,8 @@ static void file_is_read_and_named(void **state) {
     assert_true(c.optimizer.lr == 0.5);
     scratch_put("x.ini", "[optimizer]\nlr = 5\n");
     assert_int_equal(pa_config_read(&c, scratch("x.ini"), &err), PA_USAGE);
-    snprintf(expected, sizeof expected, "%s:2: optimizer.lr: expected a number above 0 and at most 1, found \"5\"", scratch("x.ini"));
+    snprintf(expected, sizeof expected, "%s:2: optimizer.lr: expected auto or a number above 0 and at most 1, found \"5\"",
+             scratch("x.ini"));
     assert_string_equal(err.text, expected);
     assert_int_equal(pa_config_read(&c, scratch("none.ini"), &err), PA_USAGE);
     snprintf(expected, sizeof expected, "cannot open %s: No such file or directory", scratch("none.ini"));
