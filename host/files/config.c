@@ -58,6 +58,7 @@ const pa_key pa_keys[] = {
     {KEY(train, deterministic), BOOL, .help = "Bit-identical runs on GPUs of one model: kernels are fixed, not chosen by timing. CPU runs always are. Both hold only for the same number of ranks and threads and the same instruction set."},
     {KEY(train, grad_clip), REAL(0, INFINITY), .help = "Largest global norm of the gradients, which are scaled down to it; 0: no clipping."},
     {KEY(train, seed), INT64(0, WHOLE), .help = "Random seed."},
+    {KEY(train, ema), BELOW(0, 1), .help = "Decay a step of an exponential moving average of the weights, such as 0.999. Checkpoints then hold the average as the model, and best is chosen by its evaluation. 0: no average."},
     {KEY(train, max_skips), INT(0, 1000000), .help = "Steps in a row that may be skipped for a loss or gradient that is not finite; 0: any number."},
     {KEY(train, zero), INT(0, 1), .help = "1: each rank stores and updates only its share of the moments (ZeRO-1), with the same results."},
     {KEY(train, timeout), ABOVE(0, 1e6), .help = "Seconds to wait for a silent rank before the run aborts; longer than a step, a save and a sample take."},
@@ -110,12 +111,12 @@ pa_config pa_config_default(void) {
     };
 }
 
-pa_status pa_config_check(const pa_config *c, pa_err *err) {
 double pa_config_lr(const pa_config *c) {
     if (c->optimizer.lr > 0) return c->optimizer.lr;
     return c->optimizer.name == PA_MUON ? 0.02 : 3e-4;
 }
 
+pa_status pa_config_check(const pa_config *c, pa_err *err) {
     pa_status s = pa_model_check(&c->model, err);
     if (s) return s;
     if (c->model.vocab != PA_VOCAB)

@@ -28,6 +28,7 @@ typedef struct {
         bool recompute, deterministic;
         double grad_clip;
         int64_t seed;
+        double ema; // decay of the average of weights; 0: none
         int max_skips;
         int zero;       // 1: each rank stores its share of the moments (ZeRO-1)
         double timeout; // seconds to wait for a silent rank
@@ -51,8 +52,8 @@ typedef struct {
 } pa_config;
 
 pa_config pa_config_default(void);
-// Checks that need more than one key (prefix < context, micro_batch <= global_batch, …).
 double pa_config_lr(const pa_config *c); // optimizer.lr, or what auto stands for
+// Checks that need more than one key (prefix < context, micro_batch <= global_batch, …).
 pa_status pa_config_check(const pa_config *c, pa_err *err);
 // Prints every key as INI text; with `help`, each after a comment with its meaning, range and default.
 void pa_config_print(const pa_config *c, bool help, FILE *out);

@@ -11,6 +11,7 @@
 
 #include "host/files/checkpoint_list.h"
 #include "host/files/weights.h"
+#include "host/train/average.h"
 
 enum { PATH = 4096 };
 
@@ -43,19 +44,18 @@ static pa_status read_state(const pa_st *st, pa_run_state *r, pa_err *err) {
     return PA_OK;
 }
 
-static pa_status load_moments(const pa_st *st, const pa_run *run, pa_err *err) {
-    const char *prefix[] = {"moment1.", "moment2."};
-    for (int k = 0; k < 2; k++)
-        for (int t = 0; t < run->params->count; t++) {
-            char name[80];
-            const pa_tensor *have;
-            const pa_param *row = &run->params->row[t];
-            if (k && row->group == PA_GROUP_MATRIX && run->config->optimizer.name == PA_MUON) continue;
-            int64_t shape[] = {row->shape[0], row->shape[1]};
-            snprintf(name, sizeof name, "%s%s", prefix[k], row->name);
-            pa_status s = pa_st_need(st, name, PA_F32, row->rank, shape, &have, err);
-            if (s || (s = run->backend->write(run->ctx, k ? PA_MOMENT2 : PA_MOMENT1, t, have->data, err))) return s;
-        }
+static pa_status load_kind(const pa_st *st, const pa_run *run, pa_kind kind, const char *prefix, pa_err *err) {
+    bool muon = run->config->optimizer.name == PA_MUON;
+    for (int t = 0; t < run->params->count; t++) {
+        char name[80];
+        const pa_tensor *have;
+        const pa_param *row = &run->params->row[t];
+        if (kind == PA_MOMENT2 && muon && row->group == PA_GROUP_MATRIX) continue;
+        int64_t shape[] = {row->shape[0], row->shape[1]};
+        snprintf(name, sizeof name, "%s%s", prefix, row->name);
+        pa_status s = pa_st_need(st, name, PA_F32, row->rank, shape, &have, err);
+        if (s || (s = run->backend->write(run->ctx, kind, t, have->data, err))) return s;
+    }
     return PA_OK;
 }
 
@@ -82,6 +82,19 @@ static pa_status check_parts(const pa_weights *w, const pa_st *st, int64_t state
     if (model && strcmp(model, found))
         return pa_error(err, PA_DATA, "%s: expected the state of a model with CRC-32C %s, found that of %s", path, found, model);
     return PA_OK;
+}
+
+static pa_status load_moments(const pa_st *st, const pa_run *run, pa_err *err) {
+    pa_status s = load_kind(st, run, PA_MOMENT1, "moment1.", err);
+    return s ? s : load_kind(st, run, PA_MOMENT2, "moment2.", err);
+}
+
+// A checkpoint with an average has it as the model, and the weights in the state.
+static pa_status load_weights(const pa_weights *w, const pa_st *st, const pa_run *run, pa_err *err) {
+    pa_status s = pa_weights_load(w, run->params, run->backend, run->ctx, err);
+    if (!s && run->average) s = pa_average_begin(run, err);
+    if (!s && pa_st_meta(st, "ema")) s = load_kind(st, run, PA_PARAM, "weight.", err);
+    return s;
 }
 
 // Refuses links among a run's checkpoints: their targets may be another run's, and may change.
@@ -145,7 +158,7 @@ static pa_status load(const char *folder, int64_t step, const pa_run *run, pa_ru
     if ((s = check_finite(w.file, err)) || (s = check_finite(st, err))) goto done;
     if ((s = check_same_run(run, state, w.encoding, pa_st_meta(st, "corpus"), err))) goto done;
     if ((s = check_optimizer(run, st, err)) || (s = load_moments(st, run, err))) goto done;
-    s = pa_weights_load(&w, run->params, run->backend, run->ctx, err);
+    s = load_weights(&w, st, run, err);
     if (!s && run->backend->scaling && state->scaling.factor > 0) run->backend->scaling(run->ctx, &state->scaling);
 done:
     pa_st_close(st);

@@ -32,12 +32,14 @@ typedef struct {
     const pa_params *params;
     const pa_backend *backend;
     pa_context *ctx;
-    FILE *out; // messages; NULL: stderr
+    float *average; // with train.ema: of the weights, laid out as params; NULL without
+    FILE *out;      // messages; NULL: stderr
 } pa_run;
 
 // Loads weights, moments and state from the run's newest intact checkpoint; reports and skips damaged ones, among them those with numbers
-// that are not finite, under another step's name, or whose state is not their model's. *found is false if there is none at all. PA_DATA if
-// all are damaged; PA_USAGE if it has another model, seed, encoding or corpus.
+// that are not finite, under another step's name, or whose state is not their model's. *found is false if there is none at all. With
+// run->average, loads that too; of a checkpoint without one it becomes the weights. PA_DATA if all are damaged; PA_USAGE if it has another
+// model, seed, encoding or corpus.
 pa_status pa_checkpoint_resume(const pa_run *run, pa_run_state *state, bool *found, pa_err *err);
 
 #endif

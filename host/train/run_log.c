@@ -133,14 +133,18 @@ pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *
     return end_object(f, err);
 }
 
-pa_status pa_runlog_eval(pa_runlog *l, int64_t step, double loss, double loss_seed, double accuracy, double seconds, pa_err *err) {
-    fprintf(l->out, "step %lld  evaluation: %.4f nats a token, accuracy %.1f%%, %.1f s\n", (long long)step, loss, 100 * accuracy, seconds);
-    if (l->events) pa_tensorboard_scalar(l->events, step, "eval/loss", (float)loss);
+pa_status pa_runlog_eval(pa_runlog *l, const pa_eval_log *e, pa_err *err) {
+    fprintf(l->out, "step %lld  evaluation: %.4f nats a token, ", (long long)e->step, e->loss);
+    if (e->averages) fprintf(l->out, "%.4f by the average, ", e->loss_ema);
+    fprintf(l->out, "accuracy %.1f%%, %.1f s\n", 100 * e->accuracy, e->seconds);
+    if (l->events) pa_tensorboard_scalar(l->events, e->step, "eval/loss", (float)e->loss);
+    if (l->events && e->averages) pa_tensorboard_scalar(l->events, e->step, "eval/loss_ema", (float)e->loss_ema);
     if (!l->metrics) return PA_OK;
-    fprintf(l->metrics, "{\"step\":%lld", (long long)step);
-    put_number(l->metrics, "eval_loss", loss);
-    put_number(l->metrics, "eval_loss_seed", loss_seed);
-    put_number(l->metrics, "eval_accuracy", accuracy);
-    put_number(l->metrics, "eval_seconds", seconds);
+    fprintf(l->metrics, "{\"step\":%lld", (long long)e->step);
+    put_number(l->metrics, "eval_loss", e->loss);
+    if (e->averages) put_number(l->metrics, "eval_loss_ema", e->loss_ema);
+    put_number(l->metrics, "eval_loss_seed", e->loss_seed);
+    put_number(l->metrics, "eval_accuracy", e->accuracy);
+    put_number(l->metrics, "eval_seconds", e->seconds);
     return end_object(l->metrics, err);
 }

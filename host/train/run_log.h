@@ -23,13 +23,20 @@ typedef struct {
     double waited;                 // seconds this rank waited for others in the step
 } pa_step_log;
 
+typedef struct {
+    int64_t step;
+    double loss, loss_seed, accuracy, seconds;
+    bool averages; // and
+    double loss_ema;
+} pa_eval_log;
+
 // Opens RUN's logs. Drops the metrics of steps after `resumed` (-1: a new run) and of evaluations after `evaluated`, which will be
 // repeated; tells TensorBoard to do the same.
 pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t evaluated, pa_err *err);
 bool pa_runlog_spike(const pa_step_log *s);
 // Writes a step's metrics and, with `show`, its progress line.
 pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *err);
-pa_status pa_runlog_eval(pa_runlog *l, int64_t step, double loss, double loss_seed, double accuracy, double seconds, pa_err *err);
+pa_status pa_runlog_eval(pa_runlog *l, const pa_eval_log *e, pa_err *err);
 void pa_runlog_close(pa_runlog *l);
 
 void pa_time_text(char out[static 32]); // the time, UTC: "2026-01-31T09:30:00.125Z"

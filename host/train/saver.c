@@ -25,7 +25,7 @@ struct pa_saver {
     pa_run_state state;
     bool best;
     bool muon;   // matrices have no second moment
-    float *copy; // parameters, first moments (floats each), second moments (those that are), padded as in the table
+    float *copy; // parameters, first moments, average if any (floats each), second moments (those that are), padded as in the table
     char *model; // its settings as text
     bool started;
     pthread_t thread;
@@ -34,10 +34,14 @@ struct pa_saver {
     pa_err err;
 };
 
+size_t pa_saver_floats(const pa_params *p, bool muon, bool average) {
+    return (2 + (size_t)average) * p->floats + pa_params_adam(p, muon, 0, p->floats);
+}
+
 pa_status pa_saver_open(pa_saver **out, const pa_run *run, pa_err *err) {
     pa_saver *s = *out = calloc(1, sizeof *s);
     bool muon = run->config->optimizer.name == PA_MUON;
-    size_t bytes = (2 * run->params->floats + pa_params_adam(run->params, muon, 0, run->params->floats)) * sizeof(float);
+    size_t bytes = pa_saver_floats(run->params, muon, run->average != NULL) * sizeof(float);
     if (s) *s = (pa_saver){.run = run, .muon = muon, .copy = malloc(bytes), .model = pa_config_model_text(&run->config->model)};
     if (s && s->copy && s->model) return PA_OK;
     pa_saver_close(s);
@@ -55,14 +59,17 @@ void pa_saver_close(pa_saver *s) {
 
 // ---- the copy
 
+enum { AVERAGE = PA_MOMENT2 + 1 }; // a kind of tensors beside pa_kind's
+
 // Where tensor t of a kind is in the copy; NULL: it has none.
-static float *place_of(const pa_saver *s, pa_kind kind, int t) {
+static float *place_of(const pa_saver *s, int kind, int t) {
     const pa_params *p = s->run->params;
-    size_t offset = p->row[t].offset;
+    size_t offset = p->row[t].offset, average = s->run->average ? p->floats : 0;
     if (kind == PA_PARAM) return s->copy + offset;
     if (kind == PA_MOMENT1) return s->copy + p->floats + offset;
+    if (kind == AVERAGE) return s->copy + 2 * p->floats + offset;
     if (s->muon && p->row[t].group == PA_GROUP_MATRIX) return NULL;
-    return s->copy + 2 * p->floats + pa_params_adam(p, s->muon, 0, offset);
+    return s->copy + 2 * p->floats + average + pa_params_adam(p, s->muon, 0, offset);
 }
 
 static pa_status copy_all(pa_saver *s, pa_err *err) {
@@ -74,6 +81,7 @@ static pa_status copy_all(pa_saver *s, pa_err *err) {
             pa_status status = to ? r->backend->read(r->ctx, kinds[k], t, to, err) : PA_OK;
             if (status) return status;
         }
+    if (r->average) memcpy(s->copy + 2 * r->params->floats, r->average, r->params->floats * sizeof *s->copy);
     return PA_OK;
 }
 
@@ -92,15 +100,14 @@ pa_status pa_saver_lend(const pa_run *r, pa_err *err) {
 }
 
 // Describes the tensors of one kind in the copy; returns how many.
-static size_t view(const pa_saver *s, pa_kind kind, pa_tensor *out, char (*names)[80]) {
-    static const char *const prefix[] = {[PA_PARAM] = "", [PA_MOMENT1] = "moment1.", [PA_MOMENT2] = "moment2."};
+static size_t view(const pa_saver *s, int kind, const char *prefix, pa_tensor *out, char (*names)[80]) {
     const pa_params *p = s->run->params;
     size_t n = 0;
     for (int t = 0; t < p->count; t++) {
         const pa_param *row = &p->row[t];
         const float *from = place_of(s, kind, t);
         if (!from) continue;
-        snprintf(names[n], sizeof names[n], "%s%s", prefix[kind], row->name);
+        snprintf(names[n], sizeof names[n], "%s%s", prefix, row->name);
         out[n] = (pa_tensor){names[n], PA_F32, row->rank, {row->shape[0], row->shape[1]}, from, row->size * 4};
         n++;
     }
@@ -141,7 +148,7 @@ static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *t
     const pa_params *p = s->run->params;
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     snprintf(step, sizeof step, "%lld", (long long)s->state.step);
-    size_t count = view(s, PA_PARAM, tensors, names);
+    size_t count = view(s, s->run->average ? AVERAGE : PA_PARAM, "", tensors, names);
     // Tensors that perceiver_ar_pytorch's load_state_dict also requires; nothing here reads them. Without a learned embedding it is zeros.
     int half = pa_rotary_dims(&p->model) / 2;
     for (int j = 0; j < half; j++) frequency[j] = (float)pow(10000, -(double)j / half);
@@ -201,8 +208,10 @@ static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *t
     add_running(&f, "loss_running", &r->loss);
     add_running(&f, "norm_running", &r->norm);
     if (r->scaling.factor > 0) add_fact(&f, "loss_scaling", "%.17g %lld", r->scaling.factor, (long long)r->scaling.steps);
-    size_t count = view(s, PA_MOMENT1, tensors, names);
-    count += view(s, PA_MOMENT2, tensors + count, names + count);
+    if (s->run->average) add_fact(&f, "ema", "%.17g", s->run->config->train.ema);
+    size_t count = view(s, PA_MOMENT1, "moment1.", tensors, names);
+    count += view(s, PA_MOMENT2, "moment2.", tensors + count, names + count);
+    if (s->run->average) count += view(s, PA_PARAM, "weight.", tensors + count, names + count);
     snprintf(path, sizeof path, "%s/state.safetensors", folder);
     return write_file(path, tensors, count, f.meta, f.count, NULL, err);
 }
@@ -210,9 +219,9 @@ static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *t
 static pa_status write_folder(const pa_saver *s, const char *folder, pa_err *err) {
     size_t count = (size_t)s->run->params->count;
     uint32_t model = 0;
-    pa_tensor *tensors = calloc(2 * count + 2, sizeof *tensors); // the model file has two more
-    char(*names)[80] = calloc(2 * count, sizeof *names);
-    pa_status status = tensors && names ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu names", folder, 2 * count);
+    pa_tensor *tensors = calloc(3 * count + 2, sizeof *tensors); // the model file has two more
+    char(*names)[80] = calloc(3 * count, sizeof *names);
+    pa_status status = tensors && names ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu names", folder, 3 * count);
     if (!status) status = pa_make_dirs(folder, err);
     if (!status) status = write_model(s, folder, tensors, names, &model, err);
     if (!status) status = write_state(s, folder, tensors, names, model, err);

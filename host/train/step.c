@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "host/train/average.h"
 #include "host/train/stop.h"
 
 // ---- schedule
@@ -199,6 +200,7 @@ pa_status pa_train_step(pa_trainer *t, pa_step_log *log, pa_err *err) {
     t->state.step++;
     t->state.updates += !log->skipped;
     t->state.skips += log->skipped;
+    if (t->run.average && (s = pa_average_add(&t->run, t->state.step, err))) return s;
     t->state.seconds = pa_clock() - t->started;
     log->step = t->state.step;
     log->epoch = epochs_done(t);

@@ -9,6 +9,7 @@
 
 #include "host/lib/generate.h"
 #include "host/play/score.h"
+#include "host/train/average.h"
 #include "host/train/run_dir.h"
 #include "host/train/same_ranks.h"
 #include "host/train/step.h"
@@ -109,13 +110,9 @@ static pa_status predict(void *arg, const patrain_windows *w, pa_err *err) {
     return t->run.backend->loss(t->run.ctx, &b, &sum, &(pa_scores){.nats = w->nats, .best = w->best, .logits = w->logits}, err);
 }
 
-// Scores one crop of each validation piece, always the same ones, and saves if it is the best so far. A signal ends it without a result;
-// the resumed run repeats it.
-static pa_status evaluate(pa_trainer *t, pa_err *err) {
+// Scores one crop of each validation piece, always the same ones.
+static pa_status score_weights(pa_trainer *t, pa_score *score, pa_err *err) {
     const pa_config *c = t->run.config;
-    double began = pa_clock();
-    int64_t correct = 0;
-    pa_score score;
     const pa_scoring scoring = {.predict = predict,
                                 .arg = t,
                                 .context = c->model.context,
@@ -125,20 +122,46 @@ static pa_status evaluate(pa_trainer *t, pa_err *err) {
                                 .pieces = c->log.eval_pieces,
                                 .batch = t->micro_batch};
     const pa_crops crops = {.seed = (uint64_t)c->train.seed, .seed_too = true, .comm = t->comm, .stop = pa_stop_requested()};
-    pa_status s = pa_score_crops(&scoring, &crops, &score, err);
+    return pa_score_crops(&scoring, &crops, score, err);
+}
+
+static pa_status score_average(pa_trainer *t, pa_score *score, pa_err *err) {
+    pa_status s = pa_average_swap(&t->run, err);
+    if (s) return s;
+    pa_status scored = score_weights(t, score, err);
+    if (scored && scored != PA_STOPPED) return scored;
+    s = pa_average_swap(&t->run, err);
+    return s ? s : scored;
+}
+
+// Scores the weights and their average, and saves if what a checkpoint holds as the model is the best so far. A signal ends it without a
+// result; the resumed run repeats it.
+static pa_status evaluate(pa_trainer *t, pa_err *err) {
+    const pa_config *c = t->run.config;
+    double began = pa_clock();
+    int64_t correct = 0;
+    pa_score score, average;
+    pa_status s = score_weights(t, &score, err);
+    if (!s && t->run.average) s = score_average(t, &average, err);
     if (s) return s == PA_STOPPED ? PA_OK : s; // the loop sees the signal too
     for (int i = 0; i < PA_CLASSES; i++) correct += score.correct[i];
     int64_t tokens = pa_score_tokens(&score);
-    double loss = pa_score_loss(&score), accuracy = tokens ? (double)correct / (double)tokens : 0;
+    double loss = pa_score_loss(t->run.average ? &average : &score); // of what a checkpoint holds as the model
     t->state.evaluated = t->state.step;
-    if (t->is_root) s = pa_runlog_eval(&t->log, t->state.step, loss, pa_score_loss_seed(&score), accuracy, pa_clock() - began, err);
+    const pa_eval_log log = {.step = t->state.step,
+                             .loss = pa_score_loss(&score),
+                             .averages = t->run.average,
+                             .loss_ema = loss,
+                             .loss_seed = pa_score_loss_seed(&score),
+                             .accuracy = tokens ? (double)correct / (double)tokens : 0,
+                             .seconds = pa_clock() - began};
+    if (t->is_root) s = pa_runlog_eval(&t->log, &log, err);
     if (s || c->checkpoint.best_by != PA_BEST_BY_EVAL_LOSS || !t->state.step || !(loss < t->state.best) || t->bad_loss) return s;
     t->state.best = loss;
     t->state.best_step = t->state.step;
     return save(t, true, err);
 }
 
-// Writes a continuation of the first validation piece's opening.
 static pa_status write_sample(pa_trainer *t, pa_err *err) {
     enum { LENGTH = 1024 };
     const pa_token_piece v = pa_token_set_piece(&t->validation, 0);
@@ -171,6 +194,14 @@ static pa_status write_sample(pa_trainer *t, pa_err *err) {
     free(notes);
     free(out);
     return s;
+}
+
+// Writes a continuation of the first validation piece's opening, by what a checkpoint holds as the model.
+static pa_status sample(pa_trainer *t, pa_err *err) {
+    if (!t->run.average) return write_sample(t, err);
+    pa_status s = pa_average_swap(&t->run, err);
+    if (!s) s = write_sample(t, err);
+    return s ? s : pa_average_swap(&t->run, err);
 }
 
 // ---- the loop
@@ -206,7 +237,7 @@ static pa_status after_step(pa_trainer *t, const pa_step_log *log, pa_err *err) 
     if (shows) begin_bar(t);
     if (c->train.max_skips && t->skips_in_a_row >= c->train.max_skips) return give_up(t, err);
     if (t->has_validation && due(step, c->log.eval_every) && (s = evaluate(t, err))) return s;
-    if (t->is_root && t->has_validation && due(step, c->log.sample_every) && (s = write_sample(t, err))) return s;
+    if (t->is_root && t->has_validation && due(step, c->log.sample_every) && (s = sample(t, err))) return s;
     if (due(step, c->checkpoint.every) && !log->skipped && t->saved_step != step) return save(t, false, err);
     return due(step, PA_COMPARE_EVERY) && t->saved_step != step ? pa_same_weights(t, err) : PA_OK;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "host/files/weights.h"
+#include "host/train/average.h"
 #include "host/train/run_dir.h"
 #include "host/train/same_ranks.h"
 #include "host/train/starts.h"
@@ -129,14 +130,15 @@ static void print_sizes(const pa_trainer *t) {
 static void print_checkpoint_sizes(const pa_trainer *t) {
     const pa_config *c = t->run.config;
     bool keeps_best = *c->data.validation && c->log.eval_every && c->checkpoint.best_by != PA_BEST_BY_NONE;
-    const size_t second = pa_params_adam(&t->params, c->optimizer.name == PA_MUON, 0, t->params.floats);
-    double bytes = (double)t->params.parameters * 8;
+    const bool averages = c->train.ema > 0, muon = c->optimizer.name == PA_MUON;
+    double bytes = (double)t->params.parameters * (averages ? 12 : 8);
     for (int i = 0; i < t->params.count; i++)
-        if (c->optimizer.name != PA_MUON || t->params.row[i].group != PA_GROUP_MATRIX) bytes += (double)t->params.row[i].size * 4;
+        if (!muon || t->params.row[i].group != PA_GROUP_MATRIX) bytes += (double)t->params.row[i].size * 4;
     if (t->params.pos_emb < 0) bytes += (double)c->model.context * c->model.dim * 4; // zeros, for PyTorch
     int most = c->checkpoint.keep + keeps_best + 1;
+    if (averages) fprintf(t->out, "  and %.1f MB of host memory for the average of weights\n", (double)pa_average_bytes(&t->params) * 1e-6);
     fprintf(t->out, "  and from the first checkpoint on %.1f MB of host memory for a copy of weights and moments\n",
-            (double)(2 * t->params.floats + second) * 4e-6);
+            (double)pa_saver_floats(&t->params, muon, averages) * 4e-6);
     fprintf(t->out, "checkpoints: %.1f MB each, at most %d on disk, %.1f MB (checkpoint.keep = %d%s, one being written)\n", bytes * 1e-6,
             most, most * bytes * 1e-6, c->checkpoint.keep, keeps_best ? ", the best" : "");
 }
@@ -257,6 +259,7 @@ static pa_status start_run(pa_trainer *t, pa_err *err) {
         if (!o->dry_run && t->is_root) pa_rundir_abandon(o->run_dir);
         return s;
     }
+    if (!found && t->run.average && (s = pa_average_begin(&t->run, err))) return s;
     if (found) t->saved_step = t->state.step;
     if (t->run.validation) t->state.validation = t->run.validation;
     if ((s = pa_same_weights(t, err))) return s;
@@ -282,6 +285,7 @@ pa_status pa_trainer_open(pa_trainer *t, const pa_config *config, const pa_train
     clamp_warmup(t);
     if ((s = open_backend(t, err)) || (s = pa_same_device(t, err))) return s;
     if (t->is_root) print_checkpoint_sizes(t);
+    if (config->train.ema > 0 && !options->dry_run && (s = pa_average_open(&t->run, err))) return s;
     return t->run.ctx ? start_run(t, err) : PA_OK;
 }
 
@@ -295,6 +299,7 @@ void pa_trainer_close(pa_trainer *t) {
     pa_token_set_close(&t->train);
     pa_token_set_close(&t->validation);
     pa_params_clear(&t->params);
+    free(t->run.average);
     free(t->tokens);
     free(t->number);
     free(t->input);

@@ -150,7 +150,9 @@ def metrics(run):
 def losses(run):
     """What must agree to the bit between two runs: of each step in order, and of each evaluation."""
     steps, evaluations = metrics(run)
-    return [(m["step"], m["loss"], m["lr"], m["grad_norm"]) for m in steps], [(m["step"], m["eval_loss"]) for m in evaluations]
+    return [(m["step"], m["loss"], m["lr"], m["grad_norm"]) for m in steps], [
+        (m["step"], m["eval_loss"], *([m["eval_loss_ema"]] if "eval_loss_ema" in m else [])) for m in evaluations
+    ]
 
 
 def checkpoint(run, which="latest"):
