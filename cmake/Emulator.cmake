@@ -2,7 +2,7 @@
 enable_language(CXX)
 set(CMAKE_CXX_STANDARD 17)
 set(CMAKE_CXX_FLAGS_RELWITHDEBINFO ${CMAKE_C_FLAGS_RELWITHDEBINFO})
-set(PA_KERNEL_OPTIONS -x c++ -Wno-unknown-pragmas -Wno-sign-compare -fno-strict-aliasing)
+set(PA_KERNEL_OPTIONS -x c++ -Wno-unknown-pragmas -Wno-sign-compare -fno-strict-aliasing ${PA_SANITIZE_SIMD})
 add_library(emulator STATIC
   tests/emulator/block.cpp
   tests/emulator/cublaslt.cpp

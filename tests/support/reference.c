@@ -56,23 +56,22 @@ static void round_all(ref *r, double *x, size_t count) {
     for (size_t i = 0; i < count; i++) x[i] = rounded(r, x[i]);
 }
 
-// y (rows, out) = x (rows, in) w^T, w (out, in). Logits are not rounded: every backend keeps them in float32.
-static void linear(ref *r, double *y, const double *x, const double *w, int rows, int in, int out, bool round_result) {
-    double *copy = NULL;
-    if (r->rounding.mode != REF_EXACT) {
-        copy = take((size_t)out * in);
-        memcpy(copy, w, (size_t)out * in * sizeof *w);
-        round_all(r, copy, (size_t)out * in);
-        w = copy;
+// y (rows, out) = x (rows, in) w^T, w (out, in). With w turned and nothing shared, so that the compiler makes vectors of the inner loop.
+static void product(ref *r, double *restrict y, const double *restrict x, const double *w, int rows, int in, int out) {
+    double *restrict turned = take((size_t)in * out);
+    for (int j = 0; j < out; j++)
+        for (int i = 0; i < in; i++) turned[(size_t)i * out + j] = rounded(r, w[(size_t)j * in + i]);
+    for (int n = 0; n < rows; n++) {
+        for (int j = 0; j < out; j++) y[(size_t)n * out + j] = 0;
+        for (int i = 0; i < in; i++)
+            for (int j = 0; j < out; j++) y[(size_t)n * out + j] += x[(size_t)n * in + i] * turned[(size_t)i * out + j];
     }
-    for (int n = 0; n < rows; n++)
-        for (int j = 0; j < out; j++) {
-            double sum = 0;
-            for (int i = 0; i < in; i++) sum += x[(size_t)n * in + i] * w[(size_t)j * in + i];
-            y[(size_t)n * out + j] = sum;
-        }
-    if (round_result) round_all(r, y, (size_t)rows * out);
-    free(copy);
+    free(turned);
+}
+
+static void linear(ref *r, double *y, const double *x, const double *w, int rows, int in, int out) {
+    product(r, y, x, w, rows, in, out);
+    round_all(r, y, (size_t)rows * out);
 }
 
 static void layer_norm(ref *r, double *y, const double *x, const double *w, const double *b, int rows) {
@@ -136,8 +135,15 @@ static uint64_t feed_forward_run(int layer, int n, int F) {
     return ((uint64_t)layer << 48) + (uint64_t)n * (uint64_t)((F + 3) / 4);
 }
 
-// o (N, H, D): query n sees the K prefix keys and latent keys 0..n. k, v (K + N, H, D).
-static void attention(ref *r, double *o, const double *q, const double *k, const double *v, int K, int layer, bool cross) {
+static bool crosses(const ref *r, int layer) {
+    return layer < r->p->model.perceive_depth;
+}
+
+// o (N, H, D): query n sees the prefix keys, in cross-attention, and latent keys 0..n. k, v (K + N, H, D).
+static void attention(ref *r, int layer, double *o, const double *q, const double *k, const double *v) {
+    const bool cross = crosses(r, layer);
+    const int K = cross ? r->K : 0;
+    const double root = sqrt(r->D);
     double *weight = take((size_t)K + r->N);
     for (int n = 0; n < r->N; n++)
         for (int h = 0; h < r->H; h++) {
@@ -146,7 +152,8 @@ static void attention(ref *r, double *o, const double *q, const double *k, const
             double *on = o + (size_t)n * r->I + h * r->D;
             for (int m = 0; m <= K + n; m++) {
                 weight[m] = 0;
-                for (int d = 0; d < r->D; d++) weight[m] += qn[d] * k[(size_t)m * r->I + h * r->D + d] / sqrt(r->D);
+                for (int d = 0; d < r->D; d++) weight[m] += qn[d] * k[(size_t)m * r->I + h * r->D + d];
+                weight[m] /= root;
                 most = fmax(most, weight[m]);
             }
             for (int m = 0; m <= K + n; m++) sum += weight[m] = exp(weight[m] - most);
@@ -163,7 +170,7 @@ static void attention(ref *r, double *o, const double *q, const double *k, const
 // z (N, C) += attention of a block; xp (K, C): the prefix, for a cross-attention.
 static void attention_block(ref *r, int layer, double *z, const double *xp) {
     const pa_block_index *t = &r->p->block[layer];
-    bool cross = layer < r->p->model.perceive_depth;
+    bool cross = crosses(r, layer);
     int N = r->N, C = r->C, I = r->I, K = cross ? r->K : 0;
     const double *wq = at(r, cross ? t->q : t->qkv);
     const double *wk = cross ? at(r, t->kv) : wq + (size_t)I * C, *wv = wk + (size_t)I * C;
@@ -172,15 +179,15 @@ static void attention_block(ref *r, int layer, double *z, const double *xp) {
     double *o = take((size_t)N * I), *y = take((size_t)N * C);
     if (cross) layer_norm(r, seen, xp, at(r, t->context_norm_w), at(r, t->context_norm_b), K);
     layer_norm(r, zn, z, at(r, t->norm_w), at(r, t->norm_b), N);
-    linear(r, q, zn, wq, N, C, I, true);
-    linear(r, k, seen, wk, K + N, C, I, true);
-    linear(r, v, seen, wv, K + N, C, I, true);
+    linear(r, q, zn, wq, N, C, I);
+    linear(r, k, seen, wk, K + N, C, I);
+    linear(r, v, seen, wv, K + N, C, I);
     head_norm(r, q, at(r, t->q_norm), N);
     head_norm(r, k, at(r, t->k_norm), K + N);
     rotary(r, q, r->position + r->K, N);
     rotary(r, k, r->position + r->K - K, K + N);
-    attention(r, o, q, k, v, K, layer, cross);
-    linear(r, y, o, at(r, t->out_w), N, I, C, true);
+    attention(r, layer, o, q, k, v);
+    linear(r, y, o, at(r, t->out_w), N, I, C);
     const double *bias = at(r, t->out_b);
     for (size_t i = 0; i < (size_t)N * C; i++) z[i] += y[i] + (bias ? bias[i % C] : 0);
     free(seen);
@@ -201,13 +208,13 @@ static void feed_forward(ref *r, int layer, double *z) {
     int N = r->N, C = r->C, F = pa_ff(&r->p->model);
     double *zn = take((size_t)N * C), *h = take((size_t)N * F), *y = take((size_t)N * C);
     layer_norm(r, zn, z, at(r, t->ff_norm_w), at(r, t->ff_norm_b), N);
-    linear(r, h, zn, at(r, t->ff_1), N, C, F, true);
+    linear(r, h, zn, at(r, t->ff_1), N, C, F);
     for (int n = 0; n < N; n++)
         for (int j = 0; j < F; j++) {
             double *g = &h[(size_t)n * F + j];
             *g = rounded(r, activation(r->p->model.activation, *g) * survives(r, feed_forward_run(layer, n, F), (size_t)j));
         }
-    linear(r, y, h, at(r, t->ff_4), N, F, C, true);
+    linear(r, y, h, at(r, t->ff_4), N, F, C);
     for (int i = 0; i < N * C; i++) z[i] += y[i];
     free(zn);
     free(h);
@@ -257,7 +264,8 @@ static void sequence(ref *r, const pa_batch *b, int s, ref_loss *loss, double *l
         layer_norm(r, z, z, at(r, r->p->final_norm_w), at(r, r->p->final_norm_b), r->N);
     else
         round_all(r, z, (size_t)r->N * r->C);
-    linear(r, own, z, at(r, m->tie_embeddings ? r->p->token_emb : last), r->N, r->C, V, false);
+    // Logits are not rounded: every backend keeps them in float32.
+    product(r, own, z, at(r, m->tie_embeddings ? r->p->token_emb : last), r->N, r->C, V);
     score(r, loss, own, b->target ? b->target + (size_t)s * r->N : NULL, nats);
     if (!logits) free(own);
     free(x);

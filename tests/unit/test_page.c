@@ -17,16 +17,27 @@ static pa_rendition take[] = {
 };
 static const char *font;
 
+// Rendering takes a second or two, so each take is played once for all pages.
 static pa_status play(void *arg, size_t k, FILE *mp3, pa_err *err) {
-    pa_piano *piano;
-    pa_sound sound = {0};
+    static struct {
+        char *data;
+        size_t size;
+    } played[2];
     (void)arg;
-    pa_status s = pa_piano_open(&piano, font, err);
-    if (!s) s = pa_piano_play(piano, &take[k], &sound, err);
-    if (!s) s = pa_sound_encode(&sound, mp3, PA_SOUND_MP3, NULL, err);
-    pa_sound_clear(&sound);
-    pa_piano_close(piano);
-    return s;
+    if (!played[k].data) {
+        pa_piano *piano;
+        pa_sound sound = {0};
+        FILE *out = open_memstream(&played[k].data, &played[k].size);
+        assert_non_null(out);
+        pa_status s = pa_piano_open(&piano, font, err);
+        if (!s) s = pa_piano_play(piano, &take[k], &sound, err);
+        if (!s) s = pa_sound_encode(&sound, out, PA_SOUND_MP3, NULL, err);
+        pa_sound_clear(&sound);
+        pa_piano_close(piano);
+        fclose(out);
+        if (s) return s;
+    }
+    return fwrite(played[k].data, 1, played[k].size, mp3) == played[k].size ? PA_OK : pa_error(err, PA_FAIL, "cannot write MP3");
 }
 
 static pa_page example(const char *const *midi) {
