@@ -5,18 +5,13 @@
 #include <string.h>
 
 #include "cpu/device.h"
+#include "cpu/simd.h"
 
 enum { BLOCK = 32 }; // rows and columns that are turned at a time
 
-// What gradients are multiplied by, clipping included; 0 where their norm is not finite.
-static float gradient_scale(const pa_scalars *s, double squares) {
-    double norm = (double)s->grad_scale * sqrt(squares);
-    if (!isfinite(norm)) return 0;
-    return s->grad_scale * (s->clip > 0 && norm > s->clip ? (float)(s->clip / norm) : 1);
-}
-
 void cpu_momentum(pa_device *d, const pa_momentum *a) {
-    const float scale = gradient_scale(a->scalars, *a->squares), mu = (float)a->scalars->momentum, rest = (float)(1 - a->scalars->momentum);
+    const float scale = cpu_gradient_scale(a->scalars, *a->squares), mu = (float)a->scalars->momentum,
+                rest = (float)(1 - a->scalars->momentum);
     float *m = a->m, *g = a->g;
     (void)d;
     if (scale == 0) {
@@ -31,28 +26,15 @@ void cpu_momentum(pa_device *d, const pa_momentum *a) {
     }
 }
 
-static uint16_t bf16(float x) {
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16); // to nearest, ties to even; x is finite
-}
-
-static float widened(uint16_t h) {
-    uint32_t u = (uint32_t)h << 16;
-    float x;
-    memcpy(&x, &u, sizeof x);
-    return x;
-}
-
 static float get(pa_type type, const void *x, size_t i) {
-    return type == PA_TYPE_F32 ? ((const float *)x)[i] : widened(((const uint16_t *)x)[i]);
+    return type == PA_TYPE_F32 ? ((const float *)x)[i] : bf16_to_float(((const uint16_t *)x)[i]);
 }
 
 static void set(pa_type type, void *x, size_t i, float value) {
     if (type == PA_TYPE_F32)
         ((float *)x)[i] = value;
     else
-        ((uint16_t *)x)[i] = bf16(value);
+        ((uint16_t *)x)[i] = bf16_from_float(value);
 }
 
 static size_t least(size_t a, size_t b) {
@@ -92,7 +74,7 @@ void cpu_muon(pa_device *d, const pa_muon *a) {
     const float keep = a->decays ? (float)(1 - lr * s->decay) : 1;
     const float step = (float)(lr * sqrt(rows > columns ? (double)rows / (double)columns : 1));
     (void)d;
-    if (gradient_scale(s, *a->squares) == 0) return;
+    if (cpu_gradient_scale(s, *a->squares) == 0) return;
 #pragma omp parallel for schedule(static)
     for (size_t r0 = 0; r0 < rows; r0 += BLOCK)
         for (size_t c0 = 0; c0 < columns; c0 += BLOCK)

@@ -2,6 +2,7 @@
 // instruction set. Compiled once for each. Loops are plain and vectorise; see host/model/ops.h for what
 // each computes. No operation here uses the device.
 #include "cpu/attention.h"
+#include "cpu/muon.h"
 #include "cpu/simd_math.h"
 #include "cpu/simd_norm.h"
 #include "host/base/philox.h"
@@ -175,13 +176,12 @@ static void adam_range(const pa_adam *a, float g_scale, double decay, size_t fro
 }
 static void adam(pa_device *d, const pa_adam *a) {
     const pa_scalars *s = a->scalars;
-    const double norm = (double)s->grad_scale * sqrt(*a->squares);
+    const float scale = cpu_gradient_scale(s, *a->squares);
     (void)d;
-    if (!isfinite(norm)) {
+    if (scale == 0) {
         memset(a->g, 0, (a->to - a->from) * sizeof *a->g);
         return;
     }
-    const float scale = s->grad_scale * (s->clip > 0 && norm > s->clip ? (float)(s->clip / norm) : 1);
     for (int i = 0; i < a->params->count; i++) {
         const pa_param *row = &a->params->row[i];
         size_t end = row->offset + row->size, from = row->offset > a->from ? row->offset : a->from, to = end < a->to ? end : a->to;

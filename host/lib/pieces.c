@@ -19,11 +19,9 @@ typedef struct {
     size_t count, room;
 } plan;
 
-// The buffers of a batch.
 typedef struct {
     const pa_pieces *x;
-    uint16_t *input, *target, *best;
-    float *nats;
+    pa_scored_batch batch;
 } scorer;
 
 int pa_pieces_batch(const pa_model *m) {
@@ -31,24 +29,25 @@ int pa_pieces_batch(const pa_model *m) {
     return batch > 1 ? batch : 1;
 }
 
-static pa_status scorer_init(scorer *r, const pa_pieces *x, pa_err *err) {
-    const pa_model *m = x->model;
-    *r = (scorer){.x = x};
-    if (m->vocab != PA_VOCAB) return pa_error(err, PA_USAGE, "model.vocab: expected %d to score tokens, found %d", PA_VOCAB, m->vocab);
-    size_t B = (size_t)x->batch, rows = B * (size_t)pa_latents(m);
-    r->input = malloc(B * (size_t)m->context * sizeof *r->input);
-    r->target = malloc(rows * sizeof *r->target);
-    r->best = malloc(rows * sizeof *r->best);
-    r->nats = malloc(rows * sizeof *r->nats);
-    if (r->input && r->target && r->best && r->nats) return PA_OK;
-    return pa_error(err, PA_FAIL, "no memory to score %d windows at a time", x->batch);
+pa_status pa_scored_batch_init(pa_scored_batch *b, int vocab, int batch, int context, int latents, bool logits, pa_err *err) {
+    *b = (pa_scored_batch){0};
+    if (vocab != PA_VOCAB) return pa_error(err, PA_USAGE, "model.vocab: expected %d to score tokens, found %d", PA_VOCAB, vocab);
+    size_t rows = (size_t)batch * (size_t)latents;
+    b->input = malloc((size_t)batch * (size_t)context * sizeof *b->input);
+    b->target = malloc(rows * sizeof *b->target);
+    b->best = malloc(rows * sizeof *b->best);
+    b->nats = malloc(rows * sizeof *b->nats);
+    b->logits = logits ? malloc(rows * PA_VOCAB * sizeof *b->logits) : NULL;
+    if (b->input && b->target && b->best && b->nats && (b->logits || !logits)) return PA_OK;
+    return pa_error(err, PA_FAIL, "no memory to score %d windows at a time", batch);
 }
 
-static void scorer_clear(scorer *r) {
-    free(r->input);
-    free(r->target);
-    free(r->best);
-    free(r->nats);
+void pa_scored_batch_clear(pa_scored_batch *b) {
+    free(b->input);
+    free(b->target);
+    free(b->best);
+    free(b->nats);
+    free(b->logits);
 }
 
 static bool add_window(plan *p, window w) {
@@ -104,7 +103,7 @@ static void gather(scorer *r, const window *w, int slot) {
     const uint16_t *token = p->tokens + w->start;
     int64_t left = (int64_t)p->count - w->start;
     int length = w->prefix + w->latents;
-    uint16_t *input = r->input + (size_t)slot * (size_t)length, *target = r->target + (size_t)slot * (size_t)w->latents;
+    uint16_t *input = r->batch.input + (size_t)slot * (size_t)length, *target = r->batch.target + (size_t)slot * (size_t)w->latents;
     for (int i = 0; i < length; i++) input[i] = i < left ? token[i] : PA_PAD;
     for (int n = 0; n < w->latents; n++)
         target[n] = n >= w->skip && n < w->skip + w->count ? token[w->prefix + n + 1] : PA_PAD; // PAD is not scored
@@ -114,16 +113,17 @@ static pa_status score_windows(scorer *r, const window *w, int batch, pa_err *er
     const pa_pieces *x = r->x;
     double sum;
     for (int b = 0; b < batch; b++) gather(r, &w[b], b);
-    pa_batch all = {.batch = batch, .length = w->prefix + w->latents, .latents = w->latents, .input = r->input, .target = r->target};
+    pa_batch all = {
+        .batch = batch, .length = w->prefix + w->latents, .latents = w->latents, .input = r->batch.input, .target = r->batch.target};
     all.kept = w->prefix;
-    pa_status s = x->backend->loss(x->ctx, &all, &sum, &(pa_scores){.nats = r->nats, .best = r->best}, err);
+    pa_status s = x->backend->loss(x->ctx, &all, &sum, &(pa_scores){.nats = r->batch.nats, .best = r->batch.best}, err);
     for (int b = 0; b < batch && !s; b++) {
         size_t at = (size_t)b * (size_t)w->latents + (size_t)w[b].skip;
         const patrain_scored run = {.piece = w[b].piece,
                                     .first = (size_t)(w[b].start + w[b].prefix + w[b].skip + 1),
                                     .count = (size_t)w[b].count,
-                                    .nats = r->nats + at,
-                                    .best = r->best + at,
+                                    .nats = r->batch.nats + at,
+                                    .best = r->batch.best + at,
                                     .context = (size_t)(w[b].prefix + w[b].skip + 1)};
         x->scored(x->arg, &run);
     }
@@ -138,11 +138,11 @@ static pa_status plan_pieces(const pa_pieces *x, int stride, plan *p, pa_err *er
 }
 
 pa_status pa_pieces_score(const pa_pieces *x, pa_err *err) {
-    scorer r = {0};
+    scorer r = {.x = x};
     plan p = {0};
     int N = pa_latents(x->model), stride = x->stride ? x->stride : pa_pieces_stride(x->model);
     if (stride < 1 || stride > N) return pa_error(err, PA_USAGE, "stride: expected 1 to %d, the latents of a window, found %d", N, stride);
-    pa_status s = scorer_init(&r, x, err);
+    pa_status s = pa_scored_batch_init(&r.batch, x->model->vocab, x->batch, x->model->context, N, false, err);
     if (!s) s = plan_pieces(x, stride, &p, err);
     for (size_t i = 0; i < p.count && !s;) {
         const window *w = &p.item[i];
@@ -152,6 +152,6 @@ pa_status pa_pieces_score(const pa_pieces *x, pa_err *err) {
         i += (size_t)same;
     }
     free(p.item);
-    scorer_clear(&r);
+    pa_scored_batch_clear(&r.batch);
     return s;
 }

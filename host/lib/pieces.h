@@ -12,6 +12,16 @@ static inline int pa_pieces_stride(const pa_model *m) { // unless set: half of t
     return pa_latents(m) > 1 ? pa_latents(m) / 2 : 1;
 }
 
+// The buffers of a batch of scored windows.
+typedef struct {
+    uint16_t *input, *target, *best;
+    float *nats, *logits; // logits: NULL unless wanted
+} pa_scored_batch;
+
+// PA_USAGE where the model's vocabulary is not that of tokens.
+pa_status pa_scored_batch_init(pa_scored_batch *b, int vocab, int batch, int context, int latents, bool logits, pa_err *err);
+void pa_scored_batch_clear(pa_scored_batch *b);
+
 typedef struct {
     const pa_backend *backend;
     pa_context *ctx;

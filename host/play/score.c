@@ -7,13 +7,12 @@
 
 #include "host/base/philox.h"
 #include "host/base/progress.h"
+#include "host/lib/pieces.h"
 
-// The buffers of a batch.
 typedef struct {
     const pa_scoring *x;
     int64_t pieces;
-    uint16_t *input, *target, *best;
-    float *nats, *logits;
+    pa_scored_batch batch;
 } scorer;
 
 int64_t pa_score_tokens(const pa_score *s) {
@@ -50,23 +49,7 @@ static int class_of(uint16_t token) {
 static pa_status scorer_init(scorer *r, const pa_scoring *x, bool logits, pa_err *err) {
     *r = (scorer){.x = x};
     r->pieces = x->pieces > 0 && x->pieces < x->tokens->pieces ? x->pieces : x->tokens->pieces;
-    if (x->vocab != PA_VOCAB) return pa_error(err, PA_USAGE, "model.vocab: expected %d to score tokens, found %d", PA_VOCAB, x->vocab);
-    size_t B = (size_t)x->batch, rows = B * (size_t)(x->context - x->prefix);
-    r->input = malloc(B * (size_t)x->context * sizeof *r->input);
-    r->target = malloc(rows * sizeof *r->target);
-    r->best = malloc(rows * sizeof *r->best);
-    r->nats = malloc(rows * sizeof *r->nats);
-    r->logits = logits ? malloc(rows * PA_VOCAB * sizeof *r->logits) : NULL;
-    if (r->input && r->target && r->best && r->nats && (r->logits || !logits)) return PA_OK;
-    return pa_error(err, PA_FAIL, "no memory to score %d windows at a time", x->batch);
-}
-
-static void scorer_clear(scorer *r) {
-    free(r->input);
-    free(r->target);
-    free(r->best);
-    free(r->nats);
-    free(r->logits);
+    return pa_scored_batch_init(&r->batch, x->vocab, x->batch, x->context, x->context - x->prefix, logits, err);
 }
 
 void pa_score_add(pa_score *score, uint16_t target, uint16_t best, float nats) {
@@ -82,8 +65,8 @@ static void gather_crop(scorer *r, int64_t piece, uint64_t seed, int slot) {
     const pa_token_piece p = pa_token_set_piece(m->tokens, piece);
     const uint16_t *token = p.token;
     int64_t n = p.count, start = 0;
-    uint16_t *input = r->input + (size_t)slot * (size_t)m->context;
-    uint16_t *target = r->target + (size_t)slot * (size_t)(m->context - m->prefix);
+    uint16_t *input = r->batch.input + (size_t)slot * (size_t)m->context;
+    uint16_t *target = r->batch.target + (size_t)slot * (size_t)(m->context - m->prefix);
     if (n > m->context) start = (int64_t)pa_below(pa_random(seed, PA_RANDOM_EVAL, (uint64_t)piece, 0), (uint64_t)(n - m->context));
     for (int i = 0; i < m->context; i++) input[i] = start + i < n ? token[start + i] : PA_PAD;
     for (int i = m->prefix; i < m->context; i++) {
@@ -105,10 +88,10 @@ static void add_crop(const scorer *r, int slot, bool seed_too, pa_score *score) 
     int64_t count = 0;
     for (int n = 0; n < N; n++) {
         size_t at = (size_t)slot * (size_t)N + (size_t)n;
-        uint16_t target = r->target[at];
-        if (target != PA_PAD) pa_score_add(score, target, r->best[at], r->nats[at]);
+        uint16_t target = r->batch.target[at];
+        if (target != PA_PAD) pa_score_add(score, target, r->batch.best[at], r->batch.nats[at]);
         if (!seed_too || target == 0) continue;
-        sum += target == PA_PAD ? nats_of(r->logits + at * PA_VOCAB, PA_PAD) : (double)r->nats[at];
+        sum += target == PA_PAD ? nats_of(r->batch.logits + at * PA_VOCAB, PA_PAD) : (double)r->batch.nats[at];
         count++;
     }
     if (!count) return;
@@ -147,11 +130,11 @@ static pa_status score_batch_of_crops(scorer *r, const pa_crops *how, int64_t fi
                                .batch = count,
                                .length = x->context,
                                .latents = x->context - x->prefix,
-                               .input = r->input,
-                               .target = r->target,
-                               .nats = r->nats,
-                               .best = r->best,
-                               .logits = r->logits};
+                               .input = r->batch.input,
+                               .target = r->batch.target,
+                               .nats = r->batch.nats,
+                               .best = r->batch.best,
+                               .logits = r->batch.logits};
     pa_status s = x->predict(x->arg, &w, err);
     for (int b = 0; b < count && !s; b++) add_crop(r, b, how->seed_too, &crop[b]);
     return s;
@@ -177,6 +160,6 @@ pa_status pa_score_crops(const pa_scoring *x, const pa_crops *how, pa_score *sco
     if (shown) pa_progress_end(&bar);
     if (!s) s = add_crops(comm, crop, r.pieces, stopped, score, err);
     free(crop);
-    scorer_clear(&r);
+    pa_scored_batch_clear(&r.batch);
     return s;
 }
