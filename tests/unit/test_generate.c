@@ -43,20 +43,30 @@ static void rule(const pa_model *m, int refill, int primer, int total, int *visi
     }
 }
 
-static void check_stream(const pa_model *m, const pa_sampling_options *o, int refill, const uint16_t *primer, int count, int stream,
-                         const uint16_t *out, int length) {
+typedef struct {
+    const pa_model *model;
+    const pa_sampling_options *options;
+    const uint16_t *primer, *out;
+    int primer_count, out_count;
+    int refill; // as used: not 0
+    int stream;
+} stream_check;
+
+static void check_stream(const stream_check *c) {
     uint16_t all[FAKE_CONTEXT * 8], token;
     float logits[PA_VOCAB];
-    memcpy(all, primer, (size_t)count * sizeof *all);
-    memcpy(all + count, out, (size_t)length * sizeof *all);
-    for (int i = count ? 0 : 1; i < length; i++) {
+    const int count = c->primer_count;
+    memcpy(all, c->primer, (size_t)count * sizeof *all);
+    memcpy(all + count, c->out, (size_t)c->out_count * sizeof *all);
+    for (int i = count ? 0 : 1; i < c->out_count; i++) {
         int visible, prefix, total = count + i;
-        rule(m, refill, count ? count : 1, total, &visible, &prefix);
-        fake_logits(all + total - visible, visible, prefix, logits);
-        assert_int_equal(draw_at(o, logits, all + total - visible, visible, stream, (uint64_t)i, &token), PA_OK);
-        if (token != out[i])
-            fail_msg("context %d, prefix %d, refill %d, primer %d: token %d of stream %d: %d, expected %d", m->context, m->prefix, refill,
-                     count, i, stream, out[i], token);
+        rule(c->model, c->refill, count ? count : 1, total, &visible, &prefix);
+        const uint16_t *seen = all + total - visible;
+        fake_logits(seen, visible, prefix, logits);
+        assert_int_equal(draw_at(c->options, logits, seen, visible, c->stream, (uint64_t)i, &token), PA_OK);
+        if (token != c->out[i])
+            fail_msg("context %d, prefix %d, refill %d, primer %d: token %d of stream %d: %d, expected %d", c->model->context,
+                     c->model->prefix, c->refill, count, i, c->stream, c->out[i], token);
     }
 }
 
@@ -80,7 +90,16 @@ static void follows_the_rule(void **state) {
                     if (s) fail_msg("%s", err.text);
                     for (int k = 0; k < STREAMS; k++) {
                         assert_int_equal(made[k], LENGTH);
-                        check_stream(&ctx.model, &o, refill ? refill : N > 1 ? N / 2 : 1, primer, count, k, out + k * LENGTH, LENGTH);
+                        check_stream(&(stream_check){.model = &ctx.model,
+                                                     .options = &o,
+                                                     .primer = primer,
+                                                     .primer_count = count,
+                                                     .out = out + k * LENGTH,
+                                                     .out_count = LENGTH,
+                                                     .refill = refill  ? refill
+                                                               : N > 1 ? N / 2
+                                                                       : 1,
+                                                     .stream = k});
                     }
                     assert_int_equal(ctx.calls, count ? LENGTH : LENGTH - 1); // each token costs one prefill or one row
                 }
