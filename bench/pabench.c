@@ -292,9 +292,9 @@ int main(int argc, char **argv) {
         {"device", PA_OPT_CHOICE, &o.device, "auto|cpu|cuda", "where operations and whole models run", "Measurement"},
         {"precision", PA_OPT_CHOICE, &o.precision, "auto|fp32|bf16",
          "auto: both, bf16 where the processor has it; a GPU without it takes fp16 instead", NULL},
-        {"filter", PA_OPT_STRING, &o.filter, "REGEX", "only what is called so, as in \"v1 (train|matmul)\"", NULL},
+        {"filter", PA_OPT_STRING, &o.filter, "REGEX", "rows to measure, by name, such as \"v1 (train|matmul)\"", NULL},
         {"quick", PA_OPT_FLAG, &o.quick, NULL, "only v1, with few repetitions", NULL},
-        {"json", PA_OPT_STRING, &o.json, "OUT", "write everything there; bench/roofline.py draws it", "Output"},
+        {"json", PA_OPT_STRING, &o.json, "OUT", "output file for all results, as bench/roofline.py reads them", "Output"},
     };
     const pa_program program = {.name = "pabench",
                                 .summary = "Measures the operations and whole models, against roofs measured in the same run.",

@@ -26,9 +26,9 @@ static const pa_option options[] = {
     {"jobs", PA_OPT_INT, &jobs, "N", "files read at once (default: one per core)", NULL},
     {"strict", PA_OPT_FLAG, &strict, NULL, "no token files (status 3) if any file is refused", NULL},
     {"keep-duplicates", PA_OPT_FLAG, &keep_duplicates, NULL,
-     "keep pieces that are identical to another (default: without a list they are left out)", NULL},
+     "keep identical pieces (default: only the first of them, unless a list names them)", NULL},
     {"part-bytes", PA_OPT_INT, &part_bytes, "N",
-     "largest token file; a larger split is SPLIT-00001-of-00002.safetensors, ... (default: 2^31)", NULL},
+     "largest token file in bytes; a larger split becomes SPLIT-00001-of-00002.safetensors, ... (default: 2^31)", NULL},
     {"programs", PA_OPT_STRING, &program_list, "LIST",
      "instruments by General MIDI program, 0-127, such as 0-7,24 (default: all but drums)", NULL},
     {"sostenuto", PA_OPT_FLAG, &sostenuto, NULL, "apply the sostenuto pedal", NULL},
@@ -36,12 +36,12 @@ static const pa_option options[] = {
     {"events", PA_OPT_STRING, &events_path, "FILE.mid", "print what a file holds and its events: seconds, token, event",
      "Looking at tokens"},
     {"decode", PA_OPT_STRING, &decode_path, "TOKENS", "write a piece of a token file as MIDI", NULL},
-    {"piece", PA_OPT_INT, &piece, "K", "which one, counted from 0 (default: 0)", NULL},
+    {"piece", PA_OPT_INT, &piece, "K", "number of the piece, from 0 (default: 0)", NULL},
 };
 
 static const pa_program program = {
     "paprep",
-    "MIDI files to tokens; a folder without MAESTRO's list is split 90/5/5 by a hash of the notes",
+    "Converts MIDI files to tokens. A folder without MAESTRO's list is split 90/5/5 by a hash of the notes.",
     "MIDI_DIR OUT_DIR [options]\n--events FILE.mid [--encoding E]\n--decode TOKENS.safetensors OUT.mid [--piece K]",
     "paprep maestro-v3.0.0 data/maestro\n"
     "paprep my-recordings data/mine --encoding midi-neural --strict\n"

@@ -165,8 +165,8 @@ int main(int argc, char **argv) {
          "Run"},
         {"fresh", PA_OPT_FLAG, &a.fresh, NULL, "new run; an existing run directory is renamed, not removed", NULL},
         {"init", PA_OPT_STRING, &a.init, "CHECKPOINT",
-         "weights and [model] to start from: a run directory, checkpoint or model file; without CONFIG, other settings are defaults, and "
-         "train.safetensors is evaluated on the validation.safetensors beside it",
+         "run directory, checkpoint or model file to take weights and [model] from; without CONFIG all else is at its default, and "
+         "data.validation is the validation.safetensors beside data.train",
          NULL},
         {"dry-run", PA_OPT_FLAG, &a.dry_run, NULL, "parameters, memory, disk use and the time of one window; writes nothing", NULL},
         {"print-config", PA_OPT_FLAG, &a.print_config, NULL, "all settings with meaning, range and default", NULL},
