@@ -1,5 +1,6 @@
 // comm_tcp.c: see comm_tcp.h. A thread watches for ranks that exit while this one computes and doesn't poll.
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -120,18 +121,23 @@ static void tcp_expect_end(pa_peers *l, int code) {
 
 // An option's value, or the environment's; NONE: neither is given.
 enum { NONE = -1 };
-static int or_environment(int given, const char *one, const char *other) {
-    const char *text = getenv(one);
-    if (!text) text = getenv(other);
-    return given < 0 && text ? atoi(text) : given;
+static pa_status or_environment(int *given, const char *one, const char *other, pa_err *err) {
+    const char *name = getenv(one) ? one : other, *text = getenv(name);
+    char *end;
+    if (*given >= 0 || !text) return PA_OK;
+    long value = strtol(text, &end, 10);
+    if (end == text || *end || value < 0 || value > INT_MAX)
+        return pa_error(err, PA_USAGE, "$%s: expected a whole number of at least 0, found something else", name);
+    *given = (int)value;
+    return PA_OK;
 }
 
 static const pa_carrier sockets = {
     .begin = tcp_begin, .advance = tcp_advance, .idle = tcp_idle, .end = tcp_end, .abort = tcp_abort, .expect_end = tcp_expect_end};
 
 pa_status pa_tcp_start(pa_comm *c, const char *rendezvous, int rank, int world, double timeout, pa_err *err) {
-    rank = or_environment(rank, "RANK", "SLURM_PROCID");
-    world = or_environment(world, "WORLD_SIZE", "SLURM_NTASKS");
+    pa_status s = or_environment(&rank, "RANK", "SLURM_PROCID", err);
+    if (s || (s = or_environment(&world, "WORLD_SIZE", "SLURM_NTASKS", err))) return s;
     if (world == NONE)
         return pa_error(err, PA_USAGE, "--world: expected 1 to 4096 ranks with --rendezvous, found none, nor $WORLD_SIZE or $SLURM_NTASKS");
     if (world < 1 || world > 4096) return pa_error(err, PA_USAGE, "--world: expected 1 to 4096 ranks with --rendezvous, found %d", world);
@@ -150,7 +156,7 @@ pa_status pa_tcp_start(pa_comm *c, const char *rendezvous, int rank, int world, 
     t->size = world;
     t->idle = calloc((size_t)world, sizeof *t->idle);
     t->hangup = calloc((size_t)world, sizeof *t->hangup);
-    pa_status s = t->idle && t->hangup ? PA_OK : pa_error(err, PA_FAIL, "no memory");
+    s = t->idle && t->hangup ? PA_OK : pa_error(err, PA_FAIL, "no memory");
     if (!s) s = pa_tcp_join(c, rendezvous, timeout, t->fd, err);
     if (!s && !(t->watched = !pthread_create(&t->watch, NULL, watch, t)))
         s = pa_error(err, PA_FAIL, "communication: cannot start a thread");

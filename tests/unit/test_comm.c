@@ -282,7 +282,7 @@ static int nothing(pa_comm *c) {
 
 static void what_an_earlier_run_left_is_no_obstacle(void **state) {
     (void)state;
-    scratch_put("meet", "patrain-rendezvous-1 nowhere.invalid 1 00112233445566778899aabbccddeeff\n");
+    scratch_put("meet", "patrain-rendezvous-2 nowhere.invalid 1 00112233445566778899aabbccddeeff\n");
     all_hold(3, nothing);
     scratch_put("meet", "patrain-rendez");
     all_hold(2, nothing);
