@@ -5,6 +5,7 @@
 
 #include "host/base/cli.h"
 #include "host/base/progress.h"
+#include "host/files/mapping.h"
 #include "host/files/safetensors_write.h"
 #include "host/files/weights.h"
 #include "host/play/evaluation.h"
@@ -144,6 +145,7 @@ static pa_status report(const patrain_model *model, const patrain_model *base, c
     if ((s = measure(model, &t, &result, &r.loss_seed, err))) goto done;
     if (base && (s = measure(base, &t, &other, NULL, err))) goto done;
     if (base && (s = pa_measure_difference(&result.sums, &other.sums, &r.difference, err))) goto done;
+    if ((s = pa_token_set_check(&t, true, err))) goto done;
     if (json)
         s = pa_evaluation_print_json(&r, err);
     else
@@ -283,5 +285,6 @@ static pa_status run(int argc, char **argv, pa_err *err) {
 int main(int argc, char **argv) {
     pa_err err = {""};
     pa_cli_spin_briefly(argv);
+    pa_mapping_guard();
     return pa_cli_end(&program, run(argc, argv, &err), &err);
 }

@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include "host/base/cli.h"
+#include "host/files/mapping.h"
 #include "host/play/continue.h"
 
 #define NOT_GIVEN INT64_MIN
@@ -145,5 +146,6 @@ static pa_status run(int argc, char **argv, pa_err *err) {
 int main(int argc, char **argv) {
     pa_err err = {""};
     pa_cli_spin_briefly(argv);
+    pa_mapping_guard();
     return pa_cli_end(&program, run(argc, argv, &err), &err);
 }

@@ -4,9 +4,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { MOST_TEXT = 1 << 30 }; // bytes that pa_read_text reads at most
@@ -29,6 +32,44 @@ static void folder_of(const char *path, char *folder, size_t size) {
         snprintf(folder, size, "%.*s", slash == path ? 1 : (int)(slash - path), path);
 }
 
+static char process_word[17];
+
+static void draw_word(void) {
+    uint64_t word;
+    struct timespec now;
+    if (getrandom(&word, sizeof word, GRND_NONBLOCK) != sizeof word) { // early in a machine's start
+        clock_gettime(CLOCK_REALTIME, &now);
+        word = (uint64_t)now.tv_sec << 32 ^ (uint64_t)now.tv_nsec << 16 ^ (uint64_t)getpid();
+    }
+    snprintf(process_word, sizeof process_word, "%016llx", (unsigned long long)word);
+}
+
+const char *pa_process_word(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, draw_word);
+    return process_word;
+}
+
+bool pa_temporary_name(const char *path, char *out, size_t size) {
+    enum { LONGEST = 255 };
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    char ending[32];
+    int added = snprintf(ending, sizeof ending, ".tmp.%s", pa_process_word());
+    int kept = (int)strnlen(name, (size_t)(LONGEST - added));
+    return snprintf(out, size, "%.*s%.*s%s", (int)(name - path), path, kept, name, ending) < (int)size;
+}
+
+// Where a link leads, else the path itself. False with errno.
+static bool find_target(const char *path, char *target, size_t size) {
+    struct stat info;
+    char *found = NULL;
+    if (!lstat(path, &info) && S_ISLNK(info.st_mode) && !(found = realpath(path, NULL))) return false;
+    bool fits = snprintf(target, size, "%s", found ? found : path) < (int)size;
+    free(found);
+    errno = ENAMETOOLONG;
+    return fits;
+}
+
 pa_status pa_file_create(pa_file *file, const char *path, pa_err *err) {
     char folder[sizeof file->path];
     struct stat info;
@@ -37,16 +78,19 @@ pa_status pa_file_create(pa_file *file, const char *path, pa_err *err) {
     if (snprintf(file->path, sizeof file->path, "%s", path) >= (int)sizeof file->path)
         return pa_error(err, PA_FAIL, "%.200s...: expected a path of at most %zu bytes, found %zu", path, sizeof file->path - 1,
                         strlen(path));
-    snprintf(file->temporary, sizeof file->temporary, "%s.tmp.%ld", file->path, (long)getpid());
-    folder_of(path, folder, sizeof folder);
+    if (!find_target(path, file->target, sizeof file->target))
+        return pa_error(err, PA_FAIL, "cannot create %s, a link: %s", path, strerror(errno));
+    folder_of(file->target, folder, sizeof folder);
     if (stat(folder, &info)) return pa_error(err, PA_FAIL, "cannot create %s: folder %s: %s", path, folder, strerror(errno));
     if (!S_ISDIR(info.st_mode))
         return pa_error(err, PA_FAIL, "%s: expected %s to be a folder, found %s", path, folder, kind_of(info.st_mode));
-    if (!stat(path, &info) && !S_ISREG(info.st_mode))
+    bool replaces = !stat(file->target, &info);
+    if (replaces && !S_ISREG(info.st_mode))
         return pa_error(err, PA_FAIL, "%s: expected a file or nothing here, found %s", path, kind_of(info.st_mode));
-    unlink(file->temporary); // left by a killed process with our process id
+    pa_temporary_name(file->target, file->temporary, sizeof file->temporary);
     int fd = open(file->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0) return pa_error(err, PA_FAIL, "cannot create %s: %s", path, strerror(errno));
+    if (replaces && fchmod(fd, info.st_mode & 0777)) {} // some file systems have no permissions
     file->stream = fdopen(fd, "wb");
     if (file->stream) return PA_OK;
     close(fd);
@@ -55,7 +99,7 @@ pa_status pa_file_create(pa_file *file, const char *path, pa_err *err) {
 }
 
 pa_status pa_file_commit(pa_file *file, pa_err *err) {
-    char folder[sizeof file->path];
+    char folder[sizeof file->target];
     bool failed = ferror(file->stream) != 0;
     errno = 0;
     failed = fflush(file->stream) || failed || fsync(fileno(file->stream));
@@ -69,12 +113,12 @@ pa_status pa_file_commit(pa_file *file, pa_err *err) {
         unlink(file->temporary);
         return pa_error(err, PA_FAIL, "cannot write %s: %s", file->path, why ? strerror(why) : "an earlier write failed (a full disk?)");
     }
-    if (rename(file->temporary, file->path)) {
+    if (rename(file->temporary, file->target)) {
         why = errno;
         unlink(file->temporary);
         return pa_error(err, PA_FAIL, "cannot rename a new file to %s: %s", file->path, strerror(why));
     }
-    folder_of(file->path, folder, sizeof folder);
+    folder_of(file->target, folder, sizeof folder);
     return pa_sync_dir(folder, err);
 }
 
@@ -83,6 +127,25 @@ void pa_file_abandon(pa_file *file) {
     fclose(file->stream);
     file->stream = NULL;
     unlink(file->temporary);
+}
+
+// Without waiting for the other end of a named pipe. -1 and an error for what is no file, nor a pipe where they are allowed.
+static int open_at_once(const char *path, int flags, bool pipes, struct stat *info, pa_err *err) {
+    int fd = open(path, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666), why = errno;
+    bool known = fd >= 0 ? !fstat(fd, info) : !stat(path, info); // a socket can't be opened
+    if (known && !S_ISREG(info->st_mode) && !(pipes && S_ISFIFO(info->st_mode)))
+        pa_error(err, PA_FAIL, "%s: expected a file, found %s", path, kind_of(info->st_mode));
+    else if (fd >= 0 && known)
+        return fd;
+    else
+        pa_error(err, PA_FAIL, "cannot open %s: %s", path, strerror(why));
+    if (fd >= 0) close(fd);
+    return -1;
+}
+
+int pa_open_regular(const char *path, int flags, pa_err *err) {
+    struct stat info;
+    return open_at_once(path, flags, false, &info, err);
 }
 
 pa_status pa_make_dirs(const char *path, pa_err *err) {
@@ -158,15 +221,8 @@ pa_status pa_read_text(const char *path, char **text, size_t *length, pa_err *er
     char *buffer = NULL;
     size_t used = 0, room = 0;
     struct stat info;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &info)) {
-        status = pa_error(err, PA_FAIL, "cannot open %s: %s", path, strerror(errno));
-        goto done;
-    }
-    if (S_ISDIR(info.st_mode)) {
-        status = pa_error(err, PA_FAIL, "%s: expected a file, found a folder", path);
-        goto done;
-    }
+    int fd = open_at_once(path, O_RDONLY, true, &info, err);
+    if (fd < 0) return PA_FAIL;
     for (ssize_t got = 1; got;) {
         if (used + 1 >= room) { // the size of a pipe or of a file in /proc isn't known in advance
             room = room ? 2 * room : (size_t)(info.st_size > 4094 && info.st_size < MOST_TEXT ? info.st_size : 4094) + 2;
@@ -179,11 +235,16 @@ pa_status pa_read_text(const char *path, char **text, size_t *length, pa_err *er
             buffer = larger;
         }
         got = read(fd, buffer + used, room - used - 1);
+        if (got < 0 && errno == EAGAIN && !fcntl(fd, F_SETFL, 0)) continue; // a pipe with a writer: waits for it
         if (got < 0 && errno != EINTR) {
             status = pa_error(err, PA_FAIL, "cannot read %s after %zu bytes: %s", path, used, strerror(errno));
             goto done;
         }
         if (got > 0) used += (size_t)got;
+    }
+    if (!used && S_ISFIFO(info.st_mode)) {
+        status = pa_error(err, PA_FAIL, "%s: expected a file, found a named pipe that nobody writes to", path);
+        goto done;
     }
     buffer[used] = 0;
     *text = buffer;
@@ -191,6 +252,6 @@ pa_status pa_read_text(const char *path, char **text, size_t *length, pa_err *er
     buffer = NULL;
 done:
     free(buffer);
-    if (fd >= 0) close(fd);
+    close(fd);
     return status;
 }

@@ -25,15 +25,15 @@ static int newest_first(const void *a, const void *b) {
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-// What an interrupted save left: a folder that was not finished goes, one that stood aside for another comes back unless that one is there.
-static pa_status tidy(const char *folder, const char *name, pa_err *err) {
+// What a save of a killed process left: a folder that was not finished goes, one that stood aside for another comes back unless that one is
+// there.
+static pa_status tidy_each(void *user, const char *folder, const char *name, pa_err *err) {
+    const char *word = user, *ending = strchr(name, '.');
     char path[PATH + 300], place[PATH + 300];
+    if (!ending || strlen(ending) != 5 + strlen(word) || strcmp(ending + 5, word)) return PA_OK;
     snprintf(path, sizeof path, "%s/%s", folder, name);
-    if (strstr(name, ".tmp.")) return pa_remove_tree(path, err);
-    size_t length = strlen(path);
-    if (length < 4 || strcmp(path + length - 4, ".old")) return PA_OK;
-    snprintf(place, sizeof place, "%.*s", (int)length - 4, path);
-    if (!access(place, F_OK)) return pa_remove_tree(path, err);
+    snprintf(place, sizeof place, "%s/%.*s", folder, (int)(ending - name), name);
+    if (!strncmp(ending, ".tmp.", 5) || !access(place, F_OK)) return pa_remove_tree(path, err);
     return rename(path, place) ? pa_error(err, PA_FAIL, "cannot rename %s to %s: %s", path, place, strerror(errno)) : PA_OK;
 }
 
@@ -52,9 +52,8 @@ static pa_status walk(const char *run, pa_status (*each)(void *user, const char 
     return s;
 }
 
-static pa_status tidy_each(void *user, const char *folder, const char *name, pa_err *err) {
-    (void)user;
-    return tidy(folder, name, err);
+pa_status pa_checkpoint_tidy(const char *run, const char *word, pa_err *err) {
+    return walk(run, tidy_each, (char *)word, err);
 }
 
 typedef struct {
@@ -75,8 +74,7 @@ static pa_status list_each(void *user, const char *folder, const char *name, pa_
 
 pa_status pa_checkpoint_list(const char *run, int64_t **step, size_t *count, pa_err *err) {
     steps l = {0};
-    pa_status s = walk(run, tidy_each, NULL, err);
-    if (!s) s = walk(run, list_each, &l, err);
+    pa_status s = walk(run, list_each, &l, err);
     if (s) {
         free(l.step);
         l = (steps){0};

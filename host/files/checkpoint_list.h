@@ -4,7 +4,9 @@
 
 #include "host/base/base.h"
 
-// Steps of all checkpoints in DIR, newest first (free them); what interrupted saves left is put in order on the way.
+// Puts in order what saves of a killed process left in DIR: folders named step-N.tmp.WORD and step-N.old.WORD.
+pa_status pa_checkpoint_tidy(const char *dir, const char *word, pa_err *err);
+// Steps of all checkpoints in DIR, newest first (free them).
 pa_status pa_checkpoint_list(const char *dir, int64_t **step, size_t *count, pa_err *err);
 // The newest's step, -1 where there is none; changes nothing.
 int64_t pa_checkpoint_newest(const char *dir);

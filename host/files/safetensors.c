@@ -8,11 +8,11 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "host/base/checksum.h"
+#include "host/files/mapping.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian and read in place");
 
@@ -22,7 +22,7 @@ static const double MOST_WHOLE = 9007199254740991; // 2^53 - 1: beyond it a JSON
 struct pa_st {
     char *path, *header; // the header's text, NUL-terminated
     uint8_t first[16];   // bytes of the file, fewer where it has fewer
-    uint8_t *map;
+    pa_mapping map;
     size_t map_bytes;
     const uint8_t *data;
     size_t header_bytes, data_bytes;
@@ -63,7 +63,7 @@ static shown show(const char *name) {
     return s;
 }
 
-static pa_status open_file(const char *path, int *out, size_t *bytes, pa_err *err) {
+static pa_status open_file(const char *path, int *out, struct stat *found, pa_err *err) {
     struct stat info;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a named pipe must not keep us waiting
     *out = fd;
@@ -73,7 +73,7 @@ static pa_status open_file(const char *path, int *out, size_t *bytes, pa_err *er
                         S_ISDIR(info.st_mode) ? "a folder" : "a pipe, socket or device");
     if (info.st_size < 8)
         return pa_error(err, PA_DATA, "%s: expected a safetensors file of at least 8 bytes, found %lld", path, (long long)info.st_size);
-    *bytes = (size_t)info.st_size;
+    *found = info;
     return PA_OK;
 }
 
@@ -123,25 +123,17 @@ static pa_status read_header(pa_st *st, int fd, pa_err *err) {
     return read_at(st, fd, st->header, length, 8, err);
 }
 
-static pa_status read_data(pa_st *st, int fd, pa_err *err) {
+static pa_status read_data(const pa_st *st, int fd, uint32_t *crc, pa_err *err) {
     size_t room = st->data_bytes < 1 << 20 ? st->data_bytes : 1 << 20, begin = st->map_bytes - st->data_bytes;
     void *buffer = malloc(room + 1);
     pa_status status = buffer ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu bytes", st->path, room);
     for (size_t at = 0; at < st->data_bytes && !status; at += room) {
         size_t part = st->data_bytes - at < room ? st->data_bytes - at : room;
         status = read_at(st, fd, buffer, part, begin + at, err);
-        if (!status) st->crc = pa_crc32c(st->crc, buffer, part);
+        if (!status) *crc = pa_crc32c(*crc, buffer, part);
     }
     free(buffer);
     return status;
-}
-
-static pa_status map_file(pa_st *st, int fd, pa_err *err) {
-    void *map = mmap(NULL, st->map_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map == MAP_FAILED) return pa_error(err, PA_FAIL, "cannot map %s, %zu bytes: %s", st->path, st->map_bytes, strerror(errno));
-    st->map = map;
-    st->data = st->map + st->map_bytes - st->data_bytes;
-    return PA_OK;
 }
 
 // "\u0000" in a JSON string would end a C string early, and hide the rest of a name.
@@ -265,7 +257,6 @@ static pa_status check_places(const pa_st *st, pa_err *err) {
 static pa_status parse_tensors(pa_st *st, pa_err *err) {
     pa_status status = check_names(st, st->json, &st->count, err);
     if (status) return status;
-    st->meta = cJSON_GetObjectItemCaseSensitive(st->json, "__metadata__");
     if (st->meta) st->count--;
     st->tensor = calloc(st->count + 1, sizeof *st->tensor);
     st->copy = calloc(st->count + 1, sizeof *st->copy);
@@ -316,7 +307,7 @@ static pa_status check_meta(const pa_st *st, pa_err *err) {
                             show(e->string).text);
     pa_status status = check_names(st, st->meta, &count, err);
     if (status || (status = check_header(st, err))) return status;
-    const char *sum = pa_st_meta(st, "crc32c");
+    const char *sum = st->data ? pa_st_meta(st, "crc32c") : NULL;
     if (!sum) return PA_OK;
     if (!is_sum(sum))
         return pa_error(err, PA_DATA, "%s: metadata \"crc32c\": expected 8 hexadecimal digits, found \"%s\"", st->path, show(sum).text);
@@ -338,7 +329,17 @@ static pa_status align_tensors(pa_st *st, pa_err *err) {
     return PA_OK;
 }
 
-pa_status pa_st_open(pa_st **out, const char *path, pa_err *err) {
+static pa_status open_tensors(pa_st *st, int fd, struct timespec changed, pa_err *err) {
+    pa_status status = pa_mapping_open(&st->map, fd, st->map_bytes, changed, st->path, err);
+    if (status) return status;
+    st->data = st->map.bytes + st->map_bytes - st->data_bytes;
+    status = parse_tensors(st, err);
+    if (!status) status = read_data(st, fd, &st->crc, err);
+    if (!status) status = check_meta(st, err);
+    return status ? status : align_tensors(st, err);
+}
+
+static pa_status open_parts(pa_st **out, const char *path, bool tensors, pa_err *err) {
     pa_st *st = calloc(1, sizeof *st);
     *out = NULL;
     if (!st || !(st->path = strdup(path))) {
@@ -346,20 +347,41 @@ pa_status pa_st_open(pa_st **out, const char *path, pa_err *err) {
         return pa_error(err, PA_FAIL, "%s: no memory to open it", path);
     }
     int fd;
-    pa_status status = open_file(path, &fd, &st->map_bytes, err);
-    if (!status) status = read_header(st, fd, err);
-    if (!status) status = map_file(st, fd, err);
+    struct stat info = {0};
+    pa_status status = open_file(path, &fd, &info, err);
+    st->map = (pa_mapping){.fd = fd, .slot = -1};
+    if (!status) {
+        st->map_bytes = (size_t)info.st_size;
+        status = read_header(st, fd, err);
+    }
     if (!status) status = parse_header(st, err);
-    if (!status) status = parse_tensors(st, err);
-    if (!status) status = read_data(st, fd, err);
-    if (!status) status = check_meta(st, err);
-    if (!status) status = align_tensors(st, err);
-    if (fd >= 0) close(fd);
+    st->meta = cJSON_GetObjectItemCaseSensitive(st->json, "__metadata__");
+    if (!status) status = tensors ? open_tensors(st, fd, info.st_mtim, err) : check_meta(st, err);
     if (status)
         pa_st_close(st);
     else
         *out = st;
     return status;
+}
+
+pa_status pa_st_open(pa_st **st, const char *path, pa_err *err) {
+    return open_parts(st, path, true, err);
+}
+
+pa_status pa_st_open_meta(pa_st **st, const char *path, pa_err *err) {
+    return open_parts(st, path, false, err);
+}
+
+pa_status pa_st_check(const pa_st *st, pa_err *err) {
+    return pa_mapping_check(&st->map, st->path, err);
+}
+
+pa_status pa_st_verify(const pa_st *st, pa_err *err) {
+    uint32_t crc = 0;
+    pa_status status = pa_st_check(st, err);
+    if (!status) status = read_data(st, st->map.fd, &crc, err);
+    if (status || crc == st->crc) return status;
+    return pa_error(err, PA_DATA, "%s was changed while it was open: expected data with CRC-32C %08x, found %08x", st->path, st->crc, crc);
 }
 
 void pa_st_close(pa_st *st) {
@@ -369,7 +391,7 @@ void pa_st_close(pa_st *st) {
     free(st->tensor);
     cJSON_Delete(st->json);
     free(st->header);
-    if (st->map) munmap(st->map, st->map_bytes);
+    pa_mapping_close(&st->map);
     free(st->path);
     free(st);
 }

@@ -54,7 +54,11 @@ pa_status pa_tokens_open(pa_tokens *t, const char *path, pa_err *err) {
     if ((s = pa_st_need(t->file, "seconds", PA_F32, 1, &t->pieces, &seconds, err))) goto done;
     if ((s = pa_st_need(t->file, "notes", PA_I64, 1, &t->pieces, &notes, err))) goto done;
     t->tokens = tokens->data;
-    t->offsets = offsets->data;
+    if (!(t->offsets = malloc(offsets->bytes))) { // a copy: whatever becomes of the file, pieces lie within it
+        s = pa_error(err, PA_FAIL, "%s: no memory for %lld offsets", path, (long long)t->pieces);
+        goto done;
+    }
+    memcpy(t->offsets, offsets->data, offsets->bytes);
     t->seconds = seconds->data;
     t->notes = notes->data;
     s = check_pieces(t, tokens->shape[0], err);
@@ -64,6 +68,7 @@ done:
 }
 
 void pa_tokens_close(pa_tokens *t) {
+    free(t->offsets);
     pa_st_close(t->file);
     *t = (pa_tokens){0};
 }

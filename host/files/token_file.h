@@ -9,7 +9,7 @@
 typedef struct {
     pa_st *file;
     const uint16_t *tokens;
-    const int64_t *offsets; // piece p is tokens[offsets[p] .. offsets[p + 1])
+    int64_t *offsets; // piece p is tokens[offsets[p] .. offsets[p + 1])
     const float *seconds;
     const int64_t *notes;
     int64_t pieces;

@@ -1,7 +1,9 @@
 // token_set.c: see token_set.h.
 #include "host/files/token_set.h"
 
+#include <dirent.h>
 #include <glob.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -78,6 +80,78 @@ static pa_status add_list(pa_token_set *s, const char *list, bool weighted, pa_e
     return status;
 }
 
+// ---- whole sets
+
+int pa_set_parts(const char *name, size_t *split_length) {
+    static const char *const splits[] = {"train", "validation", "test"};
+    for (size_t i = 0; i < sizeof splits / sizeof *splits; i++) {
+        size_t length = strlen(splits[i]);
+        int parts = 0, end = 0;
+        if (strncmp(name, splits[i], length)) continue;
+        *split_length = length;
+        if (!strcmp(name + length, ".safetensors")) return 1;
+        if (sscanf(name + length, "-%*5[0-9]-of-%5d.safetensors%n", &parts, &end) == 1 && end == 27 && !name[length + 27]) return parts;
+    }
+    return 0;
+}
+
+// The name in a path; *folder: its length in front of that.
+static const char *name_of(const char *path, int *folder) {
+    const char *slash = strrchr(path, '/');
+    *folder = slash ? (int)(slash - path) + 1 : 0;
+    return path + *folder;
+}
+
+// Compares the id of a file beside t's; counts those of t's split.
+static pa_status check_neighbour(const pa_tokens *t, const char *id, const char *name, int *found, pa_err *err) {
+    char path[PATH];
+    int folder;
+    size_t length, split;
+    pa_st *other;
+    const char *own = name_of(pa_st_path(t->file), &folder);
+    if (!pa_set_parts(name, &length) || snprintf(path, sizeof path, "%.*s%s", folder, pa_st_path(t->file), name) >= PATH) return PA_OK;
+    pa_set_parts(own, &split);
+    if (pa_st_open_meta(&other, path, NULL)) return PA_OK; // it is not read
+    const char *theirs = pa_st_meta(other, "set");
+    pa_status s = theirs && strcmp(theirs, id) ? pa_error(err, PA_DATA, "%s: expected the set of %s, %.32s, found %.32s: run paprep again",
+                                                          path, pa_st_path(t->file), id, theirs)
+                                               : PA_OK;
+    *found += length == split && !strncmp(name, own, length);
+    pa_st_close(other);
+    return s;
+}
+
+// All files of one folder that bear paprep's names are of one run of it, and none of the split is missing.
+static pa_status check_folder(const pa_tokens *t, pa_err *err) {
+    int folder, found = 0;
+    size_t split;
+    char path[PATH];
+    const char *id = pa_st_meta(t->file, "set"), *name = name_of(pa_st_path(t->file), &folder);
+    int parts = pa_set_parts(name, &split);
+    if (!id || !parts) return PA_OK;
+    snprintf(path, sizeof path, "%.*s.", folder, pa_st_path(t->file));
+    DIR *d = opendir(path);
+    if (!d) return PA_OK; // a folder may be closed, and its files open
+    pa_status s = PA_OK;
+    for (const struct dirent *e; !s && (e = readdir(d));) s = check_neighbour(t, id, e->d_name, &found, err);
+    closedir(d);
+    if (s || found >= parts) return s;
+    return pa_error(err, PA_DATA, "%s: expected all %d files of its split beside it, found %d: run paprep again", pa_st_path(t->file),
+                    parts, found);
+}
+
+static pa_status check_neighbours(const pa_token_set *s, pa_err *err) {
+    pa_status status = PA_OK;
+    for (size_t i = 0; i < s->files && !status; i++) {
+        const char *path = pa_st_path(s->file[i].file), *before = i ? pa_st_path(s->file[i - 1].file) : "";
+        int length, other;
+        name_of(path, &length);
+        name_of(before, &other);
+        if (!i || length != other || strncmp(path, before, (size_t)length)) status = check_folder(&s->file[i], err);
+    }
+    return status;
+}
+
 // The files are open and stay where they are.
 static pa_status join(pa_token_set *s, pa_err *err) {
     s->encoding = s->file[0].encoding;
@@ -93,7 +167,7 @@ static pa_status join(pa_token_set *s, pa_err *err) {
         s->tokens += file->offsets[file->pieces];
         s->crc = s->parts == 1 ? crc : pa_crc32c(s->crc, &crc, sizeof crc);
     }
-    return pa_token_sets_match(s, s, err);
+    return check_neighbours(s, err);
 }
 
 pa_status pa_token_set_open(pa_token_set *s, const char *list, bool weighted, pa_err *err) {
@@ -109,6 +183,12 @@ void pa_token_set_close(pa_token_set *s) {
     free(s->file);
     free(s->part);
     *s = (pa_token_set){0};
+}
+
+pa_status pa_token_set_check(const pa_token_set *s, bool whole, pa_err *err) {
+    pa_status status = PA_OK;
+    for (size_t i = 0; i < s->files && !status; i++) status = (whole ? pa_st_verify : pa_st_check)(s->file[i].file, err);
+    return status;
 }
 
 // The part that holds a piece, or with `tokens` a token, each piece's END counted.
@@ -148,36 +228,4 @@ int64_t pa_token_set_find(const pa_token_set *s, int64_t at) {
             high = middle - 1;
     }
     return part->piece + low;
-}
-
-static size_t folder_length(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? (size_t)(slash - path) + 1 : 0;
-}
-
-static bool same_folder(const char *a, const char *b) {
-    char folder[2][PATH];
-    const char *path[] = {a, b};
-    for (int i = 0; i < 2; i++) snprintf(folder[i], PATH, "%.*s.", (int)folder_length(path[i]), path[i]);
-    return pa_same_file(folder[0], folder[1]);
-}
-
-// "train.safetensors", "train-00001-of-00002.safetensors" where the metadata says that the split is "train".
-static bool has_own_name(const pa_tokens *t) {
-    const char *split = pa_st_meta(t->file, "split"), *path = pa_st_path(t->file), *name = path + folder_length(path);
-    size_t length = split ? strlen(split) : 0;
-    return length && !strncmp(name, split, length) && (name[length] == '.' || name[length] == '-');
-}
-
-pa_status pa_token_sets_match(const pa_token_set *a, const pa_token_set *b, pa_err *err) {
-    for (size_t i = 0; i < a->files; i++)
-        for (size_t j = 0; j < b->files; j++) {
-            const pa_tokens *x = &a->file[i], *y = &b->file[j];
-            const char *id = pa_st_meta(x->file, "set"), *other = pa_st_meta(y->file, "set");
-            if (!id || !other || !strcmp(id, other) || !has_own_name(x) || !has_own_name(y)) continue;
-            if (same_folder(pa_st_path(x->file), pa_st_path(y->file)))
-                return pa_error(err, PA_DATA, "%s: expected the set of %s, %s, found %s: run paprep again", pa_st_path(y->file),
-                                pa_st_path(x->file), id, other);
-        }
-    return PA_OK;
 }

@@ -231,7 +231,7 @@ pa_status pa_weights_load(const pa_weights *w, const pa_params *params, const pa
                            : pa_error(err, PA_DATA, "%s: expected a tensor %s, found none", w->path, params->row[t].name);
         if (s) return s;
     }
-    return PA_OK;
+    return pa_st_check(w->file, err);
 }
 
 // ---- export

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "host/base/file.h"
+#include "host/files/token_set.h"
 #include "host/prep/corpus_find.h"
 #include "host/prep/set_files.h"
 #include "host/prep/split.h"
@@ -148,23 +149,43 @@ static bool has_token_files(const char *folder) {
     bool found = false;
     DIR *d = opendir(folder);
     if (!d) return false;
-    for (const struct dirent *e; !found && (e = readdir(d));) found = pa_set_is_file(e->d_name);
+    size_t length;
+    for (const struct dirent *e; !found && (e = readdir(d));) found = pa_set_parts(e->d_name, &length);
     closedir(d);
     return found;
 }
 
+static const char WORK[] = ".paprep-"; // and the process's word
+
+// Removes the folders of runs that were killed, once no other can be at work.
+static pa_status remove_left(const char *out, pa_err *err) {
+    char path[PATH + 300];
+    pa_status s = PA_OK;
+    DIR *d = opendir(out);
+    if (!d) return pa_error(err, PA_FAIL, "cannot open %s: %s", out, strerror(errno));
+    for (const struct dirent *e; !s && (e = readdir(d));) {
+        const char *word = e->d_name + sizeof WORK - 1;
+        if (strncmp(e->d_name, WORK, sizeof WORK - 1) || strlen(word) != 16 || strspn(word, "0123456789abcdef") != 16) continue;
+        snprintf(path, sizeof path, "%s/%s", out, e->d_name);
+        s = pa_remove_tree(path, err);
+    }
+    closedir(d);
+    return s;
+}
+
+// On a file system without locks two may write at once: each in a folder of its own, and readers see that the files are of two sets.
 static pa_status open_work(prep *p, pa_err *err) {
     pa_status s = pa_make_dirs(p->o->out, err);
     if (s) return s;
     p->lock = open(p->o->out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (p->lock < 0) return pa_error(err, PA_FAIL, "cannot open %s: %s", p->o->out, strerror(errno));
-    if (flock(p->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-        return pa_error(err, PA_FAIL, "%s: another paprep is writing to it", p->o->out);
-    if (snprintf(p->work, sizeof p->work, "%s/.paprep", p->o->out) >= (int)sizeof p->work - 300) {
+    bool locked = !flock(p->lock, LOCK_EX | LOCK_NB);
+    if (!locked && errno == EWOULDBLOCK) return pa_error(err, PA_FAIL, "%s: another paprep is writing to it", p->o->out);
+    if (snprintf(p->work, sizeof p->work, "%s/%s%s", p->o->out, WORK, pa_process_word()) >= (int)sizeof p->work - 300) {
         *p->work = 0;
         return pa_error(err, PA_FAIL, "%.200s...: path too long", p->o->out);
     }
-    s = pa_remove_tree(p->work, err); // of a run that was killed
+    if (locked) s = remove_left(p->o->out, err);
     return s ? s : pa_make_dirs(p->work, err);
 }
 

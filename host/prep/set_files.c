@@ -3,13 +3,12 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "host/base/file.h"
-#include "host/files/token_file.h"
+#include "host/files/token_set.h"
 
 enum { MOST_PIECES = 1 << 16, PIECE_BYTES = 20, COPY_BYTES = 1 << 20, PATH = 4096 }; // PIECE_BYTES: offset, notes, seconds
 
@@ -169,16 +168,6 @@ pa_status pa_set_write(const pa_pieces *p, const pa_set_options *o, const char *
     return s;
 }
 
-bool pa_set_is_file(const char *name) {
-    static const char numbered[] = "-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].safetensors";
-    for (pa_split split = 0; split < PA_SPLITS; split++) {
-        size_t length = strlen(pa_split_name(split));
-        if (strncmp(name, pa_split_name(split), length)) continue;
-        if (!strcmp(name + length, ".safetensors") || !fnmatch(numbered, name + length, 0)) return true;
-    }
-    return false;
-}
-
 static pa_status move_file(const char *from, const char *to, const char *name, pa_err *err) {
     char old[PATH + 300], new[PATH + 300];
     snprintf(old, sizeof old, "%s/%s", from, name);
@@ -187,16 +176,21 @@ static pa_status move_file(const char *from, const char *to, const char *name, p
     return pa_error(err, PA_FAIL, "cannot rename %s to %s: %s", old, new, strerror(errno));
 }
 
-// What an older set left in `to` and no file of `from` replaces.
-static pa_status remove_old(const char *from, const char *to, pa_err *err) {
+// Whether `name` of the folder `to` was moved there from `from`: `moved` are the names, NULL at their end.
+static bool is_among(char *const *moved, const char *name) {
+    while (*moved && strcmp(*moved, name)) moved++;
+    return *moved;
+}
+
+// What an older set left in `to`.
+static pa_status remove_old(const char *to, char *const *moved, pa_err *err) {
     char path[PATH + 300];
+    size_t length;
     DIR *d = opendir(to);
     if (!d) return pa_error(err, PA_FAIL, "cannot open %s: %s", to, strerror(errno));
     pa_status s = PA_OK;
     for (const struct dirent *e; !s && (e = readdir(d));) {
-        if (!pa_set_is_file(e->d_name)) continue;
-        snprintf(path, sizeof path, "%s/%s", from, e->d_name);
-        if (!access(path, F_OK)) continue; // takes its place
+        if (!pa_set_parts(e->d_name, &length) || is_among(moved, e->d_name)) continue;
         snprintf(path, sizeof path, "%s/%s", to, e->d_name);
         if (unlink(path)) s = pa_error(err, PA_FAIL, "cannot remove %s: %s", path, strerror(errno));
     }
@@ -204,13 +198,35 @@ static pa_status remove_old(const char *from, const char *to, pa_err *err) {
     return s;
 }
 
+// The names in a folder, NULL at their end; malloc'ed, NULL with errno.
+static char **list_names(const char *folder) {
+    size_t count = 0, room = 16;
+    char **name = malloc(room * sizeof *name);
+    DIR *d = opendir(folder);
+    for (const struct dirent *e; name && d && (e = readdir(d));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+        if (count + 1 == room) {
+            room *= 2;
+            char **grown = realloc(name, room * sizeof *name);
+            if (!grown) break;
+            name = grown;
+        }
+        name[count++] = strdup(e->d_name);
+    }
+    if (d) closedir(d);
+    if (name) name[count] = NULL;
+    return name;
+}
+
+// New files come before old ones go: whenever it ends, files of two runs in one folder tell that they are.
 pa_status pa_set_install(const char *from, const char *to, pa_err *err) {
-    pa_status s = remove_old(from, to, err);
-    if (s) return s;
-    DIR *d = opendir(from);
-    if (!d) return pa_error(err, PA_FAIL, "cannot open %s: %s", from, strerror(errno));
-    for (const struct dirent *e; !s && (e = readdir(d));)
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) s = move_file(from, to, e->d_name, err);
-    closedir(d);
+    pa_status s = PA_OK;
+    char **name = list_names(from);
+    if (!name || !*name) s = pa_error(err, PA_FAIL, "cannot open %s: %s", from, strerror(errno));
+    for (size_t i = 0; name && name[i] && !s; i++) s = move_file(from, to, name[i], err);
+    if (!s) s = pa_sync_dir(to, err);
+    if (!s) s = remove_old(to, name, err);
+    for (size_t i = 0; name && name[i]; i++) free(name[i]);
+    free(name);
     return s ? s : pa_sync_dir(to, err);
 }

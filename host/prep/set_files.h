@@ -19,8 +19,6 @@ typedef struct {
 bool pa_set_holds(const pa_row *row, const pa_set_options *o);
 // Writes SPLIT.safetensors, or SPLIT-00001-of-00003.safetensors and so on, into `folder`. All files carry one id, of what is in them.
 pa_status pa_set_write(const pa_pieces *p, const pa_set_options *o, const char *folder, pa_set_totals total[PA_SPLITS], pa_err *err);
-// Whether a name is one that pa_set_write gives.
-bool pa_set_is_file(const char *name);
 // Moves all files of `from` to the folder `to`, and removes what an older set left there.
 pa_status pa_set_install(const char *from, const char *to, pa_err *err);
 

@@ -3,6 +3,7 @@
 #define PA_CHECKPOINT_H
 
 #include "host/files/config.h"
+#include "host/train/run_lock.h"
 #include "host/train/spike.h"
 #include "tokenizer/tokens.h"
 
@@ -32,8 +33,9 @@ typedef struct {
     const pa_params *params;
     const pa_backend *backend;
     pa_context *ctx;
-    float *average; // with train.ema: of the weights, laid out as params; NULL without
-    FILE *out;      // messages; NULL: stderr
+    float *average;      // with train.ema: of the weights, laid out as params; NULL without
+    const pa_lock *lock; // of `dir`; NULL: none, nobody else knows of it
+    FILE *out;           // messages; NULL: stderr
 } pa_run;
 
 // Loads weights, moments and state from the run's newest intact checkpoint; reports and skips damaged ones, among them those with numbers

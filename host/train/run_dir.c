@@ -3,14 +3,12 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "host/base/file.h"
+#include "host/files/checkpoint_list.h"
 #include "host/files/config_read.h"
 
 enum { PATH = 4096, MOST = 3500 }; // bytes of a run path, which leave room for names inside
@@ -31,95 +29,57 @@ static pa_status move_aside(const char *run, FILE *out, pa_err *err) {
     return pa_error(err, PA_FAIL, "%s: all names up to %s are taken", run, old);
 }
 
-// Whether a lock's holder, "process 12 on host", was a process of this machine that has ended.
-static bool is_gone(const char *holder, const char *host) {
-    int pid, at = 0;
-    return sscanf(holder, "process %d on %n", &pid, &at) == 1 && at && !strcmp(holder + at, host) && kill(pid, 0) && errno == ESRCH;
-}
-
-// The kernel drops the lock when its process ends. The text in the file names the holder, and stays if the process is killed. On a file
-// system without locks the text decides.
-static pa_status lock_run(const char *run, int *lock, FILE *out, pa_err *err) {
-    char path[PATH + 32], holder[128], mine[128], host[64] = "?";
-    snprintf(path, sizeof path, "%s/lock", run);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (fd < 0) return pa_error(err, PA_FAIL, "cannot create %s: %s", path, strerror(errno));
-    gethostname(host, sizeof host - 1);
-    int refused = flock(fd, LOCK_EX | LOCK_NB) ? errno : 0;
-    ssize_t length = read(fd, holder, sizeof holder - 1);
-    holder[length > 0 ? length : 0] = 0;
-    if (refused == EWOULDBLOCK) {
-        close(fd);
-        return pa_error(err, PA_FAIL, "%s is in use by another run (%s)", run, *holder ? holder : "unknown process");
-    }
-    if (refused && *holder && !is_gone(holder, host)) {
-        close(fd);
-        return pa_error(err, PA_FAIL,
-                        "%s may be in use by another run (%s): its file system has no locks (%s); if that run has ended, remove %s", run,
-                        holder, strerror(refused), path);
-    }
-    int n = snprintf(mine, sizeof mine, "process %d on %s", (int)getpid(), host);
-    if (ftruncate(fd, 0) || pwrite(fd, mine, (size_t)n, 0) != n) {
-        int why = errno;
-        close(fd);
-        return pa_error(err, PA_FAIL, "cannot write %s: %s", path, strerror(why));
-    }
-    if (*holder) fprintf(out, "%s: the previous start was killed (%s)\n", run, holder);
-    *lock = fd;
-    return PA_OK;
-}
-
-void pa_rundir_close(int lock) {
-    if (lock < 0) return;
-    if (ftruncate(lock, 0)) {} // the next start will report a killed process
-    close(lock);
-}
-
-// Removes the temporary files of a killed process.
-static pa_status tidy(const char *folder, pa_err *err) {
-    static const char *const ours[] = {"latest.", "best.", "config.ini.", "metrics.jsonl.", "step-"};
+// Removes the temporary files of a process that was killed, by its word.
+static pa_status tidy(const char *folder, const char *word, pa_err *err) {
+    char ending[32];
     DIR *d = opendir(folder);
     if (!d) return pa_error(err, PA_FAIL, "cannot read %s: %s", folder, strerror(errno));
-    for (const struct dirent *e; (e = readdir(d));)
-        for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
-            if (!strncmp(e->d_name, ours[i], strlen(ours[i])) && strstr(e->d_name, ".tmp.")) unlinkat(dirfd(d), e->d_name, 0);
+    size_t length = (size_t)snprintf(ending, sizeof ending, ".tmp.%s", word);
+    for (const struct dirent *e; (e = readdir(d));) {
+        size_t n = strlen(e->d_name);
+        if (n > length && !strcmp(e->d_name + n - length, ending)) unlinkat(dirfd(d), e->d_name, 0);
+    }
     closedir(d);
     return PA_OK;
 }
 
-pa_status pa_rundir_open(const char *run, bool fresh, int *lock, FILE *out, pa_err *err) {
-    char path[PATH + 32];
-    *lock = -1;
-    if (!*run || strlen(run) > MOST)
-        return pa_error(err, PA_USAGE, "--run-dir: expected a path of 1 to %d bytes, found %zu", MOST, strlen(run));
-    pa_status s = PA_OK;
-    if (fresh) {
-        struct stat there;
-        snprintf(path, sizeof path, "%s/checkpoints", run);
-        if (!stat(run, &there) && access(path, F_OK) && rmdir(run))
-            return pa_error(err, PA_USAGE, "--fresh: expected a run directory, found %s, which has no checkpoints", run);
-        if (!stat(run, &there)) { // refuse to move a directory from under a run
-            if ((s = lock_run(run, lock, out, err))) return s;
-            pa_rundir_close(*lock);
-            *lock = -1;
-        }
-        if ((s = move_aside(run, out, err))) return s;
-    }
-    snprintf(path, sizeof path, "%s/samples", run);
-    if ((s = pa_make_dirs(path, err))) return s;
+// While this process has it, so that it is not moved from under another run. The lock moves with it.
+static pa_status start_afresh(const char *run, FILE *out, pa_err *err) {
+    char path[PATH + 32], killed[17];
+    struct stat there;
+    pa_lock *old;
     snprintf(path, sizeof path, "%s/checkpoints", run);
-    if ((s = pa_make_dirs(path, err)) || (s = pa_sync_dir(run, err)) || (s = lock_run(run, lock, out, err))) return s;
-    snprintf(path, sizeof path, "%s/samples", run);
-    if (!(s = tidy(run, err))) s = tidy(path, err);
+    if (!stat(run, &there) && access(path, F_OK) && rmdir(run))
+        return pa_error(err, PA_USAGE, "--fresh: expected a run directory, found %s, which has no checkpoints", run);
+    if (stat(run, &there)) return move_aside(run, out, err); // nothing, or a link to nothing
+    pa_status s = pa_lock_take(&old, run, killed, out, err);
+    if (!s) s = move_aside(run, out, err);
+    pa_lock_release(old);
     return s;
 }
 
+pa_status pa_rundir_open(const char *run, bool fresh, pa_lock **lock, FILE *out, pa_err *err) {
+    char path[PATH + 32], killed[17];
+    *lock = NULL;
+    if (!*run || strlen(run) > MOST)
+        return pa_error(err, PA_USAGE, "--run-dir: expected a path of 1 to %d bytes, found %zu", MOST, strlen(run));
+    pa_status s = fresh ? start_afresh(run, out, err) : PA_OK;
+    if (s) return s;
+    snprintf(path, sizeof path, "%s/samples", run);
+    if ((s = pa_make_dirs(path, err))) return s;
+    snprintf(path, sizeof path, "%s/checkpoints", run);
+    if ((s = pa_make_dirs(path, err)) || (s = pa_sync_dir(run, err)) || (s = pa_lock_take(lock, run, killed, out, err))) return s;
+    snprintf(path, sizeof path, "%s/samples", run);
+    if (*killed && ((s = tidy(run, killed, err)) || (s = tidy(path, killed, err)) || (s = pa_checkpoint_tidy(run, killed, err)))) return s;
+    return pa_lock_sign(*lock, err);
+}
+
 void pa_rundir_abandon(const char *run) {
-    static const char *const name[] = {"samples", "checkpoints", "lock", ""};
+    static const char *const name[] = {"samples", "checkpoints", "lock", "lock.owner", ""};
     char path[PATH + 32];
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         snprintf(path, sizeof path, "%s/%s", run, name[i]);
-        if (remove(path)) return; // not empty: the run had begun before
+        if (remove(path) && errno != ENOENT) return; // not empty: the run had begun before
     }
 }
 

@@ -3,11 +3,12 @@
 #define PA_RUNDIR_H
 
 #include "host/files/config.h"
+#include "host/train/run_lock.h"
 
 // Creates RUN with checkpoints/ and samples/ (with `fresh`, after moving an existing one to RUN.old-N) and locks it. PA_FAIL if another
-// process has it. Prints to `out` what was moved, and whether the previous start was killed. The lock ends with the process.
-pa_status pa_rundir_open(const char *run, bool fresh, int *lock, FILE *out, pa_err *err);
-void pa_rundir_close(int lock); // -1: does nothing
+// process has it. Prints to `out` what was moved, and whether the previous start was killed, whose temporary files it removes. Release the
+// lock with pa_lock_release.
+pa_status pa_rundir_open(const char *run, bool fresh, pa_lock **lock, FILE *out, pa_err *err);
 // Removes what pa_rundir_open created for a run that could not begin, unless the directory holds anything else.
 void pa_rundir_abandon(const char *run);
 // Writes RUN/config.ini. Prints each key that differs from the previous file to `changes`, unless NULL.

@@ -2,52 +2,93 @@
 #include "host/train/run_log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "host/base/file.h"
 #include "host/train/tensorboard.h"
 
-// Rewrites metrics.jsonl with the steps up to `last` and the evaluations up to `evaluated`. A line that a crash has torn ends the file.
-static pa_status cut_metrics(const char *path, int64_t last, int64_t evaluated, pa_err *err) {
-    char *text;
-    size_t length;
-    pa_file f;
-    if (access(path, F_OK)) return PA_OK;
-    pa_status s = pa_read_text(path, &text, &length, err);
-    if (s) return s;
-    if (!(s = pa_file_create(&f, path, err))) {
-        for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
-            const char *step = strstr(line, "\"step\":"), *eval = strstr(line, "\"eval_loss\":");
-            if (step && step < end && atoll(step + 7) <= (eval && eval < end ? evaluated : last))
-                fwrite(line, 1, (size_t)(end - line) + 1, f.stream);
+enum { BLOCK = 1 << 16 }; // no line is longer
+
+static int64_t number_after(const char *line, const char *key) {
+    const char *found = strstr(line, key);
+    return found ? atoll(found + strlen(key)) : -1;
+}
+
+// Of a block's whole lines, the end of the last one that stays; -1 where none does. *step: of that line. text is NUL-terminated.
+static ssize_t last_kept(char *text, int64_t resumed, int64_t evaluated, int64_t *step) {
+    ssize_t kept = -1;
+    for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
+        *end = 0;
+        int64_t own = number_after(line, "\"step\":");
+        if (own >= 0 && own <= (strstr(line, "\"eval_loss\":") ? evaluated : resumed)) {
+            kept = end + 1 - text;
+            *step = own;
         }
-        s = pa_file_commit(&f, err);
+    }
+    return kept;
+}
+
+// Finds from the end how much of metrics.jsonl stays: lines are in the order of their steps, an evaluation behind its step. A line that a
+// crash has torn is not whole.
+static pa_status find_end(int fd, off_t size, int64_t resumed, int64_t evaluated, off_t *stays, int64_t *step) {
+    char *text = malloc(2 * BLOCK + 1);
+    if (!text) return PA_FAIL;
+    pa_status s = PA_OK;
+    *stays = 0;
+    *step = 0;
+    for (off_t end = resumed < 0 ? 0 : size, begin; end > 0 && !*stays; end = begin) {
+        begin = end > BLOCK ? end - BLOCK : 0;
+        off_t most = size - begin < 2 * BLOCK ? size - begin : 2 * BLOCK; // with the rest of a line that begins here
+        ssize_t got = pread(fd, text, (size_t)most, begin);
+        if (got < 0) {
+            s = PA_FAIL;
+            break;
+        }
+        text[got] = 0;
+        for (char *p = text; (p = memchr(p, 0, (size_t)(text + got - p)));) *p = ' '; // which a disk that lost power may leave
+        char *from = begin ? strchr(text, '\n') : text - 1;
+        ssize_t kept = from ? last_kept(from + 1, resumed, evaluated, step) : -1;
+        if (kept >= 0) *stays = begin + (from + 1 - text) + kept;
     }
     free(text);
     return s;
 }
 
-pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t evaluated, pa_err *err) {
-    char path[4096 + 64];
-    snprintf(path, sizeof path, "%s/metrics.jsonl", run);
-    pa_status s = cut_metrics(path, resumed, evaluated, err);
-    if (s) return s;
-    if (!(l->metrics = fopen(path, "a"))) return pa_error(err, PA_FAIL, "cannot write %s: %s", path, strerror(errno));
-    if (!(l->events = pa_tensorboard_open(run, resumed + 1, err))) {
-        pa_runlog_close(l);
-        return PA_FAIL;
-    }
+static pa_status open_metrics(pa_runlog *l, const char *path, int64_t resumed, int64_t evaluated, pa_err *err) {
+    struct stat info;
+    off_t stays;
+    int64_t step;
+    l->metrics = pa_open_regular(path, O_RDWR | O_APPEND | O_CREAT, err);
+    if (l->metrics < 0) return PA_FAIL;
+    l->opened = true;
+    if (fstat(l->metrics, &info) || find_end(l->metrics, info.st_size, resumed, evaluated, &stays, &step) ||
+        (stays < info.st_size && ftruncate(l->metrics, stays)))
+        return pa_error(err, PA_FAIL, "cannot read and shorten %s: %s", path, strerror(errno));
+    if (resumed > step) fprintf(l->out, "warning: %s lacks steps %lld to %lld\n", path, (long long)step + 1, (long long)resumed);
     return PA_OK;
 }
 
+pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t evaluated, pa_err *err) {
+    char path[4096 + 64];
+    pa_err why;
+    snprintf(path, sizeof path, "%s/metrics.jsonl", run);
+    pa_status s = open_metrics(l, path, resumed, evaluated, err);
+    if (s) pa_runlog_close(l);
+    if (!s && !(l->events = pa_tensorboard_open(run, resumed + 1, &why))) fprintf(l->out, "warning: no TensorBoard events: %s\n", why.text);
+    return s;
+}
+
 void pa_runlog_close(pa_runlog *l) {
-    if (l->metrics) fclose(l->metrics);
+    if (l->opened) close(l->metrics);
     if (l->events) fclose(l->events);
-    l->metrics = l->events = NULL;
+    l->opened = false;
+    l->events = NULL;
 }
 
 void pa_time_text(char out[static 32]) {
@@ -70,11 +111,39 @@ static void put_number(FILE *f, const char *key, double v) {
     fprintf(f, ",\"%s\":%s", key, text);
 }
 
-static pa_status end_object(FILE *f, pa_err *err) {
+static void warn(pa_runlog *l, const char *what) {
+    if (!l->warned) fprintf(l->out, "warning: cannot %s metrics.jsonl: %s; training continues\n", what, strerror(errno));
+    l->warned = true;
+}
+
+typedef struct {
+    FILE *stream;
+    char text[1024];
+} object;
+
+// An object of one line, written by one call.
+static bool begin_object(object *o, int64_t step) {
+    o->stream = fmemopen(o->text, sizeof o->text, "w");
+    if (o->stream) fprintf(o->stream, "{\"step\":%lld", (long long)step);
+    return o->stream;
+}
+
+static void end_object(pa_runlog *l, object *o) {
     char time[32];
     pa_time_text(time);
-    fprintf(f, ",\"time\":\"%s\"}\n", time);
-    return fflush(f) || ferror(f) ? pa_error(err, PA_FAIL, "cannot write metrics.jsonl: %s", strerror(errno)) : PA_OK;
+    fprintf(o->stream, ",\"time\":\"%s\"}\n", time);
+    fclose(o->stream);
+    size_t length = strlen(o->text);
+    if (l->torn && write(l->metrics, "\n", 1) == 1) l->torn = false;
+    errno = ENOSPC; // of a write that is cut short
+    ssize_t put = l->torn ? -1 : write(l->metrics, o->text, length);
+    if (put == (ssize_t)length) return;
+    if (put > 0) l->torn = true;
+    warn(l, "write");
+}
+
+void pa_runlog_sync(pa_runlog *l) {
+    if (l->opened && fsync(l->metrics) && errno != EINVAL && errno != ENOTSUP) warn(l, "sync");
 }
 
 static void show_eta(FILE *out, double seconds) {
@@ -105,7 +174,7 @@ bool pa_runlog_spike(const pa_step_log *s) {
     return !s->skipped && (s->loss > s->loss_bound || s->grad_norm > s->norm_bound);
 }
 
-pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *err) {
+void pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show) {
     if (show) show_step(l->out, s);
     if (l->events && show) {
         if (s->tokens_per_s > 0) pa_tensorboard_scalar(l->events, s->step, "train/loss", (float)s->loss);
@@ -113,9 +182,9 @@ pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *
         pa_tensorboard_scalar(l->events, s->step, "train/grad_norm", (float)s->grad_norm);
         pa_tensorboard_scalar(l->events, s->step, "train/tokens_per_s", (float)s->tokens_per_s);
     }
-    if (!l->metrics) return PA_OK;
-    FILE *f = l->metrics;
-    fprintf(f, "{\"step\":%lld", (long long)s->step);
+    object o;
+    if (!l->opened || !begin_object(&o, s->step)) return;
+    FILE *f = o.stream;
     put_number(f, "epoch", s->epoch);
     put_number(f, "loss", s->loss);
     put_number(f, "lr", s->lr);
@@ -130,21 +199,21 @@ pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *
     if (s->skipped) fputs(",\"skipped\":true", f);
     if (pa_runlog_spike(s))
         fprintf(f, ",\"spike\":\"%s\",\"spikes\":%lld", s->loss > s->loss_bound ? "loss" : "grad_norm", (long long)s->spikes);
-    return end_object(f, err);
+    end_object(l, &o);
 }
 
-pa_status pa_runlog_eval(pa_runlog *l, const pa_eval_log *e, pa_err *err) {
+void pa_runlog_eval(pa_runlog *l, const pa_eval_log *e) {
     fprintf(l->out, "step %lld  evaluation: %.4f nats a token, ", (long long)e->step, e->loss);
     if (e->averages) fprintf(l->out, "%.4f by the average, ", e->loss_ema);
     fprintf(l->out, "accuracy %.1f%%, %.1f s\n", 100 * e->accuracy, e->seconds);
     if (l->events) pa_tensorboard_scalar(l->events, e->step, "eval/loss", (float)e->loss);
     if (l->events && e->averages) pa_tensorboard_scalar(l->events, e->step, "eval/loss_ema", (float)e->loss_ema);
-    if (!l->metrics) return PA_OK;
-    fprintf(l->metrics, "{\"step\":%lld", (long long)e->step);
-    put_number(l->metrics, "eval_loss", e->loss);
-    if (e->averages) put_number(l->metrics, "eval_loss_ema", e->loss_ema);
-    put_number(l->metrics, "eval_loss_seed", e->loss_seed);
-    put_number(l->metrics, "eval_accuracy", e->accuracy);
-    put_number(l->metrics, "eval_seconds", e->seconds);
-    return end_object(l->metrics, err);
+    object o;
+    if (!l->opened || !begin_object(&o, e->step)) return;
+    put_number(o.stream, "eval_loss", e->loss);
+    if (e->averages) put_number(o.stream, "eval_loss_ema", e->loss_ema);
+    put_number(o.stream, "eval_loss_seed", e->loss_seed);
+    put_number(o.stream, "eval_accuracy", e->accuracy);
+    put_number(o.stream, "eval_seconds", e->seconds);
+    end_object(l, &o);
 }

@@ -5,8 +5,12 @@
 #include "host/base/base.h"
 
 typedef struct {
-    FILE *out;              // progress lines
-    FILE *metrics, *events; // NULL: not written (--dry-run)
+    FILE *out;    // progress lines
+    bool opened;  // false: no files (--dry-run)
+    int metrics;  // descriptor, appended to
+    FILE *events; // NULL: not written
+    bool torn;    // the last line of metrics was not written whole
+    bool warned;  // that metrics can't be written
 } pa_runlog;
 
 typedef struct {
@@ -31,12 +35,14 @@ typedef struct {
 } pa_eval_log;
 
 // Opens RUN's logs. Drops the metrics of steps after `resumed` (-1: a new run) and of evaluations after `evaluated`, which will be
-// repeated; tells TensorBoard to do the same.
+// repeated; tells TensorBoard to do the same. Reads only the end of metrics.jsonl. Prints which steps before `resumed` it lacks at its end.
 pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t evaluated, pa_err *err);
 bool pa_runlog_spike(const pa_step_log *s);
-// Writes a step's metrics and, with `show`, its progress line.
-pa_status pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show, pa_err *err);
-pa_status pa_runlog_eval(pa_runlog *l, const pa_eval_log *e, pa_err *err);
+// Writes a step's metrics and, with `show`, its progress line. The run does not depend on its metrics: where they can't be written, prints
+// a warning.
+void pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show);
+void pa_runlog_eval(pa_runlog *l, const pa_eval_log *e);
+void pa_runlog_sync(pa_runlog *l); // metrics to disk, before a checkpoint that stands for their steps
 void pa_runlog_close(pa_runlog *l);
 
 void pa_time_text(char out[static 32]); // the time, UTC: "2026-01-31T09:30:00.125Z"

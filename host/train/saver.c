@@ -238,7 +238,7 @@ static pa_status place(const char *temporary, const char *folder, pa_err *err) {
     if (!rename(temporary, folder)) return PA_OK;
     if (errno == EEXIST || errno == ENOTEMPTY) {
         if (!renameat2(AT_FDCWD, temporary, AT_FDCWD, folder, RENAME_EXCHANGE)) return pa_remove_tree(temporary, err);
-        snprintf(old, sizeof old, "%s.old", folder);
+        snprintf(old, sizeof old, "%s.old.%s", folder, pa_process_word());
         if (!rename(folder, old)) {
             if (!rename(temporary, folder)) return pa_remove_tree(old, err);
             int why = errno;
@@ -261,8 +261,7 @@ static pa_status point(const char *run, const char *name, const char *target, pa
     ssize_t n = readlink(link, found, sizeof found - 1);
     found[n > 0 ? n : 0] = 0;
     if (!strcmp(found, target)) return PA_OK;
-    snprintf(temporary, sizeof temporary, "%s.tmp.%d", link, (int)getpid());
-    unlink(temporary);
+    pa_temporary_name(link, temporary, sizeof temporary);
     if (symlink(target, temporary)) {
         if (has_no_links(errno)) return PA_OK;
         return pa_error(err, PA_FAIL, "cannot link %s to %s: %s", link, target, strerror(errno));
@@ -291,7 +290,7 @@ pa_status pa_checkpoint_links(const char *run, const pa_run_state *state, pa_err
 static pa_status remove_checkpoint(const char *run, const char *name, pa_err *err) {
     char path[PATH + 64], going[PATH + 128];
     snprintf(path, sizeof path, "%s/%s", run, name);
-    snprintf(going, sizeof going, "%s.tmp.%d", path, (int)getpid());
+    pa_temporary_name(path, going, sizeof going);
     if (rename(path, going)) return pa_error(err, PA_FAIL, "cannot rename %s to %s: %s", path, going, strerror(errno));
     return pa_remove_tree(going, err);
 }
@@ -320,24 +319,32 @@ static pa_status prune(const char *run, int64_t step, int keep, pa_err *err) {
     return s;
 }
 
-static pa_status write_all(const pa_saver *s, pa_err *err) {
-    char parent[PATH], name[64], folder[PATH + 64], temporary[PATH + 128];
+// Makes the folder's name the newest checkpoint's, and removes those that are not kept any more.
+static pa_status make_newest(const pa_saver *s, const char *name, pa_err *err) {
     const char *run = s->run->dir;
+    char parent[PATH];
     snprintf(parent, sizeof parent, "%s/checkpoints", run);
-    snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)s->state.step);
-    snprintf(folder, sizeof folder, "%s/%s", run, name);
-    snprintf(temporary, sizeof temporary, "%s.tmp.%d", folder, (int)getpid());
-    pa_status status = check_finite(s, err);
+    pa_status status = pa_sync_dir(parent, err);
+    if (!status) status = pa_lock_check(s->run->lock, err);
+    if (!status) status = point(run, "latest", name, err);
+    if (!status && s->best) status = point(run, "best", name, err);
+    return status ? status : prune(run, s->state.step, s->run->config->checkpoint.keep, err);
+}
+
+static pa_status write_all(const pa_saver *s, pa_err *err) {
+    char name[64], folder[PATH + 64], temporary[PATH + 128];
+    pa_status status = pa_lock_check(s->run->lock, err);
     if (status) return status;
+    snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)s->state.step);
+    snprintf(folder, sizeof folder, "%s/%s", s->run->dir, name);
+    pa_temporary_name(folder, temporary, sizeof temporary);
+    if ((status = check_finite(s, err))) return status;
     status = write_folder(s, temporary, err);
-    if (!status) status = place(temporary, folder, err);
-    if (status) {
-        pa_remove_tree(temporary, NULL); // the first error is the one to report
-        return status;
-    }
-    if ((status = pa_sync_dir(parent, err)) || (status = point(run, "latest", name, err))) return status;
-    if (s->best && (status = point(run, "best", name, err))) return status;
-    return prune(run, s->state.step, s->run->config->checkpoint.keep, err);
+    if (!status) status = pa_lock_check(s->run->lock, err);
+    if (!status) status = place(temporary, folder, err); // no other run has a folder of this name
+    if (!status) return make_newest(s, name, err);
+    if (!pa_lock_check(s->run->lock, NULL)) pa_remove_tree(temporary, NULL); // the first error is the one to report
+    return status;
 }
 
 static void *write_in_thread(void *saver) {

@@ -3,6 +3,7 @@
 
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -94,16 +95,22 @@ pa_status pa_starts_add(const char *run, const pa_start *start, FILE *out, pa_er
     snprintf(path, sizeof path, "%s/run.jsonl", run);
     cJSON *before = last_line(path), *now = line_of(start);
     char *text = cJSON_PrintUnformatted(now);
-    FILE *f = fopen(path, "a+e");
+    int fd = pa_open_regular(path, O_RDWR | O_APPEND | O_CREAT, err);
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "a+");
     if (f && !fseek(f, -1, SEEK_END) && fgetc(f) != '\n') fputc('\n', f); // after a line that a crash has torn
-    if (!text) {
+    if (fd < 0) {
+        status = PA_FAIL;
+    } else if (!text) {
         status = pa_error(err, PA_FAIL, "no memory");
     } else if (!f || fprintf(f, "%s\n", text) < 0 || fflush(f)) {
         status = pa_error(err, PA_FAIL, "cannot write %s: %s", path, strerror(errno));
     } else if (before) {
         print_changes(before, now, out);
     }
-    if (f) fclose(f);
+    if (f)
+        fclose(f);
+    else if (fd >= 0)
+        close(fd);
     free(text);
     cJSON_Delete(before);
     cJSON_Delete(now);

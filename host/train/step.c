@@ -54,6 +54,7 @@ static void draw_windows(pa_trainer *t, int64_t step) {
     const pa_config *c = t->run.config;
     const pa_model *m = &c->model;
     size_t length = (size_t)m->context + 1;
+    uint16_t greatest = 0;
     t->drawn = step;
     t->scored = 0;
     for (int i = 0; i < t->windows; i++) {
@@ -62,7 +63,17 @@ static void draw_windows(pa_trainer *t, int64_t step) {
         pa_sampler_window(&t->sampler, t->number[i], w);
         int prefix = pa_window_prefix(c, t->number[i]);
         for (int at = prefix + 1; at <= prefix + t->latents; at++) t->scored += w[at] != PA_PAD;
+        for (size_t at = 0; at < length; at++) greatest = w[at] > greatest ? w[at] : greatest;
     }
+    t->are_tokens = greatest < PA_VOCAB;
+}
+
+// Of a file that is written to, what was drawn may be anything.
+static pa_status check_windows(const pa_trainer *t, pa_err *err) {
+    pa_status s = pa_token_set_check(&t->train, false, err);
+    if (s || t->are_tokens) return s;
+    return pa_error(err, PA_DATA, "%s was changed while it was open: expected token ids below %d, found another", t->run.config->data.train,
+                    PA_VOCAB);
 }
 
 // Windows from `from` on that one call takes: at most micro_batch, of one prefix.
@@ -105,6 +116,7 @@ static pa_status stage_next(pa_trainer *t, pa_err *err) {
     const pa_backend *backend = t->run.backend;
     if (!backend->stage || !t->windows || t->options->dry_run) return PA_OK;
     draw_windows(t, t->drawn + 1);
+    if (!t->are_tokens) return PA_OK; // the next step will report it
     pa_batch next = fill_micro_batch(t, 0);
     t->staged = next.batch;
     return backend->stage(t->run.ctx, &next, err);
@@ -186,8 +198,8 @@ pa_status pa_train_step(pa_trainer *t, pa_step_log *log, pa_err *err) {
     pa_comm_traffic before = pa_comm_sent(t->comm), after;
     if (t->drawn != t->state.step) draw_windows(t, t->state.step);
     double scored = t->scored; // over all ranks, below
-    pa_status s = pa_comm_sum_f64(t->comm, &scored, 1, err);
-    if (s) return s;
+    pa_status s = check_windows(t, err);
+    if (s || (s = pa_comm_sum_f64(t->comm, &scored, 1, err))) return s;
     pa_stop_allow();
     s = gradient(t, scored > 0 ? (float)(1 / scored) : 0, err);
     pa_stop_forbid();

@@ -74,6 +74,8 @@ pa_status pa_stop_begin(const pa_stop_options *o, pa_err *err) {
     sigaction(SIGTERM, &a, NULL);
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGUSR1, &a, NULL);
+    sigaction(SIGUSR2, &a, NULL);
+    sigaction(SIGXCPU, &a, NULL);
     return PA_OK;
 }
 

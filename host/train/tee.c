@@ -2,8 +2,12 @@
 #include "host/train/tee.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "host/base/file.h"
 
 struct pa_tee {
     FILE *stream; // what callers print to
@@ -35,8 +39,13 @@ FILE *pa_tee_stream(pa_tee *t) {
 }
 
 pa_status pa_tee_attach(pa_tee *t, const char *path, pa_err *err) {
-    FILE *file = fopen(path, "ae");
-    if (!file) return pa_error(err, PA_FAIL, "cannot write %s: %s", path, strerror(errno));
+    int fd = pa_open_regular(path, O_WRONLY | O_APPEND | O_CREAT, err);
+    if (fd < 0) return PA_FAIL;
+    FILE *file = fdopen(fd, "a");
+    if (!file) {
+        close(fd);
+        return pa_error(err, PA_FAIL, "cannot write %s: %s", path, strerror(errno));
+    }
     fflush(t->stream);
     fflush(t->log);
     fwrite(t->early, 1, t->early_length, file);

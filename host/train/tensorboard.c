@@ -6,9 +6,9 @@
 #include <errno.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "host/base/checksum.h"
+#include "host/base/file.h"
 
 typedef struct {
     uint8_t byte[512];
@@ -63,8 +63,11 @@ static void put_event(FILE *f, int64_t step, int field, const void *bytes, size_
 FILE *pa_tensorboard_open(const char *folder, int64_t from, pa_err *err) {
     static const uint8_t start[] = {1 << 3 | 0, 1}; // SessionLog {1: START}
     char path[4096 + 128];
-    snprintf(path, sizeof path, "%s/events.out.tfevents.%lld.patrain.%d", folder, (long long)time(NULL), (int)getpid());
-    FILE *f = fopen(path, "wb");
+    FILE *f = NULL;
+    for (int i = 0; !f && i < 100 && (!i || errno == EEXIST); i++) {
+        snprintf(path, sizeof path, "%s/events.out.tfevents.%lld.patrain.%s-%d", folder, (long long)time(NULL), pa_process_word(), i);
+        f = fopen(path, "wbxe");
+    }
     if (!f) {
         pa_error(err, PA_FAIL, "cannot write %s: %s", path, strerror(errno));
         return NULL;

@@ -4,7 +4,7 @@
 
 #include "host/base/base.h"
 
-// Creates events.out.tfevents.SECONDS.patrain.PID in folder; NULL on failure. TensorBoard drops steps from `from` on of earlier files.
+// Creates events.out.tfevents.SECONDS.patrain.WORD-N in folder; NULL on failure. TensorBoard drops steps from `from` on of earlier files.
 FILE *pa_tensorboard_open(const char *folder, int64_t from, pa_err *err);
 void pa_tensorboard_scalar(FILE *f, int64_t step, const char *tag, float value);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "host/files/mapping.h"
 #include "host/lib/generate.h"
 #include "host/play/score.h"
 #include "host/train/average.h"
@@ -35,12 +36,21 @@ static void begin_bar(pa_trainer *t) {
 
 // ---- checkpoints
 
+// Where somebody moved the run directory to, lock and all, it is still this run's: what is saved goes there.
+static void follow_directory(pa_trainer *t) {
+    if (!pa_lock_check(t->lock, NULL) || *t->moved) return;
+    if (t->saver) pa_saver_wait(t->saver, NULL); // it reads both
+    if (pa_lock_follow(t->lock, t->moved, sizeof t->moved)) t->run.dir = t->moved;
+}
+
 // What follows from a loss that is not finite is of no use: exit 0, `latest` and `best` mean usable.
 static pa_status write_checkpoint(pa_trainer *t, bool best, pa_err *err) {
     if (t->bad_loss) return PA_OK;
+    follow_directory(t);
     t->saved_step = t->state.step;
     t->state.seconds = pa_clock() - t->started;
     if (!t->is_root) return t->run.config->train.zero ? pa_saver_lend(&t->run, err) : PA_OK;
+    pa_runlog_sync(&t->log);
     return pa_saver_save(t->saver, &t->state, best, err);
 }
 
@@ -53,6 +63,16 @@ static pa_status save(pa_trainer *t, bool best, pa_err *err) {
 static pa_status save_last(pa_trainer *t, bool alone, pa_err *err) {
     pa_status s = t->saved_step == t->state.step ? PA_OK : alone ? write_checkpoint(t, false, err) : save(t, false, err);
     return !s && t->saver ? pa_saver_wait(t->saver, err) : s;
+}
+
+// Ends a run whose directory was moved: its user may think of it as finished, and begin another at the old path.
+static pa_status check_directory(pa_trainer *t, pa_err *err) {
+    follow_directory(t);
+    pa_status s = pa_lock_check(t->lock, err);
+    bool alone = !t->run.config->train.zero || t->comm->size == 1; // else saving needs all ranks
+    if (s || !*t->moved || (alone && (s = save_last(t, true, err)))) return s;
+    return pa_error(err, PA_FAIL, "%s was moved to %s while this run had it; step %lld is saved there", t->options->run_dir, t->moved,
+                    (long long)t->saved_step);
 }
 
 static void print_stopped(const pa_trainer *t, bool dropped) {
@@ -85,7 +105,7 @@ static void drop_step(void *trainer) {
     else
         print_stopped(t, true);
     pa_runlog_close(&t->log);
-    pa_rundir_close(t->lock);
+    pa_lock_release(t->lock);
     _exit(s ? (int)s : PA_STOPPED);
 }
 
@@ -105,6 +125,12 @@ static bool can_drop(const pa_trainer *t) {
 static pa_status predict(void *arg, const patrain_windows *w, pa_err *err) {
     const pa_trainer *t = arg;
     double sum;
+    uint16_t greatest = 0;
+    for (size_t i = 0; i < (size_t)w->batch * (size_t)w->length; i++) greatest = w->input[i] > greatest ? w->input[i] : greatest;
+    for (size_t i = 0; i < (size_t)w->batch * (size_t)w->latents; i++) greatest = w->target[i] > greatest ? w->target[i] : greatest;
+    if (greatest >= PA_VOCAB)
+        return pa_error(err, PA_DATA, "%s was changed while it was open: expected token ids below %d, found %d",
+                        t->run.config->data.validation, PA_VOCAB, greatest);
     pa_batch b = {.batch = w->batch, .length = w->length, .latents = w->latents, .input = w->input, .target = w->target};
     b.kept = w->length - w->latents;
     return t->run.backend->loss(t->run.ctx, &b, &sum, &(pa_scores){.nats = w->nats, .best = w->best, .logits = w->logits}, err);
@@ -122,7 +148,8 @@ static pa_status score_weights(pa_trainer *t, pa_score *score, pa_err *err) {
                                 .pieces = c->log.eval_pieces,
                                 .batch = t->micro_batch};
     const pa_crops crops = {.seed = (uint64_t)c->train.seed, .seed_too = true, .comm = t->comm, .stop = pa_stop_requested()};
-    return pa_score_crops(&scoring, &crops, score, err);
+    pa_status s = pa_score_crops(&scoring, &crops, score, err);
+    return s ? s : pa_token_set_check(&t->validation, false, err);
 }
 
 static pa_status score_average(pa_trainer *t, pa_score *score, pa_err *err) {
@@ -155,13 +182,18 @@ static pa_status evaluate(pa_trainer *t, pa_err *err) {
                              .loss_seed = pa_score_loss_seed(&score),
                              .accuracy = tokens ? (double)correct / (double)tokens : 0,
                              .seconds = pa_clock() - began};
-    if (t->is_root) s = pa_runlog_eval(&t->log, &log, err);
-    if (s || c->checkpoint.best_by != PA_BEST_BY_EVAL_LOSS || !t->state.step || !(loss < t->state.best) || t->bad_loss) return s;
+    if (t->is_root) pa_runlog_eval(&t->log, &log);
+    if (c->checkpoint.best_by != PA_BEST_BY_EVAL_LOSS || !t->state.step || !(loss < t->state.best) || t->bad_loss) return PA_OK;
     t->state.best = loss;
     t->state.best_step = t->state.step;
     return save(t, true, err);
 }
 
+static void sample_path(const pa_trainer *t, char *path, size_t size) {
+    snprintf(path, size, "%s/samples/step-%08lld.mid", t->run.dir, (long long)t->state.step);
+}
+
+// Writes a continuation of the first validation piece's opening. The run does not depend on it.
 static pa_status write_sample(pa_trainer *t, pa_err *err) {
     enum { LENGTH = 1024 };
     const pa_token_piece v = pa_token_set_piece(&t->validation, 0);
@@ -171,6 +203,7 @@ static pa_status write_sample(pa_trainer *t, pa_err *err) {
     pa_note *notes = NULL;
     size_t generated = 0, count = 0, primer = (size_t)v.count;
     char path[4096 + 64];
+    pa_err why;
     if (!out) return pa_error(err, PA_FAIL, "no memory for a sample");
     if (primer > (size_t)m->prefix + 1) primer = (size_t)m->prefix + 1;
     memcpy(out, v.token, primer * sizeof *out);
@@ -189,8 +222,8 @@ static pa_status write_sample(pa_trainer *t, pa_err *err) {
                              .count = &generated};
     pa_status s = pa_generate(&g, err);
     if (!s) s = pa_decode(out, primer + generated, encoding, &notes, &count, err);
-    snprintf(path, sizeof path, "%s/samples/step-%08lld.mid", t->run.dir, (long long)t->state.step);
-    if (!s) s = pa_midi_write(path, notes, count, err);
+    sample_path(t, path, sizeof path);
+    if (!s && pa_midi_write(path, notes, count, &why)) fprintf(t->out, "warning: no sample: %s\n", why.text);
     free(notes);
     free(out);
     return s;
@@ -204,15 +237,43 @@ static pa_status sample(pa_trainer *t, pa_err *err) {
     return s ? s : pa_average_swap(&t->run, err);
 }
 
+// The run was killed between a checkpoint and its sample.
+static bool lacks_sample(const pa_trainer *t) {
+    char path[4096 + 64];
+    sample_path(t, path, sizeof path);
+    return t->is_root && t->has_validation && t->state.step && due(t->state.step, t->run.config->log.sample_every) && access(path, F_OK);
+}
+
 // ---- the loop
 
-// Clocks and signals differ between ranks: all use the root's progress, and stop if any got a signal.
+// Token files as they were opened; once an epoch they are read whole.
+static pa_status check_tokens(pa_trainer *t, pa_err *err) {
+    int64_t epoch = t->state.step * t->run.config->train.global_batch / t->sampler.epoch_windows;
+    bool whole = epoch != t->verified;
+    t->verified = epoch;
+    pa_status s = pa_token_set_check(&t->train, whole, err);
+    return s ? s : pa_token_set_check(&t->validation, whole, err);
+}
+
+// Clocks, signals and files differ between ranks: all use the root's progress, and stop if any got a signal or lost a file.
 static pa_status agree(pa_trainer *t, pa_err *err) {
-    double shared[] = {t->is_root ? pa_train_progress(t) : 0, *pa_stop_requested() != 0};
-    pa_status s = pa_comm_sum_f64(t->comm, shared, 2, err);
+    pa_err why;
+    pa_status s, lost = check_tokens(t, &why);
+    double shared[] = {t->is_root ? pa_train_progress(t) : 0, *pa_stop_requested() != 0, lost != PA_OK};
+    if ((s = pa_comm_sum_f64(t->comm, shared, 3, err))) return s;
     t->progress = shared[0];
     t->stopping = shared[1] > 0;
-    return s;
+    if (shared[2] > 0) return pa_error(err, PA_DATA, "%s", lost ? why.text : "a token file of another rank was changed while it was open");
+    return PA_OK;
+}
+
+// What the run was told is in err; weights and moments are those of the last step.
+static pa_status save_and_end(pa_trainer *t, pa_status s, pa_err *err) {
+    pa_err why;
+    if (!t->state.step) return s;
+    if (save_last(t, false, &why))
+        return pa_error(err, s, "%s; step %lld could not be saved: %s", err->text, (long long)t->state.step, why.text);
+    return pa_error(err, s, "%s; the run is saved at step %lld", err->text, (long long)t->state.step);
 }
 
 // Skipped steps are never saved, so the newest checkpoint is finite.
@@ -231,15 +292,17 @@ static pa_status after_step(pa_trainer *t, const pa_step_log *log, pa_err *err) 
     int64_t step = t->state.step;
     bool shows = due(step, c->log.every) || step == 1 || log->skipped || pa_runlog_spike(log) || pa_clock() > t->last_line + QUIET_S;
     pa_status s = t->saver ? pa_saver_check(t->saver, err) : PA_OK;
+    if (!s) s = check_directory(t, err);
     pa_train_move_bar(t, 0);
     if (s || shows || due(step, c->log.eval_every)) pa_progress_end(&t->bar);
-    if (s || (s = pa_runlog_step(&t->log, log, t->is_root && shows, err))) return s;
+    if (s) return s;
+    pa_runlog_step(&t->log, log, t->is_root && shows);
     if (shows) begin_bar(t);
     if (c->train.max_skips && t->skips_in_a_row >= c->train.max_skips) return give_up(t, err);
     if (t->has_validation && due(step, c->log.eval_every) && (s = evaluate(t, err))) return s;
-    if (t->is_root && t->has_validation && due(step, c->log.sample_every) && (s = sample(t, err))) return s;
-    if (due(step, c->checkpoint.every) && !log->skipped && t->saved_step != step) return save(t, false, err);
-    return due(step, PA_COMPARE_EVERY) && t->saved_step != step ? pa_same_weights(t, err) : PA_OK;
+    if (due(step, c->checkpoint.every) && !log->skipped && t->saved_step != step && (s = save(t, false, err))) return s;
+    if (due(step, PA_COMPARE_EVERY) && t->saved_step != step && (s = pa_same_weights(t, err))) return s;
+    return t->is_root && t->has_validation && due(step, c->log.sample_every) ? sample(t, err) : PA_OK;
 }
 
 static pa_status run_steps(pa_trainer *t, pa_err *err) {
@@ -249,6 +312,7 @@ static pa_status run_steps(pa_trainer *t, pa_err *err) {
     pa_step_log log = {0};
     pa_status s = PA_OK;
     if (evaluates && due(t->state.step, c->log.eval_every) && t->state.evaluated != t->state.step && (s = evaluate(t, err))) return s;
+    if (lacks_sample(t) && (s = sample(t, err))) return s;
     begin_bar(t);
     while (!dropped && !(s = agree(t, err)) && t->progress < 1 && !t->stopping) {
         s = pa_train_step(t, &log, err);
@@ -257,10 +321,12 @@ static pa_status run_steps(pa_trainer *t, pa_err *err) {
         if (s && !dropped) break;
     }
     pa_progress_end(&t->bar);
+    if (s == PA_DATA) return save_and_end(t, s, err);
     if (s && !dropped) return s;
     bool stopped = t->stopping || dropped;
     if (!stopped && t->bad_loss) return give_up(t, err);
-    if (!stopped && evaluates && t->state.evaluated != t->state.step && (s = evaluate(t, err))) return s;
+    if (!stopped && evaluates && t->state.evaluated != t->state.step && (s = evaluate(t, err)))
+        return s == PA_DATA ? save_and_end(t, s, err) : s;
     if ((s = save_last(t, false, err))) return s;
     if (!t->is_root) return stopped ? PA_STOPPED : PA_OK;
     if (stopped) {
@@ -294,8 +360,8 @@ static pa_status dry_run(pa_trainer *t, pa_err *err) {
     int latents = pa_latents(&c->model), windows = (c->train.global_batch + t->comm->size - 1) / t->comm->size; // of a rank
     double seconds = log.seconds * work(t, latents) / work(t, t->latents);
     log.eta *= seconds * windows / log.seconds;
-    s = pa_runlog_step(&t->log, &log, t->is_root, err);
-    if (s || !t->is_root) return s;
+    pa_runlog_step(&t->log, &log, t->is_root);
+    if (!t->is_root) return PA_OK;
     if (t->latents < latents)
         fprintf(t->out, "dry run: %d of the %d latents of a window took %.2f s, so all take about %.1f s", t->latents, latents, log.seconds,
                 seconds);
@@ -319,6 +385,7 @@ static pa_status run(pa_trainer *t, pa_err *err) {
 
 pa_status pa_train(const pa_config *config, const pa_train_options *options, pa_err *err) {
     pa_trainer t;
+    pa_mapping_guard();
     signal(SIGHUP, SIG_IGN); // a run survives its terminal
     signal(SIGPIPE, SIG_IGN);
     pa_status s = pa_trainer_open(&t, config, options, err);

@@ -60,7 +60,6 @@ static pa_status open_data(pa_trainer *t, pa_err *err) {
         if (t->train.encoding != t->validation.encoding)
             return pa_error(err, PA_USAGE, "%s: expected the encoding of %s, %s, found %s", c->data.validation, c->data.train,
                             pa_encoding_name(t->train.encoding), pa_encoding_name(t->validation.encoding));
-        if ((s = pa_token_sets_match(&t->train, &t->validation, err))) return s;
         t->run.validation = t->validation.crc;
     }
     s = pa_sampler_init(&t->sampler, &t->train, c, err);
@@ -209,6 +208,7 @@ static pa_status resume(pa_trainer *t, bool *found, pa_err *err) {
     if (s) return s;
     if (t->is_root && (s = pa_saver_open(&t->saver, &t->run, err))) return s;
     if (t->is_root && (s = pa_rundir_open(o->run_dir, o->fresh, &t->lock, t->out, err))) return s;
+    t->run.lock = t->lock;
     if (!t->is_root && (s = pa_comm_sum_f64(t->comm, &barrier, 1, err))) return s;
     if ((s = pa_checkpoint_resume(&t->run, &t->state, found, err))) return s;
     if (t->is_root && (s = pa_comm_sum_f64(t->comm, &barrier, 1, err))) return s;
@@ -273,7 +273,6 @@ pa_status pa_trainer_open(pa_trainer *t, const pa_config *config, const pa_train
                       .run = {.dir = options->run_dir, .config = config, .params = &t->params, .backend = options->backend},
                       .comm = options->comm,
                       .is_root = !options->comm->rank,
-                      .lock = -1,
                       .drawn = -1};
     if (t->is_root && !(t->tee = pa_tee_open())) return pa_error(err, PA_FAIL, "no memory");
     t->out = t->run.out = t->log.out = t->tee ? pa_tee_stream(t->tee) : stderr;
@@ -293,7 +292,7 @@ void pa_trainer_close(pa_trainer *t) {
     pa_saver_close(t->saver); // waits for the checkpoint that is being written
     pa_runlog_close(&t->log);
     if (t->run.ctx) t->run.backend->close(t->run.ctx);
-    pa_rundir_close(t->lock);
+    pa_lock_release(t->lock);
     pa_tee_close(t->tee);
     pa_sampler_clear(&t->sampler);
     pa_token_set_close(&t->train);

@@ -26,8 +26,9 @@ typedef struct {
     pa_sampler sampler;
     pa_run_state state;
     pa_runlog log;
-    pa_saver *saver; // of the root, unless dry_run
-    int lock;        // of the run directory, -1 without
+    pa_saver *saver;  // of the root, unless dry_run
+    pa_lock *lock;    // of the run directory; NULL: not the root's, or a dry run
+    char moved[4096]; // where it was moved to while the run had it; "" if it was not
 
     int micro_batch;           // windows a call of loss_grad, at most
     int first_window, windows; // this rank's part of a step's windows
@@ -46,6 +47,8 @@ typedef struct {
 
     int64_t drawn;    // step of the windows below; -1: none
     double scored;    // targets of this rank's windows
+    bool are_tokens;  // they are all token ids
+    int64_t verified; // epoch in which the token files were last read whole
     int staged;       // windows of their first micro-batch, where the backend has it; else 0
     uint16_t *tokens; // (windows, context + 1)
     uint64_t *number; // (windows) window numbers of the run

@@ -1,5 +1,6 @@
 // test_checkpoint.c: what a run saves comes back to the bit; a save that fails leaves what there was. Damaged checkpoints are in
 // test_checkpoint_damage.c, files of only weights in test_weights.c, whole runs that are killed in test_train.py.
+#include "host/files/checkpoint_list.h"
 #include "tests/support/training.h"
 
 // The checkpoints there are, "2 5 6", in order.
@@ -189,6 +190,8 @@ static void the_same_step_is_saved_over(void **state) {
     end(&b);
 }
 
+#define KILLED "0123456789abcdef" // the word of a process that was killed
+
 static void leavings_of_interrupted_saves_are_removed(void **state) {
     (void)state;
     bench b;
@@ -196,12 +199,18 @@ static void leavings_of_interrupted_saves_are_removed(void **state) {
     bool found;
     begin(&b);
     save(&b, 5, false);
-    fixture_ok(pa_make_dirs(in_run("checkpoints/step-00000006.tmp.4711"), &err), &err);
-    scratch_put("run/checkpoints/step-00000006.tmp.4711/model.safetensors", "half");
-    fixture_ok(pa_make_dirs(in_run("checkpoints/mine"), &err), &err); // whatever else someone put there stays
+    fixture_ok(pa_make_dirs(in_run("checkpoints/step-00000006.tmp." KILLED), &err), &err);
+    scratch_put("run/checkpoints/step-00000006.tmp." KILLED "/model.safetensors", "half");
+    static const char *const mine[] = {"mine", "step-00000005.old", "step-00000005.tmp.good", "step-00000005.tmp.0123456789abcdee"};
+    for (size_t i = 0; i < sizeof mine / sizeof *mine; i++) { // whatever else someone put there stays
+        char path[64];
+        snprintf(path, sizeof path, "checkpoints/%s", mine[i]);
+        fixture_ok(pa_make_dirs(in_run(path), &err), &err);
+    }
+    fixture_ok(pa_checkpoint_tidy(in_run(""), KILLED, &err), &err);
     fixture_ok(resume(&b, &found, &err), &err);
     assert_int_equal(b.state.step, 5);
-    assert_string_equal(steps_of(), "mine 5");
+    assert_string_equal(steps_of(), "mine 5 step-00000005.old step-00000005.tmp.0123456789abcdee step-00000005.tmp.good");
     end(&b);
 }
 
@@ -216,11 +225,13 @@ static void a_folder_that_stood_aside_comes_back(void **state) {
     save(&b, 6, false);
     char from[512];
     snprintf(from, sizeof from, "%s", in_run("checkpoints/step-00000006"));
-    assert_int_equal(rename(from, in_run("checkpoints/step-00000006.old")), 0);
+    assert_int_equal(rename(from, in_run("checkpoints/step-00000006.old." KILLED)), 0);
+    fixture_ok(pa_checkpoint_tidy(in_run(""), KILLED, &err), &err);
     fixture_ok(resume(&b, &found, &err), &err);
     assert_int_equal(b.state.step, 6);
     assert_string_equal(steps_of(), "5 6");
-    fixture_ok(pa_make_dirs(in_run("checkpoints/step-00000005.old"), &err), &err); // the new one is there: the old one goes
+    fixture_ok(pa_make_dirs(in_run("checkpoints/step-00000005.old." KILLED), &err), &err); // the new one is there: the old one goes
+    fixture_ok(pa_checkpoint_tidy(in_run(""), KILLED, &err), &err);
     fixture_ok(resume(&b, &found, &err), &err);
     assert_string_equal(steps_of(), "5 6");
     end(&b);

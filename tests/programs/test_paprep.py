@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -294,10 +295,52 @@ class Sets(Paprep):
 
     def test_what_a_killed_run_left(self):
         self.put("a.mid")
-        (self.out / ".paprep").mkdir(parents=True)
-        (self.out / ".paprep/train-00001-of-00002.safetensors").write_text("half")
+        (self.out / ".paprep-0123456789abcdef").mkdir(parents=True)
+        (self.out / ".paprep-0123456789abcdef/train-00001-of-00002.safetensors").write_text("half")
+        (self.out / ".paprep").mkdir()
+        (self.out / ".paprep/mine").write_text("mine")
         self.prepare()
-        self.assertEqual(sorted(self.files()), ["duplicates.tsv", "rejected.tsv", "test.safetensors", "train.safetensors", "validation.safetensors"])
+        self.assertEqual(sorted(os.listdir(self.out)), [".paprep", "duplicates.tsv", "rejected.tsv", "test.safetensors", "train.safetensors",
+                                                        "validation.safetensors"])
+        self.assertEqual((self.out / ".paprep/mine").read_text(), "mine")
+
+    def test_killed_between_its_files(self):
+        """Whatever it leaves is one set, or refused by all who read it."""
+        for i in range(40):
+            self.put(f"{i}.mid", tune(i))
+        small = ("--part-bytes", "300")
+        self.prepare(*small)
+        old = self.folder / "old"
+        self.out.rename(old)
+        for i in range(40):
+            self.put(f"{i}.mid", tune(100 + i))
+        self.prepare(*small)
+
+        def sets():
+            return {read_tokens(path)[1]["set"] for path in self.out.glob("*.safetensors")}
+
+        mixed = kept = 0
+        (self.folder / "c.ini").write_text(f"[model]\ncontext = 32\nprefix = 4\n[data]\ntrain = {self.out}/train*.safetensors\nvalidation =\n")
+        calls = [("rename", 1), ("rename", 2), ("rename", 8), ("unlink", 1), ("unlink", 3)]
+        for call, n in calls:
+            shutil.rmtree(self.out)
+            shutil.copytree(old, self.out)
+            more = () if call == "rename" else ("--part-bytes", "1000000")  # fewer files than before
+            env = os.environ | {"LD_PRELOAD": os.environ["PA_SHIM"], "FAILING_FS": f"{call}:{self.out}/t:{n}:kill",
+                                "ASAN_OPTIONS": "verify_asan_link_order=0"}
+            status = subprocess.run([PAPREP, self.midi, self.out, *(more or small)], env=env, capture_output=True, timeout=60).returncode
+            done = subprocess.run([programs.PATRAIN, self.folder / "c.ini", "--dry-run", "--device", "cpu"], capture_output=True, text=True, timeout=60)
+            found = len(sets())
+            if found > 1:
+                mixed += 1
+                self.assertEqual(status, -9)
+                self.assertEqual(done.returncode, 3, f"{call} {n}: {done.stderr}")
+                self.assertIn(": run paprep again\n", done.stderr)
+            else:
+                kept += 1
+                self.assertEqual(done.returncode, 0, f"{call} {n}: {done.stderr}")
+        self.assertGreater(mixed, 2)
+        self.assertGreater(kept, 0)
 
     def test_two_runs_into_one_folder(self):
         self.put("a.mid")

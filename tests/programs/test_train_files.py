@@ -2,6 +2,8 @@
 """patrain's messages and exit statuses, and what it leaves in a run directory: checkpoints, nothing on a dry run, and the old checkpoint
 where the disk is full or the numbers are lost. Logs are in test_train_logs.py; that runs resume to the bit is in test_train.py."""
 
+import errno
+import json
 import math
 import os
 import pathlib
@@ -17,6 +19,8 @@ import unittest
 
 import programs
 from test_train import SLOW, Run, compute
+
+SHIM = os.environ["PA_SHIM"]
 
 
 def tree(folder):
@@ -411,18 +415,61 @@ class FullDisk(Run):
         room = (newest / "state.safetensors").stat().st_size - 1
         done = self.train("full", *settings, status=1, preexec_fn=self.limited(room))
         self.assertRegex(done.stderr.splitlines()[-1],
-                         r"^patrain: cannot write .*step-00000020\.tmp\.\d+/state\.safetensors, \d+ bytes: File too large$")
+                         r"^patrain: cannot write .*step-00000020\.tmp\.\w+/state\.safetensors, \d+ bytes: File too large$")
         self.assertEqual(tree(newest), before)
         self.assertEqual(sorted((self.folder / "full/checkpoints").iterdir())[-1], newest)
         self.train("full", *settings)
         self.assert_same_run("whole", "full", ("latest",))
 
     def test_while_logging(self):
-        done = self.train("log", "checkpoint.every=0", "log.eval_every=0", status=1, preexec_fn=self.limited(2000))
-        self.assertEqual(done.stderr.splitlines()[-1], "patrain: cannot write metrics.jsonl: File too large")
+        """The run does not depend on its metrics: it warns once, and ends as it would."""
+        self.train("log-whole", "checkpoint.every=0", "log.eval_every=0", "train.steps=30")
+        done = self.train("log", "checkpoint.every=0", "log.eval_every=0", "train.steps=30", env=programs.environment(
+            LD_PRELOAD=SHIM, FAILING_FS=f"write:metrics.jsonl:3+:{errno.ENOSPC}", ASAN_OPTIONS="verify_asan_link_order=0"))
+        self.assertEqual(done.stderr.count("warning: cannot write metrics.jsonl: No space left on device; training continues\n"), 1)
+        self.assertEqual(programs.checkpoint(self.folder / "log"), programs.checkpoint(self.folder / "log-whole"))
+        self.assertEqual([m["step"] for m in programs.metrics(self.folder / "log")[0]], [1, 2])
+        done = self.train("log", "train.steps=32", "log.eval_every=0")
+        self.assertIn(f"warning: {self.folder}/log/metrics.jsonl lacks steps 3 to 30\n", done.stderr)
+        self.assertEqual([m["step"] for m in programs.metrics(self.folder / "log")[0]], [1, 2, 31, 32])
+
+    def test_a_line_that_is_cut_short(self):
+        done = self.train("cut", "checkpoint.every=0", "log.eval_every=0", "train.steps=6", env=programs.environment(
+            LD_PRELOAD=SHIM, FAILING_FS="write:metrics.jsonl:3:torn", ASAN_OPTIONS="verify_asan_link_order=0"))
+        self.assertEqual(done.stderr.count("warning: cannot write"), 1)
+        lines = (self.folder / "cut/metrics.jsonl").read_text().splitlines()
+        self.assertTrue(lines.pop(2).startswith('{"step":3,'))
+        self.assertEqual([json.loads(line)["step"] for line in lines], [1, 2, 4, 5, 6])
+
+    def test_samples_that_cannot_be_written(self):
+        """And one that a run did not get to write, after the checkpoint of its step."""
+        settings = ("log.sample_every=5", "checkpoint.every=5")
+        (self.folder / "samples").mkdir()
+        (self.folder / "samples/samples").mkdir()
+        os.mkfifo(self.folder / "samples/samples/step-00000005.mid")
+        done = self.train("samples", "train.steps=12", *settings)
+        self.assertIn("warning: no sample: ", done.stderr)
+        (self.folder / "samples/samples/step-00000005.mid").unlink()
+        self.assertEqual([p.name for p in (self.folder / "samples/samples").iterdir()], ["step-00000010.mid"])
+        sample = (self.folder / "samples/samples/step-00000010.mid").read_bytes()
+        shutil.rmtree(self.folder / "samples/checkpoints/step-00000012")
+        (self.folder / "samples/samples/step-00000010.mid").unlink()
+        self.train("samples", "train.steps=12", *settings)
+        self.assertEqual((self.folder / "samples/samples/step-00000010.mid").read_bytes(), sample)
 
 
 class Signals(Run):
+    def test_what_schedulers_send(self):
+        """A warning before the time is up."""
+        for number in (signal.SIGUSR2, signal.SIGXCPU):
+            run = f"warned-{number.name}"
+            process = self.start(run, "train.steps=100000", "log.eval_every=0", "checkpoint.every=0")
+            self.assertTrue(self.wait_for_step(process, 3))
+            process.send_signal(number)
+            said = process.stderr.read()
+            self.assertEqual(process.wait(), 75, said)
+            self.assertRegex(said, r"stopped on request at step \d+, saved;")
+
     def test_hangup_is_ignored(self):
         process = self.start("hangup", "train.steps=300", "log.eval_every=0")
         self.assertTrue(self.wait_for_step(process, 5))

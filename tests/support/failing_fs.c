@@ -5,11 +5,11 @@
 // The Nth CALL on a path that contains PATH ("N+": that one and all after it) goes wrong as HOW says:
 //   an error's number   it fails with that error
 //   hang                it returns after ten minutes
-//   torn                fwrite says that all is written, of half
+//   torn                fwrite says that all is written, of half; write that half is
 //   kill, killed        the process is killed before it, or after (fwrite: after half of it)
 //   lost                rename, then killed, and what was in the renamed folder is cut in half: a disk whose fsync lies, and no power
-// Calls: fwrite fflush fclose fsync rename renameat2 symlink mkdir open (for writing) pread flock. Failures of write(2) itself are seen by
-// stdio's buffers, so stdio's functions are the ones replaced.
+// Calls: fwrite fflush fclose write fsync rename renameat2 unlink symlink mkdir open (for writing) pread flock. stdio's own calls of write
+// are its library's, so stdio's functions are replaced beside it.
 //
 // Load averages are those of a busy machine, on which OMP_DYNAMIC=true gives a region one thread.
 #include <dlfcn.h>
@@ -86,6 +86,12 @@ size_t fwrite(const void *data, size_t size, size_t count, FILE *f) {
     return (size_t)after(o, 0);
 }
 
+ssize_t write(int fd, const void *data, size_t count) {
+    outcome o = fd > STDERR_FILENO ? judge_file("write", fd) : GOES_ON;
+    if (o == FAILS) return -1;
+    return (ssize_t)after(o, (int)CALL(write)(fd, data, o == TORN || o == KILLED ? count / 2 : count));
+}
+
 int fflush(FILE *f) {
     outcome o = f ? judge_file("fflush", fileno(f)) : GOES_ON;
     return o == FAILS ? EOF : after(o, CALL(fflush)(f));
@@ -128,6 +134,11 @@ int rename(const char *from, const char *to) {
 int renameat2(int from_folder, const char *from, int to_folder, const char *to, unsigned flags) {
     outcome o = judge("renameat2", to);
     return o == FAILS ? -1 : after(o, CALL(renameat2)(from_folder, from, to_folder, to, flags));
+}
+
+int unlink(const char *path) {
+    outcome o = judge("unlink", path);
+    return o == FAILS ? -1 : after(o, CALL(unlink)(path));
 }
 
 int flock(int fd, int operation) {

@@ -193,19 +193,6 @@ static void abandoned_file_leaves_nothing(void **state) {
     assert_int_equal(scratch_entries(), 1);
 }
 
-static void stale_temporary_is_no_obstacle(void **state) {
-    (void)state;
-    char name[64];
-    pa_file f;
-    snprintf(name, sizeof name, "a.tmp.%ld", (long)getpid());
-    scratch_put(name, "of a process that was killed");
-    assert_int_equal(pa_file_create(&f, scratch("a"), &err), PA_OK);
-    fputs("new", f.stream);
-    assert_int_equal(pa_file_commit(&f, &err), PA_OK);
-    scratch_expect("a", "new");
-    assert_int_equal(scratch_entries(), 1);
-}
-
 static void file_that_cannot_be_created_is_refused(void **state) {
     (void)state;
     pa_file f;
@@ -444,7 +431,6 @@ int main(void) {
         cmocka_unit_test(utf8_is_told_from_other_bytes),
         SCRATCH_TEST(file_appears_whole_at_commit),
         SCRATCH_TEST(abandoned_file_leaves_nothing),
-        SCRATCH_TEST(stale_temporary_is_no_obstacle),
         SCRATCH_TEST(file_that_cannot_be_created_is_refused),
         SCRATCH_TEST(full_disk_is_found_and_leaves_the_old_file),
         SCRATCH_TEST(early_write_error_is_remembered_until_commit),

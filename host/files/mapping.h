@@ -1,0 +1,26 @@
+// mapping.h: a file in memory that others may write to while it is read. Knows nothing of what is in it.
+#ifndef PA_MAPPING_H
+#define PA_MAPPING_H
+
+#include <time.h>
+
+#include "host/base/base.h"
+
+typedef struct {
+    int fd;
+    uint8_t *bytes; // (count)
+    size_t count;
+    struct timespec changed; // when it was opened
+    int slot;
+} pa_mapping;
+
+// Maps a file of `count` bytes that was last changed at `changed`; m takes fd, also on an error.
+pa_status pa_mapping_open(pa_mapping *m, int fd, size_t count, struct timespec changed, const char *path, pa_err *err);
+// PA_DATA if the file was written to, cut short or could not be read since. Costs one fstat.
+pa_status pa_mapping_check(const pa_mapping *m, const char *path, pa_err *err);
+void pa_mapping_close(pa_mapping *m);
+
+// For a program, once: from then on, pages of a mapping that can't be read are zeros, which pa_mapping_check reports, and not SIGBUS.
+void pa_mapping_guard(void);
+
+#endif

@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""Run directories among other processes: moved or taken while a run has them, on file systems without locks, with a user's own files in them."""
+
+import errno
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import time
+import unittest
+
+import programs
+
+SHIM = os.environ["PA_SHIM"]
+NO_LOCKS = f"flock:/lock:1+:{errno.ENOLCK}"
+LONG = ("train.steps=1000000", "train.epochs=0", "checkpoint.every=0", "log.eval_every=0", "log.every=1")
+
+
+def environment(shim):
+    return programs.environment(LD_PRELOAD=SHIM, FAILING_FS=shim, ASAN_OPTIONS="verify_asan_link_order=0:detect_leaks=0")
+
+
+class RunDirs(programs.WithCorpus):
+    def start(self, run, *arguments, before=(), **options):
+        line = [*before, *programs.command(self.folder, run, *arguments)]
+        process = subprocess.Popen(line, env=options.pop("env", programs.environment()), stderr=subprocess.PIPE, text=True, **options)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.kill)
+        return process
+
+    def wait_for(self, process, text):
+        for line in process.stderr:
+            if line.startswith(text):
+                return
+        self.fail(f"the run ended before \"{text}\"")
+
+    def last_line(self, process, status):
+        said = process.communicate(timeout=60)[1]
+        self.assertEqual(process.returncode, status, said)
+        return said.splitlines()[-1]
+
+    def steps(self, run):
+        return sorted(int(path.name[5:]) for path in (self.folder / run / "checkpoints").iterdir())
+
+
+class Moved(RunDirs):
+    def test_a_directory_that_is_moved(self):
+        """The run saves where it is now, and ends; another that has begun at the old path meanwhile is left alone."""
+        process = self.start("moved", *LONG)
+        self.wait_for(process, "step 3 ")
+        process.send_signal(signal.SIGSTOP)
+        (self.folder / "moved").rename(self.folder / "elsewhere")
+        second = programs.train(self.folder, "moved", "train.steps=2")
+        self.assertEqual(second.returncode, 0, second.stderr)
+        before = {p: p.read_bytes() for p in (self.folder / "moved").rglob("*") if p.is_file()}
+        process.send_signal(signal.SIGCONT)
+        found = self.last_line(process, 1)
+        (step,) = self.steps("elsewhere")
+        self.assertEqual(found, f"patrain: {self.folder}/moved was moved to {self.folder}/elsewhere while this run had it; "
+                         f"step {step} is saved there")
+        self.assertEqual({p: p.read_bytes() for p in (self.folder / "moved").rglob("*") if p.is_file()}, before)
+        done = programs.train(self.folder, "elsewhere", f"train.steps={step + 2}", "log.eval_every=0")
+        self.assertIn(f"elsewhere: resuming from step {step}\n", done.stderr)
+
+    def test_a_lock_that_is_removed(self):
+        """Another run has begun there: of two only the later one writes."""
+        process = self.start("taken", *LONG, "checkpoint.every=50")
+        self.wait_for(process, "step 3 ")
+        process.send_signal(signal.SIGSTOP)
+        (self.folder / "taken/lock").unlink()
+        second = programs.train(self.folder, "taken", "train.steps=2", "log.eval_every=0")
+        self.assertEqual(second.returncode, 0, second.stderr)
+        found = self.steps("taken")
+        process.send_signal(signal.SIGCONT)
+        self.assertEqual(self.last_line(process, 1), f"patrain: {self.folder}/taken or its lock was moved, removed or taken while this run "
+                         "had it; nothing more is written")
+        self.assertEqual(self.steps("taken"), found)
+
+    def test_fresh_starts_at_once(self):
+        """Of starts at one moment one has the directory; none is moved from under another."""
+        self.assertEqual(programs.train(self.folder, "many", "train.steps=1", "log.eval_every=0").returncode, 0)
+        many = [self.start("many", "--fresh", *LONG, "train.grace=0") for _ in range(6)]
+        self.one_stays(many, "many")
+
+    def one_stays(self, many, run):
+        while sum(process.poll() is None for process in many) > 1:
+            time.sleep(0.05)
+        (left,) = [process for process in many if process.poll() is None]
+        for process in many:
+            if process is not left:
+                said = process.communicate()[1]
+                self.assertEqual(process.returncode, 1, said)
+                self.assertRegex(said.splitlines()[-1], "is in use by another run|all names up to|moved, removed or taken|cannot ")
+        self.wait_for(left, "step 2 ")
+        left.terminate()
+        left.communicate()
+        self.assertEqual(left.returncode, 75)
+        self.assertEqual(len(self.steps(run)), 1)
+
+
+class NoLocks(RunDirs):
+    """A file system without locks: what its holder writes each second shows whether it still is."""
+
+    def test_another_container(self):
+        """One host name, another set of process ids: the holder's means nothing there, or somebody else."""
+        unshare = ["unshare", "--pid", "--fork", "--kill-child"]
+        if subprocess.run([*unshare, "true"], capture_output=True).returncode:
+            self.skipTest("no namespaces here")
+        first = self.start("apart", *LONG, env=environment(NO_LOCKS))
+        self.wait_for(first, "step 3 ")
+        second = self.start("apart", *LONG, env=environment(NO_LOCKS), before=unshare)
+        self.assertRegex(self.last_line(second, 1), rf"^patrain: {self.folder}/apart is in use by another run \(process {first.pid} on ")
+        first.terminate()
+        first.communicate()
+        self.assertEqual(first.returncode, 75)
+        self.assertFalse((self.folder / "apart/lock.owner").exists())
+
+    def test_at_one_moment(self):
+        for state in ("new", "killed"):
+            with self.subTest(state):
+                many = [self.start("race", *LONG, env=environment(NO_LOCKS)) for _ in range(6)]
+                Moved.one_stays(self, many, "race")
+                shutil.rmtree(self.folder / "race/checkpoints")
+                (self.folder / "race/lock.owner").write_text("process 1 on nowhere\n0123456789abcdef\n7\n")
+
+    def test_a_holder_that_was_asleep(self):
+        """Longer than others wait: it finds that the directory is taken."""
+        first = self.start("asleep", *LONG, env=environment(NO_LOCKS))
+        self.wait_for(first, "step 3 ")
+        first.send_signal(signal.SIGSTOP)
+        second = self.start("asleep", "train.steps=3", "log.eval_every=0", env=environment(NO_LOCKS))
+        self.assertEqual(self.last_line(second, 0).split(",")[0], "finished at step 3")
+        first.send_signal(signal.SIGCONT)
+        self.assertIn("was moved, removed or taken", self.last_line(first, 1))
+        self.assertEqual(self.steps("asleep"), [3])
+
+
+class Leavings(RunDirs):
+    def test_a_user_s_own_files(self):
+        """What an older save left is known by its process's word, not by what its name looks like."""
+        self.assertEqual(programs.train(self.folder, "own", "train.steps=3", "log.eval_every=0").returncode, 0)
+        run = self.folder / "own"
+        mine = [run / "checkpoints/step-00000001.old", run / "checkpoints/step-00000003.tmp.good", run / "step-1.tmp.1"]
+        for path in mine:
+            path.mkdir()
+            (path / "note").write_text("mine")
+        for name in ("config.ini.tmp.42", "samples/step-00000003.mid.tmp.7"):
+            (run / name).write_text("mine")
+        process = self.start("own", *LONG, env=environment("fsync:checkpoints/step:1:kill"))
+        self.wait_for(process, "step 5 ")
+        process.terminate()
+        process.communicate()
+        self.assertEqual(process.returncode, -signal.SIGKILL)
+        word = (run / "lock").read_text().split("\n")[1]
+        self.assertEqual(len([p for p in run.rglob("*") if p.name.endswith(f".tmp.{word}")]), 2)  # a folder and a file in it
+        (run / f"config.ini.tmp.{word}").write_text("half")
+        self.assertEqual(programs.train(self.folder, "own", "train.steps=8", "log.eval_every=0").returncode, 0)
+        self.assertEqual([p for p in run.rglob("*") if word in p.name], [])
+        for path in mine:
+            self.assertEqual((path / "note").read_text(), "mine")
+        for name in ("config.ini.tmp.42", "samples/step-00000003.mid.tmp.7"):
+            self.assertEqual((run / name).read_text(), "mine")
+
+
+class Changed(RunDirs):
+    """Token files that somebody writes to during the run."""
+
+    def change(self, run, which, change, message):
+        for name in ("train", "validation"):
+            shutil.copy(self.folder / f"{name}.safetensors", self.folder / f"{run}-{name}.safetensors")
+        path = self.folder / f"{run}-{which}.safetensors"
+        process = self.start(run, *LONG, *(f"data.{name}={self.folder}/{run}-{name}.safetensors" for name in ("train", "validation")),
+                             "log.eval_every=10")
+        self.wait_for(process, "step 3 ")
+        process.send_signal(signal.SIGSTOP)
+        change(path)
+        process.send_signal(signal.SIGCONT)
+        said = self.last_line(process, 3)
+        (step,) = self.steps(run)
+        self.assertRegex(said, f"^patrain: {path} {message}; the run is saved at step {step}$")
+        tensors = programs.checkpoint(self.folder / run)
+        for kind, _, data in (tensor for part in tensors for tensor in part.values()):
+            self.assertTrue(all(x == x and abs(x) < 1e6 for x in struct.unpack(f"<{len(data) // 4}f", data)))
+        done = programs.train(self.folder, run, f"train.steps={step + 2}", "log.eval_every=0")  # with the files as they were
+        self.assertIn(f"resuming from step {step}\n", done.stderr)
+
+    def test_cut_short(self):
+        for which in ("train", "validation"):
+            self.change(f"cut-{which}", which, lambda path: os.truncate(path, 100), "was changed while it was open: expected \\d+ bytes, found 100")
+
+    def test_overwritten(self):
+        def change(path):
+            with path.open("r+b") as f:
+                f.write(b"\xff" * path.stat().st_size)
+
+        self.change("noise", "train", change, "was written to while it was open")
+
+    def test_overwritten_without_a_trace(self):
+        def change(path):
+            info = path.stat()
+            data = path.read_bytes()
+            with path.open("r+b") as f:
+                f.write(data[:-50] + b"\x07" + data[-49:])
+            os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+        self.change("silent", "train", change, "was changed while it was open: expected data with CRC-32C \\w+, found \\w+")
+
+
+class Kinds(RunDirs):
+    """A named pipe, a folder or a device where a file belongs."""
+
+    def test_in_a_run(self):
+        for name in ("lock", "metrics.jsonl", "train.log", "run.jsonl", "config.ini"):
+            with self.subTest(name):
+                run = f"kind-{name}"
+                (self.folder / run).mkdir()
+                os.mkfifo(self.folder / run / name)
+                done = programs.train(self.folder, run, "train.steps=2", timeout=20)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertRegex(done.stderr.splitlines()[-1], f"^patrain: {self.folder}/{run}/{name}: expected a file.*, found a named pipe")
+
+    def test_configurations(self):
+        os.mkfifo(self.folder / "pipe.ini")
+        for path, kind in ((f"{self.folder}/pipe.ini", "a named pipe that nobody writes to"), ("/dev/zero", "a device"), (str(self.folder), "a folder")):
+            done = subprocess.run([programs.PATRAIN, path], capture_output=True, text=True, timeout=20, env=programs.environment())
+            self.assertEqual((done.returncode, done.stderr), (2, f"patrain: {path}: expected a file, found {kind}\n"))
+
+
+if __name__ == "__main__":
+    unittest.main()
