@@ -25,6 +25,11 @@ foreach(program ${PA_PROGRAMS})
 endforeach()
 
 install(DIRECTORY configs docs DESTINATION ${CMAKE_INSTALL_DATAROOTDIR}/patrain)
+# Models by name (host/files/model_path.h): programs look beside themselves, so a build tree gets a link.
+install(DIRECTORY models DESTINATION ${CMAKE_INSTALL_DATAROOTDIR}/patrain OPTIONAL)
+if(NOT CMAKE_BINARY_DIR STREQUAL CMAKE_SOURCE_DIR)
+  file(CREATE_LINK ${CMAKE_SOURCE_DIR}/models ${CMAKE_BINARY_DIR}/models SYMBOLIC)
+endif()
 install(FILES README.md CHANGELOG.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 # The library, its header, pkg-config's file and CMake's package.

@@ -6,6 +6,7 @@
 #include "host/base/cli.h"
 #include "host/base/progress.h"
 #include "host/files/mapping.h"
+#include "host/files/model_path.h"
 #include "host/files/safetensors_write.h"
 #include "host/files/weights.h"
 #include "host/play/evaluation.h"
@@ -39,6 +40,7 @@ static const pa_program program = {
              "CHECKPOINT TOKENS.safetensors --baseline CHECKPOINT [options]\n"
              "CHECKPOINT WINDOWS.safetensors --logits OUT.safetensors [options]\n"
              "CHECKPOINT --export OUT.safetensors [--half]",
+    .note = PA_CHECKPOINT_NOTE,
     .example = "paeval runs/v1 data/maestro/test.safetensors",
     .option = option,
     .options = sizeof option / sizeof *option};

@@ -4,6 +4,7 @@
 
 #include "host/base/cli.h"
 #include "host/files/mapping.h"
+#include "host/files/model_path.h"
 #include "host/play/continue.h"
 
 #define NOT_GIVEN INT64_MIN
@@ -60,6 +61,7 @@ static const pa_option option[] = {
 static const pa_program program = {.name = "pagen",
                                    .summary = "Continues a piece of piano music with a trained model.",
                                    .usage = "CHECKPOINT --primer IN.mid --output OUT.mid [options]\nCHECKPOINT --output OUT.mid [options]",
+                                   .note = PA_CHECKPOINT_NOTE,
                                    .example = "pagen runs/v1 --primer opening.mid --output continuation.mid --length-seconds 60 --seed 1",
                                    .option = option,
                                    .options = sizeof option / sizeof *option};

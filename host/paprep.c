@@ -40,14 +40,14 @@ static const pa_option options[] = {
 };
 
 static const pa_program program = {
-    "paprep",
-    "Converts MIDI files to tokens. A folder without MAESTRO's list is split 90/5/5 by a hash of the notes.",
-    "MIDI_DIR OUT_DIR [options]\n--events FILE.mid [--encoding E]\n--decode TOKENS.safetensors OUT.mid [--piece K]",
-    "paprep maestro-v3.0.0 data/maestro\n"
-    "paprep my-recordings data/mine --encoding midi-neural --strict\n"
-    "paprep --decode data/maestro/validation.safetensors piece.mid --piece 12",
-    options,
-    sizeof options / sizeof *options,
+    .name = "paprep",
+    .summary = "Converts MIDI files to tokens. A folder without MAESTRO's list is split 90/5/5 by a hash of the notes.",
+    .usage = "MIDI_DIR OUT_DIR [options]\n--events FILE.mid [--encoding E]\n--decode TOKENS.safetensors OUT.mid [--piece K]",
+    .example = "paprep maestro-v3.0.0 data/maestro\n"
+               "paprep my-recordings data/mine --encoding midi-neural --strict\n"
+               "paprep --decode data/maestro/validation.safetensors piece.mid --piece 12",
+    .option = options,
+    .options = sizeof options / sizeof *options,
 };
 
 static pa_status read_options(pa_encode_options *o, pa_err *err) {

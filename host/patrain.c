@@ -5,6 +5,7 @@
 
 #include "host/base/cli.h"
 #include "host/files/config_read.h"
+#include "host/files/model_path.h"
 #include "host/files/weights.h"
 #include "host/ranks/comm_start.h"
 #include "host/train/train.h"
@@ -181,6 +182,7 @@ int main(int argc, char **argv) {
                                 .summary = "Trains a Perceiver AR model on token files made by paprep.",
                                 .usage = "CONFIG.ini [section.key=value ...] [options]\n"
                                          "--init CHECKPOINT [section.key=value ...] [options]",
+                                .note = PA_CHECKPOINT_NOTE,
                                 .example = "patrain configs/demo.ini train.minutes=5 --run-dir runs/demo\n"
                                            "patrain --init runs/v1 data.train=mine/train.safetensors train.epochs=3\n"
                                            "mpirun -n 2 patrain configs/v1.ini    as root add --allow-run-as-root,\n"

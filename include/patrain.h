@@ -145,9 +145,9 @@ typedef struct {
     int batch;        /* windows that keep a device busy: about 8192 latents */
 } patrain_model_info;
 
-/* Opens a checkpoint: a model.safetensors, a checkpoint directory, or a run directory (its best checkpoint, else its latest). `config`:
- * NULL, or an INI file whose [model] describes a file of perceiver_ar_pytorch that has no settings of its own. On failure *model is NULL.
- * The file is mapped, and must stay as it is until the model is closed.
+/* Opens a checkpoint: a model.safetensors, a checkpoint directory, or a run directory (its best checkpoint, else its latest), or the name
+ * of one in a folder of models (docs/library.md). `config`: NULL, or an INI file whose [model] describes a file of perceiver_ar_pytorch
+ * that has no settings of its own. On failure *model is NULL. The file is mapped, and must stay as it is until the model is closed.
  */
 PATRAIN_API patrain_status patrain_model_open(patrain_model **model, const char *path, const char *config, patrain_error *error);
 

@@ -43,6 +43,8 @@ static void print_option(const pa_option *o) {
 void pa_cli_print_help(const pa_program *p) {
     printf("%s: %s\n\nUsage\n", p->name, p->summary);
     print_lines(p->usage, p->name);
+    if (p->note) putchar('\n');
+    if (p->note) print_lines(p->note, "");
     for (size_t i = 0; i < p->options; i++) {
         const pa_option *o = &p->option[i];
         if (o->group || i == 0) printf("\n%s\n", o->group ? o->group : "Options");
@@ -87,6 +89,8 @@ static void print_man(const pa_program *p) {
     print_roff(p->summary);
     printf("\n.SH SYNOPSIS\n");
     print_roff_lines(p->usage, before);
+    if (p->note) printf(".SH DESCRIPTION\n");
+    if (p->note) print_roff_lines(p->note, "");
     for (size_t i = 0; i < p->options + OTHERS; i++) {
         const pa_option *o = row(p, i);
         if (i == 0) printf(".SH OPTIONS\n");

@@ -1,40 +1,14 @@
 // weights.c: see weights.h.
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "host/files/weights.h"
 
 #include "host/base/format.h"
-#include "host/files/checkpoint_list.h"
 #include "host/files/config_read.h"
 #include "host/files/half.h"
+#include "host/files/model_path.h"
 #include "host/files/safetensors_write.h"
-
-static bool is_folder(const char *path) {
-    struct stat s;
-    return !stat(path, &s) && S_ISDIR(s.st_mode);
-}
-static bool is_there(const char *path) {
-    struct stat s;
-    return !stat(path, &s);
-}
-
-// The model file that `from` means.
-static pa_status find_file(const char *from, char *path, size_t size, pa_err *err) {
-    const char *inside[] = {"best/model.safetensors", "latest/model.safetensors", "model.safetensors"};
-    if (!is_there(from))
-        return pa_error(err, PA_USAGE, "%s: expected a model file, a checkpoint or a run directory, found nothing there", from);
-    if (!is_folder(from)) return snprintf(path, size, "%s", from), PA_OK;
-    for (size_t i = 0; i < sizeof inside / sizeof *inside; i++) {
-        snprintf(path, size, "%s/%s", from, inside[i]);
-        if (is_there(path)) return PA_OK;
-    }
-    int64_t newest = pa_checkpoint_newest(from);
-    snprintf(path, size, "%s/checkpoints/step-%08lld/model.safetensors", from, (long long)newest);
-    if (newest >= 0 && is_there(path)) return PA_OK;
-    return pa_error(err, PA_USAGE, "%s: expected a run directory or a checkpoint, found no checkpoint in it", from);
-}
 
 // The tensor's name in our table: a wrapper's prefixes are taken off.
 static const char *plain_name(const char *name) {
@@ -172,7 +146,7 @@ static pa_status refuse_format(const char *path, pa_err *err) {
 pa_status pa_weights_open(pa_weights *w, const char *from, const char *config, const pa_model *model, pa_err *err) {
     *w = (pa_weights){0};
     pa_params p = {0};
-    pa_status s = find_file(from, w->path, sizeof w->path, err);
+    pa_status s = pa_model_path(from, w->path, sizeof w->path, err);
     if (s) return s;
     if ((s = pa_st_open(&w->file, w->path, err))) return s == PA_DATA ? refuse_format(w->path, err) : s;
     const char *format = pa_st_meta(w->file, "format");

@@ -16,8 +16,7 @@ typedef struct {
     char path[4096];      // of the model file itself
 } pa_weights;
 
-// `from` is a model.safetensors, a checkpoint directory or a run directory (its `best`, else `latest`, else the newest:
-// a copy may have lost its links). A file without our metadata needs `config`, an INI file whose [model] says what
+// `from` is a path or a name (model_path.h). A file without our metadata needs `config`, an INI file whose [model] says what
 // shapes can't, or `model` itself (PA_USAGE without either). With our metadata, what is given must agree.
 // Every tensor of the model must be there once, with its shape, as F32, F64, BF16 or F16. Two more may be, for
 // perceiver_ar_pytorch: rotary_pos_emb.inv_freq and, with model.position = rotary, a pos_emb.weight of zeros. A leading

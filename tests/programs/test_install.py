@@ -108,7 +108,32 @@ class Install(unittest.TestCase):
         self.assertGreater(len(events), len(primer) + 100)
         done = subprocess.run([self.folder / "pc_static", "none", "x", "y"], capture_output=True, text=True)
         self.assertEqual((done.returncode, done.stderr),
-                         (2, "continue: none: expected a model file, a checkpoint or a run directory, found nothing there\n"))
+                         (2, "continue: none: expected a model file, a checkpoint, a run directory or a model's name, found nothing there; "
+                             "no folder of models found\n"))
+
+    def test_models(self):
+        """Found by name, by programs and by programs that link the library."""
+        models = self.prefix / "share/patrain/models"
+        for file in (ROOT / "models").glob("*/*"):
+            self.assertEqual((models / file.relative_to(ROOT / "models")).read_bytes(), file.read_bytes())
+        (models / "tiny").mkdir(parents=True)
+        self.addCleanup(shutil.rmtree, models / "tiny")
+        shutil.copy(self.folder / "run/latest/model.safetensors", models / "tiny")
+        said = run(self.prefix / "bin/pagen", "tiny", "--output", self.folder / "named.mid", "--length-tokens", 20, cwd=self.folder)
+        self.assertIn(str(models / "tiny/model.safetensors"), said)
+        source = self.folder / "by_name.c"
+        source.write_text("""#include <patrain.h>
+#include <stdio.h>
+int main(void) {
+    patrain_model *m;
+    patrain_error e;
+    if (patrain_model_open(&m, "tiny", NULL, &e)) return printf("%s\\n", e.text), 1;
+    puts(patrain_model_describe(m)->path);
+    patrain_model_close(m);
+}
+""")
+        run("cc", source, *self.flags("--cflags", "--libs"), "-o", self.folder / "by_name")
+        self.assertEqual(run(self.folder / "by_name", env=self.environment), f"{models}/tiny/model.safetensors\n")
 
     def test_cpp(self):
         source = self.folder / "main.cpp"

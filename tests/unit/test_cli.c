@@ -16,6 +16,7 @@ static const pa_option options[] = {
 static const pa_program program = {.name = "prog",
                                    .summary = "a program",
                                    .usage = "IN [options]\n--text FILE",
+                                   .note = "IN: a file",
                                    .example = "prog in --whole 3",
                                    .option = options,
                                    .options = sizeof options / sizeof *options};
@@ -122,7 +123,7 @@ static char *printed(const char *line) {
 static void help_and_version(void **state) {
     (void)state;
     char *found = printed("--whole 3 --help --nonsense");
-    assert_string_equal(found, "prog: a program\n\nUsage\n  prog IN [options]\n  prog --text FILE\n\nFirst\n"
+    assert_string_equal(found, "prog: a program\n\nUsage\n  prog IN [options]\n  prog --text FILE\n\n  IN: a file\n\nFirst\n"
                                "  --flag                    a flag\n"
                                "  --whole N                 a number (default: 7)\n\nSecond\n"
                                "  --real-number X           a number\n"
@@ -144,6 +145,7 @@ static void pages(void **state) {
         const char *line, *part;
     } c[] = {
         {"--help=man", ".TH prog 1 \"\" \"patrain " PA_VERSION "\"\n.SH NAME\nprog \\- a program\n"},
+        {"--help=man", "\n.SH DESCRIPTION\n.br\nIN: a file\n.SH OPTIONS\n"},
         {"--help=man", "\n.SS Second\n.TP\n\\fB\\-\\-real\\-number\\fP \\fIX\\fP\na number\n"},
         {"--help=man", "\\fIFILE\\fP\na file [or '\\\\']\n"},
         {"--help=man --whole 3", "\na number (default: 7)\n"},
