@@ -1,4 +1,4 @@
-// paeval.c: measures a checkpoint on a token file, writes its logits for given windows, or exports it.
+// paeval.c: measures a checkpoint on a token file, writes its logits for given windows, exports it, or looks for copies of a corpus.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,11 +9,12 @@
 #include "host/files/model_path.h"
 #include "host/files/safetensors_write.h"
 #include "host/files/weights.h"
+#include "host/play/copies_report.h"
 #include "host/play/evaluation.h"
 
 #define NOT_GIVEN INT64_MIN
 
-static const char *config, *baseline, *logits_path, *export_path, *device = "auto", *precision = "auto";
+static const char *config, *baseline, *copies, *logits_path, *export_path, *device = "auto", *precision = "auto";
 static int64_t stride = NOT_GIVEN, batch = NOT_GIVEN, pieces = NOT_GIVEN;
 static bool json, int8, half;
 static const char *chosen; // the device
@@ -27,6 +28,8 @@ static const pa_option option[] = {
      "Logits"},
     {"export", PA_OPT_STRING, &export_path, "OUT", "output file for a copy of the checkpoint", "Export"},
     {"half", PA_OPT_FLAG, &half, NULL, "16-bit weights (F16) in the copy, half the size", NULL},
+    {"copies", PA_OPT_STRING, &copies, "TRAIN", "longest stretches that the pieces of TOKENS, such as takes, share with those of TRAIN",
+     "Copies"},
     {"config", PA_OPT_STRING, &config, "C.ini", "model settings, for a file of perceiver_ar_pytorch", "Checkpoint and device"},
     {"device", PA_OPT_CHOICE, &device, "auto|cpu|cuda", "compute device", NULL},
     {"precision", PA_OPT_CHOICE, &precision, "auto|fp32|bf16|fp16", "precision of matrix products and attention", NULL},
@@ -39,7 +42,8 @@ static const pa_program program = {
     .usage = "CHECKPOINT TOKENS.safetensors [options]\n"
              "CHECKPOINT TOKENS.safetensors --baseline CHECKPOINT [options]\n"
              "CHECKPOINT WINDOWS.safetensors --logits OUT.safetensors [options]\n"
-             "CHECKPOINT --export OUT.safetensors [--half]",
+             "CHECKPOINT --export OUT.safetensors [--half]\n"
+             "TOKENS.safetensors --copies TRAIN.safetensors [--json]",
     .note = PA_CHECKPOINT_NOTE,
     .example = "paeval runs/v1 data/maestro/test.safetensors",
     .option = option,
@@ -242,7 +246,16 @@ static pa_status export(const char *checkpoint, pa_err *err) {
 }
 
 static pa_status check_options(int given, pa_err *err) {
-    if (export_path ? given != 1 : given != 2)
+    const struct {
+        const char *name;
+        bool given;
+    } other[] = {{"--export", export_path}, {"--logits", logits_path},         {"--baseline", baseline},
+                 {"--config", config},      {"--stride", stride != NOT_GIVEN}, {"--pieces", pieces != NOT_GIVEN}};
+    for (size_t i = 0; i < sizeof other / sizeof *other && copies; i++)
+        if (other[i].given) return pa_error(err, PA_USAGE, "expected --copies or %s, found both", other[i].name);
+    if (copies && given != 1)
+        return pa_error(err, PA_USAGE, "expected TOKENS.safetensors and nothing else with --copies, found %d arguments", given);
+    if (!copies && (export_path ? given != 1 : given != 2))
         return pa_error(err, PA_USAGE, "expected CHECKPOINT%s, found %d arguments (paeval --help)",
                         export_path ? " and nothing else with --export" : " and TOKENS.safetensors", given);
     const struct {
@@ -271,6 +284,7 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     if (s || done) return s;
     if ((s = check_options(given, err))) return s;
     if (export_path) return export(argv[1], err);
+    if (copies) return pa_copies_report(argv[1], copies, json, err);
     if (logits_path && ((s = pa_check_spares("logits", logits_path, "the windows", argv[2], err)) ||
                         (s = pa_check_spares("logits", logits_path, "--config", config, err))))
         return s;
