@@ -13,7 +13,7 @@ enum { DEFAULT_SECONDS = 60 };
 static const char *program_list;
 static double prime_seconds = (double)NAN, length_seconds = (double)NAN; // NaN: not given
 static int64_t prime_tokens = NOT_GIVEN, length_tokens = NOT_GIVEN, number = 1, seed = 1, top_k, refill;
-static bool with_primer, stop_at_end;
+static bool with_primer, stop_at_end, long_notes;
 static pa_continuation job = {.device = "auto", .precision = "auto"}; // the rest of its defaults is set in run
 
 static const pa_option option[] = {
@@ -51,6 +51,7 @@ static const pa_option option[] = {
     {"min-p", PA_OPT_FLOAT, &job.sampling.min_p, "P", "drop tokens less than P times as probable as the most probable", NULL},
     {"repetition-penalty", PA_OPT_FLOAT, &job.sampling.repetition_penalty, "R",
      "divisor for the logits of tokens in the window; above 1: less repetition", NULL},
+    {"long-notes", PA_OPT_FLAG, &long_notes, NULL, "hold notes as long as the model likes (default: no longer than pianists do)", NULL},
     {"greedy", PA_OPT_FLAG, &job.greedy, NULL, "always take the most probable token", NULL},
     {"refill", PA_OPT_INT, &refill, "R", "latents that a new window begins with; 0: half of them", NULL},
     {"config", PA_OPT_STRING, &job.config, "C.ini", "model settings, for a file of perceiver_ar_pytorch", "Checkpoint and device"},
@@ -135,6 +136,7 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     job.primer.steps = isnan(prime_seconds) ? INT64_MAX : llround(prime_seconds * PA_STEPS_A_SECOND);
     job.primer.tokens = prime_tokens == NOT_GIVEN ? SIZE_MAX : (size_t)prime_tokens;
     job.sampling.stop_at_end = stop_at_end;
+    job.sampling.long_notes = long_notes;
     job.sampling.top_k = (int)top_k;
     job.sampling.refill = (int)refill;
     job.sampling.seed = (uint64_t)seed;

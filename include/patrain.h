@@ -218,6 +218,7 @@ typedef struct {
     int stop_at_end;           /* 1: the model may end a sequence; 0: it never ends */
     int refill;                /* tokens of a full window's latents that the next window begins with; 0: half of them */
     int loose_keys;            /* 0: with PATRAIN_PERFORMANCE no key is struck while it is down or released while it is not */
+    int long_notes;            /* 0: notes that outlast 95 % of pianists' end as theirs do; 1: notes last as long as the model likes */
     uint64_t seed;             /* 1; random seed */
     uint64_t sequence;         /* index of the stream's first sequence: same seed and index, same music */
 } patrain_sampling;

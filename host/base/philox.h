@@ -13,15 +13,16 @@
 
 // What a draw is for. Runs depend on the values (a resumed run must draw the same numbers): append only.
 enum {
-    PA_RANDOM_INIT = 1,    // step: tensor, index: element
-    PA_RANDOM_ORDER = 2,   // step: epoch, index: place in the shuffle
-    PA_RANDOM_CROP = 3,    // step: window of the run, index: 0
-    PA_RANDOM_AUGMENT = 4, // step: window of the run, index: which augmentation
-    PA_RANDOM_PREFIX = 5,  // step: window of the run, index: prefix position
-    PA_RANDOM_DROPOUT = 6, // step: window of the run, index: layer, row and column
-    PA_RANDOM_SAMPLE = 7,  // step: stream, index: token of the piece
-    PA_RANDOM_EVAL = 8,    // step: piece, index: 0
-    PA_RANDOM_STARTS = 9,  // step: step of the run, index: 0 how many windows begin a piece, 1 their prefix
+    PA_RANDOM_INIT = 1,     // step: tensor, index: element
+    PA_RANDOM_ORDER = 2,    // step: epoch, index: place in the shuffle
+    PA_RANDOM_CROP = 3,     // step: window of the run, index: 0
+    PA_RANDOM_AUGMENT = 4,  // step: window of the run, index: which augmentation
+    PA_RANDOM_PREFIX = 5,   // step: window of the run, index: prefix position
+    PA_RANDOM_DROPOUT = 6,  // step: window of the run, index: layer, row and column
+    PA_RANDOM_SAMPLE = 7,   // step: stream, index: token of the piece
+    PA_RANDOM_EVAL = 8,     // step: piece, index: 0
+    PA_RANDOM_STARTS = 9,   // step: step of the run, index: 0 how many windows begin a piece, 1 their prefix
+    PA_RANDOM_RELEASE = 10, // step: stream, index: token of the piece that struck the key
 };
 
 typedef struct {

@@ -15,6 +15,7 @@ typedef struct {
     uint64_t seed;   // random seed
     uint64_t stream; // number of the first stream: draws are by (seed, stream, token), so a stream is the same in any company
     bool keys;       // off; pa_generator_draw only: no key is struck while it sounds, or released while it does not
+    bool releases;   // off; pa_generator_draw only: long notes end as pianists' do (keys.h, pa_keys_release)
 } pa_sampling_options;
 pa_sampling_options pa_sampling_default(void);
 // PA_USAGE names the option, its range and what was found.

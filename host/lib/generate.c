@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "host/base/philox.h"
-#include "host/lib/keys.h"
 
 // A piece without a primer begins between mezzo piano and forte.
 enum { FIRST_BIN = 12, FIRST_BINS = 10 };
@@ -20,8 +19,8 @@ pa_status pa_generator_init(pa_generator *g, const pa_backend *backend, pa_conte
                         .token = malloc(2 * places * sizeof *g->token),
                         .packed = malloc(places * sizeof *g->packed),
                         .logits = malloc(2 * S * PA_VOCAB * sizeof *g->logits),
-                        .down = malloc(S * PA_KEYS * sizeof *g->down)};
-    if (!g->ended || !g->token || !g->packed || !g->logits || !g->down)
+                        .keys = malloc(S * sizeof *g->keys)};
+    if (!g->ended || !g->token || !g->packed || !g->logits || !g->keys)
         return pa_error(err, PA_FAIL, "no memory for %d sequences of %d tokens", sequences, m->context);
     pa_generator_start(g);
     return PA_OK;
@@ -32,7 +31,7 @@ void pa_generator_clear(pa_generator *g) {
     free(g->token);
     free(g->packed);
     free(g->logits);
-    free(g->down);
+    free(g->keys);
     *g = (pa_generator){0};
 }
 
@@ -41,7 +40,7 @@ void pa_generator_start(pa_generator *g) {
     g->length = g->prefix = 0;
     g->open = g->sequences;
     memset(g->ended, 0, (size_t)g->sequences * sizeof *g->ended);
-    memset(g->down, 0, (size_t)g->sequences * PA_KEYS * sizeof *g->down);
+    for (int s = 0; s < g->sequences; s++) pa_keys_start(&g->keys[s]);
 }
 
 static uint16_t *row_of(const pa_generator *g, int sequence) {
@@ -55,7 +54,7 @@ void pa_generator_append(pa_generator *g, const uint16_t *token) {
         uint16_t *row = row_of(g, s);
         if (full) memmove(row, row + context, context * sizeof *row);
         row[full ? context : g->held] = g->ended[s] ? PA_PAD : token[s];
-        if (!g->ended[s]) pa_keys_follow(g->down + s * PA_KEYS, token[s]);
+        if (!g->ended[s]) pa_keys_follow(&g->keys[s], token[s]);
     }
     g->held = full ? context + 1 : g->held + 1;
     g->total++;
@@ -96,13 +95,16 @@ pa_status pa_generator_advance(pa_generator *g, int refill, pa_err *err) {
 static pa_status draw_one(pa_generator *g, const pa_sampling_options *o, int sequence, uint16_t *token, pa_err *err) {
     uint64_t number = o->stream + (uint64_t)sequence;
     float *logits = g->logits + (size_t)(g->sequences + sequence) * PA_VOCAB;
+    pa_keys *keys = &g->keys[sequence];
     pa_err why;
     if (!g->total) {
         *token = (uint16_t)(PA_VELOCITY + FIRST_BIN + (int)pa_below(pa_random(o->seed, PA_RANDOM_SAMPLE, number, 0), FIRST_BINS));
         return PA_OK;
     }
     memcpy(logits, g->logits + (size_t)sequence * PA_VOCAB, PA_VOCAB * sizeof *logits);
-    if (o->keys) pa_keys_hold(g->down + sequence * PA_KEYS, logits);
+    if (keys->begun < 0) keys->begun = keys->clock;
+    if (o->keys) pa_keys_hold(keys, logits);
+    if (o->releases) pa_keys_release(keys, o->keys, o->seed, number, logits);
     pa_draw d = {.logits = logits,
                  .recent = row_of(g, sequence) + g->held - g->length,
                  .recent_count = g->length,

@@ -1,11 +1,12 @@
 // generate.h: sequences of tokens that a model continues, window after window. Positions start at 0 in every window. A window is full
 // when its latents are; the next one begins on the most recent P + refill tokens with one forward pass (model.md, "Generation").
-// Knows nothing of files and devices, and of music only the ids of END and PAD and, with `keys`, that a key is up or
-// down.
+// Knows nothing of files and devices, and of music only the ids of END and PAD and, with `keys` and
+// `releases`, what a key is.
 #ifndef PA_GENERATE_H
 #define PA_GENERATE_H
 
 #include "host/lib/draw.h"
+#include "host/lib/keys.h"
 
 // Sequences that grow together.
 typedef struct {
@@ -24,7 +25,7 @@ typedef struct {
     int prefix;       // its prefix
     uint16_t *packed; // (sequences, context)
     float *logits;    // (sequences, V) of the next tokens, after pa_generator_advance; behind them as many to draw from
-    int *down;        // (sequences, PA_KEYS) notes that sound on a key: of a primer several may
+    pa_keys *keys;    // (sequences)
 } pa_generator;
 
 // ctx is open for `sequences`. Clear it also after a failure.
@@ -40,6 +41,7 @@ pa_status pa_generator_advance(pa_generator *g, int refill, pa_err *err);
 // With o->keys the probability of striking a key that sounds is added to that of releasing it, and a silent one is not
 // released, as in every sequence of the performance encoding: otherwise one slip leaves the key's releases a note
 // behind from there on.
+// With o->releases a note that has sounded as long as keys.h's draw of a pianist's long note is released next.
 pa_status pa_generator_draw(pa_generator *g, const pa_sampling_options *o, uint16_t *token, pa_err *err);
 
 typedef struct {

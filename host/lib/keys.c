@@ -3,19 +3,35 @@
 
 #include <math.h>
 
+#include "host/base/philox.h"
+#include "host/lib/release.h"
+
 static const float never = -1e30f; // a logit must be finite
 
-void pa_keys_follow(int down[PA_KEYS], uint16_t token) {
-    if (pa_is_note_on(token))
-        down[pa_pitch_of(token)]++;
-    else if (pa_is_note_off(token) && down[pa_pitch_of(token)])
-        down[pa_pitch_of(token)]--;
+void pa_keys_start(pa_keys *k) {
+    *k = (pa_keys){.begun = -1};
+    for (int key = 0; key < PA_KEYS; key++) k->struck[key] = -1;
 }
 
-void pa_keys_hold(const int down[PA_KEYS], float *logits) {
+void pa_keys_follow(pa_keys *k, uint16_t token) {
+    int key = pa_pitch_of(token);
+    k->clock += pa_shift_steps(token);
+    if (pa_is_note_on(token)) {
+        k->down[key]++;
+        k->sounds[key] = true;
+        k->struck[key] = k->clock;
+        k->stroke[key] = k->tokens;
+    } else if (pa_is_note_off(token)) {
+        if (k->down[key]) k->down[key]--;
+        k->sounds[key] = false;
+    }
+    k->tokens++;
+}
+
+void pa_keys_hold(const pa_keys *k, float *logits) {
     for (int key = 0; key < PA_KEYS; key++) {
         float *on = &logits[PA_NOTE_ON + key], *off = &logits[PA_NOTE_OFF + key];
-        if (!down[key]) {
+        if (!k->down[key]) {
             *off = never;
             continue;
         }
@@ -23,4 +39,28 @@ void pa_keys_hold(const int down[PA_KEYS], float *logits) {
         *off = most + logf(expf(*on - most) + expf(*off - most));
         *on = never;
     }
+}
+
+// Whether the latest note of a key has sounded, or would if it were released now, as long as it may.
+static bool is_due(const pa_keys *k, int key, uint64_t seed, uint64_t stream) {
+    int64_t age = k->clock - k->struck[key];
+    if (k->struck[key] < 0 || age < pa_release_least(key)) return false;
+    if (age >= pa_release_most(key)) return true;
+    // The primer's player held the note until the first draw: its length is above that.
+    double held = k->begun > k->struck[key] ? (double)(k->begun - k->struck[key]) : 0;
+    double u = pa_uniform(pa_random(seed, PA_RANDOM_RELEASE, stream, k->stroke[key]));
+    return (double)age >= pa_release_length(key, held, u);
+}
+
+void pa_keys_release(const pa_keys *k, bool paired, uint64_t seed, uint64_t stream, float *logits) {
+    bool release[PA_KEYS];
+    int releases = 0;
+    for (int key = 0; key < PA_KEYS; key++) {
+        bool due = is_due(k, key, seed, stream), sounds = paired ? k->down[key] > 0 : k->sounds[key];
+        release[key] = due && sounds;
+        releases += release[key];
+        if (due && !sounds) logits[PA_NOTE_OFF + key] = never;
+    }
+    for (int t = 0; t < PA_VOCAB && releases; t++)
+        if (!pa_is_note_off(t) || !release[pa_pitch_of(t)]) logits[t] = never;
 }

@@ -1,4 +1,4 @@
-// keys.h: which keys of the piano are down in a token sequence. Knows nothing of models.
+// keys.h: which keys of the piano are down in a token sequence, and since when. Knows nothing of models.
 #ifndef PA_KEYS_H
 #define PA_KEYS_H
 
@@ -6,9 +6,23 @@
 
 enum { PA_KEYS = 128 };
 
-// down[key]: notes that sound on a key. In a primer there may be several.
-void pa_keys_follow(int down[PA_KEYS], uint16_t token);
+typedef struct {
+    int down[PA_KEYS];        // notes that sound on a key: of a primer several may
+    bool sounds[PA_KEYS];     // the key's latest token struck it
+    int64_t struck[PA_KEYS];  // time of its latest stroke, in steps of 10 ms; -1: none yet
+    uint64_t stroke[PA_KEYS]; // that stroke's token: how many came before it
+    int64_t clock;            // time of the latest token
+    int64_t begun;            // time of the first token that was drawn; -1: none yet
+    uint64_t tokens;
+} pa_keys;
+
+void pa_keys_start(pa_keys *k);
+void pa_keys_follow(pa_keys *k, uint16_t token);
 // Adds the probability of striking a key that sounds to that of releasing it, and excludes the release of a silent one.
-void pa_keys_hold(const int down[PA_KEYS], float *logits); // (PA_VOCAB)
+void pa_keys_hold(const pa_keys *k, float *logits); // (PA_VOCAB)
+// Where a note has reached its greatest length, excludes all but the release of such notes. Lengths are drawn from
+// release.h's table by (seed, stream, stroke). paired: notes end first in, first out, as in `performance`; otherwise a
+// release ends the latest stroke, as in `midi-neural`, even again: then those that would make a note too long are excluded.
+void pa_keys_release(const pa_keys *k, bool paired, uint64_t seed, uint64_t stream, float *logits);
 
 #endif

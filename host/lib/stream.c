@@ -122,7 +122,8 @@ static pa_status options_of(const patrain_sampling *p, const patrain_model *m, p
                                .refill = p->refill,
                                .seed = p->seed,
                                .stream = p->sequence,
-                               .keys = m->weights.encoding == PA_PERFORMANCE && !p->loose_keys};
+                               .keys = m->weights.encoding == PA_PERFORMANCE && !p->loose_keys,
+                               .releases = !p->long_notes};
     return pa_sampling_check(o, &m->params.model, err);
 }
 

@@ -210,6 +210,7 @@ static pa_status write_sample(pa_trainer *t, pa_err *err) {
     pa_sampling_options o = pa_sampling_default();
     o.seed = (uint64_t)t->state.step;
     o.keys = encoding == PA_PERFORMANCE;
+    o.releases = true;
     const pa_generation g = {.backend = t->run.backend,
                              .ctx = t->run.ctx,
                              .model = m,

@@ -236,7 +236,7 @@ class Generate(Program):
     def test_greedy_is_what_the_logits_say(self):
         """Cached decoding against whole forward passes, across windows."""
         piece, refill = pieces(self.tokens)[0], 30
-        made = self.generate("g.safetensors", "--greedy", "--prime-tokens", PREFIX + refill, "--refill", refill, "--length-tokens", 24)[0]
+        made = self.generate("g.safetensors", "--greedy", "--long-notes", "--prime-tokens", PREFIX + refill, "--refill", refill, "--length-tokens", 24)[0]
         self.assertEqual(piece, pieces(self.tokens)[0])
         tokens, opened = piece[:PREFIX + refill] + made, 0
         for i in range(PREFIX + refill, len(tokens)):

@@ -24,6 +24,7 @@ struct pa_context {
     int cached, prefix;
     int calls, prefills, fail_at; // loss, prefill or decode number fail_at fails
     float spoil;                  // not 0: what the logit of token 5 is from the second prefill or decode on
+    bool never_releases;          // strokes are rare too, so that few keys are struck again
     int end_after; // not 0: tokens after which END is by far the most probable once, in stream s one token later than in s - 1
 };
 
@@ -94,6 +95,10 @@ static inline void fake_answer(const pa_context *c, float *logits) {
     for (int s = 0; s < c->streams; s++) {
         fake_logits(c->window[s], c->cached, c->prefix, logits + s * PA_VOCAB);
         if (c->spoil != 0 && c->calls > 1) logits[s * PA_VOCAB + 5] = c->spoil;
+        for (int key = 0; key < 128 && c->never_releases; key++) {
+            logits[s * PA_VOCAB + PA_NOTE_ON + key] -= 4;
+            logits[s * PA_VOCAB + PA_NOTE_OFF + key] = -100;
+        }
         if (c->end_after && c->calls == c->end_after + s + 1) logits[s * PA_VOCAB + PA_END] = 100;
     }
 }

@@ -75,6 +75,7 @@ static void test_same_tokens_as_generation(void **state) {
             theirs.seed = ours.seed = 11;
             theirs.stream = ours.sequence = 3;
             theirs.keys = e == 0;
+            theirs.releases = true;
             generate(&theirs, count, expected);
             continue_primer(p.stream, &ours, count, found);
             for (int i = 0; i < LENGTH; i++)
