@@ -20,7 +20,8 @@ static pa_status read_bytes(const char *path, uint8_t **bytes, size_t *count, pa
     *bytes = NULL;
     *count = 0;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); // without O_NONBLOCK a named pipe would wait for its writer
-    if (fd < 0) return pa_error(err, PA_DATA, "cannot open: %s", strerror(errno));
+    bool ours = errno == EMFILE || errno == ENFILE || errno == ENOMEM;
+    if (fd < 0) return pa_error(err, ours ? PA_FAIL : PA_DATA, "cannot open: %s", strerror(errno));
     if (fstat(fd, &st) || !S_ISREG(st.st_mode))
         s = pa_error(err, PA_DATA, "expected a regular file");
     else if (st.st_size > PA_LONGEST_FILE)

@@ -1,5 +1,7 @@
 // workers.c: files are read in forked processes that hand tokens back through a socket. libsmf aborts on what it did not expect; a worker
-// that dies, or that needs too much time or memory, is replaced, and its file refused. Knows nothing of MIDI or of either encoding.
+// that dies, or that needs too much time or memory, is replaced, and its file refused. A worker that something else may have ended, such as
+// the kernel for want of memory, says nothing of its file: that is read again, by one worker alone, and if it comes to nothing there, all
+// ends with an error. Knows nothing of MIDI or of either encoding.
 #include "tokenizer/workers.h"
 
 #include <errno.h>
@@ -14,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_WORKERS = 256, CPU_SECONDS = 60, MEMORY_GIB = 4, KEPT_BYTES = 16 << 20 };
+enum { MOST_WORKERS = 256, CPU_SECONDS = 60, MEMORY_GIB = 4, KEPT_BYTES = 16 << 20, LOOK_MS = 2000 };
 
 // What comes back for a file, followed by its tokens.
 typedef struct {
@@ -31,7 +33,11 @@ typedef struct {
 
 typedef struct {
     const char *const *path;
-    size_t count, next; // files; the next to be handed out
+    size_t count, next;  // files; the next to be handed out
+    const size_t *order; // of the files, where not all are read; NULL: they are
+    size_t *again;       // files to be read again
+    size_t agains;
+    bool alone; // they are
     const pa_encode_options *options;
     pa_encoded *done;
     void *user;
@@ -124,12 +130,30 @@ static void stop_worker(worker *w, int *status) {
     while (waitpid(w->process, status, 0) < 0 && errno == EINTR) {}
 }
 
+// Whether this process was given less than a worker may use.
+static bool has_little(void) {
+    struct rlimit memory, data, time;
+    const rlim_t most = (rlim_t)(MEMORY_GIB + 1) << 30;
+    return !getrlimit(RLIMIT_AS, &memory) && !getrlimit(RLIMIT_DATA, &data) && !getrlimit(RLIMIT_CPU, &time) &&
+           (memory.rlim_max < most || data.rlim_max < most || time.rlim_max < 10 * CPU_SECONDS);
+}
+
+// A file whose reader failed for a reason that may not be the file's. The second time it ends the work.
+static pa_status try_again(pool *p, size_t file, const char *reason, pa_err *err) {
+    if (p->alone) return pa_error(err, PA_FAIL, "%s, twice: is memory or time short?", reason);
+    p->again[p->agains++] = file;
+    return PA_OK;
+}
+
 // The worker died over its file: says why.
-static void bury_worker(pool *p, worker *w) {
+static pa_status bury_worker(pool *p, worker *w, pa_err *err) {
     int status = 0;
     char reason[sizeof(pa_err)];
     const char *path = p->path[w->file];
     stop_worker(w, &status);
+    int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    bool own = !signal || signal == SIGXCPU || signal == SIGABRT || signal == SIGSEGV || signal == SIGBUS || signal == SIGFPE ||
+               signal == SIGILL || signal == SIGTRAP || signal == SIGSYS;
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU)
         snprintf(reason, sizeof reason, "%s: the MIDI reader took more than %d s of processor time", path, CPU_SECONDS);
     else if (WIFSIGNALED(status))
@@ -137,7 +161,9 @@ static void bury_worker(pool *p, worker *w) {
                  strsignal(WTERMSIG(status)));
     else
         snprintf(reason, sizeof reason, "%s: the MIDI reader stopped with exit status %d", path, WEXITSTATUS(status));
+    if (!own || has_little()) return try_again(p, w->file, reason, err);
     p->done(p->user, w->file, PA_DATA, (pa_piece){0}, reason);
+    return PA_OK;
 }
 
 // Hands the worker the next file; without one, it is stopped.
@@ -151,7 +177,8 @@ static pa_status give_work(pool *p, worker *w, pa_err *err) {
         pa_status s = start_worker(p, w, err);
         if (s) return s;
     }
-    w->file = p->next++;
+    w->file = p->order ? p->order[p->next] : p->next;
+    p->next++;
     send_all(w->socket, &w->file, sizeof w->file); // a worker that is gone is found when its answer is read
     return PA_OK;
 }
@@ -167,11 +194,44 @@ static pa_status take_answer(pool *p, worker *w, pa_err *err) {
     } else if (ok) {
         a.piece.token = NULL;
     }
-    if (ok)
-        p->done(p->user, w->file, a.status, a.piece, a.reason);
+    pa_status s = PA_OK;
+    if (!ok)
+        s = bury_worker(p, w, err);
+    else if (a.status == PA_FAIL && (!p->alone || has_little()))
+        s = try_again(p, w->file, a.reason, err);
     else
-        bury_worker(p, w);
-    return give_work(p, w, err);
+        p->done(p->user, w->file, a.status, a.piece, a.reason);
+    return s ? s : give_work(p, w, err);
+}
+
+// A worker that somebody stopped would keep the others waiting.
+static void end_stopped(const pool *p) {
+    for (int i = 0; i < p->jobs; i++) {
+        siginfo_t info = {0};
+        const worker *w = &p->worker[i];
+        if (w->socket >= 0 && !waitid(P_PID, (id_t)w->process, &info, WSTOPPED | WNOHANG) && info.si_pid) kill(w->process, SIGKILL);
+    }
+}
+
+// Hands out all files and takes what comes back.
+static pa_status run_pool(pool *p, pa_err *err) {
+    pa_status s = PA_OK;
+    int busy = p->jobs;
+    for (int i = 0; i < p->jobs; i++) p->worker[i].socket = -1;
+    for (int i = 0; i < p->jobs && !s; i++) s = give_work(p, &p->worker[i], err);
+    while (!s && busy) {
+        struct pollfd ready[MOST_WORKERS];
+        for (int i = 0; i < p->jobs; i++) ready[i] = (struct pollfd){p->worker[i].socket, POLLIN, 0}; // poll skips sockets below 0
+        int found = poll(ready, (nfds_t)p->jobs, LOOK_MS);
+        if (found < 0 && errno != EINTR) s = pa_error(err, PA_FAIL, "waiting for workers: %s", strerror(errno));
+        if (found <= 0) end_stopped(p);
+        for (int i = 0; i < p->jobs && !s && found > 0; i++)
+            if (ready[i].fd >= 0 && ready[i].revents) s = take_answer(p, &p->worker[i], err);
+        busy = 0;
+        for (int i = 0; i < p->jobs; i++) busy += p->worker[i].socket >= 0;
+    }
+    for (int i = 0, status; i < p->jobs; i++) stop_worker(&p->worker[i], &status);
+    return s;
 }
 
 pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode_options *o, int jobs, pa_encoded *done, void *user,
@@ -179,22 +239,17 @@ pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode
     jobs = jobs < 1 ? 1 : jobs > MOST_WORKERS ? MOST_WORKERS : jobs;
     if ((size_t)jobs > count) jobs = (int)count;
     pool *p = malloc(sizeof *p);
-    if (!p) return pa_error(err, PA_FAIL, "no memory for workers");
-    *p = (pool){.path = path, .count = count, .options = o, .done = done, .user = user, .jobs = jobs};
-    pa_status s = PA_OK;
-    int busy = jobs;
-    for (int i = 0; i < jobs; i++) p->worker[i].socket = -1;
-    for (int i = 0; i < jobs && !s; i++) s = give_work(p, &p->worker[i], err);
-    while (!s && busy) {
-        struct pollfd ready[MOST_WORKERS];
-        for (int i = 0; i < jobs; i++) ready[i] = (struct pollfd){p->worker[i].socket, POLLIN, 0}; // poll skips sockets below 0
-        if (poll(ready, (nfds_t)jobs, -1) < 0 && errno != EINTR) s = pa_error(err, PA_FAIL, "waiting for workers: %s", strerror(errno));
-        for (int i = 0; i < jobs && !s; i++)
-            if (ready[i].fd >= 0 && ready[i].revents) s = take_answer(p, &p->worker[i], err);
-        busy = 0;
-        for (int i = 0; i < jobs; i++) busy += p->worker[i].socket >= 0;
+    size_t *again = malloc((count + 1) * sizeof *again);
+    pa_status s = p && again ? PA_OK : pa_error(err, PA_FAIL, "no memory for workers");
+    if (!s) {
+        *p = (pool){.path = path, .count = count, .again = again, .options = o, .done = done, .user = user, .jobs = jobs};
+        s = run_pool(p, err);
     }
-    for (int i = 0, status; i < jobs; i++) stop_worker(&p->worker[i], &status);
+    if (!s && p->agains) {
+        *p = (pool){.path = path, .count = p->agains, .order = again, .alone = true, .options = o, .done = done, .user = user, .jobs = 1};
+        s = run_pool(p, err);
+    }
+    free(again);
     free(p);
     return s;
 }

@@ -2,6 +2,7 @@
 """What paprep takes from a folder: files, links, lists in CSV and JSON; what it skips and refuses."""
 
 import os
+import resource
 import shutil
 import subprocess
 import unittest
@@ -87,6 +88,21 @@ class Folders(Paprep):
         self.assertEqual((done.returncode, self.names()["train"]), (1, ["good.mid"]))
         self.assertIn(f"midi: cannot read 2 of its files and folders; {self.out}/rejected.tsv names them\n", done.stderr)
         self.assertEqual(self.rejected(), {"closed": "Permission denied", "secret.mid": "cannot open: Permission denied"})
+
+    def test_little_memory(self):
+        """A reader that gets none says nothing of its file."""
+        for i in range(4):
+            self.put(f"{i}.mid", tune(i, 20000))
+
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (150 << 20, 150 << 20))
+
+        done = subprocess.run([PAPREP, self.midi, self.out, "--jobs", "2"], capture_output=True, text=True, timeout=120, preexec_fn=limit)
+        if done.returncode == 0:  # it was enough
+            self.assertEqual(self.rejected(), {})
+        else:
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertFalse((self.out / "rejected.tsv").exists())
 
     def test_strict(self):
         self.put("good.mid")
