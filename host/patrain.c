@@ -1,6 +1,7 @@
 // patrain.c: the trainer's command line.
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "host/base/cli.h"
@@ -47,19 +48,25 @@ static void init_name(const char *path, char *out, size_t size) {
     if (ending && !ending[12]) *ending = 0;
 }
 
-// configs/v4.ini -> runs/v4; without a configuration, --init runs/v1 -> runs/v1-tuned.
-static void default_run_dir(const arguments *a, char *out, size_t size) {
+// configs/v4.ini -> runs/v4; without a configuration, --init runs/v1 -> runs/v1-tuned. A pipe's name, /dev/fd/63, is another run's next
+// time.
+static pa_status default_run_dir(const arguments *a, char *out, size_t size, pa_err *err) {
     char name[256];
+    struct stat info;
     if (!a->config_path) {
         init_name(a->init, name, sizeof name);
         snprintf(out, size, "runs/%s-tuned", name);
-        return;
+        return PA_OK;
     }
     const char *slash = strrchr(a->config_path, '/');
     snprintf(name, sizeof name, "%s", slash ? slash + 1 : a->config_path);
     size_t length = strlen(name);
-    if (length > 4 && !strcmp(name + length - 4, ".ini")) name[length - 4] = 0;
+    if (length >= 4 && !strcmp(name + length - 4, ".ini")) name[length - 4] = 0;
+    bool is_file = !stat(a->config_path, &info) && S_ISREG(info.st_mode) && strncmp(a->config_path, "/dev/", 5);
+    if (!is_file || !*name || !strcmp(name, ".") || !strcmp(name, ".."))
+        return pa_error(err, PA_USAGE, "--run-dir: expected one, since %s does not name a run", a->config_path);
     snprintf(out, size, "runs/%s", name);
+    return PA_OK;
 }
 
 // The [model] of --init replaces the defaults, so that only settings that are given can contradict it.
@@ -150,10 +157,11 @@ static pa_status train(const arguments *a, const pa_config *c, const char *comma
     char run_dir[4096];
     pa_train_options o = {
         .run_dir = a->run_dir, .init = a->init, .command = command, .fresh = a->fresh, .dry_run = a->dry_run, .comm = comm};
-    default_run_dir(a, run_dir, sizeof run_dir);
+    pa_status s = a->run_dir ? PA_OK : default_run_dir(a, run_dir, sizeof run_dir, err);
+    if (s) return s;
     if (!a->run_dir) o.run_dir = run_dir;
     if (!a->run_dir && !a->config_path && !comm->rank) fprintf(stderr, "run directory: %s\n", run_dir);
-    pa_status s = start_ranks(a, c, comm, err);
+    s = start_ranks(a, c, comm, err);
     if (!s) s = pa_backend_choose(a->device, &o.backend, err);
     return s ? s : pa_train(c, &o, err);
 }

@@ -7,8 +7,8 @@
 // Called for each file, in the order in which they are done. piece is the callee's to keep; without tokens unless status is PA_OK.
 typedef void pa_encoded(void *user, size_t index, pa_status status, pa_piece piece, const char *reason);
 
-// Encodes path[0 .. count) in `jobs` processes. A refused file is done() with PA_DATA. PA_FAIL where there can be no processes, or where one
-// that has a file for itself is killed from outside or gets no memory: that says nothing of the file.
+// Encodes path[0 .. count) in `jobs` processes. A refused file is done() with PA_DATA. PA_FAIL where there can be no processes, or where
+// one that has a file for itself is killed from outside or gets no memory: that says nothing of the file.
 pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode_options *o, int jobs, pa_encoded *done, void *user,
                           pa_err *err);
 

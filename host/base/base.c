@@ -13,7 +13,7 @@ pa_status pa_error(pa_err *err, pa_status status, const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    memcpy(err->text, text, strlen(text) + 1);
+    pa_escape(text, strlen(text), false, err->text, sizeof err->text);
     return status;
 }
 
@@ -48,6 +48,34 @@ bool pa_is_utf8(const char *text, size_t length) {
         p += 1 + more;
     }
     return true;
+}
+
+// Bytes of the character at `at`; 0 for one that is no text.
+static size_t character(const char *at, size_t left, bool lines) {
+    unsigned char first = (unsigned char)*at;
+    if (first < 0x80) return (first >= 32 && first < 127) || (lines && (first == '\n' || first == '\t'));
+    for (size_t n = 2; n <= 4 && n <= left; n++)
+        if (pa_is_utf8(at, n)) return first == 0xc2 && (unsigned char)at[1] < 0xa0 ? 0 : n;
+    return 0;
+}
+
+size_t pa_escape(const char *text, size_t length, bool lines, char *out, size_t size) {
+    static const char digits[] = "0123456789abcdef";
+    size_t used = 0;
+    for (size_t i = 0; i < length && size;) {
+        size_t n = character(text + i, length - i, lines);
+        if (used + (n ? n : 4) >= size) break;
+        if (n) {
+            memcpy(out + used, text + i, n);
+        } else {
+            unsigned char byte = (unsigned char)text[i];
+            memcpy(out + used, (char[]){'\\', 'x', digits[byte >> 4], digits[byte & 15]}, 4);
+        }
+        used += n ? n : 4;
+        i += n ? n : 1;
+    }
+    if (size) out[used] = 0;
+    return used;
 }
 
 size_t pa_edit_distance(const char *a, const char *b) {

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,13 +99,47 @@ static void hold_standard_streams(void) {
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
 }
 
+// Whatever a message quotes, nothing in it moves a cursor or sets a title. Progress bars write to the descriptor.
+static ssize_t write_escaped(void *descriptor, const char *text, size_t length) {
+    char part[4096];
+    for (size_t done = 0; done < length;) {
+        size_t n = length - done < sizeof part / 4 - 1 ? length - done : sizeof part / 4 - 1;
+        while (n < length - done && n && ((unsigned char)text[done + n] & 0xc0) == 0x80) n--; // no character is cut
+        if (!n) n = length - done < 4 ? length - done : 4;
+        size_t out = pa_escape(text + done, n, true, part, sizeof part);
+        for (size_t put = 0; put < out;) {
+            ssize_t written = write(*(const int *)descriptor, part + put, out - put);
+            if (written < 0 && errno != EINTR) return done ? (ssize_t)done : -1;
+            if (written > 0) put += (size_t)written;
+        }
+        done += n;
+    }
+    return (ssize_t)length;
+}
+
+// stderr always; stdout where it is a terminal: files and programs get what there is.
+static void escape_streams(void) {
+    static int descriptor[] = {STDOUT_FILENO, STDERR_FILENO};
+    FILE *out = isatty(STDOUT_FILENO) ? fopencookie(&descriptor[0], "w", (cookie_io_functions_t){.write = write_escaped}) : NULL;
+    FILE *errors = fopencookie(&descriptor[1], "w", (cookie_io_functions_t){.write = write_escaped});
+    if (out) {
+        setvbuf(out, NULL, _IOLBF, BUFSIZ);
+        stdout = out;
+    }
+    if (!errors) return;
+    setvbuf(errors, NULL, _IOLBF, BUFSIZ);
+    stderr = errors;
+}
+
 pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *positionals, bool *done, pa_err *err) {
     int kept = 0;
     bool options = true;
     *done = false;
     *positionals = 0;
     hold_standard_streams();
+    escape_streams();
     signal(SIGXFSZ, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN); // what is left to do is done, whoever has stopped reading
     // --help prints the defaults, so it comes before any option is set.
     for (int i = 1; i < argc && strcmp(argv[i], "--") && !*done; i++) {
         pa_status s = PA_OK;
@@ -138,9 +173,12 @@ pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *position
 
 int pa_cli_end(const pa_program *p, pa_status status, const pa_err *err) {
     if (status != PA_OK && status != PA_STOPPED) fprintf(stderr, "%s: %s\n", p->name, err->text);
-    if (fflush(stdout) || ferror(stdout)) {
+    struct pollfd out = {STDOUT_FILENO, POLLOUT, 0};
+    bool unread = poll(&out, 1, 0) > 0 && out.revents & POLLERR; // a pipe whose reader has ended
+    if ((fflush(stdout) || ferror(stdout)) && !unread) {
         fprintf(stderr, "%s: cannot write to standard output: %s\n", p->name, strerror(errno));
         if (status == PA_OK) status = PA_FAIL;
     }
+    fflush(stderr);
     return status;
 }

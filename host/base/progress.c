@@ -54,8 +54,8 @@ void pa_progress_update(pa_progress *p, double done) {
         struct winsize w;
         int columns = !ioctl(STDERR_FILENO, TIOCGWINSZ, &w) && w.ws_col > 1 ? w.ws_col - 1 : 79;
         format_progress(p, done, elapsed, columns >= 90, line, sizeof line);
-        fprintf(stderr, "\r\033[K%.*s", columns, line);
         fflush(stderr);
+        dprintf(STDERR_FILENO, "\r\033[K%.*s", columns, line);
     } else {
         if (since < PLAIN_S) return;
         format_progress(p, done, elapsed, false, line, sizeof line);
@@ -66,8 +66,8 @@ void pa_progress_update(pa_progress *p, double done) {
 
 void pa_progress_end(pa_progress *p) {
     if (p->terminal && p->shown > 0) {
-        fputs("\r\033[K", stderr);
         fflush(stderr);
+        dprintf(STDERR_FILENO, "\r\033[K");
     }
     p->shown = 0;
 }

@@ -12,19 +12,24 @@
 
 // ---- one value
 
-static pa_status refuse(const char *where, const pa_key *k, const char *value, pa_err *err) {
-    char range[PA_KEY_TEXT_ROOM];
-    pa_key_range(k, range, sizeof range);
-    return pa_error(err, PA_USAGE, "%s%s.%s: expected %s, found \"%.80s\"%s", where, k->section, k->key, range, value,
-                    strlen(value) > 80 ? "..." : "");
-}
-
 // Accepts only a finite decimal number.
 static bool parse_real(const char *value, double *x) {
     char *end;
     if (!*value || strspn(value, "0123456789+-.eE") != strlen(value)) return false;
     *x = strtod(value, &end);
     return !*end && isfinite(*x);
+}
+
+static pa_status refuse(const char *where, const pa_key *k, const char *value, pa_err *err) {
+    char range[PA_KEY_TEXT_ROOM];
+    double x;
+    pa_key_range(k, range, sizeof range);
+    if (!strstr(range, " to ") && !strstr(range, " most ") && parse_real(value, &x) && x > k->high) { // so large that others needn't know
+        size_t n = strlen(range);
+        snprintf(range + n, sizeof range - n, " and at most %.16g", k->high);
+    }
+    return pa_error(err, PA_USAGE, "%s%s.%s: expected %s, found \"%.80s\"%s", where, k->section, k->key, range, value,
+                    strlen(value) > 80 ? "..." : "");
 }
 
 static bool parse_number(const pa_key *k, const char *value, double *x) {

@@ -56,9 +56,10 @@ static uint64_t hash_notes(const uint16_t *token, size_t count) {
 static void take_piece(void *user, size_t index, pa_status status, pa_piece got, const char *reason) {
     reader *r = user;
     pa_pieces *p = r->pieces;
-    size_t file = r->file[index], length = strlen(r->path[index]);
+    char path[sizeof(pa_err)];
+    size_t file = r->file[index], length = pa_escape(r->path[index], strlen(r->path[index]), false, path, sizeof path); // as in reasons
     pa_row *row = &p->row[file];
-    if (status && !strncmp(reason, r->path[index], length) && !strncmp(reason + length, ": ", 2))
+    if (status && !strncmp(reason, path, length) && !strncmp(reason + length, ": ", 2))
         reason += length + 2; // the report has a column for the file
     pa_findings_add(&p->findings, &got.report);
     if (status) {

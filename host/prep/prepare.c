@@ -30,9 +30,14 @@ typedef struct {
 
 // ---- the reports
 
-// Tabs and line breaks have a meaning in a report, and escapes on a terminal: a name that holds them has spaces there.
+// Tabs and line breaks have a meaning in a report, and control characters on a terminal: a name that holds them has spaces there.
 static void put_cell(FILE *out, const char *text) {
-    for (; *text; text++) putc((unsigned char)*text < 32 ? ' ' : *text, out);
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text, next = (unsigned char)text[1];
+        bool is_c1 = c == 0xc2 && next >= 0x80 && next < 0xa0;
+        putc(c < 32 || c == 127 || is_c1 ? ' ' : c, out);
+        text += is_c1;
+    }
 }
 
 static pa_status create_report(const prep *p, const char *name, const char *columns, pa_file *file, pa_err *err) {

@@ -86,8 +86,12 @@ void pa_rundir_abandon(const char *run) {
 // Prints the settings that changed since the last start, if its settings can be read.
 static void print_changes(const char *path, const pa_config *c, FILE *out) {
     pa_config before = pa_config_default();
-    if (access(path, R_OK) || pa_config_read(&before, path, NULL)) return;
-    pa_config_print_changes(&before, c, out);
+    pa_err why;
+    if (access(path, F_OK)) return;
+    if (pa_config_read(&before, path, &why))
+        fprintf(out, "warning: this start's settings replace those of the last, which can't be read: %s\n", why.text);
+    else
+        pa_config_print_changes(&before, c, out);
 }
 
 pa_status pa_rundir_write_config(const char *run, const pa_config *c, FILE *changes, pa_err *err) {

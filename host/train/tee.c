@@ -18,8 +18,11 @@ struct pa_tee {
 
 static ssize_t write_both(void *cookie, const char *text, size_t length) {
     pa_tee *t = cookie;
+    char *safe = malloc(4 * length + 1); // the log may be read on a terminal, too
     fwrite(text, 1, length, stderr);
-    fwrite(text, 1, length, t->log);
+    fflush(stderr);
+    if (safe) fwrite(safe, 1, pa_escape(text, length, true, safe, 4 * length + 1), t->log);
+    free(safe);
     fflush(t->log);
     return (ssize_t)length; // a terminal that is gone or a full disk must not end the stream
 }

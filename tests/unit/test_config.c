@@ -156,7 +156,7 @@ static const struct { const char *text, *message; } bad_text[] = {
     {"[model]\nactivation = GELU", "f.ini:2: model.activation: expected gelu or sqrelu, found \"GELU\""},
     {"[train]\nprecision = fp8", "f.ini:2: train.precision: expected auto, fp32, bf16 or fp16, found \"fp8\""},
     {"[train]\nprecision = fp32|bf16", "f.ini:2: train.precision: expected auto, fp32, bf16 or fp16, found \"fp32|bf16\""},
-    {"[train]\nsteps = 9007199254740993", "f.ini:2: train.steps: expected a whole number of at least 0, found \"9007199254740993\""},
+    {"[train]\nsteps = 9007199254740993", "f.ini:2: train.steps: expected a whole number of at least 0 and at most 9007199254740991, found \"9007199254740993\""},
     {"[train]\nsteps = -1", "f.ini:2: train.steps: expected a whole number of at least 0, found \"-1\""},
     {"[train]\nepochs = nan", "f.ini:2: train.epochs: expected a number of at least 0, found \"nan\""},
     {"[train]\nepochs = inf", "f.ini:2: train.epochs: expected a number of at least 0, found \"inf\""},
@@ -183,7 +183,7 @@ static const struct { const char *assignment, *message; } bad_assignment[] = {
     {"optimzer.lr=1", "unknown section '[optimzer]' (did you mean '[optimizer]'?)"},
     {"data.train=a ;b", "data.train: expected text of at most 1023 bytes, no space at its ends and no \" ;\", found \"a ;b\""},
     {"data.train=;b", "data.train: expected text of at most 1023 bytes, no space at its ends and no \" ;\", found \";b\""},
-    {"data.train=a\nb", "data.train: expected text of at most 1023 bytes, no space at its ends and no \" ;\", found \"a\nb\""},
+    {"data.train=a\nb", "data.train: expected text of at most 1023 bytes, no space at its ends and no \" ;\", found \"a\\x0ab\""},
 };
 static const struct { const char *set[2], *message; } bad_together[] = {
     {{"model.prefix=2048"}, "model.prefix: expected 0 to 2047, found 2048"},
