@@ -149,9 +149,9 @@ static pa_status show(const session *x, pa_err *err) {
     const pa_continuation *job = x->job;
     const patrain_sampling *o = &job->sampling;
     char facts[4096 + 256];
-    snprintf(facts, sizeof facts, "%s, step %lld. Seed %llu, temperature %g, top-k %d, top-p %g, min-p %g, repetition penalty %g%s.",
+    snprintf(facts, sizeof facts, "%s, step %lld. Seed %llu, temperature %g, top-k %d, top-p %g, min-p %g, repetition penalty %g%s%s.",
              x->info->path, (long long)x->info->step, (unsigned long long)o->seed, o->temperature, o->top_k, o->top_p, o->min_p,
-             o->repetition_penalty, job->greedy ? ", greedy" : "");
+             o->repetition_penalty, job->greedy ? ", greedy" : "", o->long_notes ? ", long notes" : "");
     return pa_show_write(&job->show, &job->output, &x->primer, &x->takes, facts, err);
 }
 
