@@ -44,9 +44,14 @@ static void draw_word(void) {
     snprintf(process_word, sizeof process_word, "%016llx", (unsigned long long)word);
 }
 
+static void draw_first_word(void) {
+    draw_word();
+    pthread_atfork(NULL, NULL, draw_word); // a child is another process
+}
+
 const char *pa_process_word(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, draw_word);
+    pthread_once(&once, draw_first_word);
     return process_word;
 }
 

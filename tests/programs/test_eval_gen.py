@@ -381,7 +381,7 @@ class Generate(Program):
         done = subprocess.run(command("pagen", self.run_dir, "--output", self.out("results.mid"), "--length-tokens", 5), stdout=writer,
                               stderr=subprocess.PIPE, text=True, timeout=60)
         os.close(writer)
-        self.assertEqual((done.returncode, done.stderr), (1, "pagen: cannot write to standard output: Broken pipe\n"))
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertTrue(events(self.out("results.mid")))
 
     def test_checkpoint_by_any_of_its_names(self):
