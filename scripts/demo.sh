@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Trains a small model on this machine and lets it continue a piano piece: from a fresh Debian 12 in under ten minutes on two cores.
+# Builds the programs, lets the model of models/piano continue the opening of a Bach prelude, then trains a small model on this machine and
+# lets it continue a piece: from a fresh Debian 12 in under ten minutes on two cores. Each continuation is written as MIDI, sound, picture
+# and a web page.
 #
 #   scripts/demo.sh                    trains on Bach's chorales
 #   scripts/demo.sh --midi DIR         trains on your own folder of .mid files, subfolders included
@@ -12,7 +14,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-usage() { sed -n '2,11s/^# \{0,1\}//p' "$root/scripts/demo.sh"; }
+usage() { sed -n '2,13s/^# \{0,1\}//p' "$root/scripts/demo.sh"; }
 refuse() { usage >&2; echo "demo.sh: $*" >&2; exit 2; }
 fail() { echo "demo.sh: $*" >&2; exit 1; }
 say() { printf '\n== %s\n' "$*" >&2; }
@@ -65,7 +67,23 @@ if ! { cmake --preset cpu && cmake --build --preset cpu --target programs; } > "
   fail "the build failed; its last lines are above"
 fi
 
-# 2. Music to tokens, unless an earlier run has made them.
+# continue_piece MODEL PRIMER NAME [options]: writes $out/NAME.mid, .mp3, .png and .html.
+continue_piece() {
+  local name=$out/$3
+  trap true INT # on Ctrl-C pagen writes what it has and exits 75
+  $bin/pagen "$1" --primer "$2" --length-seconds 60 --output "$name.mid" --mp3 "$name.mp3" --piano-roll "$name.png" --html "$name.html" \
+    "${@:4}" || [[ $? -eq 75 ]]
+  trap - INT
+}
+
+# 2. Music at once, by the trained model that comes with patrain.
+say "Playing: the first bars of Bach's Prelude in C, and a minute by models/piano"
+mkdir -p "$out"
+continue_piece piano examples/prelude.mid prelude
+say "Heard and seen: $out/prelude.html (or prelude.mp3, prelude.png, prelude.mid)"
+if [[ -n ${DISPLAY:-}${WAYLAND_DISPLAY:-} ]] && command -v xdg-open > /dev/null; then xdg-open "$out/prelude.html" > /dev/null 2>&1 || true; fi
+
+# 3. Music to tokens, unless an earlier run has made them.
 source=${midi:-"Bach's chorales"}
 if [[ -f $out/data/source && $(< "$out/data/source") != "$source" ]]; then
   fail "$out holds a model of $(< "$out/data/source"), not of $source: choose another folder with --out"
@@ -92,7 +110,7 @@ if [[ $(pieces "$validation") -eq 0 ]]; then
 fi
 [[ $(pieces "$test") -gt 0 ]] || test=$validation
 
-# 3. Training. Ctrl-C reaches patrain too, which saves and exits 75; this script continues.
+# 4. Training. Ctrl-C reaches patrain too, which saves and exits 75; this script continues.
 say "Training (Ctrl-C saves and skips to the music)"
 trap true INT
 status=0
@@ -106,7 +124,7 @@ case $status in
 esac
 compgen -G "$out/checkpoints/step-*" > /dev/null || fail "training stopped before its first checkpoint, so there is no model yet; the same command starts again"
 
-# 4. How good it is.
+# 5. How good it is.
 say "Measuring"
 # Loss on the same crops of the validation pieces, before and after; then on every token of the test pieces.
 read -r before after < <(python3 -c '
@@ -116,28 +134,25 @@ with open(sys.argv[1]) as lines:
 print("%.3f" % losses[0] if 0 in losses else "unknown", "%.3f" % losses[max(losses)] if losses else "unknown")' "$out/metrics.jsonl")
 whole=$($bin/paeval "$out" "$test" --json | python3 -c 'import json, sys; print("%.3f" % json.load(sys.stdin)["loss"])')
 
-# 5. Music: the model continues the opening of a piece it has not seen.
+# 6. Music: the model continues the opening of a piece it has not seen.
 primer=$test:0
 if [[ -z $midi ]]; then
   primer=$corpus/$(awk -F, '$3 == "test" { print $5; exit }' "$corpus/chorales.csv")
 fi
-music=$out/continuation.mid
 say "Playing"
-trap true INT # on Ctrl-C pagen writes what it has and exits 75
-$bin/pagen "$out" --primer "$primer" --prime-seconds 15 --length-seconds 60 --output "$music" || [[ $? -eq 75 ]]
-trap - INT
+continue_piece "$out" "$primer" continuation --prime-seconds 15
 
 if $unseen; then which='unseen pieces'; else which='the pieces it was trained on (too few to hold any back)'; fi
 again=scripts/demo.sh
 [[ -z $midi ]] || again+=$(printf ' --midi %q' "$midi")
 [[ $out == runs/demo || $out == runs/demo-$(basename "$midi") ]] || again+=$(printf ' --out %q' "$out")
-knows=''
-[[ -n $midi ]] || knows=$'\n                             (this model knows only chorales: train on MAESTRO, or on your own music, first)'
 play="$bin/pagen $(printf '%q' "$out") --primer"
 cat << END
 
 Made in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s:
-  $music    15 s of $primer, then 60 s by the model: open it in any MIDI player
+  $out/prelude.html         40 s of Bach's Prelude in C, then 60 s by the model that comes with patrain
+  $out/continuation.html    15 s of $primer, then 60 s by the model trained now
+                             (each is a page that plays; .mid, .mp3 and .png beside it)
   $out    the model, its checkpoints and its training log
 
 How good: loss in nats per token on $which (lower is better)
@@ -148,7 +163,7 @@ How good: loss in nats per token on $which (lower is better)
 What next:
   another continuation       $play $(printf '%q' "$primer") --prime-seconds 15 --seed 2 --output second.mid
   bolder, or more careful    add --temperature 1, or --temperature 0.8
-  continue your own playing  $play YOURS.mid --output continued.mid$knows
+  continue your own playing  $bin/pagen piano --primer YOURS.mid --output continued.mid --html continued.html
   train for longer           $again --minutes 60
   train on your own music    scripts/demo.sh --midi FOLDER
   install the programs       cmake --install build/cpu --prefix ~/.local
