@@ -194,6 +194,13 @@ static void strike(void) {
     }
 }
 
+static void make_context(rank *r) {
+    getcontext(&r->context);
+    r->context.uc_stack.ss_sp = r->stack;
+    r->context.uc_stack.ss_size = STACK;
+    makecontext(&r->context, (void (*)(void))rank_main, 1, r->comm.rank);
+}
+
 static void start_ranks(void) {
     static const pa_carrier carrier = {.begin = begin, .advance = advance, .idle = idle, .end = leave, .abort = leave_at_once};
     memset(sim.wire, 0, sizeof sim.wire);
@@ -204,10 +211,7 @@ static void start_ranks(void) {
         r->slowness = draw(4) ? 1 : 20;
         memcpy(r->weight, sim.saved, sizeof r->weight);
         assert_int_equal(pa_comm_carry(&r->comm, &carrier, NULL, TIMEOUT, &r->err), PA_OK);
-        getcontext(&r->context);
-        r->context.uc_stack.ss_sp = r->stack;
-        r->context.uc_stack.ss_size = STACK;
-        makecontext(&r->context, (void (*)(void))rank_main, 1, i);
+        make_context(r);
     }
 }
 
