@@ -2,7 +2,6 @@
 // of generate.h computed anew for each token; and what each sampling option does to a distribution.
 #include "host/base/philox.h"
 #include "host/lib/generate.h"
-#include "host/lib/release.h"
 #include "tests/support/fake.h"
 
 static pa_err err;
@@ -195,150 +194,6 @@ static void keys_are_up_or_down(void **state) {
     }
     assert_true(slips[0] > 0);
     assert_int_equal(slips[1], 0);
-}
-
-// ---- long notes
-
-// The table of release.c: shares of notes that sound longer than some lengths, in steps, of pitch 60.
-static const struct {
-    double share;
-    int steps;
-} beyond[] = {{0.05, 161}, {0.02, 247}, {0.01, 334}, {0.005, 451}, {0.002, 662}, {0.001, 884}, {0.0005, 1171}};
-enum { BEYOND = sizeof beyond / sizeof *beyond };
-
-static void lengths_are_the_tables(void **state) {
-    (void)state;
-    for (int i = 0; i < BEYOND; i++) {
-        assert_float_equal(pa_release_length(60, 0, 1 - beyond[i].share / 0.05), beyond[i].steps, 1e-3);
-        // Of notes that have sounded that long, the same shares.
-        for (int j = i; j < BEYOND - 1; j++)
-            assert_float_equal(pa_release_length(60, beyond[i].steps, 1 - beyond[j].share / beyond[i].share), beyond[j].steps, 1e-3);
-    }
-    // Halfway between two lengths the share is their geometric mean: one hazard from one to the other.
-    assert_float_equal(pa_release_length(60, 0, 1 - sqrt(0.02 * 0.01) / 0.05), (247 + 334) / 2.0, 1e-3);
-    for (int pitch = 0; pitch < 128; pitch++) {
-        assert_true(pa_release_least(pitch) > 100 && pa_release_most(pitch) < 2000);
-        for (int age = 0; age < 2000; age += 37) {
-            double before = 0;
-            for (int i = 0; i < 100; i++) {
-                double length = pa_release_length(pitch, age, i / 100.0);
-                assert_true(length >= before && length >= pa_release_least(pitch) && length <= pa_release_most(pitch));
-                assert_true(length >= fmin(age, pa_release_most(pitch)) - 1e-9);
-                before = length;
-            }
-        }
-    }
-}
-
-static void follow_all(pa_keys *k, const uint16_t *token, size_t count) {
-    pa_keys_start(k);
-    for (size_t i = 0; i < count; i++) pa_keys_follow(k, token[i]);
-}
-
-// Logits stay as they are while no note is long. One that is due leaves nothing else to draw, but its release.
-static void normal_notes_are_untouched(void **state) {
-    (void)state;
-    const uint16_t young[] = {60, 256 + 99, 256 + 59, 62}, old[] = {60, 64, 256 + 99, 188 + 4, 256 + 99, 62, [6 ... 30] = 256 + 99, 65};
-    float logits[PA_VOCAB], before[PA_VOCAB];
-    uint16_t token;
-    pa_keys k;
-    for (int v = 0; v < PA_VOCAB; v++) logits[v] = before[v] = (float)v / PA_VOCAB;
-    for (int paired = 0; paired < 2; paired++) {
-        follow_all(&k, young, sizeof young / sizeof *young);
-        pa_keys_release(&k, paired, 1, 0, logits);
-        assert_memory_equal(logits, before, sizeof logits);
-    }
-    follow_all(&k, old, sizeof old / sizeof *old);
-    pa_keys_release(&k, true, 1, 0, logits);
-    for (int greedy = 0; greedy < 2; greedy++)
-        for (uint64_t i = 0; i < 100; i++) {
-            pa_sampling_options o = pa_sampling_default();
-            if (greedy) o.temperature = 0;
-            o.stop_at_end = true;
-            assert_int_equal(draw_at(&o, logits, NULL, 0, 0, i, &token), PA_OK);
-            assert_true(token == PA_NOTE_OFF + 60 || token == PA_NOTE_OFF + 62);
-        }
-    // midi-neural: a release of a silent key would make another note of its latest stroke.
-    const uint16_t silent[] = {60, 256 + 9, 188, [3 ... 30] = 256 + 99};
-    follow_all(&k, silent, sizeof silent / sizeof *silent);
-    memcpy(logits, before, sizeof logits);
-    pa_keys_release(&k, false, 1, 0, logits);
-    assert_true(logits[188] < -1e20f);
-    logits[188] = before[188];
-    assert_memory_equal(logits, before, sizeof logits);
-}
-
-// What the primer's player still holds is not cut off where the continuation begins.
-static void a_primers_note_sounds_on(void **state) {
-    (void)state;
-    const uint16_t held[] = {60, [1 ... 8] = 256 + 99}; // 8 s, which few notes reach
-    int cut[2] = {0};
-    for (uint64_t seed = 0; seed < 500; seed++)
-        for (int primer = 0; primer < 2; primer++) {
-            float logits[PA_VOCAB] = {0};
-            pa_keys k;
-            follow_all(&k, held, sizeof held / sizeof *held);
-            k.begun = primer ? k.clock : 0;
-            pa_keys_release(&k, true, seed, 0, logits);
-            cut[primer] += logits[0] < 0;
-        }
-    assert_int_equal(cut[1], 0);
-    assert_true(cut[0] > 450);
-}
-
-// A model that never releases: with `releases` each note has its own length of the table, and ends with the first
-// TIME_SHIFT that reaches it; the lengths of all have the table's shares. Without, keys stick.
-static void notes_end_as_pianists_do(void **state) {
-    (void)state;
-    enum { LENGTH = 60000, LONGEST_SHIFT = 100 };
-    static const char *const name[] = {"midi-neural", "performance"};
-    static uint16_t out[LENGTH];
-    const uint16_t primer[] = {370, 256};
-    size_t made;
-    for (int e = 0; e < 2; e++)
-        for (int releases = 0; releases < 2; releases++) {
-            pa_sampling_options o = pa_sampling_default();
-            pa_context ctx = fake_context(12, 4, 0, 1);
-            int64_t clock = 0, struck[128] = {0}, longest = 0;
-            size_t stroke[128] = {0}, notes = 0, longer[BEYOND] = {0};
-            bool down[128] = {false};
-            ctx.never_releases = true;
-            o.seed = 3;
-            o.keys = e;
-            o.releases = releases;
-            assert_int_equal(generate(&ctx, &o, primer, 2, LENGTH, out, &made), PA_OK);
-            for (size_t i = 0; i < LENGTH; i++) {
-                int key = out[i] % 128;
-                clock += pa_shift_steps(out[i]);
-                if (pa_is_note_on(out[i])) {
-                    down[key] = true;
-                    struck[key] = clock;
-                    stroke[key] = i + 2;
-                } else if (pa_is_note_off(out[i]) && down[key]) {
-                    int64_t length = clock - struck[key];
-                    double least = pa_release_length(key, 0, pa_uniform(pa_random(o.seed, PA_RANDOM_RELEASE, 0, stroke[key])));
-                    if (releases && ((double)length >= least + LONGEST_SHIFT || ((double)length < least && !e)))
-                        fail_msg("%s: a note of %lld steps, expected %g", name[e], (long long)length, least);
-                    if (length > longest) longest = length;
-                    down[key] = false;
-                    if (key < 60 || key >= 72) continue; // another row of the table
-                    notes++;
-                    for (int j = 0; j < BEYOND; j++) longer[j] += least >= beyond[j].steps - 1e-6;
-                }
-            }
-            if (!releases) {
-                assert_true(e == 0 ? longest == 0 : longest > 10000);
-                continue;
-            }
-            assert_true(longest > 500 && longest < 2000);
-            assert_true(notes > 50);
-            for (int j = 0; j < BEYOND; j++) {
-                double p = beyond[j].share / 0.05, expected = p * (double)notes, sigma = sqrt(expected * (1 - p));
-                if (fabs((double)longer[j] - expected) > 4 * sigma + 1e-9)
-                    fail_msg("%s: %zu of %zu notes longer than %d steps, expected %.1f", name[e], longer[j], notes, beyond[j].steps,
-                             expected);
-            }
-        }
 }
 
 static void endings(void **state) {
@@ -547,10 +402,6 @@ int main(void) {
         cmocka_unit_test(streams_are_their_own),
         cmocka_unit_test(begins_with_a_velocity),
         cmocka_unit_test(keys_are_up_or_down),
-        cmocka_unit_test(lengths_are_the_tables),
-        cmocka_unit_test(normal_notes_are_untouched),
-        cmocka_unit_test(a_primers_note_sounds_on),
-        cmocka_unit_test(notes_end_as_pianists_do),
         cmocka_unit_test(endings),
         cmocka_unit_test(distributions),
         cmocka_unit_test(nucleus_edges),
