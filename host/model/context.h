@@ -118,7 +118,7 @@ static inline const void *pa_weight(const pa_context *c, int t, size_t offset) {
 static inline float *pa_parameter(const pa_context *c, int t) {
     return t < 0 ? NULL : c->param + c->params->row[t].offset;
 }
-// A training batch of starts of pieces: of many shapes, each of which hardly repeats.
+// A training batch of starts of pieces: of many shapes, few of which come again.
 static inline bool pa_is_rare(const pa_context *c) {
     return c->dz && c->M - c->N < c->params->model.prefix;
 }

@@ -157,6 +157,13 @@ int pa_params_find(const pa_params *p, const char *name) {
     return -1;
 }
 
+size_t pa_params_largest(const pa_params *p) {
+    size_t most = 0;
+    for (int t = 0; t < p->count; t++)
+        if (p->row[t].size > most) most = p->row[t].size;
+    return most;
+}
+
 size_t pa_params_adam(const pa_params *p, bool muon, size_t from, size_t to) {
     size_t count = to - from;
     for (int t = 0; muon && t < p->count; t++) {

@@ -86,6 +86,7 @@ typedef struct {
 pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err);
 void pa_params_clear(pa_params *p);
 int pa_params_find(const pa_params *p, const char *name); // row, or -1
+size_t pa_params_largest(const pa_params *p);             // numbers of the largest row
 // Numbers of [from, to), padding included, that Adam updates: all, or without PA_GROUP_MATRIX under Muon.
 size_t pa_params_adam(const pa_params *p, bool muon, size_t from, size_t to);
 // Element values of row t as (seed) gives them, into out[size].

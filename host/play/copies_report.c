@@ -11,6 +11,7 @@ typedef struct {
     const char *path, *corpus_path;
     pa_token_set pieces, corpus;
     pa_copy *longest[PA_COPIES]; // (pieces)
+    cJSON **names;               // (parts of the corpus) what paprep called its pieces; NULL: not known
 } found;
 
 static const char *const key[PA_COPIES] = {"tokens", "tokens_transposed", "notes", "notes_transposed"};
@@ -43,13 +44,22 @@ static pa_status median(const found *x, pa_copy_kind kind, double *middle, pa_er
     return PA_OK;
 }
 
-// The name that paprep gave a piece, from the metadata of its file; NULL: none. *names is to be deleted.
-static const char *piece_name(const pa_token_set *set, int64_t piece, cJSON **names) {
-    const pa_token_part *part = set->part;
-    while (piece >= part->piece + part->file->pieces) part++;
-    const char *text = pa_st_meta(part->file->file, "names");
-    *names = text ? cJSON_Parse(text) : NULL;
-    return cJSON_GetStringValue(cJSON_GetArrayItem(*names, (int)(piece - part->piece)));
+static pa_status read_names(found *x, pa_err *err) {
+    x->names = calloc(x->corpus.parts + 1, sizeof(cJSON *));
+    if (!x->names) return pa_error(err, PA_FAIL, "no memory for %zu lists of names", x->corpus.parts);
+    for (size_t i = 0; i < x->corpus.parts; i++) {
+        const char *text = pa_st_meta(x->corpus.part[i].file->file, "names");
+        x->names[i] = text ? cJSON_Parse(text) : NULL;
+    }
+    return PA_OK;
+}
+
+// The name that paprep gave a piece of the corpus; NULL: none.
+static const char *piece_name(const found *x, int64_t piece) {
+    const pa_token_part *part = x->corpus.part;
+    size_t i = 0;
+    while (piece >= part[i].piece + part[i].file->pieces) i++;
+    return cJSON_GetStringValue(cJSON_GetArrayItem(x->names[i], (int)(piece - part[i].piece)));
 }
 
 // ---- the table
@@ -62,11 +72,9 @@ static pa_status print_row(const found *x, pa_copy_kind kind, pa_err *err) {
     if (s) return s;
     printf("%-20s%10g%10lld", pa_copy_name(kind), middle, (long long)c->length);
     if (c->length) {
-        cJSON *names;
-        const char *name = piece_name(&x->corpus, c->piece, &names);
+        const char *name = piece_name(x, c->piece);
         printf("  piece %lld at %.1f s is piece %lld at %.1f s%s%s", (long long)piece, seconds_at(&x->pieces, piece, c->own),
                (long long)c->piece, seconds_at(&x->corpus, c->piece, c->token), name ? ", " : "", name ? name : "");
-        cJSON_Delete(names);
     }
     putchar('\n');
     return PA_OK;
@@ -88,15 +96,14 @@ static pa_status print_table(const found *x, pa_err *err) {
 
 static cJSON *copy_of(const found *x, pa_copy_kind kind, int64_t piece) {
     const pa_copy *c = &x->longest[kind][piece];
-    cJSON *o = cJSON_CreateObject(), *names;
+    cJSON *o = cJSON_CreateObject();
     cJSON_AddNumberToObject(o, "length", (double)c->length);
     if (!c->length) return o;
-    const char *name = piece_name(&x->corpus, c->piece, &names);
+    const char *name = piece_name(x, c->piece);
     cJSON_AddNumberToObject(o, "seconds", seconds_at(&x->pieces, piece, c->own));
     cJSON_AddNumberToObject(o, "corpus_piece", (double)c->piece);
     cJSON_AddNumberToObject(o, "corpus_seconds", seconds_at(&x->corpus, c->piece, c->token));
     if (name) cJSON_AddStringToObject(o, "corpus_name", name);
-    cJSON_Delete(names);
     return o;
 }
 
@@ -156,8 +163,11 @@ pa_status pa_copies_report(const char *pieces, const char *corpus, bool json, pa
         s = x.longest[kind] ? pa_copies_find(&x.pieces, &x.corpus, kind, x.longest[kind], err)
                             : pa_error(err, PA_FAIL, "no memory for %lld pieces", (long long)x.pieces.pieces);
     }
+    if (!s) s = read_names(&x, err);
     if (!s) s = json ? print_json(&x, err) : print_table(&x, err);
 done:
+    for (size_t i = 0; x.names && i < x.corpus.parts; i++) cJSON_Delete(x.names[i]);
+    free(x.names);
     for (pa_copy_kind kind = 0; kind < PA_COPIES; kind++) free(x.longest[kind]);
     pa_token_set_close(&x.corpus);
     pa_token_set_close(&x.pieces);

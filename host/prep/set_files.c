@@ -176,21 +176,21 @@ static pa_status move_file(const char *from, const char *to, const char *name, p
     return pa_error(err, PA_FAIL, "cannot rename %s to %s: %s", old, new, strerror(errno));
 }
 
-// Whether `name` of the folder `to` was moved there from `from`: `moved` are the names, NULL at their end.
-static bool is_among(char *const *moved, const char *name) {
-    while (*moved && strcmp(*moved, name)) moved++;
-    return *moved;
+// Whether `name` is among the `count` that were moved.
+static bool is_among(struct dirent **moved, int count, const char *name) {
+    while (count && strcmp(moved[count - 1]->d_name, name)) count--;
+    return count;
 }
 
 // What an older set left in `to`.
-static pa_status remove_old(const char *to, char *const *moved, pa_err *err) {
+static pa_status remove_old(const char *to, struct dirent **moved, int count, pa_err *err) {
     char path[PATH + 300];
     size_t length;
     DIR *d = opendir(to);
     if (!d) return pa_error(err, PA_FAIL, "cannot open %s: %s", to, strerror(errno));
     pa_status s = PA_OK;
     for (const struct dirent *e; !s && (e = readdir(d));) {
-        if (!pa_set_parts(e->d_name, &length) || is_among(moved, e->d_name)) continue;
+        if (!pa_set_parts(e->d_name, &length) || is_among(moved, count, e->d_name)) continue;
         snprintf(path, sizeof path, "%s/%s", to, e->d_name);
         if (unlink(path)) s = pa_error(err, PA_FAIL, "cannot remove %s: %s", path, strerror(errno));
     }
@@ -198,35 +198,19 @@ static pa_status remove_old(const char *to, char *const *moved, pa_err *err) {
     return s;
 }
 
-// The names in a folder, NULL at their end; malloc'ed, NULL with errno.
-static char **list_names(const char *folder) {
-    size_t count = 0, room = 16;
-    char **name = malloc(room * sizeof *name);
-    DIR *d = opendir(folder);
-    for (const struct dirent *e; name && d && (e = readdir(d));) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
-        if (count + 1 == room) {
-            room *= 2;
-            char **grown = realloc(name, room * sizeof *name);
-            if (!grown) break;
-            name = grown;
-        }
-        name[count++] = strdup(e->d_name);
-    }
-    if (d) closedir(d);
-    if (name) name[count] = NULL;
-    return name;
+static int is_file_name(const struct dirent *e) {
+    return strcmp(e->d_name, ".") && strcmp(e->d_name, "..");
 }
 
 // New files come before old ones go: whenever it ends, files of two runs in one folder tell that they are.
 pa_status pa_set_install(const char *from, const char *to, pa_err *err) {
-    pa_status s = PA_OK;
-    char **name = list_names(from);
-    if (!name || !*name) s = pa_error(err, PA_FAIL, "cannot open %s: %s", from, strerror(errno));
-    for (size_t i = 0; name && name[i] && !s; i++) s = move_file(from, to, name[i], err);
+    struct dirent **name;
+    int count = scandir(from, &name, is_file_name, NULL);
+    pa_status s = count > 0 ? PA_OK : pa_error(err, PA_FAIL, "cannot open %s: %s", from, strerror(errno));
+    for (int i = 0; i < count && !s; i++) s = move_file(from, to, name[i]->d_name, err);
     if (!s) s = pa_sync_dir(to, err);
-    if (!s) s = remove_old(to, name, err);
-    for (size_t i = 0; name && name[i]; i++) free(name[i]);
-    free(name);
+    if (!s) s = remove_old(to, name, count, err);
+    for (int i = 0; i < count; i++) free(name[i]);
+    if (count >= 0) free(name);
     return s ? s : pa_sync_dir(to, err);
 }

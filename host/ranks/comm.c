@@ -88,7 +88,7 @@ static pa_status post(pa_peers *l, int peer, int way, const void *data, size_t b
     pa_move *m = &q->move[q->begun++ % PA_QUEUE];
     *m = (pa_move){.at = (char *)data, .left = bytes};
     if (way == PA_SEND) l->sent.bytes += bytes;
-    return bytes ? l->carrier->begin(l, peer, way, m, err) : PA_OK;
+    return bytes && l->carrier->begin ? l->carrier->begin(l, peer, way, m, err) : PA_OK;
 }
 
 static bool through(const pa_peers *l, uint64_t exchange) {

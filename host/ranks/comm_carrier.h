@@ -15,7 +15,7 @@ typedef struct {
 } pa_move;
 
 typedef struct {
-    pa_status (*begin)(pa_peers *l, int peer, int way, pa_move *m, pa_err *err); // m->left > 0
+    pa_status (*begin)(pa_peers *l, int peer, int way, pa_move *m, pa_err *err); // m->left > 0; NULL: nothing to do
     // Moves what it can without waiting and sets *moved if it did. The message is complete when left is 0.
     pa_status (*advance)(pa_peers *l, int peer, int way, pa_move *m, bool *moved, pa_err *err);
     void (*idle)(pa_peers *l, double waited);  // pauses briefly when nothing moves

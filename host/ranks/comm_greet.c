@@ -9,7 +9,7 @@
 
 static const char magic[16] = "patrain-join-2";
 
-// What is proved: who speaks, both random numbers, and what is said.
+// What a proof covers: the speaker, both random numbers, and the greeting.
 typedef struct {
     char speaker[16];
     uint8_t connector[PA_WORD], listener[PA_WORD];

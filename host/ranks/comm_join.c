@@ -5,7 +5,6 @@
 // Two ranks prove to each other that they know the word (comm_greet.h). Whatever else connects holds up nobody: all newcomers are polled
 // at once.
 #include <arpa/inet.h>
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -344,8 +343,6 @@ static pa_status take_table(joining *j, pa_err *err) {
     j->until = pa_clock() + j->timeout + GRACE;
     if (!move_all(j, j->fd[0], &a, sizeof a, false)) return pa_rank_lost(0, "while joining", err);
     a.why[sizeof a.why - 1] = 0;
-    for (char *c = a.why; *c; c++)
-        if (iscntrl((unsigned char)*c)) *c = '?';
     if (a.status) return pa_error(err, ntohl(a.status) == PA_USAGE ? PA_USAGE : PA_FAIL, "%s", a.why);
     if (move_all(j, j->fd[0], j->table, (size_t)j->comm->size * sizeof *j->table, false)) return PA_OK;
     return pa_rank_lost(0, "while joining", err);

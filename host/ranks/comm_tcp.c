@@ -24,15 +24,6 @@ typedef struct {
     int fd[];                     // (size)
 } tcp;
 
-static pa_status tcp_begin(pa_peers *l, int peer, int way, pa_move *m, pa_err *err) {
-    (void)l;
-    (void)peer;
-    (void)way;
-    (void)m;
-    (void)err;
-    return PA_OK;
-}
-
 // Names the rank that was lost first: others may have exited because of it.
 static pa_status lost_rank(const tcp *t, int peer, const char *why, pa_err *err) {
     int lost = atomic_load(&t->lost);
@@ -133,7 +124,7 @@ static pa_status or_environment(int *given, const char *one, const char *other, 
 }
 
 static const pa_carrier sockets = {
-    .begin = tcp_begin, .advance = tcp_advance, .idle = tcp_idle, .end = tcp_end, .abort = tcp_abort, .expect_end = tcp_expect_end};
+    .advance = tcp_advance, .idle = tcp_idle, .end = tcp_end, .abort = tcp_abort, .expect_end = tcp_expect_end};
 
 pa_status pa_tcp_start(pa_comm *c, const char *rendezvous, int rank, int world, double timeout, pa_err *err) {
     pa_status s = or_environment(&rank, "RANK", "SLURM_PROCID", err);

@@ -5,15 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t largest(const pa_params *p) {
-    size_t most = 0;
-    for (int t = 0; t < p->count; t++)
-        if (p->row[t].size > most) most = p->row[t].size;
-    return most;
-}
-
 size_t pa_average_bytes(const pa_params *p) {
-    return (p->floats + largest(p)) * sizeof(float);
+    return (p->floats + pa_params_largest(p)) * sizeof(float);
 }
 
 pa_status pa_average_open(pa_run *run, pa_err *err) {

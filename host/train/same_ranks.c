@@ -130,12 +130,9 @@ done:
 
 pa_status pa_same_weights(const pa_trainer *t, pa_err *err) {
     const pa_params *p = &t->params;
-    size_t largest = 0;
     uint32_t digest = 0;
     if (t->comm->size == 1) return PA_OK;
-    for (int i = 0; i < p->count; i++)
-        if (p->row[i].size > largest) largest = p->row[i].size;
-    float *values = malloc(largest * sizeof *values);
+    float *values = malloc(pa_params_largest(p) * sizeof *values);
     pa_status s = values ? PA_OK : pa_error(err, PA_FAIL, "no memory to compare weights");
     for (int i = 0; i < p->count && !s; i++) {
         s = t->run.backend->read(t->run.ctx, PA_PARAM, i, values, err);

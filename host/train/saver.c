@@ -72,13 +72,18 @@ static float *place_of(const pa_saver *s, int kind, int t) {
     return s->copy + 2 * p->floats + average + pa_params_adam(p, s->muon, 0, offset);
 }
 
+static const struct {
+    pa_kind kind;
+    const char *name;
+} trained[] = {{PA_PARAM, "weights"}, {PA_MOMENT1, "first moments"}, {PA_MOMENT2, "second moments"}};
+enum { TRAINED = sizeof trained / sizeof *trained };
+
 static pa_status copy_all(pa_saver *s, pa_err *err) {
-    static const pa_kind kinds[] = {PA_PARAM, PA_MOMENT1, PA_MOMENT2};
     const pa_run *r = s->run;
-    for (size_t k = 0; k < 3; k++)
+    for (size_t k = 0; k < TRAINED; k++)
         for (int t = 0; t < r->params->count; t++) {
-            float *to = place_of(s, kinds[k], t);
-            pa_status status = to ? r->backend->read(r->ctx, kinds[k], t, to, err) : PA_OK;
+            float *to = place_of(s, trained[k].kind, t);
+            pa_status status = to ? r->backend->read(r->ctx, trained[k].kind, t, to, err) : PA_OK;
             if (status) return status;
         }
     if (r->average) memcpy(s->copy + 2 * r->params->floats, r->average, r->params->floats * sizeof *s->copy);
@@ -117,13 +122,12 @@ static size_t view(const pa_saver *s, int kind, const char *prefix, pa_tensor *o
 // ---- the thread
 
 static pa_status check_finite(const pa_saver *s, pa_err *err) {
-    static const char *const name[] = {[PA_PARAM] = "weights", [PA_MOMENT1] = "first moments", [PA_MOMENT2] = "second moments"};
-    for (pa_kind kind = PA_PARAM; kind <= PA_MOMENT2; kind++)
-        for (int t = 0; t < s->run->params->count && kind != PA_GRAD; t++) {
+    for (size_t k = 0; k < TRAINED; k++)
+        for (int t = 0; t < s->run->params->count; t++) {
             const pa_param *row = &s->run->params->row[t];
-            const float *x = place_of(s, kind, t);
+            const float *x = place_of(s, trained[k].kind, t);
             if (x && !pa_all_finite(x, row->size))
-                return pa_error(err, PA_FAIL, "step %lld is not saved: %s of %s are not finite", (long long)s->state.step, name[kind],
+                return pa_error(err, PA_FAIL, "step %lld is not saved: %s of %s are not finite", (long long)s->state.step, trained[k].name,
                                 row->name);
         }
     return PA_OK;

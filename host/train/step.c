@@ -54,7 +54,6 @@ static void draw_windows(pa_trainer *t, int64_t step) {
     const pa_config *c = t->run.config;
     const pa_model *m = &c->model;
     size_t length = (size_t)m->context + 1;
-    uint16_t greatest = 0;
     t->drawn = step;
     t->scored = 0;
     for (int i = 0; i < t->windows; i++) {
@@ -63,9 +62,8 @@ static void draw_windows(pa_trainer *t, int64_t step) {
         pa_sampler_window(&t->sampler, t->number[i], w);
         int prefix = pa_window_prefix(c, t->number[i]);
         for (int at = prefix + 1; at <= prefix + t->latents; at++) t->scored += w[at] != PA_PAD;
-        for (size_t at = 0; at < length; at++) greatest = w[at] > greatest ? w[at] : greatest;
     }
-    t->are_tokens = greatest < PA_VOCAB;
+    t->are_tokens = pa_greatest(t->tokens, (size_t)t->windows * length) < PA_VOCAB;
 }
 
 // Of a file that is written to, what was drawn may be anything.

@@ -59,9 +59,9 @@ static pa_status save(pa_trainer *t, bool best, pa_err *err) {
     return s ? s : write_checkpoint(t, best, err);
 }
 
-// Saves the last step unless that is done, and waits until it is on disk. alone: the other ranks take no part.
-static pa_status save_last(pa_trainer *t, bool alone, pa_err *err) {
-    pa_status s = t->saved_step == t->state.step ? PA_OK : alone ? write_checkpoint(t, false, err) : save(t, false, err);
+// Saves the last step unless that is done, and waits until it is on disk. compares: with the other ranks, which call it too.
+static pa_status save_last(pa_trainer *t, bool compares, pa_err *err) {
+    pa_status s = t->saved_step == t->state.step ? PA_OK : compares ? save(t, false, err) : write_checkpoint(t, false, err);
     return !s && t->saver ? pa_saver_wait(t->saver, err) : s;
 }
 
@@ -69,8 +69,8 @@ static pa_status save_last(pa_trainer *t, bool alone, pa_err *err) {
 static pa_status check_directory(pa_trainer *t, pa_err *err) {
     follow_directory(t);
     pa_status s = pa_lock_check(t->lock, err);
-    bool alone = !t->run.config->train.zero || t->comm->size == 1; // else saving needs all ranks
-    if (s || !*t->moved || (alone && (s = save_last(t, true, err)))) return s;
+    bool can_save = !t->run.config->train.zero || t->comm->size == 1; // else saving needs all ranks
+    if (s || !*t->moved || (can_save && (s = save_last(t, false, err)))) return s;
     return pa_error(err, PA_FAIL, "%s was moved to %s while this run had it; step %lld is saved there", t->options->run_dir, t->moved,
                     (long long)t->saved_step);
 }
@@ -99,7 +99,7 @@ static void print_finished(const pa_trainer *t, const pa_step_log *log) {
 static void drop_step(void *trainer) {
     pa_trainer *t = trainer;
     pa_err err;
-    pa_status s = save_last(t, true, &err);
+    pa_status s = save_last(t, false, &err);
     if (s)
         fprintf(t->out, "patrain: %s\n", err.text);
     else
@@ -125,9 +125,8 @@ static bool can_drop(const pa_trainer *t) {
 static pa_status predict(void *arg, const patrain_windows *w, pa_err *err) {
     const pa_trainer *t = arg;
     double sum;
-    uint16_t greatest = 0;
-    for (size_t i = 0; i < (size_t)w->batch * (size_t)w->length; i++) greatest = w->input[i] > greatest ? w->input[i] : greatest;
-    for (size_t i = 0; i < (size_t)w->batch * (size_t)w->latents; i++) greatest = w->target[i] > greatest ? w->target[i] : greatest;
+    const uint16_t input = pa_greatest(w->input, (size_t)w->batch * (size_t)w->length);
+    const uint16_t target = pa_greatest(w->target, (size_t)w->batch * (size_t)w->latents), greatest = input > target ? input : target;
     if (greatest >= PA_VOCAB)
         return pa_error(err, PA_DATA, "%s was changed while it was open: expected token ids below %d, found %d",
                         t->run.config->data.validation, PA_VOCAB, greatest);
@@ -193,7 +192,7 @@ static void sample_path(const pa_trainer *t, char *path, size_t size) {
     snprintf(path, size, "%s/samples/step-%08lld.mid", t->run.dir, (long long)t->state.step);
 }
 
-// Writes a continuation of the first validation piece's opening. The run does not depend on it.
+// The run does not depend on the file.
 static pa_status write_sample(pa_trainer *t, pa_err *err) {
     enum { LENGTH = 1024 };
     const pa_token_piece v = pa_token_set_piece(&t->validation, 0);
@@ -247,9 +246,13 @@ static bool lacks_sample(const pa_trainer *t) {
 
 // ---- the loop
 
-// Token files as they were opened; once an epoch they are read whole.
+static int64_t epoch_of(const pa_trainer *t) {
+    return t->state.step * t->run.config->train.global_batch / t->sampler.epoch_windows;
+}
+
+// Token files as they were opened, which read them whole; again once an epoch.
 static pa_status check_tokens(pa_trainer *t, pa_err *err) {
-    int64_t epoch = t->state.step * t->run.config->train.global_batch / t->sampler.epoch_windows;
+    int64_t epoch = epoch_of(t);
     bool whole = epoch != t->verified;
     t->verified = epoch;
     pa_status s = pa_token_set_check(&t->train, whole, err);
@@ -272,7 +275,7 @@ static pa_status agree(pa_trainer *t, pa_err *err) {
 static pa_status save_and_end(pa_trainer *t, pa_status s, pa_err *err) {
     pa_err why;
     if (!t->state.step) return s;
-    if (save_last(t, false, &why))
+    if (save_last(t, true, &why))
         return pa_error(err, s, "%s; step %lld could not be saved: %s", err->text, (long long)t->state.step, why.text);
     return pa_error(err, s, "%s; the run is saved at step %lld", err->text, (long long)t->state.step);
 }
@@ -314,6 +317,7 @@ static pa_status run_steps(pa_trainer *t, pa_err *err) {
     pa_status s = PA_OK;
     if (evaluates && due(t->state.step, c->log.eval_every) && t->state.evaluated != t->state.step && (s = evaluate(t, err))) return s;
     if (lacks_sample(t) && (s = sample(t, err))) return s;
+    t->verified = epoch_of(t);
     begin_bar(t);
     while (!dropped && !(s = agree(t, err)) && t->progress < 1 && !t->stopping) {
         s = pa_train_step(t, &log, err);
@@ -328,7 +332,7 @@ static pa_status run_steps(pa_trainer *t, pa_err *err) {
     if (!stopped && t->bad_loss) return give_up(t, err);
     if (!stopped && evaluates && t->state.evaluated != t->state.step && (s = evaluate(t, err)))
         return s == PA_DATA ? save_and_end(t, s, err) : s;
-    if ((s = save_last(t, false, err))) return s;
+    if ((s = save_last(t, true, err))) return s;
     if (!t->is_root) return stopped ? PA_STOPPED : PA_OK;
     if (stopped) {
         print_stopped(t, dropped);

@@ -159,3 +159,9 @@ void pa_keep_positions(uint64_t seed, uint64_t w, int prefix, int kept, int32_t 
     for (int i = 0; i < prefix && chosen < kept; i++)
         if (pa_uniform(pa_random(seed, PA_RANDOM_PREFIX, w, (uint64_t)i)) * (prefix - i) < kept - chosen) keep[chosen++] = i;
 }
+
+uint16_t pa_greatest(const uint16_t *token, size_t count) {
+    uint16_t greatest = 0;
+    for (size_t i = 0; i < count; i++) greatest = token[i] > greatest ? token[i] : greatest;
+    return greatest;
+}

@@ -26,4 +26,7 @@ int pa_window_prefix(const pa_config *c, uint64_t w);
 // The prefix positions that window w keeps, ascending: pa_kept(prefix, prefix_dropout) of them, uniform without replacement.
 void pa_keep_positions(uint64_t seed, uint64_t w, int prefix, int kept, int32_t *keep);
 
+// The largest of some token ids: what was read from a file that is written to may be anything.
+uint16_t pa_greatest(const uint16_t *token, size_t count);
+
 #endif

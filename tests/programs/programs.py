@@ -125,6 +125,22 @@ class WithCorpus(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.folder)
         make_corpus(cls.folder)
 
+    def train(self, run, *arguments, status=0):
+        """Runs to the end; what it says on stderr."""
+        done = train(self.folder, run, *arguments)
+        self.assertEqual(done.returncode, status, done.stderr)
+        return done.stderr
+
+    def train_ranks(self, ranks, run, *arguments, **more):
+        """The same with several ranks of one thread, which meet at a file. more: their environment's."""
+        line = [*command(self.folder, run, *arguments), "--rendezvous", f"{self.folder}/{run}.meet", "--world", str(ranks)]
+        started = [
+            subprocess.Popen([*line, "--rank", str(rank)], env=environment(OMP_NUM_THREADS="1", **more), stderr=subprocess.PIPE, text=True)
+            for rank in range(ranks)
+        ]
+        said = [process.communicate(timeout=120)[1] for process in started]
+        self.assertEqual([process.returncode for process in started], [0] * ranks, said)
+
 
 def command(folder, run, *arguments):
     """patrain's command line on the tiny model, on two threads of the CPU."""

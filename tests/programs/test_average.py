@@ -3,7 +3,6 @@
 
 import re
 import struct
-import subprocess
 import unittest
 
 import programs
@@ -12,20 +11,6 @@ EMA = ("train.ema=0.99", "checkpoint.keep=100", "optimizer.schedule=constant")
 
 
 class Average(programs.WithCorpus):
-    def train(self, run, *arguments, status=0):
-        done = programs.train(self.folder, run, *arguments)
-        self.assertEqual(done.returncode, status, done.stderr)
-        return done.stderr
-
-    def train_ranks(self, ranks, run, *arguments):
-        line = [*programs.command(self.folder, run, *arguments), "--rendezvous", f"{self.folder}/{run}.meet", "--world", str(ranks)]
-        environment = programs.environment(OMP_NUM_THREADS="1")
-        started = [
-            subprocess.Popen([*line, "--rank", str(rank)], env=environment, stderr=subprocess.PIPE, text=True) for rank in range(ranks)
-        ]
-        said = [process.communicate(timeout=120)[1] for process in started]
-        self.assertEqual([process.returncode for process in started], [0] * ranks, said)
-
     def tensors(self, run, step, file="model", prefix=""):
         """{name: numbers} of those that begin with prefix, without it."""
         found, _ = programs.read_safetensors(self.folder / run / f"checkpoints/step-{step:08}/{file}.safetensors")

@@ -2,30 +2,16 @@
 """patrain with optimizer.name = muon: learning, resuming, ranks, the plan of its memory."""
 
 import re
-import subprocess
 import unittest
 
 import programs
 
+BUCKET = {"PATRAIN_BUCKET": "8192"}  # buckets end inside of matrices
 MUON = ("optimizer.name=muon", "optimizer.lr=0.02")
 RESUME = "; to train its weights with another optimizer, use --init and another --run-dir"
 
 
 class Muon(programs.WithCorpus):
-    def train(self, run, *arguments, status=0):
-        done = programs.train(self.folder, run, *arguments)
-        self.assertEqual(done.returncode, status, done.stderr)
-        return done.stderr
-
-    def train_ranks(self, ranks, run, *arguments):
-        line = [*programs.command(self.folder, run, *arguments), "--rendezvous", f"{self.folder}/{run}.meet", "--world", str(ranks)]
-        environment = programs.environment(OMP_NUM_THREADS="1", PATRAIN_BUCKET="8192")  # buckets end inside of matrices
-        started = [
-            subprocess.Popen([*line, "--rank", str(rank)], env=environment, stderr=subprocess.PIPE, text=True) for rank in range(ranks)
-        ]
-        said = [process.communicate(timeout=120)[1] for process in started]
-        self.assertEqual([process.returncode for process in started], [0] * ranks, said)
-
     def losses(self, run):
         return programs.losses(self.folder / run)
 
@@ -75,11 +61,11 @@ class Muon(programs.WithCorpus):
         self.train("one", *steps)
         for ranks in (2, 3):
             for zero in (0, 1):
-                self.train_ranks(ranks, f"{ranks}-{zero}", *steps, f"train.zero={zero}")
+                self.train_ranks(ranks, f"{ranks}-{zero}", *steps, f"train.zero={zero}", **BUCKET)
             self.assert_same(f"{ranks}-0", f"{ranks}-1")
             for (step, loss, *_), (_, ours, *_) in zip(self.losses("one")[0], self.losses(f"{ranks}-0")[0]):
                 self.assertAlmostEqual(ours, loss, delta=1e-6 * loss * 2 ** (step - 1))
-        self.train_ranks(2, "2-again", *steps)
+        self.train_ranks(2, "2-again", *steps, **BUCKET)
         self.assert_same("2-0", "2-again")
 
     def test_rates_unless_set(self):

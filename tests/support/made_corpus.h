@@ -14,13 +14,12 @@
 #include <cmocka.h>
 
 #include "host/train/windows.h"
+#include "tests/support/token_memory.h"
 
 enum { CONTEXT = 16, MOST_PIECES = 8, MOST_TOKENS = 4096 };
 
 typedef struct {
-    pa_tokens file;
-    pa_token_part part;
-    pa_token_set tokens;
+    token_memory memory;
     pa_config config;
     uint16_t token[MOST_TOKENS];
     int64_t offset[MOST_PIECES + 1];
@@ -33,14 +32,12 @@ static inline void make(corpus *c, const int *length, int pieces) {
     c->config.model.prefix = 8;
     for (int p = 0; p < pieces; p++) c->offset[p + 1] = c->offset[p] + length[p];
     for (int i = 0; i < c->offset[pieces]; i++) c->token[i] = (uint16_t)(i % PA_TIME_SHIFT);
-    c->file = (pa_tokens){.tokens = c->token, .offsets = c->offset, .pieces = pieces};
-    c->part = (pa_token_part){.file = &c->file};
-    c->tokens = (pa_token_set){.part = &c->part, .parts = 1, .pieces = pieces, .tokens = c->offset[pieces]};
+    token_memory_open(&c->memory, (pa_tokens){.tokens = c->token, .offsets = c->offset, .pieces = pieces});
 }
 
 static inline void start(pa_sampler *s, const corpus *c) {
     pa_err err;
-    if (pa_sampler_init(s, &c->tokens, &c->config, &err)) fail_msg("%s", err.text);
+    if (pa_sampler_init(s, &c->memory.set, &c->config, &err)) fail_msg("%s", err.text);
 }
 
 static inline double pearson(const int *count, int boxes, double total) {

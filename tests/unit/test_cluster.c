@@ -70,15 +70,6 @@ static void yield(rank *r, double seconds) {
 
 // ---- the transport
 
-static pa_status begin(pa_peers *l, int peer, int way, pa_move *m, pa_err *err) {
-    (void)l;
-    (void)peer;
-    (void)way;
-    (void)m;
-    (void)err;
-    return PA_OK;
-}
-
 static pa_status advance(pa_peers *l, int peer, int way, pa_move *m, bool *moved, pa_err *err) {
     wire *w = way == PA_SEND ? &sim.wire[l->rank][peer] : &sim.wire[peer][l->rank];
     const size_t there = w->tail - w->head, most = way == PA_SEND ? ROOM - there : sim.now < w->open ? 0 : there;
@@ -202,7 +193,7 @@ static void make_context(rank *r) {
 }
 
 static void start_ranks(void) {
-    static const pa_carrier carrier = {.begin = begin, .advance = advance, .idle = idle, .end = leave, .abort = leave_at_once};
+    static const pa_carrier carrier = {.advance = advance, .idle = idle, .end = leave, .abort = leave_at_once};
     memset(sim.wire, 0, sizeof sim.wire);
     for (int i = 0; i < sim.world; i++) {
         rank *r = &sim.rank[i];

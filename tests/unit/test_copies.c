@@ -8,6 +8,7 @@
 
 #include "host/base/philox.h"
 #include "host/play/copies.h"
+#include "tests/support/token_memory.h"
 
 enum { PIECES = 6, LONGEST = 60 };
 
@@ -15,15 +16,12 @@ typedef struct {
     uint16_t token[PIECES * LONGEST];
     int64_t offset[PIECES + 1], notes[PIECES];
     float seconds[PIECES];
-    pa_tokens file;
-    pa_token_part part;
-    pa_token_set set;
+    token_memory memory;
 } corpus;
 
 static void close_corpus(corpus *c, int pieces) {
-    c->file = (pa_tokens){.tokens = c->token, .offsets = c->offset, .seconds = c->seconds, .notes = c->notes, .pieces = pieces};
-    c->part = (pa_token_part){.file = &c->file};
-    c->set = (pa_token_set){.part = &c->part, .parts = 1, .pieces = pieces, .tokens = c->offset[pieces]};
+    token_memory_open(&c->memory,
+                      (pa_tokens){.tokens = c->token, .offsets = c->offset, .seconds = c->seconds, .notes = c->notes, .pieces = pieces});
 }
 
 // Few different tokens, so that stretches repeat, overlap, and differ by a transposition.
@@ -81,7 +79,7 @@ static int shared(const seen *a, int i, const seen *b, int j, pa_copy_kind kind)
 static int64_t longest_by_force(const corpus *x, int piece, const corpus *c, pa_copy_kind kind) {
     seen a = see(x, piece, kind);
     int longest = 0;
-    for (int p = 0; p < c->set.pieces; p++) {
+    for (int p = 0; p < c->memory.set.pieces; p++) {
         seen b = see(c, p, kind);
         for (int i = 0; i < a.count; i++)
             for (int j = 0; j < b.count; j++) {
@@ -109,7 +107,7 @@ static void by_force(void **state) {
         for (pa_copy_kind kind = 0; kind < PA_COPIES; kind++) {
             draw(&x, 2 * seed);
             draw(&c, 2 * seed + 1);
-            if (pa_copies_find(&x.set, &c.set, kind, found, &err)) fail_msg("%s", err.text);
+            if (pa_copies_find(&x.memory.set, &c.memory.set, kind, found, &err)) fail_msg("%s", err.text);
             for (int p = 0; p < PIECES; p++) {
                 int64_t expected = longest_by_force(&x, p, &c, kind);
                 if (found[p].length != expected)
@@ -145,13 +143,13 @@ static void known(void **state) {
             c.offset[1] = x.offset[1] = 10;
             close_corpus(&c, 1);
             close_corpus(&x, 1);
-            assert_int_equal(pa_copies_find(&x.set, &c.set, kind, &found, &err), PA_OK);
+            assert_int_equal(pa_copies_find(&x.memory.set, &c.memory.set, kind, &found, &err), PA_OK);
             if (found.length != row[r].length[kind])
                 fail_msg("row %zu, %s: expected %lld, found %lld", r, pa_copy_name(kind), (long long)row[r].length[kind],
                          (long long)found.length);
         }
-    x.set.encoding = PA_MIDI_NEURAL;
-    assert_int_equal(pa_copies_find(&x.set, &c.set, PA_COPY_NOTES, &found, &err), PA_DATA);
+    x.memory.set.encoding = PA_MIDI_NEURAL;
+    assert_int_equal(pa_copies_find(&x.memory.set, &c.memory.set, PA_COPY_NOTES, &found, &err), PA_DATA);
     assert_string_equal(err.text, "encoding: expected performance, that of the corpus, found midi-neural");
 }
 

@@ -4,6 +4,7 @@
 #include "host/lib/pieces.h"
 #include "host/play/measure.h"
 #include "tests/support/fake.h"
+#include "tests/support/token_memory.h"
 
 enum { PIECES = 34, TOKENS = PIECES * PIECES };
 
@@ -11,9 +12,7 @@ typedef struct {
     uint16_t token[TOKENS];
     int64_t offset[PIECES + 1], notes[PIECES];
     float seconds[PIECES];
-    pa_tokens file;
-    pa_token_part part;
-    pa_token_set set;
+    token_memory memory;
 } corpus;
 
 // Piece p has p tokens: every length from 0 on.
@@ -25,9 +24,8 @@ static void make(corpus *c) {
         c->seconds[p] = (float)p / 2;
     }
     for (int64_t i = 0; i < c->offset[PIECES]; i++) c->token[i] = (uint16_t)(fake_mix((uint64_t)i + 99) % (i % 5 ? PA_END : 3));
-    c->file = (pa_tokens){.tokens = c->token, .offsets = c->offset, .seconds = c->seconds, .notes = c->notes, .pieces = PIECES};
-    c->part = (pa_token_part){.file = &c->file};
-    c->set = (pa_token_set){.part = &c->part, .parts = 1, .pieces = PIECES, .tokens = c->offset[PIECES]};
+    token_memory_open(&c->memory,
+                      (pa_tokens){.tokens = c->token, .offsets = c->offset, .seconds = c->seconds, .notes = c->notes, .pieces = PIECES});
 }
 
 static pa_err err;
@@ -72,8 +70,13 @@ static pa_status score_pieces(pa_context *ctx, const corpus *c, int64_t pieces, 
 
 static pa_status score_crops(pa_context *ctx, const corpus *c, int batch, const pa_crops *crops, pa_score *score) {
     const pa_model *m = &ctx->model;
-    const pa_scoring x = {
-        .predict = predict, .arg = ctx, .context = m->context, .prefix = m->prefix, .vocab = m->vocab, .tokens = &c->set, .batch = batch};
+    const pa_scoring x = {.predict = predict,
+                          .arg = ctx,
+                          .context = m->context,
+                          .prefix = m->prefix,
+                          .vocab = m->vocab,
+                          .tokens = &c->memory.set,
+                          .batch = batch};
     return pa_score_crops(&x, crops, score, &err);
 }
 

@@ -4,7 +4,7 @@
 #include "tests/support/rows.h"
 
 static int piece_of(const corpus *c, uint16_t first) {
-    for (int p = 0; p < c->tokens.pieces; p++)
+    for (int p = 0; p < c->memory.set.pieces; p++)
         if (first < c->offset[p + 1]) return p;
     fail_msg("token %d is of no piece", first);
     return -1;
@@ -47,8 +47,8 @@ static void weights_repeat_pieces(void **state) {
     make(&c, (int[]){20, 17}, 2);
     make(&other, (int[]){30, 9, 41}, 3);
     for (int i = 0; i < 80; i++) other.token[i] = (uint16_t)(100 + i);
-    pa_token_part part[] = {{&c.file, 0, 0}, {&c.file, 2, 37}, {&other.file, 4, 74}};
-    c.tokens = (pa_token_set){.part = part, .parts = 3, .pieces = 7, .tokens = 154};
+    pa_token_part part[] = {{&c.memory.file, 0, 0}, {&c.memory.file, 2, 37}, {&other.memory.file, 4, 74}};
+    c.memory.set = (pa_token_set){.part = part, .parts = 3, .pieces = 7, .tokens = 154};
     start(&s, &c);
     assert_int_equal(s.epoch_windows, 7);
     for (int epoch = 0; epoch < 5; epoch++) {
@@ -251,7 +251,7 @@ static void no_pieces_are_refused(void **state) {
     pa_sampler s;
     pa_err err;
     make(&c, NULL, 0);
-    assert_int_equal(pa_sampler_init(&s, &c.tokens, &c.config, &err), PA_DATA);
+    assert_int_equal(pa_sampler_init(&s, &c.memory.set, &c.config, &err), PA_DATA);
     assert_string_equal(err.text, "data/train.safetensors: expected at least one piece, found none");
 }
 
