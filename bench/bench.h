@@ -30,8 +30,9 @@ void bench_flush(void);
 
 // What this machine reaches at this hour: the best of several sizes and runs, with all threads.
 typedef struct {
-    double flops[2];   // of a matrix product, by pa_type; 0 where there is none of its own
-    double read, copy; // bytes a second; copy: of memcpy or of a change in place, counting what is read and what is written
+    double flops[2]; // of a matrix product, by pa_type; 0 where there is none of its own
+    double read,
+        copy; // bytes a second; copy: of memcpy or of a change in place, counting what is read and what is written
 } bench_roof;
 pa_status bench_roofs(const pa_ops *ops, bool bf16, bench_roof *best, pa_err *err); // raises what it finds too low
 
@@ -44,14 +45,16 @@ typedef struct {
     case_error error;
 } bench_case;
 
-// On a GPU, with cuDNN's time for attention where it has the shape (cuda.c; only where that backend is built). half: it has no bf16, and
-// what rows call so is fp16. ops draw and prepare operands on the host.
-pa_status bench_cuda(const case_row *row, const pa_ops *ops, bool half, int samples, bench_effort effort, bench_case *to, pa_err *err);
+// On a GPU, with cuDNN's time for attention where it has the shape (cuda.c; only where that backend is built). half: it
+// has no bf16, and what rows call so is fp16. ops draw and prepare operands on the host.
+pa_status bench_cuda(const case_row *row, const pa_ops *ops, bool half, int samples, bench_effort effort,
+                     bench_case *to, pa_err *err);
 pa_status bench_cuda_roofs(const pa_ops *ops, bool half, bench_roof *best, pa_err *err);
 pa_status bench_cuda_device(char *name, size_t size, bool *half, pa_err *err);
 
 // oneDNN's time for a case's work, where it has it: has is false else. note says in what the work differs.
-pa_status bench_onednn(const case_row *row, bench_effort effort, bool *has, bench_time *t, const char **note, pa_err *err);
+pa_status bench_onednn(const case_row *row, bench_effort effort, bool *has, bench_time *t, const char **note,
+                       pa_err *err);
 
 typedef enum {
     PART_LINEAR,

@@ -1,5 +1,6 @@
-// cases.h: one table of the CPU's operations at the shapes of models. What test_ops.c checks in small, pabench times in full: a row gives
-// flop, bytes, a runner over a table of operations, and the distance from float64. Knows nothing of clocks or of test frameworks.
+// cases.h: one table of the CPU's operations at the shapes of models. What test_ops.c checks in small, pabench times in
+// full: a row gives flop, bytes, a runner over a table of operations, and the distance from float64. Knows nothing of
+// clocks or of test frameworks.
 #ifndef PA_TESTS_CASES_H
 #define PA_TESTS_CASES_H
 
@@ -80,22 +81,23 @@ size_t case_work(const case_run *r);       // bytes of X_WORK that the operation
 void case_reset(case_run *r);              // operands that are changed in place as they were
 pa_status case_execute(case_run *r, pa_err *err);
 void case_close(case_run *r);
-void *case_memory(size_t bytes); // zeroed, in large pages where the system has them, as a backend's memory is; free() it
+void *
+case_memory(size_t bytes); // zeroed, in large pages where the system has them, as a backend's memory is; free() it
 
-// After one case_execute on fresh operands: the output that is furthest from float64. At most `samples` rows (or sums) of each output are
-// computed again.
+// After one case_execute on fresh operands: the output that is furthest from float64. At most `samples` rows (or sums)
+// of each output are computed again.
 typedef struct {
     const char *output; // the one with the largest share of what is allowed
     double error;       // largest |got - exact| over the largest |exact| of its output, of all outputs
-    double allowed;     // largest |got - exact| / bound, the bound that rounding implies: above 1 the operation is wrong
+    double allowed; // largest |got - exact| / bound, the bound that rounding implies: above 1 the operation is wrong
 } case_error;
 case_error case_check(const case_run *r, int samples);
 
 // Operand numbers, for case_check and for other libraries' runs.
 enum { X_WORK = CASE_OPERANDS - 1 };
-enum { X_Q, X_KV, X_O, X_LSE, X_DOUT, X_DQ, X_DKV };   // attention (X_Q: q, or qkv)
-enum { X_LENGTH = X_DOUT, X_NEW };                     // attention_decode, beside X_Q, X_KV, X_O: the last keys, then values
-enum { X_X, X_R, X_Z, X_Y, X_MEAN, X_RSTD, X_W, X_B }; // layernorm_fwd, head_norm_fwd
+enum { X_Q, X_KV, X_O, X_LSE, X_DOUT, X_DQ, X_DKV }; // attention (X_Q: q, or qkv)
+enum { X_LENGTH = X_DOUT, X_NEW }; // attention_decode, beside X_Q, X_KV, X_O: the last keys, then values
+enum { X_X, X_R, X_Z, X_Y, X_MEAN, X_RSTD, X_W, X_B };                             // layernorm_fwd, head_norm_fwd
 enum { X_DX = 0, X_COPY, X_DW, X_DB, X_DY, X_IN, X_IN_MEAN, X_IN_RSTD, X_WEIGHT }; // layernorm_bwd, head_norm_bwd
 enum { X_H = 0, X_G };                                                             // activation
 enum { X_TURNED = 0, X_AT, X_TABLE };                                              // rotary

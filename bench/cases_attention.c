@@ -45,7 +45,8 @@ static void check_query(checker *k, const attention *a, int b, size_t h, size_t 
     double off = sum_off((double)a->D) * scores + 4 * u * fabs(top) + a->exp_off; // of a weight, relative
     double lse = top + log(sum);
     output(k, "lse");
-    compare(k, f32(k->run, X_LSE, ((size_t)b * a->H + h) * a->N + n), lse, off + sum_off((double)seen) + u * (4 + fabs(lse)));
+    compare(k, f32(k->run, X_LSE, ((size_t)b * a->H + h) * a->N + n), lse,
+            off + sum_off((double)seen) + u * (4 + fabs(lse)));
     output(k, "o");
     for (size_t d = 0; p && d < a->D; d++) {
         double o = 0, most = 0;
@@ -79,10 +80,12 @@ static pair pair_of(const checker *k, const attention *a, int b, size_t h, size_
                                 lse = f32(k->run, X_LSE, ((size_t)b * a->H + h) * a->N + n);
     double dp = dot(c->type, x[X_DOUT].data, o, a->v, key, a->D, &dps),
            delta = dot(c->type, x[X_DOUT].data, o, x[X_O].data, o, a->D, &deltas);
-    double p = exp(s - lse), off = sum_off((double)a->D) * a->scale * scores + 4 * u * (fabs(s) + fabs(lse)) + a->exp_off;
+    double p = exp(s - lse),
+           off = sum_off((double)a->D) * a->scale * scores + 4 * u * (fabs(s) + fabs(lse)) + a->exp_off;
     double ds = p * (dp - delta), rounded = c->type == PA_TYPE_BF16 ? 0x1p-8 : 0;
     return (pair){p, ds, p * (off + rounded),
-                  fabs(ds) * (off + rounded + 2 * u) + p * (sum_off((double)a->D) * (dps + deltas) + u * (fabs(dp) + fabs(delta)))};
+                  fabs(ds) * (off + rounded + 2 * u) +
+                      p * (sum_off((double)a->D) * (dps + deltas) + u * (fabs(dp) + fabs(delta)))};
 }
 static void check_dq(checker *k, const attention *a, int b, size_t h, size_t n) {
     const case_row *c = k->row;
@@ -122,21 +125,25 @@ static void check_dkv(checker *k, const attention *a, int b, size_t h, size_t m)
         compare(k, get(c->type, to, at + d), dk[d], dk[2 * D + d] + off * dk[D + d] + stored(c->type) * fabs(dk[d]));
     output(k, "dv");
     for (size_t d = 0; dk && d < D; d++)
-        compare(k, get(c->type, to, at + I + d), dv[d], dv[2 * D + d] + off * dv[D + d] + stored(c->type) * fabs(dv[d]));
+        compare(k, get(c->type, to, at + I + d), dv[d],
+                dv[2 * D + d] + off * dv[D + d] + stored(c->type) * fabs(dv[d]));
     free(dk);
 }
 void case_check_attention_bwd(checker *k) {
     attention a = attention_of(k->run);
-    size_t keys = a.N + (size_t)k->row->kept, queries = (size_t)k->row->batch * a.H * a.N, all = (size_t)k->row->batch * a.H * keys;
+    size_t keys = a.N + (size_t)k->row->kept, queries = (size_t)k->row->batch * a.H * a.N,
+           all = (size_t)k->row->batch * a.H * keys;
     output(k, "dq");
-    for (size_t i = 0; i < queries; i = next(k, i, queries)) check_dq(k, &a, (int)(i / a.N / a.H), i / a.N % a.H, i % a.N);
+    for (size_t i = 0; i < queries; i = next(k, i, queries))
+        check_dq(k, &a, (int)(i / a.N / a.H), i / a.N % a.H, i % a.N);
     for (size_t i = 0; i < all; i = next(k, i, all)) check_dkv(k, &a, (int)(i / keys / a.H), i / keys % a.H, i % keys);
 }
 
 void case_check_decode(checker *k) {
     const case_row *c = k->row;
     const case_run *r = k->run;
-    size_t D = (size_t)c->dim_head, length = (size_t)c->latents, heads = (size_t)(c->batch * c->heads), half = heads * length * D;
+    size_t D = (size_t)c->dim_head, length = (size_t)c->latents, heads = (size_t)(c->batch * c->heads),
+           half = heads * length * D;
     double *p = malloc(length * sizeof *p), scale = (double)(1 / sqrtf((float)c->dim_head));
     output(k, "o");
     for (size_t h = 0; p && h < heads; h = next(k, h, heads)) {

@@ -1,5 +1,5 @@
-// cases_check.c: what the operations of the case table should have given, in float64, and how far rounding may take them from it. Plain
-// loops over the definitions of host/model/ops.h; knows nothing of how an operation is done.
+// cases_check.c: what the operations of the case table should have given, in float64, and how far rounding may take
+// them from it. Plain loops over the definitions of host/model/ops.h; knows nothing of how an operation is done.
 #include <math.h>
 
 #include "bench/cases_attention.h"
@@ -29,7 +29,8 @@ static void check_layernorm_fwd(checker *k) {
         output(k, "mean"), compare(k, f32(r, X_MEAN, row), mean, mean_off);
         output(k, "rstd"), compare(k, f32(r, X_RSTD, row), rstd, rstd_off * rstd);
         for (size_t i = 0; i < C; i++) {
-            double z = f32(r, X_X, row * C + i) + f32(r, X_R, row * C + i), w = f32(r, X_W, i), y = (z - mean) * rstd * w;
+            double z = f32(r, X_X, row * C + i) + f32(r, X_R, row * C + i), w = f32(r, X_W, i),
+                   y = (z - mean) * rstd * w;
             output(k, "z"), compare(k, f32(r, X_Z, row * C + i), z, u * fabs(z));
             output(k, "y");
             compare(k, act(r, X_Y, row * C + i), y + f32(r, X_B, i),
@@ -45,13 +46,15 @@ static void check_layernorm_bwd(checker *k) {
     for (size_t row = 0; row < rows; row = next(k, row, rows)) {
         double mean = f32(r, X_IN_MEAN, row), rstd = f32(r, X_IN_RSTD, row), a = 0, b = 0, size_a = 0, size_b = 0;
         for (size_t i = 0; i < C; i++) {
-            double g = act(r, X_DY, row * C + i) * f32(r, X_WEIGHT, i) / (double)C, hat = (f32(r, X_IN, row * C + i) - mean) * rstd;
+            double g = act(r, X_DY, row * C + i) * f32(r, X_WEIGHT, i) / (double)C,
+                   hat = (f32(r, X_IN, row * C + i) - mean) * rstd;
             a += g, b += g * hat, size_a += fabs(g), size_b += fabs(g * hat);
         }
         for (size_t i = 0; i < C; i++) {
             double g = act(r, X_DY, row * C + i) * f32(r, X_WEIGHT, i), hat = (f32(r, X_IN, row * C + i) - mean) * rstd;
             double dx = before(r, X_DX, row * C + i) + rstd * (g - a - hat * b), off = sum_off((double)C) + 4 * u;
-            double bound = rstd * (off * (size_a + fabs(hat) * size_b) + 6 * u * (fabs(g) + fabs(a) + fabs(hat * b))) + u * fabs(dx);
+            double bound = rstd * (off * (size_a + fabs(hat) * size_b) + 6 * u * (fabs(g) + fabs(a) + fabs(hat * b))) +
+                           u * fabs(dx);
             output(k, "dx"), compare(k, f32(r, X_DX, row * C + i), dx, bound);
             output(k, "copy"), compare(k, act(r, X_COPY, row * C + i), dx, bound + stored(k->row->type) * fabs(dx));
         }
@@ -59,7 +62,8 @@ static void check_layernorm_bwd(checker *k) {
     for (size_t i = 0; i < C; i = next(k, i, C)) {
         double dw = before(r, X_DW, i), db = before(r, X_DB, i), size_w = fabs(dw), size_b = fabs(db);
         for (size_t row = 0; row < rows; row++) {
-            double d = act(r, X_DY, row * C + i), hat = (f32(r, X_IN, row * C + i) - f32(r, X_IN_MEAN, row)) * f32(r, X_IN_RSTD, row);
+            double d = act(r, X_DY, row * C + i),
+                   hat = (f32(r, X_IN, row * C + i) - f32(r, X_IN_MEAN, row)) * f32(r, X_IN_RSTD, row);
             dw += d * hat, db += d, size_w += fabs(d * hat), size_b += fabs(d);
         }
         output(k, "dw"), compare(k, f32(r, X_DW, i), dw, (sum_off((double)rows) + 3 * u) * size_w);
@@ -90,11 +94,13 @@ static void check_head_norm_bwd(checker *k) {
     for (size_t row = 0; row < rows; row = next(k, row, rows)) {
         double b = 0, size = 0, rstd = f32(r, X_IN_RSTD, row);
         for (size_t i = 0; i < D; i++) {
-            double t = get(k->row->type, r->x[X_DX].initial, row * D + i) * act(r, X_IN, row * D + i) / (double)D; // (g w) (y / w)
+            double t = get(k->row->type, r->x[X_DX].initial, row * D + i) * act(r, X_IN, row * D + i) /
+                       (double)D; // (g w) (y / w)
             b += t, size += fabs(t);
         }
         for (size_t i = 0; i < D; i++) {
-            double w = f32(r, X_WEIGHT, i), g = get(k->row->type, r->x[X_DX].initial, row * D + i) * w, hat = act(r, X_IN, row * D + i) / w;
+            double w = f32(r, X_WEIGHT, i), g = get(k->row->type, r->x[X_DX].initial, row * D + i) * w,
+                   hat = act(r, X_IN, row * D + i) / w;
             double dx = rstd * (g - hat * b);
             compare(k, act(r, X_DX, row * D + i), dx,
                     rstd * ((sum_off((double)D) + 4 * u) * fabs(hat) * size + 4 * u * (fabs(g) + fabs(hat * b))) +
@@ -105,7 +111,8 @@ static void check_head_norm_bwd(checker *k) {
     for (size_t i = 0; i < D; i = next(k, i, D)) {
         double dw = before(r, X_DW, i), size = fabs(dw);
         for (size_t row = 0; row < rows; row++) {
-            double t = get(k->row->type, r->x[X_DX].initial, row * D + i) * act(r, X_IN, row * D + i) / f32(r, X_WEIGHT, i);
+            double t =
+                get(k->row->type, r->x[X_DX].initial, row * D + i) * act(r, X_IN, row * D + i) / f32(r, X_WEIGHT, i);
             dw += t, size += fabs(t);
         }
         compare(k, f32(r, X_DW, i), dw, (sum_off((double)rows) + 2 * u) * size);
@@ -125,7 +132,8 @@ static void check_activation(checker *k, bool back) {
             bool gelu = k->row->activation == PA_GELU;
             double y = gelu ? (back ? phi + x * density : x * phi) : x < 0 ? 0 : back ? 2 * x : x * x;
             double size = gelu ? (back ? phi + fabs(x * density) : fabs(x * phi)) : fabs(y);
-            compare(k, act(r, X_G, i), up * y, fabs(up) * ((gelu ? off : 2 * u) * size + stored(k->row->type) * fabs(y)));
+            compare(k, act(r, X_G, i), up * y,
+                    fabs(up) * ((gelu ? off : 2 * u) * size + stored(k->row->type) * fabs(y)));
         }
 }
 
@@ -143,8 +151,10 @@ static void check_rotary(checker *k) {
                 compare(k, act(r, X_TURNED, head + d), x, 0);
                 continue;
             }
-            double cosine = f32(r, X_TABLE, 2 * ((size_t)at[row] * half + j)), sine = f32(r, X_TABLE, 2 * ((size_t)at[row] * half + j) + 1);
-            double other = get(c->type, r->x[X_TURNED].initial, d < half ? head + d + half : head + d - half) * (d < half ? -sine : sine);
+            double cosine = f32(r, X_TABLE, 2 * ((size_t)at[row] * half + j)),
+                   sine = f32(r, X_TABLE, 2 * ((size_t)at[row] * half + j) + 1);
+            double other = get(c->type, r->x[X_TURNED].initial, d < half ? head + d + half : head + d - half) *
+                           (d < half ? -sine : sine);
             compare(k, act(r, X_TURNED, head + d), x * cosine + other,
                     2 * u * (fabs(x * cosine) + fabs(other)) + stored(c->type) * fabs(x * cosine + other));
         }
@@ -163,28 +173,34 @@ static void check_loss(checker *k) {
         }
         for (size_t i = 0; i < V; i++) sum += exp(f32(r, X_LOGITS, row * V + i) - top);
         bool scored = target < (int)V - 1;
-        double log_z = top + log(sum), off = sum_off((double)V) + 8 * u, x_t = f32(r, X_LOGITS, row * V + (size_t)target);
-        double scale = scored ? (double)case_scalars.loss_scale : 0, factor = scale * (1 + 2 * (double)case_z_loss * log_z);
+        double log_z = top + log(sum), off = sum_off((double)V) + 8 * u,
+               x_t = f32(r, X_LOGITS, row * V + (size_t)target);
+        double scale = scored ? (double)case_scalars.loss_scale : 0,
+               factor = scale * (1 + 2 * (double)case_z_loss * log_z);
         output(k, "nats");
         compare(k, f32(r, X_NATS, row), scored ? log_z - x_t : 0, off + 2 * u * (fabs(log_z) + fabs(x_t) + fabs(top)));
         output(k, "best"), compare(k, ((const uint16_t *)r->x[X_BEST].data)[row], (double)best, 0);
         output(k, "dlogits");
         for (size_t i = 0; i < V; i++) {
-            double x = f32(r, X_LOGITS, row * V + i), p = factor * exp(x - log_z), d = p - ((int)i == target ? scale : 0);
-            compare(k, act(r, X_DLOGITS, row * V + i), d, p * (2 * off + 2 * u * fabs(x - top)) + (u + stored(k->row->type)) * fabs(d));
+            double x = f32(r, X_LOGITS, row * V + i), p = factor * exp(x - log_z),
+                   d = p - ((int)i == target ? scale : 0);
+            compare(k, act(r, X_DLOGITS, row * V + i), d,
+                    p * (2 * off + 2 * u * fabs(x - top)) + (u + stored(k->row->type)) * fabs(d));
         }
     }
 }
 
 static void check_embed(checker *k, bool back) {
     const case_run *r = k->run;
-    size_t C = (size_t)k->row->in, rows = (size_t)k->row->rows, table[2] = {(size_t)k->row->vocab, (size_t)k->row->positions};
+    size_t C = (size_t)k->row->in, rows = (size_t)k->row->rows,
+           table[2] = {(size_t)k->row->vocab, (size_t)k->row->positions};
     const int32_t *index[2] = {r->x[X_TOKEN].data, r->x[X_POSITION].data};
     if (!back) {
         output(k, "x");
         for (size_t row = 0; row < rows; row = next(k, row, rows))
             for (size_t i = 0; i < C; i++) {
-                double x = f32(r, X_TOKEN_EMB, (size_t)index[0][row] * C + i) + f32(r, X_POSITION_EMB, (size_t)index[1][row] * C + i);
+                double x = f32(r, X_TOKEN_EMB, (size_t)index[0][row] * C + i) +
+                           f32(r, X_POSITION_EMB, (size_t)index[1][row] * C + i);
                 compare(k, f32(r, X_ROWS, row * C + i), x, u * fabs(x));
             }
         return;
@@ -212,12 +228,13 @@ static void check_adam(checker *k) {
                    m = before(r, X_M, i) * s->beta1;
             double v = before(r, X_V, i) * s->beta2 + (1 - s->beta2) * g * g, m_off = 3 * u * (fabs(a) + fabs(m)),
                    root = sqrt(v / s->c2) + s->eps;
-            double update = s->lr[PA_GROUP_MATRIX] / s->c1 * (m + a) / root, kept = p * (1 - s->lr[PA_GROUP_MATRIX] * s->decay);
+            double update = s->lr[PA_GROUP_MATRIX] / s->c1 * (m + a) / root,
+                   kept = p * (1 - s->lr[PA_GROUP_MATRIX] * s->decay);
             output(k, "m"), compare(k, f32(r, X_M, i), m + a, m_off);
             output(k, "v"), compare(k, f32(r, X_V, i), v, 5 * u * v);
             output(k, "p");
-            double bound =
-                s->lr[PA_GROUP_MATRIX] / s->c1 * m_off / root + 10 * u * fabs(update) + 2 * u * fabs(kept) + u * fabs(kept - update);
+            double bound = s->lr[PA_GROUP_MATRIX] / s->c1 * m_off / root + 10 * u * fabs(update) + 2 * u * fabs(kept) +
+                           u * fabs(kept - update);
             compare(k, f32(r, X_P, i), kept - update, bound);
             output(k, "g"), compare(k, f32(r, X_GRAD, i), 0, 0);
             if (k->row->type != PA_TYPE_BF16) continue;
@@ -231,7 +248,8 @@ static void check_column_sum(checker *k) {
     output(k, "sum");
     for (size_t i = 0; i < C; i = next(k, i, C)) {
         double sum = before(r, X_TO, i), size = fabs(sum);
-        for (size_t row = 0; row < rows; row++) sum += f32(r, X_FROM, row * C + i), size += fabs(f32(r, X_FROM, row * C + i));
+        for (size_t row = 0; row < rows; row++)
+            sum += f32(r, X_FROM, row * C + i), size += fabs(f32(r, X_FROM, row * C + i));
         compare(k, f32(r, X_TO, i), sum, sum_off((double)rows) * size);
     }
 }
@@ -286,7 +304,8 @@ static void check_sum_squares(checker *k) {
         double t = pow(f32(k->run, X_FROM, i), 2) - lost, s = sum + t;
         lost = (s - sum) - t, sum = s;
     }
-    // Each of n additions rounds by half a unit at most. Squares of 24-bit numbers don't round up and down alike: no random walk.
+    // Each of n additions rounds by half a unit at most. Squares of 24-bit numbers don't round up and down alike: no
+    // random walk.
     output(k, "sum"), compare(k, *(const double *)k->run->x[X_TO].data, sum, n * 0x1p-53 * sum);
 }
 

@@ -1,7 +1,9 @@
-// cases_checker.h: what the checks against float64 share: numbers of operands, and a result that is compared with what rounding allows.
+// cases_checker.h: what the checks against float64 share: numbers of operands, and a result that is compared with what
+// rounding allows.
 //
-// Bounds. u = 2^-24. A sum of n float32 terms, in whatever order, is off by (sqrt(n) + 4) u times the sum of their magnitudes: roundings go
-// up as often as down. Other steps add u of what they round, a number stored in bf16 2^-8 of itself.
+// Bounds. u = 2^-24. A sum of n float32 terms, in whatever order, is off by (sqrt(n) + 4) u times the sum of their
+// magnitudes: roundings go up as often as down. Other steps add u of what they round, a number stored in bf16 2^-8 of
+// itself.
 #ifndef PA_BENCH_CASES_CHECKER_H
 #define PA_BENCH_CASES_CHECKER_H
 

@@ -26,7 +26,8 @@ void *case_memory(size_t bytes) {
 pa_attn case_attention(const case_run *r) {
     const case_row *c = &r->row;
     const size_t I = (size_t)c->heads * (size_t)c->dim_head, size = pa_size(r->type);
-    const size_t ldq = c->cross ? I : 3 * I, ldkv = c->cross ? 2 * I : 3 * I, prefix = (size_t)(c->batch * c->kept) * ldkv * size;
+    const size_t ldq = c->cross ? I : 3 * I, ldkv = c->cross ? 2 * I : 3 * I,
+                 prefix = (size_t)(c->batch * c->kept) * ldkv * size;
     const char *kv = c->cross ? r->at[X_KV] : (char *)r->at[X_Q] + I * size;
     return (pa_attn){.type = r->type,
                      .batch = c->batch,
@@ -117,7 +118,8 @@ static void changes(maker *m, int i) {
 static void open_attention(maker *m) {
     case_run *r = m->run;
     const case_row *c = &r->row;
-    size_t I = (size_t)c->heads * (size_t)c->dim_head, R = (size_t)c->batch * (size_t)c->latents, Q = (size_t)c->batch * (size_t)c->kept;
+    size_t I = (size_t)c->heads * (size_t)c->dim_head, R = (size_t)c->batch * (size_t)c->latents,
+           Q = (size_t)c->batch * (size_t)c->kept;
     size_t ldq = c->cross ? I : 3 * I, ldkv = c->cross ? 2 * I : 3 * I, size = pa_size(c->type);
     numbers(m, X_Q, c->type, R * ldq, 0, 2);
     if (c->cross) numbers(m, X_KV, c->type, (Q + R) * ldkv, 0, 2);
@@ -134,7 +136,8 @@ static void open_attention(maker *m) {
 // attn_decode puts the last row of the cache there itself.
 static void open_decode(maker *m) {
     const case_row *c = &m->run->row;
-    const size_t D = (size_t)c->dim_head, heads = (size_t)c->batch * (size_t)c->heads, I = D * heads, rows = (size_t)c->latents;
+    const size_t D = (size_t)c->dim_head, heads = (size_t)c->batch * (size_t)c->heads, I = D * heads,
+                 rows = (size_t)c->latents;
     numbers(m, X_Q, PA_TYPE_F32, I, 0, 2);
     numbers(m, X_KV, c->type, 2 * I * rows, 0, 2);
     take(m, X_O, I * 4);
@@ -153,14 +156,16 @@ static void open_decode(maker *m) {
 static void open_norm(maker *m) {
     const case_row *c = &m->run->row;
     bool heads = c->kind == CASE_HEAD_NORM_FWD || c->kind == CASE_HEAD_NORM_BWD;
-    size_t rows = (size_t)c->rows * (size_t)(heads ? c->heads : 1), width = (size_t)(heads ? c->dim_head : c->in), n = rows * width;
+    size_t rows = (size_t)c->rows * (size_t)(heads ? c->heads : 1), width = (size_t)(heads ? c->dim_head : c->in),
+           n = rows * width;
     if (c->kind == CASE_LAYERNORM_FWD) {
         numbers(m, X_X, PA_TYPE_F32, n, 0.5, 1), numbers(m, X_R, PA_TYPE_F32, n, 0, 1), take(m, X_Z, n * 4),
             take(m, X_Y, n * pa_size(c->type));
         take(m, X_MEAN, rows * 4), take(m, X_RSTD, rows * 4), numbers(m, X_W, PA_TYPE_F32, width, 1, 0.5),
             numbers(m, X_B, PA_TYPE_F32, width, 0, 1);
     } else if (c->kind == CASE_HEAD_NORM_FWD) {
-        numbers(m, X_X, c->type, n, 0, 1), changes(m, X_X), take(m, X_RSTD, rows * 4), numbers(m, X_W, PA_TYPE_F32, width, 1, 0.5);
+        numbers(m, X_X, c->type, n, 0, 1), changes(m, X_X), take(m, X_RSTD, rows * 4),
+            numbers(m, X_W, PA_TYPE_F32, width, 1, 0.5);
     } else {
         numbers(m, X_DX, heads ? c->type : PA_TYPE_F32, n, 0, 1), changes(m, X_DX);
         numbers(m, X_DW, PA_TYPE_F32, width, 0, 1), changes(m, X_DW);
@@ -194,7 +199,8 @@ static void open_loss(maker *m) {
     size_t rows = (size_t)c->rows, n = rows * (size_t)c->vocab;
     numbers(m, X_LOGITS, PA_TYPE_F32, n, 1, 6);
     uint16_t *target = take(m, X_TARGET, rows * 2);
-    for (size_t i = 0; target && i < rows; i++) target[i] = (uint16_t)((draw(X_TARGET, i) + 1) / 2 * c->vocab); // some are PAD
+    for (size_t i = 0; target && i < rows; i++)
+        target[i] = (uint16_t)((draw(X_TARGET, i) + 1) / 2 * c->vocab); // some are PAD
     take(m, X_NATS, rows * 4), take(m, X_BEST, rows * 2), take(m, X_DLOGITS, n * pa_size(c->type));
     scalars(m);
 }
@@ -211,7 +217,8 @@ static void open_embed(maker *m) {
 
 static void open_adam(maker *m) {
     size_t n = m->run->row.count;
-    numbers(m, X_P, PA_TYPE_F32, n, 0, 0.1), numbers(m, X_GRAD, PA_TYPE_F32, n, 0, 0.01), numbers(m, X_M, PA_TYPE_F32, n, 0, 0.01);
+    numbers(m, X_P, PA_TYPE_F32, n, 0, 0.1), numbers(m, X_GRAD, PA_TYPE_F32, n, 0, 0.01),
+        numbers(m, X_M, PA_TYPE_F32, n, 0, 0.01);
     numbers(m, X_V, PA_TYPE_F32, n, 1.01e-4, 1e-4);
     for (int i = X_P; i <= X_V; i++) changes(m, i);
     if (m->run->row.type == PA_TYPE_BF16) take(m, X_NARROW, n * 2);
@@ -224,7 +231,8 @@ static void open_product(maker *m) {
     const case_row *c = &m->run->row;
     if (c->kind == CASE_GEMV) {
         size_t in = (size_t)c->in, out = (size_t)c->out, S = (size_t)c->rows;
-        numbers(m, X_LEFT, PA_TYPE_F32, S * in, 0, 1), numbers(m, X_RIGHT, c->type, in * out, 0, 1), take(m, X_OUT, S * out * 4);
+        numbers(m, X_LEFT, PA_TYPE_F32, S * in, 0, 1), numbers(m, X_RIGHT, c->type, in * out, 0, 1),
+            take(m, X_OUT, S * out * 4);
         numbers(m, X_BIAS, PA_TYPE_F32, out, 0, 1), take(m, X_WORK, case_work(m->run));
         return;
     }
@@ -303,7 +311,8 @@ pa_status case_open(case_run *r, const case_row *row, const pa_ops *ops, pa_err 
     }
     pa_status s = m.failed ? pa_error(err, PA_FAIL, "%s: no memory", row->name) : PA_OK;
     if (!s && row->kind == CASE_MATMUL)
-        s = cpu_matmul_create(&r->mm, ops, r->x[X_WORK].data, longest(&row->product), (size_t)row->product.k * (size_t)row->product.n, err);
+        s = cpu_matmul_create(&r->mm, ops, r->x[X_WORK].data, longest(&row->product),
+                              (size_t)row->product.k * (size_t)row->product.n, err);
     if (s) case_close(r);
     return s;
 }

@@ -10,7 +10,9 @@ static void run_attention(case_run *r) {
     const size_t I = (size_t)a.ldo * pa_size(r->type);
     char *dkv = c->cross ? r->at[X_DKV] : (char *)r->at[X_DQ] + I,
          *own = dkv + (size_t)(c->batch * c->kept) * (size_t)a.ldkv * pa_size(r->type);
-    const pa_work work = {.at = r->at[X_WORK], .bytes = r->x[X_WORK].bytes, .rare = true}; // rare: a GPU's other library is measured apart
+    const pa_work work = {.at = r->at[X_WORK],
+                          .bytes = r->x[X_WORK].bytes,
+                          .rare = true}; // rare: a GPU's other library is measured apart
     if (c->kind == CASE_ATTENTION_FWD)
         r->ops->attn_fwd(r->device, &a, r->at[X_O], r->at[X_LSE], work);
     else
@@ -84,10 +86,14 @@ static void run_head_norm(case_run *r) {
     void *const *x = r->at;
     const ptrdiff_t I = (ptrdiff_t)c->heads * c->dim_head;
     if (c->kind == CASE_HEAD_NORM_FWD)
-        r->ops->head_norm_fwd(
-            r->device,
-            &(pa_head_norm){
-                .type = r->type, .x = x[X_X], .ld = I, .rstd = x[X_RSTD], .w = x[X_W], .rows = c->rows, .H = c->heads, .D = c->dim_head});
+        r->ops->head_norm_fwd(r->device, &(pa_head_norm){.type = r->type,
+                                                         .x = x[X_X],
+                                                         .ld = I,
+                                                         .rstd = x[X_RSTD],
+                                                         .w = x[X_W],
+                                                         .rows = c->rows,
+                                                         .H = c->heads,
+                                                         .D = c->dim_head});
     else
         r->ops->head_norm_bwd(r->device, &(pa_head_norm_grads){.type = r->type,
                                                                .dy = x[X_DX],
@@ -201,8 +207,13 @@ pa_status case_execute(case_run *r, pa_err *err) {
     const case_row *c = &r->row;
     const pa_ops *ops = r->ops;
     void *const *x = r->at;
-    const pa_activate activate = {
-        .type = r->type, .kind = c->activation, .g = x[X_G], .h = x[X_H], .rows = c->rows, .F = c->in, .sequence = c->rows};
+    const pa_activate activate = {.type = r->type,
+                                  .kind = c->activation,
+                                  .g = x[X_G],
+                                  .h = x[X_H],
+                                  .rows = c->rows,
+                                  .F = c->in,
+                                  .sequence = c->rows};
     switch (c->kind) {
     case CASE_ATTENTION_FWD:
     case CASE_ATTENTION_BWD:

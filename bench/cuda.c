@@ -1,5 +1,6 @@
-// cuda.c: the case table's rows on a GPU. Operands are drawn on the host as for the CPU, copied once, and computed on where they are; an
-// event before and one behind each call give its time. Roofs: cuBLASLt's largest products, a copy, and a reduction that only reads.
+// cuda.c: the case table's rows on a GPU. Operands are drawn on the host as for the CPU, copied once, and computed on
+// where they are; an event before and one behind each call give its time. Roofs: cuBLASLt's largest products, a copy,
+// and a reduction that only reads.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,7 +70,8 @@ static unsigned narrow(const case_row *r) {
 // bf16 to fp16 and back, for GPUs that have no bf16. The case table's numbers fit.
 static void convert(uint16_t *x, size_t n, bool to_half) {
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i++) x[i] = to_half ? cuda_half_from_float(bf16_to_float(x[i])) : bf16_from_float(cuda_half_to_float(x[i]));
+    for (size_t i = 0; i < n; i++)
+        x[i] = to_half ? cuda_half_from_float(bf16_to_float(x[i])) : bf16_from_float(cuda_half_to_float(x[i]));
 }
 
 static pa_status copy(gpu *g, bool back, pa_err *err) {
@@ -118,7 +120,9 @@ static pa_status gpu_open(gpu *g, const case_row *row, const pa_ops *ops, bool h
     if (!e && row->kind == CASE_ADAM) e = cudaMalloc((void **)&g->device.decays, row->count / 16 + 16);
     if (!e && row->kind == CASE_ADAM) e = cudaMemset(g->device.decays, 1, row->count / 16);
     if ((s = cuda_check(e, "taking memory for a case", err))) return s;
-    if (row->kind == CASE_MATMUL && (s = cuda_matmul_create(&g->device.mm, g->device.stream, g->run.at[X_WORK], true, err))) return s;
+    if (row->kind == CASE_MATMUL &&
+        (s = cuda_matmul_create(&g->device.mm, g->device.stream, g->run.at[X_WORK], true, err)))
+        return s;
     return copy(g, false, err);
 }
 
@@ -139,8 +143,8 @@ static pa_status launch(gpu *g, pa_err *err) {
     return s ? s : cuda_check(cudaGetLastError(), g->run.row.name, err);
 }
 
-// Between two events. The GPU still has something to do when the first is queued, so that no launch is waited for in between: memory to
-// clear, which also empties the cache, or the same work.
+// Between two events. The GPU still has something to do when the first is queued, so that no launch is waited for in
+// between: memory to clear, which also empties the cache, or the same work.
 static pa_status timed(gpu *g, pa_status (*work)(gpu *, pa_err *), pa_err *err) {
     float ms = 0;
     pa_status s = PA_OK;
@@ -172,8 +176,9 @@ static pa_status launch_cudnn(gpu *g, pa_err *err) {
     pa_attn_grads grads = {.o = x[X_O], .lse = x[X_LSE], .dout = x[X_DOUT], .dq = x[X_DQ]};
     grads.dkp = r->cross ? x[X_DKV] : (char *)x[X_DQ] + I;
     grads.dvp = (char *)grads.dkp + I;
-    bool ok = r->kind == CASE_ATTENTION_FWD ? cuda_cudnn_fwd(g->cudnn, g->device.stream, &a, x[X_O], x[X_LSE], g->workspace)
-                                            : cuda_cudnn_bwd(g->cudnn, g->device.stream, &a, &grads, g->workspace);
+    bool ok = r->kind == CASE_ATTENTION_FWD
+                  ? cuda_cudnn_fwd(g->cudnn, g->device.stream, &a, x[X_O], x[X_LSE], g->workspace)
+                  : cuda_cudnn_bwd(g->cudnn, g->device.stream, &a, &grads, g->workspace);
     return ok ? PA_OK : pa_error(err, PA_FAIL, "%s: cuDNN failed", r->name);
 }
 static pa_status timed_cudnn(void *what, pa_err *err) {
@@ -196,7 +201,8 @@ static pa_status measure_cudnn(gpu *g, bench_effort effort, bool *has, bench_tim
 }
 #endif
 
-pa_status bench_cuda(const case_row *row, const pa_ops *ops, bool half, int samples, bench_effort effort, bench_case *to, pa_err *err) {
+pa_status bench_cuda(const case_row *row, const pa_ops *ops, bool half, int samples, bench_effort effort,
+                     bench_case *to, pa_err *err) {
     gpu g;
     pa_status s = gpu_open(&g, row, ops, half, err);
     if (!s && !(s = launch(&g, err)) && !(s = cuda_check(cudaStreamSynchronize(g.device.stream), row->name, err)) &&
@@ -212,7 +218,8 @@ pa_status bench_cuda(const case_row *row, const pa_ops *ops, bool half, int samp
 }
 
 static pa_status launch_copy(gpu *g, pa_err *err) {
-    return cuda_check(cudaMemcpyAsync(g->run.at[X_TO], g->run.at[X_FROM], g->run.x[X_TO].bytes, cudaMemcpyDeviceToDevice, g->device.stream),
+    return cuda_check(cudaMemcpyAsync(g->run.at[X_TO], g->run.at[X_FROM], g->run.x[X_TO].bytes,
+                                      cudaMemcpyDeviceToDevice, g->device.stream),
                       "copying", err);
 }
 static pa_status timed_copy(void *what, pa_err *err) {
@@ -220,11 +227,14 @@ static pa_status timed_copy(void *what, pa_err *err) {
 }
 
 // What a row reaches, in its flop or else its bytes a second.
-static pa_status rate(const case_row *row, const pa_ops *ops, bool half, bool copying, bench_effort effort, double *best, pa_err *err) {
+static pa_status rate(const case_row *row, const pa_ops *ops, bool half, bool copying, bench_effort effort,
+                      double *best, pa_err *err) {
     gpu g;
     bench_time t;
     pa_status s = gpu_open(&g, row, ops, half, err);
-    if (!s) s = bench_measure(&(bench_job){.work = copying ? timed_copy : timed_ours, .seconds = seconds, .what = &g}, effort, &t, err);
+    if (!s)
+        s = bench_measure(&(bench_job){.work = copying ? timed_copy : timed_ours, .seconds = seconds, .what = &g},
+                          effort, &t, err);
     gpu_close(&g);
     double found = s || !(t.low > 0) ? 0 : (row->kind == CASE_MATMUL ? row->flop : row->bytes) / t.low;
     if (found > *best) *best = found;
@@ -238,14 +248,25 @@ pa_status bench_cuda_roofs(const pa_ops *ops, bool half, bench_roof *best, pa_er
     enum { SIDE = 8192, WORDS = 128 << 20 };
 #endif
     const bench_effort effort = {.seconds = 0.1, .least = 5};
-    case_row read = {.name = "read", .kind = CASE_SUM_SQUARES, .count = WORDS, .bytes = 4.0 * WORDS, .dim_head = 8, .heads = 1, .batch = 1};
+    case_row read = {.name = "read",
+                     .kind = CASE_SUM_SQUARES,
+                     .count = WORDS,
+                     .bytes = 4.0 * WORDS,
+                     .dim_head = 8,
+                     .heads = 1,
+                     .batch = 1};
     case_row copying = read;
     snprintf(copying.name, sizeof copying.name, "copy"), copying.kind = CASE_CAST, copying.bytes = 8.0 * WORDS;
     pa_status s = rate(&read, ops, half, false, effort, &best->read, err);
     if (!s) s = rate(&copying, ops, half, true, effort, &best->copy, err);
     for (int type = PA_TYPE_F32; !s && type <= PA_TYPE_BF16; type++) {
         const int n = SIDE / (type == PA_TYPE_F32 ? 2 : 1);
-        case_row r = {.name = "product", .kind = CASE_MATMUL, .type = (pa_type)type, .flop = 2.0 * n * n * n, .dim_head = 8, .heads = 1};
+        case_row r = {.name = "product",
+                      .kind = CASE_MATMUL,
+                      .type = (pa_type)type,
+                      .flop = 2.0 * n * n * n,
+                      .dim_head = 8,
+                      .heads = 1};
         r.batch = 1;
         r.product = (pa_product){.m = n, .n = n, .k = n, .a = r.type, .b = r.type, .c = r.type, .b_t = true};
         s = rate(&r, ops, half, false, effort, &best->flops[type], err);

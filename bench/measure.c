@@ -133,8 +133,9 @@ pa_status bench_roofs(const pa_ops *ops, bool bf16, bench_roof *best, pa_err *er
     const size_t room_size = cpu_matmul_room(LONGEST, LONGEST * LONGEST);
     stream s = {.from = case_memory(STREAM), .to = case_memory(STREAM)};
     void *room = pa_alloc(room_size);
-    pa_status e = s.from && s.to && room ? cpu_matmul_create(&s.mm, ops, room, LONGEST, LONGEST * LONGEST, err)
-                                         : pa_error(err, PA_FAIL, "no memory for %zu MB", (2 * STREAM + room_size) >> 20);
+    pa_status e = s.from && s.to && room
+                      ? cpu_matmul_create(&s.mm, ops, room, LONGEST, LONGEST * LONGEST, err)
+                      : pa_error(err, PA_FAIL, "no memory for %zu MB", (2 * STREAM + room_size) >> 20);
     for (size_t i = 0; !e && i < STREAM / 8; i++) s.from[i] = 0x3f803f803f803f80u; // near 1, as float32 and as bf16
     if (!e) e = copy_all(&s, err);                                                 // pages that are there
     if (!e) e = best_of(read_all, &s, STREAM, &best->read, err);

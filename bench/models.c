@@ -1,5 +1,5 @@
-// models.c: a whole model's training step, prefill and decoding, timed, and on the CPU split by part: the context's table of operations is
-// replaced by one that counts the time of each call. Knows nothing of tables of results.
+// models.c: a whole model's training step, prefill and decoding, timed, and on the CPU split by part: the context's
+// table of operations is replaced by one that counts the time of each call. Knows nothing of tables of results.
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,20 +7,22 @@
 #include "bench/bench.h"
 #include "host/model/context.h"
 
-const char *const bench_part_name[PARTS] = {"linear", "attention", "activation", "norms", "loss", "optimizer", "other operations", "rest"};
+const char *const bench_part_name[PARTS] = {"linear", "attention", "activation",       "norms",
+                                            "loss",   "optimizer", "other operations", "rest"};
 
 static const pa_ops *real;
 static double spent[PARTS];
 
 // name of a table's operations with the time of each call added to its part.
-#define TIMED(part, name, parameters, ...)                                                                                                 \
-    static void timed_##name parameters {                                                                                                  \
-        double start = pa_clock();                                                                                                         \
-        real->name(__VA_ARGS__);                                                                                                           \
-        spent[part] += pa_clock() - start;                                                                                                 \
+#define TIMED(part, name, parameters, ...)                                                                             \
+    static void timed_##name parameters {                                                                              \
+        double start = pa_clock();                                                                                     \
+        real->name(__VA_ARGS__);                                                                                       \
+        spent[part] += pa_clock() - start;                                                                             \
     }
 #define TIMED_STRUCT(part, name, type) TIMED(part, name, (pa_device * d, const type *a), d, a)
-TIMED(PART_ATTENTION, attn_fwd, (pa_device * d, const pa_attn *a, void *o, float *lse, pa_work work), d, a, o, lse, work)
+TIMED(PART_ATTENTION, attn_fwd, (pa_device * d, const pa_attn *a, void *o, float *lse, pa_work work), d, a, o, lse,
+      work)
 TIMED(PART_ATTENTION, attn_bwd, (pa_device * d, const pa_attn *a, const pa_attn_grads *g, pa_work work), d, a, g, work)
 TIMED_STRUCT(PART_ATTENTION, attn_decode, pa_attn_decode)
 TIMED(PART_OTHER, embed_fwd, (pa_device * d, float *x, const pa_embed *a), d, x, a)
@@ -34,11 +36,13 @@ TIMED_STRUCT(PART_ACTIVATION, activation_fwd, pa_activate)
 TIMED_STRUCT(PART_ACTIVATION, activation_bwd, pa_activate)
 TIMED_STRUCT(PART_LOSS, cross_entropy, pa_cross_entropy)
 TIMED(PART_LOSS, sum, (pa_device * d, double *sum, double *total, const float *x, size_t n), d, sum, total, x, n)
-TIMED(PART_OPTIMIZER, sum_squares, (pa_device * d, double *sum, const float *x, size_t n, void *work), d, sum, x, n, work)
+TIMED(PART_OPTIMIZER, sum_squares, (pa_device * d, double *sum, const float *x, size_t n, void *work), d, sum, x, n,
+      work)
 TIMED_STRUCT(PART_OPTIMIZER, adam, pa_adam)
 TIMED(PART_OTHER, cast, (pa_device * d, pa_type type, void *y, const float *x, size_t n), d, type, y, x, n)
 TIMED(PART_OTHER, widen, (pa_device * d, pa_type type, float *y, const void *x, size_t n), d, type, y, x, n)
-TIMED(PART_OTHER, column_sum, (pa_device * d, float *sum, const float *x, int rows, int C, void *work), d, sum, x, rows, C, work)
+TIMED(PART_OTHER, column_sum, (pa_device * d, float *sum, const float *x, int rows, int C, void *work), d, sum, x, rows,
+      C, work)
 TIMED_STRUCT(PART_LINEAR, gemv, pa_gemv)
 static pa_status timed_product(pa_device *d, const pa_product *p, const void *a, const void *b, void *c, pa_err *err) {
     double start = pa_clock();
@@ -131,7 +135,8 @@ static pa_status start(bench *b, const pa_backend *be, const case_model *v, pa_o
         b->target[i] = token_at((size_t)i + 1);
     }
     for (int i = 0; i < K; i++) b->keep[i] = (int32_t)((int64_t)i * v->prefix / K);
-    b->batch = (pa_batch){.batch = 1, .length = M, .latents = N, .input = b->input, .target = b->target, .keep = b->keep, .kept = K};
+    b->batch = (pa_batch){
+        .batch = 1, .length = M, .latents = N, .input = b->input, .target = b->target, .keep = b->keep, .kept = K};
     o.params = &b->params;
     o.comm = &b->comm;
     if ((s = be->open(&b->c, &o, err)) || (s = fill(b, err))) return s;
@@ -169,7 +174,8 @@ static pa_status decode(void *what, pa_err *err) {
 }
 
 // Each part as its share of the time of all calls, times the median.
-static pa_status run(bench *b, pa_status (*work)(void *, pa_err *), bench_effort effort, bench_model *row, pa_err *err) {
+static pa_status run(bench *b, pa_status (*work)(void *, pa_err *), bench_effort effort, bench_model *row,
+                     pa_err *err) {
     pa_status s = work(b, err); // pages are first touched, primitives made
     if (s) return s;
     double whole = pa_clock();
@@ -190,7 +196,8 @@ static pa_status run(bench *b, pa_status (*work)(void *, pa_err *), bench_effort
 static double weight_numbers(const bench *b) { // that a token's products read
     double n = 0;
     for (int t = 0; t < b->params.count; t++)
-        if (b->params.row[t].rank == 2 && t != b->params.token_emb && t != b->params.pos_emb) n += (double)b->params.row[t].size;
+        if (b->params.row[t].rank == 2 && t != b->params.token_emb && t != b->params.pos_emb)
+            n += (double)b->params.row[t].size;
     return n;
 }
 
@@ -202,8 +209,8 @@ static void name(bench_model *row, const bench *b, const char *what) {
                                       : "fp16");
 }
 
-static pa_status bench_train(const pa_backend *be, const case_model *v, pa_precision precision, bench_effort effort, bench_model *row,
-                             const char *what, pa_err *err) {
+static pa_status bench_train(const pa_backend *be, const case_model *v, pa_precision precision, bench_effort effort,
+                             bench_model *row, const char *what, pa_err *err) {
     bench b;
     pa_status s = start(&b, be, v, (pa_open){.precision = precision, .max_batch = 1, .training = true}, err);
     if (!s) s = run(&b, train_step, effort, row, err);
@@ -217,8 +224,8 @@ static pa_status bench_train(const pa_backend *be, const case_model *v, pa_preci
     return s;
 }
 
-static pa_status bench_generate(const pa_backend *be, const case_model *v, pa_precision precision, bench_effort effort, bench_model row[2],
-                                pa_err *err) {
+static pa_status bench_generate(const pa_backend *be, const case_model *v, pa_precision precision, bench_effort effort,
+                                bench_model row[2], pa_err *err) {
     bench b;
     pa_status s = start(&b, be, v, (pa_open){.precision = precision, .streams = 1}, err);
     b.batch.length -= DECODED;
@@ -233,8 +240,10 @@ static pa_status bench_generate(const pa_backend *be, const case_model *v, pa_pr
         name(&row[0], &b, "prefill");
         name(&row[1], &b, "decode");
         // Logits and, in the last block, all that is behind queries, keys and values are one row's.
-        double spared = b.batch.latents - 1, C = m->dim, I = pa_inner(m), last = (m->depth ? 0 : m->prefix) + b.batch.latents / 2.0;
-        row[0].flop = f.linear_forward + f.attention_forward - 2 * spared * (C * (I + 2 * pa_ff(m) + m->vocab) + 2 * I * last);
+        double spared = b.batch.latents - 1, C = m->dim, I = pa_inner(m),
+               last = (m->depth ? 0 : m->prefix) + b.batch.latents / 2.0;
+        row[0].flop =
+            f.linear_forward + f.attention_forward - 2 * spared * (C * (I + 2 * pa_ff(m) + m->vocab) + 2 * I * last);
         row[0].tokens = b.batch.length;
         row[1].tokens = 1;
         row[1].read_bound = true;
@@ -253,7 +262,8 @@ pa_status bench_models(const bench_model_run *o, bench_model row[BENCH_MODELS], 
     *rows = 0;
     omp_set_num_threads(o->threads);
     if (o->train && !(s = bench_train(o->backend, o->model, o->precision, o->effort, &row[0], train, err))) *rows = 1;
-    if (!s && o->generate && !(s = bench_generate(o->backend, o->model, o->precision, o->effort, &row[*rows], err))) *rows += 2;
+    if (!s && o->generate && !(s = bench_generate(o->backend, o->model, o->precision, o->effort, &row[*rows], err)))
+        *rows += 2;
     omp_set_num_threads(all);
     return s;
 }

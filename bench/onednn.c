@@ -47,7 +47,8 @@ static dnnl_memory_t operand(peer *p, int argument) {
     }
     p->memory[p->memories++] = m;
     for (size_t i = 0; i < dnnl_memory_desc_get_size(d) / 4; i++)
-        ((uint32_t *)data)[i] = 0x3f803f80u + ((uint32_t)i * 2654435761u >> 31 << 21 | (uint32_t)i % 64); // as float32 and as bf16
+        ((uint32_t *)data)[i] =
+            0x3f803f80u + ((uint32_t)i * 2654435761u >> 31 << 21 | (uint32_t)i % 64); // as float32 and as bf16
     give(p, argument, m);
     return m;
 }
@@ -79,7 +80,8 @@ static const char *make_matmul(peer *p, const pa_product *q) {
 static const char *make_layernorm(peer *p, const case_row *r) {
     dnnl_memory_desc_t x = plain(PA_TYPE_F32, r->rows, r->in);
     dnnl_layer_normalization_desc_t d;
-    if (dnnl_layer_normalization_forward_desc_init(&d, dnnl_forward_training, &x, NULL, 1e-5f, dnnl_use_scale | dnnl_use_shift))
+    if (dnnl_layer_normalization_forward_desc_init(&d, dnnl_forward_training, &x, NULL, 1e-5f,
+                                                   dnnl_use_scale | dnnl_use_shift))
         p->failed = true;
     step(p, &d);
     operand(p, DNNL_ARG_SRC);
@@ -164,12 +166,15 @@ static pa_status execute(void *what, pa_err *err) {
     return dnnl_stream_wait(p->stream) ? pa_error(err, PA_FAIL, "oneDNN: waiting failed") : PA_OK;
 }
 
-pa_status bench_onednn(const case_row *row, bench_effort effort, bool *has, bench_time *t, const char **note, pa_err *err) {
+pa_status bench_onednn(const case_row *row, bench_effort effort, bool *has, bench_time *t, const char **note,
+                       pa_err *err) {
     peer p = {0};
     double times = 1;
     *has = false;
     *note = "";
-    if (dnnl_engine_create(&p.engine, dnnl_cpu, 0) || dnnl_stream_create(&p.stream, p.engine, dnnl_stream_default_flags)) p.failed = true;
+    if (dnnl_engine_create(&p.engine, dnnl_cpu, 0) ||
+        dnnl_stream_create(&p.stream, p.engine, dnnl_stream_default_flags))
+        p.failed = true;
     bool gelu = row->activation == PA_GELU;
     if (row->kind == CASE_MATMUL)
         *note = make_matmul(&p, &row->product);

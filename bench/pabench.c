@@ -1,5 +1,5 @@
-// pabench.c: measures every operation at the shapes of v1 to v5 and whole models, by part on the CPU, against roofs found in the same run,
-// float64, and oneDNN or cuDNN. Prints tables, and writes JSON that bench/roofline.py draws.
+// pabench.c: measures every operation at the shapes of v1 to v5 and whole models, by part on the CPU, against roofs
+// found in the same run, float64, and oneDNN or cuDNN. Prints tables, and writes JSON that bench/roofline.py draws.
 #include <cJSON.h>
 #include <math.h>
 #include <omp.h>
@@ -129,14 +129,16 @@ static double roof_seconds(const options *o, pa_type type, double flop, double b
 }
 
 static void print_cases(const options *o) {
-    printf("\n%-32s %10s %5s %9s %9s %8s %7s %6s %9s %10s\n", "operation", "ms", "+-%", "Gflop", "MB", "GF/s", "GB/s", "roof%", "error",
-           o->gpu ? "cuDNN ms" : "oneDNN ms");
+    printf("\n%-32s %10s %5s %9s %9s %8s %7s %6s %9s %10s\n", "operation", "ms", "+-%", "Gflop", "MB", "GF/s", "GB/s",
+           "roof%", "error", o->gpu ? "cuDNN ms" : "oneDNN ms");
     for (int i = 0; i < o->case_count; i++) {
         const bench_case *c = &o->cases[i];
         bool memory;
-        double t = c->time.median, roof = roof_seconds(o, c->row.type, c->row.flop, c->row.bytes, c->row.reads, &memory);
-        printf("%-32s %10.3f %5.1f %9.3f %9.2f %8.1f %7.1f %5.0f%c %9.1e", c->row.name, t * 1e3, spread(&c->time), c->row.flop / 1e9,
-               c->row.bytes / 1e6, c->row.flop / t / 1e9, c->row.bytes / t / 1e9, 100 * roof / t, memory ? 'm' : 'c', c->error.error);
+        double t = c->time.median,
+               roof = roof_seconds(o, c->row.type, c->row.flop, c->row.bytes, c->row.reads, &memory);
+        printf("%-32s %10.3f %5.1f %9.3f %9.2f %8.1f %7.1f %5.0f%c %9.1e", c->row.name, t * 1e3, spread(&c->time),
+               c->row.flop / 1e9, c->row.bytes / 1e6, c->row.flop / t / 1e9, c->row.bytes / t / 1e9, 100 * roof / t,
+               memory ? 'm' : 'c', c->error.error);
         if (c->has_peer)
             printf(" %10.3f%s%s", c->peer.median * 1e3, *c->peer_note ? "  " : "", c->peer_note);
         else
@@ -152,16 +154,18 @@ static double model_share(const options *o, const bench_model *m) {
 }
 
 static void print_models(const options *o) {
-    printf("\n%-24s %10s %5s %10s %9s %8s %7s %6s %8s   %s\n", "whole model", "ms", "+-%", "tokens/s", "Gflop", "GF/s", "GB/s", "roof%",
-           "memory", "parts, ms (share)");
+    printf("\n%-24s %10s %5s %10s %9s %8s %7s %6s %8s   %s\n", "whole model", "ms", "+-%", "tokens/s", "Gflop", "GF/s",
+           "GB/s", "roof%", "memory", "parts, ms (share)");
     for (int i = 0; i < o->model_count; i++) {
         const bench_model *m = &o->models[i];
         double t = m->time.median;
-        printf("%-24s %10.2f %5.1f %10.1f %9.2f %8.1f %7.1f %5.0f%c %5.2f GB  ", m->name, t * 1e3, spread(&m->time), m->tokens / t,
-               m->flop / 1e9, m->flop / t / 1e9, m->bytes / t / 1e9, 100 * model_share(o, m), m->read_bound ? 'm' : 'c', m->memory / 1e9);
+        printf("%-24s %10.2f %5.1f %10.1f %9.2f %8.1f %7.1f %5.0f%c %5.2f GB  ", m->name, t * 1e3, spread(&m->time),
+               m->tokens / t, m->flop / 1e9, m->flop / t / 1e9, m->bytes / t / 1e9, 100 * model_share(o, m),
+               m->read_bound ? 'm' : 'c', m->memory / 1e9);
         if (strstr(m->name, ", one core")) printf(" (roof%% of %d threads)", o->threads);
         for (int p = 0; p < PARTS; p++)
-            if (m->part[p] > 0.0005 * t) printf(" %s %.2f (%.1f%%)", bench_part_name[p], m->part[p] * 1e3, 100 * m->part[p] / t);
+            if (m->part[p] > 0.0005 * t)
+                printf(" %s %.2f (%.1f%%)", bench_part_name[p], m->part[p] * 1e3, 100 * m->part[p] / t);
         printf("\n");
     }
 }
@@ -186,7 +190,8 @@ static void json_cases(const options *o, cJSON *all) {
         cJSON_AddBoolToObject(j, "cold", c->row.cold), cJSON_AddNumberToObject(j, "error", c->error.error);
         cJSON_AddNumberToObject(j, "error_over_allowed", c->error.allowed);
         double roof = roof_seconds(o, c->row.type, c->row.flop, c->row.bytes, c->row.reads, &memory);
-        cJSON_AddNumberToObject(j, "roof_share", roof / c->time.median), cJSON_AddStringToObject(j, "roof", memory ? "memory" : "compute");
+        cJSON_AddNumberToObject(j, "roof_share", roof / c->time.median),
+            cJSON_AddStringToObject(j, "roof", memory ? "memory" : "compute");
         json_time(j, "seconds", &c->time);
         if (!c->has_peer) continue;
         json_time(j, o->gpu ? "cudnn_seconds" : "onednn_seconds", &c->peer);
@@ -201,7 +206,8 @@ static void json_models(const options *o, cJSON *all) {
         cJSON_AddItemToArray(all, j);
         cJSON_AddStringToObject(j, "name", m->name);
         json_time(j, "seconds", &m->time);
-        cJSON_AddNumberToObject(j, "tokens_per_s", m->tokens / m->time.median), cJSON_AddNumberToObject(j, "flop", m->flop);
+        cJSON_AddNumberToObject(j, "tokens_per_s", m->tokens / m->time.median),
+            cJSON_AddNumberToObject(j, "flop", m->flop);
         cJSON_AddNumberToObject(j, "bytes", m->bytes), cJSON_AddNumberToObject(j, "memory", m->memory);
         cJSON_AddNumberToObject(j, "roof_share", model_share(o, m)),
             cJSON_AddStringToObject(j, "roof", m->read_bound ? "memory" : "compute");
@@ -261,9 +267,11 @@ static pa_status bench_all(options *o, pa_err *err) {
     o->threads = omp_get_max_threads();
     pa_status s = choose(o, err);
     pa_file f;
-    if (!s && o->json && !(s = pa_file_create(&f, o->json, err))) pa_file_abandon(&f); // that it can be written is known before
+    if (!s && o->json && !(s = pa_file_create(&f, o->json, err)))
+        pa_file_abandon(&f); // that it can be written is known before
     if (s) return s;
-    o->effort = o->quick ? (bench_effort){.seconds = 0.1, .least = 3} : (bench_effort){.seconds = o->gpu ? 0.05 : 0.5, .least = 7};
+    o->effort = o->quick ? (bench_effort){.seconds = 0.1, .least = 3}
+                         : (bench_effort){.seconds = o->gpu ? 0.05 : 0.5, .least = 7};
     if (!(o->cases = calloc(MOST_CASES, sizeof *o->cases))) return pa_error(err, PA_FAIL, "no memory");
     if ((s = roofs(o, err)) || (s = measure_cases(o, models, err))) return s;
     measure_models(o, models);
@@ -271,10 +279,11 @@ static pa_status bench_all(options *o, pa_err *err) {
     if (!o->case_count && !o->model_count)
         return pa_error(err, PA_USAGE, "--filter: nothing is called like \"%s\"", o->filter ? o->filter : "");
     if ((s = roofs(o, err))) return s;
-    printf("%s, %s, %d threads. Roofs, the best found before and after: matrix product fp32 %.1f GF/s", o->be->name, o->where, o->threads,
-           o->roof.flops[PA_TYPE_F32] / 1e9);
+    printf("%s, %s, %d threads. Roofs, the best found before and after: matrix product fp32 %.1f GF/s", o->be->name,
+           o->where, o->threads, o->roof.flops[PA_TYPE_F32] / 1e9);
     if (o->bf16) printf(", %s %.1f GF/s", o->half ? "fp16" : "bf16", o->roof.flops[PA_TYPE_BF16] / 1e9);
-    printf("; read %.1f GB/s, copy %.1f GB/s.\nroof%%: c of the matrix product's rate, m of the memory's, whichever allows less;"
+    printf("; read %.1f GB/s, copy %.1f GB/s.\nroof%%: c of the matrix product's rate, m of the memory's, whichever "
+           "allows less;"
            " above 100m the work was in cache.\n",
            o->roof.read / 1e9, o->roof.copy / 1e9);
     if (o->case_count) print_cases(o);
@@ -294,10 +303,12 @@ int main(int argc, char **argv) {
          "auto: both, bf16 where the processor has it; a GPU without it takes fp16 instead", NULL},
         {"filter", PA_OPT_STRING, &o.filter, "REGEX", "rows to measure, by name, such as \"v1 (train|matmul)\"", NULL},
         {"quick", PA_OPT_FLAG, &o.quick, NULL, "only v1, with few repetitions", NULL},
-        {"json", PA_OPT_STRING, &o.json, "OUT", "output file for all results, as bench/roofline.py reads them", "Output"},
+        {"json", PA_OPT_STRING, &o.json, "OUT", "output file for all results, as bench/roofline.py reads them",
+         "Output"},
     };
     const pa_program program = {.name = "pabench",
-                                .summary = "Measures the operations and whole models, against roofs measured in the same run.",
+                                .summary =
+                                    "Measures the operations and whole models, against roofs measured in the same run.",
                                 .usage = "[--device D] [--precision P] [--filter REGEX] [--json OUT] [--quick]",
                                 .example = "pabench --quick\npabench --filter attention --json attention.json",
                                 .option = option,

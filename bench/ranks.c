@@ -1,6 +1,7 @@
-// ranks.c: how fast ranks sum: an array of floats in buckets, as a backward pass has its gradients summed, with nothing computed meanwhile.
-// Rank 0 prints, for each size: seconds (the least of a few), bus bandwidth (bytes that had to be sent / seconds), bytes sent against the
-// least that any algorithm can send. Started as patrain is: by mpirun, or with --rendezvous FILE --rank K --world W.
+// ranks.c: how fast ranks sum: an array of floats in buckets, as a backward pass has its gradients summed, with nothing
+// computed meanwhile. Rank 0 prints, for each size: seconds (the least of a few), bus bandwidth (bytes that had to be
+// sent / seconds), bytes sent against the least that any algorithm can send. Started as patrain is: by mpirun, or with
+// --rendezvous FILE --rank K --world W.
 #include <math.h>
 #include <stdlib.h>
 
@@ -22,7 +23,9 @@ static pa_status measure(pa_comm *c, size_t floats, pa_err *err) {
         sent = pa_comm_sent(c).bytes - before;
     }
     free(data);
-    if (!s && !c->rank) printf("%zu %.6f %.3f %.6f\n", floats * sizeof *data, best, least / best / 1e9, least ? (double)sent / least : 0.0);
+    if (!s && !c->rank)
+        printf("%zu %.6f %.3f %.6f\n", floats * sizeof *data, best, least / best / 1e9,
+               least ? (double)sent / least : 0.0);
     return s;
 }
 
@@ -46,7 +49,8 @@ int main(int argc, char **argv) {
     pa_status s = pa_cli_parse(&program, argc, argv, &count, &done, &err);
     if (s || done) return pa_cli_end(&program, s, &err);
     pa_comm c;
-    s = pa_comm_start(&c, &(pa_comm_options){.rendezvous = rendezvous, .rank = (int)rank, .world = (int)world, .timeout = 60}, &err);
+    s = pa_comm_start(
+        &c, &(pa_comm_options){.rendezvous = rendezvous, .rank = (int)rank, .world = (int)world, .timeout = 60}, &err);
     for (int i = 1; i <= count && !s; i++) s = measure(&c, (size_t)strtoull(argv[i], NULL, 10), &err);
     int code = pa_cli_end(&program, s, &err);
     if (s)

@@ -1,6 +1,7 @@
 // matmul.c: matrix products by oneDNN, one cached primitive a shape. Knows nothing of the model.
-// Where bf16 operands are widened to float32, that is done some rows at a time: the same numbers, for the time of the copies. (oneDNN has
-// no products of bf16 there without AVX-512, and with it imitates them at a tenth of float32's rate.)
+// Where bf16 operands are widened to float32, that is done some rows at a time: the same numbers, for the time of the
+// copies. (oneDNN has no products of bf16 there without AVX-512, and with it imitates them at a tenth of float32's
+// rate.)
 #include "cpu/matmul.h"
 
 #include <omp.h>
@@ -34,13 +35,13 @@ static pa_status dnnl_error(pa_err *err, const char *what, dnnl_status_t status)
     return pa_error(err, PA_FAIL, "oneDNN: %s failed with status %d", what, (int)status);
 }
 
-#define TRY(call)                                                                                                                          \
-    do {                                                                                                                                   \
-        dnnl_status_t status_ = (call);                                                                                                    \
-        if (status_ != dnnl_success) {                                                                                                     \
-            result = dnnl_error(err, #call, status_);                                                                                      \
-            goto done;                                                                                                                     \
-        }                                                                                                                                  \
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        dnnl_status_t status_ = (call);                                                                                \
+        if (status_ != dnnl_success) {                                                                                 \
+            result = dnnl_error(err, #call, status_);                                                                  \
+            goto done;                                                                                                 \
+        }                                                                                                              \
     } while (0)
 
 // An operand as stored.
@@ -57,7 +58,8 @@ static void rooms(size_t room[3], size_t row, size_t matrix) {
 }
 
 bool cpu_matmul_widens(const pa_ops *isa) {
-    return !cpu_ops_pair_bf16(isa) || (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) != dnnl_cpu_isa_avx512_core_bf16;
+    return !cpu_ops_pair_bf16(isa) ||
+           (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) != dnnl_cpu_isa_avx512_core_bf16;
 }
 
 size_t cpu_matmul_room(size_t row, size_t matrix) {
@@ -114,7 +116,8 @@ static pa_status reserve(cpu_matmul *mm, size_t need, pa_err *err) {
     if (need <= mm->scratch_size) return PA_OK;
     free(mm->scratch);
     mm->scratch_size = 0;
-    if (!(mm->scratch = pa_alloc(need))) return pa_error(err, PA_FAIL, "no memory for %zu bytes of a matrix product's scratch", need);
+    if (!(mm->scratch = pa_alloc(need)))
+        return pa_error(err, PA_FAIL, "no memory for %zu bytes of a matrix product's scratch", need);
     mm->scratch_size = need;
     return PA_OK;
 }
@@ -150,8 +153,8 @@ static pa_status entry_create(cpu_matmul *mm, entry *e, const pa_product *p, pa_
     if (getenv("PATRAIN_DEBUG_MATMUL")) {
         const char *info = NULL;
         dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &info);
-        fprintf(stderr, "matmul m %d n %d k %d a_t %d b_t %d c %d add %d: %s, scratch %zu\n", p->m, p->n, p->k, p->a_t, p->b_t, p->c,
-                p->add, info, need);
+        fprintf(stderr, "matmul m %d n %d k %d a_t %d b_t %d c %d add %d: %s, scratch %zu\n", p->m, p->n, p->k, p->a_t,
+                p->b_t, p->c, p->add, info, need);
     }
 done:
     if (result) entry_clear(e);
@@ -162,8 +165,8 @@ done:
 }
 
 static bool same(const pa_product *x, const pa_product *y) {
-    return x->m == y->m && x->n == y->n && x->k == y->k && x->a == y->a && x->b == y->b && x->c == y->c && x->a_t == y->a_t &&
-           x->b_t == y->b_t && x->add == y->add;
+    return x->m == y->m && x->n == y->n && x->k == y->k && x->a == y->a && x->b == y->b && x->c == y->c &&
+           x->a_t == y->a_t && x->b_t == y->b_t && x->add == y->add;
 }
 
 static pa_status find(cpu_matmul *mm, const pa_product *p, entry **found, pa_err *err) {
@@ -193,7 +196,8 @@ static pa_status run(cpu_matmul *mm, const pa_product *p, const void *a, const v
     TRY(dnnl_memory_set_data_handle(e->b, (void *)b));
     TRY(dnnl_memory_set_data_handle(e->c, c));
     TRY(dnnl_memory_set_data_handle(e->scratch, mm->scratch));
-    dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, e->a}, {DNNL_ARG_WEIGHTS, e->b}, {DNNL_ARG_DST, e->c}, {DNNL_ARG_SCRATCHPAD, e->scratch}};
+    dnnl_exec_arg_t args[] = {
+        {DNNL_ARG_SRC, e->a}, {DNNL_ARG_WEIGHTS, e->b}, {DNNL_ARG_DST, e->c}, {DNNL_ARG_SCRATCHPAD, e->scratch}};
     TRY(dnnl_primitive_execute(e->primitive, mm->stream, 4, args));
     TRY(dnnl_stream_wait(mm->stream));
 done:
@@ -201,14 +205,16 @@ done:
 }
 
 static operand rows_of(const operand *o, int row, int rows) {
-    return (operand){rows, o->columns, o->type, (const char *)o->p + (size_t)row * (size_t)o->columns * pa_size(o->type)};
+    return (operand){rows, o->columns, o->type,
+                     (const char *)o->p + (size_t)row * (size_t)o->columns * pa_size(o->type)};
 }
 
 // bf16 becomes copy i, read or only given room.
 static pa_status widen(cpu_matmul *mm, int i, operand *o, bool read, pa_err *err) {
     size_t count = (size_t)o->rows * (size_t)o->columns;
     if (o->type == PA_TYPE_F32) return PA_OK;
-    if (count > mm->room[i]) return pa_error(err, PA_FAIL, "matrix product: room to widen %zu numbers, found %zu", mm->room[i], count);
+    if (count > mm->room[i])
+        return pa_error(err, PA_FAIL, "matrix product: room to widen %zu numbers, found %zu", mm->room[i], count);
     if (read) mm->isa->widen(NULL, PA_TYPE_BF16, mm->wide[i], o->p, count);
     o->type = PA_TYPE_F32, o->p = mm->wide[i];
     return PA_OK;
@@ -219,7 +225,8 @@ static pa_status run_wide(cpu_matmul *mm, const pa_product *p, const void *a, co
     const operand all[3] = {{p->a_t ? p->k : p->m, p->a_t ? p->m : p->k, p->a, a},
                             {p->b_t ? p->n : p->k, p->b_t ? p->k : p->n, p->b, b},
                             {p->m, p->n, p->c, c}};
-    if (p->a_t && (p->b_t || !p->add || p->c != PA_TYPE_F32)) return pa_error(err, PA_FAIL, "matrix product: no such product of bf16 here");
+    if (p->a_t && (p->b_t || !p->add || p->c != PA_TYPE_F32))
+        return pa_error(err, PA_FAIL, "matrix product: no such product of bf16 here");
     operand right = all[B];
     pa_status s = p->a_t ? PA_OK : widen(mm, B, &right, true, err);
     for (int r = 0; r < all[A].rows && !s; r += WIDE_ROWS) {
@@ -234,7 +241,8 @@ static pa_status run_wide(cpu_matmul *mm, const pa_product *p, const void *a, co
         if (!s && p->a_t) s = widen(mm, B, &right, true, err);
         if (!s) s = widen(mm, C, &to, p->add, err);
         if (!s) s = run(mm, &part, left.p, right.p, (void *)to.p, err);
-        if (!s && out.type == PA_TYPE_BF16) mm->isa->cast(NULL, PA_TYPE_BF16, (void *)out.p, to.p, (size_t)count * (size_t)out.columns);
+        if (!s && out.type == PA_TYPE_BF16)
+            mm->isa->cast(NULL, PA_TYPE_BF16, (void *)out.p, to.p, (size_t)count * (size_t)out.columns);
     }
     return s;
 }
@@ -262,15 +270,16 @@ pa_status cpu_matmul_check(const pa_ops *isa, pa_type type, pa_err *err) {
     for (int i = 0; i < K * N; i++) b[i] = (float)(i * 5 % 9 - 4);
     isa->cast(NULL, type, typed_a, a, M * K);
     isa->cast(NULL, type, typed_b, b, K * N);
-    if ((s = cpu_matmul_create(&mm, isa, NULL, 0, 0, err)) || (s = cpu_matmul_run(mm, &p, typed_a, typed_b, c, err))) goto done;
+    if ((s = cpu_matmul_create(&mm, isa, NULL, 0, 0, err)) || (s = cpu_matmul_run(mm, &p, typed_a, typed_b, c, err)))
+        goto done;
     for (int i = 0; i < M * N && !s; i++) {
         float sum = 0;
         for (int k = 0; k < K; k++) sum += a[i / N * K + k] * b[k * N + i % N];
         if (sum == c[i]) continue;
         char settings[512];
         pa_threads_settings(settings);
-        s = pa_error(err, PA_FAIL, "OpenMP: a matrix product on %d threads is wrong (%s); try OMP_NUM_THREADS=1", omp_get_max_threads(),
-                     settings);
+        s = pa_error(err, PA_FAIL, "OpenMP: a matrix product on %d threads is wrong (%s); try OMP_NUM_THREADS=1",
+                     omp_get_max_threads(), settings);
     }
 done:
     cpu_matmul_destroy(mm);

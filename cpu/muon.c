@@ -55,7 +55,8 @@ void cpu_normalise(pa_device *d, const pa_normalise *a) {
     for (size_t c0 = 0; c0 < columns; c0 += BLOCK)
         for (size_t r0 = 0; r0 < rows; r0 += BLOCK)
             for (size_t c = c0; c < least(c0 + BLOCK, columns); c++)
-                for (size_t r = r0; r < least(r0 + BLOCK, rows); r++) set(a->type, a->x, c * rows + r, a->u[r * columns + c] * scale);
+                for (size_t r = r0; r < least(r0 + BLOCK, rows); r++)
+                    set(a->type, a->x, c * rows + r, a->u[r * columns + c] * scale);
 }
 
 void cpu_polynomial(pa_device *d, const pa_polynomial *a) {
@@ -64,7 +65,8 @@ void cpu_polynomial(pa_device *d, const pa_polynomial *a) {
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < n; r++)
         for (size_t i = r * n; i < (r + 1) * n; i++)
-            set(a->type, a->b, i, a->p1 * get(a->type, a->a, i) + a->p2 * get(a->type, a->b, i) + (i == r * n + r ? a->p0 : 0));
+            set(a->type, a->b, i,
+                a->p1 * get(a->type, a->a, i) + a->p2 * get(a->type, a->b, i) + (i == r * n + r ? a->p0 : 0));
 }
 
 void cpu_muon(pa_device *d, const pa_muon *a) {

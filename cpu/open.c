@@ -10,13 +10,15 @@
 static pa_status choose_type(pa_device *d, const pa_open *o, pa_err *err) {
     if (!(d->isa = cpu_ops_select(getenv("PATRAIN_ISA"))))
         return pa_error(err, PA_USAGE,
-                        "PATRAIN_ISA: expected an instruction set of this processor (generic, avx2, avx512, avx512_bf16), found \"%s\"",
+                        "PATRAIN_ISA: expected an instruction set of this processor (generic, avx2, avx512, "
+                        "avx512_bf16), found \"%s\"",
                         getenv("PATRAIN_ISA"));
     switch (o->precision) {
     case PA_PRECISION_FP16:
         return pa_error(err, PA_USAGE, "precision: fp16 is for GPUs; on the CPU expected auto, fp32 or bf16");
     case PA_PRECISION_AUTO:
-        // Generation waits for memory, which bf16 halves; everything else gains only where the processor multiplies bf16.
+        // Generation waits for memory, which bf16 halves; everything else gains only where the processor multiplies
+        // bf16.
         d->type = !cpu_matmul_widens(d->isa) || (o->streams && !o->training) ? PA_TYPE_BF16 : PA_TYPE_F32;
         break;
     default:

@@ -13,8 +13,8 @@ const pa_ops *cpu_ops_select(const char *name) {
     int count = 0;
 #ifdef PA_X86
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                  __builtin_cpu_supports("avx512vl");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     if (avx512 && __builtin_cpu_supports("avx512bf16")) table[count++] = &cpu_ops_avx512_bf16;
     if (avx512) table[count++] = &cpu_ops_avx512;
     if (avx2) table[count++] = &cpu_ops_avx2;

@@ -1,6 +1,6 @@
-// simd.h: vectors of the instruction set that a cpu/simd_*.c file is being compiled for: VW float lanes in GCC's vector extensions, which
-// gcc and clang turn into plain code on any machine; intrinsics stand only where they say more than the extensions can.
-// Knows nothing of tensors or models.
+// simd.h: vectors of the instruction set that a cpu/simd_*.c file is being compiled for: VW float lanes in GCC's vector
+// extensions, which gcc and clang turn into plain code on any machine; intrinsics stand only where they say more than
+// the extensions can. Knows nothing of tensors or models.
 #ifndef PA_CPU_SIMD_H
 #define PA_CPU_SIMD_H
 
@@ -36,7 +36,8 @@
 #define SIMD_INLINE static inline __attribute__((always_inline))
 // Before a loop whose count is a constant once its function is inlined, so that arrays of vectors become registers.
 #ifdef __clang__
-#pragma clang diagnostic ignored "-Wpass-failed" // a hint: some counts are known in some of the places a function is inlined in
+#pragma clang diagnostic ignored                                                                                       \
+    "-Wpass-failed" // a hint: some counts are known in some of the places a function is inlined in
 #define SIMD_UNROLL _Pragma("unroll")
 #else
 #define SIMD_UNROLL _Pragma("GCC unroll 32")
@@ -119,7 +120,8 @@ SIMD_INLINE vf vf_sums(vf x[VW]) {
 #if defined(SIMD_AVX512)
     const __m512i lane = (__m512i)vi_lanes();
     SIMD_UNROLL
-    for (int step = 8; step > 0; step /= 2) { // halves of two vectors become one: lanes with `step` belong to the second
+    for (int step = 8; step > 0;
+         step /= 2) { // halves of two vectors become one: lanes with `step` belong to the second
         const __mmask16 second = (__mmask16)(step == 8 ? 0xff00 : step == 4 ? 0xf0f0 : step == 2 ? 0xcccc : 0xaaaa);
         const __m512i other = _mm512_xor_si512(lane, _mm512_set1_epi32(step)),
                       index = _mm512_mask_add_epi32(other, second, other, _mm512_set1_epi32(16));
@@ -169,8 +171,8 @@ SIMD_INLINE void vf_store_bf16(uint16_t *p, vf x) {
     memcpy(p, &h, sizeof h);
 }
 
-// Rows of bf16 are read 32-bit lane by lane, two neighbours each, whose lower and upper become two vectors. to = from in that order: of
-// each 2 VW numbers the even ones, then the odd. n: whole 2 VW.
+// Rows of bf16 are read 32-bit lane by lane, two neighbours each, whose lower and upper become two vectors. to = from
+// in that order: of each 2 VW numbers the even ones, then the odd. n: whole 2 VW.
 SIMD_INLINE void vf_split(float *to, const float *from, int n) {
     for (int i = 0; i < n; i += 2 * VW)
         for (int j = 0; j < VW; j++) to[i + j] = from[i + 2 * j], to[i + VW + j] = from[i + 2 * j + 1];
@@ -180,12 +182,18 @@ SIMD_INLINE void vf_merge(float *to, const float *from, int n) { // and back
         for (int j = 0; j < VW; j++) to[i + 2 * j] = from[i + j], to[i + 2 * j + 1] = from[i + VW + j];
 }
 
-// 2^x to a relative error of 1e-7 (degree 6) or 3e-6 (degree 4, for results that become bf16); 0 below -126 or so, inf above 128, NaN for
-// NaN. Minimax polynomials of 2^f, |f| <= 1/2, times 2^round(x).
+// 2^x to a relative error of 1e-7 (degree 6) or 3e-6 (degree 4, for results that become bf16); 0 below -126 or so, inf
+// above 128, NaN for NaN. Minimax polynomials of 2^f, |f| <= 1/2, times 2^round(x).
 SIMD_INLINE vf vf_exp2(vf x, const int degree) {
-    static const float c4[] = {9.999992614e-01f, 6.931218147e-01f, 2.402474483e-01f, 5.591786032e-02f, 9.570101908e-03f};
-    static const float c6[] = {
-        1.0f, 6.931472057e-01f, 2.402264689e-01f, 5.550328777e-02f, 9.618488957e-03f, 1.339993122e-03f, 1.534581201e-04f};
+    static const float c4[] = {9.999992614e-01f, 6.931218147e-01f, 2.402474483e-01f, 5.591786032e-02f,
+                               9.570101908e-03f};
+    static const float c6[] = {1.0f,
+                               6.931472057e-01f,
+                               2.402264689e-01f,
+                               5.550328777e-02f,
+                               9.618488957e-03f,
+                               1.339993122e-03f,
+                               1.534581201e-04f};
     const float *c = degree == 4 ? c4 : c6;
 #ifdef SIMD_AVX512
     vf n = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -208,8 +216,8 @@ SIMD_INLINE vf vf_exp2(vf x, const int degree) {
 #if SIMD_PAIRS
 // Lane i: (lo[i], hi[i]) as two neighbouring bf16, the unit of vf_dot.
 SIMD_INLINE vu vu_pair(vf lo, vf hi) {
-    const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-                                                19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
+                                                6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return (vu)_mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh((__m512)hi, (__m512)lo));
 }
 // 2 VW neighbouring bf16.
@@ -222,7 +230,8 @@ SIMD_INLINE vf vf_dot(vf sum, vu a, vu b) {
 }
 #endif
 
-// One Philox4x32-10 draw a lane (host/base/philox.h): out[i] is v[i] of pa_philox_raw(key, high, low), low = (low1, low0).
+// One Philox4x32-10 draw a lane (host/base/philox.h): out[i] is v[i] of pa_philox_raw(key, high, low), low = (low1,
+// low0).
 SIMD_INLINE void vu_philox(vu out[4], uint64_t key, uint64_t high, vu low1, vu low0) {
     typedef uint64_t vl __attribute__((vector_size(4 * VW), may_alias));
     const vl lower = (uint64_t)0xffffffffu - (vl){0};
@@ -231,8 +240,10 @@ SIMD_INLINE void vu_philox(vu out[4], uint64_t key, uint64_t high, vu low1, vu l
     for (int round = 0; round < 10; round++) {
         vl m0 = (uint64_t)0xD2511F53u - (vl){0}, m2 = (uint64_t)0xCD9E8D57u - (vl){0};
 #ifdef SIMD_AVX512
-        vl e0 = (vl)_mm512_mul_epu32((__m512i)c0, (__m512i)m0), o0 = (vl)_mm512_mul_epu32((__m512i)((vl)c0 >> 32), (__m512i)m0);
-        vl e2 = (vl)_mm512_mul_epu32((__m512i)c2, (__m512i)m2), o2 = (vl)_mm512_mul_epu32((__m512i)((vl)c2 >> 32), (__m512i)m2);
+        vl e0 = (vl)_mm512_mul_epu32((__m512i)c0, (__m512i)m0),
+           o0 = (vl)_mm512_mul_epu32((__m512i)((vl)c0 >> 32), (__m512i)m0);
+        vl e2 = (vl)_mm512_mul_epu32((__m512i)c2, (__m512i)m2),
+           o2 = (vl)_mm512_mul_epu32((__m512i)((vl)c2 >> 32), (__m512i)m2);
 #else
         vl e0 = ((vl)c0 & lower) * m0, o0 = ((vl)c0 >> 32) * m0;
         vl e2 = ((vl)c2 & lower) * m2, o2 = ((vl)c2 >> 32) * m2;

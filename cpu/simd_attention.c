@@ -1,16 +1,18 @@
-// simd_attention.c: attention's forward pass: exact, by tiles, with an online softmax. Knows nothing of layers, projections or rotary.
+// simd_attention.c: attention's forward pass: exact, by tiles, with an online softmax. Knows nothing of layers,
+// projections or rotary.
 //
-// A task is one panel of queries of one head, a query a lane. Scores are computed transposed, S^T = K Q^T (keys by queries), so that
-// maximum, sum and rescaling are lane by lane and weights land in the layout that O^T += V^T P^T reads. Scores are taken by ATTN_CHUNK
-// keys, weights gathered over ATTN_KEYS keys before they are multiplied by the values. The maximum that exponents are taken from is raised,
-// and the sums so far rescaled, only when a score exceeds it by a factor 2^8: any reference cancels in the end, and floats have the range.
+// A task is one panel of queries of one head, a query a lane. Scores are computed transposed, S^T = K Q^T (keys by
+// queries), so that maximum, sum and rescaling are lane by lane and weights land in the layout that O^T += V^T P^T
+// reads. Scores are taken by ATTN_CHUNK keys, weights gathered over ATTN_KEYS keys before they are multiplied by the
+// values. The maximum that exponents are taken from is raised, and the sums so far rescaled, only when a score exceeds
+// it by a factor 2^8: any reference cancels in the end, and floats have the range.
 #include "cpu/attention.h"
 #include <math.h>
 #include <omp.h>
 
 enum { ATTN_CHUNK = 24, ATTN_KEYS = 192 }; // keys; multiples of ATTN_ROWS and of 4
 static const float threshold = 8;          // log2
-static const float masked = -1e30f;        // far below any score, yet finite: an infinite one would make NaN of differences
+static const float masked = -1e30f; // far below any score, yet finite: an infinite one would make NaN of differences
 
 typedef struct {
     uint32_t *query;  // (units, PANEL)
@@ -64,11 +66,12 @@ static bool largest(float *top_now, const float *top, const float *score, int ro
     return exceeds;
 }
 
-// Raises the reference of the lanes where top_now exceeds it, and scales their sums and outputs to it. The other lanes keep their bits, so
-// that no key changes what a query that does not see it gets.
+// Raises the reference of the lanes where top_now exceeds it, and scales their sums and outputs to it. The other lanes
+// keep their bits, so that no key changes what a query that does not see it gets.
 static void rescale(scratch *s, const float *top_now, int vectors, int D) {
     for (int v = 0; v < vectors; v++) {
-        vf old = vf_load(s->top + v * VW), now = vf_load(top_now + v * VW), top = vf_select(now > old + threshold, now, old);
+        vf old = vf_load(s->top + v * VW), now = vf_load(top_now + v * VW),
+           top = vf_select(now > old + threshold, now, old);
         vf factor = vf_exp2(old - top, 6);
         vf_store(s->top + v * VW, top);
         vf_store(s->sum + v * VW, vf_load(s->sum + v * VW) * factor);
@@ -90,7 +93,8 @@ typedef struct {
 } panel;
 
 // Scores -> weights 2^(c score - top) in units; adds them to the sums, then drops. Keys m .. m + rows - 1.
-SIMD_INLINE void weigh(const bool pairs, const bool drop, const panel *at, scratch *s, uint32_t *weight, int rows, int m) {
+SIMD_INLINE void weigh(const bool pairs, const bool drop, const panel *at, scratch *s, uint32_t *weight, int rows,
+                       int m) {
     const float c = at->c;
     for (int v = 0; v < at->vectors; v++) {
         vf top = vf_load(s->top + v * VW), sum = vf_load(s->sum + v * VW);
@@ -233,7 +237,12 @@ void CPU_ISA(attn_fwd)(pa_device *d, const pa_attn *a, void *o, float *lse, pa_w
 #pragma omp for schedule(dynamic, 1)
         for (int64_t t = 0; t < tasks; t++) { // the longest first, so that threads end together
             const int n = (panels - 1 - (int)(t % panels)) * ATTN_PANEL, head = (int)(t / panels);
-            panel at = {.a = a, .p = &p, .b = head / a->heads, .h = head % a->heads, .n = n, .c = a->scale * 1.44269504088896341f};
+            panel at = {.a = a,
+                        .p = &p,
+                        .b = head / a->heads,
+                        .h = head % a->heads,
+                        .n = n,
+                        .c = a->scale * 1.44269504088896341f};
             at.keys = keys + (size_t)head * p.key_plane;
             at.values = values + (size_t)head * p.key_plane;
             at.queries = a->latents - n < ATTN_PANEL ? a->latents - n : ATTN_PANEL;

@@ -1,11 +1,12 @@
-// simd_attention_bwd.c: attention's backward pass: five products a tile, scores computed once. Knows nothing of layers or projections.
+// simd_attention_bwd.c: attention's backward pass: five products a tile, scores computed once. Knows nothing of layers
+// or projections.
 //
-// A task is a share of the key blocks of one head. For each of its blocks, against all queries that see it, on transposed tiles (keys by
-// queries), so that what belongs to a query (lse, delta) belongs to a lane:
-//     S^T = K Q^T     P^T = exp(scale S^T - lse)     dP^T = V dO^T     dS^T = P^T (dP^T - delta),  delta = sum over d of dO O
-//     dV += P^T dO    dK += dS^T Q                   dQ^T += K^T dS^T
-// dK and dV of a block stay in cache; dQ^T is summed in work, one copy a task, in the order of blocks; then copies are added in order.
-// So the bits depend only on the number of threads. 10 D flop a visible pair, 8 D of them useful.
+// A task is a share of the key blocks of one head. For each of its blocks, against all queries that see it, on
+// transposed tiles (keys by queries), so that what belongs to a query (lse, delta) belongs to a lane:
+//     S^T = K Q^T     P^T = exp(scale S^T - lse)     dP^T = V dO^T     dS^T = P^T (dP^T - delta),  delta = sum over d
+//     of dO O dV += P^T dO    dK += dS^T Q                   dQ^T += K^T dS^T
+// dK and dV of a block stay in cache; dQ^T is summed in work, one copy a task, in the order of blocks; then copies are
+// added in order. So the bits depend only on the number of threads. 10 D flop a visible pair, 8 D of them useful.
 #include "cpu/attention.h"
 #include <omp.h>
 
@@ -35,10 +36,12 @@ typedef struct {
 } layout;
 
 static size_t scratch_units(const attn_plan *p, int D) {
-    return 2 * BWD_CHUNK * ATTN_QUERIES + 3 * BWD_KEYS * ATTN_QUERIES + 2 * BWD_KEYS * (size_t)p->dim_pad + ATTN_PANEL * ((size_t)D + 1);
+    return 2 * BWD_CHUNK * ATTN_QUERIES + 3 * BWD_KEYS * ATTN_QUERIES + 2 * BWD_KEYS * (size_t)p->dim_pad +
+           ATTN_PANEL * ((size_t)D + 1);
 }
 
-// Tasks a head, so that all threads have work to the end: the fewest that leave no more than a tenth of them idle on average.
+// Tasks a head, so that all threads have work to the end: the fewest that leave no more than a tenth of them idle on
+// average.
 static int splits_for(const attn_plan *p, int threads) {
     int blocks = (p->keys + BWD_KEYS - 1) / BWD_KEYS;
     for (int s = 1; s < blocks; s++) {
@@ -96,7 +99,8 @@ static scratch scratch_at(const attn_plan *p, uint32_t *at) {
 }
 
 // Packs queries n .. n + PANEL - 1 of a head both ways: dst (units, PANEL), and across by panels of D.
-static void pack_panel(const layout *l, const void *src, ptrdiff_t ld, bool is_dout, size_t head, int n, uint32_t *rows) {
+static void pack_panel(const layout *l, const void *src, ptrdiff_t ld, bool is_dout, size_t head, int n,
+                       uint32_t *rows) {
     const pa_attn *a = l->a;
     const attn_plan *p = &l->p;
     const int D = a->dim_head, units = p->units, b = (int)head / a->heads, h = (int)head % a->heads;
@@ -107,12 +111,14 @@ static void pack_panel(const layout *l, const void *src, ptrdiff_t ld, bool is_d
         CPU_ISA(attn_units)(p->pairs, a->type, rows + i * units, attn_query_row(a, src, ld, b, h, n + i), D);
     CPU_ISA(attn_transpose)(dst + (size_t)n * (size_t)units, ATTN_PANEL, rows, units, ATTN_PANEL, units);
     for (int i = n / p->per; i < (n + ATTN_PANEL) / p->per; i++) {
-        const char *row = attn_query_row(a, src, ld, b, h, i * p->per), *next = attn_query_row(a, src, ld, b, h, i * p->per + 1);
+        const char *row = attn_query_row(a, src, ld, b, h, i * p->per),
+                   *next = attn_query_row(a, src, ld, b, h, i * p->per + 1);
         for (int d = 0; d < D; d += ATTN_PANEL) {
             uint32_t *to = across + (size_t)d / ATTN_PANEL * panel + (size_t)i * ATTN_PANEL;
             const int count = D - d < ATTN_PANEL ? D - d : ATTN_PANEL;
             const size_t skip = (size_t)d * size;
-            CPU_ISA(attn_units_across)(p->pairs, a->type, to, row ? row + skip : NULL, next ? next + skip : NULL, count);
+            CPU_ISA(attn_units_across)
+            (p->pairs, a->type, to, row ? row + skip : NULL, next ? next + skip : NULL, count);
             for (int c = count; c < ATTN_PANEL; c++) to[c] = 0;
         }
     }
@@ -145,15 +151,16 @@ static void pack_queries(const layout *l, const pa_attn_grads *g, uint32_t *rows
         pack_panel(l, g->dout, a->ldo, true, head, n, rows);
         for (int i = n; i < n + ATTN_PANEL; i++) {
             const size_t at = head * (size_t)l->p.query_pad + (size_t)i;
-            const void *o = attn_query_row(a, g->o, a->ldo, b, h, i), *dout = attn_query_row(a, g->dout, a->ldo, b, h, i);
+            const void *o = attn_query_row(a, g->o, a->ldo, b, h, i),
+                       *dout = attn_query_row(a, g->dout, a->ldo, b, h, i);
             l->lse[at] = o ? g->lse[head * (size_t)a->latents + (size_t)i] * 1.44269504088896341f : 0;
             l->delta[at] = o ? dot(a->type, o, dout, a->dim_head) : 0;
         }
     }
 }
 
-// Where a tile stands: keys m.. and queries n.. of a head; lane i sees key row r if i >= visible + r. The chunk of keys from row `chunk` on
-// is at hand.
+// Where a tile stands: keys m.. and queries n.. of a head; lane i sees key row r if i >= visible + r. The chunk of keys
+// from row `chunk` on is at hand.
 typedef struct {
     const pa_attn *a;
     int b, h, m, n, visible, chunk;
@@ -162,7 +169,8 @@ typedef struct {
 } place;
 
 // S^T and dP^T of 4 keys by 2 VW queries -> P^T and dS^T in units, dS^T also across keys.
-SIMD_INLINE void differentiate(const bool pairs, const bool drop, const bool mask, const scratch *s, const place *at, int r, int lane) {
+SIMD_INLINE void differentiate(const bool pairs, const bool drop, const bool mask, const scratch *s, const place *at,
+                               int r, int lane) {
     const int row = at->chunk + r;
     vf p[4][2], ds[4][2];
     SIMD_UNROLL
@@ -207,15 +215,15 @@ SIMD_INLINE void differentiate(const bool pairs, const bool drop, const bool mas
     }
 }
 
-SIMD_INLINE void differentiate_all(const bool pairs, const bool drop, const bool mask, const scratch *s, const place *at, int rows,
-                                   int lanes) {
+SIMD_INLINE void differentiate_all(const bool pairs, const bool drop, const bool mask, const scratch *s,
+                                   const place *at, int rows, int lanes) {
     for (int lane = 0; lane < lanes; lane += 2 * VW)
         for (int r = 0; r < rows; r += 4) differentiate(pairs, drop, mask, s, at, r, lane);
 }
 
 static void differentiate_any(bool pairs, bool mask, const scratch *s, const place *at, int rows, int lanes) {
     const bool drop = at->a->dropout.p > 0;
-#define CASE(P, Z, M)                                                                                                                      \
+#define CASE(P, Z, M)                                                                                                  \
     if (pairs == P && drop == Z && mask == M) differentiate_all(P, Z, M, s, at, rows, lanes)
 #if SIMD_PAIRS
     CASE(true, false, false);
@@ -257,7 +265,8 @@ static void tile(const layout *l, scratch *s, const key_block *k, int n, int que
     const pa_attn *a = l->a;
     const attn_plan *p = &l->p;
     const int D = a->dim_head, per = p->per, H = a->heads;
-    const int lanes = (queries + 2 * VW - 1) / (2 * VW) * (2 * VW), visible = k->m - a->kept - n, seen = (queries - visible + 3) / 4 * 4;
+    const int lanes = (queries + 2 * VW - 1) / (2 * VW) * (2 * VW), visible = k->m - a->kept - n,
+              seen = (queries - visible + 3) / 4 * 4;
     const int rows = k->rows < seen ? k->rows : seen;
     const size_t Q = (size_t)p->query_pad, first = k->head * p->key_plane + (size_t)k->m * (size_t)p->units;
     const size_t across = k->head * l->across_plane + (size_t)(n / per) * ATTN_PANEL;
@@ -335,7 +344,8 @@ static void write_dq(const layout *l, void *dq, uint32_t *rows) {
             for (int i = 0; i < D * ATTN_PANEL; i++) sum[i] += sum[(size_t)split * l->dquery_plane + (size_t)i];
         CPU_ISA(attn_transpose)(rows, D, (uint32_t *)sum, ATTN_PANEL, D, ATTN_PANEL);
         for (int i = 0; i < ATTN_PANEL && n + i < a->latents; i++) CPU_ISA(attn_store)
-        (a->type, (void *)attn_query_row(a, dq, a->ldq, head / a->heads, head % a->heads, n + i), (float *)rows + i * D, a->scale, D);
+        (a->type, (void *)attn_query_row(a, dq, a->ldq, head / a->heads, head % a->heads, n + i), (float *)rows + i * D,
+         a->scale, D);
     }
 }
 
@@ -346,7 +356,8 @@ void CPU_ISA(attn_bwd)(pa_device *d, const pa_attn *a, const pa_attn_grads *g, p
     (void)d;
 #pragma omp parallel
     {
-        scratch s = scratch_at(&l.p, l.rest + (size_t)omp_get_thread_num() * attn_line(scratch_units(&l.p, a->dim_head)));
+        scratch s =
+            scratch_at(&l.p, l.rest + (size_t)omp_get_thread_num() * attn_line(scratch_units(&l.p, a->dim_head)));
         CPU_ISA(attn_pack_keys)(a, &l.p, l.keys, a->kp, a->kn, false);
         if (l.p.pairs) CPU_ISA(attn_pack_keys)(a, &l.p, l.keys_across, a->kp, a->kn, true);
         CPU_ISA(attn_pack_keys)(a, &l.p, l.values, a->vp, a->vn, false);

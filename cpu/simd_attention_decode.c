@@ -1,7 +1,9 @@
-// simd_attention_decode.c: one query a stream against a cache of keys and values, read once. Knows nothing of how the cache was filled.
+// simd_attention_decode.c: one query a stream against a cache of keys and values, read once. Knows nothing of how the
+// cache was filled.
 //
-// A task is a stretch of DECODE_KEYS keys of one head; its maximum, sum and weighted values go to work, and are joined in the order of
-// stretches, so the bits do not depend on the number of threads. Reads 2 D elements a key: memory-bound.
+// A task is a stretch of DECODE_KEYS keys of one head; its maximum, sum and weighted values go to work, and are joined
+// in the order of stretches, so the bits do not depend on the number of threads. Reads 2 D elements a key:
+// memory-bound.
 #include "cpu/attention.h"
 #include <math.h>
 
@@ -17,7 +19,8 @@ static size_t part_floats(int D) {
 
 size_t CPU_ISA(decode_work)(pa_device *d, int streams, int heads, int dim_head, int capacity) {
     (void)d;
-    return 64 + 4 * (size_t)streams * (size_t)heads * (size_t)((capacity + DECODE_KEYS - 1) / DECODE_KEYS) * part_floats(dim_head);
+    return 64 + 4 * (size_t)streams * (size_t)heads * (size_t)((capacity + DECODE_KEYS - 1) / DECODE_KEYS) *
+                    part_floats(dim_head);
 }
 
 // A Zen 4 fetches the stream by itself, and loses by being asked (bench/log.md); a Zen 5 gains.
@@ -43,7 +46,8 @@ typedef struct {
 } rows;
 
 SIMD_INLINE float element(const pa_type type, const char *row, int d) {
-    return type == PA_TYPE_F32 ? ((const float *)(const void *)row)[d] : bf16_to_float(((const uint16_t *)(const void *)row)[d]);
+    return type == PA_TYPE_F32 ? ((const float *)(const void *)row)[d]
+                               : bf16_to_float(((const uint16_t *)(const void *)row)[d]);
 }
 
 SIMD_INLINE void fetch(const pa_type type, const int lanes, const char *row) {
@@ -85,9 +89,10 @@ SIMD_INLINE void add_row(const pa_type type, const int vectors, vf sum[4], float
     }
 }
 
-// out (lanes, then rest; in the order of reader.q) = weighted sum of the values from dim d on, `vectors` vectors at a time; even and odd
-// rows apart, so that additions need not wait for each other.
-SIMD_INLINE void blend(const pa_type type, const int vectors, const reader *r, const rows *x, const float *weight, float *out, int d) {
+// out (lanes, then rest; in the order of reader.q) = weighted sum of the values from dim d on, `vectors` vectors at a
+// time; even and odd rows apart, so that additions need not wait for each other.
+SIMD_INLINE void blend(const pa_type type, const int vectors, const reader *r, const rows *x, const float *weight,
+                       float *out, int d) {
     vf even[4] = {{0}}, odd[4] = {{0}};
     const char *v = x->v + (size_t)d * pa_size(type);
     int i = 0;
@@ -109,7 +114,8 @@ SIMD_INLINE void stretch(const pa_type type, const int lanes, part *to, const re
     vf tops = vf_set(top);
     for (int i = 0; i < count; i += VW) {
         const int keys = count - i < VW ? count - i : VW;
-        vf s = keys == VW ? scores(type, lanes, r, x->k + (size_t)i * r->row, VW) : scores(type, lanes, r, x->k + (size_t)i * r->row, keys);
+        vf s = keys == VW ? scores(type, lanes, r, x->k + (size_t)i * r->row, VW)
+                          : scores(type, lanes, r, x->k + (size_t)i * r->row, keys);
         for (int j = keys; j < VW; j++) s[j] = -1e30f;
         vf_store(weight + i, s);
         tops = vf_max(s, tops);
@@ -175,7 +181,8 @@ static void append(const pa_attn_decode *a, void *cache, int at, const float *fr
 
 void CPU_ISA(attn_decode)(pa_device *device, const pa_attn_decode *a) {
     const int length = *a->length + 1, parts = (length + DECODE_KEYS - 1) / DECODE_KEYS, D = a->dim_head;
-    const int step = a->type == PA_TYPE_F32 ? VW : 2 * VW, lanes = D / step * step, split = a->type == PA_TYPE_F32 ? 0 : lanes;
+    const int step = a->type == PA_TYPE_F32 ? VW : 2 * VW, lanes = D / step * step,
+              split = a->type == PA_TYPE_F32 ? 0 : lanes;
     const float c = a->scale * 1.44269504088896341f;
     const int64_t all = (int64_t)a->streams * a->heads, tasks = all * parts;
     float *at = (float *)(((uintptr_t)a->work + 63) / 64 * 64);
@@ -189,7 +196,8 @@ void CPU_ISA(attn_decode)(pa_device *device, const pa_attn_decode *a) {
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < tasks; t++) {
             const int64_t head = t / parts;
-            const int first = (int)(t % parts) * DECODE_KEYS, count = length - first < DECODE_KEYS ? length - first : DECODE_KEYS;
+            const int first = (int)(t % parts) * DECODE_KEYS,
+                      count = length - first < DECODE_KEYS ? length - first : DECODE_KEYS;
             const size_t offset = ((size_t)head * (size_t)a->capacity + (size_t)first) * r.row;
             const rows x = {(const char *)a->k + offset, (const char *)a->v + offset, count};
             part *to = (part *)(void *)(at + (size_t)t * part_floats(D));
@@ -202,6 +210,7 @@ void CPU_ISA(attn_decode)(pa_device *device, const pa_attn_decode *a) {
                 stretch_type(lanes, a->type, to, &r, &x);
         }
 #pragma omp for schedule(static)
-        for (int64_t head = 0; head < all; head++) join(a->o + head * D, at + (size_t)(head * parts) * part_floats(D), parts, D, split, c);
+        for (int64_t head = 0; head < all; head++)
+            join(a->o + head * D, at + (size_t)(head * parts) * part_floats(D), parts, D, split, c);
     }
 }

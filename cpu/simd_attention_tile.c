@@ -1,18 +1,20 @@
-// simd_attention_tile.c: the register-blocked product that both passes of attention are made of, and the packing of its operands.
-// Knows nothing of softmax or masks.
+// simd_attention_tile.c: the register-blocked product that both passes of attention are made of, and the packing of its
+// operands. Knows nothing of softmax or masks.
 #include "cpu/attention.h"
 
 #include <omp.h>
 
 #define product CPU_ISA(attn_product)
 
-// C (rows, vectors VW): rows and vectors are constants once inlined, so the sums stay in registers: 24 of 32 for 6 x 4, for each unit of 4
-// loads of B and 6 broadcasts of A. 2 rows vectors VW flop a unit (4 with pairs).
+// C (rows, vectors VW): rows and vectors are constants once inlined, so the sums stay in registers: 24 of 32 for 6 x 4,
+// for each unit of 4 loads of B and 6 broadcasts of A. 2 rows vectors VW flop a unit (4 with pairs).
 SIMD_INLINE void kernel(const bool pairs, const int rows, const int vectors, attn_operands x) {
     const uint32_t *a = x.a.p, *b = x.b.p;
-    vf sum[ATTN_ROWS * ATTN_VECTORS]; // one index, for clang 14 does not unroll two loops in time to keep the sums in registers
+    vf sum[ATTN_ROWS *
+           ATTN_VECTORS]; // one index, for clang 14 does not unroll two loops in time to keep the sums in registers
     SIMD_UNROLL
-    for (int i = 0; i < rows * vectors; i++) sum[i] = x.add ? vf_load(x.c.p + i / vectors * x.c.row + i % vectors * VW) : (vf){0};
+    for (int i = 0; i < rows * vectors; i++)
+        sum[i] = x.add ? vf_load(x.c.p + i / vectors * x.c.row + i % vectors * VW) : (vf){0};
     for (int t = 0; t < x.units; t++, a += x.a.step, b += x.b.row) {
         vu bt[ATTN_VECTORS];
         SIMD_UNROLL
@@ -149,7 +151,8 @@ static void transpose_block(uint32_t *dst, ptrdiff_t dst_row, const uint32_t *sr
     for (int step = 1; step < 16; step *= 2) {
         const vi odd = (lane & step) != 0, upper = (lane - step + 16) & odd,
                  lower = lane & ~odd; // b[l - step] or a[l]; b[l] or a[l + step]
-        const __m512i first = (__m512i)(upper | lower), second = (__m512i)((lane + 16) & odd) | (__m512i)((lane + step) & ~odd);
+        const __m512i first = (__m512i)(upper | lower),
+                      second = (__m512i)((lane + 16) & odd) | (__m512i)((lane + step) & ~odd);
         SIMD_UNROLL
         for (int i = 0; i < 16; i++) {
             if (i & step) continue;
@@ -163,7 +166,8 @@ static void transpose_block(uint32_t *dst, ptrdiff_t dst_row, const uint32_t *sr
 }
 #endif
 
-void CPU_ISA(attn_transpose)(uint32_t *dst, ptrdiff_t dst_row, const uint32_t *src, ptrdiff_t src_row, int rows, int cols) {
+void CPU_ISA(attn_transpose)(uint32_t *dst, ptrdiff_t dst_row, const uint32_t *src, ptrdiff_t src_row, int rows,
+                             int cols) {
     for (int i = 0; i < rows; i += 16)
         for (int j = 0; j < cols; j += 16) {
 #ifdef SIMD_AVX512
@@ -189,7 +193,8 @@ void CPU_ISA(attn_store)(pa_type type, void *dst, const float *src, float factor
     for (; d < D; d++) h[d] = bf16_from_float(factor * src[d]);
 }
 
-void CPU_ISA(attn_pack_keys)(const pa_attn *a, const attn_plan *p, uint32_t *dst, const void *prefix, const void *own, bool across) {
+void CPU_ISA(attn_pack_keys)(const pa_attn *a, const attn_plan *p, uint32_t *dst, const void *prefix, const void *own,
+                             bool across) {
     const int step = 64;
     const int64_t blocks = (p->key_pad + step - 1) / step, count = (int64_t)p->heads * blocks;
 #pragma omp for schedule(static) nowait
@@ -200,8 +205,8 @@ void CPU_ISA(attn_pack_keys)(const pa_attn *a, const attn_plan *p, uint32_t *dst
         for (int m = first; m < last; m += across ? p->per : 1) {
             const void *row = attn_key_row(a, prefix, own, b, h, m);
             if (across) CPU_ISA(attn_units_across)
-            (p->pairs, a->type, plane + (size_t)(m / p->per) * (size_t)p->width, row, attn_key_row(a, prefix, own, b, h, m + 1),
-             a->dim_head);
+            (p->pairs, a->type, plane + (size_t)(m / p->per) * (size_t)p->width, row,
+             attn_key_row(a, prefix, own, b, h, m + 1), a->dim_head);
             else CPU_ISA(attn_units)(p->pairs, a->type, plane + (size_t)m * (size_t)p->units, row, a->dim_head);
         }
     }

@@ -1,5 +1,6 @@
-// simd_norm.c: what works on a row at a time: layer norm, head norm, cross-entropy. Compiled once for each instruction set; see
-// host/model/ops.h for what each computes. Gradients of weights are summed per thread, then over threads in their order.
+// simd_norm.c: what works on a row at a time: layer norm, head norm, cross-entropy. Compiled once for each instruction
+// set; see host/model/ops.h for what each computes. Gradients of weights are summed per thread, then over threads in
+// their order.
 #include "cpu/simd_norm.h"
 
 #include <omp.h>

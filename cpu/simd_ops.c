@@ -1,6 +1,6 @@
-// simd_ops.c: embeddings, rotation, activations, casts, the optimiser and small products; and the table of all operations of one
-// instruction set. Compiled once for each. Loops are plain and vectorise; see host/model/ops.h for what
-// each computes. No operation here uses the device.
+// simd_ops.c: embeddings, rotation, activations, casts, the optimiser and small products; and the table of all
+// operations of one instruction set. Compiled once for each. Loops are plain and vectorise; see host/model/ops.h for
+// what each computes. No operation here uses the device.
 #include "cpu/attention.h"
 #include "cpu/muon.h"
 #include "cpu/simd_math.h"
@@ -37,7 +37,8 @@ static void embed_bwd(pa_device *device, const pa_embed_grads *a) {
         int low = (int)((int64_t)C * me / threads), high = (int)((int64_t)C * (me + 1) / threads);
         for (int r = 0; r < a->rows; r++) {
             const float *d = a->dx + (size_t)r * C;
-            float *t = a->dtoken_emb + (size_t)a->token[r] * C, *p = a->dpos_emb ? a->dpos_emb + (size_t)a->position[r] * C : NULL;
+            float *t = a->dtoken_emb + (size_t)a->token[r] * C,
+                  *p = a->dpos_emb ? a->dpos_emb + (size_t)a->position[r] * C : NULL;
 #pragma omp simd
             for (int i = low; i < high; i++) t[i] += d[i];
             if (!p) continue;
@@ -54,10 +55,12 @@ SIMD_INLINE void rotary_body(pa_type t, const pa_rotary *of) {
     for (int r = 0; r < of->rows; r++) {
         const float *angle = of->table + (size_t)of->position[r] * (size_t)half * 2;
         for (int h = 0; h < H; h++) {
-            void *a = act_at(t, of->x, (size_t)r * (size_t)of->ld + (size_t)h * (size_t)D), *b = act_at(t, a, (size_t)half);
+            void *a = act_at(t, of->x, (size_t)r * (size_t)of->ld + (size_t)h * (size_t)D),
+                 *b = act_at(t, a, (size_t)half);
 #pragma omp simd
             for (int j = 0; j < half; j++) {
-                float c = angle[2 * j], s = sign * angle[2 * j + 1], p = act_get(t, a, (size_t)j), q = act_get(t, b, (size_t)j);
+                float c = angle[2 * j], s = sign * angle[2 * j + 1], p = act_get(t, a, (size_t)j),
+                      q = act_get(t, b, (size_t)j);
                 act_set(t, a, (size_t)j, p * c - q * s);
                 act_set(t, b, (size_t)j, q * c + p * s);
             }
@@ -82,7 +85,8 @@ SIMD_INLINE void drop_row(pa_type t, const pa_activate *a, void *x, int row) {
     uint64_t at = base + (uint64_t)(row % a->sequence) * (uint64_t)((F + 3) / 4);
     for (int i = 0; i < F; i += 4) {
         pa_philox r = pa_random(d->seed, PA_RANDOM_DROPOUT, window, at + (uint64_t)i / 4);
-        for (int j = 0; j < 4 && i + j < F; j++) act_set(t, x, (size_t)(i + j), r.v[j] < limit ? 0 : act_get(t, x, (size_t)(i + j)) * keep);
+        for (int j = 0; j < 4 && i + j < F; j++)
+            act_set(t, x, (size_t)(i + j), r.v[j] < limit ? 0 : act_get(t, x, (size_t)(i + j)) * keep);
     }
 }
 
@@ -119,8 +123,10 @@ SIMD_INLINE void activation_bwd_body(pa_type t, const pa_activate *a) {
         if (a->dropout && a->dropout->p > 0) drop_row(t, a, to, r);
         for (int i = 0; i < F; i += VW) {
             int n = F - i < VW ? F - i : VW;
-            vf x = act_load(t, from, (size_t)i, n), up = act_load(t, to, (size_t)i, n), gauss, phi = normal_integral(x, &gauss);
-            act_store(t, to, (size_t)i, n, up * (kind == PA_GELU ? phi + 0.39894228f * x * gauss : 2.0f * vf_select(x < 0.0f, (vf){0}, x)));
+            vf x = act_load(t, from, (size_t)i, n), up = act_load(t, to, (size_t)i, n), gauss,
+               phi = normal_integral(x, &gauss);
+            act_store(t, to, (size_t)i, n,
+                      up * (kind == PA_GELU ? phi + 0.39894228f * x * gauss : 2.0f * vf_select(x < 0.0f, (vf){0}, x)));
         }
     }
 }
@@ -154,7 +160,8 @@ static size_t sum_work(pa_device *d) {
     return 0;
 }
 
-// Numbers [from, from + n) of the arrays. Constants are double until the last step: 1 - 0.999 in float32 would be off by 2e-5 of itself.
+// Numbers [from, from + n) of the arrays. Constants are double until the last step: 1 - 0.999 in float32 would be off
+// by 2e-5 of itself.
 static void adam_range(const pa_adam *a, float g_scale, double decay, size_t from, size_t n) {
     const pa_scalars *s = a->scalars;
     float *p = a->p + from, *g = a->g + from, *m = a->m + from, *v = a->v + from;
@@ -184,7 +191,8 @@ static void adam(pa_device *d, const pa_adam *a) {
     }
     for (int i = 0; i < a->params->count; i++) {
         const pa_param *row = &a->params->row[i];
-        size_t end = row->offset + row->size, from = row->offset > a->from ? row->offset : a->from, to = end < a->to ? end : a->to;
+        size_t end = row->offset + row->size, from = row->offset > a->from ? row->offset : a->from,
+               to = end < a->to ? end : a->to;
         if (from < to) adam_range(a, scale, row->decays ? s->decay : 0, from - a->from, to - from);
     }
 }
@@ -224,8 +232,8 @@ static void column_sum(pa_device *d, float *sum, const float *x, int rows, int C
     }
 }
 
-// Bytes to prefetch, or 0. Without prefetching 8- and 16-bit rows an Intel core leaves a third of the memory's rate unused; a Zen 4 loses
-// by it (bench/log.md).
+// Bytes to prefetch, or 0. Without prefetching 8- and 16-bit rows an Intel core leaves a third of the memory's rate
+// unused; a Zen 4 loses by it (bench/log.md).
 static int gemv_ahead(void) {
 #ifdef __x86_64__
     if (__builtin_cpu_is("intel")) return GEMV_AHEAD;
@@ -233,15 +241,16 @@ static int gemv_ahead(void) {
     return 0;
 }
 
-// From one end to the other, so that w is one stream to the prefetcher; four sums, so that additions do not wait for one another.
-// placed: x, for bf16 in the order of vf_split.
+// From one end to the other, so that w is one stream to the prefetcher; four sums, so that additions do not wait for
+// one another. placed: x, for bf16 in the order of vf_split.
 SIMD_INLINE float dot(pa_type t, const float *x, const float *placed, const void *w, int n, const int ahead) {
     vf sum[4] = {{0}, {0}, {0}, {0}};
     const int line = 64 / (int)pa_size(t);
     int i = 0;
     for (; i + 4 * VW <= n; i += 4 * VW) {
         SIMD_UNROLL
-        for (int j = 0; ahead && j < 4 * VW; j += line) __builtin_prefetch((const char *)act_at(t, w, (size_t)(i + j)) + ahead);
+        for (int j = 0; ahead && j < 4 * VW; j += line)
+            __builtin_prefetch((const char *)act_at(t, w, (size_t)(i + j)) + ahead);
         if (t == PA_TYPE_F32) SIMD_UNROLL
         for (int j = 0; j < 4; j++) sum[j] += vf_load(x + i + j * VW) * vf_load((const float *)w + i + j * VW);
         else SIMD_UNROLL for (int j = 0; j < 4; j += 2) {
@@ -262,7 +271,8 @@ SIMD_INLINE void gemv_body(pa_type t, const pa_gemv *a, const float *placed, con
         for (int s = 0; s < streams; s++) {
             size_t at = (size_t)s * (size_t)in;
             a->y[(size_t)s * (size_t)out + (size_t)o] =
-                dot(t, a->x + at, placed + at, act_at(t, a->w, (size_t)o * (size_t)in), in, ahead) + (a->bias ? a->bias[o] : 0);
+                dot(t, a->x + at, placed + at, act_at(t, a->w, (size_t)o * (size_t)in), in, ahead) +
+                (a->bias ? a->bias[o] : 0);
         }
 }
 static void gemv(pa_device *d, const pa_gemv *a) {
@@ -273,7 +283,8 @@ static void gemv(pa_device *d, const pa_gemv *a) {
         gemv_body(PA_TYPE_F32, a, a->x, 0);
         return;
     }
-    for (size_t s = 0; s < (size_t)a->streams; s++) vf_split(placed + s * in, a->x + s * in, a->in / (2 * VW) * (2 * VW));
+    for (size_t s = 0; s < (size_t)a->streams; s++)
+        vf_split(placed + s * in, a->x + s * in, a->in / (2 * VW) * (2 * VW));
     if (gemv_ahead())
         gemv_body(PA_TYPE_BF16, a, placed, GEMV_AHEAD);
     else
@@ -315,7 +326,8 @@ static void gemv_int8(pa_device *d, const pa_gemv *a) {
     for (int o = 0; o < out; o++)
         for (int s = 0; s < streams; s++)
             a->y[(size_t)s * (size_t)out + (size_t)o] =
-                a->scale[o] * dot_int8(a->x + (size_t)s * (size_t)in, w + (size_t)o * (size_t)in, in, ahead) + (a->bias ? a->bias[o] : 0);
+                a->scale[o] * dot_int8(a->x + (size_t)s * (size_t)in, w + (size_t)o * (size_t)in, in, ahead) +
+                (a->bias ? a->bias[o] : 0);
 }
 
 #define CPU_STRING_(x) #x

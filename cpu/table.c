@@ -1,4 +1,5 @@
-// table.c: see table.h. Memory, waiting and sums over ranks of a CPU, and the operations that no instruction set changes.
+// table.c: see table.h. Memory, waiting and sums over ranks of a CPU, and the operations that no instruction set
+// changes.
 #include "cpu/table.h"
 
 #include <math.h>
@@ -66,12 +67,13 @@ static pa_status take(pa_device *d, const char *arena, size_t bytes, size_t plan
     double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     (void)d;
     if ((double)plan > have)
-        return pa_error(
-            err, PA_FAIL,
-            "memory: the plan needs %.1f GB, this machine has %.1f GB; try train.recompute = true or a smaller train.micro_batch",
-            (double)plan / 1e9, have / 1e9);
+        return pa_error(err, PA_FAIL,
+                        "memory: the plan needs %.1f GB, this machine has %.1f GB; try train.recompute = true or a "
+                        "smaller train.micro_batch",
+                        (double)plan / 1e9, have / 1e9);
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) return pa_error(err, PA_FAIL, "memory: arena %s: no room for %.1f MB", arena, (double)bytes / 1e6);
+    if (p == MAP_FAILED)
+        return pa_error(err, PA_FAIL, "memory: arena %s: no room for %.1f MB", arena, (double)bytes / 1e6);
     madvise(p, bytes, MADV_HUGEPAGE); // fewer page walks; not there on every kernel, and not needed
     *base = p;
     return PA_OK;
@@ -153,8 +155,9 @@ static pa_status squares_by_rank(pa_device *d, double *to, const float *grad, si
     return pa_comm_sum_f64(d->comm, to, 1, err);
 }
 
-// The best of a few products of 1536^3, the size from which oneDNN is at its peak with a weight as layers have it (the other way round
-// float32 of AVX-512 is a third slower at this size), of float32 where bf16 is widened to it; 0 where that fails.
+// The best of a few products of 1536^3, the size from which oneDNN is at its peak with a weight as layers have it (the
+// other way round float32 of AVX-512 is a third slower at this size), of float32 where bf16 is widened to it; 0 where
+// that fails.
 static double peak(pa_device *d) {
     enum { n = 1536 };
     void *a = pa_alloc((size_t)n * n * 4), *b = pa_alloc((size_t)n * n * 4), *y = pa_alloc((size_t)n * n * 4);

@@ -1,5 +1,5 @@
-// attend.c: see attend.h. cuDNN's kernels were seen to give NaN for shapes near the model's (d = 64, lengths that are no multiple of 128, a
-// mask), so that no shape is trusted before it was compared here.
+// attend.c: see attend.h. cuDNN's kernels were seen to give NaN for shapes near the model's (d = 64, lengths that are
+// no multiple of 128, a mask), so that no shape is trusted before it was compared here.
 #include "cuda/attend.h"
 
 #include <math.h>
@@ -108,12 +108,14 @@ static bool take(trial *r, const pa_attn *shape, size_t work, cudaStream_t strea
     for (int i = 0; ok && i < TENSORS; i++)
         for (int which = 0; ok && which < (i < T_O || i == T_WORK ? 1 : 2); which++) {
             ok = !cudaMalloc(&r->x[which][i], bytes[i] + 16) && !cudaMemsetAsync(r->x[which][i], 0, bytes[i], stream);
-            if (ok && i < T_O) ok = !cudaMemcpyAsync(r->x[which][i], numbers + i * 1001, bytes[i], cudaMemcpyHostToDevice, stream);
+            if (ok && i < T_O)
+                ok = !cudaMemcpyAsync(r->x[which][i], numbers + i * 1001, bytes[i], cudaMemcpyHostToDevice, stream);
         }
     ok = ok && !cudaStreamSynchronize(stream);
     free(numbers);
     a.q = r->x[0][T_Q], a.kp = r->x[0][T_K], a.vp = r->x[0][T_V];
-    a.kn = (const char *)a.kp + (size_t)(a.kept * a.ldkv) * 2, a.vn = (const char *)a.vp + (size_t)(a.kept * a.ldkv) * 2;
+    a.kn = (const char *)a.kp + (size_t)(a.kept * a.ldkv) * 2,
+    a.vn = (const char *)a.vp + (size_t)(a.kept * a.ldkv) * 2;
     r->a = a;
     memcpy(r->bytes, bytes, sizeof bytes);
     return ok;
@@ -125,8 +127,8 @@ static float number(pa_type type, int tensor, const void *p, size_t i) {
     return type == PA_TYPE_BF16 ? cuda_bf16_to_float(x) : cuda_half_to_float(x);
 }
 
-// Each side rounds to the type twice on the way, weights and results, so that they differ by at most four roundings in norm; logarithms of
-// sums by less than one, for they make weights again.
+// Each side rounds to the type twice on the way, weights and results, so that they differ by at most four roundings in
+// norm; logarithms of sums by less than one, for they make weights again.
 static bool agree(const trial *r, int tensor) {
     const double u = r->a.type == PA_TYPE_BF16 ? 0x1p-8 : 0x1p-11;
     const size_t n = r->bytes[tensor] / (tensor == T_LSE ? 4 : 2);
@@ -164,7 +166,8 @@ static bool prove(cuda_attend *t, cudaStream_t stream, const pa_attn *shape, boo
     pa_attn one = *shape; // where its keys lie, one sequence has them in one piece
     one.batch = 1;
     size_t work = cuda_cudnn_work(t->cudnn, &one, back);
-    bool equal = work != SIZE_MAX && take(&r, shape, larger(work, cuda_attn_work(&one)), stream) && run_both(t, stream, &r, back);
+    bool equal = work != SIZE_MAX && take(&r, shape, larger(work, cuda_attn_work(&one)), stream) &&
+                 run_both(t, stream, &r, back);
     if (!back)
         equal = equal && agree(&r, T_O) && agree(&r, T_LSE);
     else
@@ -175,8 +178,9 @@ static bool prove(cuda_attend *t, cudaStream_t stream, const pa_attn *shape, boo
 }
 
 static bool same(const pa_attn *x, const pa_attn *y) {
-    return x->type == y->type && x->batch == y->batch && x->latents == y->latents && x->kept == y->kept && x->heads == y->heads &&
-           x->dim_head == y->dim_head && x->ldq == y->ldq && x->ldkv == y->ldkv && x->ldo == y->ldo;
+    return x->type == y->type && x->batch == y->batch && x->latents == y->latents && x->kept == y->kept &&
+           x->heads == y->heads && x->dim_head == y->dim_head && x->ldq == y->ldq && x->ldkv == y->ldkv &&
+           x->ldo == y->ldo;
 }
 
 static bool usable(cuda_attend *t, cudaStream_t stream, const pa_attn *a, bool back, size_t size) {
@@ -184,7 +188,8 @@ static bool usable(cuda_attend *t, cudaStream_t stream, const pa_attn *a, bool b
     if (!offered(t, a)) return false;
     for (int i = 0; i < t->count; i++)
         if (t->proofs[i].back == back && same(&t->proofs[i].shape, a)) return t->proofs[i].equal;
-    if (t->count == PROOFS || cudaStreamIsCapturing(stream, &capture) || capture != cudaStreamCaptureStatusNone) return false;
+    if (t->count == PROOFS || cudaStreamIsCapturing(stream, &capture) || capture != cudaStreamCaptureStatusNone)
+        return false;
     size_t work = cuda_cudnn_work(t->cudnn, a, back);
     bool equal = work <= size && prove(t, stream, a, back);
     t->proofs[t->count++] = (proof){*a, back, equal};
@@ -192,10 +197,12 @@ static bool usable(cuda_attend *t, cudaStream_t stream, const pa_attn *a, bool b
 }
 
 void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, void *o, float *lse, pa_work work) {
-    if (!usable(t, stream, a, false, work.bytes) || !cuda_cudnn_fwd(t->cudnn, stream, a, o, lse, work.at)) cuda_attn_fwd(stream, a, o, lse);
+    if (!usable(t, stream, a, false, work.bytes) || !cuda_cudnn_fwd(t->cudnn, stream, a, o, lse, work.at))
+        cuda_attn_fwd(stream, a, o, lse);
 }
 
 void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, pa_work work) {
-    if (!usable(t, stream, a, true, work.bytes) || !cuda_cudnn_bwd(t->cudnn, stream, a, g, work.at)) cuda_attn_bwd(stream, a, g, work.at);
+    if (!usable(t, stream, a, true, work.bytes) || !cuda_cudnn_bwd(t->cudnn, stream, a, g, work.at))
+        cuda_attn_bwd(stream, a, g, work.at);
 }
 #endif

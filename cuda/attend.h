@@ -1,4 +1,5 @@
-// attend.h: which attention runs: cuDNN's, where it was proved equal to our kernels on this GPU, else ours. Knows nothing of the model.
+// attend.h: which attention runs: cuDNN's, where it was proved equal to our kernels on this GPU, else ours. Knows
+// nothing of the model.
 #ifndef PA_CUDA_ATTEND_H
 #define PA_CUDA_ATTEND_H
 
@@ -6,16 +7,17 @@
 
 typedef struct cuda_attend cuda_attend;
 
-// Whether cuDNN can be faster with so many queries and dims. It works in tiles of 128 queries and pads dims; its plan, and the proof, take
-// up to a second a shape, which a smaller one never earns back.
+// Whether cuDNN can be faster with so many queries and dims. It works in tiles of 128 queries and pads dims; its plan,
+// and the proof, take up to a second a shape, which a smaller one never earns back.
 bool cuda_attend_pays(int latents, int dim_head);
-// NULL where there is only one choice: built without cuDNN, or none is found, code other than sm_90's, or PATRAIN_CUDNN=0.
+// NULL where there is only one choice: built without cuDNN, or none is found, code other than sm_90's, or
+// PATRAIN_CUDNN=0.
 cuda_attend *cuda_attend_create(void);
 void cuda_attend_destroy(cuda_attend *t);
 // Bytes of work for cuda_attend_fwd, and with back for cuda_attend_bwd too. t may be NULL here and below.
 size_t cuda_attend_work(cuda_attend *t, const pa_attn *a, bool back);
-// As cuda_attn_fwd and cuda_attn_bwd. The first call of a shape takes memory for a while and waits: both run on drawn numbers and are
-// compared. If that call is being captured, our kernels run.
+// As cuda_attn_fwd and cuda_attn_bwd. The first call of a shape takes memory for a while and waits: both run on drawn
+// numbers and are compared. If that call is being captured, our kernels run.
 void cuda_attend_fwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, void *o, float *lse, pa_work work);
 void cuda_attend_bwd(cuda_attend *t, cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, pa_work work);
 

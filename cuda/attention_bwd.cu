@@ -1,13 +1,16 @@
-// attention_bwd.cu: attention's backward pass: scores are computed again from lse. Knows nothing of layers, projections or rotary.
+// attention_bwd.cu: attention's backward pass: scores are computed again from lse. Knows nothing of layers, projections
+// or rotary.
 //
-// With weights p = 2^(c q.k - lse), dropout's factors z, delta = o.dout: ds = p (z dout.v - delta); dv += p z dout, dk += scale ds q,
-// dq += scale ds k. Three kernels: delta; dk and dv by blocks of keys that go through queries (8 D flop a pair); dq by blocks of queries
-// that go through keys (6 D). That is 14 D flop a pair where one pass over pairs would need 10 D, and every sum has one order.
+// With weights p = 2^(c q.k - lse), dropout's factors z, delta = o.dout: ds = p (z dout.v - delta); dv += p z dout, dk
+// += scale ds q, dq += scale ds k. Three kernels: delta; dk and dv by blocks of keys that go through queries (8 D flop
+// a pair); dq by blocks of queries that go through keys (6 D). That is 14 D flop a pair where one pass over pairs would
+// need 10 D, and every sum has one order.
 #include "cuda/attention_mma.cuh"
 
 // A warp a row (b, n, h) of o and dout: 2 s D bytes read, 4 written, 2 D flop each.
 template <typename T>
-static __global__ void __launch_bounds__(ATTN_THREADS) delta_kernel(pa_attn a, const T *o, const T *dout, float *delta, size_t rows) {
+static __global__ void __launch_bounds__(ATTN_THREADS)
+    delta_kernel(pa_attn a, const T *o, const T *dout, float *delta, size_t rows) {
     const size_t i = (size_t)blockIdx.x * (ATTN_THREADS / 32) + threadIdx.x / 32;
     if (i >= rows) return;
     const int h = (int)(i % a.heads), n = (int)(i / a.heads % a.latents), b = (int)(i / a.heads / a.latents);
@@ -18,12 +21,12 @@ static __global__ void __launch_bounds__(ATTN_THREADS) delta_kernel(pa_attn a, c
     if (threadIdx.x % 32 == 0) delta[((size_t)b * a.heads + h) * a.latents + n] = sum;
 }
 
-// Rows are keys, columns queries, from the first that sees the block's first key. Shared memory: (2 ROWS + 2 COLS) (DP + 4) +
-// ROWS (COLS + 4) floats: 61 KB for D up to 64, 53 KB for 128.
+// Rows are keys, columns queries, from the first that sees the block's first key. Shared memory: (2 ROWS + 2 COLS) (DP
+// + 4) + ROWS (COLS + 4) floats: 61 KB for D up to 64, 53 KB for 128.
 template <typename T, int DIMS>
 static __global__ void __launch_bounds__(ATTN_THREADS)
-    dkv_plain_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dkp, T *dvp, T *dkn, T *dvn,
-                     bool wide) {
+    dkv_plain_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dkp,
+                     T *dvp, T *dkn, T *dvn, bool wide) {
     typedef attn_plain<DIMS> P;
     CUDA_SHARED(float, shared);
     float *const k = shared, *const v = k + P::ROW_TILE, *const q = v + P::ROW_TILE, *const d_o = q + P::COL_TILE,
@@ -38,14 +41,18 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
     for (int i = 0; i < P::R; i++)
 #pragma unroll
         for (int d = 0; d < P::VECTORS * 4; d++) dk[i][d] = dv[i][d] = 0;
-    P::template load_rows<T>(k, D, wide, [&](int i) { return m0 + i < keys ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
-    P::template load_rows<T>(v, D, wide, [&](int i) { return m0 + i < keys ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr; });
+    P::template load_rows<T>(
+        k, D, wide, [&](int i) { return m0 + i < keys ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
+    P::template load_rows<T>(
+        v, D, wide, [&](int i) { return m0 + i < keys ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr; });
     for (int n0 = max(0, m0 - a.kept) / P::COLS * P::COLS; n0 < a.latents; n0 += P::COLS) {
         __syncthreads();
-        P::template load_cols<T>(q, D, wide,
-                                 [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr; });
-        P::template load_cols<T>(d_o, D, wide,
-                                 [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr; });
+        P::template load_cols<T>(q, D, wide, [&](int i) {
+            return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr;
+        });
+        P::template load_cols<T>(d_o, D, wide, [&](int i) {
+            return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr;
+        });
         __syncthreads();
         float s[P::R][P::C], ds[P::R][P::C];
         P::product(s, k, q);
@@ -53,7 +60,8 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
 #pragma unroll
         for (int j = 0; j < P::C; j++) {
             const int n = n0 + tx * P::C + j;
-            const float top = n < a.latents ? lse[head + n] * 1.44269504f : 0, mean = n < a.latents ? delta[head + n] : 0;
+            const float top = n < a.latents ? lse[head + n] * 1.44269504f : 0,
+                        mean = n < a.latents ? delta[head + n] : 0;
             float keep[P::R];
             attn_keep<P::R>(keep, dropout, window, h, n, m);
 #pragma unroll
@@ -77,11 +85,12 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
     }
 }
 
-// Rows are queries, columns the keys that they see. Shared memory as above. Both: 2 or 3 blocks an SM on an A100, one on a T4; rows are
-// read once, columns once for every ROWS of them.
+// Rows are queries, columns the keys that they see. Shared memory as above. Both: 2 or 3 blocks an SM on an A100, one
+// on a T4; rows are read once, columns once for every ROWS of them.
 template <typename T, int DIMS>
 static __global__ void __launch_bounds__(ATTN_THREADS)
-    dq_plain_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dq, bool wide) {
+    dq_plain_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dq,
+                    bool wide) {
     typedef attn_plain<DIMS> P;
     CUDA_SHARED(float, shared);
     float *const q = shared, *const d_o = q + P::ROW_TILE, *const k = d_o + P::ROW_TILE, *const v = k + P::COL_TILE,
@@ -94,20 +103,25 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
     float sum[P::R][P::VECTORS * 4], top[P::R], mean[P::R];
 #pragma unroll
     for (int i = 0; i < P::R; i++) {
-        top[i] = n + i < a.latents ? lse[head + n + i] * 1.44269504f : 0, mean[i] = n + i < a.latents ? delta[head + n + i] : 0;
+        top[i] = n + i < a.latents ? lse[head + n + i] * 1.44269504f : 0,
+        mean[i] = n + i < a.latents ? delta[head + n + i] : 0;
 #pragma unroll
         for (int d = 0; d < P::VECTORS * 4; d++) sum[i][d] = 0;
     }
-    P::template load_rows<T>(q, D, wide,
-                             [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr; });
-    P::template load_rows<T>(d_o, D, wide,
-                             [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr; });
+    P::template load_rows<T>(q, D, wide, [&](int i) {
+        return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr;
+    });
+    P::template load_rows<T>(d_o, D, wide, [&](int i) {
+        return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr;
+    });
     for (int m0 = 0; m0 < seen; m0 += P::COLS) {
         __syncthreads();
-        P::template load_cols<T>(k, D, wide,
-                                 [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
-        P::template load_cols<T>(v, D, wide,
-                                 [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr; });
+        P::template load_cols<T>(k, D, wide, [&](int i) {
+            return m0 + i < seen ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr;
+        });
+        P::template load_cols<T>(v, D, wide, [&](int i) {
+            return m0 + i < seen ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr;
+        });
         __syncthreads();
         float s[P::R][P::C], ds[P::R][P::C], keep[P::C];
         const int m = m0 + tx * P::C;
@@ -131,15 +145,16 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
         if (n + i < a.latents) P::store(attn_query<T>(a, dq, a.ldq, b, h, n + i), sum[i], a.scale, D);
 }
 
-// The tensor-core forms. Weights and ds are rounded to T, sums are float32 in registers. Products are taken so that a warp's rows are keys
-// (dk, dv) or queries (dq): what is multiplied next is then in the lanes that it is needed in, and never passes through shared memory.
+// The tensor-core forms. Weights and ds are rounded to T, sums are float32 in registers. Products are taken so that a
+// warp's rows are keys (dk, dv) or queries (dq): what is multiplied next is then in the lanes that it is needed in, and
+// never passes through shared memory.
 //
-// A block has 64 keys of a head, 16 a warp, and goes through the queries that see them by tiles of ROWS; the next is copied
-// while one is used. Queries and dout are read once for every 64 keys. With D up to 64 and no dropout
-// fragments of keys and values are held in registers, else they are read from shared memory each time and ROWS are fewer.
-// Shared memory: two stages of q, dout, lse and delta, and keys and values where they are not held: 33 KB for D up to 64; 65 KB for 128.
-// sm_75 has 64 KB for all blocks: 29 KB, so that there is room for two, and 49 KB. Blocks an SM: 2 by registers (250 of them), 3 with D up
-// to 64 and dropout; on a T4 2, and one for 128.
+// A block has 64 keys of a head, 16 a warp, and goes through the queries that see them by tiles of ROWS; the next is
+// copied while one is used. Queries and dout are read once for every 64 keys. With D up to 64 and no dropout fragments
+// of keys and values are held in registers, else they are read from shared memory each time and ROWS are fewer. Shared
+// memory: two stages of q, dout, lse and delta, and keys and values where they are not held: 33 KB for D up to 64; 65
+// KB for 128. sm_75 has 64 KB for all blocks: 29 KB, so that there is room for two, and 49 KB. Blocks an SM: 2 by
+// registers (250 of them), 3 with D up to 64 and dropout; on a T4 2, and one for 128.
 template <int ARCH, int DIMS, bool DROP> struct dkv_shape {
     enum {
         HELD = DIMS <= 64 && !DROP,
@@ -152,14 +167,16 @@ template <int ARCH, int DIMS, bool DROP> struct dkv_shape {
     };
 };
 // A number a thread of a tile's rows: lse in log2, then delta. A row past the end gets weights of 2^-infinity.
-static __device__ __forceinline__ float row_statistic(const float *lse, const float *delta, int n, int latents, int which) {
+static __device__ __forceinline__ float row_statistic(const float *lse, const float *delta, int n, int latents,
+                                                      int which) {
     if (n >= latents) return which ? 0.0f : INFINITY;
     return which ? delta[n] : lse[n] * 1.44269504f;
 }
 
 template <typename T, int ARCH, int DIMS, bool DROP>
 static __global__ void __launch_bounds__(ATTN_THREADS)
-    dkv_mma_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dkp, T *dvp, T *dkn, T *dvn) {
+    dkv_mma_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dkp, T *dvp,
+                   T *dkn, T *dvn) {
     typedef attn_mma<T, ARCH, DIMS> M;
     typedef dkv_shape<ARCH, DIMS, DROP> S;
     enum { ROWS = S::ROWS, N = ROWS / 8 };
@@ -171,19 +188,23 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
     const uint64_t window = DROP ? dropout.window[b] : 0;
     const size_t head = ((size_t)b * a.heads + h) * a.latents;
     const auto load = [&](T *stage, int n0) {
-        M::template copy<ROWS>(stage, D,
-                               [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr; });
-        M::template copy<ROWS>(stage + S::TILE, D,
-                               [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr; });
+        M::template copy<ROWS>(stage, D, [&](int i) {
+            return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr;
+        });
+        M::template copy<ROWS>(stage + S::TILE, D, [&](int i) {
+            return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr;
+        });
         M::commit();
     };
     const auto statistic = [&](int n0) {
         return row_statistic(lse + head, delta + head, n0 + threadIdx.x % ROWS, a.latents, threadIdx.x / ROWS);
     };
     T *const left = shared + (S::HELD ? S::STAGE : 2 * S::STAGE); // keys, then values
-    M::template copy<S::KEYS>(left, D, [&](int i) { return m0 + i < keys ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
-    M::template copy<S::KEYS>(left + S::KEYS * DIMS, D,
-                              [&](int i) { return m0 + i < keys ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr; });
+    M::template copy<S::KEYS>(
+        left, D, [&](int i) { return m0 + i < keys ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
+    M::template copy<S::KEYS>(left + S::KEYS * DIMS, D, [&](int i) {
+        return m0 + i < keys ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr;
+    });
     int n0 = max(0, m0 - a.kept) / ROWS * ROWS;
     load(shared, n0);
     if (threadIdx.x < 2 * ROWS) reinterpret_cast<float *>(shared + 2 * S::TILE)[threadIdx.x] = statistic(n0);
@@ -241,10 +262,10 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
     }
 }
 
-// A block has 64 queries of a head, 16 a warp, fragments of q and dout in registers, and goes through the keys that they see by tiles of
-// 64: keys and values are read once for every 64 queries, 6 D flop a pair. Shared memory: two stages of keys and values, 512 DP bytes; q
-// and dout pass through the second. Blocks an SM: 3 by registers for D up to 64 (2 on a T4, and on an H100
-// with dropout), 2 for 128 (one on a T4).
+// A block has 64 queries of a head, 16 a warp, fragments of q and dout in registers, and goes through the keys that
+// they see by tiles of 64: keys and values are read once for every 64 queries, 6 D flop a pair. Shared memory: two
+// stages of keys and values, 512 DP bytes; q and dout pass through the second. Blocks an SM: 3 by registers for D up to
+// 64 (2 on a T4, and on an H100 with dropout), 2 for 128 (one on a T4).
 template <typename T, int ARCH, int DIMS, bool DROP>
 static __global__ void __launch_bounds__(ATTN_THREADS)
     dq_mma_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dq) {
@@ -253,26 +274,33 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
     if (!M::here()) return;
     CUDA_SHARED(T, shared);
     const int n0 = (int)(gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z, D = a.dim_head;
-    const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16, n = n0 + own, seen = a.kept + min(n0 + ROWS, a.latents);
+    const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16, n = n0 + own,
+              seen = a.kept + min(n0 + ROWS, a.latents);
     const float c = a.scale * 1.44269504f;
     const uint64_t window = DROP ? dropout.window[b] : 0;
     const size_t head = ((size_t)b * a.heads + h) * a.latents;
     const auto load = [&](T *stage, int m0) {
-        M::template copy<KEYS>(stage, D, [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
-        M::template copy<KEYS>(stage + TILE, D,
-                               [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr; });
+        M::template copy<KEYS>(
+            stage, D, [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
+        M::template copy<KEYS>(stage + TILE, D, [&](int i) {
+            return m0 + i < seen ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr;
+        });
         M::commit();
     };
     T *const left = shared + 2 * TILE;
-    M::template copy<ROWS>(left, D, [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr; });
-    M::template copy<ROWS>(left + TILE, D,
-                           [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr; });
+    M::template copy<ROWS>(left, D, [&](int i) {
+        return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr;
+    });
+    M::template copy<ROWS>(left + TILE, D, [&](int i) {
+        return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr;
+    });
     load(shared, 0);
     M::wait();
     __syncthreads();
     uint32_t q[1][M::STEPS][4], d_o[1][M::STEPS][4];
 #pragma unroll
-    for (int step = 0; step < M::STEPS; step++) M::rows(q[0][step], left, own, step), M::rows(d_o[0][step], left + TILE, own, step);
+    for (int step = 0; step < M::STEPS; step++)
+        M::rows(q[0][step], left, own, step), M::rows(d_o[0][step], left + TILE, own, step);
     float sum[1][M::CHUNKS][4], top[2], mean[2];
     M::template zero<1, M::CHUNKS>(sum);
 #pragma unroll
@@ -310,19 +338,21 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
     }
 }
 
-template <typename T, int DIMS> static void bwd_plain_dims(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, float *delta) {
+template <typename T, int DIMS>
+static void bwd_plain_dims(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, float *delta) {
     typedef attn_plain<DIMS> P;
     const size_t bytes = (2 * P::ROW_TILE + 2 * P::COL_TILE + P::WEIGHTS) * sizeof(float);
     const dim3 keys(cuda_blocks((size_t)a->kept + a->latents, P::ROWS), a->heads, a->batch),
         queries(cuda_blocks(a->latents, P::ROWS), a->heads, a->batch);
     const attn_dropout dropout = attn_dropout_of(a->dropout);
     const bool wide = attn_wide(a) && cuda_wide(g->dout, 8);
-    ATTN_LAUNCH((dkv_plain_kernel<T, DIMS>), keys, dim3(ATTN_THREADS), bytes, stream, *a, dropout, g->lse, delta, (const T *)g->dout,
-                (T *)g->dkp, (T *)g->dvp, (T *)g->dkn, (T *)g->dvn, wide);
-    ATTN_LAUNCH((dq_plain_kernel<T, DIMS>), queries, dim3(ATTN_THREADS), bytes, stream, *a, dropout, g->lse, delta, (const T *)g->dout,
-                (T *)g->dq, wide);
+    ATTN_LAUNCH((dkv_plain_kernel<T, DIMS>), keys, dim3(ATTN_THREADS), bytes, stream, *a, dropout, g->lse, delta,
+                (const T *)g->dout, (T *)g->dkp, (T *)g->dvp, (T *)g->dkn, (T *)g->dvn, wide);
+    ATTN_LAUNCH((dq_plain_kernel<T, DIMS>), queries, dim3(ATTN_THREADS), bytes, stream, *a, dropout, g->lse, delta,
+                (const T *)g->dout, (T *)g->dq, wide);
 }
-template <typename T> static void bwd_plain(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, float *delta) {
+template <typename T>
+static void bwd_plain(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, float *delta) {
     if (a->dim_head <= 64 && sizeof(T) == 4)
         bwd_plain_dims<T, sizeof(T) == 4 ? 64 : 128>(stream, a, g, delta);
     else
@@ -334,16 +364,18 @@ static void bwd_mma(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *
     const dim3 keys(cuda_blocks((size_t)a->kept + a->latents, 64), a->heads, a->batch),
         queries(cuda_blocks(a->latents, 64), a->heads, a->batch);
     const attn_dropout dropout = attn_dropout_of(a->dropout);
-    ATTN_LAUNCH((dkv_mma_kernel<T, ARCH, DIMS, DROP>), keys, dim3(ATTN_THREADS), (dkv_shape<ARCH, DIMS, DROP>::BYTES), stream, *a, dropout,
-                g->lse, delta, (const T *)g->dout, (T *)g->dkp, (T *)g->dvp, (T *)g->dkn, (T *)g->dvn);
-    ATTN_LAUNCH((dq_mma_kernel<T, ARCH, DIMS, DROP>), queries, dim3(ATTN_THREADS), 512 * DIMS, stream, *a, dropout, g->lse, delta,
-                (const T *)g->dout, (T *)g->dq);
+    ATTN_LAUNCH((dkv_mma_kernel<T, ARCH, DIMS, DROP>), keys, dim3(ATTN_THREADS), (dkv_shape<ARCH, DIMS, DROP>::BYTES),
+                stream, *a, dropout, g->lse, delta, (const T *)g->dout, (T *)g->dkp, (T *)g->dvp, (T *)g->dkn,
+                (T *)g->dvn);
+    ATTN_LAUNCH((dq_mma_kernel<T, ARCH, DIMS, DROP>), queries, dim3(ATTN_THREADS), 512 * DIMS, stream, *a, dropout,
+                g->lse, delta, (const T *)g->dout, (T *)g->dq);
 }
 
-template <typename T> static void find_delta(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, float *delta) {
+template <typename T>
+static void find_delta(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, float *delta) {
     const size_t rows = (size_t)a->batch * a->latents * a->heads;
-    CUDA_LAUNCH((delta_kernel<T>), dim3(cuda_blocks(rows, ATTN_THREADS / 32)), dim3(ATTN_THREADS), 0, stream, *a, (const T *)g->o,
-                (const T *)g->dout, delta, rows);
+    CUDA_LAUNCH((delta_kernel<T>), dim3(cuda_blocks(rows, ATTN_THREADS / 32)), dim3(ATTN_THREADS), 0, stream, *a,
+                (const T *)g->o, (const T *)g->dout, delta, rows);
 }
 
 void cuda_attn_bwd(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, void *work) {

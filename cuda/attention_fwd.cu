@@ -1,12 +1,14 @@
-// attention_fwd.cu: attention's forward pass: exact, by tiles, with an online softmax. Knows nothing of layers, projections or rotary.
+// attention_fwd.cu: attention's forward pass: exact, by tiles, with an online softmax. Knows nothing of layers,
+// projections or rotary.
 #include "cuda/attention_mma.cuh"
 
-// A block has ROWS queries of a head and goes through the keys that they see, COLS at a time: 4 D flop a pair, and the keys and values of a
-// head are read once for every ROWS queries, 4 s D bytes a key with s bytes a number. Queries see more keys the later they are, so the last
-// go first. Shared memory: (ROWS + 2 COLS) (DP + 4) + ROWS (COLS + 4) floats: 44 KB for D up to 64, 36 KB for 128: 3 or 4 blocks an SM on
-// an A100, 4 or 5 on an H100, one on a T4.
+// A block has ROWS queries of a head and goes through the keys that they see, COLS at a time: 4 D flop a pair, and the
+// keys and values of a head are read once for every ROWS queries, 4 s D bytes a key with s bytes a number. Queries see
+// more keys the later they are, so the last go first. Shared memory: (ROWS + 2 COLS) (DP + 4) + ROWS (COLS + 4) floats:
+// 44 KB for D up to 64, 36 KB for 128: 3 or 4 blocks an SM on an A100, 4 or 5 on an H100, one on a T4.
 template <typename T, int DIMS>
-static __global__ void __launch_bounds__(ATTN_THREADS) fwd_plain_kernel(pa_attn a, attn_dropout dropout, T *o, float *lse, bool wide) {
+static __global__ void __launch_bounds__(ATTN_THREADS)
+    fwd_plain_kernel(pa_attn a, attn_dropout dropout, T *o, float *lse, bool wide) {
     typedef attn_plain<DIMS> P;
     CUDA_SHARED(float, shared);
     float *const q = shared, *const k = q + P::ROW_TILE, *const v = k + P::COL_TILE, *const weights = v + P::COL_TILE;
@@ -21,14 +23,17 @@ static __global__ void __launch_bounds__(ATTN_THREADS) fwd_plain_kernel(pa_attn 
 #pragma unroll
         for (int d = 0; d < P::VECTORS * 4; d++) out[i][d] = 0;
     }
-    P::template load_rows<T>(q, D, wide,
-                             [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr; });
+    P::template load_rows<T>(q, D, wide, [&](int i) {
+        return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr;
+    });
     for (int m0 = 0; m0 < seen; m0 += P::COLS) {
         __syncthreads();
-        P::template load_cols<T>(k, D, wide,
-                                 [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
-        P::template load_cols<T>(v, D, wide,
-                                 [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr; });
+        P::template load_cols<T>(k, D, wide, [&](int i) {
+            return m0 + i < seen ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr;
+        });
+        P::template load_cols<T>(v, D, wide, [&](int i) {
+            return m0 + i < seen ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr;
+        });
         __syncthreads();
         float s[P::R][P::C], keep[P::C];
         const int m = m0 + tx * P::C;
@@ -38,7 +43,8 @@ static __global__ void __launch_bounds__(ATTN_THREADS) fwd_plain_kernel(pa_attn 
             float now = top[i];
 #pragma unroll
             for (int j = 0; j < P::C; j++) {
-                s[i][j] = m + j <= a.kept + n + i ? s[i][j] * c : -INFINITY; // key 0 is seen by all, so a maximum is finite
+                s[i][j] =
+                    m + j <= a.kept + n + i ? s[i][j] * c : -INFINITY; // key 0 is seen by all, so a maximum is finite
                 now = fmaxf(now, s[i][j]);
             }
 #pragma unroll
@@ -70,8 +76,9 @@ static __global__ void __launch_bounds__(ATTN_THREADS) fwd_plain_kernel(pa_attn 
 template <typename T, int DIMS> static void fwd_plain_dims(cudaStream_t stream, const pa_attn *a, T *o, float *lse) {
     typedef attn_plain<DIMS> P;
     const dim3 grid(cuda_blocks(a->latents, P::ROWS), a->heads, a->batch);
-    ATTN_LAUNCH((fwd_plain_kernel<T, DIMS>), grid, dim3(ATTN_THREADS), (P::ROW_TILE + 2 * P::COL_TILE + P::WEIGHTS) * sizeof(float), stream,
-                *a, attn_dropout_of(a->dropout), o, lse, attn_wide(a));
+    ATTN_LAUNCH((fwd_plain_kernel<T, DIMS>), grid, dim3(ATTN_THREADS),
+                (P::ROW_TILE + 2 * P::COL_TILE + P::WEIGHTS) * sizeof(float), stream, *a, attn_dropout_of(a->dropout),
+                o, lse, attn_wide(a));
 }
 template <typename T> static void fwd_plain(cudaStream_t stream, const pa_attn *a, void *o, float *lse) {
     if (a->dim_head <= 64 && sizeof(T) == 4)
@@ -80,10 +87,11 @@ template <typename T> static void fwd_plain(cudaStream_t stream, const pa_attn *
         fwd_plain_dims<T, 128>(stream, a, (T *)o, lse);
 }
 
-// Online softmax of two rows: scores s become weights, in place; maxima, sums and output so far are scaled to the new maxima.
+// Online softmax of two rows: scores s become weights, in place; maxima, sums and output so far are scaled to the new
+// maxima.
 template <int N, int CHUNKS>
-static __device__ __forceinline__ void online_softmax(float (&s)[N][4], float (&out)[CHUNKS][4], float (&top)[2], float (&sum)[2],
-                                                      float c) {
+static __device__ __forceinline__ void online_softmax(float (&s)[N][4], float (&out)[CHUNKS][4], float (&top)[2],
+                                                      float (&sum)[2], float c) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float now = top[half];
@@ -98,19 +106,21 @@ static __device__ __forceinline__ void online_softmax(float (&s)[N][4], float (&
 #pragma unroll
         for (int j = 0; j < N; j++)
 #pragma unroll
-            for (int e = half * 2; e < half * 2 + 2; e++) s[j][e] = cuda_exp2(s[j][e] * c - now * c), sum[half] += s[j][e];
+            for (int e = half * 2; e < half * 2 + 2; e++)
+                s[j][e] = cuda_exp2(s[j][e] * c - now * c), sum[half] += s[j][e];
     }
 }
 
-// The tensor-core form. A block has 64 MT queries of a head, 16 MT a warp, their fragments in registers, and goes through the keys that
-// they see by tiles of 64; the next is copied while one is used. Only tiles on the border are masked, and a warp skips those
-// that none of its queries sees. 4 D flop a pair; keys and values are read once for every 64 MT queries: 4 D bytes a key.
-// Shared memory: two stages of keys and values, 512 DP bytes: 32 KB for D up to 64, 64 KB for 128; the queries pass through the second.
-// Rows of 128 bytes or more with their chunks exchanged: neither copies nor ldmatrix meet in a bank. Blocks an SM: 2 by registers (D up to
-// 64 without dropout: 255, all that a thread can have; so 8 warps), 3 with dropout, 2 of 64 KB on an A100 or H100; on a T4 2 and 1 by
-// memory.
+// The tensor-core form. A block has 64 MT queries of a head, 16 MT a warp, their fragments in registers, and goes
+// through the keys that they see by tiles of 64; the next is copied while one is used. Only tiles on the border are
+// masked, and a warp skips those that none of its queries sees. 4 D flop a pair; keys and values are read once for
+// every 64 MT queries: 4 D bytes a key. Shared memory: two stages of keys and values, 512 DP bytes: 32 KB for D up to
+// 64, 64 KB for 128; the queries pass through the second. Rows of 128 bytes or more with their chunks exchanged:
+// neither copies nor ldmatrix meet in a bank. Blocks an SM: 2 by registers (D up to 64 without dropout: 255, all that a
+// thread can have; so 8 warps), 3 with dropout, 2 of 64 KB on an A100 or H100; on a T4 2 and 1 by memory.
 template <typename T, int ARCH, int DIMS, bool DROP>
-static __global__ void __launch_bounds__(ATTN_THREADS) fwd_mma_kernel(pa_attn a, attn_dropout dropout, T *o, float *lse) {
+static __global__ void __launch_bounds__(ATTN_THREADS)
+    fwd_mma_kernel(pa_attn a, attn_dropout dropout, T *o, float *lse) {
     typedef attn_mma<T, ARCH, DIMS> M;
     enum { MT = DIMS > 64 || DROP ? 1 : 2, ROWS = 64 * MT, KEYS = 64, N = KEYS / 8, TILE = KEYS * DIMS };
     if (!M::here()) return;
@@ -121,13 +131,16 @@ static __global__ void __launch_bounds__(ATTN_THREADS) fwd_mma_kernel(pa_attn a,
     const float c = a.scale * 1.44269504f;             // scores in log2
     const uint64_t window = DROP ? dropout.window[b] : 0;
     const auto load = [&](T *stage, int m0) {
-        M::template copy<KEYS>(stage, D, [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
-        M::template copy<KEYS>(stage + TILE, D,
-                               [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr; });
+        M::template copy<KEYS>(
+            stage, D, [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
+        M::template copy<KEYS>(stage + TILE, D, [&](int i) {
+            return m0 + i < seen ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr;
+        });
         M::commit();
     };
-    M::template copy<ROWS>(shared + 2 * TILE, D,
-                           [&](int i) { return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr; });
+    M::template copy<ROWS>(shared + 2 * TILE, D, [&](int i) {
+        return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr;
+    });
     load(shared, 0);
     M::wait();
     __syncthreads();
@@ -154,7 +167,8 @@ static __global__ void __launch_bounds__(ATTN_THREADS) fwd_mma_kernel(pa_attn a,
             if (m0 + KEYS - 1 > a.kept + first + i * 16) {
 #pragma unroll
                 for (int j = 0; j < N * 4; j++)
-                    if (m0 + j / 4 * 8 + lane % 4 * 2 + j % 2 > a.kept + n + j / 2 % 2 * 8) s[i][j / 4][j % 4] = -INFINITY;
+                    if (m0 + j / 4 * 8 + lane % 4 * 2 + j % 2 > a.kept + n + j / 2 % 2 * 8)
+                        s[i][j / 4][j % 4] = -INFINITY;
             }
             online_softmax<N, M::CHUNKS>(s[i], out[i], top[i], sum[i], c);
             if (DROP) {
@@ -182,10 +196,11 @@ static __global__ void __launch_bounds__(ATTN_THREADS) fwd_mma_kernel(pa_attn a,
         }
 }
 
-template <typename T, int ARCH, int DIMS, bool DROP> static void fwd_mma(cudaStream_t stream, const pa_attn *a, void *o, float *lse) {
+template <typename T, int ARCH, int DIMS, bool DROP>
+static void fwd_mma(cudaStream_t stream, const pa_attn *a, void *o, float *lse) {
     const dim3 grid(cuda_blocks(a->latents, DIMS > 64 || DROP ? 64 : 128), a->heads, a->batch);
-    ATTN_LAUNCH((fwd_mma_kernel<T, ARCH, DIMS, DROP>), grid, dim3(ATTN_THREADS), 512 * DIMS, stream, *a, attn_dropout_of(a->dropout),
-                (T *)o, lse);
+    ATTN_LAUNCH((fwd_mma_kernel<T, ARCH, DIMS, DROP>), grid, dim3(ATTN_THREADS), 512 * DIMS, stream, *a,
+                attn_dropout_of(a->dropout), (T *)o, lse);
 }
 
 void cuda_attn_fwd(cudaStream_t stream, const pa_attn *a, void *o, float *lse) {

@@ -1,9 +1,10 @@
-// attention_mma.cuh: what both passes of attention share in their tensor-core form: tiles in shared memory and fragments of them. Only
-// attention_*.cu include it. Knows nothing of the model.
+// attention_mma.cuh: what both passes of attention share in their tensor-core form: tiles in shared memory and
+// fragments of them. Only attention_*.cu include it. Knows nothing of the model.
 //
-// One form serves two architectures: m16n8k16 and cp.async from sm_80 on; on sm_75 two m16n8k8, whose fragments are the halves of the
-// other's, and plain copies. A block is 4 warps; a warp multiplies 16 rows (MT times 16) by all columns of a tile, with sums in registers.
-// Letters g, t as in device.cuh: a lane's element i of a 16 by 8 product is at row g + 8 (i / 2), column 2t + i % 2.
+// One form serves two architectures: m16n8k16 and cp.async from sm_80 on; on sm_75 two m16n8k8, whose fragments are the
+// halves of the other's, and plain copies. A block is 4 warps; a warp multiplies 16 rows (MT times 16) by all columns
+// of a tile, with sums in registers. Letters g, t as in device.cuh: a lane's element i of a 16 by 8 product is at row g
+// + 8 (i / 2), column 2t + i % 2.
 #ifndef PA_CUDA_ATTENTION_MMA_CUH
 #define PA_CUDA_ATTENTION_MMA_CUH
 
@@ -31,7 +32,8 @@ template <typename T, int A, int DIMS> struct attn_mma {
 #endif
     }
 
-    // Tiles (rows, DP): dims 8 chunk .. + 7 of a row. Chunks change places by the row, so that eight rows' same chunk is in all banks.
+    // Tiles (rows, DP): dims 8 chunk .. + 7 of a row. Chunks change places by the row, so that eight rows' same chunk
+    // is in all banks.
     static __device__ __forceinline__ T *at(T *tile, int row, int chunk) {
         return tile + row * DP + (chunk ^ (row & 7)) * 8;
     }
@@ -46,7 +48,8 @@ template <typename T, int A, int DIMS> struct attn_mma {
             if (ARCH >= 80)
                 cuda_cp_async_16(at(tile, row, chunk), x, valid);
             else
-                *reinterpret_cast<uint4 *>(at(tile, row, chunk)) = valid ? *reinterpret_cast<const uint4 *>(x) : uint4{0, 0, 0, 0};
+                *reinterpret_cast<uint4 *>(at(tile, row, chunk)) =
+                    valid ? *reinterpret_cast<const uint4 *>(x) : uint4{0, 0, 0, 0};
         }
     }
     static __device__ __forceinline__ void commit() {
@@ -82,7 +85,8 @@ template <typename T, int A, int DIMS> struct attn_mma {
     }
 
     // s (16 MT, 8 N) = a tile^T: 32 MT N DP 8 flop a warp.
-    template <int MT, int N> static __device__ __forceinline__ void product(float s[MT][N][4], const uint32_t a[MT][STEPS][4], T *tile) {
+    template <int MT, int N>
+    static __device__ __forceinline__ void product(float s[MT][N][4], const uint32_t a[MT][STEPS][4], T *tile) {
         zero<MT, N>(s);
 #pragma unroll
         for (int step = 0; step < STEPS; step++)
@@ -109,14 +113,16 @@ template <typename T, int A, int DIMS> struct attn_mma {
         }
     }
     // sum (16 MT, DP) += w (16 MT, 8 N) tile, w rounded to T.
-    template <int MT, int N> static __device__ __forceinline__ void accumulate(float sum[MT][CHUNKS][4], const float w[MT][N][4], T *tile) {
+    template <int MT, int N>
+    static __device__ __forceinline__ void accumulate(float sum[MT][CHUNKS][4], const float w[MT][N][4], T *tile) {
 #pragma unroll
         for (int n = 0; n < N; n += 2) {
             uint32_t a[MT][4], b[4];
 #pragma unroll
             for (int i = 0; i < MT; i++)
 #pragma unroll
-                for (int j = 0; j < 4; j++) a[i][j] = attn_pack<T>(w[i][n + j / 2][j % 2 * 2], w[i][n + j / 2][j % 2 * 2 + 1]);
+                for (int j = 0; j < 4; j++)
+                    a[i][j] = attn_pack<T>(w[i][n + j / 2][j % 2 * 2], w[i][n + j / 2][j % 2 * 2 + 1]);
 #pragma unroll
             for (int step = 0; step < STEPS; step++) {
                 dims(b, tile, n * 8, step);
@@ -135,7 +141,8 @@ template <typename T, int A, int DIMS> struct attn_mma {
 #pragma unroll
         for (int n = 0; n < CHUNKS; n++)
             if (n * 8 < D)
-                *reinterpret_cast<uint32_t *>(to + n * 8 + t * 2) = attn_pack<T>(sum[n][half * 2] * factor, sum[n][half * 2 + 1] * factor);
+                *reinterpret_cast<uint32_t *>(to + n * 8 + t * 2) =
+                    attn_pack<T>(sum[n][half * 2] * factor, sum[n][half * 2 + 1] * factor);
     }
 };
 
@@ -143,29 +150,34 @@ static __device__ __forceinline__ void attn_swap(bool really, uint32_t &x, uint3
     const uint32_t was = x;
     x = really ? y : x, y = really ? was : y;
 }
-// What a product's elements are multiplied by whose rows are queries n .. + 15 and whose columns are keys m .. + 7: a draw serves the four
-// elements of two lanes in one row; each of the two makes one row's.
-static __device__ __forceinline__ void attn_keep_rows(float keep[4], const attn_dropout &d, uint64_t window, int h, int n, int m) {
+// What a product's elements are multiplied by whose rows are queries n .. + 15 and whose columns are keys m .. + 7: a
+// draw serves the four elements of two lanes in one row; each of the two makes one row's.
+static __device__ __forceinline__ void attn_keep_rows(float keep[4], const attn_dropout &d, uint64_t window, int h,
+                                                      int n, int m) {
     const int lane = threadIdx.x % 32, t = lane % 4;
     const bool odd = t % 2;
     pa_philox r = attn_draw(d, window, h, n + lane / 4 + 8 * odd, m + t / 2 * 4);
-    attn_swap(odd, r.v[0], r.v[2]), attn_swap(odd, r.v[1], r.v[3]); // v[0], v[1] are this lane's, the others the neighbour's
+    attn_swap(odd, r.v[0], r.v[2]),
+        attn_swap(odd, r.v[1], r.v[3]); // v[0], v[1] are this lane's, the others the neighbour's
     uint32_t v[4] = {r.v[0], r.v[1], __shfl_xor_sync(0xffffffffu, r.v[2], 1), __shfl_xor_sync(0xffffffffu, r.v[3], 1)};
     attn_swap(odd, v[0], v[2]), attn_swap(odd, v[1], v[3]);
 #pragma unroll
     for (int i = 0; i < 4; i++) keep[i] = v[i] < d.limit ? 0.0f : d.kept;
 }
-// The same where rows are keys m .. + 15 and columns queries n .. + 7: a draw serves one element of each of four lanes in one column; each
-// of the four makes one element's.
-static __device__ __forceinline__ void attn_keep_columns(float keep[4], const attn_dropout &d, uint64_t window, int h, int n, int m) {
+// The same where rows are keys m .. + 15 and columns queries n .. + 7: a draw serves one element of each of four lanes
+// in one column; each of the four makes one element's.
+static __device__ __forceinline__ void attn_keep_columns(float keep[4], const attn_dropout &d, uint64_t window, int h,
+                                                         int n, int m) {
     const int lane = threadIdx.x % 32, g = lane / 4, own = g % 4;
     pa_philox r = attn_draw(d, window, h, n + lane % 4 * 2 + own % 2, m + own / 2 * 8 + g / 4 * 4);
     uint32_t *v = r.v;
     // v[x] becomes what lane own ^ x needs of this draw, then what this lane needs of that one's, then element i's.
-    attn_swap(own & 1, v[0], v[1]), attn_swap(own & 1, v[2], v[3]), attn_swap(own & 2, v[0], v[2]), attn_swap(own & 2, v[1], v[3]);
+    attn_swap(own & 1, v[0], v[1]), attn_swap(own & 1, v[2], v[3]), attn_swap(own & 2, v[0], v[2]),
+        attn_swap(own & 2, v[1], v[3]);
 #pragma unroll
     for (int x = 1; x < 4; x++) v[x] = __shfl_xor_sync(0xffffffffu, v[x], x * 4);
-    attn_swap(own & 1, v[0], v[1]), attn_swap(own & 1, v[2], v[3]), attn_swap(own & 2, v[0], v[2]), attn_swap(own & 2, v[1], v[3]);
+    attn_swap(own & 1, v[0], v[1]), attn_swap(own & 1, v[2], v[3]), attn_swap(own & 2, v[0], v[2]),
+        attn_swap(own & 2, v[1], v[3]);
 #pragma unroll
     for (int i = 0; i < 4; i++) keep[i] = v[i] < d.limit ? 0.0f : d.kept;
 }
@@ -178,28 +190,28 @@ static inline int attn_form(const pa_attn *a, bool wide) {
 }
 
 // Calls function<T, ARCH, DIMS, DROP>(arguments); a form of 75 or 80.
-#define ATTN_FORM(form, a, function, ...)                                                                                                  \
-    do {                                                                                                                                   \
-        if ((form) == 75)                                                                                                                  \
-            ATTN_FORM_DIMS(__half, 75, a, function, __VA_ARGS__);                                                                          \
-        else if ((a)->type == PA_TYPE_F16)                                                                                                 \
-            ATTN_FORM_DIMS(__half, 80, a, function, __VA_ARGS__);                                                                          \
-        else                                                                                                                               \
-            ATTN_FORM_DIMS(__nv_bfloat16, 80, a, function, __VA_ARGS__);                                                                   \
+#define ATTN_FORM(form, a, function, ...)                                                                              \
+    do {                                                                                                               \
+        if ((form) == 75)                                                                                              \
+            ATTN_FORM_DIMS(__half, 75, a, function, __VA_ARGS__);                                                      \
+        else if ((a)->type == PA_TYPE_F16)                                                                             \
+            ATTN_FORM_DIMS(__half, 80, a, function, __VA_ARGS__);                                                      \
+        else                                                                                                           \
+            ATTN_FORM_DIMS(__nv_bfloat16, 80, a, function, __VA_ARGS__);                                               \
     } while (0)
-#define ATTN_FORM_DIMS(T, ARCH, a, function, ...)                                                                                          \
-    do {                                                                                                                                   \
-        if ((a)->dim_head <= 64)                                                                                                           \
-            ATTN_FORM_DROP(T, ARCH, 64, a, function, __VA_ARGS__);                                                                         \
-        else                                                                                                                               \
-            ATTN_FORM_DROP(T, ARCH, 128, a, function, __VA_ARGS__);                                                                        \
+#define ATTN_FORM_DIMS(T, ARCH, a, function, ...)                                                                      \
+    do {                                                                                                               \
+        if ((a)->dim_head <= 64)                                                                                       \
+            ATTN_FORM_DROP(T, ARCH, 64, a, function, __VA_ARGS__);                                                     \
+        else                                                                                                           \
+            ATTN_FORM_DROP(T, ARCH, 128, a, function, __VA_ARGS__);                                                    \
     } while (0)
-#define ATTN_FORM_DROP(T, ARCH, DIMS, a, function, ...)                                                                                    \
-    do {                                                                                                                                   \
-        if ((a)->dropout.p > 0)                                                                                                            \
-            function<T, ARCH, DIMS, true>(__VA_ARGS__);                                                                                    \
-        else                                                                                                                               \
-            function<T, ARCH, DIMS, false>(__VA_ARGS__);                                                                                   \
+#define ATTN_FORM_DROP(T, ARCH, DIMS, a, function, ...)                                                                \
+    do {                                                                                                               \
+        if ((a)->dropout.p > 0)                                                                                        \
+            function<T, ARCH, DIMS, true>(__VA_ARGS__);                                                                \
+        else                                                                                                           \
+            function<T, ARCH, DIMS, false>(__VA_ARGS__);                                                               \
     } while (0)
 
 #endif

@@ -1,4 +1,5 @@
-// cudnn.cpp: see cudnn.h. The only C++ on the host's side: cuDNN's graphs are built by its frontend, which is a C++ header.
+// cudnn.cpp: see cudnn.h. The only C++ on the host's side: cuDNN's graphs are built by its frontend, which is a C++
+// header.
 #define NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING
 #define CUDNN_FRONTEND_SKIP_JSON_LIB
 #include <cudnn_frontend.h>
@@ -24,7 +25,8 @@ struct plan {
 };
 
 bool load() {
-    setenv("CUDNN_FRONTEND_CUDART_LIB_NAME", "libcudart.so.13", 0); // else the frontend warns where it finds an older one beside it
+    setenv("CUDNN_FRONTEND_CUDART_LIB_NAME", "libcudart.so.13",
+           0); // else the frontend warns where it finds an older one beside it
     if (!fe::cudnn_dlhandle) fe::cudnn_dlhandle = dlopen("libcudnn.so.9", RTLD_NOW | RTLD_GLOBAL);
     return fe::cudnn_dlhandle != nullptr;
 }
@@ -35,14 +37,22 @@ bool same(const pa_attn &x, const pa_attn &y) {
 }
 
 // Rows of all heads beside each other, ld apart: (B, H, rows, D).
-std::shared_ptr<fe::graph::Tensor_attributes> tensor(const pa_attn &a, int64_t uid, const char *name, int64_t rows, int64_t ld) {
+std::shared_ptr<fe::graph::Tensor_attributes> tensor(const pa_attn &a, int64_t uid, const char *name, int64_t rows,
+                                                     int64_t ld) {
     fe::graph::Tensor_attributes t;
-    t.set_name(name).set_uid(uid).set_dim({a.batch, a.heads, rows, a.dim_head}).set_stride({rows * ld, a.dim_head, ld, 1});
+    t.set_name(name)
+        .set_uid(uid)
+        .set_dim({a.batch, a.heads, rows, a.dim_head})
+        .set_stride({rows * ld, a.dim_head, ld, 1});
     return std::make_shared<fe::graph::Tensor_attributes>(t);
 }
 
-void result(const std::shared_ptr<fe::graph::Tensor_attributes> &made, const pa_attn &a, int64_t uid, int64_t rows, int64_t ld) {
-    made->set_output(true).set_uid(uid).set_dim({a.batch, a.heads, rows, a.dim_head}).set_stride({rows * ld, a.dim_head, ld, 1});
+void result(const std::shared_ptr<fe::graph::Tensor_attributes> &made, const pa_attn &a, int64_t uid, int64_t rows,
+            int64_t ld) {
+    made->set_output(true)
+        .set_uid(uid)
+        .set_dim({a.batch, a.heads, rows, a.dim_head})
+        .set_stride({rows * ld, a.dim_head, ld, 1});
 }
 
 template <typename Attributes> Attributes masked(const pa_attn &a) {
@@ -78,26 +88,30 @@ std::shared_ptr<fe::graph::Graph> describe(const pa_attn &a, bool back, int arch
                              .set_data_type(fe::DataType_t::FLOAT)
                              .set_dim({a.batch, a.heads, N, 1})
                              .set_stride({a.heads * N, N, 1, 1}));
-    auto [dq, dk, dv] =
-        g->sdpa_backward(q, k, v, o, dout, lse, masked<fe::graph::SDPA_backward_attributes>(a).set_deterministic_algorithm(true));
+    auto [dq, dk, dv] = g->sdpa_backward(
+        q, k, v, o, dout, lse, masked<fe::graph::SDPA_backward_attributes>(a).set_deterministic_algorithm(true));
     result(dq, a, DQ, N, a.ldq), result(dk, a, DK, M, a.ldkv), result(dv, a, DV, M, a.ldkv);
     return g;
 }
 
-// What a GPU of this kind says of itself, for graphs that are built where there is none: the fields that cuDNN 9.19 asks for, with the
-// figures of an A100 and an H100.
+// What a GPU of this kind says of itself, for graphs that are built where there is none: the fields that cuDNN 9.19
+// asks for, with the figures of an A100 and an H100.
 std::shared_ptr<fe::DeviceProperties> properties(int architecture) {
     const bool hopper = architecture >= 90;
     const int shared = hopper ? 232448 : 166912;
     char text[1024];
-    snprintf(
-        text, sizeof text,
-        "{\"maxGridSize\":[2147483647,65535,65535],\"maxBlockSize\":[1024,1024,64],\"regsPerBlock\":65536,\"multiProcessorCount\":%d,"
-        "\"warpSize\":32,\"maxSharedMemoryPerBlock\":49152,\"maxSharedMemoryPerBlockOptin\":%d,\"reservedSharedMemoryPerBlock\":1024,"
-        "\"maxRegistersPerSM\":65536,\"maxCtasPerSM\":32,\"maxThreadsPerBlock\":1024,\"maxThreadsPerSM\":2048,\"pciDeviceId\":0,"
-        "\"isTccDriver\":0,\"supportCoopLaunch\":1,\"totalGlobalMem\":85899345920,\"smClockRateKHz\":1410000,"
-        "\"memClockRateKHz\":1512000,\"l2CacheSize\":%d,\"cudaDeviceId\":0,\"deviceVer\":%d,\"driverVer\":13000,\"deviceName\":\"%s\"}",
-        hopper ? 132 : 108, shared, hopper ? 52428800 : 41943040, architecture * 10, hopper ? "NVIDIA H100" : "NVIDIA A100");
+    snprintf(text, sizeof text,
+             "{\"maxGridSize\":[2147483647,65535,65535],\"maxBlockSize\":[1024,1024,64],\"regsPerBlock\":65536,"
+             "\"multiProcessorCount\":%d,"
+             "\"warpSize\":32,\"maxSharedMemoryPerBlock\":49152,\"maxSharedMemoryPerBlockOptin\":%d,"
+             "\"reservedSharedMemoryPerBlock\":1024,"
+             "\"maxRegistersPerSM\":65536,\"maxCtasPerSM\":32,\"maxThreadsPerBlock\":1024,\"maxThreadsPerSM\":2048,"
+             "\"pciDeviceId\":0,"
+             "\"isTccDriver\":0,\"supportCoopLaunch\":1,\"totalGlobalMem\":85899345920,\"smClockRateKHz\":1410000,"
+             "\"memClockRateKHz\":1512000,\"l2CacheSize\":%d,\"cudaDeviceId\":0,\"deviceVer\":%d,\"driverVer\":13000,"
+             "\"deviceName\":\"%s\"}",
+             hopper ? 132 : 108, shared, hopper ? 52428800 : 41943040, architecture * 10,
+             hopper ? "NVIDIA H100" : "NVIDIA A100");
     auto p = std::make_shared<fe::DeviceProperties>();
     if (p->deserialize(std::vector<uint8_t>(text, text + strlen(text))).is_bad()) return nullptr;
     return p;
@@ -135,9 +149,9 @@ void cuda_cudnn_destroy(cuda_cudnn *d) {
 
 bool cuda_cudnn_expresses(const pa_attn *a) {
     const size_t prefix = (size_t)a->batch * (size_t)a->kept * (size_t)a->ldkv * pa_size(a->type);
-    return a->type != PA_TYPE_F32 && !(a->dropout.p > 0) && a->dim_head % 8 == 0 && a->ldq % 8 == 0 && a->ldkv % 8 == 0 &&
-           a->ldo % 8 == 0 && (a->kept == 0 || a->batch == 1) && (const char *)a->kp + prefix == a->kn &&
-           (const char *)a->vp + prefix == a->vn;
+    return a->type != PA_TYPE_F32 && !(a->dropout.p > 0) && a->dim_head % 8 == 0 && a->ldq % 8 == 0 &&
+           a->ldkv % 8 == 0 && a->ldo % 8 == 0 && (a->kept == 0 || a->batch == 1) &&
+           (const char *)a->kp + prefix == a->kn && (const char *)a->vp + prefix == a->vn;
 }
 
 size_t cuda_cudnn_work(cuda_cudnn *d, const pa_attn *a, bool back) {
@@ -146,7 +160,8 @@ size_t cuda_cudnn_work(cuda_cudnn *d, const pa_attn *a, bool back) {
         plan made = {*a, back, false, nullptr, 0};
         try {
             made.graph = describe(*a, back, 0);
-            made.good = made.graph->build(d->handle, {fe::HeurMode_t::A}).is_good() && made.graph->get_workspace_size(made.work).is_good();
+            made.good = made.graph->build(d->handle, {fe::HeurMode_t::A}).is_good() &&
+                        made.graph->get_workspace_size(made.work).is_good();
         } catch (const std::exception &) {}
         d->plans.push_back(made);
         p = &d->plans.back();
@@ -157,7 +172,8 @@ size_t cuda_cudnn_work(cuda_cudnn *d, const pa_attn *a, bool back) {
 bool cuda_cudnn_fwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work) {
     const plan *p = find(d, *a, false);
     if (!p || !p->good || fe::detail::set_stream(d->handle, stream) != CUDNN_STATUS_SUCCESS) return false;
-    std::unordered_map<int64_t, void *> at = {{Q, (void *)a->q}, {K, (void *)a->kp}, {V, (void *)a->vp}, {O, o}, {LSE, lse}};
+    std::unordered_map<int64_t, void *> at = {
+        {Q, (void *)a->q}, {K, (void *)a->kp}, {V, (void *)a->vp}, {O, o}, {LSE, lse}};
     return p->graph->execute(d->handle, at, work).is_good();
 }
 

@@ -1,5 +1,5 @@
-// cudnn.h: attention by cuDNN's fused kernels, for the shapes that it takes. cuDNN is loaded at its first use. Knows nothing of
-// when it is used (attend.c).
+// cudnn.h: attention by cuDNN's fused kernels, for the shapes that it takes. cuDNN is loaded at its first use. Knows
+// nothing of when it is used (attend.c).
 #ifndef PA_CUDA_CUDNN_H
 #define PA_CUDA_CUDNN_H
 
@@ -15,17 +15,19 @@ typedef struct cuda_cudnn cuda_cudnn;
 cuda_cudnn *cuda_cudnn_create(void);
 void cuda_cudnn_destroy(cuda_cudnn *d);
 
-// Whether one tensor with strides holds the keys, and cuDNN knows the rest: bf16 or fp16, no dropout. Pointers count only by where they
-// lie from each other.
+// Whether one tensor with strides holds the keys, and cuDNN knows the rest: bf16 or fp16, no dropout. Pointers count
+// only by where they lie from each other.
 bool cuda_cudnn_expresses(const pa_attn *a);
-// Bytes of work that this shape's plan needs, which is made where it is new (tenths of a second; not while a stream is captured); SIZE_MAX:
-// cuDNN has none. Forward and backward are asked for apart.
+// Bytes of work that this shape's plan needs, which is made where it is new (tenths of a second; not while a stream is
+// captured); SIZE_MAX: cuDNN has none. Forward and backward are asked for apart.
 size_t cuda_cudnn_work(cuda_cudnn *d, const pa_attn *a, bool back);
-// As cuda_attn_fwd and cuda_attn_bwd, with lse in natural logarithms too; the backward pass in one order of sums. false: cuDNN failed.
+// As cuda_attn_fwd and cuda_attn_bwd, with lse in natural logarithms too; the backward pass in one order of sums.
+// false: cuDNN failed.
 bool cuda_cudnn_fwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work);
 bool cuda_cudnn_bwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, void *work);
 
-// Whether cuDNN would take the shape on a GPU of this architecture (80, 90), asked without one; why: what it says, of that size.
+// Whether cuDNN would take the shape on a GPU of this architecture (80, 90), asked without one; why: what it says, of
+// that size.
 bool cuda_cudnn_supports(int architecture, const pa_attn *a, bool back, char *why, size_t size);
 
 #ifdef __cplusplus

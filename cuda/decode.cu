@@ -1,11 +1,13 @@
-// decode.cu: what a decoding step needs beyond the row kernels: attention of one query a stream against a cache, and products of few rows
-// with a matrix. Both are limited by reading: 2 S H (length + 1) D elements of cache; in out elements of weights, once for up to 4 streams.
-// What an SM has on its way decides how fast that is: an H100 wants some 18 KB (3.35 TB/s times 0.7 us over 132 SMs), a T4 5 KB.
+// decode.cu: what a decoding step needs beyond the row kernels: attention of one query a stream against a cache, and
+// products of few rows with a matrix. Both are limited by reading: 2 S H (length + 1) D elements of cache; in out
+// elements of weights, once for up to 4 streams. What an SM has on its way decides how fast that is: an H100 wants some
+// 18 KB (3.35 TB/s times 0.7 us over 132 SMs), a T4 5 KB.
 #include "cuda/rows.cuh"
 
 enum { THREADS = 128, WARPS = THREADS / 32, UNROLL = 4, SPLIT_KEYS = 128, MOST_SPLITS = CUDA_DECODE_SPLITS };
 
-// Softmax over some keys so far: largest score, sum of exponentials (base 2) below it, and 8 dims of the weighted sum of values.
+// Softmax over some keys so far: largest score, sum of exponentials (base 2) below it, and 8 dims of the weighted sum
+// of values.
 struct __align__(8) partial {
     float top, sum, o[8];
 };
@@ -32,8 +34,8 @@ static __device__ __forceinline__ partial shuffled(const partial &p, int mask) {
     return q;
 }
 
-// Joins what a block's threads have: thread `part` below `parts` has the result. `lanes` neighbouring lanes (a power of two) hold a result,
-// 8 dims each, in one order.
+// Joins what a block's threads have: thread `part` below `parts` has the result. `lanes` neighbouring lanes (a power of
+// two) hold a result, 8 dims each, in one order.
 static __device__ partial join_block(partial p, partial (*shared)[16], int lanes, int parts) {
     const int lane = threadIdx.x % 32;
     for (int step = lanes; step < 32; step *= 2) join(p, shuffled(p, step));
@@ -44,9 +46,10 @@ static __device__ partial join_block(partial p, partial (*shared)[16], int lanes
     return p;
 }
 
-// A thread's share of keys [from, to) of one head of one stream. `lanes` lanes share a key; all that a turn reads is asked for before any
-// of it is used: 32 UNROLL bytes a lane in 16 bits.
-template <typename T> static __device__ partial attend(const T *k, const T *v, const float q[8], int from, int to, int D, int lanes) {
+// A thread's share of keys [from, to) of one head of one stream. `lanes` lanes share a key; all that a turn reads is
+// asked for before any of it is used: 32 UNROLL bytes a lane in 16 bits.
+template <typename T>
+static __device__ partial attend(const T *k, const T *v, const float q[8], int from, int to, int D, int lanes) {
     const int lane = threadIdx.x % 32, part = lane % lanes, keys = 32 / lanes, stride = WARPS * keys;
     const int dim = part * 8 < D ? part * 8 : 0; // lanes beyond D read the first dims and count for nothing
     partial p = nothing();
@@ -90,16 +93,19 @@ template <typename T> static __device__ partial attend(const T *k, const T *v, c
     return p;
 }
 
-// Grid (splits, S H): about 128 keys a block, at most 64 blocks a head. Each block's result goes to work, 5 D bytes written and read, then
-// the last block of a head joins them in one order. 72 registers, so up to 7 blocks an SM, 4 KB a warp on its way; 4 D flop a key.
+// Grid (splits, S H): about 128 keys a block, at most 64 blocks a head. Each block's result goes to work, 5 D bytes
+// written and read, then the last block of a head joins them in one order. 72 registers, so up to 7 blocks an SM, 4 KB
+// a warp on its way; 4 D flop a key.
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-    attn_decode_kernel(int H, int D, int lanes, const int *length, int capacity, float scale, ptrdiff_t ldq, ptrdiff_t ldkv, const float *q,
-                       const float *k_new, const float *v_new, T *k, T *v, float *o, partial *work, unsigned *arrived) {
+    attn_decode_kernel(int H, int D, int lanes, const int *length, int capacity, float scale, ptrdiff_t ldq,
+                       ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, T *k, T *v, float *o,
+                       partial *work, unsigned *arrived) {
     __shared__ partial shared[WARPS][16];
     __shared__ bool last;
     const int splits = gridDim.x, head = blockIdx.y, n = *length + 1, each = (n + splits - 1) / splits;
-    const int from = min((int)blockIdx.x * each, n), to = min(from + each, n), part = threadIdx.x % lanes, parts = D / 8;
+    const int from = min((int)blockIdx.x * each, n), to = min(from + each, n), part = threadIdx.x % lanes,
+              parts = D / 8;
     const ptrdiff_t row = head / H, h = (ptrdiff_t)(head % H) * D;
     k += (size_t)head * capacity * D, v += (size_t)head * capacity * D;
     q += row * ldq + h, k_new += row * ldkv + h, v_new += row * ldkv + h;
@@ -143,8 +149,8 @@ template <typename T> static void attn_decode(cudaStream_t stream, const pa_attn
     while (lanes * 8 < D) lanes *= 2;
     dim3 grid(splits_of(a->capacity), a->streams * H);
     partial *parts = (partial *)((char *)a->work + cuda_decode_counters(a->streams, H));
-    CUDA_LAUNCH((attn_decode_kernel<T>), grid, dim3(THREADS), 0, stream, H, D, lanes, a->length, a->capacity, a->scale, a->ldq, a->ldkv,
-                a->q, a->k_new, a->v_new, (T *)a->k, (T *)a->v, a->o, parts, (unsigned *)a->work);
+    CUDA_LAUNCH((attn_decode_kernel<T>), grid, dim3(THREADS), 0, stream, H, D, lanes, a->length, a->capacity, a->scale,
+                a->ldq, a->ldkv, a->q, a->k_new, a->v_new, (T *)a->k, (T *)a->v, a->o, parts, (unsigned *)a->work);
 }
 
 void cuda_attn_decode(pa_device *d, const pa_attn_decode *a) {
@@ -163,10 +169,11 @@ template <> __device__ __forceinline__ void cuda_load8<int8_t>(float x[8], const
     for (int i = 0; i < 8; i++) x[i] = (float)t[i];
 }
 
-// Eight neighbours of a row a lane, in GROUPS turns at once, then the rest in fewer. All of w is asked for before any is used: nothing is
-// read across __syncwarp, without which ptxas asks for one after another to save registers.
+// Eight neighbours of a row a lane, in GROUPS turns at once, then the rest in fewer. All of w is asked for before any
+// is used: nothing is read across __syncwarp, without which ptxas asks for one after another to save registers.
 template <typename T, int STREAMS, int GROUPS>
-static __device__ __forceinline__ void gemv_row(float sum[STREAMS], const float *x, const T *row, int first, int streams, int in) {
+static __device__ __forceinline__ void gemv_row(float sum[STREAMS], const float *x, const T *row, int first,
+                                                int streams, int in) {
     const int lane = threadIdx.x % 32;
     for (; GROUPS > 1 ? first + 256 * GROUPS <= in : first + 8 * lane < in; first += 256 * GROUPS) {
         float a[GROUPS][8], b[8];
@@ -187,12 +194,13 @@ static __device__ __forceinline__ void gemv_row(float sum[STREAMS], const float 
     if constexpr (GROUPS > 1) gemv_row<T, STREAMS, GROUPS / 2>(sum, x, row, first, streams, in);
 }
 
-// A warp a row. WIDE: rows are whole groups of eight; 64 bytes of w a lane are on their way at once. STREAMS: most of them. scale NULL: 1.
-// in out elements of w read, 2 in out flop a stream; x comes from the cache. A block's four warps have 8 KB of w on their way, and up to 11
-// blocks are on an SM with one stream, 6 with more (4 in int8), where `out` has rows enough: 4 a block.
+// A warp a row. WIDE: rows are whole groups of eight; 64 bytes of w a lane are on their way at once. STREAMS: most of
+// them. scale NULL: 1. in out elements of w read, 2 in out flop a stream; x comes from the cache. A block's four warps
+// have 8 KB of w on their way, and up to 11 blocks are on an SM with one stream, 6 with more (4 in int8), where `out`
+// has rows enough: 4 a block.
 template <typename T, bool WIDE, int STREAMS>
-__global__ void __launch_bounds__(32 * GEMV_ROWS)
-    gemv_kernel(float *y, const float *x, const T *w, const float *scale, const float *bias, int streams, int in, int out) {
+__global__ void __launch_bounds__(32 * GEMV_ROWS) gemv_kernel(float *y, const float *x, const T *w, const float *scale,
+                                                              const float *bias, int streams, int in, int out) {
     const int row = blockIdx.x * GEMV_ROWS + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= out) return;
     const T *from = w + (size_t)row * in;
@@ -221,11 +229,13 @@ template <typename T> static void gemv(cudaStream_t stream, const pa_gemv *a, co
         const float *x = a->x + (size_t)s * in;
         float *y = a->y + (size_t)s * out;
         if (!cuda_wide(w, in) || !cuda_wide(x, in))
-            CUDA_LAUNCH((gemv_kernel<T, false, GEMV_STREAMS>), grid, block, 0, stream, y, x, w, scale, a->bias, n, in, out);
+            CUDA_LAUNCH((gemv_kernel<T, false, GEMV_STREAMS>), grid, block, 0, stream, y, x, w, scale, a->bias, n, in,
+                        out);
         else if (n == 1)
             CUDA_LAUNCH((gemv_kernel<T, true, 1>), grid, block, 0, stream, y, x, w, scale, a->bias, n, in, out);
         else
-            CUDA_LAUNCH((gemv_kernel<T, true, GEMV_STREAMS>), grid, block, 0, stream, y, x, w, scale, a->bias, n, in, out);
+            CUDA_LAUNCH((gemv_kernel<T, true, GEMV_STREAMS>), grid, block, 0, stream, y, x, w, scale, a->bias, n, in,
+                        out);
     }
 }
 
@@ -237,7 +247,8 @@ void cuda_gemv_int8(pa_device *d, const pa_gemv *a) {
 }
 
 // A warp a row, read twice: 8 in bytes read, 5 in written.
-static __global__ void __launch_bounds__(32 * GEMV_ROWS) round_int8_kernel(int8_t *q, float *scale, float *w, int rows, int in) {
+static __global__ void __launch_bounds__(32 * GEMV_ROWS)
+    round_int8_kernel(int8_t *q, float *scale, float *w, int rows, int in) {
     const int row = blockIdx.x * GEMV_ROWS + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
     w += (size_t)row * in, q += (size_t)row * in;
@@ -253,5 +264,6 @@ static __global__ void __launch_bounds__(32 * GEMV_ROWS) round_int8_kernel(int8_
     if (lane == 0) scale[row] = step;
 }
 void cuda_round_int8(pa_device *d, int8_t *q, float *scale, float *w, int rows, int in) {
-    CUDA_LAUNCH(round_int8_kernel, dim3(cuda_blocks(rows, GEMV_ROWS)), dim3(32 * GEMV_ROWS), 0, d->stream, q, scale, w, rows, in);
+    CUDA_LAUNCH(round_int8_kernel, dim3(cuda_blocks(rows, GEMV_ROWS)), dim3(32 * GEMV_ROWS), 0, d->stream, q, scale, w,
+                rows, in);
 }

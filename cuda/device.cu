@@ -13,6 +13,7 @@ int cuda_arch(void) {
         cudaGetLastError();
         return 0;
     }
-    // ptxVersion is the compute capability that the code was compiled for, be it machine code or PTX that the driver compiled.
+    // ptxVersion is the compute capability that the code was compiled for, be it machine code or PTX that the driver
+    // compiled.
     return arch = a.ptxVersion >= 90 && a.binaryVersion == 90 ? 90 : a.ptxVersion >= 80 ? 80 : 75;
 }

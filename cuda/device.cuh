@@ -1,9 +1,10 @@
-// device.cuh: what kernels need of a GPU beyond CUDA C++: every line of PTX in this tree, conversions, sums over a warp, and the launch.
-// Only .cu files include it. In the emulator (PA_EMULATOR) .cu files are compiled as host C++ against tests/emulator/include, and the
-// PTX's twins in tests/emulator/device.h stand in for it. Knows nothing of the model.
+// device.cuh: what kernels need of a GPU beyond CUDA C++: every line of PTX in this tree, conversions, sums over a
+// warp, and the launch. Only .cu files include it. In the emulator (PA_EMULATOR) .cu files are compiled as host C++
+// against tests/emulator/include, and the PTX's twins in tests/emulator/device.h stand in for it. Knows nothing of the
+// model.
 //
-// Letters of fragments: lane l of a warp has group g = l / 4 and place t = l % 4. Where an instruction is newer than the architecture
-// that is being compiled for, it traps: launchers choose by cuda_arch().
+// Letters of fragments: lane l of a warp has group g = l / 4 and place t = l % 4. Where an instruction is newer than
+// the architecture that is being compiled for, it traps: launchers choose by cuda_arch().
 #ifndef PA_CUDA_DEVICE_CUH
 #define PA_CUDA_DEVICE_CUH
 
@@ -12,8 +13,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-// Which code of this build the GPU runs: 75, 80 or 90 (sm_90a; GPUs that are newer run PTX, which lacks what is peculiar to it: 80).
-// 0 where no GPU or none of the code suits.
+// Which code of this build the GPU runs: 75, 80 or 90 (sm_90a; GPUs that are newer run PTX, which lacks what is
+// peculiar to it: 80). 0 where no GPU or none of the code suits.
 extern "C" int cuda_arch(void);
 
 template <typename T> __device__ __forceinline__ float cuda_to_float(T x);
@@ -56,10 +57,11 @@ __device__ __forceinline__ float cuda_warp_max(float x) {
 #else
 
 // A kernel whose name has commas stands in parentheses.
-#define CUDA_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) (kernel)<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
+#define CUDA_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                    \
+    (kernel)<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
 // In a kernel: T *name, the dynamic shared memory.
-#define CUDA_SHARED(T, name)                                                                                                               \
-    extern __shared__ __align__(16) unsigned char cuda_shared_[];                                                                          \
+#define CUDA_SHARED(T, name)                                                                                           \
+    extern __shared__ __align__(16) unsigned char cuda_shared_[];                                                      \
     T *const name = reinterpret_cast<T *>(cuda_shared_)
 
 // 2^x within 2 ulp; results below 2^-126 are 0.
@@ -76,29 +78,33 @@ __device__ __forceinline__ float cuda_reciprocal(float x) {
     return y;
 }
 
-// d (16, 8) += a (16, 16) b (16, 8). Two neighbours lie in a register, the lower column (of a) or row (of b) in its low half:
-// a[0] row g, columns 2t; a[1] row g + 8; a[2] row g, columns 2t + 8; a[3] row g + 8, columns 2t + 8; b[0] rows 2t, b[1] rows 2t + 8 of
-// column g; d[0], d[1] row g, columns 2t, 2t + 1; d[2], d[3] row g + 8.
-template <typename T> __device__ __forceinline__ void cuda_mma_m16n8k16(float d[4], const uint32_t a[4], const uint32_t b[2]);
+// d (16, 8) += a (16, 16) b (16, 8). Two neighbours lie in a register, the lower column (of a) or row (of b) in its low
+// half: a[0] row g, columns 2t; a[1] row g + 8; a[2] row g, columns 2t + 8; a[3] row g + 8, columns 2t + 8; b[0] rows
+// 2t, b[1] rows 2t + 8 of column g; d[0], d[1] row g, columns 2t, 2t + 1; d[2], d[3] row g + 8.
+template <typename T>
+__device__ __forceinline__ void cuda_mma_m16n8k16(float d[4], const uint32_t a[4], const uint32_t b[2]);
 #if __CUDA_ARCH__ >= 800
-#define CUDA_MMA_K16(T, name)                                                                                                              \
-    template <> __device__ __forceinline__ void cuda_mma_m16n8k16<T>(float d[4], const uint32_t a[4], const uint32_t b[2]) {               \
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." name "." name ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "          \
-                     "{%0, %1, %2, %3};"                                                                                                   \
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                                      \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                                                  \
+#define CUDA_MMA_K16(T, name)                                                                                          \
+    template <>                                                                                                        \
+    __device__ __forceinline__ void cuda_mma_m16n8k16<T>(float d[4], const uint32_t a[4], const uint32_t b[2]) {       \
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                            \
+                     ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "                                             \
+                     "{%0, %1, %2, %3};"                                                                               \
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                  \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                              \
     }
 #else
-#define CUDA_MMA_K16(T, name)                                                                                                              \
-    template <> __device__ __forceinline__ void cuda_mma_m16n8k16<T>(float *, const uint32_t *, const uint32_t *) {                        \
-        __trap();                                                                                                                          \
+#define CUDA_MMA_K16(T, name)                                                                                          \
+    template <> __device__ __forceinline__ void cuda_mma_m16n8k16<T>(float *, const uint32_t *, const uint32_t *) {    \
+        __trap();                                                                                                      \
     }
 #endif
 CUDA_MMA_K16(__half, "f16")
 CUDA_MMA_K16(__nv_bfloat16, "bf16")
 #undef CUDA_MMA_K16
 
-// d (16, 8) += a (16, 8) b (8, 8), of __half: a[0] row g, columns 2t; a[1] row g + 8; b rows 2t of column g; d as above.
+// d (16, 8) += a (16, 8) b (8, 8), of __half: a[0] row g, columns 2t; a[1] row g + 8; b rows 2t of column g; d as
+// above.
 __device__ __forceinline__ void cuda_mma_m16n8k8(float d[4], const uint32_t a[2], uint32_t b) {
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -109,8 +115,9 @@ __device__ __forceinline__ uint32_t cuda_shared_address(const void *p) {
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
-// Matrices of 8 rows of 16 bytes from shared memory. Lanes 8 i .. 8 i + 7 give the addresses of matrix i's rows (with x2 the upper half's
-// are not read); r[i] is columns 2t, 2t + 1 of its row g, or of its column g with _trans (so rows 2t, 2t + 1).
+// Matrices of 8 rows of 16 bytes from shared memory. Lanes 8 i .. 8 i + 7 give the addresses of matrix i's rows (with
+// x2 the upper half's are not read); r[i] is columns 2t, 2t + 1 of its row g, or of its column g with _trans (so rows
+// 2t, 2t + 1).
 __device__ __forceinline__ void cuda_ldmatrix_x4(uint32_t r[4], const void *row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -136,12 +143,13 @@ __device__ __forceinline__ void cuda_ldmatrix_x2_trans(uint32_t r[2], const void
                  : "memory");
 }
 
-// 16 bytes from global to shared memory, both aligned to 16, on their own way: they are there for this thread after a wait for their group,
-// for others after a barrier that follows it. Not valid: zeros are written, and global is not read.
+// 16 bytes from global to shared memory, both aligned to 16, on their own way: they are there for this thread after a
+// wait for their group, for others after a barrier that follows it. Not valid: zeros are written, and global is not
+// read.
 __device__ __forceinline__ void cuda_cp_async_16(void *shared, const void *global, bool valid) {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(cuda_shared_address(shared)), "l"(__cvta_generic_to_global(global)),
-                 "r"(valid ? 16 : 0)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(cuda_shared_address(shared)),
+                 "l"(__cvta_generic_to_global(global)), "r"(valid ? 16 : 0)
                  : "memory");
 #else
     (void)shared, (void)global, (void)valid;

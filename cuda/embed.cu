@@ -1,11 +1,13 @@
-// embed.cu: the sum of embeddings and its gradient, each sum in the order of the rows. Knows nothing of where tokens come from.
+// embed.cu: the sum of embeddings and its gradient, each sum in the order of the rows. Knows nothing of where tokens
+// come from.
 #include "cuda/rows.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / 32, EACH = 4, CHUNK = THREADS * EACH, COLUMNS = 128, POSITIONS = 32 };
 
 // A block a row: 8 C bytes read (embeddings stay in the cache), 4 C written, C flop.
 static __global__ void __launch_bounds__(128)
-    embed_kernel(float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb, int C, bool wide) {
+    embed_kernel(float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb,
+                 int C, bool wide) {
     const size_t row = blockIdx.x;
     const float *t = token_emb + (size_t)token[row] * C, *p = pos_emb ? pos_emb + (size_t)position[row] * C : NULL;
     x += row * C;
@@ -25,10 +27,12 @@ static __global__ void __launch_bounds__(128)
 void cuda_embed_fwd(pa_device *d, float *x, const pa_embed *a) {
     const bool wide = a->C % 4 == 0 && cuda_wide(x, 0) && cuda_wide(a->token_emb, 0) && cuda_wide(a->pos_emb, 0);
     if (a->rows)
-        CUDA_LAUNCH(embed_kernel, dim3(a->rows), dim3(128), 0, d->stream, x, a->token, a->position, a->token_emb, a->pos_emb, a->C, wide);
+        CUDA_LAUNCH(embed_kernel, dim3(a->rows), dim3(128), 0, d->stream, x, a->token, a->position, a->token_emb,
+                    a->pos_emb, a->C, wide);
 }
 
-// Rows from `base` on, CHUNK of them, whose index is in [low, high): to list, in order. Returns how many; all threads meet at its start.
+// Rows from `base` on, CHUNK of them, whose index is in [low, high): to list, in order. Returns how many; all threads
+// meet at its start.
 static __device__ int find_rows(int *list, int *counts, const int32_t *index, int base, int rows, int low, int high) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     unsigned votes[EACH];
@@ -48,17 +52,20 @@ static __device__ int find_rows(int *list, int *counts, const int32_t *index, in
     }
 #pragma unroll
     for (int k = 0; k < EACH; k++) {
-        if (votes[k] >> lane & 1) list[before + __popc(votes[k] & ((1u << lane) - 1))] = base + (warp * EACH + k) * 32 + lane;
+        if (votes[k] >> lane & 1)
+            list[before + __popc(votes[k] & ((1u << lane) - 1))] = base + (warp * EACH + k) * 32 + lane;
         before += __popc(votes[k]);
     }
     __syncthreads();
     return all;
 }
 
-// Grid (V, C / COLUMNS): one token, COLUMNS columns of its gradient. Warp w adds every WARPS-th row that has the token, then the warps'
-// sums are added in their order. 4 C bytes read a row; each block also reads all token ids, 4 bytes a row: V C / COLUMNS times, from the
-// second level cache (v3: 390 x 8 x 7.2k rows x 4 = 90 MB, some 20 us on an H100, as long as reading the rows).
-static __global__ void __launch_bounds__(THREADS) embed_token_kernel(float *demb, const float *dx, const int32_t *token, int rows, int C) {
+// Grid (V, C / COLUMNS): one token, COLUMNS columns of its gradient. Warp w adds every WARPS-th row that has the token,
+// then the warps' sums are added in their order. 4 C bytes read a row; each block also reads all token ids, 4 bytes a
+// row: V C / COLUMNS times, from the second level cache (v3: 390 x 8 x 7.2k rows x 4 = 90 MB, some 20 us on an H100, as
+// long as reading the rows).
+static __global__ void __launch_bounds__(THREADS)
+    embed_token_kernel(float *demb, const float *dx, const int32_t *token, int rows, int C) {
     __shared__ int list[CHUNK], counts[WARPS];
     __shared__ float sums[WARPS][COLUMNS];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.y * COLUMNS + lane;
@@ -82,8 +89,9 @@ static __global__ void __launch_bounds__(THREADS) embed_token_kernel(float *demb
     demb[(size_t)blockIdx.x * C + mine] = all;
 }
 
-// A block: POSITIONS neighbouring positions, every WARPS-th of them for warp w; their gradients are added to in memory, row by row (a
-// batch has few rows a position). 12 C bytes a row; ids are read positions / POSITIONS times (v4: 512 x 16k x 4 = 33 MB).
+// A block: POSITIONS neighbouring positions, every WARPS-th of them for warp w; their gradients are added to in memory,
+// row by row (a batch has few rows a position). 12 C bytes a row; ids are read positions / POSITIONS times (v4: 512 x
+// 16k x 4 = 33 MB).
 static __global__ void __launch_bounds__(THREADS)
     embed_position_kernel(float *demb, const float *dx, const int32_t *position, int rows, int C) {
     __shared__ int list[CHUNK], counts[WARPS];
@@ -99,9 +107,9 @@ static __global__ void __launch_bounds__(THREADS)
 }
 void cuda_embed_bwd(pa_device *d, const pa_embed_grads *a) {
     if (!a->rows) return;
-    CUDA_LAUNCH(embed_token_kernel, dim3(a->V, cuda_blocks((size_t)a->C, COLUMNS)), dim3(THREADS), 0, d->stream, a->dtoken_emb, a->dx,
-                a->token, a->rows, a->C);
+    CUDA_LAUNCH(embed_token_kernel, dim3(a->V, cuda_blocks((size_t)a->C, COLUMNS)), dim3(THREADS), 0, d->stream,
+                a->dtoken_emb, a->dx, a->token, a->rows, a->C);
     if (a->dpos_emb)
-        CUDA_LAUNCH(embed_position_kernel, dim3(cuda_blocks((size_t)a->positions, POSITIONS)), dim3(THREADS), 0, d->stream, a->dpos_emb,
-                    a->dx, a->position, a->rows, a->C);
+        CUDA_LAUNCH(embed_position_kernel, dim3(cuda_blocks((size_t)a->positions, POSITIONS)), dim3(THREADS), 0,
+                    d->stream, a->dpos_emb, a->dx, a->position, a->rows, a->C);
 }

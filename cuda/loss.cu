@@ -1,15 +1,15 @@
-// loss.cu: cross-entropy that leaves the gradient of the logits, and the sum of the losses. Probabilities are never stored. Knows nothing
-// of how the logits came about.
+// loss.cu: cross-entropy that leaves the gradient of the logits, and the sum of the losses. Probabilities are never
+// stored. Knows nothing of how the logits came about.
 #include "cuda/rows.cuh"
 
 enum { WARPS = 4, SUM_THREADS = 1024 };
 
-// A warp a row; lane l holds columns l, l + 32, .. of it in registers, HELD of them; HELD 0: V is larger, and they are read again each
-// time. 4 V bytes read a row, s V written, 40 V flop (counting e^x as 15).
+// A warp a row; lane l holds columns l, l + 32, .. of it in registers, HELD of them; HELD 0: V is larger, and they are
+// read again each time. 4 V bytes read a row, s V written, 40 V flop (counting e^x as 15).
 template <typename T, int HELD>
 static __global__ void __launch_bounds__(32 * WARPS)
-    cross_entropy_kernel(T *d, float *nats, uint16_t *best, const float *logits, const uint16_t *target, const pa_scalars *scalars,
-                         float z_loss, int rows, int V) {
+    cross_entropy_kernel(T *d, float *nats, uint16_t *best, const float *logits, const uint16_t *target,
+                         const pa_scalars *scalars, float z_loss, int rows, int V) {
     const int row = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32, turns = HELD ? HELD : (V + 31) / 32;
     if (row >= rows) return; // a whole warp
     const float *x = logits + (size_t)row * V;
@@ -56,9 +56,9 @@ static __global__ void __launch_bounds__(32 * WARPS)
 template <typename T> static void cross_entropy(cudaStream_t stream, const pa_cross_entropy *a) {
     dim3 grid(cuda_blocks((size_t)a->rows, WARPS)), block(32 * WARPS);
     if (!a->rows) return;
-#define LAUNCH(held)                                                                                                                       \
-    CUDA_LAUNCH((cross_entropy_kernel<T, held>), grid, block, 0, stream, (T *)a->dlogits, a->nats, a->best, a->logits, a->target,          \
-                a->scalars, a->z_loss, a->rows, a->V)
+#define LAUNCH(held)                                                                                                   \
+    CUDA_LAUNCH((cross_entropy_kernel<T, held>), grid, block, 0, stream, (T *)a->dlogits, a->nats, a->best, a->logits, \
+                a->target, a->scalars, a->z_loss, a->rows, a->V)
     if (a->V <= 32 * 13)
         LAUNCH(13);
     else if (a->V <= 32 * 32)

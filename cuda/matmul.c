@@ -27,13 +27,13 @@ static pa_status blas_error(pa_err *err, const char *what, cublasStatus_t status
     return pa_error(err, PA_FAIL, "cuBLASLt: %s failed: %s", what, cublasLtGetStatusName(status));
 }
 
-#define TRY(call)                                                                                                                          \
-    do {                                                                                                                                   \
-        cublasStatus_t status_ = (call);                                                                                                   \
-        if (status_ != CUBLAS_STATUS_SUCCESS) {                                                                                            \
-            result = blas_error(err, #call, status_);                                                                                      \
-            goto done;                                                                                                                     \
-        }                                                                                                                                  \
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        cublasStatus_t status_ = (call);                                                                               \
+        if (status_ != CUBLAS_STATUS_SUCCESS) {                                                                        \
+            result = blas_error(err, #call, status_);                                                                  \
+            goto done;                                                                                                 \
+        }                                                                                                              \
     } while (0)
 
 pa_status cuda_matmul_create(cuda_matmul **out, cudaStream_t stream, void *workspace, bool timed, pa_err *err) {
@@ -71,16 +71,16 @@ static cudaDataType_t data_type(pa_type t) {
     return t == PA_TYPE_F32 ? CUDA_R_32F : t == PA_TYPE_BF16 ? CUDA_R_16BF : CUDA_R_16F;
 }
 
-static cublasStatus_t launch(const cuda_matmul *mm, const plan *p, const cublasLtMatmulAlgo_t *algorithm, const void *a, const void *b,
-                             const void *c, void *d) {
+static cublasStatus_t launch(const cuda_matmul *mm, const plan *p, const cublasLtMatmulAlgo_t *algorithm, const void *a,
+                             const void *b, const void *c, void *d) {
     const float one = 1, beta = p->key.add ? 1 : 0;
-    return cublasLtMatmul(mm->handle, p->operation, &one, b, p->a, a, p->b, &beta, c, p->c, d, p->c, algorithm, mm->workspace,
-                          CUDA_MATMUL_WORKSPACE, mm->stream);
+    return cublasLtMatmul(mm->handle, p->operation, &one, b, p->a, a, p->b, &beta, c, p->c, d, p->c, algorithm,
+                          mm->workspace, CUDA_MATMUL_WORKSPACE, mm->stream);
 }
 
 // Milliseconds of one run, the least of a few; negative where it fails.
-static float time_of(const cuda_matmul *mm, const plan *p, const cublasLtMatmulAlgo_t *algorithm, const void *a, const void *b,
-                     const void *c, void *d) {
+static float time_of(const cuda_matmul *mm, const plan *p, const cublasLtMatmulAlgo_t *algorithm, const void *a,
+                     const void *b, const void *c, void *d) {
     cudaEvent_t start = NULL, stop = NULL;
     float best = -1;
     if (cudaEventCreate(&start) || cudaEventCreate(&stop)) goto done;
@@ -99,16 +99,18 @@ done:
     return best;
 }
 
-// Times the candidates, and leaves the library's first choice only for one that is faster by more than a twentieth: noise should not
-// choose, for another algorithm may sum in another order. A sum is not added meanwhile, but written to memory taken for it. No epilogue of
-// the library is used: its GELU is the tanh approximation, and the model's bias is added where the residual is.
-static void choose(cuda_matmul *mm, plan *p, const cublasLtMatmulHeuristicResult_t *candidate, int found, const void *a, const void *b,
-                   void *c) {
+// Times the candidates, and leaves the library's first choice only for one that is faster by more than a twentieth:
+// noise should not choose, for another algorithm may sum in another order. A sum is not added meanwhile, but written to
+// memory taken for it. No epilogue of the library is used: its GELU is the tanh approximation, and the model's bias is
+// added where the residual is.
+static void choose(cuda_matmul *mm, plan *p, const cublasLtMatmulHeuristicResult_t *candidate, int found, const void *a,
+                   const void *b, void *c) {
     enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     p->algorithm = candidate[0].algo;
     void *d = c;
     if (!mm->timed) return;
-    if (cudaStreamIsCapturing(mm->stream, &capture) || capture != cudaStreamCaptureStatusNone) return; // nothing may be timed now
+    if (cudaStreamIsCapturing(mm->stream, &capture) || capture != cudaStreamCaptureStatusNone)
+        return; // nothing may be timed now
     if (found < 2 || (p->key.add && cudaMalloc(&d, (size_t)p->key.m * (size_t)p->key.n * pa_size(p->key.c)))) {
         cudaGetLastError(); // no room to time: the library's first choice
         return;
@@ -127,15 +129,18 @@ static uint32_t alignment_of(const void *a, const void *b, const void *c) {
     return (uint32_t)(bits & -bits);
 }
 
-// The library's matrices are column-major: our row-major c (m, n) is its (n, m), made of its a (n, k), which is our b, and its b (k, m).
-static pa_status plan_create(cuda_matmul *mm, plan *p, const pa_product *key, const void *a, const void *b, void *c, pa_err *err) {
+// The library's matrices are column-major: our row-major c (m, n) is its (n, m), made of its a (n, k), which is our b,
+// and its b (k, m).
+static pa_status plan_create(cuda_matmul *mm, plan *p, const pa_product *key, const void *a, const void *b, void *c,
+                             pa_err *err) {
     pa_status result = PA_OK;
     cublasLtMatmulPreference_t preference = NULL;
     cublasLtMatmulHeuristicResult_t candidate[CANDIDATES];
     cublasOperation_t op_a = key->b_t ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = key->a_t ? CUBLAS_OP_T : CUBLAS_OP_N;
     const uint64_t m = (uint64_t)key->m, n = (uint64_t)key->n, k = (uint64_t)key->k;
     const uint64_t workspace = CUDA_MATMUL_WORKSPACE;
-    const uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; // parts of a sum in float32, never in the result's 16 bits
+    const uint32_t reduction =
+        CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; // parts of a sum in float32, never in the result's 16 bits
     int found = 0;
     *p = (plan){.key = *key, .alignment = alignment_of(a, b, c)};
     TRY(cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
@@ -145,13 +150,18 @@ static pa_status plan_create(cuda_matmul *mm, plan *p, const pa_product *key, co
     TRY(cublasLtMatrixLayoutCreate(&p->b, data_type(key->a), key->a_t ? m : k, key->a_t ? k : m, key->a_t ? m : k));
     TRY(cublasLtMatrixLayoutCreate(&p->c, data_type(key->c), n, m, n));
     TRY(cublasLtMatmulPreferenceCreate(&preference));
-    TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
-    TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction, sizeof reduction));
+    TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                             sizeof workspace));
+    TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction,
+                                             sizeof reduction));
     for (int i = CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES; i <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES; i++)
-        TRY(cublasLtMatmulPreferenceSetAttribute(preference, (cublasLtMatmulPreferenceAttributes_t)i, &p->alignment, sizeof p->alignment));
-    TRY(cublasLtMatmulAlgoGetHeuristic(mm->handle, p->operation, p->a, p->b, p->c, p->c, preference, CANDIDATES, candidate, &found));
+        TRY(cublasLtMatmulPreferenceSetAttribute(preference, (cublasLtMatmulPreferenceAttributes_t)i, &p->alignment,
+                                                 sizeof p->alignment));
+    TRY(cublasLtMatmulAlgoGetHeuristic(mm->handle, p->operation, p->a, p->b, p->c, p->c, preference, CANDIDATES,
+                                       candidate, &found));
     if (!found) {
-        result = pa_error(err, PA_FAIL, "cuBLASLt: no algorithm for a product of %d by %d by %d", key->m, key->n, key->k);
+        result =
+            pa_error(err, PA_FAIL, "cuBLASLt: no algorithm for a product of %d by %d by %d", key->m, key->n, key->k);
         goto done;
     }
     choose(mm, p, candidate, found, a, b, c);
@@ -162,11 +172,12 @@ done:
 }
 
 static bool same(const pa_product *x, const pa_product *y) {
-    return x->m == y->m && x->n == y->n && x->k == y->k && x->a == y->a && x->b == y->b && x->c == y->c && x->a_t == y->a_t &&
-           x->b_t == y->b_t && x->add == y->add;
+    return x->m == y->m && x->n == y->n && x->k == y->k && x->a == y->a && x->b == y->b && x->c == y->c &&
+           x->a_t == y->a_t && x->b_t == y->b_t && x->add == y->add;
 }
 
-static pa_status find(cuda_matmul *mm, const pa_product *key, const plan **found, const void *a, const void *b, void *c, pa_err *err) {
+static pa_status find(cuda_matmul *mm, const pa_product *key, const plan **found, const void *a, const void *b, void *c,
+                      pa_err *err) {
     const uint32_t alignment = alignment_of(a, b, c);
     for (int i = 0; i < mm->count; i++)
         if (mm->plans[i].alignment == alignment && same(&mm->plans[i].key, key)) {

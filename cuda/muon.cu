@@ -1,4 +1,5 @@
-// muon.cu: Muon's operations beside products. Each reads its operands once and writes once; limited by that. Knows nothing of the model.
+// muon.cu: Muon's operations beside products. Each reads its operands once and writes once; limited by that. Knows
+// nothing of the model.
 #include "cuda/rows.cuh"
 
 enum { THREADS = 256, TILE = 32, TILE_ROWS = THREADS / TILE };
@@ -41,12 +42,12 @@ static __global__ void __launch_bounds__(THREADS)
 
 void cuda_momentum(pa_device *d, const pa_momentum *a) {
     unsigned blocks = cuda_blocks(a->n, 4 * THREADS);
-    CUDA_LAUNCH(momentum_kernel, dim3(blocks < 2048 ? blocks : 2048), dim3(THREADS), 0, d->stream, (float4 *)a->m, (float4 *)a->g, a->n,
-                a->squares, a->scalars);
+    CUDA_LAUNCH(momentum_kernel, dim3(blocks < 2048 ? blocks : 2048), dim3(THREADS), 0, d->stream, (float4 *)a->m,
+                (float4 *)a->g, a->n, a->squares, a->scalars);
 }
 
-// A block takes a tile of u; with `turn` through shared memory, so that rows are read and written along their length. (4 + s) n bytes.
-// Shared memory: 4 KiB.
+// A block takes a tile of u; with `turn` through shared memory, so that rows are read and written along their length.
+// (4 + s) n bytes. Shared memory: 4 KiB.
 template <typename T>
 static __global__ void __launch_bounds__(THREADS)
     normalise_kernel(T *x, const float *u, int rows, int columns, bool turn, const double *squares) {
@@ -69,8 +70,8 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 template <typename T> static void launch_normalise(pa_device *d, const pa_normalise *a) {
-    CUDA_LAUNCH((normalise_kernel<T>), dim3(cuda_blocks(a->columns, TILE), cuda_blocks(a->rows, TILE)), dim3(THREADS), 0, d->stream,
-                (T *)a->x, a->u, a->rows, a->columns, a->turn, a->squares);
+    CUDA_LAUNCH((normalise_kernel<T>), dim3(cuda_blocks(a->columns, TILE), cuda_blocks(a->rows, TILE)), dim3(THREADS),
+                0, d->stream, (T *)a->x, a->u, a->rows, a->columns, a->turn, a->squares);
 }
 void cuda_normalise(pa_device *d, const pa_normalise *a) {
     CUDA_TYPED(a->type, launch_normalise, d, a);
@@ -78,15 +79,16 @@ void cuda_normalise(pa_device *d, const pa_normalise *a) {
 
 // 3 s n n bytes.
 template <typename T>
-static __global__ void __launch_bounds__(THREADS) polynomial_kernel(T *b, const T *a, int n, float p0, float p1, float p2) {
+static __global__ void __launch_bounds__(THREADS)
+    polynomial_kernel(T *b, const T *a, int n, float p0, float p1, float p2) {
     for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < (size_t)n * n; i += (size_t)gridDim.x * THREADS)
         b[i] = cuda_from_float<T>(p1 * cuda_to_float(a[i]) + p2 * cuda_to_float(b[i]) + (i % (n + 1) ? 0 : p0));
 }
 
 template <typename T> static void launch_polynomial(pa_device *d, const pa_polynomial *a) {
     unsigned blocks = cuda_blocks((size_t)a->n * a->n, THREADS);
-    CUDA_LAUNCH((polynomial_kernel<T>), dim3(blocks < 2048 ? blocks : 2048), dim3(THREADS), 0, d->stream, (T *)a->b, (const T *)a->a, a->n,
-                a->p0, a->p1, a->p2);
+    CUDA_LAUNCH((polynomial_kernel<T>), dim3(blocks < 2048 ? blocks : 2048), dim3(THREADS), 0, d->stream, (T *)a->b,
+                (const T *)a->a, a->n, a->p0, a->p1, a->p2);
 }
 void cuda_polynomial(pa_device *d, const pa_polynomial *a) {
     CUDA_TYPED(a->type, launch_polynomial, d, a);
@@ -94,8 +96,9 @@ void cuda_polynomial(pa_device *d, const pa_polynomial *a) {
 
 // As normalise_kernel, the other way round. (8 + 2 s) n bytes, 3 n flop.
 template <typename T>
-static __global__ void __launch_bounds__(THREADS) muon_kernel(float *p, T *copy, const T *x, int rows, int columns, bool turn, bool decays,
-                                                              const double *squares, const pa_scalars *scalars) {
+static __global__ void __launch_bounds__(THREADS)
+    muon_kernel(float *p, T *copy, const T *x, int rows, int columns, bool turn, bool decays, const double *squares,
+                const pa_scalars *scalars) {
     __shared__ float tile[TILE][TILE + 1], shared[3];
     const int c0 = blockIdx.x * TILE, r0 = blockIdx.y * TILE, i = threadIdx.x % TILE;
     if (threadIdx.x == 0) {
@@ -119,8 +122,9 @@ static __global__ void __launch_bounds__(THREADS) muon_kernel(float *p, T *copy,
 }
 
 template <typename T> static void launch_muon(pa_device *d, const pa_muon *a) {
-    CUDA_LAUNCH((muon_kernel<T>), dim3(cuda_blocks(a->columns, TILE), cuda_blocks(a->rows, TILE)), dim3(THREADS), 0, d->stream, a->p,
-                (T *)a->copy, (const T *)a->x, a->rows, a->columns, a->turn, a->decays, a->squares, a->scalars);
+    CUDA_LAUNCH((muon_kernel<T>), dim3(cuda_blocks(a->columns, TILE), cuda_blocks(a->rows, TILE)), dim3(THREADS), 0,
+                d->stream, a->p, (T *)a->copy, (const T *)a->x, a->rows, a->columns, a->turn, a->decays, a->squares,
+                a->scalars);
 }
 void cuda_muon(pa_device *d, const pa_muon *a) {
     CUDA_TYPED(a->type, launch_muon, d, a);

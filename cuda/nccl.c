@@ -1,5 +1,6 @@
-// nccl.c: see nccl.h. The communicator does not block: each call is followed until NCCL has taken it, and a rank that is gone or silent
-// ends in ncclCommAbort, not in a wait for ever. NCCL is loaded when a run has several ranks, so that one GPU needs none.
+// nccl.c: see nccl.h. The communicator does not block: each call is followed until NCCL has taken it, and a rank that
+// is gone or silent ends in ncclCommAbort, not in a wait for ever. NCCL is loaded when a run has several ranks, so that
+// one GPU needs none.
 #include "cuda/nccl.h"
 
 #include <stdlib.h>
@@ -14,19 +15,19 @@ bool cuda_ranks_wanted(const pa_comm *c) {
 #include <dlfcn.h>
 #include <nccl.h>
 
-#define FUNCTIONS(X)                                                                                                                       \
-    X(ncclGetUniqueId)                                                                                                                     \
-    X(ncclCommInitRankConfig)                                                                                                              \
-    X(ncclCommGetAsyncError)                                                                                                               \
-    X(ncclCommFinalize)                                                                                                                    \
-    X(ncclCommDestroy)                                                                                                                     \
-    X(ncclCommAbort)                                                                                                                       \
-    X(ncclGetErrorString)                                                                                                                  \
-    X(ncclGroupStart)                                                                                                                      \
-    X(ncclGroupEnd)                                                                                                                        \
-    X(ncclAllReduce)                                                                                                                       \
-    X(ncclReduceScatter)                                                                                                                   \
-    X(ncclAllGather)                                                                                                                       \
+#define FUNCTIONS(X)                                                                                                   \
+    X(ncclGetUniqueId)                                                                                                 \
+    X(ncclCommInitRankConfig)                                                                                          \
+    X(ncclCommGetAsyncError)                                                                                           \
+    X(ncclCommFinalize)                                                                                                \
+    X(ncclCommDestroy)                                                                                                 \
+    X(ncclCommAbort)                                                                                                   \
+    X(ncclGetErrorString)                                                                                              \
+    X(ncclGroupStart)                                                                                                  \
+    X(ncclGroupEnd)                                                                                                    \
+    X(ncclAllReduce)                                                                                                   \
+    X(ncclReduceScatter)                                                                                               \
+    X(ncclAllGather)                                                                                                   \
     X(ncclBroadcast)
 
 struct cuda_ranks {
@@ -46,9 +47,10 @@ static pa_status load(cuda_ranks *r, pa_err *err) {
     FUNCTIONS(FIND)
 #else
     void *library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL), *found;
-    if (!library) return pa_error(err, PA_FAIL, "NCCL: libnccl.so.2 cannot be loaded, which several GPUs need: %s", dlerror());
-#define FIND(name)                                                                                                                         \
-    if (!(found = dlsym(library, #name))) return pa_error(err, PA_FAIL, "NCCL: %s is not in libnccl.so.2", #name);                         \
+    if (!library)
+        return pa_error(err, PA_FAIL, "NCCL: libnccl.so.2 cannot be loaded, which several GPUs need: %s", dlerror());
+#define FIND(name)                                                                                                     \
+    if (!(found = dlsym(library, #name))) return pa_error(err, PA_FAIL, "NCCL: %s is not in libnccl.so.2", #name);     \
     memcpy(&r->name, &found, sizeof found);
     FUNCTIONS(FIND)
 #endif
@@ -65,7 +67,8 @@ static void pause_a_moment(int turn) {
     if (turn > 100) nanosleep(&(struct timespec){.tv_nsec = turn > 10000 ? 1000000 : 20000}, NULL);
 }
 
-// Whether the run's timeout has passed. At most a second per call counts, so that time in which this process was stopped doesn't.
+// Whether the run's timeout has passed. At most a second per call counts, so that time in which this process was
+// stopped doesn't.
 static bool too_long(const cuda_ranks *r, double *last, double *waited) {
     double now = pa_clock(), passed = now - *last;
     *last = now, *waited += passed < 1 ? passed : 1;
@@ -74,8 +77,8 @@ static bool too_long(const cuda_ranks *r, double *last, double *waited) {
 
 enum { ANSWER = 10 }; // seconds
 
-// NCCL does not report which rank is awaited. Ranks that time out do so at about the same time, so a few seconds suffice to hear of each
-// other.
+// NCCL does not report which rank is awaited. Ranks that time out do so at about the same time, so a few seconds
+// suffice to hear of each other.
 static pa_status silent(cuda_ranks *r, pa_err *err) {
     char why[PA_COMM_NAMES + 128], names[PA_COMM_NAMES];
     pa_comm_silent(r->ranks, r->ranks->timeout < ANSWER ? r->ranks->timeout : ANSWER, names);
@@ -137,7 +140,8 @@ static pa_status cuda_failed(cudaError_t e, pa_err *err) {
     return e ? pa_error(err, PA_FAIL, "CUDA: %s while gradients were handed to NCCL", cudaGetErrorString(e)) : PA_OK;
 }
 
-pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float *own, size_t count, size_t from, pa_err *err) {
+pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float *own, size_t count, size_t from,
+                         pa_err *err) {
     size_t buckets = pa_comm_buckets(r->ranks, count), first = r->bucket;
     pa_status s = PA_OK;
     for (; r->bucket < buckets && !s; r->bucket++) {
@@ -151,8 +155,9 @@ pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float 
             if ((s = cuda_failed(e, err))) return s;
         }
         if ((s = begin(r, err))) return s;
-        ncclResult_t asked = own ? r->ncclReduceScatter(begins, own + r->at, floats, ncclFloat, ncclSum, r->comm, r->side)
-                                 : r->ncclAllReduce(begins, begins, all, ncclFloat, ncclSum, r->comm, r->side);
+        ncclResult_t asked =
+            own ? r->ncclReduceScatter(begins, own + r->at, floats, ncclFloat, ncclSum, r->comm, r->side)
+                : r->ncclAllReduce(begins, begins, all, ncclFloat, ncclSum, r->comm, r->side);
         ncclResult_t ended = r->ncclGroupEnd();
         s = follow(r, asked && asked != ncclInProgress ? asked : ended, err);
         r->at += floats;
@@ -205,7 +210,8 @@ pa_status cuda_ranks_sum_f64(cuda_ranks *r, cudaStream_t stream, double *x, pa_e
 pa_status cuda_ranks_wait(cuda_ranks *r, cudaStream_t stream, cudaError_t *status, pa_err *err) {
     double last = pa_clock(), waited = 0;
     for (int turn = 0; (*status = cudaStreamQuery(stream)) == cudaErrorNotReady; turn++) {
-        ncclResult_t result = ncclSuccess, asked = r->comm ? r->ncclCommGetAsyncError(r->comm, &result) : ncclInvalidUsage;
+        ncclResult_t result = ncclSuccess,
+                     asked = r->comm ? r->ncclCommGetAsyncError(r->comm, &result) : ncclInvalidUsage;
         if (asked) result = asked;
         if (result && result != ncclInProgress) return give_up(r, err, r->ncclGetErrorString(result));
         if (too_long(r, &last, &waited)) return silent(r, err);
@@ -219,12 +225,14 @@ pa_status cuda_ranks_wait(cuda_ranks *r, cudaStream_t stream, cudaError_t *statu
 
 pa_status cuda_ranks_create(cuda_ranks **r, pa_comm *c, pa_err *err) {
     *r = NULL;
-    return pa_error(err, PA_USAGE, "NCCL: expected a build with it to compute on the GPUs of %d ranks, found none", c->size);
+    return pa_error(err, PA_USAGE, "NCCL: expected a build with it to compute on the GPUs of %d ranks, found none",
+                    c->size);
 }
 void cuda_ranks_destroy(cuda_ranks *r) {
     (void)r;
 }
-pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float *own, size_t count, size_t from, pa_err *err) {
+pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float *own, size_t count, size_t from,
+                         pa_err *err) {
     (void)r, (void)stream, (void)grad, (void)own, (void)count, (void)from, (void)err;
     return PA_FAIL;
 }

@@ -1,5 +1,6 @@
-// nccl.h: the GPUs of a run's ranks, one each: sums in buckets beside the backward pass, and gathers, over NCCL. Every call is made by all
-// ranks in the same order. What it asks for is done in the order of streams, and may be captured. Knows nothing of models.
+// nccl.h: the GPUs of a run's ranks, one each: sums in buckets beside the backward pass, and gathers, over NCCL. Every
+// call is made by all ranks in the same order. What it asks for is done in the order of streams, and may be captured.
+// Knows nothing of models.
 #ifndef PA_CUDA_NCCL_H
 #define PA_CUDA_NCCL_H
 
@@ -11,22 +12,26 @@ typedef struct cuda_ranks cuda_ranks;
 
 // Whether a run needs one: it has several ranks, or PATRAIN_NCCL is set, to try NCCL with one.
 bool cuda_ranks_wanted(const pa_comm *c);
-// Joins the ranks on the device that is set. PA_USAGE where this build has no NCCL; PA_FAIL where this machine has none.
+// Joins the ranks on the device that is set. PA_USAGE where this build has no NCCL; PA_FAIL where this machine has
+// none.
 pa_status cuda_ranks_create(cuda_ranks **r, pa_comm *c, pa_err *err);
 void cuda_ranks_destroy(cuda_ranks *r); // NULL is fine
 
-// `count` gradients, shared out as pa_comm_share has it, in as many multiples of 16 as there are ranks. Sums the buckets that lie in
-// [from, count), and have not been since the last join, once `stream` has come here, on a stream of its own. own NULL: each sum is
-// everyone's, in place; else each rank has only its shares, consecutively in own, and the rest of grad is undefined.
-pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float *own, size_t count, size_t from, pa_err *err);
+// `count` gradients, shared out as pa_comm_share has it, in as many multiples of 16 as there are ranks. Sums the
+// buckets that lie in [from, count), and have not been since the last join, once `stream` has come here, on a stream of
+// its own. own NULL: each sum is everyone's, in place; else each rank has only its shares, consecutively in own, and
+// the rest of grad is undefined.
+pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float *own, size_t count, size_t from,
+                         pa_err *err);
 pa_status cuda_ranks_join(cuda_ranks *r, cudaStream_t stream, pa_err *err); // `stream` continues once those are done
-pa_status cuda_ranks_gather(cuda_ranks *r, cudaStream_t stream, float *data, size_t count, pa_err *err); // everyone's shares, to everyone
+pa_status cuda_ranks_gather(cuda_ranks *r, cudaStream_t stream, float *data, size_t count,
+                            pa_err *err); // everyone's shares, to everyone
 // Rank r's bytes of[r] (ranks), floats, to everyone.
 pa_status cuda_ranks_gather_spans(cuda_ranks *r, cudaStream_t stream, float *data, const pa_span *of, pa_err *err);
 pa_status cuda_ranks_sum_f64(cuda_ranks *r, cudaStream_t stream, double *x, pa_err *err);
 
-// PA_OK once the stream is done. Ends with an error when NCCL finds one or nothing was done for the run's timeout; then nothing more can
-// be asked for, and what had been is given up.
+// PA_OK once the stream is done. Ends with an error when NCCL finds one or nothing was done for the run's timeout; then
+// nothing more can be asked for, and what had been is given up.
 pa_status cuda_ranks_wait(cuda_ranks *r, cudaStream_t stream, cudaError_t *status, pa_err *err);
 
 #endif

@@ -1,12 +1,12 @@
-// norm.cu: residual and layer norm, the heads' RMS norm, sums of columns. Gradients of weights are summed by PARTS blocks, each over rows
-// of its own, then over the blocks in their order. Knows nothing of the model.
+// norm.cu: residual and layer norm, the heads' RMS norm, sums of columns. Gradients of weights are summed by PARTS
+// blocks, each over rows of its own, then over the blocks in their order. Knows nothing of the model.
 #include "cuda/rows.cuh"
 
 enum { PARTS = CUDA_NORM_PARTS, WARPS = 4, HEAD_THREADS = 256, REDUCE = 32 };
 
 // Eight columns of one row: z = x (+ r (+ bias)).
-static __device__ __forceinline__ void residual8(float v[8], float *z, const float *x, const float *r, const float *bias, size_t at,
-                                                 int i) {
+static __device__ __forceinline__ void residual8(float v[8], float *z, const float *x, const float *r,
+                                                 const float *bias, size_t at, int i) {
     float add[8], more[8];
     cuda_load8(v, x + at + i);
     if (!r) return;
@@ -21,12 +21,12 @@ static __device__ __forceinline__ void residual8(float v[8], float *z, const flo
     cuda_store8(z + at + i, v);
 }
 
-// A warp a row, which it holds in registers: GROUPS times eight columns a lane, C <= 256 GROUPS. x, r read, z, y written: 12 + s bytes a
-// number, 9 flop.
+// A warp a row, which it holds in registers: GROUPS times eight columns a lane, C <= 256 GROUPS. x, r read, z, y
+// written: 12 + s bytes a number, 9 flop.
 template <typename T, int GROUPS>
 static __global__ void __launch_bounds__(32 * WARPS)
-    layernorm_held_kernel(float *z, T *y, float *mean, float *rstd, const float *x, const float *r, const float *bias, const float *w,
-                          const float *b, int rows, int C) {
+    layernorm_held_kernel(float *z, T *y, float *mean, float *rstd, const float *x, const float *r, const float *bias,
+                          const float *w, const float *b, int rows, int C) {
     const int row = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return; // a whole warp
     const size_t at = (size_t)row * C;
@@ -66,8 +66,8 @@ static __global__ void __launch_bounds__(32 * WARPS)
 // The same for any C: a warp a row, the row read three times (from the cache, all but once): the same bytes and flop.
 template <typename T>
 static __global__ void __launch_bounds__(32 * WARPS)
-    layernorm_plain_kernel(float *z, T *y, float *mean, float *rstd, const float *x, const float *r, const float *bias, const float *w,
-                           const float *b, int rows, int C) {
+    layernorm_plain_kernel(float *z, T *y, float *mean, float *rstd, const float *x, const float *r, const float *bias,
+                           const float *w, const float *b, int rows, int C) {
     const int row = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return; // a whole warp
     const size_t at = (size_t)row * C;
@@ -89,11 +89,12 @@ static __global__ void __launch_bounds__(32 * WARPS)
 template <typename T> static void layernorm_fwd(cudaStream_t stream, const pa_layernorm *a) {
     const int C = a->C;
     dim3 grid(cuda_blocks((size_t)a->rows, WARPS)), block(32 * WARPS);
-    const bool wide = cuda_wide(a->x, C) && cuda_wide(a->z, C) && cuda_wide(a->y, C) && cuda_wide(a->r, C) && cuda_wide(a->bias, C) &&
-                      cuda_wide(a->w, C) && cuda_wide(a->b, C);
+    const bool wide = cuda_wide(a->x, C) && cuda_wide(a->z, C) && cuda_wide(a->y, C) && cuda_wide(a->r, C) &&
+                      cuda_wide(a->bias, C) && cuda_wide(a->w, C) && cuda_wide(a->b, C);
     if (!a->rows) return;
-#define LAUNCH(...)                                                                                                                        \
-    CUDA_LAUNCH((__VA_ARGS__), grid, block, 0, stream, a->z, (T *)a->y, a->mean, a->rstd, a->x, a->r, a->bias, a->w, a->b, a->rows, C)
+#define LAUNCH(...)                                                                                                    \
+    CUDA_LAUNCH((__VA_ARGS__), grid, block, 0, stream, a->z, (T *)a->y, a->mean, a->rstd, a->x, a->r, a->bias, a->w,   \
+                a->b, a->rows, C)
     if (!wide || C > 2048)
         LAUNCH(layernorm_plain_kernel<T>);
     else if (C <= 512)
@@ -108,8 +109,8 @@ void cuda_layernorm_fwd(pa_device *d, const pa_layernorm *a) {
     CUDA_TYPED(a->type, layernorm_fwd, d->stream, a);
 }
 
-// a and b over the block, in one order, the same in each thread. shared: 2 floats a warp, of two turns (`turn` 0, 1, 0, ..), so that one
-// barrier a turn is enough: who writes a half again has passed the barrier after all had read it.
+// a and b over the block, in one order, the same in each thread. shared: 2 floats a warp, of two turns (`turn` 0, 1, 0,
+// ..), so that one barrier a turn is enough: who writes a half again has passed the barrier after all had read it.
 static __device__ __forceinline__ void block_sum2(float &a, float &b, float (*shared)[32][2], int turn) {
     const int warps = blockDim.x / 32, lane = threadIdx.x % 32;
     a = cuda_warp_sum(a), b = cuda_warp_sum(b);
@@ -120,11 +121,13 @@ static __device__ __forceinline__ void block_sum2(float &a, float &b, float (*sh
     a = cuda_warp_sum(a), b = cuda_warp_sum(b);
 }
 
-// A block takes rows blockIdx.x, + gridDim.x, ..; a thread has eight columns (C <= 8 blockDim.x), kept in registers with the sums of their
-// weights' gradients. dy, x, dx read, dx, its copy written: 12 + 2 s bytes a number, 18 flop; and 16 C bytes of partial sums a block.
+// A block takes rows blockIdx.x, + gridDim.x, ..; a thread has eight columns (C <= 8 blockDim.x), kept in registers
+// with the sums of their weights' gradients. dy, x, dx read, dx, its copy written: 12 + 2 s bytes a number, 18 flop;
+// and 16 C bytes of partial sums a block.
 template <typename T>
-static __global__ void __launch_bounds__(512) layernorm_bwd_kernel(float *dx, T *copy, const T *dy, const float *x, const float *mean,
-                                                                   const float *rstd, const float *w, int rows, int C, float *work) {
+static __global__ void __launch_bounds__(512)
+    layernorm_bwd_kernel(float *dx, T *copy, const T *dy, const float *x, const float *mean, const float *rstd,
+                         const float *w, int rows, int C, float *work) {
     __shared__ float shared[2][32][2];
     const int i = threadIdx.x * 8;
     const bool mine = i < C;
@@ -160,10 +163,12 @@ static __global__ void __launch_bounds__(512) layernorm_bwd_kernel(float *dx, T 
     cuda_store8(work + ((size_t)blockIdx.x * 2 + 1) * C + i, db);
 }
 
-// The same for any C: a thread has columns threadIdx.x, + blockDim.x, ..; sums of gradients lie in work, 16 bytes a number from the cache.
+// The same for any C: a thread has columns threadIdx.x, + blockDim.x, ..; sums of gradients lie in work, 16 bytes a
+// number from the cache.
 template <typename T>
-static __global__ void __launch_bounds__(256) layernorm_bwd_plain_kernel(float *dx, T *copy, const T *dy, const float *x, const float *mean,
-                                                                         const float *rstd, const float *w, int rows, int C, float *work) {
+static __global__ void __launch_bounds__(256)
+    layernorm_bwd_plain_kernel(float *dx, T *copy, const T *dy, const float *x, const float *mean, const float *rstd,
+                               const float *w, int rows, int C, float *work) {
     __shared__ float shared[2][32][2];
     float *dw = work + (size_t)blockIdx.x * 2 * C, *db = dw + C;
     int turn = 0;
@@ -187,9 +192,10 @@ static __global__ void __launch_bounds__(256) layernorm_bwd_plain_kernel(float *
     }
 }
 
-// Block (32 columns, REDUCE): first (C) and second (C, may be NULL) += the columns of part (parts, 2, C). Grid (C / 32, 2).
-// 4 parts bytes and parts flop a sum; 4 KB shared.
-static __global__ void __launch_bounds__(32 * REDUCE) reduce_kernel(float *first, float *second, const float *part, int parts, int C) {
+// Block (32 columns, REDUCE): first (C) and second (C, may be NULL) += the columns of part (parts, 2, C). Grid (C / 32,
+// 2). 4 parts bytes and parts flop a sum; 4 KB shared.
+static __global__ void __launch_bounds__(32 * REDUCE)
+    reduce_kernel(float *first, float *second, const float *part, int parts, int C) {
     __shared__ float all[REDUCE][32];
     const int column = blockIdx.x * 32 + threadIdx.x % 32, slice = threadIdx.x / 32;
     float sum = 0, *to = blockIdx.y ? second : first;
@@ -202,43 +208,47 @@ static __global__ void __launch_bounds__(32 * REDUCE) reduce_kernel(float *first
     to[column] += sum;
 }
 static void reduce(cudaStream_t stream, float *first, float *second, const float *part, int parts, int C) {
-    CUDA_LAUNCH(reduce_kernel, dim3(cuda_blocks((size_t)C, 32), second ? 2 : 1), dim3(32 * REDUCE), 0, stream, first, second, part, parts,
-                C);
+    CUDA_LAUNCH(reduce_kernel, dim3(cuda_blocks((size_t)C, 32), second ? 2 : 1), dim3(32 * REDUCE), 0, stream, first,
+                second, part, parts, C);
 }
 
 template <typename T> static void layernorm_bwd(cudaStream_t stream, const pa_layernorm_grads *a) {
     const int C = a->C, parts = a->rows < PARTS ? a->rows : PARTS;
-    const bool wide = cuda_wide(a->dx, C) && cuda_wide(a->dx_copy, C) && cuda_wide(a->dy, C) && cuda_wide(a->x, C) && cuda_wide(a->w, C);
+    const bool wide = cuda_wide(a->dx, C) && cuda_wide(a->dx_copy, C) && cuda_wide(a->dy, C) && cuda_wide(a->x, C) &&
+                      cuda_wide(a->w, C);
     T *copy = (T *)a->dx_copy;
     const T *dy = (const T *)a->dy;
     float *work = (float *)a->work;
     if (!a->rows) return;
     if (wide && C <= 4096)
-        CUDA_LAUNCH((layernorm_bwd_kernel<T>), dim3(parts), dim3((C / 8 + 31) / 32 * 32), 0, stream, a->dx, copy, dy, a->x, a->mean,
-                    a->rstd, a->w, a->rows, C, work);
+        CUDA_LAUNCH((layernorm_bwd_kernel<T>), dim3(parts), dim3((C / 8 + 31) / 32 * 32), 0, stream, a->dx, copy, dy,
+                    a->x, a->mean, a->rstd, a->w, a->rows, C, work);
     else
-        CUDA_LAUNCH((layernorm_bwd_plain_kernel<T>), dim3(parts), dim3(256), 0, stream, a->dx, copy, dy, a->x, a->mean, a->rstd, a->w,
-                    a->rows, C, work);
+        CUDA_LAUNCH((layernorm_bwd_plain_kernel<T>), dim3(parts), dim3(256), 0, stream, a->dx, copy, dy, a->x, a->mean,
+                    a->rstd, a->w, a->rows, C, work);
     reduce(stream, a->dw, a->db, work, parts, C);
 }
 void cuda_layernorm_bwd(pa_device *d, const pa_layernorm_grads *a) {
     CUDA_TYPED(a->type, layernorm_bwd, d->stream, a);
 }
 
-// Dims of a head that a lane has. WIDE: eight neighbours, `lanes` lanes (a power of two) a head. Else a warp a head, dims 32 apart; D <=
-// 256.
+// Dims of a head that a lane has. WIDE: eight neighbours, `lanes` lanes (a power of two) a head. Else a warp a head,
+// dims 32 apart; D <= 256.
 template <bool WIDE> static __device__ __forceinline__ int dim_of(int part, int j) {
     return WIDE ? part * 8 + j : part + 32 * j;
 }
-template <typename T, bool WIDE> static __device__ __forceinline__ void load_head(float v[8], const T *x, int part, int D) {
+template <typename T, bool WIDE>
+static __device__ __forceinline__ void load_head(float v[8], const T *x, int part, int D) {
     if (WIDE && part * 8 < D) {
         cuda_load8(v, x + part * 8);
     } else {
 #pragma unroll
-        for (int j = 0; j < 8; j++) v[j] = !WIDE && dim_of<WIDE>(part, j) < D ? cuda_to_float(x[dim_of<WIDE>(part, j)]) : 0.0f;
+        for (int j = 0; j < 8; j++)
+            v[j] = !WIDE && dim_of<WIDE>(part, j) < D ? cuda_to_float(x[dim_of<WIDE>(part, j)]) : 0.0f;
     }
 }
-template <typename T, bool WIDE> static __device__ __forceinline__ void store_head(T *x, const float v[8], int part, int D) {
+template <typename T, bool WIDE>
+static __device__ __forceinline__ void store_head(T *x, const float v[8], int part, int D) {
     if (WIDE) {
         if (part * 8 < D) cuda_store8(x + part * 8, v);
     } else {
@@ -272,12 +282,12 @@ static __global__ void __launch_bounds__(HEAD_THREADS)
     store_head<T, WIDE>(at, v, part, D);
 }
 
-// Blocks take heads in turn; each thread sums dw of its dims, then the block in the order of its groups of lanes. 3 s bytes and 12 flop a
-// number, 8 D bytes of partial sums a block; 8 KB shared.
+// Blocks take heads in turn; each thread sums dw of its dims, then the block in the order of its groups of lanes. 3 s
+// bytes and 12 flop a number, 8 D bytes of partial sums a block; 8 KB shared.
 template <typename T, bool WIDE>
 static __global__ void __launch_bounds__(HEAD_THREADS)
-    head_norm_bwd_kernel(T *dy, ptrdiff_t ld_dy, const T *y, ptrdiff_t ld_y, const float *rstd, const float *w, int rows, int H, int D,
-                         int lanes, float *work) {
+    head_norm_bwd_kernel(T *dy, ptrdiff_t ld_dy, const T *y, ptrdiff_t ld_y, const float *rstd, const float *w,
+                         int rows, int H, int D, int lanes, float *work) {
     __shared__ float sums[HEAD_THREADS][8];
     const int groups = HEAD_THREADS / lanes, part = threadIdx.x % lanes;
     const size_t all = (size_t)rows * H;
@@ -291,7 +301,8 @@ static __global__ void __launch_bounds__(HEAD_THREADS)
         const size_t row = mine ? head / H : 0, h = mine ? head % H : 0;
         T *to = dy + (ptrdiff_t)row * ld_dy + h * D;
         float g[8], hat[8], b = 0;
-        load_head<T, WIDE>(g, to, part, mine ? D : 0), load_head<T, WIDE>(hat, y + (ptrdiff_t)row * ld_y + h * D, part, mine ? D : 0);
+        load_head<T, WIDE>(g, to, part, mine ? D : 0),
+            load_head<T, WIDE>(hat, y + (ptrdiff_t)row * ld_y + h * D, part, mine ? D : 0);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             hat[j] = scale[j] == 0 ? 0.0f : hat[j] / scale[j];
@@ -309,7 +320,8 @@ static __global__ void __launch_bounds__(HEAD_THREADS)
     __syncthreads();
     for (int d = threadIdx.x; d < D; d += HEAD_THREADS) {
         float sum = 0;
-        for (int g = 0; g < groups; g++) sum += WIDE ? sums[g * lanes + d / 8][d % 8] : sums[g * lanes + d % 32][d / 32];
+        for (int g = 0; g < groups; g++)
+            sum += WIDE ? sums[g * lanes + d / 8][d % 8] : sums[g * lanes + d % 32][d / 32];
         work[(size_t)blockIdx.x * 2 * D + d] = sum;
     }
 }
@@ -326,9 +338,11 @@ template <typename T> static void head_norm_fwd(cudaStream_t stream, const pa_he
     T *x = (T *)a->x;
     if (!a->rows) return;
     if (wide)
-        CUDA_LAUNCH((head_norm_kernel<T, true>), grid, block, 0, stream, x, a->ld, a->rstd, a->w, a->rows, a->H, a->D, lanes);
+        CUDA_LAUNCH((head_norm_kernel<T, true>), grid, block, 0, stream, x, a->ld, a->rstd, a->w, a->rows, a->H, a->D,
+                    lanes);
     else
-        CUDA_LAUNCH((head_norm_kernel<T, false>), grid, block, 0, stream, x, a->ld, a->rstd, a->w, a->rows, a->H, a->D, lanes);
+        CUDA_LAUNCH((head_norm_kernel<T, false>), grid, block, 0, stream, x, a->ld, a->rstd, a->w, a->rows, a->H, a->D,
+                    lanes);
 }
 void cuda_head_norm_fwd(pa_device *d, const pa_head_norm *a) {
     CUDA_TYPED(a->type, head_norm_fwd, d->stream, a);
@@ -336,18 +350,19 @@ void cuda_head_norm_fwd(pa_device *d, const pa_head_norm *a) {
 
 template <typename T> static void head_norm_bwd(cudaStream_t stream, const pa_head_norm_grads *a) {
     const bool wide = a->D % 8 == 0 && cuda_wide(a->dy, a->ld_dy) && cuda_wide(a->x, a->ld_x) && cuda_wide(a->w, 0);
-    const int lanes = wide ? lanes_of(a->D) : 32, blocks = (int)cuda_blocks((size_t)a->rows * a->H * lanes, HEAD_THREADS);
+    const int lanes = wide ? lanes_of(a->D) : 32,
+              blocks = (int)cuda_blocks((size_t)a->rows * a->H * lanes, HEAD_THREADS);
     const int parts = blocks < PARTS ? blocks : PARTS;
     T *dy = (T *)a->dy;
     const T *x = (const T *)a->x;
     float *work = (float *)a->work;
     if (!a->rows) return;
     if (wide)
-        CUDA_LAUNCH((head_norm_bwd_kernel<T, true>), dim3(parts), dim3(HEAD_THREADS), 0, stream, dy, a->ld_dy, x, a->ld_x, a->rstd, a->w,
-                    a->rows, a->H, a->D, lanes, work);
+        CUDA_LAUNCH((head_norm_bwd_kernel<T, true>), dim3(parts), dim3(HEAD_THREADS), 0, stream, dy, a->ld_dy, x,
+                    a->ld_x, a->rstd, a->w, a->rows, a->H, a->D, lanes, work);
     else
-        CUDA_LAUNCH((head_norm_bwd_kernel<T, false>), dim3(parts), dim3(HEAD_THREADS), 0, stream, dy, a->ld_dy, x, a->ld_x, a->rstd, a->w,
-                    a->rows, a->H, a->D, lanes, work);
+        CUDA_LAUNCH((head_norm_bwd_kernel<T, false>), dim3(parts), dim3(HEAD_THREADS), 0, stream, dy, a->ld_dy, x,
+                    a->ld_x, a->rstd, a->w, a->rows, a->H, a->D, lanes, work);
     reduce(stream, a->dw, NULL, work, parts, a->D);
 }
 void cuda_head_norm_bwd(pa_device *d, const pa_head_norm_grads *a) {
@@ -366,6 +381,7 @@ static __global__ void __launch_bounds__(256) column_kernel(float *work, const f
 void cuda_column_sum(pa_device *d, float *sum, const float *x, int rows, int C, void *work) {
     const int parts = rows < PARTS ? rows : PARTS;
     if (!rows) return;
-    CUDA_LAUNCH(column_kernel, dim3(parts, cuda_blocks((size_t)C, 256)), dim3(256), 0, d->stream, (float *)work, x, rows, C);
+    CUDA_LAUNCH(column_kernel, dim3(parts, cuda_blocks((size_t)C, 256)), dim3(256), 0, d->stream, (float *)work, x,
+                rows, C);
     reduce(d->stream, sum, NULL, (const float *)work, parts, C);
 }

@@ -10,8 +10,8 @@ static pa_status driver_error(pa_err *err) {
     int knows = 0;
     cudaDriverGetVersion(&knows);
     if (!knows) return pa_error(err, PA_FAIL, "CUDA: no NVIDIA driver here; this build needs CUDA 13's, 580 or newer");
-    return pa_error(err, PA_FAIL, "CUDA: the NVIDIA driver is of CUDA %d.%d; this build needs CUDA 13's, 580 or newer", knows / 1000,
-                    knows % 1000 / 10);
+    return pa_error(err, PA_FAIL, "CUDA: the NVIDIA driver is of CUDA %d.%d; this build needs CUDA 13's, 580 or newer",
+                    knows / 1000, knows % 1000 / 10);
 }
 
 pa_status cuda_check(cudaError_t status, const char *what, pa_err *err) {
@@ -20,17 +20,20 @@ pa_status cuda_check(cudaError_t status, const char *what, pa_err *err) {
         return PA_OK;
     case cudaErrorNoDevice:
         if (getenv("CUDA_VISIBLE_DEVICES"))
-            return pa_error(err, PA_FAIL, "CUDA: no such GPU: CUDA_VISIBLE_DEVICES is \"%s\"", getenv("CUDA_VISIBLE_DEVICES"));
+            return pa_error(err, PA_FAIL, "CUDA: no such GPU: CUDA_VISIBLE_DEVICES is \"%s\"",
+                            getenv("CUDA_VISIBLE_DEVICES"));
         return pa_error(err, PA_FAIL, "CUDA: no GPU here");
     case cudaErrorInsufficientDriver:
         return driver_error(err);
     case cudaErrorMemoryAllocation:
         return pa_error(err, PA_FAIL, "CUDA: out of memory while %s", what);
     case cudaErrorECCUncorrectable:
-        return pa_error(err, PA_FAIL, "CUDA: the GPU's memory had an uncorrectable error while %s; the last checkpoint is whole", what);
+        return pa_error(err, PA_FAIL,
+                        "CUDA: the GPU's memory had an uncorrectable error while %s; the last checkpoint is whole",
+                        what);
     default:
-        return pa_error(err, PA_FAIL, "CUDA: %s while %s (%s); the last checkpoint is whole", cudaGetErrorString(status), what,
-                        cudaGetErrorName(status));
+        return pa_error(err, PA_FAIL, "CUDA: %s while %s (%s); the last checkpoint is whole",
+                        cudaGetErrorString(status), what, cudaGetErrorName(status));
     }
 }
 
@@ -83,7 +86,8 @@ static pa_status choose_device(pa_device *d, struct cudaDeviceProp *p, pa_err *e
     s = cuda_check(cudaSetDevice(device), "choosing the GPU", err); // before anything makes a context
     if (!s) s = cuda_check(cudaGetDeviceProperties(p, device), "asking for the GPU's properties", err);
     if (!s && p->major * 10 + p->minor < 75)
-        s = pa_error(err, PA_FAIL, "CUDA: %s has compute capability %d.%d; this build needs 7.5 or newer", p->name, p->major, p->minor);
+        s = pa_error(err, PA_FAIL, "CUDA: %s has compute capability %d.%d; this build needs 7.5 or newer", p->name,
+                     p->major, p->minor);
     return s;
 }
 
@@ -93,7 +97,8 @@ static pa_status prepare(pa_device *d, const pa_open *o, pa_device_info *info, p
     pa_status s = choose_device(d, &p, err);
     if (s || (s = choose_type(d, o->precision, &p, err))) return s;
     if (m->dim_head % 8 || m->dim_head > 128)
-        return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
+        return pa_error(err, PA_USAGE,
+                        "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
     if (!d->missing && cuda_attend_pays(pa_latents(m), m->dim_head)) d->attend = cuda_attend_create();
     d->decay_bytes = o->training ? cuda_decay_bytes(o->params->floats, o->comm->size) : 0;
     *info = (pa_device_info){.type = d->type,
@@ -126,7 +131,11 @@ static pa_status cuda_open(pa_context **out, const pa_open *o, pa_err *err) {
 }
 
 const pa_backend *pa_backend_cuda(void) {
-    static const pa_backend backend = {
-        .name = "cuda", .own_transport = true, .check_machine = cuda_check_machine, .open = cuda_open, .stage = pa_context_stage, PA_WALK};
+    static const pa_backend backend = {.name = "cuda",
+                                       .own_transport = true,
+                                       .check_machine = cuda_check_machine,
+                                       .open = cuda_open,
+                                       .stage = pa_context_stage,
+                                       PA_WALK};
     return &backend;
 }

@@ -1,4 +1,5 @@
-// optimizer.cu: the norm of all gradients and Adam over all tensors in one launch. Knows nothing of tensors but where decay applies.
+// optimizer.cu: the norm of all gradients and Adam over all tensors in one launch. Knows nothing of tensors but where
+// decay applies.
 #include "cuda/rows.cuh"
 
 enum { THREADS = 256, PARTS = CUDA_SQUARES_PARTS };
@@ -56,14 +57,16 @@ static __device__ adam_constants constants_of(const pa_scalars *s, pa_group grou
     k.scale = (float)(s->grad_scale * (clip > 0 && norm > clip ? clip / norm : 1.0));
     k.keep = s->decoupled ? (float)(1 - (double)lr * decay) : 1.0f, k.l2 = s->decoupled ? 0.0f : decay;
     k.b1 = (float)s->beta1, k.a1 = (float)(1 - s->beta1), k.b2 = (float)s->beta2, k.a2 = (float)(1 - s->beta2);
-    k.step = (float)((double)lr / (float)s->c1), k.root = (float)(1 / sqrt((double)(float)s->c2)), k.eps = (float)s->eps;
+    k.step = (float)((double)lr / (float)s->c1), k.root = (float)(1 / sqrt((double)(float)s->c2)),
+    k.eps = (float)s->eps;
     return k;
 }
 
 template <typename T> static __device__ __forceinline__ void store4(T *to, float4 x) {
     uint2 bits;
     T *t = reinterpret_cast<T *>(&bits);
-    t[0] = cuda_from_float<T>(x.x), t[1] = cuda_from_float<T>(x.y), t[2] = cuda_from_float<T>(x.z), t[3] = cuda_from_float<T>(x.w);
+    t[0] = cuda_from_float<T>(x.x), t[1] = cuda_from_float<T>(x.y), t[2] = cuda_from_float<T>(x.z),
+    t[3] = cuda_from_float<T>(x.w);
     *reinterpret_cast<uint2 *>(to) = bits;
 }
 template <> __device__ __forceinline__ void store4<float>(float *to, float4 x) {
@@ -71,7 +74,8 @@ template <> __device__ __forceinline__ void store4<float>(float *to, float4 x) {
 }
 
 // A number. The same steps as the CPU's.
-static __device__ __forceinline__ void adam(const adam_constants &k, bool decays, float &p, float g, float &m, float &v) {
+static __device__ __forceinline__ void adam(const adam_constants &k, bool decays, float &p, float g, float &m,
+                                            float &v) {
     float gradient = g * k.scale + (decays ? k.l2 : 0.0f) * p;
     m = k.b1 * m + k.a1 * gradient;
     v = k.b2 * v + k.a2 * gradient * gradient;
@@ -80,8 +84,9 @@ static __device__ __forceinline__ void adam(const adam_constants &k, bool decays
 
 // n a multiple of 16; four neighbours a turn. 16 n bytes read, 16 n and the copy written, 16 n flop.
 template <typename T>
-static __global__ void __launch_bounds__(THREADS) adam_kernel(float4 *p, float4 *g, float4 *m, float4 *v, T *copy, const uint8_t *decays,
-                                                              pa_group group, size_t n, const double *squares, const pa_scalars *scalars) {
+static __global__ void __launch_bounds__(THREADS)
+    adam_kernel(float4 *p, float4 *g, float4 *m, float4 *v, T *copy, const uint8_t *decays, pa_group group, size_t n,
+                const double *squares, const pa_scalars *scalars) {
     __shared__ adam_constants shared;
     if (threadIdx.x == 0) shared = constants_of(scalars, group, *squares);
     __syncthreads();
@@ -103,8 +108,9 @@ template <typename T> static void launch_adam(const pa_device *d, const pa_adam 
     const size_t n = a->to - a->from;
     unsigned blocks = cuda_blocks(n, 4 * THREADS);
     if (!n) return;
-    CUDA_LAUNCH((adam_kernel<T>), dim3(blocks < 2048 ? blocks : 2048), dim3(THREADS), 0, d->stream, (float4 *)a->p, (float4 *)a->g,
-                (float4 *)a->m, (float4 *)a->v, (T *)a->copy, d->decays + a->from / 16, a->group, n, a->squares, a->scalars);
+    CUDA_LAUNCH((adam_kernel<T>), dim3(blocks < 2048 ? blocks : 2048), dim3(THREADS), 0, d->stream, (float4 *)a->p,
+                (float4 *)a->g, (float4 *)a->m, (float4 *)a->v, (T *)a->copy, d->decays + a->from / 16, a->group, n,
+                a->squares, a->scalars);
 }
 
 void cuda_adam(pa_device *d, const pa_adam *a) {

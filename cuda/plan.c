@@ -1,4 +1,5 @@
-// plan.c: pa_backend_cuda in builds without CUDA: it prints the memory plan for a GPU with bf16 and can do nothing else.
+// plan.c: pa_backend_cuda in builds without CUDA: it prints the memory plan for a GPU with bf16 and can do nothing
+// else.
 #include <stdlib.h>
 
 #include "cuda/sizes.h"
@@ -53,8 +54,11 @@ static pa_status open_plan(pa_context **out, const pa_open *o, pa_err *err) {
     *out = NULL;
     if (!o->plan_only) return not_built(err);
     if (m->dim_head % 8 || m->dim_head > 128)
-        return pa_error(err, PA_USAGE, "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
-    pa_type type = o->precision == PA_PRECISION_FP32 ? PA_TYPE_F32 : o->precision == PA_PRECISION_FP16 ? PA_TYPE_F16 : PA_TYPE_BF16;
+        return pa_error(err, PA_USAGE,
+                        "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
+    pa_type type = o->precision == PA_PRECISION_FP32   ? PA_TYPE_F32
+                   : o->precision == PA_PRECISION_FP16 ? PA_TYPE_F16
+                                                       : PA_TYPE_BF16;
     size_t decays = o->training ? cuda_decay_bytes(o->params->floats, o->comm->size) : 0;
     const pa_device_info info = {.name = "a GPU (none found)",
                                  .type = type,
@@ -67,6 +71,7 @@ static pa_status open_plan(pa_context **out, const pa_open *o, pa_err *err) {
 }
 
 const pa_backend *pa_backend_cuda(void) {
-    static const pa_backend backend = {.name = "cuda", .own_transport = true, .check_machine = not_built, .open = open_plan, PA_WALK};
+    static const pa_backend backend = {
+        .name = "cuda", .own_transport = true, .check_machine = not_built, .open = open_plan, PA_WALK};
     return &backend;
 }

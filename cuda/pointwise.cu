@@ -1,15 +1,16 @@
-// pointwise.cu: rotary positions, activations with dropout, casts. Each reads its operands once and writes once; limited by that. Knows
-// nothing of the model.
+// pointwise.cu: rotary positions, activations with dropout, casts. Each reads its operands once and writes once;
+// limited by that. Knows nothing of the model.
 #include "cuda/rows.cuh"
 #include "host/base/philox.h"
 
 enum { THREADS = 256 };
 
-// A thread turns E neighbouring pairs: (j, j + R/2) of a head. With s bytes a number: 4 s bytes of it and 8 of the table (which stays in
-// the cache, shared by the heads), 6 flop a pair.
+// A thread turns E neighbouring pairs: (j, j + R/2) of a head. With s bytes a number: 4 s bytes of it and 8 of the
+// table (which stays in the cache, shared by the heads), 6 flop a pair.
 template <typename T, int E>
 static __global__ void __launch_bounds__(THREADS)
-    rotary_kernel(T *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int half, float sign) {
+    rotary_kernel(T *x, ptrdiff_t ld, const int32_t *position, const float *table, int rows, int H, int D, int half,
+                  float sign) {
     const int each = half / E;
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i >= (size_t)rows * H * each) return;
@@ -40,25 +41,29 @@ template <typename T> static void rotary(cudaStream_t stream, const pa_rotary *a
     T *x = (T *)a->x;
     if (!pairs) return;
     if (cuda_wide(x, a->ld) && a->D % 8 == 0 && half % 8 == 0 && cuda_wide(a->table, half))
-        CUDA_LAUNCH((rotary_kernel<T, 8>), dim3(cuda_blocks(pairs / 8, THREADS)), dim3(THREADS), 0, stream, x, a->ld, a->position, a->table,
-                    a->rows, a->H, a->D, half, a->sign);
+        CUDA_LAUNCH((rotary_kernel<T, 8>), dim3(cuda_blocks(pairs / 8, THREADS)), dim3(THREADS), 0, stream, x, a->ld,
+                    a->position, a->table, a->rows, a->H, a->D, half, a->sign);
     else
-        CUDA_LAUNCH((rotary_kernel<T, 1>), dim3(cuda_blocks(pairs, THREADS)), dim3(THREADS), 0, stream, x, a->ld, a->position, a->table,
-                    a->rows, a->H, a->D, half, a->sign);
+        CUDA_LAUNCH((rotary_kernel<T, 1>), dim3(cuda_blocks(pairs, THREADS)), dim3(THREADS), 0, stream, x, a->ld,
+                    a->position, a->table, a->rows, a->H, a->D, half, a->sign);
 }
 void cuda_rotary(pa_device *d, const pa_rotary *a) {
     CUDA_TYPED(a->type, rotary, d->stream, a);
 }
 
-// What a thread multiplies column i and the next of its row by: 0 where the draw drops, else 1 / (1 - p). One draw serves four columns.
-template <int E> static __device__ __forceinline__ void survive(float keep[E], const pa_dropout &d, int row, int i, int F, int sequence) {
+// What a thread multiplies column i and the next of its row by: 0 where the draw drops, else 1 / (1 - p). One draw
+// serves four columns.
+template <int E>
+static __device__ __forceinline__ void survive(float keep[E], const pa_dropout &d, int row, int i, int F,
+                                               int sequence) {
     if (!(d.p > 0)) {
 #pragma unroll
         for (int k = 0; k < E; k++) keep[k] = 1;
         return;
     }
     const uint32_t limit = (uint32_t)((double)d.p * 4294967296.0);
-    const uint64_t at = ((uint64_t)d.layer << 48) + (uint64_t)(row % sequence) * (uint64_t)((F + 3) / 4) + (uint64_t)i / 4;
+    const uint64_t at =
+        ((uint64_t)d.layer << 48) + (uint64_t)(row % sequence) * (uint64_t)((F + 3) / 4) + (uint64_t)i / 4;
     const uint64_t window = d.window[row / sequence];
     const float kept = 1 / (1 - d.p);
 #pragma unroll
@@ -69,9 +74,9 @@ template <int E> static __device__ __forceinline__ void survive(float keep[E], c
     }
 }
 
-// The normal distribution's integral, and e^(-x^2 / 2). For float32 by the library; for 16 bits, where erfcf itself would take longer than
-// reading and writing, either tail within 12 + 2 x^2 roundings of float32: the tail over e^(-x^2 / 2) is a polynomial of
-// 1 / (1 + 0.3 |x|), fitted to 2^-24 for |x| up to 13.5, where the tail ends in 2^-126.
+// The normal distribution's integral, and e^(-x^2 / 2). For float32 by the library; for 16 bits, where erfcf itself
+// would take longer than reading and writing, either tail within 12 + 2 x^2 roundings of float32: the tail over e^(-x^2
+// / 2) is a polynomial of 1 / (1 + 0.3 |x|), fitted to 2^-24 for |x| up to 13.5, where the tail ends in 2^-126.
 template <typename T> static __device__ __forceinline__ float normal_integral(float x, float &bell) {
     if (sizeof(T) == 4) {
         bell = expf(-0.5f * x * x);
@@ -96,8 +101,8 @@ template <typename T> static __device__ __forceinline__ float activation(pa_acti
     return back ? phi + 0.39894228f * x * bell : x * phi;
 }
 
-// E neighbours a thread. Forward: g = activation(h), 2 s bytes; backward: g = g activation'(h), 3 s bytes; GELU's 25 flop, 100 in
-// float32; 20 integer multiplications a number more with dropout.
+// E neighbours a thread. Forward: g = activation(h), 2 s bytes; backward: g = g activation'(h), 3 s bytes; GELU's 25
+// flop, 100 in float32; 20 integer multiplications a number more with dropout.
 template <typename T, bool BACK, int E>
 static __global__ void __launch_bounds__(THREADS)
     activation_kernel(pa_activation kind, T *g, const T *h, int rows, int F, pa_dropout dropout, int sequence) {
@@ -115,7 +120,8 @@ static __global__ void __launch_bounds__(THREADS)
     }
     survive<E>(keep, dropout, row, i, F, sequence);
 #pragma unroll
-    for (int k = 0; k < E; k++) x[k] = keep[k] == 0 ? 0.0f : activation<T>(kind, BACK, x[k]) * (BACK ? up[k] * keep[k] : keep[k]);
+    for (int k = 0; k < E; k++)
+        x[k] = keep[k] == 0 ? 0.0f : activation<T>(kind, BACK, x[k]) * (BACK ? up[k] * keep[k] : keep[k]);
     if (E == 8)
         cuda_store8(g + t * E, x);
     else
@@ -131,9 +137,11 @@ template <typename T, bool BACK> static void run_activation(cudaStream_t stream,
     const T *h = (const T *)a->h;
     if (!a->rows) return;
     if (wide)
-        CUDA_LAUNCH((activation_kernel<T, BACK, 8>), grid, block, 0, stream, a->kind, g, h, a->rows, a->F, d, a->sequence);
+        CUDA_LAUNCH((activation_kernel<T, BACK, 8>), grid, block, 0, stream, a->kind, g, h, a->rows, a->F, d,
+                    a->sequence);
     else
-        CUDA_LAUNCH((activation_kernel<T, BACK, 1>), grid, block, 0, stream, a->kind, g, h, a->rows, a->F, d, a->sequence);
+        CUDA_LAUNCH((activation_kernel<T, BACK, 1>), grid, block, 0, stream, a->kind, g, h, a->rows, a->F, d,
+                    a->sequence);
 }
 template <typename T> static void activate(cudaStream_t stream, const pa_activate *a) {
     run_activation<T, false>(stream, a);

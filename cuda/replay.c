@@ -2,8 +2,8 @@
 #include "cuda/replay.h"
 
 static bool same(const pa_step *x, const pa_step *y) {
-    return x->kind == y->kind && x->B == y->B && x->M == y->M && x->N == y->N && x->K == y->K && x->dropout == y->dropout &&
-           x->last == y->last;
+    return x->kind == y->kind && x->B == y->B && x->M == y->M && x->N == y->N && x->K == y->K &&
+           x->dropout == y->dropout && x->last == y->last;
 }
 
 // The step's graph; NULL where that is one shape too many.
@@ -19,7 +19,8 @@ static cuda_graph *graph_of(pa_device *d, const pa_step *step) {
 
 static pa_status capture(pa_device *d, cuda_graph *g, pa_status (*work)(void *, pa_err *), void *what, pa_err *err) {
     cudaGraph_t graph = NULL;
-    pa_status e = cuda_check(cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "capturing a step", err);
+    pa_status e =
+        cuda_check(cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "capturing a step", err);
     if (e) return e;
     e = work(what, err);
     cudaError_t ended = cudaStreamEndCapture(d->stream, &graph);

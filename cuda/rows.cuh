@@ -1,5 +1,5 @@
-// rows.cuh: what the row and element kernels share: eight neighbours at a time, and the choice of a type. Only .cu files include it.
-// Knows nothing of the model.
+// rows.cuh: what the row and element kernels share: eight neighbours at a time, and the choice of a type. Only .cu
+// files include it. Knows nothing of the model.
 #ifndef PA_CUDA_ROWS_CUH
 #define PA_CUDA_ROWS_CUH
 
@@ -38,14 +38,14 @@ static inline unsigned cuda_blocks(size_t n, size_t each) {
 }
 
 // Calls function<T>(arguments) with the T of `type`.
-#define CUDA_TYPED(type, function, ...)                                                                                                    \
-    do {                                                                                                                                   \
-        if ((type) == PA_TYPE_F32)                                                                                                         \
-            function<float>(__VA_ARGS__);                                                                                                  \
-        else if ((type) == PA_TYPE_BF16)                                                                                                   \
-            function<__nv_bfloat16>(__VA_ARGS__);                                                                                          \
-        else                                                                                                                               \
-            function<__half>(__VA_ARGS__);                                                                                                 \
+#define CUDA_TYPED(type, function, ...)                                                                                \
+    do {                                                                                                               \
+        if ((type) == PA_TYPE_F32)                                                                                     \
+            function<float>(__VA_ARGS__);                                                                              \
+        else if ((type) == PA_TYPE_BF16)                                                                               \
+            function<__nv_bfloat16>(__VA_ARGS__);                                                                      \
+        else                                                                                                           \
+            function<__half>(__VA_ARGS__);                                                                             \
     } while (0)
 
 #endif

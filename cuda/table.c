@@ -36,11 +36,11 @@ static pa_status cache_rows(pa_device *d, const pa_cache_rows *a, pa_err *err) {
     cudaError_t e = cudaSuccess;
     for (size_t h = 0; h < H && !e; h++) {
         size_t to = ((size_t)a->stream * H + h) * (size_t)a->capacity * D * size, from = h * D * size;
-        e = cudaMemcpy2DAsync((char *)a->cache_k + to, D * size, (const char *)a->k + from, pitch, D * size, (size_t)a->rows,
-                              cudaMemcpyDeviceToDevice, d->stream);
+        e = cudaMemcpy2DAsync((char *)a->cache_k + to, D * size, (const char *)a->k + from, pitch, D * size,
+                              (size_t)a->rows, cudaMemcpyDeviceToDevice, d->stream);
         if (!e)
-            e = cudaMemcpy2DAsync((char *)a->cache_v + to, D * size, (const char *)a->v + from, pitch, D * size, (size_t)a->rows,
-                                  cudaMemcpyDeviceToDevice, d->stream);
+            e = cudaMemcpy2DAsync((char *)a->cache_v + to, D * size, (const char *)a->v + from, pitch, D * size,
+                                  (size_t)a->rows, cudaMemcpyDeviceToDevice, d->stream);
     }
     return cuda_check(e, "filling a cache", err);
 }
@@ -80,10 +80,11 @@ static pa_status take(pa_device *d, const char *arena, size_t bytes, size_t plan
         cudaGetLastError();
         cudaMemGetInfo(&left, &all);
         *base = NULL;
-        return pa_error(err, PA_FAIL,
-                        "CUDA: out of memory: arena %s wants %.1f MB, %.1f of %.1f MB are free (the plan needs %.1f MB); try "
-                        "train.recompute = true or a smaller train.micro_batch",
-                        arena, (double)bytes / 1e6, (double)left / 1e6, (double)all / 1e6, (double)plan / 1e6);
+        return pa_error(
+            err, PA_FAIL,
+            "CUDA: out of memory: arena %s wants %.1f MB, %.1f of %.1f MB are free (the plan needs %.1f MB); try "
+            "train.recompute = true or a smaller train.micro_batch",
+            arena, (double)bytes / 1e6, (double)left / 1e6, (double)all / 1e6, (double)plan / 1e6);
     }
     pa_status s = cuda_check(status, "taking memory", err);
     return s ? s : cuda_check(cudaMemsetAsync(*base, 0, bytes, d->stream), "clearing memory", err);
@@ -114,9 +115,10 @@ static pa_status send_decays(pa_device *d, pa_err *err) {
         const pa_param *row = &d->params->row[t];
         if (row->decays) memset(decays + row->offset / 16, 1, (row->size + 15) / 16);
     }
-    // In the stream that computes: a plain copy from pageable memory may return before its bytes are there, and that stream waits for no
-    // other.
-    pa_status s = cuda_check(cudaMemcpyAsync(d->decays, decays, d->decay_bytes, cudaMemcpyHostToDevice, d->stream), "copying tables", err);
+    // In the stream that computes: a plain copy from pageable memory may return before its bytes are there, and that
+    // stream waits for no other.
+    pa_status s = cuda_check(cudaMemcpyAsync(d->decays, decays, d->decay_bytes, cudaMemcpyHostToDevice, d->stream),
+                             "copying tables", err);
     if (!s) s = cuda_wait(d, "copying tables", err);
     free(decays);
     return s;
@@ -211,7 +213,8 @@ static pa_status gather_spans(pa_device *d, float *data, const pa_span *of, pa_e
     return cuda_ranks_gather_spans(d->ranks, d->stream, data, of, err);
 }
 
-// Numbers of either sign near 1, whatever their type: a product of zeros takes less power, and runs faster than real ones can.
+// Numbers of either sign near 1, whatever their type: a product of zeros takes less power, and runs faster than real
+// ones can.
 static pa_status fill_numbers(pa_device *d, void *to, size_t bytes) {
     uint16_t *x = malloc(bytes);
     uint32_t state = 1;
@@ -236,8 +239,8 @@ static double peak(pa_device *d) {
     void *a = NULL, *b = NULL, *y = NULL;
     size_t bytes = (size_t)n * n * pa_size(d->type);
     pa_product p = {.m = n, .n = n, .k = n, .a = d->type, .b = d->type, .c = d->type};
-    bool ok = !cudaMalloc(&a, bytes) && !cudaMalloc(&b, bytes) && !cudaMalloc(&y, bytes) && !fill_numbers(d, a, bytes) &&
-              !fill_numbers(d, b, bytes);
+    bool ok = !cudaMalloc(&a, bytes) && !cudaMalloc(&b, bytes) && !cudaMalloc(&y, bytes) &&
+              !fill_numbers(d, a, bytes) && !fill_numbers(d, b, bytes);
     for (int i = 0; ok && i < 8; i++) {
         double begins = pa_clock();
         pa_status s = PA_OK;

@@ -1,4 +1,5 @@
-// paeval.c: measures a checkpoint on a token file, writes its logits for given windows, exports it, or looks for copies of a corpus.
+// paeval.c: measures a checkpoint on a token file, writes its logits for given windows, exports it, or looks for copies
+// of a corpus.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,17 +21,19 @@ static bool json, int8, half;
 static const char *chosen; // the device
 
 static const pa_option option[] = {
-    {"stride", PA_OPT_INT, &stride, "S", "tokens from one window to the next (default: half of the latents)", "Measuring"},
+    {"stride", PA_OPT_INT, &stride, "S", "tokens from one window to the next (default: half of the latents)",
+     "Measuring"},
     {"pieces", PA_OPT_INT, &pieces, "N", "number of pieces to measure, from the first (default: all)", NULL},
     {"baseline", PA_OPT_STRING, &baseline, "CHECKPOINT", "another model to compare with on the same tokens", NULL},
     {"json", PA_OPT_FLAG, &json, NULL, "print a JSON object instead of tables", NULL},
-    {"logits", PA_OPT_STRING, &logits_path, "OUT", "output file for the logits of given windows: tensor x (B, M), I64 or U16, or tokens",
-     "Logits"},
+    {"logits", PA_OPT_STRING, &logits_path, "OUT",
+     "output file for the logits of given windows: tensor x (B, M), I64 or U16, or tokens", "Logits"},
     {"export", PA_OPT_STRING, &export_path, "OUT", "output file for a copy of the checkpoint", "Export"},
     {"half", PA_OPT_FLAG, &half, NULL, "16-bit weights (F16) in the copy, half the size", NULL},
-    {"copies", PA_OPT_STRING, &copies, "TRAIN", "longest stretches that the pieces of TOKENS, such as takes, share with those of TRAIN",
-     "Copies"},
-    {"config", PA_OPT_STRING, &config, "C.ini", "model settings, for a file of perceiver_ar_pytorch", "Checkpoint and device"},
+    {"copies", PA_OPT_STRING, &copies, "TRAIN",
+     "longest stretches that the pieces of TOKENS, such as takes, share with those of TRAIN", "Copies"},
+    {"config", PA_OPT_STRING, &config, "C.ini", "model settings, for a file of perceiver_ar_pytorch",
+     "Checkpoint and device"},
     {"device", PA_OPT_CHOICE, &device, "auto|cpu|cuda", "compute device", NULL},
     {"precision", PA_OPT_CHOICE, &precision, "auto|fp32|bf16|fp16", "precision of matrix products and attention", NULL},
     {"int8", PA_OPT_FLAG, &int8, NULL, "round the weights of matrix products to 8 bits", NULL},
@@ -38,7 +41,8 @@ static const pa_option option[] = {
 };
 static const pa_program program = {
     .name = "paeval",
-    .summary = "Measures how well a model predicts pieces: scores every token once, with the most context its windows allow.",
+    .summary =
+        "Measures how well a model predicts pieces: scores every token once, with the most context its windows allow.",
     .usage = "CHECKPOINT TOKENS.safetensors [options]\n"
              "CHECKPOINT TOKENS.safetensors --baseline CHECKPOINT [options]\n"
              "CHECKPOINT WINDOWS.safetensors --logits OUT.safetensors [options]\n"
@@ -102,7 +106,8 @@ static pa_status score_pieces(patrain_scorer *scorer, const pa_token_set *t, pa_
     return pa_from_library(s, &why, err);
 }
 
-static pa_status score_crops(patrain_scorer *scorer, const pa_token_set *t, const pa_result *r, double *loss_seed, pa_err *err) {
+static pa_status score_crops(patrain_scorer *scorer, const pa_token_set *t, const pa_result *r, double *loss_seed,
+                             pa_err *err) {
     pa_score crops;
     const pa_scoring how = {.predict = predict,
                             .arg = scorer,
@@ -118,7 +123,8 @@ static pa_status score_crops(patrain_scorer *scorer, const pa_token_set *t, cons
 }
 
 // Clear r->sums, after a failure too. loss_seed: NULL where it is not wanted.
-static pa_status measure(const patrain_model *model, const pa_token_set *t, pa_result *r, double *loss_seed, pa_err *err) {
+static pa_status measure(const patrain_model *model, const pa_token_set *t, pa_result *r, double *loss_seed,
+                         pa_err *err) {
     patrain_scorer *scorer = NULL;
     *r = (pa_result){.model = patrain_model_describe(model)};
     r->stride = stride > 0 ? (int)stride : latents_of(r->model) > 1 ? latents_of(r->model) / 2 : 1;
@@ -132,7 +138,8 @@ static pa_status measure(const patrain_model *model, const pa_token_set *t, pa_r
     if (!pa_score_tokens(&r->sums.whole))
         s = pa_error(err, PA_DATA, "expected a piece of at least two tokens, found none in %zu pieces", r->sums.pieces);
     else if (!isfinite(pa_score_nats(&r->sums.whole)))
-        s = pa_error(err, PA_FAIL, "%s: expected a finite loss, found %g", r->model->path, pa_score_nats(&r->sums.whole));
+        s = pa_error(err, PA_FAIL, "%s: expected a finite loss, found %g", r->model->path,
+                     pa_score_nats(&r->sums.whole));
     else if (loss_seed)
         s = score_crops(scorer, t, r, loss_seed, err);
 done:
@@ -166,7 +173,8 @@ done:
 // ---- logits of given windows
 
 // The windows as ids, malloc'ed; *B of *M tokens each.
-static pa_status read_windows(const pa_st *st, const patrain_model_info *m, uint16_t **ids, int64_t *B, int64_t *M, pa_err *err) {
+static pa_status read_windows(const pa_st *st, const patrain_model_info *m, uint16_t **ids, int64_t *B, int64_t *M,
+                              pa_err *err) {
     const char *path = pa_st_path(st);
     const pa_tensor *t = pa_st_find(st, "x");
     if (!t) t = pa_st_find(st, "tokens");
@@ -174,20 +182,21 @@ static pa_status read_windows(const pa_st *st, const patrain_model_info *m, uint
     if (t->dtype != PA_I64 && t->dtype != PA_U16)
         return pa_error(err, PA_DATA, "%s: %s: expected I64 or U16, found %s", path, t->name, pa_dtype_name(t->dtype));
     if (t->rank != 1 && t->rank != 2)
-        return pa_error(err, PA_DATA, "%s: %s: expected shape (B, M) or (M), found %d dimensions", path, t->name, t->rank);
+        return pa_error(err, PA_DATA, "%s: %s: expected shape (B, M) or (M), found %d dimensions", path, t->name,
+                        t->rank);
     *B = t->rank == 2 ? t->shape[0] : 1;
     *M = t->shape[t->rank - 1];
     if (*B < 1 || *M <= m->prefix || *M > m->context)
-        return pa_error(err, PA_DATA, "%s: %s: expected windows of %d to %d tokens, found %lld of %lld", path, t->name, m->prefix + 1,
-                        m->context, (long long)*B, (long long)*M);
+        return pa_error(err, PA_DATA, "%s: %s: expected windows of %d to %d tokens, found %lld of %lld", path, t->name,
+                        m->prefix + 1, m->context, (long long)*B, (long long)*M);
     size_t count = t->bytes / pa_dtype_size(t->dtype);
     *ids = malloc(count * sizeof **ids);
     if (!*ids) return pa_error(err, PA_FAIL, "no memory for %zu tokens", count);
     for (size_t i = 0; i < count; i++) {
         int64_t id = t->dtype == PA_I64 ? ((const int64_t *)t->data)[i] : ((const uint16_t *)t->data)[i];
         if (id < 0 || id >= PATRAIN_VOCABULARY)
-            return pa_error(err, PA_DATA, "%s: %s[%zu]: expected an id below %d, found %lld", path, t->name, i, PATRAIN_VOCABULARY,
-                            (long long)id);
+            return pa_error(err, PA_DATA, "%s: %s[%zu]: expected an id below %d, found %lld", path, t->name, i,
+                            PATRAIN_VOCABULARY, (long long)id);
         (*ids)[i] = (uint16_t)id;
     }
     return PA_OK;
@@ -254,7 +263,8 @@ static pa_status check_options(int given, pa_err *err) {
     for (size_t i = 0; i < sizeof other / sizeof *other && copies; i++)
         if (other[i].given) return pa_error(err, PA_USAGE, "expected --copies or %s, found both", other[i].name);
     if (copies && given != 1)
-        return pa_error(err, PA_USAGE, "expected TOKENS.safetensors and nothing else with --copies, found %d arguments", given);
+        return pa_error(err, PA_USAGE, "expected TOKENS.safetensors and nothing else with --copies, found %d arguments",
+                        given);
     if (!copies && (export_path ? given != 1 : given != 2))
         return pa_error(err, PA_USAGE, "expected CHECKPOINT%s, found %d arguments (paeval --help)",
                         export_path ? " and nothing else with --export" : " and TOKENS.safetensors", given);
@@ -264,8 +274,8 @@ static pa_status check_options(int given, pa_err *err) {
     } range[] = {{"stride", stride, INT32_MAX}, {"pieces", pieces, INT64_MAX}, {"batch", batch, 4096}};
     for (size_t i = 0; i < sizeof range / sizeof *range; i++)
         if (range[i].value != NOT_GIVEN && (range[i].value < 1 || range[i].value > range[i].most))
-            return pa_error(err, PA_USAGE, "--%s: expected 1 to %lld, found %lld", range[i].name, (long long)range[i].most,
-                            (long long)range[i].value);
+            return pa_error(err, PA_USAGE, "--%s: expected 1 to %lld, found %lld", range[i].name,
+                            (long long)range[i].most, (long long)range[i].value);
     if (!!logits_path + json + !!export_path > 1)
         return pa_error(err, PA_USAGE, "expected one of --json, --logits and --export, found %s",
                         json && logits_path && export_path ? "all" : "two");
@@ -290,7 +300,8 @@ static pa_status run(int argc, char **argv, pa_err *err) {
         return s;
     chosen = pa_choose_device(device);
     s = pa_from_library(patrain_model_open(&model, argv[1], config, &why), &why, err);
-    if (!s && logits_path) s = pa_check_spares("logits", logits_path, "the model", patrain_model_describe(model)->path, err);
+    if (!s && logits_path)
+        s = pa_check_spares("logits", logits_path, "the model", patrain_model_describe(model)->path, err);
     if (!s && baseline) s = pa_from_library(patrain_model_open(&base, baseline, config, &why), &why, err);
     if (!s) s = logits_path ? write_logits(model, argv[2], err) : report(model, base, argv[2], err);
     patrain_model_close(base);

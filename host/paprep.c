@@ -42,7 +42,8 @@ static const pa_option options[] = {
 static const pa_program program = {
     .name = "paprep",
     .summary = "Converts MIDI files to tokens. A folder without MAESTRO's list is split 90/5/5 by a hash of the notes.",
-    .usage = "MIDI_DIR OUT_DIR [options]\n--events FILE.mid [--encoding E]\n--decode TOKENS.safetensors OUT.mid [--piece K]",
+    .usage =
+        "MIDI_DIR OUT_DIR [options]\n--events FILE.mid [--encoding E]\n--decode TOKENS.safetensors OUT.mid [--piece K]",
     .example = "paprep maestro-v3.0.0 data/maestro\n"
                "paprep my-recordings data/mine --encoding midi-neural --strict\n"
                "paprep --decode data/maestro/validation.safetensors piece.mid --piece 12",
@@ -73,8 +74,10 @@ static pa_status prepare(const char *midi, const char *out, pa_err *err) {
                             .strict = strict,
                             .keep_duplicates = keep_duplicates};
     pa_status s = read_options(&o.encode, err);
-    if (!s && (o.jobs < 1 || o.jobs > 256)) s = pa_error(err, PA_USAGE, "--jobs: expected 1 to 256, found %lld", (long long)jobs);
-    if (!s && o.part_bytes < 1) s = pa_error(err, PA_USAGE, "--part-bytes: expected at least 1, found %lld", (long long)part_bytes);
+    if (!s && (o.jobs < 1 || o.jobs > 256))
+        s = pa_error(err, PA_USAGE, "--jobs: expected 1 to 256, found %lld", (long long)jobs);
+    if (!s && o.part_bytes < 1)
+        s = pa_error(err, PA_USAGE, "--part-bytes: expected at least 1, found %lld", (long long)part_bytes);
     return s ? s : pa_prepare(&o, err);
 }
 
@@ -100,12 +103,14 @@ static pa_status decode_piece(const char *tokens_path, const char *out, pa_err *
     pa_tokens t;
     pa_note *notes = NULL;
     size_t count;
-    if (pa_same_file(tokens_path, out)) return pa_error(err, PA_USAGE, "OUT.mid: expected another file than the token file, found %s", out);
+    if (pa_same_file(tokens_path, out))
+        return pa_error(err, PA_USAGE, "OUT.mid: expected another file than the token file, found %s", out);
     pa_status s = pa_tokens_open(&t, tokens_path, err);
     if (s) return s;
     int64_t k = piece == NOT_GIVEN ? 0 : piece;
     if (k < 0 || k >= t.pieces) {
-        s = t.pieces ? pa_error(err, PA_USAGE, "--piece: expected 0 to %lld, found %lld", (long long)t.pieces - 1, (long long)k)
+        s = t.pieces ? pa_error(err, PA_USAGE, "--piece: expected 0 to %lld, found %lld", (long long)t.pieces - 1,
+                                (long long)k)
                      : pa_error(err, PA_DATA, "%s: expected a piece, found none", tokens_path);
     } else {
         const uint16_t *first = t.tokens + t.offsets[k];

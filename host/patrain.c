@@ -48,8 +48,8 @@ static void init_name(const char *path, char *out, size_t size) {
     if (ending && !ending[12]) *ending = 0;
 }
 
-// configs/v4.ini -> runs/v4; without a configuration, --init runs/v1 -> runs/v1-tuned. A pipe's name, /dev/fd/63, is another run's next
-// time.
+// configs/v4.ini -> runs/v4; without a configuration, --init runs/v1 -> runs/v1-tuned. A pipe's name, /dev/fd/63, is
+// another run's next time.
 static pa_status default_run_dir(const arguments *a, char *out, size_t size, pa_err *err) {
     char name[256];
     struct stat info;
@@ -80,10 +80,12 @@ static pa_status take_model(const arguments *a, pa_config *c, pa_err *err) {
     }
     if (!w.foreign) return s;
     if (a->config_path) return PA_OK; // which describes it; loading checks the shapes
-    return pa_error(err, PA_USAGE, "%s does not store its settings: expected CONFIG.ini, whose [model] describes it", a->init);
+    return pa_error(err, PA_USAGE, "%s does not store its settings: expected CONFIG.ini, whose [model] describes it",
+                    a->init);
 }
 
-// Without CONFIG.ini: train.safetensors is evaluated on the validation.safetensors beside it, any other file is not evaluated.
+// Without CONFIG.ini: train.safetensors is evaluated on the validation.safetensors beside it, any other file is not
+// evaluated.
 static void choose_validation(pa_config *c) {
     char path[sizeof c->data.validation];
     const char *slash = strrchr(c->data.train, '/'), *name = slash ? slash + 1 : c->data.train;
@@ -118,7 +120,9 @@ static char *join(int argc, char **argv) {
     size_t length;
     FILE *f = open_memstream(&text, &length);
     for (int i = 0; f && i < argc; i++) {
-        bool plain = *argv[i] && !argv[i][strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%")];
+        bool plain =
+            *argv[i] &&
+            !argv[i][strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%")];
         fprintf(f, "%s%s", i ? " " : "", plain ? argv[i] : "'");
         for (const char *p = plain ? "" : argv[i]; *p; p++) fputs(*p == '\'' ? "'\\''" : (char[]){*p, 0}, f);
         if (!plain) fputc('\'', f);
@@ -132,19 +136,23 @@ static int clamp(int64_t x) {
 }
 
 static pa_status start_ranks(const arguments *a, const pa_config *c, pa_comm *comm, pa_err *err) {
-    if (!a->rendezvous && (a->rank >= 0 || a->world >= 0)) return pa_error(err, PA_USAGE, "--rank and --world need --rendezvous FILE");
-    pa_comm_options o = {.rendezvous = a->rendezvous, .rank = clamp(a->rank), .world = clamp(a->world), .timeout = c->train.timeout};
+    if (!a->rendezvous && (a->rank >= 0 || a->world >= 0))
+        return pa_error(err, PA_USAGE, "--rank and --world need --rendezvous FILE");
+    pa_comm_options o = {
+        .rendezvous = a->rendezvous, .rank = clamp(a->rank), .world = clamp(a->world), .timeout = c->train.timeout};
     pa_status s = pa_comm_start(comm, &o, err);
     if (!s && !a->rendezvous && !a->dry_run && !comm->rank && comm->size > 1 && getenv("OMPI_COMM_WORLD_SIZE"))
-        fprintf(stderr, "to save and stop: kill -USR1 %d (Ctrl-C would kill the ranks before they save)\n", (int)getppid());
+        fprintf(stderr, "to save and stop: kill -USR1 %d (Ctrl-C would kill the ranks before they save)\n",
+                (int)getppid());
     return s;
 }
 
-// An error on one rank ends all. With mpirun all ranks share its output: rank 0 prints an error that every rank had, and other ranks print
-// only if rank 0 has not ended the run by then.
+// An error on one rank ends all. With mpirun all ranks share its output: rank 0 prints an error that every rank had,
+// and other ranks print only if rank 0 has not ended the run by then.
 static int end(const pa_program *p, pa_status s, const pa_err *err, pa_comm *comm, bool own_output) {
     bool failed = s && s != PA_STOPPED;
-    for (unsigned left = failed && comm->rank && !own_output ? 3 : 0; left;) left = sleep(left); // mpirun's SIGTERM would cut it short
+    for (unsigned left = failed && comm->rank && !own_output ? 3 : 0; left;)
+        left = sleep(left); // mpirun's SIGTERM would cut it short
     int code = pa_cli_end(p, s, err);
     if (failed)
         pa_comm_abort(comm, code);
@@ -155,8 +163,12 @@ static int end(const pa_program *p, pa_status s, const pa_err *err, pa_comm *com
 
 static pa_status train(const arguments *a, const pa_config *c, const char *command, pa_comm *comm, pa_err *err) {
     char run_dir[4096];
-    pa_train_options o = {
-        .run_dir = a->run_dir, .init = a->init, .command = command, .fresh = a->fresh, .dry_run = a->dry_run, .comm = comm};
+    pa_train_options o = {.run_dir = a->run_dir,
+                          .init = a->init,
+                          .command = command,
+                          .fresh = a->fresh,
+                          .dry_run = a->dry_run,
+                          .comm = comm};
     pa_status s = a->run_dir ? PA_OK : default_run_dir(a, run_dir, sizeof run_dir, err);
     if (s) return s;
     if (!a->run_dir) o.run_dir = run_dir;
@@ -170,19 +182,23 @@ int main(int argc, char **argv) {
     arguments a = {.device = "auto", .rank = -1, .world = -1};
     const pa_option option[] = {
         {"run-dir", PA_OPT_STRING, &a.run_dir, "DIR",
-         "run directory; resumes if it has a checkpoint (default: runs/<name of CONFIG>, without CONFIG runs/<name of --init>-tuned)",
+         "run directory; resumes if it has a checkpoint (default: runs/<name of CONFIG>, without CONFIG runs/<name of "
+         "--init>-tuned)",
          "Run"},
         {"fresh", PA_OPT_FLAG, &a.fresh, NULL, "new run; an existing run directory is renamed, not removed", NULL},
         {"init", PA_OPT_STRING, &a.init, "CHECKPOINT",
-         "run directory, checkpoint or model file to take weights and [model] from; without CONFIG all else is at its default, and "
+         "run directory, checkpoint or model file to take weights and [model] from; without CONFIG all else is at its "
+         "default, and "
          "data.validation is the validation.safetensors beside data.train",
          NULL},
-        {"dry-run", PA_OPT_FLAG, &a.dry_run, NULL, "parameters, memory, disk use and the time of one window; writes nothing", NULL},
+        {"dry-run", PA_OPT_FLAG, &a.dry_run, NULL,
+         "parameters, memory, disk use and the time of one window; writes nothing", NULL},
         {"print-config", PA_OPT_FLAG, &a.print_config, NULL, "all settings with meaning, range and default", NULL},
         {"device", PA_OPT_CHOICE, &a.device, "auto|cpu|cuda", "device to train on", "Device"},
-        {"precision", PA_OPT_CHOICE, &a.precision, "auto|fp32|bf16|fp16", "compute precision (default: train.precision)", NULL},
-        {"rendezvous", PA_OPT_STRING, &a.rendezvous, "FILE", "file or folder shared by ranks that are started without mpirun or srun",
-         "Ranks"},
+        {"precision", PA_OPT_CHOICE, &a.precision, "auto|fp32|bf16|fp16",
+         "compute precision (default: train.precision)", NULL},
+        {"rendezvous", PA_OPT_STRING, &a.rendezvous, "FILE",
+         "file or folder shared by ranks that are started without mpirun or srun", "Ranks"},
         {"rank", PA_OPT_INT, &a.rank, "K", "this rank's number, from 0 (default: $RANK, $SLURM_PROCID)", NULL},
         {"world", PA_OPT_INT, &a.world, "W", "number of ranks (default: $WORLD_SIZE, $SLURM_NTASKS)", NULL},
     };
@@ -191,10 +207,11 @@ int main(int argc, char **argv) {
                                 .usage = "CONFIG.ini [section.key=value ...] [options]\n"
                                          "--init CHECKPOINT [section.key=value ...] [options]",
                                 .note = PA_CHECKPOINT_NOTE,
-                                .example = "patrain configs/demo.ini train.minutes=5 --run-dir runs/demo\n"
-                                           "patrain --init runs/v1 data.train=mine/train.safetensors train.epochs=3\n"
-                                           "mpirun -n 2 patrain configs/v1.ini    as root add --allow-run-as-root,\n"
-                                           "                                      for more ranks than cores --oversubscribe",
+                                .example =
+                                    "patrain configs/demo.ini train.minutes=5 --run-dir runs/demo\n"
+                                    "patrain --init runs/v1 data.train=mine/train.safetensors train.epochs=3\n"
+                                    "mpirun -n 2 patrain configs/v1.ini    as root add --allow-run-as-root,\n"
+                                    "                                      for more ranks than cores --oversubscribe",
                                 .option = option,
                                 .options = sizeof option / sizeof *option};
     pa_err err = {""};

@@ -1,24 +1,27 @@
-/* patrain.h: plays with models that patrain has trained: MIDI to tokens, tokens to MIDI, and what a model makes of them.
+/* patrain.h: plays with models that patrain has trained: MIDI to tokens, tokens to MIDI, and what a model makes of
+ * them.
  *
  * Link with -lpatrain: see docs/library.md for pkg-config and CMake. Training is not in the library.
  *
- * Errors. A function that can fail returns a patrain_status, and fills *error unless that is NULL: the status and one line of text. On
- * failure, other outputs are unspecified unless stated.
+ * Errors. A function that can fail returns a patrain_status, and fills *error unless that is NULL: the status and one
+ * line of text. On failure, other outputs are unspecified unless stated.
  *
- * Threads. Every handle may be used by one thread at a time, and different handles by different threads at once. A model does not change
- * after it is opened: any number of streams and scorers may use it at once. Functions without a handle may be called at any time.
+ * Threads. Every handle may be used by one thread at a time, and different handles by different threads at once. A
+ * model does not change after it is opened: any number of streams and scorers may use it at once. Functions without a
+ * handle may be called at any time.
  *
- * Manners. The library prints nothing, installs no signal handler, does not end the process, and forks no other unless asked to
- * (patrain_midi_options.isolated). It reads the environment (OMP_NUM_THREADS and its kind) and never changes it. It computes on OpenMP
- * threads, fewer than asked for where OpenMP's settings allow fewer, one inside a parallel region of the caller's, and leaves the caller's
- * settings as they were; the first stream or scorer of a process shortens the time for which idle OpenMP threads spin, as patrain's
- * programs do, unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is set.
+ * Manners. The library prints nothing, installs no signal handler, does not end the process, and forks no other unless
+ * asked to (patrain_midi_options.isolated). It reads the environment (OMP_NUM_THREADS and its kind) and never changes
+ * it. It computes on OpenMP threads, fewer than asked for where OpenMP's settings allow fewer, one inside a parallel
+ * region of the caller's, and leaves the caller's settings as they were; the first stream or scorer of a process
+ * shortens the time for which idle OpenMP threads spin, as patrain's programs do, unless OMP_WAIT_POLICY or
+ * GOMP_SPINCOUNT is set.
  *
- * Buffers. Sizes are in elements. Input and output buffers of one call must not overlap. What the library allocates for the caller is freed
- * with patrain_free; it may be resized with realloc.
+ * Buffers. Sizes are in elements. Input and output buffers of one call must not overlap. What the library allocates for
+ * the caller is freed with patrain_free; it may be resized with realloc.
  *
- * Structs. One that may grow begins with `size`: set it to the struct's own sizeof (PATRAIN_BAD_USAGE for another number). Structs that the
- * library returns a pointer to are its own, and may grow at their end.
+ * Structs. One that may grow begins with `size`: set it to the struct's own sizeof (PATRAIN_BAD_USAGE for another
+ * number). Structs that the library returns a pointer to are its own, and may grow at their end.
  *
  * The interface may change until version 1; the shared library's version (libpatrain.so.0) changes with it.
  */
@@ -54,8 +57,8 @@ PATRAIN_API void patrain_free(void *memory);
 
 /* ---- Tokens: one of 390 numbers each (docs/tokens.md).
  *
- * A key is struck (PATRAIN_NOTE_ON + pitch) as loudly as the last PATRAIN_VELOCITY + bin says, and released (PATRAIN_NOTE_OFF + pitch);
- * PATRAIN_TIME_SHIFT + n moves the clock by n + 1 hundredths of a second.
+ * A key is struck (PATRAIN_NOTE_ON + pitch) as loudly as the last PATRAIN_VELOCITY + bin says, and released
+ * (PATRAIN_NOTE_OFF + pitch); PATRAIN_TIME_SHIFT + n moves the clock by n + 1 hundredths of a second.
  */
 enum {
     PATRAIN_NOTE_ON = 0,
@@ -85,7 +88,8 @@ typedef struct {
     size_t size;
     int strict;              /* 1: a damaged file is PATRAIN_BAD_DATA; 0: it is read as far as it can be */
     int sostenuto;           /* 1: applies the middle pedal (PATRAIN_PERFORMANCE only) */
-    const uint8_t *programs; /* (128) not 0 for each General MIDI program to encode (PATRAIN_PERFORMANCE only); NULL: all but drums */
+    const uint8_t *programs; /* (128) not 0 for each General MIDI program to encode (PATRAIN_PERFORMANCE only); NULL:
+                                all but drums */
     int isolated;            /* 1: in a child process, so that a crash of the MIDI reader is PATRAIN_BAD_DATA */
 } patrain_midi_options;
 
@@ -102,33 +106,37 @@ typedef struct {
     char first_mended[160];
 } patrain_midi_report;
 
-/* Reads a MIDI file and encodes it, without the silence before its first note. options may be NULL: zeros. *tokens: allocated, *count of
- * them. report may be NULL. PATRAIN_BAD_DATA for a file without a note to encode; PATRAIN_MIDI_NEURAL keeps no note of a file without a
- * sustain pedal. Calls from several threads wait for each other.
+/* Reads a MIDI file and encodes it, without the silence before its first note. options may be NULL: zeros. *tokens:
+ * allocated, *count of them. report may be NULL. PATRAIN_BAD_DATA for a file without a note to encode;
+ * PATRAIN_MIDI_NEURAL keeps no note of a file without a sustain pedal. Calls from several threads wait for each other.
  */
-PATRAIN_API patrain_status patrain_encode_midi(const char *path, patrain_encoding encoding, const patrain_midi_options *options,
-                                               uint16_t **tokens, size_t *count, patrain_midi_report *report, patrain_error *error);
+PATRAIN_API patrain_status patrain_encode_midi(const char *path, patrain_encoding encoding,
+                                               const patrain_midi_options *options, uint16_t **tokens, size_t *count,
+                                               patrain_midi_report *report, patrain_error *error);
 
-/* Encodes notes, which may come in any order. Each must start at 0 or later, end after it starts and within a day, and have a pitch and
- * a velocity in their ranges, else PATRAIN_BAD_DATA. *tokens: allocated, *count of them.
+/* Encodes notes, which may come in any order. Each must start at 0 or later, end after it starts and within a day, and
+ * have a pitch and a velocity in their ranges, else PATRAIN_BAD_DATA. *tokens: allocated, *count of them.
  */
-PATRAIN_API patrain_status patrain_encode_notes(const patrain_note *notes, size_t note_count, patrain_encoding encoding, uint16_t **tokens,
-                                                size_t *count, patrain_error *error);
+PATRAIN_API patrain_status patrain_encode_notes(const patrain_note *notes, size_t note_count, patrain_encoding encoding,
+                                                uint16_t **tokens, size_t *count, patrain_error *error);
 
-/* Decodes any sequence of tokens: up to PATRAIN_END; PATRAIN_PAD is skipped; a note that is never released ends with the sequence.
- * PATRAIN_BAD_DATA for a number that is no token. *notes: allocated, *note_count of them in order of start.
+/* Decodes any sequence of tokens: up to PATRAIN_END; PATRAIN_PAD is skipped; a note that is never released ends with
+ * the sequence. PATRAIN_BAD_DATA for a number that is no token. *notes: allocated, *note_count of them in order of
+ * start.
  */
-PATRAIN_API patrain_status patrain_decode(const uint16_t *tokens, size_t count, patrain_encoding encoding, patrain_note **notes,
-                                          size_t *note_count, patrain_error *error);
+PATRAIN_API patrain_status patrain_decode(const uint16_t *tokens, size_t count, patrain_encoding encoding,
+                                          patrain_note **notes, size_t *note_count, patrain_error *error);
 
-/* Cuts tokens at a time, which is rounded to hundredths of a second: keeps what comes before it and the releases there; the TIME_SHIFT that
- * crosses it is shortened to end there. *count becomes the number of tokens kept. PATRAIN_BAD_USAGE if no key is struck before; the tokens
- * then stay as they are.
+/* Cuts tokens at a time, which is rounded to hundredths of a second: keeps what comes before it and the releases there;
+ * the TIME_SHIFT that crosses it is shortened to end there. *count becomes the number of tokens kept. PATRAIN_BAD_USAGE
+ * if no key is struck before; the tokens then stay as they are.
  */
 PATRAIN_API patrain_status patrain_cut(uint16_t *tokens, size_t *count, double seconds, patrain_error *error);
 
-/* Writes notes, which may come in any order, as a piano's MIDI file (type 0) to `path`. The file appears whole or not at all. */
-PATRAIN_API patrain_status patrain_write_midi(const char *path, const patrain_note *notes, size_t note_count, patrain_error *error);
+/* Writes notes, which may come in any order, as a piano's MIDI file (type 0) to `path`. The file appears whole or not
+ * at all. */
+PATRAIN_API patrain_status patrain_write_midi(const char *path, const patrain_note *notes, size_t note_count,
+                                              patrain_error *error);
 
 /* ---- Models */
 
@@ -145,11 +153,13 @@ typedef struct {
     int batch;        /* windows that keep a device busy: about 8192 latents */
 } patrain_model_info;
 
-/* Opens a checkpoint: a model.safetensors, a checkpoint directory, or a run directory (its best checkpoint, else its latest), or the name
- * of one in a folder of models (docs/library.md). `config`: NULL, or an INI file whose [model] describes a file of perceiver_ar_pytorch
- * that has no settings of its own. On failure *model is NULL. The file is mapped, and must stay as it is until the model is closed.
+/* Opens a checkpoint: a model.safetensors, a checkpoint directory, or a run directory (its best checkpoint, else its
+ * latest), or the name of one in a folder of models (docs/library.md). `config`: NULL, or an INI file whose [model]
+ * describes a file of perceiver_ar_pytorch that has no settings of its own. On failure *model is NULL. The file is
+ * mapped, and must stay as it is until the model is closed.
  */
-PATRAIN_API patrain_status patrain_model_open(patrain_model **model, const char *path, const char *config, patrain_error *error);
+PATRAIN_API patrain_status patrain_model_open(patrain_model **model, const char *path, const char *config,
+                                              patrain_error *error);
 
 /* Closes a model, whose streams and scorers must be closed. NULL is allowed. */
 PATRAIN_API void patrain_model_close(patrain_model *model);
@@ -170,22 +180,22 @@ typedef struct {
     int batch;             /* of a scorer: most windows computed at a time; 0: patrain_model_info.batch */
 } patrain_options;
 
-/* PATRAIN_OK if this machine can compute on "cpu" or "cuda". PATRAIN_BAD_USAGE if the library was built without it, PATRAIN_FAILED if the
- * machine lacks it.
+/* PATRAIN_OK if this machine can compute on "cpu" or "cuda". PATRAIN_BAD_USAGE if the library was built without it,
+ * PATRAIN_FAILED if the machine lacks it.
  */
 PATRAIN_API patrain_status patrain_device_check(const char *device, patrain_error *error);
 
 /* ---- Streams: sequences of tokens that grow at their ends, and a model that predicts each next token.
  *
- * A stream sees as many of the latest tokens as the model's window holds; there is no limit to its length. All sequences of a stream have
- * the same length and are computed together, which takes less time than one stream for each.
+ * A stream sees as many of the latest tokens as the model's window holds; there is no limit to its length. All
+ * sequences of a stream have the same length and are computed together, which takes less time than one stream for each.
  */
 
 typedef struct patrain_stream patrain_stream;
 
 /* Opens an empty stream, with weights and memory of its own. options may be NULL. On failure *stream is NULL. */
-PATRAIN_API patrain_status patrain_stream_open(patrain_stream **stream, const patrain_model *model, const patrain_options *options,
-                                               patrain_error *error);
+PATRAIN_API patrain_status patrain_stream_open(patrain_stream **stream, const patrain_model *model,
+                                               const patrain_options *options, patrain_error *error);
 
 /* NULL is allowed. */
 PATRAIN_API void patrain_stream_close(patrain_stream *stream);
@@ -193,20 +203,21 @@ PATRAIN_API void patrain_stream_close(patrain_stream *stream);
 /* The options with their defaults resolved, such as "cpu" and "bf16". Valid until the stream is closed. */
 PATRAIN_API const patrain_options *patrain_stream_options(const patrain_stream *stream);
 
-/* Empties the stream, and then appends `count` tokens to each sequence: a primer, or none. PATRAIN_BAD_DATA for a number that is no token,
- * or for PATRAIN_END or PATRAIN_PAD; the stream is then empty.
+/* Empties the stream, and then appends `count` tokens to each sequence: a primer, or none. PATRAIN_BAD_DATA for a
+ * number that is no token, or for PATRAIN_END or PATRAIN_PAD; the stream is then empty.
  */
-PATRAIN_API patrain_status patrain_stream_start(patrain_stream *stream, const uint16_t *tokens, size_t count, patrain_error *error);
+PATRAIN_API patrain_status patrain_stream_start(patrain_stream *stream, const uint16_t *tokens, size_t count,
+                                                patrain_error *error);
 
-/* Appends a token to each sequence, such as one that a player has just played: as many tokens as sequences. Those of sequences that have
- * ended are ignored. Computes nothing until a prediction is asked for.
+/* Appends a token to each sequence, such as one that a player has just played: as many tokens as sequences. Those of
+ * sequences that have ended are ignored. Computes nothing until a prediction is asked for.
  */
 PATRAIN_API patrain_status patrain_stream_append(patrain_stream *stream, const uint16_t *tokens, patrain_error *error);
 
-/* How a token is chosen. Begin with patrain_sampling_default and change what you want; the defaults are pagen's. In this order: the
- * repetition penalty divides positive logits of tokens in the window by it, and multiplies negative ones; temperature; top_k most probable
- * tokens; of these the fewest that have a share of top_p; of these those at least min_p times as probable as the most probable; one of the
- * rest is drawn.
+/* How a token is chosen. Begin with patrain_sampling_default and change what you want; the defaults are pagen's. In
+ * this order: the repetition penalty divides positive logits of tokens in the window by it, and multiplies negative
+ * ones; temperature; top_k most probable tokens; of these the fewest that have a share of top_p; of these those at
+ * least min_p times as probable as the most probable; one of the rest is drawn.
  */
 typedef struct {
     size_t size;
@@ -217,28 +228,30 @@ typedef struct {
     double repetition_penalty; /* 1: none; 0.01 to 100 */
     int stop_at_end;           /* 1: the model may end a sequence; 0: it never ends */
     int refill;                /* tokens of a full window's latents that the next window begins with; 0: half of them */
-    int loose_keys;            /* 0: with PATRAIN_PERFORMANCE no key is struck while it is down or released while it is not */
-    int long_notes;            /* 0: notes that outlast 95 % of pianists' end as theirs do; 1: notes last as long as the model likes */
-    uint64_t seed;             /* 1; random seed */
-    uint64_t sequence;         /* index of the stream's first sequence: same seed and index, same music */
+    int loose_keys;    /* 0: with PATRAIN_PERFORMANCE no key is struck while it is down or released while it is not */
+    int long_notes;    /* 0: notes that outlast 95 % of pianists' end as theirs do; 1: notes last as long as the model
+                          likes */
+    uint64_t seed;     /* 1; random seed */
+    uint64_t sequence; /* index of the stream's first sequence: same seed and index, same music */
 } patrain_sampling;
 
 /* Fills in the defaults. size: sizeof *sampling. */
 PATRAIN_API void patrain_sampling_default(patrain_sampling *sampling, size_t size);
 
 /* PATRAIN_BAD_USAGE names a setting out of range for the model, as patrain_stream_next would. */
-PATRAIN_API patrain_status patrain_sampling_check(const patrain_sampling *sampling, const patrain_model *model, patrain_error *error);
+PATRAIN_API patrain_status patrain_sampling_check(const patrain_sampling *sampling, const patrain_model *model,
+                                                  patrain_error *error);
 
 /* Draws the next token of each sequence, appends it, and returns it in `tokens` (as many as sequences; may be NULL).
  *
  * - An empty stream begins with a PATRAIN_VELOCITY of medium strength.
- * - The same model, options, tokens since patrain_stream_start, and sampling give the same tokens. A sequence's draws depend on its own
- *   index, not on the other sequences.
+ * - The same model, options, tokens since patrain_stream_start, and sampling give the same tokens. A sequence's draws
+ * depend on its own index, not on the other sequences.
  * - PATRAIN_END: the model ended that sequence; it stays ended until patrain_stream_start.
  * - PATRAIN_ENDED: all had ended before; nothing was appended.
  */
-PATRAIN_API patrain_status patrain_stream_next(patrain_stream *stream, const patrain_sampling *sampling, uint16_t *tokens,
-                                               patrain_error *error);
+PATRAIN_API patrain_status patrain_stream_next(patrain_stream *stream, const patrain_sampling *sampling,
+                                               uint16_t *tokens, patrain_error *error);
 
 /* A key that goes down or up. */
 typedef struct {
@@ -247,14 +260,15 @@ typedef struct {
     uint8_t velocity; /* 0: it is released */
 } patrain_key;
 
-/* Draws and appends tokens until one strikes or releases a key, for playing while the model continues. PATRAIN_ENDED as above.
- * PATRAIN_FAILED if 1024 tokens strike and release none: such a model is of no use. PATRAIN_BAD_USAGE for a stream of several sequences.
+/* Draws and appends tokens until one strikes or releases a key, for playing while the model continues. PATRAIN_ENDED as
+ * above. PATRAIN_FAILED if 1024 tokens strike and release none: such a model is of no use. PATRAIN_BAD_USAGE for a
+ * stream of several sequences.
  */
-PATRAIN_API patrain_status patrain_stream_next_key(patrain_stream *stream, const patrain_sampling *sampling, patrain_key *key,
-                                                   patrain_error *error);
+PATRAIN_API patrain_status patrain_stream_next_key(patrain_stream *stream, const patrain_sampling *sampling,
+                                                   patrain_key *key, patrain_error *error);
 
-/* Logits of the next tokens, PATRAIN_VOCABULARY floats for each sequence, for a sampler of your own. PATRAIN_BAD_USAGE for an empty
- * stream.
+/* Logits of the next tokens, PATRAIN_VOCABULARY floats for each sequence, for a sampler of your own. PATRAIN_BAD_USAGE
+ * for an empty stream.
  */
 PATRAIN_API patrain_status patrain_stream_logits(patrain_stream *stream, float *logits, patrain_error *error);
 
@@ -263,8 +277,8 @@ PATRAIN_API patrain_status patrain_stream_logits(patrain_stream *stream, float *
 typedef struct patrain_scorer patrain_scorer;
 
 /* Opens a scorer, with weights and memory of its own. options may be NULL. On failure *scorer is NULL. */
-PATRAIN_API patrain_status patrain_scorer_open(patrain_scorer **scorer, const patrain_model *model, const patrain_options *options,
-                                               patrain_error *error);
+PATRAIN_API patrain_status patrain_scorer_open(patrain_scorer **scorer, const patrain_model *model,
+                                               const patrain_options *options, patrain_error *error);
 
 /* NULL is allowed. */
 PATRAIN_API void patrain_scorer_close(patrain_scorer *scorer);
@@ -272,12 +286,12 @@ PATRAIN_API void patrain_scorer_close(patrain_scorer *scorer);
 /* As patrain_stream_options. */
 PATRAIN_API const patrain_options *patrain_scorer_options(const patrain_scorer *scorer);
 
-/* nats[i] = -ln p(tokens[i] given those before it in its window), for `count` tokens and as many nats. nats[0] is 0: nothing comes before
- * it. Each token is scored once, as patrain_scorer_pieces does with stride 0. PATRAIN_BAD_DATA for PATRAIN_PAD or a number that is no
- * token.
+/* nats[i] = -ln p(tokens[i] given those before it in its window), for `count` tokens and as many nats. nats[0] is 0:
+ * nothing comes before it. Each token is scored once, as patrain_scorer_pieces does with stride 0. PATRAIN_BAD_DATA for
+ * PATRAIN_PAD or a number that is no token.
  */
-PATRAIN_API patrain_status patrain_scorer_score(patrain_scorer *scorer, const uint16_t *tokens, size_t count, float *nats,
-                                                patrain_error *error);
+PATRAIN_API patrain_status patrain_scorer_score(patrain_scorer *scorer, const uint16_t *tokens, size_t count,
+                                                float *nats, patrain_error *error);
 
 typedef struct {
     const uint16_t *tokens;
@@ -292,28 +306,32 @@ typedef struct {
     size_t context;             /* tokens that tokens[first] was predicted from; one more for each token after it */
 } patrain_scored;
 
-/* Scores every token but each piece's first exactly once. Windows advance by `stride` tokens (0: half of the latents), and a token is
- * scored in the first that holds it, which gives it the most context; before the first full window they begin with the piece and have a
- * shorter prefix. Calls `scored` for a window at a time; windows of one shape come together, not in the order of the pieces. Small strides
- * cost time.
+/* Scores every token but each piece's first exactly once. Windows advance by `stride` tokens (0: half of the latents),
+ * and a token is scored in the first that holds it, which gives it the most context; before the first full window they
+ * begin with the piece and have a shorter prefix. Calls `scored` for a window at a time; windows of one shape come
+ * together, not in the order of the pieces. Small strides cost time.
  */
-PATRAIN_API patrain_status patrain_scorer_pieces(patrain_scorer *scorer, const patrain_piece *pieces, size_t count, int stride,
-                                                 void (*scored)(void *arg, const patrain_scored *run), void *arg, patrain_error *error);
+PATRAIN_API patrain_status patrain_scorer_pieces(patrain_scorer *scorer, const patrain_piece *pieces, size_t count,
+                                                 int stride, void (*scored)(void *arg, const patrain_scored *run),
+                                                 void *arg, patrain_error *error);
 
 /* One forward pass over windows of equal length. Any output may be NULL. */
 typedef struct {
     size_t size;
     int batch;   /* windows; at most the scorer's */
     int length;  /* tokens of a window; at most the model's context */
-    int latents; /* the last so many of them predict the token after each; at most context - prefix, and the rest at most prefix */
-    const uint16_t *input;  /* (batch, length) */
-    const uint16_t *target; /* (batch, latents) the tokens after the latents; PATRAIN_PAD is not scored. NULL: none is */
-    float *nats;            /* (batch, latents) -ln p(target); 0 if it is not scored */
-    uint16_t *best;         /* (batch, latents) most probable token */
-    float *logits;          /* (batch, latents, PATRAIN_VOCABULARY) */
+    int latents; /* the last so many of them predict the token after each; at most context - prefix, and the rest at
+                    most prefix */
+    const uint16_t *input; /* (batch, length) */
+    const uint16_t
+        *target;    /* (batch, latents) the tokens after the latents; PATRAIN_PAD is not scored. NULL: none is */
+    float *nats;    /* (batch, latents) -ln p(target); 0 if it is not scored */
+    uint16_t *best; /* (batch, latents) most probable token */
+    float *logits;  /* (batch, latents, PATRAIN_VOCABULARY) */
 } patrain_windows;
 
-PATRAIN_API patrain_status patrain_scorer_predict(patrain_scorer *scorer, const patrain_windows *windows, patrain_error *error);
+PATRAIN_API patrain_status patrain_scorer_predict(patrain_scorer *scorer, const patrain_windows *windows,
+                                                  patrain_error *error);
 
 #ifdef __cplusplus
 }

@@ -4,9 +4,11 @@
 // - it takes one byte for the length of a meta event, so a text of 128 bytes or more shifts all that follows: no texts;
 // - running status over a meta event becomes another meta event: every event has its status byte;
 // - it aborts on an empty track, cuts a track at an escape (F7), refuses SMPTE time and long headers: none is left;
-// - a chunk of another kind costs it the last track, and a length past the end is read past the end: only whole MTrk chunks;
-// - a tempo or metre change in a later track makes it compute the time of every event again: tempo in the first track only.
-// Only notes, pedals, program changes, tempo and what ends all notes are copied, which is also three times faster than parsing everything.
+// - a chunk of another kind costs it the last track, and a length past the end is read past the end: only whole MTrk
+// chunks;
+// - a tempo or metre change in a later track makes it compute the time of every event again: tempo in the first track
+// only. Only notes, pedals, program changes, tempo and what ends all notes are copied, which is also three times faster
+// than parsing everything.
 #include "tokenizer/clean.h"
 
 #include "tokenizer/moments.h"
@@ -57,7 +59,8 @@ static void count_controller(pa_report *r, int controller) {
 
 static bool controller_wanted(const pa_encode_options *o, int controller) {
     if (o->encoding == PA_MIDI_NEURAL) return controller == 64;
-    return controller == 64 || (controller == 66 && o->sostenuto) || controller == 120 || controller == 121 || controller >= 123;
+    return controller == 64 || (controller == 66 && o->sostenuto) || controller == 120 || controller == 121 ||
+           controller >= 123;
 }
 
 static bool add_event(cleaner *c, int64_t tick, uint8_t port, const uint8_t byte[6], size_t count) {
@@ -100,7 +103,8 @@ static pa_status take_track(cleaner *c, pa_midi *midi, size_t track, int64_t *la
         if (!more) return PA_OK;
         if (e.status == PA_META && e.type == PA_META_PORT && e.length) port = e.data[0];
         if (e.status == PA_META && e.type == PA_META_END) c->report->unread_bytes += pa_midi_unread(&r);
-        if (!take_event(c, &e, port, tempo_wanted)) return pa_error(err, PA_FAIL, "no memory for the events of a MIDI file");
+        if (!take_event(c, &e, port, tempo_wanted))
+            return pa_error(err, PA_FAIL, "no memory for the events of a MIDI file");
     }
 }
 
@@ -150,7 +154,8 @@ static bool is_idle_in_performance(sustain *s, const event *e, bool press) {
     return idle;
 }
 
-// `midi-neural`: every lift counts. A press that follows another counts if the program has changed: it is another part's.
+// `midi-neural`: every lift counts. A press that follows another counts if the program has changed: it is another
+// part's.
 static bool is_idle_in_neural(sustain *s, bool press) {
     bool idle = press && s->down;
     s->down = press;
@@ -253,7 +258,8 @@ static void describe(const pa_midi *midi, size_t tracks, pa_report *r) {
     r->ticks_per_second = midi->ticks_per_second;
 }
 
-pa_status pa_midi_clean(pa_clean *clean, const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_report *report, pa_err *err) {
+pa_status pa_midi_clean(pa_clean *clean, const uint8_t *bytes, size_t count, const pa_encode_options *o,
+                        pa_report *report, pa_err *err) {
     pa_midi midi;
     cleaner c = {.options = o, .report = report};
     *clean = (pa_clean){0};

@@ -14,7 +14,9 @@ typedef struct {
 } pa_clean;
 
 // `performance`: all tracks merged into one, in order of (tick, track, place), with a port message wherever the port
-// changes. `midi-neural`: track by track, the tempo of the first. Both without the sustain messages that change nothing.
-pa_status pa_midi_clean(pa_clean *clean, const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_report *report, pa_err *err);
+// changes. `midi-neural`: track by track, the tempo of the first. Both without the sustain messages that change
+// nothing.
+pa_status pa_midi_clean(pa_clean *clean, const uint8_t *bytes, size_t count, const pa_encode_options *o,
+                        pa_report *report, pa_err *err);
 
 #endif

@@ -53,14 +53,16 @@ static pa_status empty(const pa_report *r, pa_encoding e, pa_err *err) {
     size_t others = r->drums + r->other_programs;
     if (!r->notes) return pa_error(err, PA_DATA, "no notes");
     if (e == PA_PERFORMANCE && r->drums == r->notes)
-        return pa_error(err, PA_DATA, "only drums: %zu note%s on channel 10 and no other", r->notes, r->notes == 1 ? "" : "s");
+        return pa_error(err, PA_DATA, "only drums: %zu note%s on channel 10 and no other", r->notes,
+                        r->notes == 1 ? "" : "s");
     if (e == PA_PERFORMANCE && others == r->notes)
-        return pa_error(err, PA_DATA, "no note of the programs asked for: %zu are of others and %zu are drums", r->other_programs,
-                        r->drums);
+        return pa_error(err, PA_DATA, "no note of the programs asked for: %zu are of others and %zu are drums",
+                        r->other_programs, r->drums);
     return pa_error(err, PA_DATA, "no note of its %zu has a place in the %s encoding", r->notes, pa_encoding_name(e));
 }
 
-pa_status pa_encode_bytes(const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_piece *piece, pa_err *err) {
+pa_status pa_encode_bytes(const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_piece *piece,
+                          pa_err *err) {
     pa_song song = {0};
     *piece = (pa_piece){0};
     pa_status s = pa_song_read(&song, bytes, count, o, &piece->report, err);
@@ -81,11 +83,13 @@ pa_status pa_encode_file(const char *path, const pa_encode_options *o, pa_piece 
     return s ? pa_error(err, s, "%s: %s", path, reason.text) : PA_OK;
 }
 
-pa_status pa_decode(const uint16_t *token, size_t count, pa_encoding e, pa_note **notes, size_t *note_count, pa_err *err) {
+pa_status pa_decode(const uint16_t *token, size_t count, pa_encoding e, pa_note **notes, size_t *note_count,
+                    pa_err *err) {
     *notes = NULL;
     *note_count = 0;
     for (size_t i = 0; i < count; i++)
-        if (token[i] >= PA_VOCAB) return pa_error(err, PA_DATA, "token %zu: expected an id below %d, found %d", i, PA_VOCAB, token[i]);
+        if (token[i] >= PA_VOCAB)
+            return pa_error(err, PA_DATA, "token %zu: expected an id below %d, found %d", i, PA_VOCAB, token[i]);
     pa_part part = {0};
     if (!(e == PA_PERFORMANCE ? pa_performance_decode(token, count, &part) : pa_neural_decode(token, count, &part))) {
         free(part.note);

@@ -21,13 +21,16 @@ typedef struct {
     pa_programs programs; // whose notes are encoded; empty: all but drums
 } pa_encode_options;
 
-// Reads a MIDI file and encodes it. In this process: a malformed file may abort it (libsmf asserts); pa_encode_isolated does not.
-// PA_DATA with a reason where the file is refused or holds nothing to encode; piece->report says what was found up to there.
+// Reads a MIDI file and encodes it. In this process: a malformed file may abort it (libsmf asserts); pa_encode_isolated
+// does not. PA_DATA with a reason where the file is refused or holds nothing to encode; piece->report says what was
+// found up to there.
 pa_status pa_encode_file(const char *path, const pa_encode_options *o, pa_piece *piece, pa_err *err);
 // The same from memory; the reason is without a path.
 pa_status pa_encode_bytes(const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_piece *piece, pa_err *err);
 
-// Any token sequence decodes (END stops, PAD is skipped, an id past the vocabulary is PA_DATA). *notes is malloc'ed, in order of start.
-pa_status pa_decode(const uint16_t *token, size_t count, pa_encoding e, pa_note **notes, size_t *note_count, pa_err *err);
+// Any token sequence decodes (END stops, PAD is skipped, an id past the vocabulary is PA_DATA). *notes is malloc'ed, in
+// order of start.
+pa_status pa_decode(const uint16_t *token, size_t count, pa_encoding e, pa_note **notes, size_t *note_count,
+                    pa_err *err);
 
 #endif

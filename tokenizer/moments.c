@@ -10,12 +10,14 @@ static bool is_after(const pa_moment *a, const pa_moment *b) {
 
 // Merges from[low .. middle) and from[middle .. high) into `to`.
 static void merge(const pa_moment *from, pa_moment *to, size_t low, size_t middle, size_t high) {
-    if (middle >= high || !is_after(&from[middle - 1], &from[middle])) { // in order already, as most of a performance is
+    if (middle >= high ||
+        !is_after(&from[middle - 1], &from[middle])) { // in order already, as most of a performance is
         memcpy(to + low, from + low, (high - low) * sizeof *to);
         return;
     }
     size_t a = low, b = middle;
-    for (size_t i = low; i < high; i++) to[i] = a < middle && (b == high || !is_after(&from[a], &from[b])) ? from[a++] : from[b++];
+    for (size_t i = low; i < high; i++)
+        to[i] = a < middle && (b == high || !is_after(&from[a], &from[b])) ? from[a++] : from[b++];
 }
 
 bool pa_moment_sort(pa_moment *moment, size_t count) {

@@ -1,5 +1,5 @@
-// neural.c: the encoding of the original project (jason9693/midi-neural-processor as tvergho/perceiver-ar-piano ships it), with its flaws:
-// models were trained on them. docs/tokens.md says which. Knows nothing of MIDI files.
+// neural.c: the encoding of the original project (jason9693/midi-neural-processor as tvergho/perceiver-ar-piano ships
+// it), with its flaws: models were trained on them. docs/tokens.md says which. Knows nothing of MIDI files.
 #include "tokenizer/neural.h"
 
 #include "tokenizer/moments.h"
@@ -15,8 +15,8 @@ typedef struct {
     double start, end;
 } window;
 
-// Notes as the windows hand them on: by index, some of them twice, or as often as there are windows: hence MOST_NOTES. A note that two
-// windows share has one end.
+// Notes as the windows hand them on: by index, some of them twice, or as often as there are windows: hence MOST_NOTES.
+// A note that two windows share has one end.
 typedef struct {
     uint32_t *index;
     size_t count, room;
@@ -31,8 +31,8 @@ static bool list_add(note_list *l, size_t index) {
     return true;
 }
 
-// A window opens at the first pedal-down and closes at the first pedal-up after it. Later pedal-ups, up to the next window, move its
-// end. One that never closes is none.
+// A window opens at the first pedal-down and closes at the first pedal-up after it. Later pedal-ups, up to the next
+// window, move its end. One that never closes is none.
 static size_t find_windows(const pa_part *part, window *w) {
     size_t count = 0;
     bool open = false;
@@ -63,7 +63,8 @@ static void end_notes(pa_note *note, const note_list *inside, size_t from, doubl
     }
 }
 
-// Adds to `out` the notes of a part as its windows pass them on, in order of start. `base` is the index of its first note, note[base].
+// Adds to `out` the notes of a part as its windows pass them on, in order of start. `base` is the index of its first
+// note, note[base].
 static bool window_notes(const pa_part *part, pa_note *note, size_t base, note_list *out) {
     window *w = malloc((part->pedals + 1) * sizeof *w);
     note_list passed = {0}, inside = {0};
@@ -87,8 +88,10 @@ static bool window_notes(const pa_part *part, pa_note *note, size_t base, note_l
         }
     }
     ok = ok && (moment = malloc((passed.count + inside.count + 1) * sizeof *moment));
-    for (size_t i = 0; i < passed.count && ok; i++) moment[used++] = (pa_moment){note[passed.index[i]].start, 0, passed.index[i]};
-    for (size_t i = 0; i < inside.count && ok; i++) moment[used++] = (pa_moment){note[inside.index[i]].start, 0, inside.index[i]};
+    for (size_t i = 0; i < passed.count && ok; i++)
+        moment[used++] = (pa_moment){note[passed.index[i]].start, 0, passed.index[i]};
+    for (size_t i = 0; i < inside.count && ok; i++)
+        moment[used++] = (pa_moment){note[inside.index[i]].start, 0, inside.index[i]};
     ok = ok && pa_moment_sort(moment, used);
     for (size_t i = 0; i < used && ok; i++) ok = list_add(out, moment[i].index);
     free(w);
@@ -116,7 +119,8 @@ static pa_moment *order_events(const pa_note *note, const note_list *list) {
     return NULL;
 }
 
-// The clock takes each difference rounded, so it drifts; a velocity is compared, as a bin, with the previous event's raw velocity.
+// The clock takes each difference rounded, so it drifts; a velocity is compared, as a bin, with the previous event's
+// raw velocity.
 static bool write_events(pa_writer *w, const pa_note *note, const pa_moment *event, size_t events, double from) {
     double clock = from;
     int previous = FIRST_VELOCITY;
@@ -208,7 +212,8 @@ bool pa_neural_decode(const uint16_t *token, size_t count, pa_part *part) {
             began[pitch] = (uint32_t)i;
             loudness[pitch] = velocity > 0 ? velocity : 1; // 0 would be silence in a MIDI file; both are bin 0
         } else if (pa_is_note_off(t) && on[pitch] >= 0 && on[pitch] < clock) {
-            pa_note n = {(double)on[pitch] / 100, (double)clock / 100, (uint8_t)pitch, (uint8_t)loudness[pitch], began[pitch]};
+            pa_note n = {(double)on[pitch] / 100, (double)clock / 100, (uint8_t)pitch, (uint8_t)loudness[pitch],
+                         began[pitch]};
             if (!pa_part_add_note(part, n)) return false;
         } else if (pa_is_velocity(t)) {
             velocity = pa_velocity_bin(t) * 4;

@@ -1,5 +1,5 @@
-// performance.c: see performance.h: the pedals become note lengths, time becomes steps of 10 ms. The rules are in docs/tokens.md. Knows
-// nothing of MIDI files.
+// performance.c: see performance.h: the pedals become note lengths, time becomes steps of 10 ms. The rules are in
+// docs/tokens.md. Knows nothing of MIDI files.
 #include "tokenizer/performance.h"
 
 #include "tokenizer/moments.h"
@@ -93,16 +93,20 @@ static void step_keyboard(keyboard *k, const pa_moment *m) {
     }
 }
 
-// Lengthens the notes of a part to what its pedals make of them: what is held at the end of the piece ends there. A note that the next one
-// of its pitch cuts at its very start has end == start afterwards.
+// Lengthens the notes of a part to what its pedals make of them: what is held at the end of the piece ends there. A
+// note that the next one of its pitch cuts at its very start has end == start afterwards.
 static bool apply_pedals(const pa_part *part, double end, pa_note *note) {
     size_t count = part->notes, moments = 0;
     pa_moment *moment = malloc((2 * count + part->pedals) * sizeof *moment);
-    keyboard k = {.note = note, .next = malloc(count * sizeof(int)), .previous = malloc(count * sizeof(int)), .sounds = calloc(count, 1)};
+    keyboard k = {.note = note,
+                  .next = malloc(count * sizeof(int)),
+                  .previous = malloc(count * sizeof(int)),
+                  .sounds = calloc(count, 1)};
     bool ok = moment && k.next && k.previous && k.sounds;
     if (!ok) goto done;
     for (int p = 0; p < PITCHES; p++) k.first[p] = NONE;
-    for (size_t i = 0; i < part->pedals; i++) moment[moments++] = (pa_moment){part->pedal[i].time, part->pedal[i].kind, 0};
+    for (size_t i = 0; i < part->pedals; i++)
+        moment[moments++] = (pa_moment){part->pedal[i].time, part->pedal[i].kind, 0};
     for (size_t i = 0; i < count; i++) moment[moments++] = (pa_moment){note[i].start, PA_NOTE_STARTS, (uint32_t)i};
     for (size_t i = 0; i < count; i++) moment[moments++] = (pa_moment){note[i].end, PA_NOTE_ENDS, (uint32_t)i};
     ok = pa_moment_sort(moment, moments);
@@ -167,8 +171,8 @@ static pa_moment *order_events(const pa_note *note, size_t count) {
 }
 
 // From step `from` on. Counts the pauses that it shortens to `longest` steps (0: none).
-static bool write_events(pa_writer *w, const pa_note *note, const pa_moment *event, size_t events, int64_t from, int64_t longest,
-                         pa_report *report) {
+static bool write_events(pa_writer *w, const pa_note *note, const pa_moment *event, size_t events, int64_t from,
+                         int64_t longest, pa_report *report) {
     int64_t clock = from;
     int bin = NONE;
     for (size_t i = 0; i < events; i++) {
@@ -198,7 +202,8 @@ pa_status pa_performance_encode(const pa_song *song, const pa_encode_options *o,
     pa_note *note = sounding_notes(song, &count);
     int64_t first = note && count ? step_of(note[0].start) : 0, from = o->trim_silence ? first : 0;
     int64_t longest = (int64_t)o->longest_pause * PA_STEPS_A_SECOND;
-    bool ok = note && (event = order_events(note, count)) && write_events(&w, note, event, 2 * count, from, longest, &piece->report);
+    bool ok = note && (event = order_events(note, count)) &&
+              write_events(&w, note, event, 2 * count, from, longest, &piece->report);
     if (ok) {
         for (size_t i = 0; i < song->parts; i++) all += song->part[i].notes;
         piece->token = w.token;
@@ -227,7 +232,8 @@ bool pa_performance_decode(const uint16_t *token, size_t count, pa_part *part) {
         int t = token[i], pitch = pa_pitch_of(t);
         if (pa_is_note_on(t)) {
             int n = (int)part->notes;
-            ok = pa_part_add_note(part, (pa_note){(double)clock / PA_STEPS_A_SECOND, -1, (uint8_t)pitch, (uint8_t)velocity, (uint32_t)i});
+            ok = pa_part_add_note(
+                part, (pa_note){(double)clock / PA_STEPS_A_SECOND, -1, (uint8_t)pitch, (uint8_t)velocity, (uint32_t)i});
             if (first[pitch] == NONE)
                 first[pitch] = n;
             else

@@ -25,7 +25,8 @@ pa_status pa_programs_parse(const char *list, pa_programs *programs, pa_err *err
             last = read_number(&at);
         }
         if (first < 0 || last < first || last >= PROGRAMS || (*at && *at != ','))
-            return pa_error(err, PA_USAGE, "--programs: expected numbers from 0 to 127 such as 0-7,24, or all; found '%s'", list);
+            return pa_error(err, PA_USAGE,
+                            "--programs: expected numbers from 0 to 127 such as 0-7,24, or all; found '%s'", list);
         for (long p = first; p <= last; p++) pa_programs_add(programs, (int)p);
         if (!*at) return PA_OK;
     }

@@ -1,4 +1,5 @@
-// read.c: see read.h. Tempo map, pairing of note-ons and note-offs, channel state. Parsed by libsmf. Knows nothing of tokens.
+// read.c: see read.h. Tempo map, pairing of note-ons and note-offs, channel state. Parsed by libsmf. Knows nothing of
+// tokens.
 //
 // One state of 16 channels serves a port of the piece (`performance`) or a track (`midi-neural`).
 #include "tokenizer/read.h"
@@ -12,7 +13,13 @@
 #include <string.h>
 
 enum { CHANNELS = 16, PITCHES = 128, PROGRAMS = 128, PORTS = 256, DRUMS = 9, NONE = -1 };
-enum { SUSTAIN = 64, SOSTENUTO = 66, ALL_SOUND_OFF = 120, RESET_CONTROLLERS = 121, ALL_NOTES_OFF = 123 }; // 124 to 127 imply the last
+enum {
+    SUSTAIN = 64,
+    SOSTENUTO = 66,
+    ALL_SOUND_OFF = 120,
+    RESET_CONTROLLERS = 121,
+    ALL_NOTES_OFF = 123
+};                                   // 124 to 127 imply the last
 static const double SHORTEST = 0.01; // seconds, of a note that is struck on the file's last tick
 
 typedef struct {
@@ -25,7 +32,8 @@ typedef struct {
 typedef struct {
     int first[CHANNELS * PITCHES], last[CHANNELS * PITCHES]; // open notes by key, oldest first
     uint8_t program[CHANNELS];
-    int part[CHANNELS][PROGRAMS]; // of the song, or NONE before its first closed note; `performance` has all of a channel at program 0
+    int part[CHANNELS][PROGRAMS]; // of the song, or NONE before its first closed note; `performance` has all of a
+                                  // channel at program 0
     pa_part waiting[CHANNELS];    // pedal that came before its part's first closed note
     bool played[CHANNELS];        // a note, by now
     size_t pedal[CHANNELS];       // messages
@@ -138,7 +146,8 @@ static bool note_on(reader *t, int channel, int pitch, int velocity, int tick) {
     t->open = grown;
     channels *c = t->now;
     const pa_programs *programs = &t->options->programs;
-    bool wanted = is_neural(t) || channel == DRUMS || pa_programs_empty(programs) || pa_programs_has(programs, c->program[channel]);
+    bool wanted = is_neural(t) || channel == DRUMS || pa_programs_empty(programs) ||
+                  pa_programs_has(programs, c->program[channel]);
     int key = channel * PITCHES + pitch, note = (int)t->opens++;
     t->open[note] = (open_note){tick, NONE, (uint8_t)velocity, wanted};
     if (c->first[key] == NONE)
@@ -166,8 +175,8 @@ static bool close_note(reader *t, int channel, int pitch, const open_note *open,
     return part && pa_part_add_note(part, (pa_note){seconds_at(t, open->tick), end, (uint8_t)pitch, open->velocity, 0});
 }
 
-// Closes every open note of the key that began earlier. Those that began on this very tick stay open if another was closed (the key was
-// struck again, and the two events came in the wrong order), and are dropped otherwise.
+// Closes every open note of the key that began earlier. Those that began on this very tick stay open if another was
+// closed (the key was struck again, and the two events came in the wrong order), and are dropped otherwise.
 static bool note_off(reader *t, int channel, int pitch, int tick) {
     int *first = &t->now->first[channel * PITCHES + pitch], note = *first;
     bool closed = note != NONE && t->open[note].tick < tick;
@@ -213,7 +222,8 @@ static bool read_controller(reader *t, int channel, int controller, int value, i
     case SOSTENUTO:
         return pedal(t, channel, down ? PA_SOSTENUTO_DOWN : PA_SOSTENUTO_UP, tick);
     case RESET_CONTROLLERS:
-        return pedal(t, channel, PA_PEDAL_UP, tick) && (!t->options->sostenuto || pedal(t, channel, PA_SOSTENUTO_UP, tick));
+        return pedal(t, channel, PA_PEDAL_UP, tick) &&
+               (!t->options->sostenuto || pedal(t, channel, PA_SOSTENUTO_UP, tick));
     case ALL_SOUND_OFF:
         return all_notes_off(t, channel, tick) && pedal(t, channel, PA_SILENCE, tick);
     }
@@ -275,8 +285,8 @@ static pa_status read_tracks(reader *t, const smf_t *smf, const pa_clean *clean,
     return check_length(idle, err);
 }
 
-// smf_delete takes the events out of their tracks one by one, in quadratic time. Events that belong to no track and tracks that hold no
-// events are freed in linear time.
+// smf_delete takes the events out of their tracks one by one, in quadratic time. Events that belong to no track and
+// tracks that hold no events are freed in linear time.
 static void free_song(smf_t *smf) {
     for (guint i = 0; i < smf->tracks_array->len; i++) {
         smf_track_t *track = g_ptr_array_index(smf->tracks_array, i);
@@ -298,7 +308,8 @@ static void keep_message(const gchar *domain, GLogLevelFlags level, const gchar 
     snprintf(text, sizeof((pa_err *)0)->text, "%s", message);
 }
 
-pa_status pa_song_read(pa_song *song, const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_report *report, pa_err *err) {
+pa_status pa_song_read(pa_song *song, const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_report *report,
+                       pa_err *err) {
     pa_clean clean;
     pa_err log = {""};
     *song = (pa_song){0};

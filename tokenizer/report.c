@@ -6,34 +6,42 @@ static const char *plural(size_t count) {
 }
 
 static void print_tracks(FILE *out, const pa_report *r) {
-    fprintf(out, "# format %d%s, %zu track%s, ", r->format, r->riff ? " in a RIFF wrapper" : "", r->tracks, plural(r->tracks));
+    fprintf(out, "# format %d%s, %zu track%s, ", r->format, r->riff ? " in a RIFF wrapper" : "", r->tracks,
+            plural(r->tracks));
     if (r->ppqn)
         fprintf(out, "%d ticks a quarter note\n", r->ppqn);
     else
         fprintf(out, "%.6g ticks a second\n", r->ticks_per_second);
     if (r->tracks_left_out)
-        fprintf(out, "# %zu track%s beyond the %d of the header left out\n", r->tracks_left_out, plural(r->tracks_left_out), r->announced);
+        fprintf(out, "# %zu track%s beyond the %d of the header left out\n", r->tracks_left_out,
+                plural(r->tracks_left_out), r->announced);
     else if (r->tracks > (size_t)r->announced)
         fprintf(out, "# the header counts %d track%s\n", r->announced, plural((size_t)r->announced));
-    if (r->foreign_chunks) fprintf(out, "# %zu chunk%s of other kinds skipped\n", r->foreign_chunks, plural(r->foreign_chunks));
-    if (r->unread_bytes) fprintf(out, "# %zu byte%s behind End of Track left out\n", r->unread_bytes, plural(r->unread_bytes));
-    if (r->trailing_bytes) fprintf(out, "# %zu byte%s behind the last track skipped\n", r->trailing_bytes, plural(r->trailing_bytes));
+    if (r->foreign_chunks)
+        fprintf(out, "# %zu chunk%s of other kinds skipped\n", r->foreign_chunks, plural(r->foreign_chunks));
+    if (r->unread_bytes)
+        fprintf(out, "# %zu byte%s behind End of Track left out\n", r->unread_bytes, plural(r->unread_bytes));
+    if (r->trailing_bytes)
+        fprintf(out, "# %zu byte%s behind the last track skipped\n", r->trailing_bytes, plural(r->trailing_bytes));
 }
 
 static void print_tempo(FILE *out, const pa_report *r) {
     if (r->ppqn) fprintf(out, "# tempo %.6g bpm, %zu change%s\n", r->bpm, r->tempo_changes, plural(r->tempo_changes));
     if (r->tempos_overwritten)
-        fprintf(out, "# %zu tempo%s replaced by a later one at the same tick\n", r->tempos_overwritten, plural(r->tempos_overwritten));
+        fprintf(out, "# %zu tempo%s replaced by a later one at the same tick\n", r->tempos_overwritten,
+                plural(r->tempos_overwritten));
     if (r->tempos_repeated) fprintf(out, "# %zu tempo%s given again\n", r->tempos_repeated, plural(r->tempos_repeated));
     if (r->tempos_left_out)
-        fprintf(out, "# %zu tempo%s outside of the first track left out\n", r->tempos_left_out, plural(r->tempos_left_out));
+        fprintf(out, "# %zu tempo%s outside of the first track left out\n", r->tempos_left_out,
+                plural(r->tempos_left_out));
 }
 
 static void print_pedals(FILE *out, const pa_report *r, bool sostenuto_kept) {
     fprintf(out, "# sustain pedal: %zu message%s\n", r->pedal, plural(r->pedal));
     if (r->idle_pedal) fprintf(out, "# %zu of them where no note is played\n", r->idle_pedal);
     if (r->sostenuto)
-        fprintf(out, "# sostenuto pedal: %zu message%s, %s\n", r->sostenuto, plural(r->sostenuto), sostenuto_kept ? "applied" : "ignored");
+        fprintf(out, "# sostenuto pedal: %zu message%s, %s\n", r->sostenuto, plural(r->sostenuto),
+                sostenuto_kept ? "applied" : "ignored");
     if (r->soft) fprintf(out, "# soft pedal: %zu message%s, ignored\n", r->soft, plural(r->soft));
 }
 
@@ -44,7 +52,8 @@ static void print_notes(FILE *out, const pa_report *r, bool unclosed_kept) {
     if (r->drums) fprintf(out, "# %zu of them drums\n", r->drums);
     if (r->other_programs) fprintf(out, "# %zu of programs that --programs leaves out\n", r->other_programs);
     if (r->unclosed)
-        fprintf(out, "# %zu never released, %s\n", r->unclosed, unclosed_kept ? "sounding to the end of the file" : "left out");
+        fprintf(out, "# %zu never released, %s\n", r->unclosed,
+                unclosed_kept ? "sounding to the end of the file" : "left out");
     if (r->all_off) fprintf(out, "# %zu message%s to end all notes of a channel\n", r->all_off, plural(r->all_off));
 }
 
@@ -53,11 +62,13 @@ void pa_report_print(FILE *out, const pa_report *r, bool unclosed_kept, bool sos
     print_tempo(out, r);
     print_pedals(out, r, sostenuto_kept);
     print_notes(out, r, unclosed_kept);
-    fprintf(out, "# %d:%05.2f long, music begins at %d:%05.2f\n", (int)(r->seconds / 60), r->seconds - 60 * (int)(r->seconds / 60),
-            (int)(r->silence / 60), r->silence - 60 * (int)(r->silence / 60));
+    fprintf(out, "# %d:%05.2f long, music begins at %d:%05.2f\n", (int)(r->seconds / 60),
+            r->seconds - 60 * (int)(r->seconds / 60), (int)(r->silence / 60), r->silence - 60 * (int)(r->silence / 60));
     if (r->trimmed > 0) fprintf(out, "# %.2f s of silence at the start left out\n", r->trimmed);
     if (r->pauses) fprintf(out, "# %zu pause%s shortened, by %.2f s\n", r->pauses, plural(r->pauses), r->shortened);
-    if (r->mended.count) fprintf(out, "# %zu mended: %s%s\n", r->mended.count, r->mended.first, r->mended.count > 1 ? " (the first)" : "");
+    if (r->mended.count)
+        fprintf(out, "# %zu mended: %s%s\n", r->mended.count, r->mended.first,
+                r->mended.count > 1 ? " (the first)" : "");
 }
 
 // ---- of a corpus
@@ -99,7 +110,7 @@ void pa_findings_print(FILE *out, const pa_findings *f, const char *sostenuto, c
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         const pa_finding *found = row[i].found;
         if (found->notes)
-            fprintf(out, "%s: %zu %s%s%s in %zu file%s%s\n", program, found->notes, row[i].noun, plural(found->notes), row[i].rest,
-                    found->files, plural(found->files), found == &f->sostenuto ? sostenuto : "");
+            fprintf(out, "%s: %zu %s%s%s in %zu file%s%s\n", program, found->notes, row[i].noun, plural(found->notes),
+                    row[i].rest, found->files, plural(found->files), found == &f->sostenuto ? sostenuto : "");
     }
 }

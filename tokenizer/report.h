@@ -30,7 +30,8 @@ typedef struct {
     pa_mended mended;
 } pa_report;
 
-// Lines that begin with '#'. unclosed_kept: whether the encoding has the notes without a note-off; sostenuto_kept likewise.
+// Lines that begin with '#'. unclosed_kept: whether the encoding has the notes without a note-off; sostenuto_kept
+// likewise.
 void pa_report_print(FILE *out, const pa_report *r, bool unclosed_kept, bool sostenuto_kept);
 
 // The same over the files of a corpus: what a user should know of it. Files and, of them all, notes or messages.
@@ -39,7 +40,8 @@ typedef struct {
 } pa_finding;
 
 typedef struct {
-    pa_finding mended, unclosed, drums, other_programs, pauses, sostenuto, idle_pedal, tracks_left_out, unread_bytes, tempos_left_out;
+    pa_finding mended, unclosed, drums, other_programs, pauses, sostenuto, idle_pedal, tracks_left_out, unread_bytes,
+        tempos_left_out;
 } pa_findings;
 
 void pa_findings_add(pa_findings *f, const pa_report *r);

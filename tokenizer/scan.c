@@ -25,7 +25,8 @@ void pa_mend(pa_mended *mended, const char *format, ...) {
 
 // ---- chunks
 
-// RIFF chunks have little-endian lengths and are padded to even ones. A writer that forgets the padding goes straight on with a name.
+// RIFF chunks have little-endian lengths and are padded to even ones. A writer that forgets the padding goes straight
+// on with a name.
 static pa_status open_riff(const uint8_t *bytes, size_t *at, size_t *end, pa_err *err) {
     for (size_t i = 12; *end - i >= 8;) {
         uint32_t length = little32(bytes + i + 4);
@@ -52,7 +53,8 @@ static pa_status read_division(pa_midi *m, const uint8_t *division, pa_err *err)
     }
     int frames = 256 - division[0];
     if ((frames != 24 && frames != 25 && frames != 29 && frames != 30) || division[1] == 0)
-        return pa_error(err, PA_DATA, "header: expected 24, 25, 29 or 30 frames a second and ticks a frame, found %d and %d", frames,
+        return pa_error(err, PA_DATA,
+                        "header: expected 24, 25, 29 or 30 frames a second and ticks a frame, found %d and %d", frames,
                         division[1]);
     m->ticks_per_second = (frames == 29 ? 30000 / 1001.0 : frames) * division[1];
     return PA_OK;
@@ -63,10 +65,12 @@ static pa_status read_header(pa_midi *m, size_t *at, size_t end, pa_err *err) {
     size_t count = end - *at;
     if (pa_format_of(m->bytes, end) == PA_FORMAT_AUDIO)
         return pa_error(err, PA_DATA, "expected a MIDI file, found audio; audio must be transcribed to MIDI first");
-    if (count < 14 || memcmp(b, "MThd", 4)) return pa_error(err, PA_DATA, "not a MIDI file: expected MThd at its start");
+    if (count < 14 || memcmp(b, "MThd", 4))
+        return pa_error(err, PA_DATA, "not a MIDI file: expected MThd at its start");
     uint32_t length = big32(b + 4);
     if (length < 6 || length > count - 8)
-        return pa_error(err, PA_DATA, "header: expected at least 6 bytes inside the file, found a length of %u", length);
+        return pa_error(err, PA_DATA, "header: expected at least 6 bytes inside the file, found a length of %u",
+                        length);
     m->format = b[8] << 8 | b[9];
     m->announced = b[10] << 8 | b[11];
     if (m->format > 1) return pa_error(err, PA_DATA, "header: expected type 0 or 1, found %d", m->format);
@@ -109,7 +113,8 @@ static pa_status check_name(pa_midi *m, size_t at, bool *is_track, pa_err *err) 
     return PA_OK;
 }
 
-// All tracks up to the end, however many the header counts: some writers count chunks of other kinds too. A second header is another song.
+// All tracks up to the end, however many the header counts: some writers count chunks of other kinds too. A second
+// header is another song.
 static pa_status find_tracks(pa_midi *m, size_t at, size_t end, pa_err *err) {
     while (end - at >= 8 && memcmp(m->bytes + at, "MThd", 4)) {
         pa_midi_track t = {.first = at + 8, .length = big32(m->bytes + at + 4)};
@@ -119,8 +124,9 @@ static pa_status find_tracks(pa_midi *m, size_t at, size_t end, pa_err *err) {
         t.cut = t.length > end - t.first;
         t.end = !t.cut ? t.first + t.length : m->lenient ? find_track(m->bytes, t.first, end) : end;
         if (t.cut && t.end < end)
-            pa_mend(&m->mended, "byte %zu: a chunk of %u bytes runs past the end of the file; it ends where the next track begins", at,
-                    t.length);
+            pa_mend(&m->mended,
+                    "byte %zu: a chunk of %u bytes runs past the end of the file; it ends where the next track begins",
+                    at, t.length);
         if (!is_track && t.cut && t.end == end && counted) break;
         if (is_track) s = add_track(m, t, err);
         if (s) return s;
@@ -143,7 +149,8 @@ pa_status pa_midi_open(pa_midi *m, const uint8_t *bytes, size_t count, bool leni
     if (s) return s;
     if (!m->tracks) return pa_error(err, PA_DATA, "expected tracks, found none; it is cut short");
     if (m->tracks + m->foreign >= (size_t)m->announced) return PA_OK;
-    if (!lenient) return pa_error(err, PA_DATA, "expected %d tracks, found %zu; it is cut short", m->announced, m->tracks);
+    if (!lenient)
+        return pa_error(err, PA_DATA, "expected %d tracks, found %zu; it is cut short", m->announced, m->tracks);
     pa_mend(&m->mended, "%zu of %d tracks found; the file is cut short", m->tracks, m->announced);
     return PA_OK;
 }
@@ -173,8 +180,8 @@ static const pa_midi_track *track_of(const pa_midi_reader *r) {
 }
 
 static pa_status cut_short(const pa_midi_reader *r, pa_err *err) {
-    return pa_error(err, PA_DATA, "track %zu, byte %zu: expected the rest of an event, found the end of the %s", r->track + 1, r->at,
-                    track_of(r)->cut ? "file; it is cut short" : "track");
+    return pa_error(err, PA_DATA, "track %zu, byte %zu: expected the rest of an event, found the end of the %s",
+                    r->track + 1, r->at, track_of(r)->cut ? "file; it is cut short" : "track");
 }
 
 // A number in 7-bit groups, most significant first.
@@ -191,7 +198,8 @@ static pa_status read_number(pa_midi_reader *r, uint32_t *value, pa_err *err) {
         *value = *value << 7 | (b & 127);
         if (b < 128) return PA_OK;
     }
-    return pa_error(err, PA_DATA, "track %zu, byte %zu: expected a number of at most 4 bytes, found a longer one", r->track + 1, r->at - 4);
+    return pa_error(err, PA_DATA, "track %zu, byte %zu: expected a number of at most 4 bytes, found a longer one",
+                    r->track + 1, r->at - 4);
 }
 
 static pa_status take_data(pa_midi_reader *r, pa_midi_event *e, uint32_t length, pa_err *err) {
@@ -218,8 +226,8 @@ static pa_status read_system(pa_midi_reader *r, pa_midi_event *e, pa_err *err) {
         break;
     case 0xf4:
     case 0xf5:
-        return pa_error(err, PA_DATA, "track %zu, byte %zu: expected an event, found the undefined status 0x%02x", r->track + 1, r->at - 1,
-                        e->status);
+        return pa_error(err, PA_DATA, "track %zu, byte %zu: expected an event, found the undefined status 0x%02x",
+                        r->track + 1, r->at - 1, e->status);
     case 0xf2:
         length = 2;
         break;
@@ -239,7 +247,8 @@ static pa_status mend_data(pa_midi_reader *r, pa_midi_event *e, bool *usable, pa
         uint8_t b = e->value[i];
         if (b < 128) continue;
         if (!r->midi->lenient)
-            return pa_error(err, PA_DATA, "track %zu, byte %zu: expected a data byte below 128, found 0x%02x", r->track + 1, at + i, b);
+            return pa_error(err, PA_DATA, "track %zu, byte %zu: expected a data byte below 128, found 0x%02x",
+                            r->track + 1, at + i, b);
         e->value[i] = 127;
         *usable = *usable && i == 1;
         pa_mend(r->mended, "track %zu, byte %zu: a data byte of %d; %s", r->track + 1, at + i, b,
@@ -270,12 +279,14 @@ static pa_status read_event(pa_midi_reader *r, pa_midi_event *e, bool *usable, p
     if (s) return s;
     r->tick += delta;
     if (r->tick > INT32_MAX)
-        return pa_error(err, PA_DATA, "track %zu, byte %zu: tick %lld, likely a damaged file", r->track + 1, r->at, (long long)r->tick);
+        return pa_error(err, PA_DATA, "track %zu, byte %zu: tick %lld, likely a damaged file", r->track + 1, r->at,
+                        (long long)r->tick);
     if (r->at >= track_of(r)->end) return cut_short(r, err);
     uint8_t b = r->midi->bytes[r->at];
     r->at += b >= 0x80;
     if (b < 0x80 && !r->running)
-        return pa_error(err, PA_DATA, "track %zu, byte %zu: expected a status byte, found 0x%02x", r->track + 1, r->at, b);
+        return pa_error(err, PA_DATA, "track %zu, byte %zu: expected a status byte, found 0x%02x", r->track + 1, r->at,
+                        b);
     e->tick = r->tick;
     e->status = b < 0x80 ? r->running : b;
     if (b >= 0xf0) return read_system(r, e, err);
@@ -297,7 +308,8 @@ pa_status pa_midi_next(pa_midi_reader *r, pa_midi_event *e, bool *more, pa_err *
     }
     *more = false;
     if (!s && !r->ended && t->cut)
-        s = pa_error(&found, PA_DATA, "track %zu: expected %u bytes, found the end of the file; it is cut short", r->track + 1, t->length);
+        s = pa_error(&found, PA_DATA, "track %zu: expected %u bytes, found the end of the file; it is cut short",
+                     r->track + 1, t->length);
     r->ended = true;
     if (!s) return PA_OK;
     if (!r->midi->lenient) return pa_error(err, s, "%s", found.text);

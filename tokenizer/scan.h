@@ -1,6 +1,8 @@
-// scan.h: a MIDI file's bytes taken apart: container, header, tracks, events. Knows the framing of the format and nothing of music.
+// scan.h: a MIDI file's bytes taken apart: container, header, tracks, events. Knows the framing of the format and
+// nothing of music.
 //
-// Strict, a damaged file is PA_DATA with the track and the byte. Lenient, what can be had is read, and what was mended is counted.
+// Strict, a damaged file is PA_DATA with the track and the byte. Lenient, what can be had is read, and what was mended
+// is counted.
 #ifndef PA_SCAN_H
 #define PA_SCAN_H
 
@@ -80,7 +82,8 @@ pa_midi_reader pa_midi_read(const pa_midi *midi, size_t track, pa_mended *mended
 // The next event; *more is false where there was none. The end of the track (PA_META_END) is an event and the last one.
 pa_status pa_midi_next(pa_midi_reader *r, pa_midi_event *e, bool *more, pa_err *err);
 
-// Bytes of the track behind the last event, zeros at their start apart: those are padding. Behind PA_META_END nothing is played.
+// Bytes of the track behind the last event, zeros at their start apart: those are padding. Behind PA_META_END nothing
+// is played.
 size_t pa_midi_unread(const pa_midi_reader *r);
 
 // Microseconds a quarter note; 0 for every other event and for a tempo without a meaning.

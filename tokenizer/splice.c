@@ -102,7 +102,10 @@ static void note_channel_event(splicer *x, held_state *h, const pa_midi_event *e
 
 static void note_meta(splicer *x, const pa_midi_event *e, int *port) {
     enum { METRE = 0x58, KEY = 0x59 };
-    meta_state *m = e->type == PA_META_TEMPO ? &x->tempo : e->type == METRE ? &x->metre : e->type == KEY ? &x->key : NULL;
+    meta_state *m = e->type == PA_META_TEMPO ? &x->tempo
+                    : e->type == METRE       ? &x->metre
+                    : e->type == KEY         ? &x->key
+                                             : NULL;
     if (e->type == PA_META_PORT && e->length == 1) *port = e->data[0] & 127;
     if (m && e->length <= 8 && (!m->data || e->tick >= m->tick)) *m = (meta_state){e->tick, e->data, e->length};
 }
@@ -185,7 +188,8 @@ static bool release_held(const splicer *x, size_t track, int64_t pedal_up, pa_tr
                                        .port = h->key[c][p] - 1};
         for (int p = 0; p < PEDALS; p++)
             if (h->pedal[c][p])
-                r[count++] = (release){.tick = pedal_up, .event = {(uint8_t)(0xb0 | c), pedal_control[p], 0}, .port = h->pedal[c][p] - 1};
+                r[count++] = (release){
+                    .tick = pedal_up, .event = {(uint8_t)(0xb0 | c), pedal_control[p], 0}, .port = h->pedal[c][p] - 1};
     }
     qsort(r, count, sizeof *r, by_tick);
     int port = h->port < 0 ? 0 : h->port;
@@ -324,7 +328,9 @@ pa_status pa_splice_write(const char *path, const pa_splice *s, pa_err *err) {
         between[i] = pa_midi_foreign(&x->midi, i);
         status = copy_track(x, i, pedal_up, &track[i], err);
     }
-    if (own) between[tracks] = pa_midi_foreign(&x->midi, own); // behind the continuation: many readers stop at what is no track
+    if (own)
+        between[tracks] =
+            pa_midi_foreign(&x->midi, own); // behind the continuation: many readers stop at what is no track
     if (!status) status = put_continuation(x, &track[own], err);
     pa_smf file = {.format = s->bare ? 0 : 1, .track = track, .tracks = tracks, .between = between};
     memcpy(file.division, x->midi.division, 2);

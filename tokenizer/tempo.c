@@ -1,4 +1,5 @@
-// tempo.c: see tempo.h. In double precision and in pretty_midi's order of operations, so that its times come out bit for bit.
+// tempo.c: see tempo.h. In double precision and in pretty_midi's order of operations, so that its times come out bit
+// for bit.
 #include "tokenizer/tempo.h"
 
 #include <math.h>
@@ -32,7 +33,8 @@ bool pa_tempo_add(pa_tempo_map *map, int64_t tick, uint32_t microseconds) {
         map->change[0].scale = scale;
         return true;
     }
-    return scale == last.scale || add_change(map, (pa_tempo){tick, last.seconds + last.scale * (double)(tick - last.tick), scale});
+    return scale == last.scale ||
+           add_change(map, (pa_tempo){tick, last.seconds + last.scale * (double)(tick - last.tick), scale});
 }
 
 void pa_tempo_clear(pa_tempo_map *map) {

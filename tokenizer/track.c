@@ -132,7 +132,8 @@ pa_status pa_smf_write(const char *path, const pa_smf *f, pa_err *err) {
     for (size_t i = 0; i < f->tracks; i++)
         if (f->track[i].failed || f->track[i].count > UINT32_MAX)
             return pa_error(err, PA_FAIL, "%s: no memory for track %zu, or too long a pause in it", path, i + 1);
-    if (f->tracks > UINT16_MAX) return pa_error(err, PA_DATA, "%s: expected at most 65535 tracks, found %zu", path, f->tracks);
+    if (f->tracks > UINT16_MAX)
+        return pa_error(err, PA_DATA, "%s: expected at most 65535 tracks, found %zu", path, f->tracks);
     pa_status s = pa_file_create(&file, path, err);
     if (s) return s;
     put_big(header + 8, (uint64_t)f->format, 2);

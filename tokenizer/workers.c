@@ -1,7 +1,8 @@
-// workers.c: files are read in forked processes that hand tokens back through a socket. libsmf aborts on what it did not expect; a worker
-// that dies, or that needs too much time or memory, is replaced, and its file refused. A worker that something else may have ended, such as
-// the kernel for want of memory, says nothing of its file: that is read again, by one worker alone, and if it comes to nothing there, all
-// ends with an error. Knows nothing of MIDI or of either encoding.
+// workers.c: files are read in forked processes that hand tokens back through a socket. libsmf aborts on what it did
+// not expect; a worker that dies, or that needs too much time or memory, is replaced, and its file refused. A worker
+// that something else may have ended, such as the kernel for want of memory, says nothing of its file: that is read
+// again, by one worker alone, and if it comes to nothing there, all ends with an error. Knows nothing of MIDI or of
+// either encoding.
 #include "tokenizer/workers.h"
 
 #include <errno.h>
@@ -74,11 +75,13 @@ static void limit(int resource, rlim_t soft) {
     setrlimit(resource, &r);
 }
 
-// Memory is limited beyond what the process has when it starts, which may be much: its parent's maps of large files, a device.
+// Memory is limited beyond what the process has when it starts, which may be much: its parent's maps of large files, a
+// device.
 static void limit_memory(void) {
     unsigned long pages = 0;
     FILE *f = fopen("/proc/self/statm", "r");
-    if (f && fscanf(f, "%lu", &pages) == 1) limit(RLIMIT_AS, (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + ((rlim_t)MEMORY_GIB << 30));
+    if (f && fscanf(f, "%lu", &pages) == 1)
+        limit(RLIMIT_AS, (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + ((rlim_t)MEMORY_GIB << 30));
     if (f) fclose(f);
 }
 
@@ -152,8 +155,8 @@ static pa_status bury_worker(pool *p, worker *w, pa_err *err) {
     const char *path = p->path[w->file];
     stop_worker(w, &status);
     int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-    bool own = !signal || signal == SIGXCPU || signal == SIGABRT || signal == SIGSEGV || signal == SIGBUS || signal == SIGFPE ||
-               signal == SIGILL || signal == SIGTRAP || signal == SIGSYS;
+    bool own = !signal || signal == SIGXCPU || signal == SIGABRT || signal == SIGSEGV || signal == SIGBUS ||
+               signal == SIGFPE || signal == SIGILL || signal == SIGTRAP || signal == SIGSYS;
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU)
         snprintf(reason, sizeof reason, "%s: the MIDI reader took more than %d s of processor time", path, CPU_SECONDS);
     else if (WIFSIGNALED(status))
@@ -209,7 +212,8 @@ static void end_stopped(const pool *p) {
     for (int i = 0; i < p->jobs; i++) {
         siginfo_t info = {0};
         const worker *w = &p->worker[i];
-        if (w->socket >= 0 && !waitid(P_PID, (id_t)w->process, &info, WSTOPPED | WNOHANG) && info.si_pid) kill(w->process, SIGKILL);
+        if (w->socket >= 0 && !waitid(P_PID, (id_t)w->process, &info, WSTOPPED | WNOHANG) && info.si_pid)
+            kill(w->process, SIGKILL);
     }
 }
 
@@ -221,7 +225,8 @@ static pa_status run_pool(pool *p, pa_err *err) {
     for (int i = 0; i < p->jobs && !s; i++) s = give_work(p, &p->worker[i], err);
     while (!s && busy) {
         struct pollfd ready[MOST_WORKERS];
-        for (int i = 0; i < p->jobs; i++) ready[i] = (struct pollfd){p->worker[i].socket, POLLIN, 0}; // poll skips sockets below 0
+        for (int i = 0; i < p->jobs; i++)
+            ready[i] = (struct pollfd){p->worker[i].socket, POLLIN, 0}; // poll skips sockets below 0
         int found = poll(ready, (nfds_t)p->jobs, LOOK_MS);
         if (found < 0 && errno != EINTR) s = pa_error(err, PA_FAIL, "waiting for workers: %s", strerror(errno));
         if (found <= 0) end_stopped(p);
@@ -234,19 +239,27 @@ static pa_status run_pool(pool *p, pa_err *err) {
     return s;
 }
 
-pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode_options *o, int jobs, pa_encoded *done, void *user,
-                          pa_err *err) {
+pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode_options *o, int jobs, pa_encoded *done,
+                          void *user, pa_err *err) {
     jobs = jobs < 1 ? 1 : jobs > MOST_WORKERS ? MOST_WORKERS : jobs;
     if ((size_t)jobs > count) jobs = (int)count;
     pool *p = malloc(sizeof *p);
     size_t *again = malloc((count + 1) * sizeof *again);
     pa_status s = p && again ? PA_OK : pa_error(err, PA_FAIL, "no memory for workers");
     if (!s) {
-        *p = (pool){.path = path, .count = count, .again = again, .options = o, .done = done, .user = user, .jobs = jobs};
+        *p = (pool){
+            .path = path, .count = count, .again = again, .options = o, .done = done, .user = user, .jobs = jobs};
         s = run_pool(p, err);
     }
     if (!s && p->agains) {
-        *p = (pool){.path = path, .count = p->agains, .order = again, .alone = true, .options = o, .done = done, .user = user, .jobs = 1};
+        *p = (pool){.path = path,
+                    .count = p->agains,
+                    .order = again,
+                    .alone = true,
+                    .options = o,
+                    .done = done,
+                    .user = user,
+                    .jobs = 1};
         s = run_pool(p, err);
     }
     free(again);

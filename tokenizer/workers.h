@@ -1,19 +1,22 @@
-// workers.h: encoding many files in forked processes, so that a file that kills its reader costs a row in a report and no more.
+// workers.h: encoding many files in forked processes, so that a file that kills its reader costs a row in a report and
+// no more.
 #ifndef PA_WORKERS_H
 #define PA_WORKERS_H
 
 #include "tokenizer/encode.h"
 
-// Called for each file, in the order in which they are done. piece is the callee's to keep; without tokens unless status is PA_OK.
+// Called for each file, in the order in which they are done. piece is the callee's to keep; without tokens unless
+// status is PA_OK.
 typedef void pa_encoded(void *user, size_t index, pa_status status, pa_piece piece, const char *reason);
 
-// Encodes path[0 .. count) in `jobs` processes. A refused file is done() with PA_DATA. PA_FAIL where there can be no processes, or where
-// one that has a file for itself is killed from outside or gets no memory: that says nothing of the file.
-pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode_options *o, int jobs, pa_encoded *done, void *user,
-                          pa_err *err);
+// Encodes path[0 .. count) in `jobs` processes. A refused file is done() with PA_DATA. PA_FAIL where there can be no
+// processes, or where one that has a file for itself is killed from outside or gets no memory: that says nothing of the
+// file.
+pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode_options *o, int jobs, pa_encoded *done,
+                          void *user, pa_err *err);
 
-// pa_encode_file in a worker of its own: a file that kills it is PA_DATA, "… the MIDI reader stopped with signal …". PA_USAGE where there
-// is no such file.
+// pa_encode_file in a worker of its own: a file that kills it is PA_DATA, "… the MIDI reader stopped with signal …".
+// PA_USAGE where there is no such file.
 pa_status pa_encode_isolated(const char *path, const pa_encode_options *o, pa_piece *piece, pa_err *err);
 
 #endif

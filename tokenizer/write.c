@@ -18,8 +18,8 @@ pa_status pa_midi_write(const char *path, const pa_note *notes, size_t count, pa
     static const uint8_t tempo[] = {0xff, 0x51, 3, 0x07, 0xa1, 0x20}, piano[] = {0xc0, 0};
     for (size_t i = 0; i < count; i++)
         if (!(notes[i].start >= 0 && notes[i].end >= notes[i].start && notes[i].end * TICKS_A_SECOND < LONGEST_DELTA))
-            return pa_error(err, PA_DATA, "%s: note %zu: expected a start and a later end within %d s, found %g and %g", path, i,
-                            LONGEST_DELTA / TICKS_A_SECOND, notes[i].start, notes[i].end);
+            return pa_error(err, PA_DATA, "%s: note %zu: expected a start and a later end within %d s, found %g and %g",
+                            path, i, LONGEST_DELTA / TICKS_A_SECOND, notes[i].start, notes[i].end);
     pa_tick_note *note = malloc((count + 1) * sizeof *note);
     if (!note) return pa_error(err, PA_FAIL, "%s: no memory for %zu notes", path, count);
     for (size_t i = 0; i < count; i++)

@@ -38,10 +38,15 @@ bool pa_mul_size(size_t a, size_t b, size_t *product) {
 bool pa_is_utf8(const char *text, size_t length) {
     const uint8_t *p = (const uint8_t *)text, *end = p + length;
     while (p < end) {
-        int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : (*p & 0xf0) == 0xe0 ? 2 : *p >= 0xf0 && *p < 0xf5 ? 3 : -1;
+        int more = *p < 0x80                 ? 0
+                   : *p >= 0xc2 && *p < 0xe0 ? 1
+                   : (*p & 0xf0) == 0xe0     ? 2
+                   : *p >= 0xf0 && *p < 0xf5 ? 3
+                                             : -1;
         if (more < 0 || end - p <= more) return false;
         // The second byte also rules out forms longer than needed, surrogates, and what lies beyond U+10FFFF.
-        if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) || (*p == 0xf0 && p[1] < 0x90) || (*p == 0xf4 && p[1] > 0x8f))
+        if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) || (*p == 0xf0 && p[1] < 0x90) ||
+            (*p == 0xf4 && p[1] > 0x8f))
             return false;
         for (int i = 1; i <= more; i++)
             if ((p[i] & 0xc0) != 0x80) return false;

@@ -1,4 +1,5 @@
-// checksum.c: CRC-32C, eight bytes at a time, by table or by the processor's CRC instruction (about 8 bytes in 3 cycles).
+// checksum.c: CRC-32C, eight bytes at a time, by table or by the processor's CRC instruction (about 8 bytes in 3
+// cycles).
 #include "host/base/checksum.h"
 
 #include <pthread.h>
@@ -17,7 +18,8 @@ static void fill_crc_table(void) {
         crc_table[0][i] = c;
     }
     for (int t = 1; t < 8; t++)
-        for (int i = 0; i < 256; i++) crc_table[t][i] = crc_table[t - 1][i] >> 8 ^ crc_table[0][crc_table[t - 1][i] & 255];
+        for (int i = 0; i < 256; i++)
+            crc_table[t][i] = crc_table[t - 1][i] >> 8 ^ crc_table[0][crc_table[t - 1][i] & 255];
 }
 
 static uint32_t crc_by_table(uint32_t c, const uint8_t *p, size_t n) {
@@ -25,8 +27,8 @@ static uint32_t crc_by_table(uint32_t c, const uint8_t *p, size_t n) {
     pthread_once(&once, fill_crc_table);
     for (; n >= 8; n -= 8, p += 8) {
         c ^= (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-        c = crc_table[7][c & 255] ^ crc_table[6][c >> 8 & 255] ^ crc_table[5][c >> 16 & 255] ^ crc_table[4][c >> 24] ^ crc_table[3][p[4]] ^
-            crc_table[2][p[5]] ^ crc_table[1][p[6]] ^ crc_table[0][p[7]];
+        c = crc_table[7][c & 255] ^ crc_table[6][c >> 8 & 255] ^ crc_table[5][c >> 16 & 255] ^ crc_table[4][c >> 24] ^
+            crc_table[3][p[4]] ^ crc_table[2][p[5]] ^ crc_table[1][p[6]] ^ crc_table[0][p[7]];
     }
     while (n--) c = c >> 8 ^ crc_table[0][(c ^ *p++) & 255];
     return c;

@@ -30,7 +30,8 @@ static pa_status unknown_option(const pa_program *p, const char *text, size_t le
         least = d;
         nearest = p->option[i].name;
     }
-    if (2 * least <= strlen(nearest)) return pa_error(err, PA_USAGE, "unknown option --%s (did you mean --%s?)", name, nearest);
+    if (2 * least <= strlen(nearest))
+        return pa_error(err, PA_USAGE, "unknown option --%s (did you mean --%s?)", name, nearest);
     return pa_error(err, PA_USAGE, "unknown option --%s (see %s --help)", name, p->name);
 }
 
@@ -50,18 +51,21 @@ static pa_status set_option(const pa_option *o, const char *text, pa_err *err) {
         return PA_OK;
     case PA_OPT_INT: {
         long long v = strtoll(text, &end, 10);
-        if (end == text || *end || errno) return pa_error(err, PA_USAGE, "--%s: expected a whole number, found '%s'", o->name, text);
+        if (end == text || *end || errno)
+            return pa_error(err, PA_USAGE, "--%s: expected a whole number, found '%s'", o->name, text);
         *(int64_t *)o->value = v;
         return PA_OK;
     }
     case PA_OPT_FLOAT: {
         double v = strtod(text, &end);
-        if (end == text || *end || !isfinite(v)) return pa_error(err, PA_USAGE, "--%s: expected a number, found '%s'", o->name, text);
+        if (end == text || *end || !isfinite(v))
+            return pa_error(err, PA_USAGE, "--%s: expected a number, found '%s'", o->name, text);
         *(double *)o->value = v;
         return PA_OK;
     }
     case PA_OPT_CHOICE:
-        if (!is_choice(o->argument, text)) return pa_error(err, PA_USAGE, "--%s: expected %s, found '%s'", o->name, o->argument, text);
+        if (!is_choice(o->argument, text))
+            return pa_error(err, PA_USAGE, "--%s: expected %s, found '%s'", o->name, o->argument, text);
         *(const char **)o->value = text;
         return PA_OK;
     case PA_OPT_STRING:
@@ -92,8 +96,8 @@ void pa_cli_spin_briefly(char **argv) {
     execv("/proc/self/exe", argv); // if that fails, the default applies
 }
 
-// If a standard stream is closed, the next file opened would take its number, and messages would end up in that file. So /dev/null takes
-// it, opened for the opposite direction: using the stream is still an error.
+// If a standard stream is closed, the next file opened would take its number, and messages would end up in that file.
+// So /dev/null takes it, opened for the opposite direction: using the stream is still an error.
 static void hold_standard_streams(void) {
     for (int fd = 0; fd <= STDERR_FILENO; fd++)
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
@@ -120,7 +124,9 @@ static ssize_t write_escaped(void *descriptor, const char *text, size_t length) 
 // stderr always; stdout where it is a terminal: files and programs get what there is.
 static void escape_streams(void) {
     static int descriptor[] = {STDOUT_FILENO, STDERR_FILENO};
-    FILE *out = isatty(STDOUT_FILENO) ? fopencookie(&descriptor[0], "w", (cookie_io_functions_t){.write = write_escaped}) : NULL;
+    FILE *out = isatty(STDOUT_FILENO)
+                    ? fopencookie(&descriptor[0], "w", (cookie_io_functions_t){.write = write_escaped})
+                    : NULL;
     FILE *errors = fopencookie(&descriptor[1], "w", (cookie_io_functions_t){.write = write_escaped});
     if (out) {
         setvbuf(out, NULL, _IOLBF, BUFSIZ);
@@ -162,7 +168,8 @@ pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *position
             pa_status s = parse_option(p, argc, argv, &i, err);
             if (s) return s;
         } else if (options && a[0] == '-' && a[1]) {
-            return pa_error(err, PA_USAGE, "unknown option %s: options begin with two dashes (see %s --help)", a, p->name);
+            return pa_error(err, PA_USAGE, "unknown option %s: options begin with two dashes (see %s --help)", a,
+                            p->name);
         } else {
             argv[++kept] = a;
         }

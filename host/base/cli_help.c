@@ -4,8 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static const pa_option other[] = {{.name = "help", .help = "print the options; --help=man, bash or zsh: a manual page or completions"},
-                                  {.name = "version", .help = "print the version"}};
+static const pa_option other[] = {
+    {.name = "help", .help = "print the options; --help=man, bash or zsh: a manual page or completions"},
+    {.name = "version", .help = "print the version"}};
 enum { OTHERS = sizeof other / sizeof *other };
 
 // Row i of the table, and behind it --help and --version.
@@ -109,7 +110,8 @@ static void print_man(const pa_program *p) {
         print_default(o);
         putchar('\n');
     }
-    printf(".SH EXIT STATUS\n0 success; 1 failure; 2 wrong usage or configuration; 3 input refused; 75 stopped on request, after saving\n");
+    printf(".SH EXIT STATUS\n0 success; 1 failure; 2 wrong usage or configuration; 3 input refused; 75 stopped on "
+           "request, after saving\n");
     if (p->example) {
         printf(".SH EXAMPLE\n.nf\n");
         print_roff_lines(p->example, "");
@@ -120,8 +122,9 @@ static void print_man(const pa_program *p) {
 // ---- completions
 
 static void print_bash(const pa_program *p) {
-    printf("# bash completion of %s\n_%s() {\n  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n", p->name,
-           p->name);
+    printf(
+        "# bash completion of %s\n_%s() {\n  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n",
+        p->name, p->name);
     printf("  case $before in\n");
     for (size_t i = 0; i < p->options; i++) {
         const pa_option *o = &p->option[i];

@@ -12,7 +12,8 @@ typedef enum {
     PA_OPT_CHOICE, // const char **: one of the words of `argument`, "auto|cpu|cuda"
 } pa_option_kind;
 
-// The variable holds the default when parsing starts. --help prints it unless it is NULL, negative or NaN, which mean "not given".
+// The variable holds the default when parsing starts. --help prints it unless it is NULL, negative or NaN, which mean
+// "not given".
 typedef struct {
     const char *name; // without the dashes
     pa_option_kind kind;

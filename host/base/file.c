@@ -81,12 +81,13 @@ pa_status pa_file_create(pa_file *file, const char *path, pa_err *err) {
     *file = (pa_file){0};
     if (!*path) return pa_error(err, PA_FAIL, "output: expected a path, found an empty name");
     if (snprintf(file->path, sizeof file->path, "%s", path) >= (int)sizeof file->path)
-        return pa_error(err, PA_FAIL, "%.200s...: expected a path of at most %zu bytes, found %zu", path, sizeof file->path - 1,
-                        strlen(path));
+        return pa_error(err, PA_FAIL, "%.200s...: expected a path of at most %zu bytes, found %zu", path,
+                        sizeof file->path - 1, strlen(path));
     if (!find_target(path, file->target, sizeof file->target))
         return pa_error(err, PA_FAIL, "cannot create %s, a link: %s", path, strerror(errno));
     folder_of(file->target, folder, sizeof folder);
-    if (stat(folder, &info)) return pa_error(err, PA_FAIL, "cannot create %s: folder %s: %s", path, folder, strerror(errno));
+    if (stat(folder, &info))
+        return pa_error(err, PA_FAIL, "cannot create %s: folder %s: %s", path, folder, strerror(errno));
     if (!S_ISDIR(info.st_mode))
         return pa_error(err, PA_FAIL, "%s: expected %s to be a folder, found %s", path, folder, kind_of(info.st_mode));
     bool replaces = !stat(file->target, &info);
@@ -116,7 +117,8 @@ pa_status pa_file_commit(pa_file *file, pa_err *err) {
     file->stream = NULL;
     if (failed) {
         unlink(file->temporary);
-        return pa_error(err, PA_FAIL, "cannot write %s: %s", file->path, why ? strerror(why) : "an earlier write failed (a full disk?)");
+        return pa_error(err, PA_FAIL, "cannot write %s: %s", file->path,
+                        why ? strerror(why) : "an earlier write failed (a full disk?)");
     }
     if (rename(file->temporary, file->target)) {
         why = errno;
@@ -134,7 +136,8 @@ void pa_file_abandon(pa_file *file) {
     unlink(file->temporary);
 }
 
-// Without waiting for the other end of a named pipe. -1 and an error for what is no file, nor a pipe where they are allowed.
+// Without waiting for the other end of a named pipe. -1 and an error for what is no file, nor a pipe where they are
+// allowed.
 static int open_at_once(const char *path, int flags, bool pipes, struct stat *info, pa_err *err) {
     int fd = open(path, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666), why = errno;
     bool known = fd >= 0 ? !fstat(fd, info) : !stat(path, info); // a socket can't be opened
@@ -156,9 +159,12 @@ int pa_open_regular(const char *path, int flags, pa_err *err) {
 pa_status pa_make_dirs(const char *path, pa_err *err) {
     char part[4096];
     struct stat info;
-    if (!*path) return pa_error(err, PA_USAGE, "expected the name of a folder, found an empty one"); // names in it would begin with "/"
+    if (!*path)
+        return pa_error(err, PA_USAGE,
+                        "expected the name of a folder, found an empty one"); // names in it would begin with "/"
     if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
-        return pa_error(err, PA_FAIL, "%.200s...: expected a path of at most %zu bytes, found %zu", path, sizeof part - 1, strlen(path));
+        return pa_error(err, PA_FAIL, "%.200s...: expected a path of at most %zu bytes, found %zu", path,
+                        sizeof part - 1, strlen(path));
     for (char *p = part; *p;) {
         p += strspn(p, "/");
         p += strcspn(p, "/");
@@ -167,7 +173,8 @@ pa_status pa_make_dirs(const char *path, pa_err *err) {
         if (mkdir(part, 0777)) {
             int why = errno;
             if (stat(part, &info)) return pa_error(err, PA_FAIL, "cannot create folder %s: %s", part, strerror(why));
-            if (!S_ISDIR(info.st_mode)) return pa_error(err, PA_FAIL, "%s: expected a folder, found %s", part, kind_of(info.st_mode));
+            if (!S_ISDIR(info.st_mode))
+                return pa_error(err, PA_FAIL, "%s: expected a folder, found %s", part, kind_of(info.st_mode));
         }
         *p = kept;
     }
@@ -183,7 +190,8 @@ pa_status pa_sync_dir(const char *path, pa_err *err) {
     return failed ? pa_error(err, PA_FAIL, "cannot sync folder %s: %s", path, strerror(why)) : PA_OK;
 }
 
-// Removes `name` in the open folder `at`. Opening refuses symbolic links, so none is followed even if the tree changes meanwhile.
+// Removes `name` in the open folder `at`. Opening refuses symbolic links, so none is followed even if the tree changes
+// meanwhile.
 static int remove_at(int at, const char *name) {
     int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return errno == ENOTDIR || errno == ELOOP ? unlinkat(at, name, 0) : -1;
@@ -205,7 +213,8 @@ static int remove_at(int at, const char *name) {
 pa_status pa_remove_tree(const char *path, pa_err *err) {
     char name[4096];
     if (snprintf(name, sizeof name, "%s", path) >= (int)sizeof name)
-        return pa_error(err, PA_FAIL, "%.200s...: expected a path of at most %zu bytes, found %zu", path, sizeof name - 1, strlen(path));
+        return pa_error(err, PA_FAIL, "%.200s...: expected a path of at most %zu bytes, found %zu", path,
+                        sizeof name - 1, strlen(path));
     size_t n = strlen(name);
     while (n && name[n - 1] == '/') name[--n] = 0; // "link/" would name the folder behind the link
     const char *last = strrchr(name, '/');
@@ -230,11 +239,13 @@ pa_status pa_read_text(const char *path, char **text, size_t *length, pa_err *er
     if (fd < 0) return PA_FAIL;
     for (ssize_t got = 1; got;) {
         if (used + 1 >= room) { // the size of a pipe or of a file in /proc isn't known in advance
-            room = room ? 2 * room : (size_t)(info.st_size > 4094 && info.st_size < MOST_TEXT ? info.st_size : 4094) + 2;
+            room =
+                room ? 2 * room : (size_t)(info.st_size > 4094 && info.st_size < MOST_TEXT ? info.st_size : 4094) + 2;
             char *larger = room <= 2 * (size_t)MOST_TEXT ? realloc(buffer, room) : NULL;
             if (!larger) {
-                status = pa_error(err, PA_FAIL, "%s: expected at most %d bytes of text and memory for them, found more than %zu", path,
-                                  MOST_TEXT, used);
+                status = pa_error(err, PA_FAIL,
+                                  "%s: expected at most %d bytes of text and memory for them, found more than %zu",
+                                  path, MOST_TEXT, used);
                 goto done;
             }
             buffer = larger;

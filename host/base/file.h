@@ -6,15 +6,15 @@
 
 #include "host/base/base.h"
 
-// 16 random hexadecimal digits, the same for the whole process: what it creates and renames later is named PATH.tmp.WORD. Process ids won't
-// do: two containers that share a folder have the same ones.
+// 16 random hexadecimal digits, the same for the whole process: what it creates and renames later is named
+// PATH.tmp.WORD. Process ids won't do: two containers that share a folder have the same ones.
 const char *pa_process_word(void);
 // PATH.tmp.WORD, its name cut to what a folder can hold. False where it has no room.
 bool pa_temporary_name(const char *path, char *out, size_t size);
 
-// A file written as PATH.tmp.WORD; pa_file_commit syncs it, renames it to PATH and syncs the folder. Until then PATH stays as it was. An
-// error leaves no temporary file. Write through file->stream; commit reports failed writes at the latest. A file that is replaced gives
-// its permissions to the new one; of a link, the target is replaced.
+// A file written as PATH.tmp.WORD; pa_file_commit syncs it, renames it to PATH and syncs the folder. Until then PATH
+// stays as it was. An error leaves no temporary file. Write through file->stream; commit reports failed writes at the
+// latest. A file that is replaced gives its permissions to the new one; of a link, the target is replaced.
 typedef struct {
     FILE *stream;
     char path[4096], target[4096]; // as given; without links
@@ -24,14 +24,17 @@ pa_status pa_file_create(pa_file *file, const char *path, pa_err *err);
 pa_status pa_file_commit(pa_file *file, pa_err *err);
 void pa_file_abandon(pa_file *file); // harmless after commit
 
-// Opens a regular file without waiting: -1 and an error for a named pipe, device, socket or folder. flags: as for open(2).
+// Opens a regular file without waiting: -1 and an error for a named pipe, device, socket or folder. flags: as for
+// open(2).
 int pa_open_regular(const char *path, int flags, pa_err *err);
 
-pa_status pa_make_dirs(const char *path, pa_err *err);   // mkdir -p; an empty path is PA_USAGE
-pa_status pa_sync_dir(const char *path, pa_err *err);    // fsync of a folder, so that renames in it survive a crash
-pa_status pa_remove_tree(const char *path, pa_err *err); // rm -r; a missing path is no error; never follows symbolic links
-bool pa_same_file(const char *a, const char *b);         // whatever their names; false if one is missing
-// Whole file or pipe, NUL-terminated; free(*text). A named pipe that nobody writes to, a device and a folder are errors.
+pa_status pa_make_dirs(const char *path, pa_err *err); // mkdir -p; an empty path is PA_USAGE
+pa_status pa_sync_dir(const char *path, pa_err *err);  // fsync of a folder, so that renames in it survive a crash
+pa_status pa_remove_tree(const char *path,
+                         pa_err *err);           // rm -r; a missing path is no error; never follows symbolic links
+bool pa_same_file(const char *a, const char *b); // whatever their names; false if one is missing
+// Whole file or pipe, NUL-terminated; free(*text). A named pipe that nobody writes to, a device and a folder are
+// errors.
 pa_status pa_read_text(const char *path, char **text, size_t *length, pa_err *err);
 
 #endif

@@ -14,7 +14,8 @@ static bool has(head h, size_t at, const char *text) {
 }
 
 static bool is_audio(head h) {
-    bool mpeg_frame = h.count >= 2 && h.bytes[0] == 0xff && (h.bytes[1] & 0xe6) == 0xe2; // layer III, an MP3 without tags
+    bool mpeg_frame =
+        h.count >= 2 && h.bytes[0] == 0xff && (h.bytes[1] & 0xe6) == 0xe2; // layer III, an MP3 without tags
     return mpeg_frame || has(h, 0, "ID3") || has(h, 0, "fLaC") || has(h, 0, "OggS") || has(h, 4, "ftyp") ||
            (has(h, 0, "RIFF") && has(h, 8, "WAVE")) || (has(h, 0, "FORM") && has(h, 8, "AIF"));
 }

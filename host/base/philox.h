@@ -1,5 +1,5 @@
-// philox.h: counter-based random numbers (Philox4x32-10; Salmon et al., SC 2011): the same draw on every machine and backend from
-// (seed, purpose, step, index). Header only, so that kernels can use it too.
+// philox.h: counter-based random numbers (Philox4x32-10; Salmon et al., SC 2011): the same draw on every machine and
+// backend from (seed, purpose, step, index). Header only, so that kernels can use it too.
 #ifndef PA_PHILOX_H
 #define PA_PHILOX_H
 

@@ -10,7 +10,8 @@ enum { PROGRESS_MS = 100, PLAIN_S = 10, QUIET_S = 1, BAR = 24 };
 
 void pa_progress_start(pa_progress *p, const char *what, const char *unit, double total) {
     double now = pa_clock();
-    *p = (pa_progress){what, unit, total, now, 0, isatty(STDERR_FILENO) && !(getenv("TERM") && !strcmp(getenv("TERM"), "dumb"))};
+    *p = (pa_progress){what, unit, total,
+                       now,  0,    isatty(STDERR_FILENO) && !(getenv("TERM") && !strcmp(getenv("TERM"), "dumb"))};
 }
 
 static int digits_after_point(double x) {
@@ -38,8 +39,8 @@ static void format_progress(const pa_progress *p, double done, double elapsed, b
         marks[BAR] = 0;
         if (bar && n < size) n += (size_t)snprintf(out + n, size - n, "[%s]  ", marks);
         if (n < size)
-            snprintf(out + n, size - n, "%.0f %%  %.0f of %.0f %s  %.*f %s/s  %s left", 100 * share, done, p->total, p->unit,
-                     digits_after_point(rate), rate, p->unit, left);
+            snprintf(out + n, size - n, "%.0f %%  %.0f of %.0f %s  %.*f %s/s  %s left", 100 * share, done, p->total,
+                     p->unit, digits_after_point(rate), rate, p->unit, left);
     } else if (n < size) {
         snprintf(out + n, size - n, "%.0f %s  %.*f %s/s", done, p->unit, digits_after_point(rate), rate, p->unit);
     }

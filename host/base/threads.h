@@ -1,5 +1,6 @@
-// threads.h: how many threads an OpenMP region gets, made certain. oneDNN 2.6.3 leaves part of a product undone where a region gets fewer
-// threads than it asks for, as OMP_DYNAMIC, OMP_THREAD_LIMIT, OMP_MAX_ACTIVE_LEVELS and enclosing regions may cause.
+// threads.h: how many threads an OpenMP region gets, made certain. oneDNN 2.6.3 leaves part of a product undone where a
+// region gets fewer threads than it asks for, as OMP_DYNAMIC, OMP_THREAD_LIMIT, OMP_MAX_ACTIVE_LEVELS and enclosing
+// regions may cause.
 #ifndef PA_THREADS_H
 #define PA_THREADS_H
 
@@ -11,8 +12,9 @@ typedef struct {
     bool dynamic;
 } pa_threads;
 
-// From here to pa_threads_leave every region that this thread opens gets the threads that omp_get_max_threads() says: `wanted`, or fewer
-// where a setting allows fewer; one inside a region of several threads, which may hold the others. Returns the settings before.
+// From here to pa_threads_leave every region that this thread opens gets the threads that omp_get_max_threads() says:
+// `wanted`, or fewer where a setting allows fewer; one inside a region of several threads, which may hold the others.
+// Returns the settings before.
 pa_threads pa_threads_enter(int wanted);
 void pa_threads_leave(pa_threads before);
 

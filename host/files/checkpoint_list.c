@@ -25,8 +25,8 @@ static int newest_first(const void *a, const void *b) {
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-// What a save of a killed process left: a folder that was not finished goes, one that stood aside for another comes back unless that one is
-// there.
+// What a save of a killed process left: a folder that was not finished goes, one that stood aside for another comes
+// back unless that one is there.
 static pa_status tidy_each(void *user, const char *folder, const char *name, pa_err *err) {
     const char *word = user, *ending = strchr(name, '.');
     char path[PATH + 300], place[PATH + 300];
@@ -34,20 +34,24 @@ static pa_status tidy_each(void *user, const char *folder, const char *name, pa_
     snprintf(path, sizeof path, "%s/%s", folder, name);
     snprintf(place, sizeof place, "%s/%.*s", folder, (int)(ending - name), name);
     if (!strncmp(ending, ".tmp.", 5) || !access(place, F_OK)) return pa_remove_tree(path, err);
-    return rename(path, place) ? pa_error(err, PA_FAIL, "cannot rename %s to %s: %s", path, place, strerror(errno)) : PA_OK;
+    return rename(path, place) ? pa_error(err, PA_FAIL, "cannot rename %s to %s: %s", path, place, strerror(errno))
+                               : PA_OK;
 }
 
 // Calls `each` for every name in RUN/checkpoints that begins with "step-".
-static pa_status walk(const char *run, pa_status (*each)(void *user, const char *folder, const char *name, pa_err *err), void *user,
-                      pa_err *err) {
+static pa_status walk(const char *run, pa_status (*each)(void *user, const char *folder, const char *name, pa_err *err),
+                      void *user, pa_err *err) {
     char folder[PATH];
     snprintf(folder, sizeof folder, "%s/checkpoints", run);
     DIR *d = opendir(folder);
-    if (!d) return errno == ENOENT ? PA_OK : pa_error(err, PA_FAIL, "cannot read folder %s: %s", folder, strerror(errno));
+    if (!d)
+        return errno == ENOENT ? PA_OK : pa_error(err, PA_FAIL, "cannot read folder %s: %s", folder, strerror(errno));
     pa_status s = PA_OK;
     for (struct dirent *e; !s && (errno = 0, e = readdir(d));)
         if (!strncmp(e->d_name, "step-", 5)) s = each(user, folder, e->d_name, err);
-    if (!s && errno) s = pa_error(err, PA_FAIL, "cannot read folder %s: %s", folder, strerror(errno)); // not a run without checkpoints
+    if (!s && errno)
+        s = pa_error(err, PA_FAIL, "cannot read folder %s: %s", folder,
+                     strerror(errno)); // not a run without checkpoints
     closedir(d);
     return s;
 }

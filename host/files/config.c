@@ -120,11 +120,12 @@ pa_status pa_config_check(const pa_config *c, pa_err *err) {
     pa_status s = pa_model_check(&c->model, err);
     if (s) return s;
     if (c->model.vocab != PA_VOCAB)
-        return pa_error(err, PA_USAGE, "model.vocab: expected %d, the size of both encodings, found %d", PA_VOCAB, c->model.vocab);
+        return pa_error(err, PA_USAGE, "model.vocab: expected %d, the size of both encodings, found %d", PA_VOCAB,
+                        c->model.vocab);
     if (!*c->data.train) return pa_error(err, PA_USAGE, "data.train: expected a token file, found none");
     if (c->train.micro_batch > c->train.global_batch)
-        return pa_error(err, PA_USAGE, "train.micro_batch: expected at most train.global_batch, %d, found %d", c->train.global_batch,
-                        c->train.micro_batch);
+        return pa_error(err, PA_USAGE, "train.micro_batch: expected at most train.global_batch, %d, found %d",
+                        c->train.global_batch, c->train.micro_batch);
     return PA_OK;
 }
 
@@ -253,7 +254,8 @@ pa_status pa_config_same_model(const pa_model *checkpoint, const pa_model *confi
         format_key(k, &a, in_a, sizeof in_a);
         format_key(k, &b, in_b, sizeof in_b);
         if (!strcmp(in_a, in_b)) continue;
-        snprintf(one, sizeof one, "%smodel.%s: checkpoint %.40s, configuration %.40s", *all ? "; " : "", k->key, in_a, in_b);
+        snprintf(one, sizeof one, "%smodel.%s: checkpoint %.40s, configuration %.40s", *all ? "; " : "", k->key, in_a,
+                 in_b);
         append(all, sizeof all, one);
     }
     return *all ? pa_error(err, PA_USAGE, "%s", all) : PA_OK;

@@ -1,5 +1,5 @@
-// config.h: a run's settings. One schema table gives each key's section, type, range, default and help; the reader, --print-config and
-// error messages use it.
+// config.h: a run's settings. One schema table gives each key's section, type, range, default and help; the reader,
+// --print-config and error messages use it.
 #ifndef PA_CONFIG_H
 #define PA_CONFIG_H
 
@@ -39,7 +39,8 @@ typedef struct {
         double lr, lr_embedding, lr_head, lr_rest; // 0: chosen
         double momentum, beta1, beta2, eps, weight_decay;
         pa_schedule schedule;
-        double warmup, decay, final_lr; // warmup: steps; decay: share of the run (wsd); final_lr: share of lr at the end
+        double warmup, decay,
+            final_lr; // warmup: steps; decay: share of the run (wsd); final_lr: share of lr at the end
     } optimizer;
     struct {
         int64_t every; // steps; 0: only at the end
@@ -61,8 +62,8 @@ void pa_config_print(const pa_config *c, bool help, FILE *out);
 void pa_config_print_changes(const pa_config *before, const pa_config *now, FILE *out);
 // The [model] section as INI text, which checkpoints store; the caller frees it. NULL if out of memory.
 char *pa_config_model_text(const pa_model *m);
-// PA_USAGE if a checkpoint and a configuration differ in a model key; err lists them, "model.dim: checkpoint 256, configuration 512".
-// Keys that only training uses (prefix_dropout, dropout, z_loss) may differ.
+// PA_USAGE if a checkpoint and a configuration differ in a model key; err lists them, "model.dim: checkpoint 256,
+// configuration 512". Keys that only training uses (prefix_dropout, dropout, z_loss) may differ.
 pa_status pa_config_same_model(const pa_model *checkpoint, const pa_model *configuration, pa_err *err);
 
 #endif

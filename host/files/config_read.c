@@ -1,5 +1,5 @@
-// config_read.c: settings from INI text and from section.key=value. inih gets one line at a time, so that errors can name it.
-// The ranges of keys are in config.c's schema.
+// config_read.c: settings from INI text and from section.key=value. inih gets one line at a time, so that errors can
+// name it. The ranges of keys are in config.c's schema.
 #include "host/files/config_read.h"
 #include "host/base/file.h"
 #include "host/files/config_schema.h"
@@ -24,7 +24,8 @@ static pa_status refuse(const char *where, const pa_key *k, const char *value, p
     char range[PA_KEY_TEXT_ROOM];
     double x;
     pa_key_range(k, range, sizeof range);
-    if (!strstr(range, " to ") && !strstr(range, " most ") && parse_real(value, &x) && x > k->high) { // so large that others needn't know
+    if (!strstr(range, " to ") && !strstr(range, " most ") && parse_real(value, &x) &&
+        x > k->high) { // so large that others needn't know
         size_t n = strlen(range);
         snprintf(range + n, sizeof range - n, " and at most %.16g", k->high);
     }
@@ -117,7 +118,8 @@ static pa_status unknown_section(const char *where, const char *section, pa_err 
     for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++)
         if (pa_edit_distance(section, k->section) < pa_edit_distance(section, near->section)) near = k;
     if (2 * pa_edit_distance(section, near->section) <= strlen(near->section))
-        return pa_error(err, PA_USAGE, "%sunknown section '[%.80s]' (did you mean '[%s]'?)", where, section, near->section);
+        return pa_error(err, PA_USAGE, "%sunknown section '[%.80s]' (did you mean '[%s]'?)", where, section,
+                        near->section);
     return pa_error(err, PA_USAGE, "%sunknown section '[%.80s]' (patrain --print-config lists all)", where, section);
 }
 
@@ -131,19 +133,22 @@ static pa_status unknown_key(const char *where, const char *section, const char 
     char guess[64] = "";
     size_t least = SIZE_MAX;
     for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) {
-        size_t off = pa_edit_distance(key, k->key), d = 2 * off + (strcmp(section, k->section) != 0); // prefers the same section
+        size_t off = pa_edit_distance(key, k->key),
+               d = 2 * off + (strcmp(section, k->section) != 0); // prefers the same section
         if (d >= least || 2 * off > strlen(k->key)) continue;
         least = d;
         snprintf(guess, sizeof guess, "%s.%s", k->section, k->key);
     }
     for (size_t i = 0; i < sizeof synonyms / sizeof *synonyms; i++)
         if (!strcmp(key, synonyms[i].name)) snprintf(guess, sizeof guess, "%s", synonyms[i].key);
-    if (*guess) return pa_error(err, PA_USAGE, "%sunknown key '%s.%.80s' (did you mean '%s'?)", where, section, key, guess);
+    if (*guess)
+        return pa_error(err, PA_USAGE, "%sunknown key '%s.%.80s' (did you mean '%s'?)", where, section, key, guess);
     return pa_error(err, PA_USAGE, "%sunknown key '%s.%.80s' (patrain --print-config lists all)", where, section, key);
 }
 
 // Sets one key from text. `where` starts the message ("FILE:12: " or ""); *row (may be NULL) is the key's index.
-static pa_status set_key(pa_config *c, const char *where, const char *section, const char *key, const char *value, int *row, pa_err *err) {
+static pa_status set_key(pa_config *c, const char *where, const char *section, const char *key, const char *value,
+                         int *row, pa_err *err) {
     pa_status s = check_section(where, section, err);
     if (s) return s;
     for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++) {
@@ -201,8 +206,8 @@ static place where(const reader *r) {
     return p;
 }
 
-// Copies the next line to r->line, without its comment and its indentation, which inih would take for a continuation. A line ends with LF,
-// CR LF or CR.
+// Copies the next line to r->line, without its comment and its indentation, which inih would take for a continuation. A
+// line ends with LF, CR LF or CR.
 static void next_line(reader *r) {
     const char *start = r->text, *stop = start;
     while (stop < r->end && *stop != '\n' && *stop != '\r') stop++;
@@ -226,8 +231,10 @@ static pa_status check_section_line(const reader *r) {
     char section[128];
     const char *close = strchr(r->line, ']');
     if (!close || close[1])
-        return pa_error(r->err, PA_USAGE, "%sexpected \"[section]\" and nothing after it, found \"%.80s\"", where(r).text, r->line);
-    snprintf(section, sizeof section, "%.*s", (int)(close - r->line - 1 < 100 ? close - r->line - 1 : 100), r->line + 1);
+        return pa_error(r->err, PA_USAGE, "%sexpected \"[section]\" and nothing after it, found \"%.80s\"",
+                        where(r).text, r->line);
+    snprintf(section, sizeof section, "%.*s", (int)(close - r->line - 1 < 100 ? close - r->line - 1 : 100),
+             r->line + 1);
     return check_section(where(r).text, section, r->err);
 }
 
@@ -250,13 +257,14 @@ static int take_key(void *user, const char *section, const char *key, const char
         while (isspace((unsigned char)*value)) value++;
     }
     if (!*section) {
-        r->status = pa_error(r->err, PA_USAGE, "%sexpected a [section] before the first key, found '%.80s'", where(r).text, key);
+        r->status = pa_error(r->err, PA_USAGE, "%sexpected a [section] before the first key, found '%.80s'",
+                             where(r).text, key);
         return 0;
     }
     r->status = set_key(&r->c, where(r).text, section, key, value, &row, r->err);
     if (!r->status && r->seen[row])
-        r->status =
-            pa_error(r->err, PA_USAGE, "%sduplicate key '%s.%s', already set in line %d", where(r).text, section, key, r->seen[row]);
+        r->status = pa_error(r->err, PA_USAGE, "%sduplicate key '%s.%s', already set in line %d", where(r).text,
+                             section, key, r->seen[row]);
     r->seen[row] = r->number;
     return !r->status;
 }
@@ -271,7 +279,8 @@ pa_status pa_config_parse(pa_config *c, const char *name, const char *text, size
     }
     int line = ini_parse_stream(read_line, &r, take_key, &r);
     if (line && (!r.status || line < r.number)) // inih continues after a line that it can't read
-        r.status = pa_error(err, PA_USAGE, "%.400s:%d: expected \"key = value\" or \"[section]\", found neither", name, line);
+        r.status =
+            pa_error(err, PA_USAGE, "%.400s:%d: expected \"key = value\" or \"[section]\", found neither", name, line);
     if (!r.status) *c = r.c;
 done:
     free(r.line);

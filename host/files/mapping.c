@@ -37,7 +37,9 @@ static void on_fault(int signal_number, siginfo_t *info, void *context) {
     for (int i = 0; i < GUARDED; i++) {
         uintptr_t begin = guarded[i].begin;
         if (begin < page || at < begin || at - begin >= guarded[i].count) continue;
-        if (mmap((void *)(at / page * page), page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) break;
+        if (mmap((void *)(at / page * page), page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+            MAP_FAILED)
+            break;
         guarded[i].lost = true;
         errno = before;
         return;
@@ -53,7 +55,8 @@ void pa_mapping_guard(void) {
 pa_status pa_mapping_open(pa_mapping *m, int fd, size_t count, struct timespec changed, const char *path, pa_err *err) {
     *m = (pa_mapping){.fd = fd, .count = count, .changed = changed, .slot = -1};
     void *bytes = mmap(NULL, count, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (bytes == MAP_FAILED) return pa_error(err, PA_FAIL, "cannot map %s, %zu bytes: %s", path, count, strerror(errno));
+    if (bytes == MAP_FAILED)
+        return pa_error(err, PA_FAIL, "cannot map %s, %zu bytes: %s", path, count, strerror(errno));
     m->bytes = bytes;
     m->slot = take_slot(m->bytes, count);
     return PA_OK;
@@ -63,10 +66,11 @@ pa_status pa_mapping_check(const pa_mapping *m, const char *path, pa_err *err) {
     struct stat now;
     if (m->slot >= 0 && guarded[m->slot].lost)
         return pa_error(err, PA_DATA, "%s could not be read, or was cut short, while it was open", path);
-    if (fstat(m->fd, &now)) return pa_error(err, PA_DATA, "%s could not be read while it was open: %s", path, strerror(errno));
+    if (fstat(m->fd, &now))
+        return pa_error(err, PA_DATA, "%s could not be read while it was open: %s", path, strerror(errno));
     if ((size_t)now.st_size != m->count)
-        return pa_error(err, PA_DATA, "%s was changed while it was open: expected %zu bytes, found %lld", path, m->count,
-                        (long long)now.st_size);
+        return pa_error(err, PA_DATA, "%s was changed while it was open: expected %zu bytes, found %lld", path,
+                        m->count, (long long)now.st_size);
     if (now.st_mtim.tv_sec != m->changed.tv_sec || now.st_mtim.tv_nsec != m->changed.tv_nsec)
         return pa_error(err, PA_DATA, "%s was written to while it was open", path);
     return PA_OK;

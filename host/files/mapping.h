@@ -20,7 +20,8 @@ pa_status pa_mapping_open(pa_mapping *m, int fd, size_t count, struct timespec c
 pa_status pa_mapping_check(const pa_mapping *m, const char *path, pa_err *err);
 void pa_mapping_close(pa_mapping *m);
 
-// For a program, once: from then on, pages of a mapping that can't be read are zeros, which pa_mapping_check reports, and not SIGBUS.
+// For a program, once: from then on, pages of a mapping that can't be read are zeros, which pa_mapping_check reports,
+// and not SIGBUS.
 void pa_mapping_guard(void);
 
 #endif

@@ -58,8 +58,8 @@ static void add_folder(folders *f, const char *parent, const char *name) {
     f->count += is_folder(f->name[f->count]);
 }
 
-// The folders of models, in order: the user's, and of the others those that exist. Programs are in bin/, libraries in lib/ or
-// lib/x86_64-linux-gnu/, or both in a build tree.
+// The folders of models, in order: the user's, and of the others those that exist. Programs are in bin/, libraries in
+// lib/ or lib/x86_64-linux-gnu/, or both in a build tree.
 static void list_folders(folders *f) {
     const char *set = getenv("PATRAIN_MODELS");
     char at[PATH];
@@ -107,14 +107,16 @@ static pa_status find_name(const char *name, char *path, size_t size, pa_err *er
     }
     for (int i = 0; i < f.count; i++) append_models(text, sizeof text, f.name[i]);
     if (!f.count) snprintf(text, sizeof text, "; no folder of models found");
-    return pa_error(err, PA_USAGE, "%s: expected a model file, a checkpoint, a run directory or a model's name, found nothing there%s",
+    return pa_error(err, PA_USAGE,
+                    "%s: expected a model file, a checkpoint, a run directory or a model's name, found nothing there%s",
                     name, text);
 }
 
 pa_status pa_model_path(const char *from, char *path, size_t size, pa_err *err) {
     if (!is_there(from) && *from && !strchr(from, '/')) return find_name(from, path, size, err);
     if (!is_there(from))
-        return pa_error(err, PA_USAGE, "%s: expected a model file, a checkpoint or a run directory, found nothing there", from);
+        return pa_error(err, PA_USAGE,
+                        "%s: expected a model file, a checkpoint or a run directory, found nothing there", from);
     if (find_file(from, path, size)) return PA_OK;
     return pa_error(err, PA_USAGE, "%s: expected a run directory or a checkpoint, found no checkpoint in it", from);
 }

@@ -1,6 +1,6 @@
-// safetensors.c: reads a safetensors file: all of it is read and checked before it is mapped and any pointer handed out. A file may come
-// from anyone, and its disk may fail: that is an error of read, where a mapping would end the program. Knows nothing of what the tensors
-// mean. Writing is in safetensors_write.c.
+// safetensors.c: reads a safetensors file: all of it is read and checked before it is mapped and any pointer handed
+// out. A file may come from anyone, and its disk may fail: that is an error of read, where a mapping would end the
+// program. Knows nothing of what the tensors mean. Writing is in safetensors_write.c.
 #include "host/files/safetensors.h"
 
 #include <cJSON.h>
@@ -16,8 +16,9 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian and read in place");
 
-enum { MOST_HEADER = 100000000 };                  // bytes, the reference implementation's limit
-static const double MOST_WHOLE = 9007199254740991; // 2^53 - 1: beyond it a JSON number, a double, may stand for its neighbour
+enum { MOST_HEADER = 100000000 }; // bytes, the reference implementation's limit
+static const double MOST_WHOLE =
+    9007199254740991; // 2^53 - 1: beyond it a JSON number, a double, may stand for its neighbour
 
 struct pa_st {
     char *path, *header; // the header's text, NUL-terminated
@@ -72,7 +73,8 @@ static pa_status open_file(const char *path, int *out, struct stat *found, pa_er
         return pa_error(err, PA_DATA, "%s: expected a safetensors file, found %s", path,
                         S_ISDIR(info.st_mode) ? "a folder" : "a pipe, socket or device");
     if (info.st_size < 8)
-        return pa_error(err, PA_DATA, "%s: expected a safetensors file of at least 8 bytes, found %lld", path, (long long)info.st_size);
+        return pa_error(err, PA_DATA, "%s: expected a safetensors file of at least 8 bytes, found %lld", path,
+                        (long long)info.st_size);
     *found = info;
     return PA_OK;
 }
@@ -82,28 +84,31 @@ static pa_status read_at(const pa_st *st, int fd, void *out, size_t count, size_
         ssize_t got = pread(fd, (char *)out + done, count - done, (off_t)(at + done));
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0)
-            return pa_error(err, PA_FAIL, "cannot read %s after %zu of %zu bytes: %s", st->path, at + done, st->map_bytes,
-                            got ? strerror(errno) : "end of file");
+            return pa_error(err, PA_FAIL, "cannot read %s after %zu of %zu bytes: %s", st->path, at + done,
+                            st->map_bytes, got ? strerror(errno) : "end of file");
         done += (size_t)got;
     }
     return PA_OK;
 }
 
-// Shows what the file begins with: letters as they are and all else in hexadecimal, so that no byte does anything to a terminal.
+// Shows what the file begins with: letters as they are and all else in hexadecimal, so that no byte does anything to a
+// terminal.
 static pa_status another_format(const pa_st *st, pa_err *err) {
     char text[4 * sizeof st->first + 1];
     size_t n = 0;
     for (size_t i = 0; i < sizeof st->first && i < st->map_bytes; i++) {
         uint8_t c = st->first[i];
         bool plain = c >= 32 && c < 127 && c != '"' && c != '\\';
-        n += (size_t)(plain ? snprintf(text + n, sizeof text - n, "%c", c) : snprintf(text + n, sizeof text - n, "\\x%02x", c));
+        n += (size_t)(plain ? snprintf(text + n, sizeof text - n, "%c", c)
+                            : snprintf(text + n, sizeof text - n, "\\x%02x", c));
     }
     return pa_error(err, PA_DATA, "%s: expected a safetensors file, found one that begins with \"%s\"", st->path, text);
 }
 
 static pa_status read_header(pa_st *st, int fd, pa_err *err) {
     uint64_t length;
-    pa_status status = read_at(st, fd, st->first, st->map_bytes < sizeof st->first ? st->map_bytes : sizeof st->first, 0, err);
+    pa_status status =
+        read_at(st, fd, st->first, st->map_bytes < sizeof st->first ? st->map_bytes : sizeof st->first, 0, err);
     if (status) return status;
     memcpy(&length, st->first, 8);
     size_t room = st->map_bytes - 8;
@@ -118,7 +123,8 @@ static pa_status read_header(pa_st *st, int fd, pa_err *err) {
     st->header_bytes = length;
     st->data_bytes = room - length;
     st->header = malloc(length + 1);
-    if (!st->header) return pa_error(err, PA_FAIL, "%s: no memory for a header of %llu bytes", st->path, (unsigned long long)length);
+    if (!st->header)
+        return pa_error(err, PA_FAIL, "%s: no memory for a header of %llu bytes", st->path, (unsigned long long)length);
     st->header[length] = 0;
     return read_at(st, fd, st->header, length, 8, err);
 }
@@ -174,7 +180,8 @@ static pa_status check_names(const pa_st *st, const cJSON *object, size_t *count
     qsort(names, n, sizeof *names, by_text);
     for (i = 1; i < n && !status; i++)
         if (!strcmp(names[i - 1], names[i]))
-            status = pa_error(err, PA_DATA, "%s: expected each name once, found \"%s\" twice", st->path, show(names[i]).text);
+            status = pa_error(err, PA_DATA, "%s: expected each name once, found \"%s\" twice", st->path,
+                              show(names[i]).text);
     free(names);
     *count = n;
     return status;
@@ -197,26 +204,32 @@ static size_t told_bytes(const pa_st *st) {
 }
 
 // "tensor NAME: expected ..., found ..."
-#define REFUSE(entry, expected, ...)                                                                                                       \
-    return pa_error(err, PA_DATA, "%s: tensor \"%s\": expected " expected, st->path, show((entry)->string).text, __VA_ARGS__)
+#define REFUSE(entry, expected, ...)                                                                                   \
+    return pa_error(err, PA_DATA, "%s: tensor \"%s\": expected " expected, st->path, show((entry)->string).text,       \
+                    __VA_ARGS__)
 
 // One entry of the header but for its data's place, which goes to *begin until all of them are known to be sound.
 static pa_status parse_tensor(const pa_st *st, const cJSON *entry, pa_tensor *t, size_t *begin, pa_err *err) {
-    const cJSON *dtype = cJSON_GetObjectItemCaseSensitive(entry, "dtype"), *shape = cJSON_GetObjectItemCaseSensitive(entry, "shape");
+    const cJSON *dtype = cJSON_GetObjectItemCaseSensitive(entry, "dtype"),
+                *shape = cJSON_GetObjectItemCaseSensitive(entry, "shape");
     const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(entry, "data_offsets");
     int members = cJSON_GetArraySize(entry);
     size_t end, size, bytes;
     t->name = entry->string;
     if (!cJSON_IsObject(entry) || members != 3 || !dtype || !shape || !offsets)
-        REFUSE(entry, "an object of dtype, shape and data_offsets, found %s of %d", cJSON_IsObject(entry) ? "one" : "none", members);
+        REFUSE(entry, "an object of dtype, shape and data_offsets, found %s of %d",
+               cJSON_IsObject(entry) ? "one" : "none", members);
     if (!cJSON_IsString(dtype)) REFUSE(entry, "a dtype in quotes, found %s", "something else");
     for (t->dtype = 0; t->dtype < PA_DTYPES && strcmp(dtypes[t->dtype].name, dtype->valuestring);) t->dtype++;
-    if (t->dtype == PA_DTYPES) REFUSE(entry, "F32, F64, BF16, F16, U16, I32, I64 or U8, found %s", show(dtype->valuestring).text);
+    if (t->dtype == PA_DTYPES)
+        REFUSE(entry, "F32, F64, BF16, F16, U16, I32, I64 or U8, found %s", show(dtype->valuestring).text);
     if (!cJSON_IsArray(shape)) REFUSE(entry, "a shape in brackets, found %s", "something else");
     bytes = dtypes[t->dtype].size;
     for (const cJSON *d = shape->child; d; d = d->next) {
-        if (t->rank == PA_MAX_RANK) REFUSE(entry, "at most %d dimensions, found %d", PA_MAX_RANK, cJSON_GetArraySize(shape));
-        if (!whole_number(d, &size)) REFUSE(entry, "dimension %d to be a whole number from 0 to 2^53 - 1, found another", t->rank);
+        if (t->rank == PA_MAX_RANK)
+            REFUSE(entry, "at most %d dimensions, found %d", PA_MAX_RANK, cJSON_GetArraySize(shape));
+        if (!whole_number(d, &size))
+            REFUSE(entry, "dimension %d to be a whole number from 0 to 2^53 - 1, found another", t->rank);
         t->shape[t->rank++] = (int64_t)size;
         if (!pa_mul_size(bytes, size, &bytes))
             REFUSE(entry, "a shape of at most 2^64 - 1 bytes, found more with dimension %d", t->rank - 1);
@@ -224,11 +237,15 @@ static pa_status parse_tensor(const pa_st *st, const cJSON *entry, pa_tensor *t,
     if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 || !whole_number(offsets->child, begin) ||
         !whole_number(offsets->child->next, &end))
         REFUSE(entry, "data_offsets of two whole numbers from 0 to 2^53 - 1, found %s", "something else");
-    if (*begin > end) REFUSE(entry, "data_offsets in order within 0 to %zu, found %zu to %zu", st->data_bytes, *begin, end);
+    if (*begin > end)
+        REFUSE(entry, "data_offsets in order within 0 to %zu, found %zu to %zu", st->data_bytes, *begin, end);
     if (end > st->data_bytes)
-        REFUSE(entry, "data_offsets in order within 0 to %zu, found %zu to %zu; the file is cut short: expected %zu bytes, found %zu",
+        REFUSE(entry,
+               "data_offsets in order within 0 to %zu, found %zu to %zu; the file is cut short: expected %zu bytes, "
+               "found %zu",
                st->data_bytes, *begin, end, told_bytes(st), st->map_bytes);
-    if (end - *begin != bytes) REFUSE(entry, "%zu bytes of data for its shape and dtype, found %zu", bytes, end - *begin);
+    if (end - *begin != bytes)
+        REFUSE(entry, "%zu bytes of data for its shape and dtype, found %zu", bytes, end - *begin);
     t->bytes = bytes;
     return PA_OK;
 }
@@ -246,8 +263,8 @@ static pa_status check_places(const pa_st *st, pa_err *err) {
         const pa_tensor *t = &st->tensor[i];
         size_t begin = (size_t)((const uint8_t *)t->data - st->data);
         if (begin != at)
-            return pa_error(err, PA_DATA, "%s: tensor \"%s\": expected its data at byte %zu, found it at %zu (%s)", st->path,
-                            show(t->name).text, at, begin, begin < at ? "an overlap" : "a gap");
+            return pa_error(err, PA_DATA, "%s: tensor \"%s\": expected its data at byte %zu, found it at %zu (%s)",
+                            st->path, show(t->name).text, at, begin, begin < at ? "an overlap" : "a gap");
         at += t->bytes;
     }
     if (at == st->data_bytes) return PA_OK;
@@ -293,7 +310,8 @@ static pa_status check_header(const pa_st *st, pa_err *err) {
     if (!sum) return PA_OK;
     snprintf(found, sizeof found, "%08x", pa_st_header_crc(st->header, st->header_bytes, &digits));
     if (digits && !strcmp(sum, found) && !strncmp(digits, found, 8)) return PA_OK;
-    return pa_error(err, PA_DATA, "%s: expected a header with CRC-32C %s, found %s: the file is damaged", st->path, show(sum).text, found);
+    return pa_error(err, PA_DATA, "%s: expected a header with CRC-32C %s, found %s: the file is damaged", st->path,
+                    show(sum).text, found);
 }
 
 static pa_status check_meta(const pa_st *st, pa_err *err) {
@@ -303,17 +321,19 @@ static pa_status check_meta(const pa_st *st, pa_err *err) {
         return pa_error(err, PA_DATA, "%s: expected __metadata__ to be an object, found something else", st->path);
     for (const cJSON *e = st->meta->child; e; e = e->next)
         if (!cJSON_IsString(e))
-            return pa_error(err, PA_DATA, "%s: metadata \"%s\": expected text in quotes, found something else", st->path,
-                            show(e->string).text);
+            return pa_error(err, PA_DATA, "%s: metadata \"%s\": expected text in quotes, found something else",
+                            st->path, show(e->string).text);
     pa_status status = check_names(st, st->meta, &count, err);
     if (status || (status = check_header(st, err))) return status;
     const char *sum = st->data ? pa_st_meta(st, "crc32c") : NULL;
     if (!sum) return PA_OK;
     if (!is_sum(sum))
-        return pa_error(err, PA_DATA, "%s: metadata \"crc32c\": expected 8 hexadecimal digits, found \"%s\"", st->path, show(sum).text);
+        return pa_error(err, PA_DATA, "%s: metadata \"crc32c\": expected 8 hexadecimal digits, found \"%s\"", st->path,
+                        show(sum).text);
     uint32_t expected = (uint32_t)strtoul(sum, NULL, 16);
     if (st->crc == expected) return PA_OK;
-    return pa_error(err, PA_DATA, "%s: expected data with CRC-32C %08x, found %08x: the file is damaged", st->path, expected, st->crc);
+    return pa_error(err, PA_DATA, "%s: expected data with CRC-32C %08x, found %08x: the file is damaged", st->path,
+                    expected, st->crc);
 }
 
 static pa_status align_tensors(pa_st *st, pa_err *err) {
@@ -322,7 +342,8 @@ static pa_status align_tensors(pa_st *st, pa_err *err) {
         if ((uintptr_t)t->data % dtypes[t->dtype].size == 0) continue;
         st->copy[i] = pa_alloc(t->bytes);
         if (!st->copy[i])
-            return pa_error(err, PA_FAIL, "%s: tensor \"%s\": no memory for %zu bytes", st->path, show(t->name).text, t->bytes);
+            return pa_error(err, PA_FAIL, "%s: tensor \"%s\": no memory for %zu bytes", st->path, show(t->name).text,
+                            t->bytes);
         memcpy(st->copy[i], t->data, t->bytes);
         t->data = st->copy[i];
     }
@@ -381,7 +402,8 @@ pa_status pa_st_verify(const pa_st *st, pa_err *err) {
     pa_status status = pa_st_check(st, err);
     if (!status) status = read_data(st, st->map.fd, &crc, err);
     if (status || crc == st->crc) return status;
-    return pa_error(err, PA_DATA, "%s was changed while it was open: expected data with CRC-32C %08x, found %08x", st->path, st->crc, crc);
+    return pa_error(err, PA_DATA, "%s was changed while it was open: expected data with CRC-32C %08x, found %08x",
+                    st->path, st->crc, crc);
 }
 
 void pa_st_close(pa_st *st) {
@@ -432,8 +454,8 @@ static void print_shape(char *out, size_t size, int rank, const int64_t *shape) 
     if (n < size) snprintf(out + n, size - n, ")");
 }
 
-pa_status pa_st_need(const pa_st *st, const char *name, pa_dtype dtype, int rank, const int64_t *shape, const pa_tensor **found,
-                     pa_err *err) {
+pa_status pa_st_need(const pa_st *st, const char *name, pa_dtype dtype, int rank, const int64_t *shape,
+                     const pa_tensor **found, pa_err *err) {
     const pa_tensor *t = pa_st_find(st, name);
     *found = t;
     if (!t) return pa_error(err, PA_DATA, "%s: expected a tensor \"%s\", found none of that name", st->path, name);
@@ -443,6 +465,6 @@ pa_status pa_st_need(const pa_st *st, const char *name, pa_dtype dtype, int rank
     char want[256] = "of any shape", have[256];
     if (rank >= 0) print_shape(want, sizeof want, rank, shape);
     print_shape(have, sizeof have, t->rank, t->shape);
-    return pa_error(err, PA_DATA, "%s: tensor \"%s\": expected %s %s, found %s %s", st->path, name, dtypes[dtype].name, want,
-                    dtypes[t->dtype].name, have);
+    return pa_error(err, PA_DATA, "%s: tensor \"%s\": expected %s %s, found %s %s", st->path, name, dtypes[dtype].name,
+                    want, dtypes[t->dtype].name, have);
 }

@@ -1,6 +1,6 @@
-// safetensors.h: the one file format: tokens, checkpoints, golden vectors. Reading maps the file into memory and checks everything
-// (header size, JSON, names, dtypes, shapes, offsets that overlap, leave gaps or overflow, the checksums if the metadata has them)
-// before any pointer is handed out. Format: github.com/huggingface/safetensors.
+// safetensors.h: the one file format: tokens, checkpoints, golden vectors. Reading maps the file into memory and checks
+// everything (header size, JSON, names, dtypes, shapes, offsets that overlap, leave gaps or overflow, the checksums if
+// the metadata has them) before any pointer is handed out. Format: github.com/huggingface/safetensors.
 #ifndef PA_SAFETENSORS_H
 #define PA_SAFETENSORS_H
 
@@ -16,20 +16,22 @@ typedef struct {
     pa_dtype dtype;
     int rank;
     int64_t shape[PA_MAX_RANK];
-    const void *data; // aligned for dtype. Reading: into the mapping, or a copy where the file has it elsewhere; writing: the caller's
+    const void *data; // aligned for dtype. Reading: into the mapping, or a copy where the file has it elsewhere;
+                      // writing: the caller's
     size_t bytes;
 } pa_tensor;
 
 typedef struct pa_st pa_st;
 
-// PA_DATA for a file that is no valid safetensors file (one line: what was expected and found), PA_FAIL where it can't be read.
-// Metadata entries "crc32c" (8 hex digits over the data section) and "header_crc32c" (over the header with these very digits as zeros) are
-// verified if present.
+// PA_DATA for a file that is no valid safetensors file (one line: what was expected and found), PA_FAIL where it can't
+// be read. Metadata entries "crc32c" (8 hex digits over the data section) and "header_crc32c" (over the header with
+// these very digits as zeros) are verified if present.
 pa_status pa_st_open(pa_st **st, const char *path, pa_err *err);
 // Of a file whose tensors don't matter: reads and checks only its header, for pa_st_meta and pa_st_close.
 pa_status pa_st_open_meta(pa_st **st, const char *path, pa_err *err);
 void pa_st_close(pa_st *st); // NULL is fine
-// Whether the file is as it was opened, by its size and time, and was readable: PA_DATA names it. pa_st_verify reads all of it.
+// Whether the file is as it was opened, by its size and time, and was readable: PA_DATA names it. pa_st_verify reads
+// all of it.
 pa_status pa_st_check(const pa_st *st, pa_err *err);
 pa_status pa_st_verify(const pa_st *st, pa_err *err);
 size_t pa_st_count(const pa_st *st);
@@ -38,11 +40,12 @@ const pa_tensor *pa_st_find(const pa_st *st, const char *name); // NULL if absen
 const char *pa_st_meta(const pa_st *st, const char *key);       // NULL if absent
 const char *pa_st_path(const pa_st *st);
 uint32_t pa_st_crc(const pa_st *st); // CRC-32C of the data section
-// Finds name and checks dtype and shape (rank < 0: any shape; a dimension < 0: any size). PA_DATA names file and tensor.
-pa_status pa_st_need(const pa_st *st, const char *name, pa_dtype dtype, int rank, const int64_t *shape, const pa_tensor **found,
-                     pa_err *err);
-// CRC-32C of a header of `length` bytes (NUL-terminated) with the digits of its own entry taken as zeros; *digits is their place, NULL
-// where there are none.
+// Finds name and checks dtype and shape (rank < 0: any shape; a dimension < 0: any size). PA_DATA names file and
+// tensor.
+pa_status pa_st_need(const pa_st *st, const char *name, pa_dtype dtype, int rank, const int64_t *shape,
+                     const pa_tensor **found, pa_err *err);
+// CRC-32C of a header of `length` bytes (NUL-terminated) with the digits of its own entry taken as zeros; *digits is
+// their place, NULL where there are none.
 uint32_t pa_st_header_crc(const char *header, size_t length, const char **digits);
 
 #endif

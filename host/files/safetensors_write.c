@@ -14,9 +14,11 @@ static pa_status check_tensor(const char *path, const pa_tensor *tensors, size_t
     const pa_tensor *t = &tensors[i];
     size_t bytes = pa_dtype_size(t->dtype);
     bool fits = t->rank >= 0 && t->rank <= PA_MAX_RANK;
-    for (int d = 0; fits && d < t->rank; d++) fits = t->shape[d] >= 0 && pa_mul_size(bytes, (size_t)t->shape[d], &bytes);
+    for (int d = 0; fits && d < t->rank; d++)
+        fits = t->shape[d] >= 0 && pa_mul_size(bytes, (size_t)t->shape[d], &bytes);
     if (!fits || bytes != t->bytes)
-        return pa_error(err, PA_FAIL, "%s: tensor \"%s\": expected %zu bytes for its shape, found %zu", path, t->name, bytes, t->bytes);
+        return pa_error(err, PA_FAIL, "%s: tensor \"%s\": expected %zu bytes for its shape, found %zu", path, t->name,
+                        bytes, t->bytes);
     bool named = *t->name && strcmp(t->name, "__metadata__") && pa_is_utf8(t->name, strlen(t->name));
     for (size_t j = 0; named && j < i; j++) named = strcmp(t->name, tensors[j].name) != 0;
     if (named) return PA_OK;
@@ -52,7 +54,8 @@ static char *pad_header(const char *text, uint64_t *length) {
 }
 
 // The header (malloc'ed; NULL without memory) and its length; order[] is that of the data.
-static char *print_header(const pa_tensor *const *order, size_t count, const pa_meta *meta, size_t meta_count, uint64_t *length) {
+static char *print_header(const pa_tensor *const *order, size_t count, const pa_meta *meta, size_t meta_count,
+                          uint64_t *length) {
     cJSON *json = cJSON_CreateObject(), *m = cJSON_AddObjectToObject(json, "__metadata__");
     char text[PA_MAX_RANK * 24 + 8], *printed = NULL, *padded = NULL;
     size_t begin = 0;
@@ -69,7 +72,8 @@ static char *print_header(const pa_tensor *const *order, size_t count, const pa_
         whole = e && cJSON_AddStringToObject(e, "dtype", pa_dtype_name(t->dtype));
         // Raw text: cJSON would round whole numbers beyond 15 digits.
         text[n++] = '[';
-        for (int d = 0; d < t->rank; d++) n += (size_t)snprintf(text + n, sizeof text - n, "%s%lld", d ? "," : "", (long long)t->shape[d]);
+        for (int d = 0; d < t->rank; d++)
+            n += (size_t)snprintf(text + n, sizeof text - n, "%s%lld", d ? "," : "", (long long)t->shape[d]);
         snprintf(text + n, sizeof text - n, "]");
         whole = whole && cJSON_AddRawToObject(e, "shape", text);
         snprintf(text, sizeof text, "[%zu,%zu]", begin, begin + t->bytes);
@@ -83,7 +87,8 @@ static char *print_header(const pa_tensor *const *order, size_t count, const pa_
     return padded;
 }
 
-// Widest type first: each tensor's data is then aligned for its type without gaps, which the format forbids. Keeps the order of equals.
+// Widest type first: each tensor's data is then aligned for its type without gaps, which the format forbids. Keeps the
+// order of equals.
 static const pa_tensor **sort_tensors(const pa_tensor *tensors, size_t count) {
     const pa_tensor **order = calloc(count + 1, sizeof(const pa_tensor *));
     size_t n = 0;
@@ -107,8 +112,8 @@ static pa_status put_header(pa_st_writer *w, pa_err *err) {
     return s ? s : put(w, w->header, w->header_bytes, err);
 }
 
-static pa_status begin(pa_st_writer **out, const char *path, const pa_tensor *const *order, size_t count, const pa_meta *meta,
-                       size_t meta_count, pa_err *err) {
+static pa_status begin(pa_st_writer **out, const char *path, const pa_tensor *const *order, size_t count,
+                       const pa_meta *meta, size_t meta_count, pa_err *err) {
     pa_st_writer *w = calloc(1, sizeof *w);
     pa_status s = PA_OK;
     if (!w || !(w->header = print_header(order, count, meta, meta_count, &w->header_bytes))) {
@@ -127,15 +132,16 @@ done:
     return s;
 }
 
-static pa_status check_all(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count, pa_err *err) {
+static pa_status check_all(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta,
+                           size_t meta_count, pa_err *err) {
     pa_status s = PA_OK;
     for (size_t i = 0; i < count && !s; i++) s = check_tensor(path, tensors, i, err);
     for (size_t i = 0; i < meta_count && !s; i++) s = check_meta(path, meta, i, err);
     return s;
 }
 
-pa_status pa_st_begin(pa_st_writer **w, const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count,
-                      pa_err *err) {
+pa_status pa_st_begin(pa_st_writer **w, const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta,
+                      size_t meta_count, pa_err *err) {
     *w = NULL;
     pa_status s = check_all(path, tensors, count, meta, meta_count, err);
     if (s) return s;
@@ -148,7 +154,8 @@ pa_status pa_st_begin(pa_st_writer **w, const char *path, const pa_tensor *tenso
 
 pa_status pa_st_put(pa_st_writer *w, const void *bytes, size_t count, pa_err *err) {
     if (count > w->left)
-        return pa_error(err, PA_FAIL, "%s: expected at most %zu more bytes of data, found %zu", w->file.path, w->left, count);
+        return pa_error(err, PA_FAIL, "%s: expected at most %zu more bytes of data, found %zu", w->file.path, w->left,
+                        count);
     w->left -= count;
     w->crc = pa_crc32c(w->crc, bytes, count);
     return put(w, bytes, count, err);
@@ -191,12 +198,14 @@ void pa_st_abandon(pa_st_writer *w) {
     free(w);
 }
 
-pa_status pa_st_write(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count, pa_err *err) {
+pa_status pa_st_write(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count,
+                      pa_err *err) {
     pa_st_writer *w = NULL;
     const pa_tensor **order = NULL;
     pa_status s = check_all(path, tensors, count, meta, meta_count, err);
     if (s) return s;
-    if (!(order = sort_tensors(tensors, count))) return pa_error(err, PA_FAIL, "%s: no memory for %zu names", path, count);
+    if (!(order = sort_tensors(tensors, count)))
+        return pa_error(err, PA_FAIL, "%s: no memory for %zu names", path, count);
     s = begin(&w, path, order, count, meta, meta_count, err);
     for (size_t i = 0; i < count && !s; i++) s = pa_st_put(w, order[i]->data, order[i]->bytes, err);
     if (!s)

@@ -11,22 +11,23 @@ static const char FORMAT[] = "patrain-tokens-1", VOCABULARY[] = "390";
 static pa_status need_meta(const pa_st *file, const char *key, const char *expected, pa_err *err) {
     const char *found = pa_st_meta(file, key);
     if (found && !strcmp(found, expected)) return PA_OK;
-    return pa_error(err, PA_DATA, "%s: metadata %s: expected %s, found %s; is this a token file of paprep's?", pa_st_path(file), key,
-                    expected, found ? found : "none");
+    return pa_error(err, PA_DATA, "%s: metadata %s: expected %s, found %s; is this a token file of paprep's?",
+                    pa_st_path(file), key, expected, found ? found : "none");
 }
 
 static pa_status check_pieces(const pa_tokens *t, int64_t tokens, pa_err *err) {
     const char *path = pa_st_path(t->file);
     for (int64_t p = 0; p < t->pieces; p++)
         if (t->offsets[p + 1] < t->offsets[p])
-            return pa_error(err, PA_DATA, "%s: offsets[%lld]: expected at least %lld, found %lld", path, (long long)p + 1,
-                            (long long)t->offsets[p], (long long)t->offsets[p + 1]);
+            return pa_error(err, PA_DATA, "%s: offsets[%lld]: expected at least %lld, found %lld", path,
+                            (long long)p + 1, (long long)t->offsets[p], (long long)t->offsets[p + 1]);
     if (t->offsets[0] != 0 || t->offsets[t->pieces] != tokens)
         return pa_error(err, PA_DATA, "%s: offsets: expected 0 to %lld, found %lld to %lld", path, (long long)tokens,
                         (long long)t->offsets[0], (long long)t->offsets[t->pieces]);
     uint16_t greatest = 0;
     for (int64_t i = 0; i < tokens; i++) greatest = t->tokens[i] > greatest ? t->tokens[i] : greatest;
-    if (greatest >= PA_PAD) return pa_error(err, PA_DATA, "%s: tokens: expected ids below %d, found %d", path, PA_PAD, greatest);
+    if (greatest >= PA_PAD)
+        return pa_error(err, PA_DATA, "%s: tokens: expected ids below %d, found %d", path, PA_PAD, greatest);
     return PA_OK;
 }
 
@@ -114,8 +115,9 @@ pa_status pa_tokens_begin(pa_st_writer **w, const char *path, const pa_token_row
         {"notes", PA_I64, 1, {n}, NULL, rows->pieces * sizeof *rows->notes},
     };
     const pa_meta meta[] = {
-        {"format", FORMAT}, {"encoding", pa_encoding_name(rows->encoding)}, {"vocab", VOCABULARY}, {"split", rows->split}, {"names", json},
-        {"set", rows->set},
+        {"format", FORMAT},    {"encoding", pa_encoding_name(rows->encoding)},
+        {"vocab", VOCABULARY}, {"split", rows->split},
+        {"names", json},       {"set", rows->set},
     };
     size_t metas = sizeof meta / sizeof *meta - !rows->set;
     pa_status s = pa_st_begin(w, path, tensor, sizeof tensor / sizeof *tensor, meta, metas, err);
@@ -129,8 +131,8 @@ pa_status pa_tokens_begin(pa_st_writer **w, const char *path, const pa_token_row
     return s;
 }
 
-pa_status pa_tokens_write(const char *path, const pa_piece *pieces, const char *const *names, size_t count, pa_encoding e,
-                          const char *split, pa_err *err) {
+pa_status pa_tokens_write(const char *path, const pa_piece *pieces, const char *const *names, size_t count,
+                          pa_encoding e, const char *split, pa_err *err) {
     int64_t *offsets = calloc(count + 1, sizeof *offsets), *notes = malloc(count * sizeof *notes + 1);
     float *seconds = malloc(count * sizeof *seconds + 1);
     pa_st_writer *w = NULL;
@@ -144,10 +146,16 @@ pa_status pa_tokens_write(const char *path, const pa_piece *pieces, const char *
         seconds[p] = (float)pieces[p].seconds;
         notes[p] = (int64_t)pieces[p].notes;
     }
-    const pa_token_rows rows = {
-        .pieces = count, .offsets = offsets, .seconds = seconds, .notes = notes, .names = names, .encoding = e, .split = split};
+    const pa_token_rows rows = {.pieces = count,
+                                .offsets = offsets,
+                                .seconds = seconds,
+                                .notes = notes,
+                                .names = names,
+                                .encoding = e,
+                                .split = split};
     s = pa_tokens_begin(&w, path, &rows, err);
-    for (size_t p = 0; p < count && !s; p++) s = pa_st_put(w, pieces[p].token, pieces[p].count * sizeof *pieces[p].token, err);
+    for (size_t p = 0; p < count && !s; p++)
+        s = pa_st_put(w, pieces[p].token, pieces[p].count * sizeof *pieces[p].token, err);
     if (!s) {
         s = pa_st_finish(w, err);
         w = NULL;

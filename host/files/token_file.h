@@ -1,4 +1,5 @@
-// token_file.h: token files: written from pieces, mapped and checked when read. Knows the layout and nothing of music or of training.
+// token_file.h: token files: written from pieces, mapped and checked when read. Knows the layout and nothing of music
+// or of training.
 #ifndef PA_TOKEN_FILE_H
 #define PA_TOKEN_FILE_H
 
@@ -19,8 +20,8 @@ typedef struct {
 pa_status pa_tokens_open(pa_tokens *t, const char *path, pa_err *err);
 void pa_tokens_close(pa_tokens *t);
 // Writes such a file. names: one a piece; what is not UTF-8 is taken for Latin-1.
-pa_status pa_tokens_write(const char *path, const pa_piece *pieces, const char *const *names, size_t count, pa_encoding e,
-                          const char *split, pa_err *err);
+pa_status pa_tokens_write(const char *path, const pa_piece *pieces, const char *const *names, size_t count,
+                          pa_encoding e, const char *split, pa_err *err);
 
 // What a file says of its pieces, for a corpus whose tokens are not in memory.
 typedef struct {

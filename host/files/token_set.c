@@ -24,7 +24,8 @@ static pa_status add_part(pa_token_set *s, size_t file, pa_err *err) {
 static pa_status add_file(pa_token_set *s, const char *path, int weight, pa_err *err) {
     for (size_t i = 0; i < s->files; i++)
         if (pa_same_file(path, pa_st_path(s->file[i].file)))
-            return pa_error(err, PA_USAGE, "%s: expected each file once, found it twice; %s*2 doubles its weight", path, path);
+            return pa_error(err, PA_USAGE, "%s: expected each file once, found it twice; %s*2 doubles its weight", path,
+                            path);
     pa_tokens *grown = realloc(s->file, (s->files + 1) * sizeof *grown);
     if (!grown) return pa_error(err, PA_FAIL, "no memory for %zu token files", s->files + 1);
     s->file = grown;
@@ -39,7 +40,8 @@ static pa_status add_pattern(pa_token_set *s, const char *pattern, int weight, p
     glob_t found;
     int failed = glob(pattern, 0, NULL, &found);
     const char *hint = strstr(pattern, ".safetensors*") ? " (a weight is a whole number: a.safetensors*3)" : "";
-    if (failed == GLOB_NOMATCH) return pa_error(err, PA_USAGE, "%s: expected a token file, found none that matches%s", pattern, hint);
+    if (failed == GLOB_NOMATCH)
+        return pa_error(err, PA_USAGE, "%s: expected a token file, found none that matches%s", pattern, hint);
     if (failed) return pa_error(err, PA_FAIL, "%s: cannot list the files that match", pattern);
     pa_status status = PA_OK;
     for (size_t i = 0; i < found.gl_pathc && !status; i++) status = add_file(s, found.gl_pathv[i], weight, err);
@@ -66,7 +68,8 @@ static pa_status add_item(pa_token_set *s, char *item, bool weighted, pa_err *er
     size_t length = strlen(item);
     int weight = take_weight(item);
     if (!weight) return pa_error(err, PA_USAGE, "%s: expected a weight of 1 to %d", item, MOST_WEIGHT);
-    if (!weighted && strlen(item) < length) return pa_error(err, PA_USAGE, "%s: expected no weight, found *%d", item, weight);
+    if (!weighted && strlen(item) < length)
+        return pa_error(err, PA_USAGE, "%s: expected no weight, found *%d", item, weight);
     bool pattern = strpbrk(item, "*?[") && access(item, F_OK);
     return pattern ? add_pattern(s, item, weight, err) : add_file(s, item, weight, err);
 }
@@ -90,7 +93,9 @@ int pa_set_parts(const char *name, size_t *split_length) {
         if (strncmp(name, splits[i], length)) continue;
         *split_length = length;
         if (!strcmp(name + length, ".safetensors")) return 1;
-        if (sscanf(name + length, "-%*5[0-9]-of-%5d.safetensors%n", &parts, &end) == 1 && end == 27 && !name[length + 27]) return parts;
+        if (sscanf(name + length, "-%*5[0-9]-of-%5d.safetensors%n", &parts, &end) == 1 && end == 27 &&
+            !name[length + 27])
+            return parts;
     }
     return 0;
 }
@@ -109,13 +114,16 @@ static pa_status check_neighbour(const pa_tokens *t, const char *id, const char 
     size_t length, split;
     pa_st *other;
     const char *own = name_of(pa_st_path(t->file), &folder);
-    if (!pa_set_parts(name, &length) || snprintf(path, sizeof path, "%.*s%s", folder, pa_st_path(t->file), name) >= PATH) return PA_OK;
+    if (!pa_set_parts(name, &length) ||
+        snprintf(path, sizeof path, "%.*s%s", folder, pa_st_path(t->file), name) >= PATH)
+        return PA_OK;
     pa_set_parts(own, &split);
     if (pa_st_open_meta(&other, path, NULL)) return PA_OK; // it is not read
     const char *theirs = pa_st_meta(other, "set");
-    pa_status s = theirs && strcmp(theirs, id) ? pa_error(err, PA_DATA, "%s: expected the set of %s, %.32s, found %.32s: run paprep again",
-                                                          path, pa_st_path(t->file), id, theirs)
-                                               : PA_OK;
+    pa_status s = theirs && strcmp(theirs, id)
+                      ? pa_error(err, PA_DATA, "%s: expected the set of %s, %.32s, found %.32s: run paprep again", path,
+                                 pa_st_path(t->file), id, theirs)
+                      : PA_OK;
     *found += length == split && !strncmp(name, own, length);
     pa_st_close(other);
     return s;
@@ -136,8 +144,8 @@ static pa_status check_folder(const pa_tokens *t, pa_err *err) {
     for (const struct dirent *e; !s && (e = readdir(d));) s = check_neighbour(t, id, e->d_name, &found, err);
     closedir(d);
     if (s || found >= parts) return s;
-    return pa_error(err, PA_DATA, "%s: expected all %d files of its split beside it, found %d: run paprep again", pa_st_path(t->file),
-                    parts, found);
+    return pa_error(err, PA_DATA, "%s: expected all %d files of its split beside it, found %d: run paprep again",
+                    pa_st_path(t->file), parts, found);
 }
 
 static pa_status check_neighbours(const pa_token_set *s, pa_err *err) {
@@ -157,8 +165,9 @@ static pa_status join(pa_token_set *s, pa_err *err) {
     s->encoding = s->file[0].encoding;
     for (size_t i = 1; i < s->files; i++)
         if (s->file[i].encoding != s->encoding)
-            return pa_error(err, PA_DATA, "%s: encoding: expected %s, that of %s, found %s", pa_st_path(s->file[i].file),
-                            pa_encoding_name(s->encoding), pa_st_path(s->file[0].file), pa_encoding_name(s->file[i].encoding));
+            return pa_error(err, PA_DATA, "%s: encoding: expected %s, that of %s, found %s",
+                            pa_st_path(s->file[i].file), pa_encoding_name(s->encoding), pa_st_path(s->file[0].file),
+                            pa_encoding_name(s->file[i].encoding));
     for (size_t i = 0; i < s->parts; i++) {
         const pa_tokens *file = &s->file[s->part[i].piece];
         uint32_t crc = pa_st_crc(file->file);
@@ -187,7 +196,8 @@ void pa_token_set_close(pa_token_set *s) {
 
 pa_status pa_token_set_check(const pa_token_set *s, bool whole, pa_err *err) {
     pa_status status = PA_OK;
-    for (size_t i = 0; i < s->files && !status; i++) status = (whole ? pa_st_verify : pa_st_check)(s->file[i].file, err);
+    for (size_t i = 0; i < s->files && !status; i++)
+        status = (whole ? pa_st_verify : pa_st_check)(s->file[i].file, err);
     return status;
 }
 

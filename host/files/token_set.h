@@ -1,5 +1,5 @@
-// token_set.h: token files read as one corpus, from a list of names and patterns: "maestro.safetensors*3, aria-*.safetensors".
-// Knows nothing of training.
+// token_set.h: token files read as one corpus, from a list of names and patterns: "maestro.safetensors*3,
+// aria-*.safetensors". Knows nothing of training.
 #ifndef PA_TOKEN_SET_H
 #define PA_TOKEN_SET_H
 
@@ -26,19 +26,20 @@ typedef struct {
     double seconds;
 } pa_token_piece;
 
-// list: names and patterns (glob(7)) separated by commas, the files of a pattern in order of name. With `weighted`, "*N" behind one repeats
-// its pieces N times. PA_USAGE for a list that is wrong or names no file; PA_DATA where the files don't belong together, or where the
-// folder of one has files of different runs of paprep, or not all of its split: an old test.safetensors beside a new train.safetensors may
-// hold what is trained on.
+// list: names and patterns (glob(7)) separated by commas, the files of a pattern in order of name. With `weighted`,
+// "*N" behind one repeats its pieces N times. PA_USAGE for a list that is wrong or names no file; PA_DATA where the
+// files don't belong together, or where the folder of one has files of different runs of paprep, or not all of its
+// split: an old test.safetensors beside a new train.safetensors may hold what is trained on.
 pa_status pa_token_set_open(pa_token_set *s, const char *list, bool weighted, pa_err *err);
 void pa_token_set_close(pa_token_set *s);
-// Whether the files are as they were opened, by their sizes and times, with `whole` by their checksums: PA_DATA names one that is not.
+// Whether the files are as they were opened, by their sizes and times, with `whole` by their checksums: PA_DATA names
+// one that is not.
 pa_status pa_token_set_check(const pa_token_set *s, bool whole, pa_err *err);
 pa_token_piece pa_token_set_piece(const pa_token_set *s, int64_t piece);
 // The piece that holds token `at` of the set, each piece's END counted as one of its tokens.
 int64_t pa_token_set_find(const pa_token_set *s, int64_t at);
-// Of how many files a split is, by the name that paprep gives to one of them; 0 for another name. Its first *split_length letters are the
-// split's name.
+// Of how many files a split is, by the name that paprep gives to one of them; 0 for another name. Its first
+// *split_length letters are the split's name.
 int pa_set_parts(const char *name, size_t *split_length);
 
 #endif

@@ -68,11 +68,15 @@ static pa_status check_tensor(const pa_weights *w, const pa_param *row, pa_err *
     for (size_t i = pa_st_count(w->file); i-- > 0;) {
         const pa_tensor *other = pa_st_at(w->file, i);
         if (other != have && !strcmp(plain_name(other->name), row->name))
-            return pa_error(err, PA_DATA, "%s: expected %s once, found %s and %s", w->path, row->name, have->name, other->name);
+            return pa_error(err, PA_DATA, "%s: expected %s once, found %s and %s", w->path, row->name, have->name,
+                            other->name);
     }
     if (!is_float(have->dtype))
-        return pa_error(err, PA_DATA, "%s: %s: expected F32, F64, BF16 or F16, found %s", w->path, row->name, pa_dtype_name(have->dtype));
-    if (have->rank == row->rank && have->shape[0] == row->shape[0] && (row->rank == 1 || have->shape[1] == row->shape[1])) return PA_OK;
+        return pa_error(err, PA_DATA, "%s: %s: expected F32, F64, BF16 or F16, found %s", w->path, row->name,
+                        pa_dtype_name(have->dtype));
+    if (have->rank == row->rank && have->shape[0] == row->shape[0] &&
+        (row->rank == 1 || have->shape[1] == row->shape[1]))
+        return PA_OK;
     return pa_error(err, PA_DATA, "%s: %s: expected shape %s, found %s", w->path, row->name,
                     shape_text(expected, row->rank, row->shape[0], row->shape[1]),
                     shape_text(found, have->rank, have->shape[0], have->shape[1]));
@@ -83,7 +87,8 @@ static pa_status check_no_positions(const pa_weights *w, const pa_tensor *t, pa_
     bool zero = is_float(t->dtype);
     for (size_t i = 0; zero && i < elements(t); i++) zero = element(t, i) == 0;
     if (zero) return PA_OK;
-    return pa_error(err, PA_DATA, "%s: %s: expected zeros with model.position = rotary, found others: is it learned+rotary?", w->path,
+    return pa_error(err, PA_DATA,
+                    "%s: %s: expected zeros with model.position = rotary, found others: is it learned+rotary?", w->path,
                     t->name);
 }
 
@@ -105,11 +110,13 @@ static pa_status check_tensors(const pa_weights *w, const pa_params *p, pa_err *
 }
 
 static pa_status read_own_metadata(pa_weights *w, const char *config, pa_err *err) {
-    const char *format = pa_st_meta(w->file, "format"), *text = pa_st_meta(w->file, "model"), *encoding = pa_st_meta(w->file, "encoding");
+    const char *format = pa_st_meta(w->file, "format"), *text = pa_st_meta(w->file, "model"),
+               *encoding = pa_st_meta(w->file, "encoding");
     if (strcmp(format, "patrain-checkpoint-1"))
         return pa_error(err, PA_DATA, "%s: expected format patrain-checkpoint-1, found %s", w->path, format);
     if (!text || !encoding)
-        return pa_error(err, PA_DATA, "%s: expected metadata model and encoding, found %s", w->path, text ? "no encoding" : "no model");
+        return pa_error(err, PA_DATA, "%s: expected metadata model and encoding, found %s", w->path,
+                        text ? "no encoding" : "no model");
     pa_config c = pa_config_default(), given = c;
     pa_status s = pa_config_parse(&c, w->path, text, strlen(text), err);
     if (s || (s = pa_encoding_parse(encoding, &w->encoding, err))) return PA_DATA;
@@ -124,7 +131,9 @@ static pa_status read_own_metadata(pa_weights *w, const char *config, pa_err *er
 static pa_status read_foreign(pa_weights *w, const char *config, pa_err *err) {
     pa_config c = pa_config_default();
     if (!config)
-        return pa_error(err, PA_USAGE, "%s: has no settings of its own; expected --config FILE.ini, whose [model] describes it", w->path);
+        return pa_error(err, PA_USAGE,
+                        "%s: has no settings of its own; expected --config FILE.ini, whose [model] describes it",
+                        w->path);
     pa_status s = pa_config_read(&c, config, err);
     w->model = c.model;
     return s;
@@ -134,12 +143,15 @@ static pa_status read_foreign(pa_weights *w, const char *config, pa_err *err) {
 static pa_status refuse_format(const char *path, pa_err *err) {
     pa_format format = pa_format_of_file(path);
     if (format == PA_FORMAT_MIDI)
-        return pa_error(err, PA_DATA, "%s: expected a model, found a MIDI file; the model comes first: pagen MODEL --primer %s", path,
+        return pa_error(err, PA_DATA,
+                        "%s: expected a model, found a MIDI file; the model comes first: pagen MODEL --primer %s", path,
                         path);
     if (format == PA_FORMAT_AUDIO) return pa_error(err, PA_DATA, "%s: expected a model, found audio", path);
     if (format == PA_FORMAT_PYTORCH)
-        return pa_error(err, PA_DATA,
-                        "%s: expected a safetensors file, found a PyTorch checkpoint; convert it with scripts/import_checkpoint.py", path);
+        return pa_error(
+            err, PA_DATA,
+            "%s: expected a safetensors file, found a PyTorch checkpoint; convert it with scripts/import_checkpoint.py",
+            path);
     return PA_DATA;
 }
 
@@ -179,8 +191,8 @@ static pa_status convert(const pa_weights *w, const pa_tensor *t, pa_dtype to, v
         float x = element(t, i);
         uint16_t half = pa_f16_of_float(x);
         if (!isfinite(to == PA_F16 ? pa_float_of_f16(half) : x))
-            return pa_error(err, PA_DATA, "%s: %s[%zu]: expected a number that %s holds, found %g", w->path, t->name, i, pa_dtype_name(to),
-                            t->dtype == PA_F64 ? ((const double *)t->data)[i] : (double)x);
+            return pa_error(err, PA_DATA, "%s: %s[%zu]: expected a number that %s holds, found %g", w->path, t->name, i,
+                            pa_dtype_name(to), t->dtype == PA_F64 ? ((const double *)t->data)[i] : (double)x);
         if (to == PA_F16)
             ((uint16_t *)data)[i] = half;
         else
@@ -189,7 +201,8 @@ static pa_status convert(const pa_weights *w, const pa_tensor *t, pa_dtype to, v
     return PA_OK;
 }
 
-static pa_status load_tensor(const pa_weights *w, const pa_tensor *t, int row, const pa_backend *backend, pa_context *ctx, pa_err *err) {
+static pa_status load_tensor(const pa_weights *w, const pa_tensor *t, int row, const pa_backend *backend,
+                             pa_context *ctx, pa_err *err) {
     if (t->dtype == PA_F32) return backend->write(ctx, PA_PARAM, row, t->data, err);
     void *x = NULL;
     pa_status s = convert(w, t, PA_F32, &x, err);
@@ -198,11 +211,13 @@ static pa_status load_tensor(const pa_weights *w, const pa_tensor *t, int row, c
     return s;
 }
 
-pa_status pa_weights_load(const pa_weights *w, const pa_params *params, const pa_backend *backend, pa_context *ctx, pa_err *err) {
+pa_status pa_weights_load(const pa_weights *w, const pa_params *params, const pa_backend *backend, pa_context *ctx,
+                          pa_err *err) {
     for (int t = 0; t < params->count; t++) {
         const pa_tensor *have = find_plain(w->file, params->row[t].name);
-        pa_status s = have ? load_tensor(w, have, t, backend, ctx, err)
-                           : pa_error(err, PA_DATA, "%s: expected a tensor %s, found none", w->path, params->row[t].name);
+        pa_status s =
+            have ? load_tensor(w, have, t, backend, ctx, err)
+                 : pa_error(err, PA_DATA, "%s: expected a tensor %s, found none", w->path, params->row[t].name);
         if (s) return s;
     }
     return pa_st_check(w->file, err);
@@ -219,8 +234,8 @@ static pa_status export_tensor(const pa_weights *w, const pa_tensor *t, bool hal
     out->dtype = half && strcmp(out->name, "rotary_pos_emb.inv_freq") ? PA_F16 : PA_F32;
     out->bytes = elements(t) * pa_dtype_size(out->dtype);
     pa_status s = is_float(t->dtype) ? convert(w, t, out->dtype, &data, err)
-                                     : pa_error(err, PA_DATA, "%s: %s: expected F32, F64, BF16 or F16, found %s", w->path, t->name,
-                                                pa_dtype_name(t->dtype));
+                                     : pa_error(err, PA_DATA, "%s: %s: expected F32, F64, BF16 or F16, found %s",
+                                                w->path, t->name, pa_dtype_name(t->dtype));
     out->data = data;
     return s;
 }

@@ -16,15 +16,16 @@ typedef struct {
     char path[4096];      // of the model file itself
 } pa_weights;
 
-// `from` is a path or a name (model_path.h). A file without our metadata needs `config`, an INI file whose [model] says what
-// shapes can't, or `model` itself (PA_USAGE without either). With our metadata, what is given must agree.
-// Every tensor of the model must be there once, with its shape, as F32, F64, BF16 or F16. Two more may be, for
+// `from` is a path or a name (model_path.h). A file without our metadata needs `config`, an INI file whose [model] says
+// what shapes can't, or `model` itself (PA_USAGE without either). With our metadata, what is given must agree. Every
+// tensor of the model must be there once, with its shape, as F32, F64, BF16 or F16. Two more may be, for
 // perceiver_ar_pytorch: rotary_pos_emb.inv_freq and, with model.position = rotary, a pos_emb.weight of zeros. A leading
 // "module." or "net." of names is dropped.
 pa_status pa_weights_open(pa_weights *w, const char *from, const char *config, const pa_model *model, pa_err *err);
 // Writes every parameter into an open context whose table is `params` (of w->model), as float32: F16 and BF16 exactly,
 // F64 rounded to nearest. PA_DATA for a number of these that float32 cannot hold, or that is not finite.
-pa_status pa_weights_load(const pa_weights *w, const pa_params *params, const pa_backend *backend, pa_context *ctx, pa_err *err);
+pa_status pa_weights_load(const pa_weights *w, const pa_params *params, const pa_backend *backend, pa_context *ctx,
+                          pa_err *err);
 // Writes a copy with its metadata: F32, or F16 where `half` (rounded to nearest; PA_DATA where a number is above its
 // range, 65504).
 pa_status pa_weights_export(const pa_weights *w, const char *path, bool half, pa_err *err);

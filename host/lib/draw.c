@@ -16,17 +16,20 @@ pa_sampling_options pa_sampling_default(void) {
 
 pa_status pa_sampling_check(const pa_sampling_options *o, const pa_model *m, pa_err *err) {
     int N = m->context - m->prefix;
-    if (m->vocab != PA_VOCAB) return pa_error(err, PA_USAGE, "model.vocab: expected %d to make music, found %d", PA_VOCAB, m->vocab);
+    if (m->vocab != PA_VOCAB)
+        return pa_error(err, PA_USAGE, "model.vocab: expected %d to make music, found %d", PA_VOCAB, m->vocab);
     if (!(o->temperature >= 0 && o->temperature <= 100))
         return pa_error(err, PA_USAGE, "temperature: expected 0 (greedy) to 100, found %g", o->temperature);
     if (o->top_k < 0 || o->top_k > PA_VOCAB)
         return pa_error(err, PA_USAGE, "top-k: expected 1 to %d, or 0 for all, found %d", PA_VOCAB, o->top_k);
-    if (!(o->top_p > 0 && o->top_p <= 1)) return pa_error(err, PA_USAGE, "top-p: expected more than 0, at most 1, found %g", o->top_p);
+    if (!(o->top_p > 0 && o->top_p <= 1))
+        return pa_error(err, PA_USAGE, "top-p: expected more than 0, at most 1, found %g", o->top_p);
     if (!(o->min_p >= 0 && o->min_p <= 1)) return pa_error(err, PA_USAGE, "min-p: expected 0 to 1, found %g", o->min_p);
     if (!(o->repetition_penalty >= 0.01 && o->repetition_penalty <= 100))
         return pa_error(err, PA_USAGE, "repetition-penalty: expected 0.01 to 100, found %g", o->repetition_penalty);
     if (o->refill < 0 || o->refill > N)
-        return pa_error(err, PA_USAGE, "refill: expected 1 to %d, the latents of a window, or 0 for half, found %d", N, o->refill);
+        return pa_error(err, PA_USAGE, "refill: expected 1 to %d, the latents of a window, or 0 for half, found %d", N,
+                        o->refill);
     return PA_OK;
 }
 

@@ -13,7 +13,8 @@ typedef struct {
     bool stop_at_end;
     int refill;      // latents that a new window begins with; 0: N / 2
     uint64_t seed;   // random seed
-    uint64_t stream; // number of the first stream: draws are by (seed, stream, token), so a stream is the same in any company
+    uint64_t stream; // number of the first stream: draws are by (seed, stream, token), so a stream is the same in any
+                     // company
     bool keys;       // off; pa_generator_draw only: no key is struck while it sounds, or released while it does not
     bool releases;   // off; pa_generator_draw only: long notes end as pianists' do (keys.h, pa_keys_release)
 } pa_sampling_options;
@@ -30,7 +31,8 @@ typedef struct {
 
 // Draws a token, in this order:
 //   1. PAD is excluded, END too unless stop_at_end;
-//   2. repetition penalty R (Keskar et al., CTRL, 2019): the logit x of a `recent` token becomes x / R if it is positive, else x R;
+//   2. repetition penalty R (Keskar et al., CTRL, 2019): the logit x of a `recent` token becomes x / R if it is
+//   positive, else x R;
 //   3. temperature: divides logits; 0 returns the largest one, of equals the lowest id;
 //   4. top-k: keeps the k most probable;
 //   5. top-p (Holtzman et al., 2020): of these, keeps the fewest most probable whose share reaches p, at least one;

@@ -48,7 +48,8 @@ pa_status pa_engine_options(patrain_options *o, const patrain_options *given, pa
     *o = given ? *given : (patrain_options){.size = sizeof *o};
     for (size_t i = 0; i < sizeof count / sizeof *count; i++)
         if (*count[i].value < 0)
-            return pa_error(err, PA_USAGE, "%s: expected 1 or more, or 0 for the default, found %d", count[i].name, *count[i].value);
+            return pa_error(err, PA_USAGE, "%s: expected 1 or more, or 0 for the default, found %d", count[i].name,
+                            *count[i].value);
     if (!o->device) o->device = "auto";
     if (!o->precision) o->precision = "auto";
     o->int8 = o->int8 != 0;
@@ -56,7 +57,8 @@ pa_status pa_engine_options(patrain_options *o, const patrain_options *given, pa
     return PA_OK;
 }
 
-pa_status pa_engine_open(pa_engine *e, const patrain_model *m, const patrain_options *options, int batch, int sequences, pa_err *err) {
+pa_status pa_engine_open(pa_engine *e, const patrain_model *m, const patrain_options *options, int batch, int sequences,
+                         pa_err *err) {
     e->model = m;
     e->comm = pa_comm_single();
     pa_open open = {.params = &m->params, .max_batch = batch, .streams = sequences, .comm = &e->comm};

@@ -13,14 +13,16 @@ typedef struct {
     patrain_options options; // as resolved
 } pa_engine;
 
-// Opens it for a stream's sequences or a scorer's batch, whichever is not 0. options may be NULL. Close it also after a failure.
-pa_status pa_engine_open(pa_engine *e, const patrain_model *m, const patrain_options *options, int batch, int sequences, pa_err *err);
+// Opens it for a stream's sequences or a scorer's batch, whichever is not 0. options may be NULL. Close it also after a
+// failure.
+pa_status pa_engine_open(pa_engine *e, const patrain_model *m, const patrain_options *options, int batch, int sequences,
+                         pa_err *err);
 void pa_engine_close(pa_engine *e);
 // The options with their defaults, but for device and precision; PA_USAGE for those out of range.
 pa_status pa_engine_options(patrain_options *o, const patrain_options *given, pa_err *err);
 
-// A context computes on the threads that it was opened for, whichever thread calls and whatever that one has set; on one where the caller
-// is inside a parallel region of several. Computations stand between this and pa_threads_leave.
+// A context computes on the threads that it was opened for, whichever thread calls and whatever that one has set; on
+// one where the caller is inside a parallel region of several. Computations stand between this and pa_threads_leave.
 pa_threads pa_engine_enter(const pa_engine *e);
 
 #endif

@@ -9,7 +9,8 @@
 // A piece without a primer begins between mezzo piano and forte.
 enum { FIRST_BIN = 12, FIRST_BINS = 10 };
 
-pa_status pa_generator_init(pa_generator *g, const pa_backend *backend, pa_context *ctx, const pa_model *m, int sequences, pa_err *err) {
+pa_status pa_generator_init(pa_generator *g, const pa_backend *backend, pa_context *ctx, const pa_model *m,
+                            int sequences, pa_err *err) {
     size_t S = (size_t)sequences, places = S * (size_t)m->context;
     *g = (pa_generator){.backend = backend,
                         .ctx = ctx,
@@ -78,7 +79,8 @@ static void choose_window(const pa_model *m, int refill, size_t total, int *leng
 static pa_status open_window(pa_generator *g, int refill, pa_err *err) {
     choose_window(g->model, refill, g->total, &g->length, &g->prefix);
     g->seen = g->total;
-    return g->backend->prefill(g->ctx, g->length, g->length - g->prefix, pack(g, (size_t)g->length, g->length), g->logits, err);
+    return g->backend->prefill(g->ctx, g->length, g->length - g->prefix, pack(g, (size_t)g->length, g->length),
+                               g->logits, err);
 }
 
 // One step of decoding per new token, or a new window if this one has no room for all of them.
@@ -86,7 +88,8 @@ pa_status pa_generator_advance(pa_generator *g, int refill, pa_err *err) {
     size_t room = g->length ? (size_t)(pa_latents(g->model) - (g->length - g->prefix)) : 0;
     pa_status s = PA_OK;
     if (g->total - g->seen > room) s = open_window(g, refill, err);
-    for (; g->seen < g->total && !s; g->seen++, g->length++) s = g->backend->decode(g->ctx, pack(g, g->total - g->seen, 1), g->logits, err);
+    for (; g->seen < g->total && !s; g->seen++, g->length++)
+        s = g->backend->decode(g->ctx, pack(g, g->total - g->seen, 1), g->logits, err);
     if (s) g->length = 0; // the caches are of no use: the next call opens a window
     if (s) g->seen = 0;
     return s;
@@ -98,7 +101,8 @@ static pa_status draw_one(pa_generator *g, const pa_sampling_options *o, int seq
     pa_keys *keys = &g->keys[sequence];
     pa_err why;
     if (!g->total) {
-        *token = (uint16_t)(PA_VELOCITY + FIRST_BIN + (int)pa_below(pa_random(o->seed, PA_RANDOM_SAMPLE, number, 0), FIRST_BINS));
+        *token = (uint16_t)(PA_VELOCITY + FIRST_BIN +
+                            (int)pa_below(pa_random(o->seed, PA_RANDOM_SAMPLE, number, 0), FIRST_BINS));
         return PA_OK;
     }
     memcpy(logits, g->logits + (size_t)sequence * PA_VOCAB, PA_VOCAB * sizeof *logits);

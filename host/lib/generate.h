@@ -1,7 +1,7 @@
-// generate.h: sequences of tokens that a model continues, window after window. Positions start at 0 in every window. A window is full
-// when its latents are; the next one begins on the most recent P + refill tokens with one forward pass (model.md, "Generation").
-// Knows nothing of files and devices, and of music only the ids of END and PAD and, with `keys` and
-// `releases`, what a key is.
+// generate.h: sequences of tokens that a model continues, window after window. Positions start at 0 in every window. A
+// window is full when its latents are; the next one begins on the most recent P + refill tokens with one forward pass
+// (model.md, "Generation"). Knows nothing of files and devices, and of music only the ids of END and PAD and, with
+// `keys` and `releases`, what a key is.
 #ifndef PA_GENERATE_H
 #define PA_GENERATE_H
 
@@ -29,18 +29,18 @@ typedef struct {
 } pa_generator;
 
 // ctx is open for `sequences`. Clear it also after a failure.
-pa_status pa_generator_init(pa_generator *g, const pa_backend *backend, pa_context *ctx, const pa_model *m, int sequences, pa_err *err);
+pa_status pa_generator_init(pa_generator *g, const pa_backend *backend, pa_context *ctx, const pa_model *m,
+                            int sequences, pa_err *err);
 void pa_generator_clear(pa_generator *g);
 void pa_generator_start(pa_generator *g); // empties the sequences
 
 void pa_generator_append(pa_generator *g, const uint16_t *token); // (sequences); ignored where a sequence has ended
 // Brings `logits` up to the latest tokens. refill as in pa_sampling_options. Needs a token.
 pa_status pa_generator_advance(pa_generator *g, int refill, pa_err *err);
-// Draws and appends a token for each sequence that has not ended; token (sequences) is END for the others. Appends nothing if all have.
-// Empty sequences begin with a VELOCITY of medium strength drawn from the seed.
-// With o->keys the probability of striking a key that sounds is added to that of releasing it, and a silent one is not
-// released, as in every sequence of the performance encoding: otherwise one slip leaves the key's releases a note
-// behind from there on.
+// Draws and appends a token for each sequence that has not ended; token (sequences) is END for the others. Appends
+// nothing if all have. Empty sequences begin with a VELOCITY of medium strength drawn from the seed. With o->keys the
+// probability of striking a key that sounds is added to that of releasing it, and a silent one is not released, as in
+// every sequence of the performance encoding: otherwise one slip leaves the key's releases a note behind from there on.
 // With o->releases a note that has sounded as long as keys.h's draw of a pianist's long note is released next.
 pa_status pa_generator_draw(pa_generator *g, const pa_sampling_options *o, uint16_t *token, pa_err *err);
 

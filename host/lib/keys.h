@@ -22,7 +22,8 @@ void pa_keys_follow(pa_keys *k, uint16_t token);
 void pa_keys_hold(const pa_keys *k, float *logits); // (PA_VOCAB)
 // Where a note has reached its greatest length, excludes all but the release of such notes. Lengths are drawn from
 // release.h's table by (seed, stream, stroke). paired: notes end first in, first out, as in `performance`; otherwise a
-// release ends the latest stroke, as in `midi-neural`, even again: then those that would make a note too long are excluded.
+// release ends the latest stroke, as in `midi-neural`, even again: then those that would make a note too long are
+// excluded.
 void pa_keys_release(const pa_keys *k, bool paired, uint64_t seed, uint64_t stream, float *logits);
 
 #endif

@@ -15,9 +15,11 @@
 #include "tokenizer/workers.h"
 #include "tokenizer/write.h"
 
-_Static_assert(PATRAIN_FAILED == (int)PA_FAIL && PATRAIN_BAD_USAGE == (int)PA_USAGE && PATRAIN_BAD_DATA == (int)PA_DATA, "status");
+_Static_assert(PATRAIN_FAILED == (int)PA_FAIL && PATRAIN_BAD_USAGE == (int)PA_USAGE && PATRAIN_BAD_DATA == (int)PA_DATA,
+               "status");
 _Static_assert(PATRAIN_TIME_SHIFT == (int)PA_TIME_SHIFT && PATRAIN_VELOCITY == (int)PA_VELOCITY, "tokens");
-_Static_assert(PATRAIN_END == (int)PA_END && PATRAIN_PAD == (int)PA_PAD && PATRAIN_VOCABULARY == (int)PA_VOCAB, "tokens");
+_Static_assert(PATRAIN_END == (int)PA_END && PATRAIN_PAD == (int)PA_PAD && PATRAIN_VOCABULARY == (int)PA_VOCAB,
+               "tokens");
 _Static_assert(PATRAIN_PERFORMANCE == (int)PA_PERFORMANCE && PATRAIN_MIDI_NEURAL == (int)PA_MIDI_NEURAL, "encodings");
 
 patrain_status pa_lib_result(pa_status status, const pa_err *why, patrain_error *error) {
@@ -58,21 +60,25 @@ static void fill_report(patrain_midi_report *r, const pa_piece *piece) {
     snprintf(r->first_mended, sizeof r->first_mended, "%s", piece->report.mended.first);
 }
 
-static pa_status read_midi(const char *path, patrain_encoding encoding, const patrain_midi_options *given, pa_piece *piece, pa_err *err) {
-    static pthread_mutex_t reader = PTHREAD_MUTEX_INITIALIZER; // libsmf reports through glib's log, one for the whole process
+static pa_status read_midi(const char *path, patrain_encoding encoding, const patrain_midi_options *given,
+                           pa_piece *piece, pa_err *err) {
+    static pthread_mutex_t reader =
+        PTHREAD_MUTEX_INITIALIZER; // libsmf reports through glib's log, one for the whole process
     pa_encode_options o = {.encoding = (pa_encoding)encoding, .lenient = !given->strict, .trim_silence = true};
     o.sostenuto = given->sostenuto != 0;
     for (int p = 0; p < 128 && given->programs; p++)
         if (given->programs[p]) pa_programs_add(&o.programs, p);
-    if (given->programs && pa_programs_empty(&o.programs)) return pa_error(err, PA_USAGE, "programs: expected at least one, found none");
+    if (given->programs && pa_programs_empty(&o.programs))
+        return pa_error(err, PA_USAGE, "programs: expected at least one, found none");
     pthread_mutex_lock(&reader);
     pa_status s = given->isolated ? pa_encode_isolated(path, &o, piece, err) : pa_encode_file(path, &o, piece, err);
     pthread_mutex_unlock(&reader);
     return s;
 }
 
-patrain_status patrain_encode_midi(const char *path, patrain_encoding encoding, const patrain_midi_options *options, uint16_t **tokens,
-                                   size_t *count, patrain_midi_report *report, patrain_error *error) {
+patrain_status patrain_encode_midi(const char *path, patrain_encoding encoding, const patrain_midi_options *options,
+                                   uint16_t **tokens, size_t *count, patrain_midi_report *report,
+                                   patrain_error *error) {
     const patrain_midi_options defaults = {.size = sizeof defaults};
     pa_err err = {""};
     pa_piece piece = {0};
@@ -101,18 +107,20 @@ static pa_status convert_notes(const patrain_note *notes, size_t count, pa_note 
     for (size_t i = 0; i < count; i++) {
         const patrain_note *n = &notes[i];
         if (!(n->start >= 0 && n->end > n->start && n->end <= PA_LONGEST_PIECE))
-            return pa_error(err, PA_DATA, "note %zu: expected a start from 0 and a later end within %d s, found %g and %g", i,
+            return pa_error(err, PA_DATA,
+                            "note %zu: expected a start from 0 and a later end within %d s, found %g and %g", i,
                             PA_LONGEST_PIECE, n->start, n->end);
         if (n->pitch > 127 || n->velocity < 1 || n->velocity > 127)
-            return pa_error(err, PA_DATA, "note %zu: expected a pitch up to 127 and a velocity from 1 to 127, found %d and %d", i, n->pitch,
-                            n->velocity);
+            return pa_error(err, PA_DATA,
+                            "note %zu: expected a pitch up to 127 and a velocity from 1 to 127, found %d and %d", i,
+                            n->pitch, n->velocity);
         (*out)[i] = (pa_note){.start = n->start, .end = n->end, .pitch = n->pitch, .velocity = n->velocity};
     }
     return PA_OK;
 }
 
-patrain_status patrain_encode_notes(const patrain_note *notes, size_t note_count, patrain_encoding encoding, uint16_t **tokens,
-                                    size_t *count, patrain_error *error) {
+patrain_status patrain_encode_notes(const patrain_note *notes, size_t note_count, patrain_encoding encoding,
+                                    uint16_t **tokens, size_t *count, patrain_error *error) {
     pa_err err = {""};
     pa_piece piece = {0};
     pa_note *note = NULL;
@@ -120,12 +128,15 @@ patrain_status patrain_encode_notes(const patrain_note *notes, size_t note_count
     if (!s) s = convert_notes(notes, note_count, &note, &err);
     if (!s) {
         // PATRAIN_MIDI_NEURAL passes on only the notes that begin before some pedal goes down.
-        pa_pedal pedal[] = {{.time = PA_LONGEST_PIECE, .kind = PA_PEDAL_DOWN}, {.time = PA_LONGEST_PIECE, .kind = PA_PEDAL_UP}};
-        pa_part part = {.note = note, .notes = note_count, .pedal = pedal, .pedals = encoding == PATRAIN_MIDI_NEURAL ? 2 : 0};
+        pa_pedal pedal[] = {{.time = PA_LONGEST_PIECE, .kind = PA_PEDAL_DOWN},
+                            {.time = PA_LONGEST_PIECE, .kind = PA_PEDAL_UP}};
+        pa_part part = {
+            .note = note, .notes = note_count, .pedal = pedal, .pedals = encoding == PATRAIN_MIDI_NEURAL ? 2 : 0};
         qsort(note, note_count, sizeof *note, by_end); // the order of a song's parts
         pa_song song = {.part = &part, .parts = 1};
         pa_encode_options o = {.encoding = (pa_encoding)encoding};
-        s = encoding == PATRAIN_MIDI_NEURAL ? pa_neural_encode(&song, &o, &piece, &err) : pa_performance_encode(&song, &o, &piece, &err);
+        s = encoding == PATRAIN_MIDI_NEURAL ? pa_neural_encode(&song, &o, &piece, &err)
+                                            : pa_performance_encode(&song, &o, &piece, &err);
     }
     free(note);
     if (s) pa_piece_clear(&piece);
@@ -134,8 +145,8 @@ patrain_status patrain_encode_notes(const patrain_note *notes, size_t note_count
     return pa_lib_result(s, &err, error);
 }
 
-patrain_status patrain_decode(const uint16_t *tokens, size_t count, patrain_encoding encoding, patrain_note **notes, size_t *note_count,
-                              patrain_error *error) {
+patrain_status patrain_decode(const uint16_t *tokens, size_t count, patrain_encoding encoding, patrain_note **notes,
+                              size_t *note_count, patrain_error *error) {
     pa_err err = {""};
     pa_note *note = NULL;
     size_t found = 0;
@@ -143,10 +154,14 @@ patrain_status patrain_decode(const uint16_t *tokens, size_t count, patrain_enco
     *notes = NULL;
     *note_count = 0;
     if (!s) s = pa_decode(tokens, count, (pa_encoding)encoding, &note, &found, &err);
-    if (!s && !(*notes = malloc((found + 1) * sizeof **notes))) s = pa_error(&err, PA_FAIL, "no memory for %zu notes", found);
+    if (!s && !(*notes = malloc((found + 1) * sizeof **notes)))
+        s = pa_error(&err, PA_FAIL, "no memory for %zu notes", found);
     for (size_t i = 0; i < found && !s; i++)
-        (*notes)[i] = (patrain_note){
-            .start = note[i].start, .end = note[i].end, .pitch = note[i].pitch, .velocity = note[i].velocity, .token = note[i].token};
+        (*notes)[i] = (patrain_note){.start = note[i].start,
+                                     .end = note[i].end,
+                                     .pitch = note[i].pitch,
+                                     .velocity = note[i].velocity,
+                                     .token = note[i].token};
     if (!s) *note_count = found;
     free(note);
     return pa_lib_result(s, &err, error);
@@ -183,14 +198,16 @@ patrain_status patrain_cut(uint16_t *tokens, size_t *count, double seconds, patr
     double begins = pa_token_seconds(tokens, first);
     int64_t end = seconds < last ? llround(seconds * PA_STEPS_A_SECOND) : INT64_MAX;
     if (isnan(seconds) || first == *count || end <= llround(begins * PA_STEPS_A_SECOND)) {
-        pa_error(&err, PA_USAGE, "seconds: expected more than %.2f, where the music begins, found %.2f", begins, seconds);
+        pa_error(&err, PA_USAGE, "seconds: expected more than %.2f, where the music begins, found %.2f", begins,
+                 seconds);
         return pa_lib_result(PA_USAGE, &err, error);
     }
     if (end < INT64_MAX) *count = cut(tokens, *count, end);
     return pa_lib_result(PA_OK, &err, error);
 }
 
-patrain_status patrain_write_midi(const char *path, const patrain_note *notes, size_t note_count, patrain_error *error) {
+patrain_status patrain_write_midi(const char *path, const patrain_note *notes, size_t note_count,
+                                  patrain_error *error) {
     pa_err err = {""};
     pa_note *note = NULL;
     pa_status s = convert_notes(notes, note_count, &note, &err);
@@ -204,10 +221,12 @@ patrain_status patrain_write_midi(const char *path, const patrain_note *notes, s
 patrain_status patrain_model_open(patrain_model **model, const char *path, const char *config, patrain_error *error) {
     pa_err err = {""};
     patrain_model *m = *model = calloc(1, sizeof *m);
-    pa_status s = m ? pa_weights_open(&m->weights, path, config, NULL, &err) : pa_error(&err, PA_FAIL, "no memory for a model");
+    pa_status s =
+        m ? pa_weights_open(&m->weights, path, config, NULL, &err) : pa_error(&err, PA_FAIL, "no memory for a model");
     if (!s) s = pa_params_init(&m->params, &m->weights.model, &err);
     if (!s && m->weights.model.vocab != PA_VOCAB)
-        s = pa_error(&err, PA_DATA, "%s: model.vocab: expected %d, found %d", m->weights.path, PA_VOCAB, m->weights.model.vocab);
+        s = pa_error(&err, PA_DATA, "%s: model.vocab: expected %d, found %d", m->weights.path, PA_VOCAB,
+                     m->weights.model.vocab);
     if (s) {
         patrain_model_close(m);
         *model = NULL;

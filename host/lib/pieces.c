@@ -29,9 +29,11 @@ int pa_pieces_batch(const pa_model *m) {
     return batch > 1 ? batch : 1;
 }
 
-pa_status pa_scored_batch_init(pa_scored_batch *b, int vocab, int batch, int context, int latents, bool logits, pa_err *err) {
+pa_status pa_scored_batch_init(pa_scored_batch *b, int vocab, int batch, int context, int latents, bool logits,
+                               pa_err *err) {
     *b = (pa_scored_batch){0};
-    if (vocab != PA_VOCAB) return pa_error(err, PA_USAGE, "model.vocab: expected %d to score tokens, found %d", PA_VOCAB, vocab);
+    if (vocab != PA_VOCAB)
+        return pa_error(err, PA_USAGE, "model.vocab: expected %d to score tokens, found %d", PA_VOCAB, vocab);
     size_t rows = (size_t)batch * (size_t)latents;
     b->input = malloc((size_t)batch * (size_t)context * sizeof *b->input);
     b->target = malloc(rows * sizeof *b->target);
@@ -103,7 +105,8 @@ static void gather(scorer *r, const window *w, int slot) {
     const uint16_t *token = p->tokens + w->start;
     int64_t left = (int64_t)p->count - w->start;
     int length = w->prefix + w->latents;
-    uint16_t *input = r->batch.input + (size_t)slot * (size_t)length, *target = r->batch.target + (size_t)slot * (size_t)w->latents;
+    uint16_t *input = r->batch.input + (size_t)slot * (size_t)length,
+             *target = r->batch.target + (size_t)slot * (size_t)w->latents;
     for (int i = 0; i < length; i++) input[i] = i < left ? token[i] : PA_PAD;
     for (int n = 0; n < w->latents; n++)
         target[n] = n >= w->skip && n < w->skip + w->count ? token[w->prefix + n + 1] : PA_PAD; // PAD is not scored
@@ -113,8 +116,11 @@ static pa_status score_windows(scorer *r, const window *w, int batch, pa_err *er
     const pa_pieces *x = r->x;
     double sum;
     for (int b = 0; b < batch; b++) gather(r, &w[b], b);
-    pa_batch all = {
-        .batch = batch, .length = w->prefix + w->latents, .latents = w->latents, .input = r->batch.input, .target = r->batch.target};
+    pa_batch all = {.batch = batch,
+                    .length = w->prefix + w->latents,
+                    .latents = w->latents,
+                    .input = r->batch.input,
+                    .target = r->batch.target};
     all.kept = w->prefix;
     pa_status s = x->backend->loss(x->ctx, &all, &sum, &(pa_scores){.nats = r->batch.nats, .best = r->batch.best}, err);
     for (int b = 0; b < batch && !s; b++) {
@@ -132,7 +138,8 @@ static pa_status score_windows(scorer *r, const window *w, int batch, pa_err *er
 
 static pa_status plan_pieces(const pa_pieces *x, int stride, plan *p, pa_err *err) {
     for (size_t i = 0; i < x->pieces; i++)
-        if (!plan_piece(p, x, i, stride)) return pa_error(err, PA_FAIL, "no memory for the windows of %zu pieces", x->pieces);
+        if (!plan_piece(p, x, i, stride))
+            return pa_error(err, PA_FAIL, "no memory for the windows of %zu pieces", x->pieces);
     if (p->count) qsort(p->item, p->count, sizeof *p->item, by_shape);
     return PA_OK;
 }
@@ -141,13 +148,16 @@ pa_status pa_pieces_score(const pa_pieces *x, pa_err *err) {
     scorer r = {.x = x};
     plan p = {0};
     int N = pa_latents(x->model), stride = x->stride ? x->stride : pa_pieces_stride(x->model);
-    if (stride < 1 || stride > N) return pa_error(err, PA_USAGE, "stride: expected 1 to %d, the latents of a window, found %d", N, stride);
+    if (stride < 1 || stride > N)
+        return pa_error(err, PA_USAGE, "stride: expected 1 to %d, the latents of a window, found %d", N, stride);
     pa_status s = pa_scored_batch_init(&r.batch, x->model->vocab, x->batch, x->model->context, N, false, err);
     if (!s) s = plan_pieces(x, stride, &p, err);
     for (size_t i = 0; i < p.count && !s;) {
         const window *w = &p.item[i];
         int same = 1;
-        while (same < x->batch && i + (size_t)same < p.count && w[same].prefix == w->prefix && w[same].latents == w->latents) same++;
+        while (same < x->batch && i + (size_t)same < p.count && w[same].prefix == w->prefix &&
+               w[same].latents == w->latents)
+            same++;
         s = score_windows(&r, w, same, err);
         i += (size_t)same;
     }

@@ -1,5 +1,5 @@
-// pieces.h: cuts pieces into windows, so that every token is scored once with the most context there is, and scores them in batches of one
-// shape.
+// pieces.h: cuts pieces into windows, so that every token is scored once with the most context there is, and scores
+// them in batches of one shape.
 #ifndef PA_PIECES_H
 #define PA_PIECES_H
 
@@ -19,7 +19,8 @@ typedef struct {
 } pa_scored_batch;
 
 // PA_USAGE where the model's vocabulary is not that of tokens.
-pa_status pa_scored_batch_init(pa_scored_batch *b, int vocab, int batch, int context, int latents, bool logits, pa_err *err);
+pa_status pa_scored_batch_init(pa_scored_batch *b, int vocab, int batch, int context, int latents, bool logits,
+                               pa_err *err);
 void pa_scored_batch_clear(pa_scored_batch *b);
 
 typedef struct {

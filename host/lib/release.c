@@ -43,7 +43,8 @@ int pa_release_most(int pitch) {
 static double share_beyond(const int *steps, double age) {
     if (age <= steps[0]) return level[0];
     for (int i = 1; i < LEVELS; i++)
-        if (age < steps[i]) return level[i - 1] * pow(level[i] / level[i - 1], (age - steps[i - 1]) / (steps[i] - steps[i - 1]));
+        if (age < steps[i])
+            return level[i - 1] * pow(level[i] / level[i - 1], (age - steps[i - 1]) / (steps[i] - steps[i - 1]));
     return 0;
 }
 
@@ -51,6 +52,7 @@ double pa_release_length(int pitch, double age, double u) {
     const int *steps = row_of(pitch);
     double share = (1 - u) * share_beyond(steps, age);
     for (int i = 1; i < LEVELS; i++)
-        if (share >= level[i]) return steps[i - 1] + (steps[i] - steps[i - 1]) * log(share / level[i - 1]) / log(level[i] / level[i - 1]);
+        if (share >= level[i])
+            return steps[i - 1] + (steps[i] - steps[i - 1]) * log(share / level[i - 1]) / log(level[i] / level[i - 1]);
     return steps[LEVELS - 1];
 }

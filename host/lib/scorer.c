@@ -45,7 +45,8 @@ static pa_status check_pieces(const patrain_piece *piece, size_t count, pa_err *
             char where[40] = "";
             if (piece[p].tokens[i] < PATRAIN_PAD) continue;
             if (count > 1) snprintf(where, sizeof where, "piece %zu, ", p);
-            return pa_error(err, PA_DATA, "%stoken %zu: expected a number below %d, found %d", where, i, PATRAIN_PAD, piece[p].tokens[i]);
+            return pa_error(err, PA_DATA, "%stoken %zu: expected a number below %d, found %d", where, i, PATRAIN_PAD,
+                            piece[p].tokens[i]);
         }
     return PA_OK;
 }
@@ -64,7 +65,8 @@ static pa_status score(patrain_scorer *r, pa_pieces *x, pa_err *err) {
 }
 
 patrain_status patrain_scorer_pieces(patrain_scorer *r, const patrain_piece *pieces, size_t count, int stride,
-                                     void (*scored)(void *arg, const patrain_scored *run), void *arg, patrain_error *error) {
+                                     void (*scored)(void *arg, const patrain_scored *run), void *arg,
+                                     patrain_error *error) {
     pa_err err = {""};
     pa_pieces x = {.piece = pieces, .pieces = count, .stride = stride, .scored = scored, .arg = arg};
     return pa_lib_result(score(r, &x, &err), &err, error);
@@ -75,7 +77,8 @@ static void keep_nats(void *arg, const patrain_scored *run) {
     for (size_t i = 0; i < run->count; i++) nats[run->first + i] = run->nats[i];
 }
 
-patrain_status patrain_scorer_score(patrain_scorer *r, const uint16_t *tokens, size_t count, float *nats, patrain_error *error) {
+patrain_status patrain_scorer_score(patrain_scorer *r, const uint16_t *tokens, size_t count, float *nats,
+                                    patrain_error *error) {
     pa_err err = {""};
     const patrain_piece piece = {tokens, count};
     pa_pieces x = {.piece = &piece, .pieces = 1, .scored = keep_nats, .arg = nats};
@@ -89,11 +92,13 @@ patrain_status patrain_scorer_predict(patrain_scorer *r, const patrain_windows *
     pa_err err = {""};
     pa_status s = pa_lib_size("patrain_windows", w->size, sizeof *w, &err);
     if (!s) {
-        pa_batch b = {.batch = w->batch, .length = w->length, .latents = w->latents, .input = w->input, .target = w->target};
+        pa_batch b = {
+            .batch = w->batch, .length = w->length, .latents = w->latents, .input = w->input, .target = w->target};
         double sum;
         b.kept = w->length - w->latents;
         pa_threads before = pa_engine_enter(&r->engine);
-        s = r->engine.backend->loss(r->engine.ctx, &b, &sum, &(pa_scores){.nats = w->nats, .best = w->best, .logits = w->logits}, &err);
+        s = r->engine.backend->loss(r->engine.ctx, &b, &sum,
+                                    &(pa_scores){.nats = w->nats, .best = w->best, .logits = w->logits}, &err);
         pa_threads_leave(before);
     }
     return pa_lib_result(s, &err, error);

@@ -1,7 +1,7 @@
-// spin.c: see spin.h. GCC's libgomp reads its settings when it is loaded, which is before any code of ours. By default threads spin for
-// some milliseconds at every barrier, which costs a factor of 100 beside other work (bench/log.md), unless the process has more OpenMP
-// threads than processors: then they spin for 1000 rounds. So a team of idle threads makes up that number. They sleep in their barrier for
-// ever.
+// spin.c: see spin.h. GCC's libgomp reads its settings when it is loaded, which is before any code of ours. By default
+// threads spin for some milliseconds at every barrier, which costs a factor of 100 beside other work (bench/log.md),
+// unless the process has more OpenMP threads than processors: then they spin for 1000 rounds. So a team of idle threads
+// makes up that number. They sleep in their barrier for ever.
 #include "host/lib/spin.h"
 
 #include <omp.h>

@@ -72,7 +72,8 @@ static pa_status append(patrain_stream *s, const uint16_t *token, pa_err *err) {
     pa_generator *g = &s->generator;
     for (int k = 0; k < g->sequences; k++)
         if (!g->ended[k] && token[k] >= PA_END)
-            return pa_error(err, PA_DATA, "token %zu: expected a number below %d, found %d", g->total, PA_END, token[k]);
+            return pa_error(err, PA_DATA, "token %zu: expected a number below %d, found %d", g->total, PA_END,
+                            token[k]);
     if (!g->ended[0]) follow(s, *token);
     pa_generator_append(g, token);
     return PA_OK;
@@ -127,7 +128,8 @@ static pa_status options_of(const patrain_sampling *p, const patrain_model *m, p
     return pa_sampling_check(o, &m->params.model, err);
 }
 
-patrain_status patrain_sampling_check(const patrain_sampling *sampling, const patrain_model *model, patrain_error *error) {
+patrain_status patrain_sampling_check(const patrain_sampling *sampling, const patrain_model *model,
+                                      patrain_error *error) {
     pa_err err = {""};
     pa_sampling_options o;
     return pa_lib_result(options_of(sampling, model, &o, &err), &err, error);
@@ -135,7 +137,8 @@ patrain_status patrain_sampling_check(const patrain_sampling *sampling, const pa
 
 // ---- predictions
 
-patrain_status patrain_stream_next(patrain_stream *s, const patrain_sampling *sampling, uint16_t *tokens, patrain_error *error) {
+patrain_status patrain_stream_next(patrain_stream *s, const patrain_sampling *sampling, uint16_t *tokens,
+                                   patrain_error *error) {
     pa_err err = {""};
     pa_sampling_options o;
     pa_generator *g = &s->generator;
@@ -155,7 +158,8 @@ patrain_status patrain_stream_next(patrain_stream *s, const patrain_sampling *sa
 
 // What the encoding makes of a key struck now.
 static pa_status velocity_now(const patrain_stream *s, uint8_t pitch, uint8_t *velocity, pa_err *err) {
-    uint16_t token[] = {s->velocity, (uint16_t)(PA_NOTE_ON + pitch), PA_TIME_SHIFT, (uint16_t)(PA_NOTE_OFF + pitch)}; // PAD is skipped
+    uint16_t token[] = {s->velocity, (uint16_t)(PA_NOTE_ON + pitch), PA_TIME_SHIFT,
+                        (uint16_t)(PA_NOTE_OFF + pitch)}; // PAD is skipped
     pa_note *note;
     size_t count;
     pa_status e = pa_decode(token, sizeof token / sizeof *token, s->engine.model->weights.encoding, &note, &count, err);
@@ -164,11 +168,13 @@ static pa_status velocity_now(const patrain_stream *s, uint8_t pitch, uint8_t *v
     return e;
 }
 
-patrain_status patrain_stream_next_key(patrain_stream *s, const patrain_sampling *sampling, patrain_key *key, patrain_error *error) {
+patrain_status patrain_stream_next_key(patrain_stream *s, const patrain_sampling *sampling, patrain_key *key,
+                                       patrain_error *error) {
     pa_err err = {""};
     int sequences = s->generator.sequences;
     if (sequences > 1)
-        return pa_lib_result(pa_error(&err, PA_USAGE, "expected a stream of one sequence, found %d", sequences), &err, error);
+        return pa_lib_result(pa_error(&err, PA_USAGE, "expected a stream of one sequence, found %d", sequences), &err,
+                             error);
     for (int i = 0; i < MOST_SILENT; i++) {
         uint16_t token;
         patrain_status e = patrain_stream_next(s, sampling, &token, error);
@@ -178,13 +184,15 @@ patrain_status patrain_stream_next_key(patrain_stream *s, const patrain_sampling
         *key = (patrain_key){.seconds = (double)s->steps / PA_STEPS_A_SECOND, .pitch = (uint8_t)pa_pitch_of(token)};
         return pa_lib_result(struck ? velocity_now(s, key->pitch, &key->velocity, &err) : PA_OK, &err, error);
     }
-    return pa_lib_result(pa_error(&err, PA_FAIL, "expected a note within %d tokens, found none", MOST_SILENT), &err, error);
+    return pa_lib_result(pa_error(&err, PA_FAIL, "expected a note within %d tokens, found none", MOST_SILENT), &err,
+                         error);
 }
 
 patrain_status patrain_stream_logits(patrain_stream *s, float *logits, patrain_error *error) {
     pa_err err = {""};
     pa_generator *g = &s->generator;
-    pa_status e = g->total ? PA_OK : pa_error(&err, PA_USAGE, "expected a token to predict from, found an empty stream");
+    pa_status e =
+        g->total ? PA_OK : pa_error(&err, PA_USAGE, "expected a token to predict from, found an empty stream");
     if (!e) {
         pa_threads before = pa_engine_enter(&s->engine);
         e = pa_generator_advance(g, 0, &err);

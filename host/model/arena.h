@@ -1,6 +1,7 @@
-// arena.h: the arenas that a backend takes all its memory in: counted by one walk over everything that lies in them, printed, taken, and
-// handed out by the same walk again; and what lies the same way in both backends' arenas. Where the memory comes from is the backend's
-// business. Letters as in host/model/params.h; R = B N latent rows, Q = B K prefix rows, act: of the type of activations.
+// arena.h: the arenas that a backend takes all its memory in: counted by one walk over everything that lies in them,
+// printed, taken, and handed out by the same walk again; and what lies the same way in both backends' arenas. Where the
+// memory comes from is the backend's business. Letters as in host/model/params.h; R = B N latent rows, Q = B K prefix
+// rows, act: of the type of activations.
 #ifndef PA_ARENA_H
 #define PA_ARENA_H
 
@@ -24,7 +25,8 @@ typedef struct {
     size_t used, size, align;
 } pa_arena;
 
-// What one block keeps from the forward for the backward pass. With recomputation, and without training, all blocks share one.
+// What one block keeps from the forward for the backward pass. With recomputation, and without training, all blocks
+// share one.
 typedef struct {
     void *zn;               // (Q + R, C) act: normalised input; prefix rows first (cross-attention only)
     float *mean, *rstd;     // (Q + R)
@@ -48,12 +50,13 @@ const char *pa_arena_name(int kind);
 void pa_arenas_begin(pa_arena *a, size_t align);
 // Room for count things of so many bytes each. NULL while sizes are being counted, and for none.
 void *pa_arena_take(pa_arena *a, size_t count, size_t size);
-// The residual streams z (blocks + 1), (R, C) each, two in turn where nothing is kept, and what every block keeps, acts of `size` bytes.
-// R: rows of latents, Q: rows of the prefix.
+// The residual streams z (blocks + 1), (R, C) each, two in turn where nothing is kept, and what every block keeps, acts
+// of `size` bytes. R: rows of latents, Q: rows of the prefix.
 void pa_layout_blocks(pa_arena *a, const pa_open *o, size_t size, size_t R, size_t Q, float **z, pa_saved *saved);
 // Keys and values of all blocks in a window, for o->streams sequences.
 void pa_layout_caches(pa_arena *a, const pa_open *o, size_t size, pa_cache *cache);
-// Rows of all weights of products, each with a scale for int8; scale_at (tensors): where a tensor's scales begin, -1 where it has none.
+// Rows of all weights of products, each with a scale for int8; scale_at (tensors): where a tensor's scales begin, -1
+// where it has none.
 size_t pa_layout_scales(const pa_params *p, ptrdiff_t *scale_at);
 // Both of (ARENAS).
 size_t pa_arenas_total(const pa_arena *a);

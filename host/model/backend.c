@@ -11,7 +11,8 @@ pa_status pa_backend_choose(const char *device, const pa_backend **backend, pa_e
         *backend = pa_backend_cuda();
         return PA_OK;
     }
-    if (strcmp(device, "auto")) return pa_error(err, PA_USAGE, "--device: expected auto, cpu or cuda, found \"%s\"", device);
+    if (strcmp(device, "auto"))
+        return pa_error(err, PA_USAGE, "--device: expected auto, cpu or cuda, found \"%s\"", device);
 #ifdef PA_WITH_CUDA
     pa_err why;
     if (!pa_backend_cuda()->check_machine(&why))

@@ -1,5 +1,6 @@
 // backend.h: a whole model behind a small table of functions. No type of CUDA, MPI or oneDNN crosses it.
-// A backend owns parameters, gradients, moments, activations and caches; the host owns files, data, schedules and sampling.
+// A backend owns parameters, gradients, moments, activations and caches; the host owns files, data, schedules and
+// sampling.
 #ifndef PA_BACKEND_H
 #define PA_BACKEND_H
 
@@ -10,25 +11,27 @@ typedef enum { PA_PRECISION_AUTO, PA_PRECISION_FP32, PA_PRECISION_BF16, PA_PRECI
 
 typedef struct {
     const pa_params *params; // kept by reference
-    pa_precision precision;  // of matrix products and attention; parameters, norms, softmax, loss and optimiser stay float32
-    int max_batch;           // most sequences of one loss or loss_grad call; 0: neither will be called
-    bool training;           // allocates gradients and moments; without, loss_grad and update fail
-    bool int8;               // rounds the weights of products to 8 bits, one scale a row, which decoding reads; not with training
-    bool recompute;          // keep only each block's input and compute the rest again in the backward pass
-    bool deterministic;      // chooses nothing by its speed, which differs between starts
-    int streams;             // sequences that prefill and decode advance together; 0: neither will be called
-    uint64_t seed;           // of dropout
-    pa_comm *comm;           // kept by reference
-    bool muon;               // updates matrices by Muon, which has no second moment
-    bool rates;              // embeddings, head and the rest have learning rates of their own
-    bool zero;               // with several ranks: keeps only the moments of this rank's shares (pa_comm_share)
-    FILE *plan;              // where to print the memory plan before anything is allocated; NULL: nowhere
-    bool plan_only;          // print the plan and return PA_OK with *ctx = NULL
+    pa_precision
+        precision; // of matrix products and attention; parameters, norms, softmax, loss and optimiser stay float32
+    int max_batch; // most sequences of one loss or loss_grad call; 0: neither will be called
+    bool training; // allocates gradients and moments; without, loss_grad and update fail
+    bool int8;     // rounds the weights of products to 8 bits, one scale a row, which decoding reads; not with training
+    bool recompute;     // keep only each block's input and compute the rest again in the backward pass
+    bool deterministic; // chooses nothing by its speed, which differs between starts
+    int streams;        // sequences that prefill and decode advance together; 0: neither will be called
+    uint64_t seed;      // of dropout
+    pa_comm *comm;      // kept by reference
+    bool muon;          // updates matrices by Muon, which has no second moment
+    bool rates;         // embeddings, head and the rest have learning rates of their own
+    bool zero;          // with several ranks: keeps only the moments of this rank's shares (pa_comm_share)
+    FILE *plan;         // where to print the memory plan before anything is allocated; NULL: nowhere
+    bool plan_only;     // print the plan and return PA_OK with *ctx = NULL
 } pa_open;
 
 enum { PA_BUSY_LATENTS = 8192 }; // about as many a call keep a device busy without much memory
 
-// What one call computes on. Inputs are the first `length` tokens of a window; the last `latents` of them predict the next tokens.
+// What one call computes on. Inputs are the first `length` tokens of a window; the last `latents` of them predict the
+// next tokens.
 typedef struct {
     int batch, length, latents; // B; M <= context; N >= 1, prefix P = M - N
     const uint16_t *input;      // (B, M)
@@ -58,7 +61,8 @@ typedef struct {
 
 typedef enum { PA_PARAM, PA_GRAD, PA_MOMENT1, PA_MOMENT2 } pa_kind;
 
-// fp16's loss scaling. update halves the factor if a gradient overflowed, and doubles it after many steps without. factor 0: no scaling.
+// fp16's loss scaling. update halves the factor if a gradient overflowed, and doubles it after many steps without.
+// factor 0: no scaling.
 typedef struct {
     double factor;
     int64_t steps; // since it last changed
@@ -79,22 +83,24 @@ typedef struct {
     pa_status (*check_machine)(pa_err *err);                            // PA_OK if this machine can run it, or why not
     pa_status (*open)(pa_context **ctx, const pa_open *o, pa_err *err); // parameters start at zero
     void (*close)(pa_context *ctx);
-    // Tensor `t` of the table as float32, in PyTorch's order. With `zero` all ranks read a moment together, and all of them get it.
+    // Tensor `t` of the table as float32, in PyTorch's order. With `zero` all ranks read a moment together, and all of
+    // them get it.
     pa_status (*read)(pa_context *ctx, pa_kind kind, int t, float *out, pa_err *err);
     pa_status (*write)(pa_context *ctx, pa_kind kind, int t, const float *in, pa_err *err);
     // Sum of nats over scored targets.
     pa_status (*loss)(pa_context *ctx, const pa_batch *b, double *sum, const pa_scores *scores, pa_err *err);
-    // Same, and adds `scale` times the gradient of (sum of nats + z_loss * sum of ln(Z)^2) to the gradients. sum NULL: a device may still
-    // be at work when this returns; `update` then returns the sum.
+    // Same, and adds `scale` times the gradient of (sum of nats + z_loss * sum of ln(Z)^2) to the gradients. sum NULL:
+    // a device may still be at work when this returns; `update` then returns the sum.
     pa_status (*loss_grad)(pa_context *ctx, const pa_batch *b, float scale, double *sum, pa_err *err);
-    // Passes the batch of the next loss_grad in advance, so that it is copied to the device during earlier work; that call then has b
-    // NULL. Optional.
+    // Passes the batch of the next loss_grad in advance, so that it is copied to the device during earlier work; that
+    // call then has b NULL. Optional.
     pa_status (*stage)(pa_context *ctx, const pa_batch *b, pa_err *err);
-    // Sums gradients over ranks (as far as loss_grad has not), takes their global norm (before clipping), updates, and clears them. A norm
-    // that is not finite leaves parameters and moments unchanged and clears the gradients. *nats (may be NULL): the sum of this rank's
-    // loss_grad calls since the last update.
+    // Sums gradients over ranks (as far as loss_grad has not), takes their global norm (before clipping), updates, and
+    // clears them. A norm that is not finite leaves parameters and moments unchanged and clears the gradients. *nats
+    // (may be NULL): the sum of this rank's loss_grad calls since the last update.
     pa_status (*update)(pa_context *ctx, const pa_update *u, double *norm, double *nats, pa_err *err);
-    // Fills the caches with `streams` sequences of `length` tokens, the last `latents` of them latents; logits (streams, V) of the last.
+    // Fills the caches with `streams` sequences of `length` tokens, the last `latents` of them latents; logits
+    // (streams, V) of the last.
     pa_status (*prefill)(pa_context *ctx, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err);
     // Appends one token a stream as one more latent; PA_USAGE when the window is full.
     pa_status (*decode)(pa_context *ctx, const uint16_t *tokens, float *logits, pa_err *err);
@@ -109,7 +115,8 @@ typedef struct {
 
 const pa_backend *pa_backend_cpu(void);
 const pa_backend *pa_backend_cuda(void); // built without CUDA (cuda/plan.c), it only prints the memory plan
-// By --device: "auto", "cpu" or "cuda"; PA_USAGE for another name. "auto" takes a GPU if there is one, and prints why not.
+// By --device: "auto", "cpu" or "cuda"; PA_USAGE for another name. "auto" takes a GPU if there is one, and prints why
+// not.
 pa_status pa_backend_choose(const char *device, const pa_backend **backend, pa_err *err);
 
 #endif

@@ -1,12 +1,13 @@
-// backward.c: see backward.h. Mirrors forward.c block by block, in reverse. Gradients of parameters are added up; gradients of activations
-// overwrite their buffers. dz is the residual stream's, float32; dza is its copy for products.
+// backward.c: see backward.h. Mirrors forward.c block by block, in reverse. Gradients of parameters are added up;
+// gradients of activations overwrite their buffers. dz is the residual stream's, float32; dza is its copy for products.
 #include "host/model/backward.h"
 
 #include "host/model/batch.h"
 #include "host/model/forward.h"
 #include "host/model/open.h"
 
-// Gradients of tensor t and of all behind it in the table are final: the backward pass goes through the table from its end to its start.
+// Gradients of tensor t and of all behind it in the table are final: the backward pass goes through the table from its
+// end to its start.
 static pa_status gradients_final(pa_context *c, int t, pa_err *err) {
     size_t from = t < c->params->count ? c->params->row[t].offset : c->floats;
     return c->last ? c->ops->sum_ready(c->device, from, err) : PA_OK;
@@ -15,14 +16,22 @@ static pa_status gradients_final(pa_context *c, int t, pa_err *err) {
 // dx (rows, in) (+)= dy (rows, out) w
 static pa_status input_gradient(pa_context *c, int rows, const void *dy, int t, void *dx, bool add, pa_err *err) {
     const pa_param *w = &c->params->row[t];
-    pa_product p = {.m = rows, .n = w->shape[1], .k = w->shape[0], .a = c->type, .b = c->type, .c = c->type, .add = add};
+    pa_product p = {
+        .m = rows, .n = w->shape[1], .k = w->shape[0], .a = c->type, .b = c->type, .c = c->type, .add = add};
     return c->ops->product(c->device, &p, dy, pa_weight(c, t, 0), dx, err);
 }
 
 // dw (out, in) += dy^T x
 static pa_status weight_gradient(pa_context *c, int rows, const void *dy, const void *x, int t, pa_err *err) {
     const pa_param *w = &c->params->row[t];
-    pa_product p = {.m = w->shape[0], .n = w->shape[1], .k = rows, .a = c->type, .b = c->type, .c = PA_TYPE_F32, .a_t = true, .add = true};
+    pa_product p = {.m = w->shape[0],
+                    .n = w->shape[1],
+                    .k = rows,
+                    .a = c->type,
+                    .b = c->type,
+                    .c = PA_TYPE_F32,
+                    .a_t = true,
+                    .add = true};
     return c->ops->product(c->device, &p, dy, x, pa_gradient(c, t), err);
 }
 
@@ -36,10 +45,14 @@ static pa_status ff_backward(pa_context *c, int block, pa_err *err) {
     if ((e = weight_gradient(c, R, c->dza, s->g, t->ff_4, err))) return e;
     if ((e = input_gradient(c, R, c->dza, t->ff_4, c->dff, false, err))) return e;
     pa_dropout drop = pa_dropout_of(c, block);
-    c->ops->activation_bwd(
-        c->device,
-        &(pa_activate){
-            .type = c->type, .kind = m->activation, .g = c->dff, .h = s->h, .rows = R, .F = F, .dropout = &drop, .sequence = c->N});
+    c->ops->activation_bwd(c->device, &(pa_activate){.type = c->type,
+                                                     .kind = m->activation,
+                                                     .g = c->dff,
+                                                     .h = s->h,
+                                                     .rows = R,
+                                                     .F = F,
+                                                     .dropout = &drop,
+                                                     .sequence = c->N});
     if ((e = weight_gradient(c, R, c->dff, s->zn2, t->ff_1, err))) return e;
     if ((e = input_gradient(c, R, c->dff, t->ff_1, c->dxn, false, err))) return e;
     c->ops->layernorm_bwd(c->device, &(pa_layernorm_grads){.type = c->type,

@@ -5,12 +5,14 @@ static pa_status check(const pa_context *c, const pa_batch *b, pa_err *err) {
     const pa_model *m = &c->params->model;
     int most = c->open.max_batch ? c->open.max_batch : (c->open.streams ? 1 : 0);
     int prefix = b->length - b->latents, kept = b->keep ? b->kept : prefix;
-    if (b->batch < 1 || b->batch > most) return pa_error(err, PA_USAGE, "batch: expected 1 to %d sequences, found %d", most, b->batch);
+    if (b->batch < 1 || b->batch > most)
+        return pa_error(err, PA_USAGE, "batch: expected 1 to %d sequences, found %d", most, b->batch);
     if (b->latents < 1 || b->latents > pa_latents(m))
         return pa_error(err, PA_USAGE, "batch: expected 1 to %d latents, found %d", pa_latents(m), b->latents);
     if (prefix < 0 || prefix > m->prefix)
         return pa_error(err, PA_USAGE, "batch: expected a prefix of 0 to %d tokens, found %d", m->prefix, prefix);
-    if (kept < 0 || kept > prefix) return pa_error(err, PA_USAGE, "batch: expected 0 to %d kept prefix positions, found %d", prefix, kept);
+    if (kept < 0 || kept > prefix)
+        return pa_error(err, PA_USAGE, "batch: expected 0 to %d kept prefix positions, found %d", prefix, kept);
     return PA_OK;
 }
 
@@ -20,7 +22,8 @@ static pa_status fill_rows(const pa_context *c, const pa_slot *s, const pa_batch
     int32_t *token = s->host.token, *position = s->host.position;
     for (int i = 0; i < Q; i++) {
         int at = b->keep ? b->keep[i] : i % s->K;
-        if (at < 0 || at >= prefix) return pa_error(err, PA_USAGE, "batch: kept position %d is not in the prefix of %d", at, prefix);
+        if (at < 0 || at >= prefix)
+            return pa_error(err, PA_USAGE, "batch: kept position %d is not in the prefix of %d", at, prefix);
         token[i] = b->input[i / s->K * s->M + at];
         position[i] = at;
     }
@@ -29,7 +32,8 @@ static pa_status fill_rows(const pa_context *c, const pa_slot *s, const pa_batch
         position[Q + i] = prefix + i % s->N;
     }
     for (int r = 0; r < Q + R; r++)
-        if (token[r] >= vocab) return pa_error(err, PA_USAGE, "batch: expected tokens below %d, found %d", vocab, (int)token[r]);
+        if (token[r] >= vocab)
+            return pa_error(err, PA_USAGE, "batch: expected tokens below %d, found %d", vocab, (int)token[r]);
     return PA_OK;
 }
 

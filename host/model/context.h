@@ -1,5 +1,5 @@
-// context.h: a model on a device: its arenas, the buffers laid out in them, and the shape of the call at hand. Private to host/model/ and
-// to the backends' `open`. Letters as in host/model/ops.h.
+// context.h: a model on a device: its arenas, the buffers laid out in them, and the shape of the call at hand. Private
+// to host/model/ and to the backends' `open`. Letters as in host/model/ops.h.
 #ifndef PA_CONTEXT_H
 #define PA_CONTEXT_H
 
@@ -18,7 +18,8 @@ typedef struct {
     bool unified;     // computes in the host's memory: the model copies nothing back and forth
     bool ranks;       // gradients are summed over ranks
     pa_type muon;     // of Muon's products
-    bool own_apart;   // with train.zero, the sums of this rank's shares lie one after the other in memory of their own, not in place
+    bool own_apart;   // with train.zero, the sums of this rank's shares lie one after the other in memory of their own,
+                      // not in place
 } pa_device_info;
 
 // What a batch is on its way to the operations: one block, so that one copy carries it.
@@ -28,7 +29,8 @@ typedef struct {
     uint64_t *window;          // (B)
 } pa_input;
 
-// The next call's batch is filled in and copied while the last call still computes. A unified device has one slot, which is the input.
+// The next call's batch is filled in and copied while the last call still computes. A unified device has one slot,
+// which is the input.
 typedef struct {
     pa_input host;
     char *device;        // where the block is copied to first
@@ -56,10 +58,10 @@ struct pa_context {
     float *param, *grad, *moment1, *moment2; // floats, floats, own, second
     float *own_grad;                         // (own) where shared and the device keeps them apart, else NULL
     void *weight;                            // copy of param in `type`, or NULL with float32
-    int8_t *weight8;                         // with int8: the numbers of products' weights, at their places in param, and
-    float *scale;                            // one for each of their rows; tensor t's from scale[scale_at[t]], -1 where it has none
-    ptrdiff_t *scale_at;                     // (tensors), the host's
-    bool weight_stale;                       // param was written, weight and weight8 were not
+    int8_t *weight8;     // with int8: the numbers of products' weights, at their places in param, and
+    float *scale;        // one for each of their rows; tensor t's from scale[scale_at[t]], -1 where it has none
+    ptrdiff_t *scale_at; // (tensors), the host's
+    bool weight_stale;   // param was written, weight and weight8 were not
 
     void *host; // the host's memory for copies; NULL on a unified device
     size_t input_bytes;

@@ -1,6 +1,6 @@
-// decode.c: see decode.h. Within a window positions are fixed, so the keys and values of earlier positions never change while latents are
-// appended: a new token costs one row through every layer, limited by reading weights and caches. What changes from token to token lies
-// in step_in, so that a step can be replayed.
+// decode.c: see decode.h. Within a window positions are fixed, so the keys and values of earlier positions never change
+// while latents are appended: a new token costs one row through every layer, limited by reading weights and caches.
+// What changes from token to token lies in step_in, so that a step can be replayed.
 #include "host/model/decode.h"
 
 #include <string.h>
@@ -38,7 +38,8 @@ static pa_status keep_again(pa_context *c, int stream, pa_err *err) {
         const pa_cache *cache = &c->cache[i];
         size_t bytes = (size_t)cache->capacity * (size_t)pa_inner(&c->params->model) * pa_size(c->type);
         char *k = (char *)cache->k + (size_t)stream * bytes, *v = (char *)cache->v + (size_t)stream * bytes;
-        if (!(e = c->ops->copy(c->device, k, k - bytes, bytes, err))) e = c->ops->copy(c->device, v, v - bytes, bytes, err);
+        if (!(e = c->ops->copy(c->device, k, k - bytes, bytes, err)))
+            e = c->ops->copy(c->device, v, v - bytes, bytes, err);
     }
     return e;
 }
@@ -52,7 +53,8 @@ static pa_status prefill_stream(pa_context *c, const pa_batch *b, int stream, pa
     return pa_logits(c, 1, err);
 }
 
-pa_status pa_context_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err) {
+pa_status pa_context_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits,
+                             pa_err *err) {
     size_t V = (size_t)c->params->model.vocab, bytes = (size_t)length * sizeof *tokens;
     if (!c->open.streams) return pa_error(err, PA_USAGE, "prefill: this context was opened without streams");
     c->cached = 0;
@@ -74,7 +76,14 @@ pa_status pa_context_prefill(pa_context *c, int length, int latents, const uint1
 // y (S, out) = x (S, in) w^T (+ bias), w tensor t.
 static void product(const pa_context *c, float *y, const float *x, int t, const float *bias, int in, int out) {
     bool int8 = c->weight8 && c->scale_at[t] >= 0;
-    pa_gemv a = {.type = c->type, .y = y, .x = x, .bias = bias, .streams = c->open.streams, .in = in, .out = out, .work = c->work.at};
+    pa_gemv a = {.type = c->type,
+                 .y = y,
+                 .x = x,
+                 .bias = bias,
+                 .streams = c->open.streams,
+                 .in = in,
+                 .out = out,
+                 .work = c->work.at};
     a.w = int8 ? c->weight8 + c->params->row[t].offset : pa_weight(c, t, 0);
     a.scale = int8 ? c->scale + c->scale_at[t] : NULL;
     (int8 ? c->ops->gemv_int8 : c->ops->gemv)(c->device, &a);
@@ -181,7 +190,8 @@ static pa_status step(void *what, pa_err *err) {
         product(c, r.hidden, r.xn, t->ff_1, NULL, C, F);
         c->ops->activation_fwd(
             c->device,
-            &(pa_activate){.type = PA_TYPE_F32, .kind = m->activation, .g = r.g, .h = r.hidden, .rows = S, .F = F, .sequence = 1});
+            &(pa_activate){
+                .type = PA_TYPE_F32, .kind = m->activation, .g = r.g, .h = r.hidden, .rows = S, .F = F, .sequence = 1});
         product(c, r.y, r.g, t->ff_4, NULL, F, C);
     }
     normalise(c, &r, r.y, p->final_norm_w, p->final_norm_b);
@@ -198,7 +208,8 @@ pa_status pa_context_decode(pa_context *c, const uint16_t *tokens, float *logits
     c->host_step_in[0] = c->cached - c->cached_prefix;
     c->host_step_in[1] = c->cached;
     for (int s = 0; s < S; s++) {
-        if (tokens[s] >= m->vocab) return pa_error(err, PA_USAGE, "decode: expected tokens below %d, found %d", m->vocab, (int)tokens[s]);
+        if (tokens[s] >= m->vocab)
+            return pa_error(err, PA_USAGE, "decode: expected tokens below %d, found %d", m->vocab, (int)tokens[s]);
         c->host_step_in[2 + s] = tokens[s];
         c->host_step_in[2 + S + s] = c->cached;
     }

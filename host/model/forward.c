@@ -1,5 +1,6 @@
-// forward.c: see forward.h. Follows docs/model.md block by block. A feed-forward's residual is added where the next block begins, with its
-// layer norm; the last layer norm only adds where the model has no final_norm. Keys and values interleave: rows of (k, v), or (q, k, v).
+// forward.c: see forward.h. Follows docs/model.md block by block. A feed-forward's residual is added where the next
+// block begins, with its layer norm; the last layer norm only adds where the model has no final_norm. Keys and values
+// interleave: rows of (k, v), or (q, k, v).
 #include "host/model/forward.h"
 
 #include "host/model/batch.h"
@@ -8,7 +9,8 @@
 // y (rows, out) = x (rows, in) w^T, where tensor t is w (out, in).
 static pa_status linear(pa_context *c, int rows, const void *x, int t, void *y, pa_type y_type, pa_err *err) {
     const pa_param *w = &c->params->row[t];
-    pa_product p = {.m = rows, .n = w->shape[0], .k = w->shape[1], .a = c->type, .b = c->type, .c = y_type, .b_t = true};
+    pa_product p = {
+        .m = rows, .n = w->shape[0], .k = w->shape[1], .a = c->type, .b = c->type, .c = y_type, .b_t = true};
     return c->ops->product(c->device, &p, x, pa_weight(c, t, 0), y, err);
 }
 
@@ -85,10 +87,14 @@ void pa_turn_heads(pa_context *c, void *x, int ld, const int32_t *position, int 
 
 static void norm_heads(pa_context *c, void *x, int ld, float *rstd, int norm, int rows) {
     const pa_model *m = &c->params->model;
-    c->ops->head_norm_fwd(
-        c->device,
-        &(pa_head_norm){
-            .type = c->type, .x = x, .ld = ld, .rstd = rstd, .w = pa_parameter(c, norm), .rows = rows, .H = m->heads, .D = m->dim_head});
+    c->ops->head_norm_fwd(c->device, &(pa_head_norm){.type = c->type,
+                                                     .x = x,
+                                                     .ld = ld,
+                                                     .rstd = rstd,
+                                                     .w = pa_parameter(c, norm),
+                                                     .rows = rows,
+                                                     .H = m->heads,
+                                                     .D = m->dim_head});
 }
 
 // Queries, keys and values from the normalised input, heads normalised and rotated.
@@ -116,7 +122,8 @@ static pa_status project(pa_context *c, int block, pa_err *err) {
     return PA_OK;
 }
 
-// The attention of latents from `first` on, whose rows then lie from the buffers' start. first > 0 is for one sequence without dropout.
+// The attention of latents from `first` on, whose rows then lie from the buffers' start. first > 0 is for one sequence
+// without dropout.
 static void attend(pa_context *c, int block, int first) {
     pa_saved *s = &c->saved[block];
     pa_attn a = pa_attention_of(c, block);
@@ -134,8 +141,8 @@ static void attend(pa_context *c, int block, int first) {
     c->ops->attn_fwd(c->device, &a, s->o, s->lse, work);
 }
 
-// From a block's queries, keys and values to z_mid and the feed-forward's activation, of the latents from `first` on; with last_product
-// also the feed-forward's output in y.
+// From a block's queries, keys and values to z_mid and the feed-forward's activation, of the latents from `first` on;
+// with last_product also the feed-forward's output in y.
 static pa_status finish(pa_context *c, int block, int first, bool last_product, pa_err *err) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
@@ -158,10 +165,14 @@ static pa_status finish(pa_context *c, int block, int first, bool last_product, 
                                                      .C = C});
     if ((e = linear(c, R, s->zn2, t->ff_1, s->h, c->type, err))) return e;
     pa_dropout drop = pa_dropout_of(c, block);
-    c->ops->activation_fwd(
-        c->device,
-        &(pa_activate){
-            .type = c->type, .kind = m->activation, .g = s->g, .h = s->h, .rows = R, .F = F, .dropout = &drop, .sequence = c->N});
+    c->ops->activation_fwd(c->device, &(pa_activate){.type = c->type,
+                                                     .kind = m->activation,
+                                                     .g = s->g,
+                                                     .h = s->h,
+                                                     .rows = R,
+                                                     .F = F,
+                                                     .dropout = &drop,
+                                                     .sequence = c->N});
     return last_product ? linear(c, R, s->g, t->ff_4, c->y, PA_TYPE_F32, err) : PA_OK;
 }
 

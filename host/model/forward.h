@@ -6,14 +6,15 @@
 
 // Called when a block's keys and values are ready.
 typedef pa_status (*pa_keep)(pa_context *c, int block, int stream, pa_err *err);
-// Embeds the batch that was taken and runs all blocks; zf is ready after it. With keep, zf is the last latent's row only, and the last
-// block computes no other.
+// Embeds the batch that was taken and runs all blocks; zf is ready after it. With keep, zf is the last latent's row
+// only, and the last block computes no other.
 pa_status pa_forward(pa_context *c, pa_keep keep, int stream, pa_err *err);
 // Logits of zf's first `rows` rows.
 pa_status pa_logits(pa_context *c, int rows, pa_err *err);
 pa_status pa_context_loss(pa_context *c, const pa_batch *b, double *sum, const pa_scores *scores, pa_err *err);
 
-// For the backward pass. pa_enter normalises a block's input: z = x + r where r is given (the previous block's last product), else x.
+// For the backward pass. pa_enter normalises a block's input: z = x + r where r is given (the previous block's last
+// product), else x.
 void pa_enter(pa_context *c, int block, const float *x, const float *r, float *z);
 // A block from its normalised input to the feed-forward's activation, all that the backward pass reads.
 pa_status pa_recompute(pa_context *c, int block, pa_err *err);

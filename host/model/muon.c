@@ -39,7 +39,8 @@ void pa_muon_divide(const pa_params *p, int ranks, pa_span *of) {
     int t = 0;
     for (int r = 0; r < ranks; r++) {
         of[r].from = r ? of[r - 1].to : 0;
-        while (t < p->count && (r + 1 == ranks || done + work_of(&p->row[t]) / 2 <= all * (r + 1) / ranks)) done += work_of(&p->row[t++]);
+        while (t < p->count && (r + 1 == ranks || done + work_of(&p->row[t]) / 2 <= all * (r + 1) / ranks))
+            done += work_of(&p->row[t++]);
         of[r].to = (t < p->count ? p->row[t].offset : p->floats) * sizeof(float);
     }
 }
@@ -52,7 +53,8 @@ static pa_status factor(pa_context *c, int m, void *b, const void *a, pa_err *er
     if (s) return s;
     c->ops->polynomial(
         c->device,
-        &(pa_polynomial){.type = type, .b = b, .a = a, .n = m, .p0 = COEFFICIENT[0], .p1 = COEFFICIENT[1], .p2 = COEFFICIENT[2]});
+        &(pa_polynomial){
+            .type = type, .b = b, .a = a, .n = m, .p0 = COEFFICIENT[0], .p1 = COEFFICIENT[1], .p2 = COEFFICIENT[2]});
     return PA_OK;
 }
 
@@ -75,9 +77,9 @@ static pa_status iterate(pa_context *c, int m, int n, void **x, pa_err *err) {
     return s;
 }
 
-// The same steps on a = x xT, where all matrices are symmetric and commute: q = p(a), a = q a q, and the product of all q is applied to x
-// at the end. Less work where x is wider than 3/2 of its height; in float32, for what rounding leaves of a's small eigenvalues, squares of
-// x's singular values, grows some hundred times.
+// The same steps on a = x xT, where all matrices are symmetric and commute: q = p(a), a = q a q, and the product of all
+// q is applied to x at the end. Less work where x is wider than 3/2 of its height; in float32, for what rounding leaves
+// of a's small eigenvalues, squares of x's singular values, grows some hundred times.
 static pa_status iterate_square(pa_context *c, int m, int n, void **x, pa_err *err) {
     const pa_type type = c->info.muon;
     const pa_product gram = {.m = m, .n = m, .k = n, .a = type, .b = type, .c = type, .b_t = true};
@@ -113,10 +115,13 @@ static pa_status update_matrix(pa_context *c, int t, int part, pa_err *err) {
     double *squares = &c->sums[PA_SUM_MATRIX];
     void *x = NULL;
     c->ops->sum_squares(c->device, squares, c->grad + at, size, c->work.at);
-    c->ops->normalise(
-        c->device,
-        &(pa_normalise){
-            .type = c->info.muon, .x = c->muon_x, .u = c->grad + at, .rows = rows, .columns = columns, .turn = turn, .squares = squares});
+    c->ops->normalise(c->device, &(pa_normalise){.type = c->info.muon,
+                                                 .x = c->muon_x,
+                                                 .u = c->grad + at,
+                                                 .rows = rows,
+                                                 .columns = columns,
+                                                 .turn = turn,
+                                                 .squares = squares});
     int m = short_side(row), n = long_side(row);
     bool wide = 2 * n > 3 * m && c->info.muon == PA_TYPE_F32;
     pa_status s = wide ? iterate_square(c, m, n, &x, err) : iterate(c, m, n, &x, err);

@@ -8,8 +8,8 @@
 void pa_muon_sizes(const pa_params *p, size_t *matrix, size_t *square);
 // Divides the matrices among the ranks: of[r] (ranks) are the bytes of the parameters whose matrices rank r computes.
 void pa_muon_divide(const pa_params *p, int ranks, pa_span *of);
-// Orthogonalises this rank's matrices, which lie in c->grad at their parameters' places, updates the parameters with them, and sends those
-// to all ranks.
+// Orthogonalises this rank's matrices, which lie in c->grad at their parameters' places, updates the parameters with
+// them, and sends those to all ranks.
 pa_status pa_muon_matrices(pa_context *c, pa_err *err);
 
 #endif

@@ -80,7 +80,8 @@ static size_t second_floats(const pa_context *c) {
     return count;
 }
 
-pa_status pa_context_open(pa_context **out, const pa_open *o, const pa_ops *ops, pa_device *d, const pa_device_info *info, pa_err *err) {
+pa_status pa_context_open(pa_context **out, const pa_open *o, const pa_ops *ops, pa_device *d,
+                          const pa_device_info *info, pa_err *err) {
     *out = NULL;
     pa_context *c = calloc(1, sizeof *c);
     if (!c) {
@@ -107,7 +108,8 @@ pa_status pa_context_open(pa_context **out, const pa_open *o, const pa_ops *ops,
     c->scale_at = calloc((size_t)p->count, sizeof *c->scale_at);
     c->muon_of = calloc(o->training ? (size_t)o->comm->size : 1, sizeof *c->muon_of);
     if (c->muon_of && o->training && o->muon) pa_muon_divide(p, o->comm->size, c->muon_of);
-    pa_status s = c->saved && c->cache && c->z && c->scale_at && c->muon_of ? prepare(c, err) : pa_error(err, PA_FAIL, "no memory");
+    pa_status s = c->saved && c->cache && c->z && c->scale_at && c->muon_of ? prepare(c, err)
+                                                                            : pa_error(err, PA_FAIL, "no memory");
     if (s || o->plan_only)
         pa_context_close(c);
     else
@@ -131,7 +133,10 @@ void pa_context_close(pa_context *c) {
 }
 
 static float *tensor(pa_context *c, pa_kind kind, int t) {
-    float *base = kind == PA_PARAM ? c->param : kind == PA_GRAD ? c->grad : kind == PA_MOMENT1 ? c->moment1 : c->moment2;
+    float *base = kind == PA_PARAM     ? c->param
+                  : kind == PA_GRAD    ? c->grad
+                  : kind == PA_MOMENT1 ? c->moment1
+                                       : c->moment2;
     if (!base || t < 0 || t >= c->params->count) return NULL;
     const pa_param *row = &c->params->row[t];
     if (kind != PA_MOMENT2) return base + row->offset;
@@ -201,8 +206,8 @@ void pa_refresh_weights(pa_context *c) {
     for (int t = 0; c->weight8 && t < c->params->count; t++) {
         const pa_param *row = &c->params->row[t];
         if (c->scale_at[t] < 0) continue;
-        c->ops->round_int8(c->device, c->weight8 + row->offset, c->scale + c->scale_at[t], c->param + row->offset, row->shape[0],
-                           row->shape[1]);
+        c->ops->round_int8(c->device, c->weight8 + row->offset, c->scale + c->scale_at[t], c->param + row->offset,
+                           row->shape[0], row->shape[1]);
     }
     if (c->weight) c->ops->cast(c->device, c->type, c->weight, c->param, c->params->floats);
     c->weight_stale = false;

@@ -5,7 +5,8 @@
 #include "host/model/context.h"
 
 // Opens a model on a device that was opened with o; owns the device from now on, after an error too.
-pa_status pa_context_open(pa_context **c, const pa_open *o, const pa_ops *ops, pa_device *d, const pa_device_info *info, pa_err *err);
+pa_status pa_context_open(pa_context **c, const pa_open *o, const pa_ops *ops, pa_device *d, const pa_device_info *info,
+                          pa_err *err);
 void pa_context_close(pa_context *c);
 pa_status pa_context_read(pa_context *c, pa_kind kind, int t, float *out, pa_err *err);
 pa_status pa_context_write(pa_context *c, pa_kind kind, int t, const float *in, pa_err *err);

@@ -1,19 +1,22 @@
-// ops.h: what the model asks of a backend. One table of functions: the operations of the model, and a smaller group for memory, copies,
-// waiting, replay and sums over ranks. The model (forward.c, backward.c, update.c, decode.c) is written once over this table; cpu/ and
-// cuda/ fill it in. No type of CUDA, MPI or oneDNN crosses it.
+// ops.h: what the model asks of a backend. One table of functions: the operations of the model, and a smaller group for
+// memory, copies, waiting, replay and sums over ranks. The model (forward.c, backward.c, update.c, decode.c) is written
+// once over this table; cpu/ and cuda/ fill it in. No type of CUDA, MPI or oneDNN crosses it.
 //
-// Letters as in host/model/params.h. R = B N latent rows, K kept prefix positions a sequence, Q = B K prefix rows, S streams. Rows of
-// a batch are laid out as all kept prefix rows, then all latent rows. "act" is the type of activations: float32, bf16 or fp16. Parameters,
-// the residual stream, statistics, losses and all sums are float32 or better.
+// Letters as in host/model/params.h. R = B N latent rows, K kept prefix positions a sequence, Q = B K prefix rows, S
+// streams. Rows of a batch are laid out as all kept prefix rows, then all latent rows. "act" is the type of
+// activations: float32, bf16 or fp16. Parameters, the residual stream, statistics, losses and all sums are float32 or
+// better.
 //
-// Pointers are device memory unless a comment says otherwise; on a CPU that is the host's. An operation may return before its work is
-// done: work runs in the order of the calls, and errors of operations that return nothing are reported by `wait`. No operation takes
-// memory. The same inputs, threads and ranks give the same bits: sums have one order.
+// Pointers are device memory unless a comment says otherwise; on a CPU that is the host's. An operation may return
+// before its work is done: work runs in the order of the calls, and errors of operations that return nothing are
+// reported by `wait`. No operation takes memory. The same inputs, threads and ranks give the same bits: sums have one
+// order.
 //
-// Costs: s is the bytes of a number of the operation's type, n how many numbers an operand has. Bytes are what must pass between memory
-// and processor, each operand once. Flop are the useful ones, as pabench counts them; a backend that computes more, such as attention's
-// scores again, says so in its own comments. GELU's count is nominal: cpu/ computes some 44, cuda/ 25 in 16 bits and 100 in float32.
-// "Adds" means that results are added to what is there; everything else overwrites.
+// Costs: s is the bytes of a number of the operation's type, n how many numbers an operand has. Bytes are what must
+// pass between memory and processor, each operand once. Flop are the useful ones, as pabench counts them; a backend
+// that computes more, such as attention's scores again, says so in its own comments. GELU's count is nominal: cpu/
+// computes some 44, cuda/ 25 in 16 bits and 100 in float32. "Adds" means that results are added to what is there;
+// everything else overwrites.
 #ifndef PA_OPS_H
 #define PA_OPS_H
 
@@ -48,8 +51,9 @@ typedef struct {
     uint32_t layer;         // of the model, so that each draws its own
 } pa_dropout;
 
-// Operands of attention. Query n of a sequence sees its K prefix keys and latent keys 0..n. Element (row, head h, dim d) of a tensor is
-// at row * ld + h * D + d; rows of q, kn, vn, o: b N + n; of kp, vp: b K + k. q and k are already rotated.
+// Operands of attention. Query n of a sequence sees its K prefix keys and latent keys 0..n. Element (row, head h, dim
+// d) of a tensor is at row * ld + h * D + d; rows of q, kn, vn, o: b N + n; of kp, vp: b K + k. q and k are already
+// rotated.
 typedef struct {
     pa_type type;
     int batch, latents, kept, heads, dim_head; // B N K H D
@@ -81,7 +85,8 @@ typedef struct {
     void *work;                 // decode_work bytes, zero before the first call and not touched between calls
 } pa_attn_decode;
 
-// Copies keys and values of one sequence, rows of (H, D) that are ld apart, into stream's part of a cache (S, H, capacity, D).
+// Copies keys and values of one sequence, rows of (H, D) that are ld apart, into stream's part of a cache (S, H,
+// capacity, D).
 typedef struct {
     pa_type type;
     int rows, heads, dim_head, stream, capacity;
@@ -278,36 +283,40 @@ typedef struct {
 typedef struct {
     const char *name; // of the backend
 
-    // Attention. o (R, ldo) = softmax(scale q k^T, causal) v; lse (B, H, N) = ln of the sum of exponentials, kept for the backward pass.
-    // 4 D flop a pair (a query of a head and a key it sees). Scores never leave a tile: memory is `work` only.
+    // Attention. o (R, ldo) = softmax(scale q k^T, causal) v; lse (B, H, N) = ln of the sum of exponentials, kept for
+    // the backward pass. 4 D flop a pair (a query of a head and a key it sees). Scores never leave a tile: memory is
+    // `work` only.
     void (*attn_fwd)(pa_device *d, const pa_attn *a, void *o, float *lse, pa_work work);
     // 8 D useful flop a pair.
     void (*attn_bwd)(pa_device *d, const pa_attn *a, const pa_attn_grads *g, pa_work work);
-    // Bytes of work that attn_fwd, and with `back` attn_bwd, needs for this shape or one with fewer sequences, latents or kept keys.
+    // Bytes of work that attn_fwd, and with `back` attn_bwd, needs for this shape or one with fewer sequences, latents
+    // or kept keys.
     size_t (*attn_work)(pa_device *d, const pa_attn *a, bool back);
     // Puts k_new and v_new at row *length of the cache, then attends to rows 0 .. *length. *length is not advanced.
     // 2 s D bytes and 4 D flop a head and row.
     void (*attn_decode)(pa_device *d, const pa_attn_decode *a);
     size_t (*decode_work)(pa_device *d, int streams, int heads, int dim_head, int capacity); // bytes
-    pa_status (*cache_rows)(pa_device *d, const pa_cache_rows *a, pa_err *err);              // 4 s D bytes a head and row
+    pa_status (*cache_rows)(pa_device *d, const pa_cache_rows *a, pa_err *err); // 4 s D bytes a head and row
 
     // x (rows, C) = token_emb[token] + pos_emb[position]. 12 n bytes.
     void (*embed_fwd)(pa_device *d, float *x, const pa_embed *a);
     // Adds dx's rows to the embeddings' gradients. 20 n bytes.
     void (*embed_bwd)(pa_device *d, const pa_embed_grads *a);
-    // z = x + r (+ bias), y = LN(z; w, b), eps 1e-5; without r, x is normalised. 4 + s bytes and 8 flop a number; with r 12 + s
-    // bytes, and a flop more for each of r and bias.
+    // z = x + r (+ bias), y = LN(z; w, b), eps 1e-5; without r, x is normalised. 4 + s bytes and 8 flop a number; with
+    // r 12 + s bytes, and a flop more for each of r and bias.
     void (*layernorm_fwd)(pa_device *d, const pa_layernorm *a);
     // Adds to dx, dw, db; dx_copy = dx after that. 12 + s bytes a number, 12 + 2 s with the copy; 18 flop.
     void (*layernorm_bwd)(pa_device *d, const pa_layernorm_grads *a);
     // RMS norm of each head's D numbers (eps 1e-6) times w, in place. 2 s bytes a number, 4 flop.
     void (*head_norm_fwd)(pa_device *d, const pa_head_norm *a);
-    // From the normalised output, so that the input is not needed: where w is not 0, x rstd = y / w. Adds to dw. 3 s bytes, 12 flop.
+    // From the normalised output, so that the input is not needed: where w is not 0, x rstd = y / w. Adds to dw. 3 s
+    // bytes, 12 flop.
     void (*head_norm_bwd)(pa_device *d, const pa_head_norm_grads *a);
     size_t (*norm_work)(pa_device *d, int width); // bytes, for rows of so many numbers
     // Turns pairs (j, j + dims / 2), j < dims / 2, of each head in place. 2 s bytes and 3 flop a number turned.
     void (*rotary)(pa_device *d, const pa_rotary *a);
-    // g = activation(h), then dropout. 2 s bytes a number, 37 flop (GELU, by the error function; nominal), 2 (squared ReLU).
+    // g = activation(h), then dropout. 2 s bytes a number, 37 flop (GELU, by the error function; nominal), 2 (squared
+    // ReLU).
     void (*activation_fwd)(pa_device *d, const pa_activate *a);
     void (*activation_bwd)(pa_device *d, const pa_activate *a); // in place on g. 3 s bytes a number, 40 or 3 flop.
     // nats[i] = -ln softmax(logits)[target], 0 where there is no target; best[i] the most probable token. dlogits =
@@ -318,12 +327,13 @@ typedef struct {
     // *sum = the sum of squares in double. 4 n bytes, 2 n flop. work: sum_work bytes.
     void (*sum_squares)(pa_device *d, double *sum, const float *x, size_t n, void *work);
     size_t (*sum_work)(pa_device *d);
-    // Adam as in PyTorch. g is multiplied by grad_scale, and by clip / norm where the norm, grad_scale sqrt(*squares), is larger than
-    // clip; then cleared. Where the norm is not finite p, m, v and copy stay and g is cleared. copy = p. 32 + s bytes a number, 16 flop.
+    // Adam as in PyTorch. g is multiplied by grad_scale, and by clip / norm where the norm, grad_scale sqrt(*squares),
+    // is larger than clip; then cleared. Where the norm is not finite p, m, v and copy stay and g is cleared. copy = p.
+    // 32 + s bytes a number, 16 flop.
     void (*adam)(pa_device *d, const pa_adam *a);
-    // Muon's operations on a matrix beside products; host/model/muon.c has the order. Where the norm of all gradients is not finite, m and
-    // p stay and g is cleared. g is scaled and clipped as by adam; m = momentum m + (1 - momentum) g; g = (1 - momentum) g + momentum m.
-    // 16 bytes a number, 6 flop.
+    // Muon's operations on a matrix beside products; host/model/muon.c has the order. Where the norm of all gradients
+    // is not finite, m and p stay and g is cleared. g is scaled and clipped as by adam; m = momentum m + (1 - momentum)
+    // g; g = (1 - momentum) g + momentum m. 16 bytes a number, 6 flop.
     void (*momentum)(pa_device *d, const pa_momentum *a);
     void (*normalise)(pa_device *d, const pa_normalise *a);   // x = u / (sqrt(*squares) + 1e-7). 4 + s bytes a number.
     void (*polynomial)(pa_device *d, const pa_polynomial *a); // 3 s bytes a number, 4 flop
@@ -333,49 +343,61 @@ typedef struct {
     void (*widen)(pa_device *d, pa_type type, float *y, const void *x, size_t n); // y = x. 4 + s bytes a number.
     // Adds the columns of x (rows, C) to sum (C). 4 n bytes. work: norm_work(C) bytes.
     void (*column_sum)(pa_device *d, float *sum, const float *x, int rows, int C, void *work);
-    // 2 m n k flop; m k + k n numbers read, m n written (read too with `add`). PA_FAIL where the library has no such product.
+    // 2 m n k flop; m k + k n numbers read, m n written (read too with `add`). PA_FAIL where the library has no such
+    // product.
     pa_status (*product)(pa_device *d, const pa_product *p, const void *a, const void *b, void *c, pa_err *err);
     void (*gemv)(pa_device *d, const pa_gemv *a);      // s in out bytes, 2 S in out flop
     void (*gemv_int8)(pa_device *d, const pa_gemv *a); // in out bytes, 2 S in out flop
-    // q (rows, in) = round(w / scale), scale (rows) = max |w| of the row / 127; w becomes scale q, so that evaluation and prefill compute
-    // with the weights that decoding reads. 9 bytes a number.
+    // q (rows, in) = round(w / scale), scale (rows) = max |w| of the row / 127; w becomes scale q, so that evaluation
+    // and prefill compute with the weights that decoding reads. 9 bytes a number.
     void (*round_int8)(pa_device *d, int8_t *q, float *scale, float *w, int rows, int in);
 
-    // Memory. `start` runs after the memory plan was printed and before memory is taken: it fails where the device is absent. `take` takes
-    // zeroed memory for the arena of that name; plan: bytes of all arenas, for its error. `ready` gives the device its workspace.
+    // Memory. `start` runs after the memory plan was printed and before memory is taken: it fails where the device is
+    // absent. `take` takes zeroed memory for the arena of that name; plan: bytes of all arenas, for its error. `ready`
+    // gives the device its workspace.
     pa_status (*start)(pa_device *d, pa_err *err);
     pa_status (*take)(pa_device *d, const char *arena, size_t bytes, size_t plan, void **base, pa_err *err);
     void (*give)(pa_device *d, void *base, size_t bytes);
-    pa_status (*take_host)(pa_device *d, size_t bytes, void **base, pa_err *err); // the host's, fit for copies; NULL on a unified device
-    void (*give_host)(pa_device *d, void *base);                                  // waits for copies beside the operations
+    pa_status (*take_host)(pa_device *d, size_t bytes, void **base,
+                           pa_err *err);         // the host's, fit for copies; NULL on a unified device
+    void (*give_host)(pa_device *d, void *base); // waits for copies beside the operations
     pa_status (*ready)(pa_device *d, void *workspace, pa_err *err);
     void (*close)(pa_device *d); // waits for what is under way; frees d
 
-    // Copies, in the order of operations. What upload reads must stay, and what download writes is there, until the next wait.
+    // Copies, in the order of operations. What upload reads must stay, and what download writes is there, until the
+    // next wait.
     pa_status (*clear)(pa_device *d, void *to, size_t bytes, pa_err *err);
     pa_status (*copy)(pa_device *d, void *to, const void *from, size_t bytes, pa_err *err); // within the device
     pa_status (*upload)(pa_device *d, void *to, const void *from, size_t bytes, pa_err *err);
     pa_status (*download)(pa_device *d, void *to, const void *from, size_t bytes, pa_err *err);
-    pa_status (*wait)(pa_device *d, const char *what, pa_err *err); // for all of it; what: the words of an error, "computing a loss"
+    pa_status (*wait)(pa_device *d, const char *what,
+                      pa_err *err); // for all of it; what: the words of an error, "computing a loss"
 
-    // Batches on their way, in two slots: the next call's is copied while the last call still computes. All NULL where unified.
+    // Batches on their way, in two slots: the next call's is copied while the last call still computes. All NULL where
+    // unified.
     pa_status (*slot_wait)(pa_device *d, int slot, pa_err *err); // until the slot's host memory may be written
-    pa_status (*slot_send)(pa_device *d, int slot, void *to, const void *from, size_t bytes, pa_err *err); // beside the operations
-    pa_status (*slot_take)(pa_device *d, int slot, void *to, const void *from, size_t bytes, pa_err *err); // in their order, once sent
+    pa_status (*slot_send)(pa_device *d, int slot, void *to, const void *from, size_t bytes,
+                           pa_err *err); // beside the operations
+    pa_status (*slot_take)(pa_device *d, int slot, void *to, const void *from, size_t bytes,
+                           pa_err *err);                         // in their order, once sent
     pa_status (*slot_free)(pa_device *d, int slot, pa_err *err); // once the operations so far are done
 
-    // Optional: runs `work`, which only calls operations and copies, and may replay what it did the last time the same step came.
-    // NULL: the model calls `work` itself.
-    pa_status (*replay)(pa_device *d, const pa_step *step, pa_status (*work)(void *what, pa_err *err), void *what, pa_err *err);
+    // Optional: runs `work`, which only calls operations and copies, and may replay what it did the last time the same
+    // step came. NULL: the model calls `work` itself.
+    pa_status (*replay)(pa_device *d, const pa_step *step, pa_status (*work)(void *what, pa_err *err), void *what,
+                        pa_err *err);
 
     // Sums over ranks, where info.ranks. Every call is made by all ranks in the same order.
-    // sum_begin: `count` gradients are about to be summed; own: see own_apart, else NULL; scatter: each rank needs its shares only.
+    // sum_begin: `count` gradients are about to be summed; own: see own_apart, else NULL; scatter: each rank needs its
+    // shares only.
     pa_status (*sum_begin)(pa_device *d, float *grad, float *own, size_t count, bool scatter, pa_err *err);
-    pa_status (*sum_ready)(pa_device *d, size_t from, pa_err *err);            // gradients [from, count) are final; from 0 comes last
-    pa_status (*sum_end)(pa_device *d, pa_err *err);                           // what follows sees the sums
-    pa_status (*sum_f64)(pa_device *d, double *x, pa_err *err);                // one number
+    pa_status (*sum_ready)(pa_device *d, size_t from,
+                           pa_err *err);                        // gradients [from, count) are final; from 0 comes last
+    pa_status (*sum_end)(pa_device *d, pa_err *err);            // what follows sees the sums
+    pa_status (*sum_f64)(pa_device *d, double *x, pa_err *err); // one number
     pa_status (*gather)(pa_device *d, float *data, size_t count, pa_err *err); // everyone's shares, to everyone
-    pa_status (*gather_spans)(pa_device *d, float *data, const pa_span *of, pa_err *err); // rank r's bytes of[r] (ranks), to everyone
+    pa_status (*gather_spans)(pa_device *d, float *data, const pa_span *of,
+                              pa_err *err); // rank r's bytes of[r] (ranks), to everyone
     // Optional: the sum of squares over all gradients; each rank adds up its shares. NULL: sum_squares of all, or with
     // own_apart of this rank's, and sum_f64.
     pa_status (*squares_by_rank)(pa_device *d, double *sum, const float *grad, size_t count, pa_err *err);

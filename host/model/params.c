@@ -1,4 +1,5 @@
-// params.c: a model's settings checked, the one table of its tensors, and its work in flop. Knows nothing of devices, files or training.
+// params.c: a model's settings checked, the one table of its tensors, and its work in flop. Knows nothing of devices,
+// files or training.
 #include "host/model/params.h"
 
 #include <math.h>
@@ -41,17 +42,18 @@ pa_status pa_model_check(const pa_model *m, pa_err *err) {
                  {"rotary_dims", m->rotary_dims, 0, m->dim_head}};
     for (size_t i = 0; i < sizeof range / sizeof *range; i++)
         if (range[i].value < range[i].low || range[i].value > range[i].high)
-            return pa_error(err, PA_USAGE, "model.%s: expected %d to %d, found %d", range[i].name, range[i].low, range[i].high,
-                            range[i].value);
-    if (m->rotary_dims % 2) return pa_error(err, PA_USAGE, "model.rotary_dims: expected an even number, found %d", m->rotary_dims);
+            return pa_error(err, PA_USAGE, "model.%s: expected %d to %d, found %d", range[i].name, range[i].low,
+                            range[i].high, range[i].value);
+    if (m->rotary_dims % 2)
+        return pa_error(err, PA_USAGE, "model.rotary_dims: expected an even number, found %d", m->rotary_dims);
     const struct {
         const char *name;
         double value, below;
     } share[] = {{"prefix_dropout", m->prefix_dropout, 1}, {"dropout", m->dropout, 0.99}, {"z_loss", m->z_loss, 1e6}};
     for (size_t i = 0; i < sizeof share / sizeof *share; i++)
         if (!(share[i].value >= 0 && share[i].value < share[i].below))
-            return pa_error(err, PA_USAGE, "model.%s: expected at least 0 and below %g, found %g", share[i].name, share[i].below,
-                            share[i].value);
+            return pa_error(err, PA_USAGE, "model.%s: expected at least 0 and below %g, found %g", share[i].name,
+                            share[i].below, share[i].value);
     return PA_OK;
 }
 
@@ -130,8 +132,11 @@ pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
         return pa_error(err, PA_FAIL, "no memory for the table of %d blocks", blocks);
     }
     // As the logits' weight too, numbers of size 1 would give logits of size dim and a first loss of hundreds.
-    p->token_emb = add(p, "", "token_emb.weight", m->vocab, m->dim, PA_INIT_NORMAL, m->tie_embeddings ? 1 / sqrt(m->dim) : 1);
-    p->pos_emb = m->position == PA_POSITION_LEARNED_ROTARY ? add(p, "", "pos_emb.weight", m->context, m->dim, PA_INIT_NORMAL, 1) : -1;
+    p->token_emb =
+        add(p, "", "token_emb.weight", m->vocab, m->dim, PA_INIT_NORMAL, m->tie_embeddings ? 1 / sqrt(m->dim) : 1);
+    p->pos_emb = m->position == PA_POSITION_LEARNED_ROTARY
+                     ? add(p, "", "pos_emb.weight", m->context, m->dim, PA_INIT_NORMAL, 1)
+                     : -1;
     for (int i = 0; i < m->perceive_depth; i++) add_block(p, &p->block[i], "perceive_layers", i, true);
     for (int i = 0; i < m->depth; i++) add_block(p, &p->block[m->perceive_depth + i], "layers", i, false);
     p->final_norm_w = p->final_norm_b = -1;

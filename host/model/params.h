@@ -1,5 +1,6 @@
-// params.h: a model's settings, the one table of its tensors, and its work in flop. Knows nothing of devices, files or training.
-// Letters: B sequences, M input tokens, P prefix, N = M - P latents, C dim, H heads, D dim_head, I = H D, F = ff_mult C, V vocabulary.
+// params.h: a model's settings, the one table of its tensors, and its work in flop. Knows nothing of devices, files or
+// training. Letters: B sequences, M input tokens, P prefix, N = M - P latents, C dim, H heads, D dim_head, I = H D, F =
+// ff_mult C, V vocabulary.
 #ifndef PA_PARAMS_H
 #define PA_PARAMS_H
 
@@ -15,8 +16,8 @@ typedef struct {
     int ff_mult;               // F / C
     int vocab;                 // V
     double prefix_dropout;     // share of prefix positions dropped in training
-    double dropout;            // of cross-attention weights and feed-forward activations in training, as in perceiver_ar_pytorch
-    double z_loss;             // weight of the mean of ln(Z)^2 in the training objective
+    double dropout; // of cross-attention weights and feed-forward activations in training, as in perceiver_ar_pytorch
+    double z_loss;  // weight of the mean of ln(Z)^2 in the training objective
     pa_position position;
     pa_activation activation;
     int rotary_dims; // 0: max(32, D / 2), at most D, even
@@ -92,8 +93,8 @@ size_t pa_params_adam(const pa_params *p, bool muon, size_t from, size_t to);
 // Element values of row t as (seed) gives them, into out[size].
 void pa_params_draw(const pa_params *p, int t, uint64_t seed, float *out);
 
-// Useful flop of `batch` sequences of `length` tokens whose prefix has `kept` positions and whose latents are the last `latents`:
-// model.md's rules. By part, so that the benchmark can say where they go.
+// Useful flop of `batch` sequences of `length` tokens whose prefix has `kept` positions and whose latents are the last
+// `latents`: model.md's rules. By part, so that the benchmark can say where they go.
 typedef struct {
     double linear_forward, linear_backward, attention_forward, attention_backward;
 } pa_flops;

@@ -15,20 +15,24 @@ static void *take_acts(const pa_context *c, pa_arena *a, size_t count) {
 static pa_attn attention_limits(const pa_context *c, bool cross, int B, int N, int K) {
     const pa_model *m = &c->params->model;
     int I = pa_inner(m);
-    pa_attn a = {.type = c->type, .batch = B, .latents = N, .kept = cross ? K : 0, .heads = m->heads, .dim_head = m->dim_head};
+    pa_attn a = {
+        .type = c->type, .batch = B, .latents = N, .kept = cross ? K : 0, .heads = m->heads, .dim_head = m->dim_head};
     a.scale = c->softmax_scale;
     a.ldo = I;
     a.ldq = cross ? I : 3 * I;
     a.ldkv = cross ? 2 * I : 3 * I;
-    a.kn = (const void *)((uintptr_t)(B * a.kept) * (uintptr_t)a.ldkv * pa_size(c->type)); // after the prefix's, as in pa_saved
+    a.kn = (const void *)((uintptr_t)(B * a.kept) * (uintptr_t)a.ldkv *
+                          pa_size(c->type)); // after the prefix's, as in pa_saved
     a.vn = a.kn;
     return a;
 }
 
 static size_t work_bytes(const pa_context *c, size_t B, size_t N, size_t K) {
     const pa_model *m = &c->params->model;
-    pa_attn cross = attention_limits(c, true, (int)B, (int)N, (int)K), self = attention_limits(c, false, (int)B, (int)N, 0);
-    size_t longest = (size_t)(pa_ff(m) > pa_inner(m) ? pa_ff(m) : pa_inner(m)), gemv = (size_t)c->open.streams * longest * sizeof(float);
+    pa_attn cross = attention_limits(c, true, (int)B, (int)N, (int)K),
+            self = attention_limits(c, false, (int)B, (int)N, 0);
+    size_t longest = (size_t)(pa_ff(m) > pa_inner(m) ? pa_ff(m) : pa_inner(m)),
+           gemv = (size_t)c->open.streams * longest * sizeof(float);
     size_t need[] = {gemv,
                      c->ops->attn_work(c->device, &cross, c->open.training),
                      c->ops->attn_work(c->device, &self, c->open.training),
@@ -123,7 +127,8 @@ static void plan_caches(pa_context *c, pa_arena *a) {
     pa_layout_caches(a, &c->open, pa_size(c->type), c->cache);
     c->step = take_floats(a, pa_plan_step(c, NULL, &rows));
     c->step_in = pa_arena_take(a, 2 + 2 * S, 4);
-    c->step_work = pa_arena_take(a, c->ops->decode_work(c->device, c->open.streams, m->heads, m->dim_head, m->context), 1);
+    c->step_work =
+        pa_arena_take(a, c->ops->decode_work(c->device, c->open.streams, m->heads, m->dim_head, m->context), 1);
 }
 
 static void plan_muon(pa_context *c, pa_arena *a) {
@@ -131,7 +136,8 @@ static void plan_muon(pa_context *c, pa_arena *a) {
     pa_muon_sizes(c->params, &matrix, &square);
     c->muon_x = pa_arena_take(a, matrix, pa_size(c->info.muon));
     c->muon_y = pa_arena_take(a, matrix, pa_size(c->info.muon));
-    for (int i = 0; i < (c->info.muon == PA_TYPE_F32 ? 4 : 2); i++) c->muon_square[i] = pa_arena_take(a, square, pa_size(c->info.muon));
+    for (int i = 0; i < (c->info.muon == PA_TYPE_F32 ? 4 : 2); i++)
+        c->muon_square[i] = pa_arena_take(a, square, pa_size(c->info.muon));
 }
 
 void pa_plan(pa_context *c) {
@@ -175,7 +181,8 @@ static void plan_unified(pa_context *c) {
 
 size_t pa_plan_host(pa_context *c, void *base) {
     const pa_model *m = &c->params->model;
-    size_t S = (size_t)c->open.streams, B = (size_t)c->open.max_batch, N = (size_t)(m->context - m->prefix), K = (size_t)m->prefix;
+    size_t S = (size_t)c->open.streams, B = (size_t)c->open.max_batch, N = (size_t)(m->context - m->prefix),
+           K = (size_t)m->prefix;
     pa_arena block = {.base = base, .align = c->info.align}, *a = &block;
     if (c->info.unified) {
         plan_unified(c);

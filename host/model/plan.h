@@ -6,7 +6,8 @@
 
 // Places everything in the arenas; counts while they have no base.
 void pa_plan(pa_context *c);
-// The same for the host's memory for copies; returns its bytes. On a unified device there is none: the buffers themselves are used.
+// The same for the host's memory for copies; returns its bytes. On a unified device there is none: the buffers
+// themselves are used.
 size_t pa_plan_host(pa_context *c, void *base);
 
 // Rows of one decoding step, float32, each from a multiple of 64 floats. NULL while there are none.

@@ -11,8 +11,10 @@ enum { SCALING_STEPS = 2000 };
 // The sum of squares over the sum of all ranks' gradients.
 static pa_status square_norm(pa_context *c, pa_err *err) {
     double *sum = &c->sums[PA_SUM_SQUARES];
-    if (c->info.ranks && c->ops->squares_by_rank) return c->ops->squares_by_rank(c->device, sum, c->grad, c->floats, err);
-    c->ops->sum_squares(c->device, sum, c->own_grad ? c->own_grad : c->grad, c->own_grad ? c->own : c->floats, c->work.at);
+    if (c->info.ranks && c->ops->squares_by_rank)
+        return c->ops->squares_by_rank(c->device, sum, c->grad, c->floats, err);
+    c->ops->sum_squares(c->device, sum, c->own_grad ? c->own_grad : c->grad, c->own_grad ? c->own : c->floats,
+                        c->work.at);
     return c->own_grad ? c->ops->sum_f64(c->device, sum, err) : PA_OK;
 }
 
@@ -22,7 +24,8 @@ typedef struct {
     pa_group group;
 } run;
 
-// The next run of `within`; *t: the first tensor that may be in it. False after the last. Where all groups are updated alike, there is one.
+// The next run of `within`; *t: the first tensor that may be in it. False after the last. Where all groups are updated
+// alike, there is one.
 static bool next_run(const pa_context *c, pa_span within, int *t, run *r) {
     const pa_params *p = c->params;
     while (*t < p->count) {
@@ -46,8 +49,8 @@ static bool is_muon(const pa_context *c, const run *r) {
     return c->open.muon && r->group == PA_GROUP_MATRIX;
 }
 
-// Parameters [own.from, own.to), whose gradients begin at g, and moments at `moment` and `second`. Of Muon's matrices only the momentum is
-// updated, and the gradient becomes what is to be orthogonalised.
+// Parameters [own.from, own.to), whose gradients begin at g, and moments at `moment` and `second`. Of Muon's matrices
+// only the momentum is updated, and the gradient becomes what is to be orthogonalised.
 static void update_span(pa_context *c, pa_span own, float *g, size_t moment, size_t second) {
     run r;
     for (int t = 0; next_run(c, own, &t, &r);) {
@@ -76,7 +79,8 @@ static void update_span(pa_context *c, pa_span own, float *g, size_t moment, siz
     }
 }
 
-// With Muon, a rank puts into its shares of c->grad what the others need: of matrices what is to be orthogonalised, else parameters.
+// With Muon, a rank puts into its shares of c->grad what the others need: of matrices what is to be orthogonalised,
+// else parameters.
 static pa_status offer_share(pa_context *c, pa_span own, const float *g, pa_err *err) {
     pa_status e = PA_OK;
     run r;
@@ -92,7 +96,8 @@ static pa_status take_shares(pa_context *c, pa_err *err) {
     run r;
     for (int t = 0; !e && next_run(c, (pa_span){0, c->floats}, &t, &r);)
         if (!is_muon(c, &r))
-            e = c->ops->copy(c->device, c->param + r.of.from, c->grad + r.of.from, (r.of.to - r.of.from) * sizeof *c->grad, err);
+            e = c->ops->copy(c->device, c->param + r.of.from, c->grad + r.of.from,
+                             (r.of.to - r.of.from) * sizeof *c->grad, err);
     return e;
 }
 

@@ -6,7 +6,8 @@
 pa_status pa_automaton_init(pa_automaton *a, size_t most, pa_err *err) {
     size_t slots = 1024;
     *a = (pa_automaton){.states = 1, .edges = 1};
-    if (most > UINT32_MAX / 16) return pa_error(err, PA_FAIL, "expected at most %u tokens to compare, found %zu", UINT32_MAX / 16, most);
+    if (most > UINT32_MAX / 16)
+        return pa_error(err, PA_FAIL, "expected at most %u tokens to compare, found %zu", UINT32_MAX / 16, most);
     while (slots < 5 * most) slots *= 2;
     a->mask = (uint32_t)(slots - 1);
     a->state = calloc(2 * most + 2, sizeof *a->state); // at most 2 n - 1 states and 3 n - 4 edges
@@ -44,7 +45,8 @@ static void connect(pa_automaton *a, uint32_t from, uint16_t symbol, uint32_t to
     a->state[from].edge = a->edges++;
 }
 
-// A copy of q for the shorter of its substrings, which now end elsewhere too. p is the longest suffix with an edge to q.
+// A copy of q for the shorter of its substrings, which now end elsewhere too. p is the longest suffix with an edge to
+// q.
 static uint32_t split(pa_automaton *a, uint32_t p, uint16_t symbol, uint32_t q) {
     uint32_t copy = a->states++;
     a->state[copy] = (pa_state){.length = a->state[p].length + 1, .link = a->state[q].link};

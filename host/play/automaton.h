@@ -1,5 +1,6 @@
-// automaton.h: a suffix automaton: all substrings of some sequences of symbols, built in linear time, and how far other sequences match
-// them. Knows nothing of music. A. Blumer et al., "The smallest automaton recognizing the subwords of a text", 1985.
+// automaton.h: a suffix automaton: all substrings of some sequences of symbols, built in linear time, and how far other
+// sequences match them. Knows nothing of music. A. Blumer et al., "The smallest automaton recognizing the subwords of a
+// text", 1985.
 #ifndef PA_AUTOMATON_H
 #define PA_AUTOMATON_H
 
@@ -26,7 +27,8 @@ typedef struct {
     uint32_t last; // where the symbols so far lead
 } pa_automaton;
 
-// For at most `most` symbols in all. Memory: at most 140 bytes for each, most of it untouched until it is needed. PA_FAIL without memory.
+// For at most `most` symbols in all. Memory: at most 140 bytes for each, most of it untouched until it is needed.
+// PA_FAIL without memory.
 pa_status pa_automaton_init(pa_automaton *a, size_t most, pa_err *err);
 void pa_automaton_clear(pa_automaton *a);
 // Appends a symbol; returns the state of all symbols so far.
@@ -38,8 +40,8 @@ typedef struct {
 } pa_match;
 // Moves the match past a symbol, and reports it to the state under the name `where`.
 void pa_automaton_match(pa_automaton *a, pa_match *m, uint16_t symbol, int64_t where);
-// After the last match: gives each state the longest match of its substrings' ends. `match` is then the longest end of what leads to the
-// state that the other sequences have. PA_FAIL without memory.
+// After the last match: gives each state the longest match of its substrings' ends. `match` is then the longest end of
+// what leads to the state that the other sequences have. PA_FAIL without memory.
 pa_status pa_automaton_close(pa_automaton *a, pa_err *err);
 
 #endif

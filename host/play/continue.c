@@ -53,7 +53,8 @@ typedef struct {
 } session;
 
 // The streams' tokens, as they come.
-static pa_status generate(session *x, watch *w, const patrain_sampling *how, uint16_t *out, size_t *count, pa_err *err) {
+static pa_status generate(session *x, watch *w, const patrain_sampling *how, uint16_t *out, size_t *count,
+                          pa_err *err) {
     uint16_t token[MOST_STREAMS];
     patrain_error why;
     patrain_status s = patrain_stream_start(x->stream, x->primer.token, x->primer.count, &why);
@@ -86,7 +87,9 @@ static pa_status generate_some(session *x, int first, int wanted, uint16_t *out,
         x->tokens += count[k];
         s = pa_takes_add(&x->takes, token, count[k], x->limit, err);
         if (!s && x->limit && !*job->stop && !job->tokens && count[k] == x->length)
-            fprintf(stderr, "pagen: continuation %d: stopped after %zu tokens, only %.1f s of music; try another --seed or --temperature\n",
+            fprintf(stderr,
+                    "pagen: continuation %d: stopped after %zu tokens, only %.1f s of music; try another --seed or "
+                    "--temperature\n",
                     first + k + 1, count[k], pa_token_seconds(token, count[k]));
     }
     return s;
@@ -96,8 +99,11 @@ static pa_status generate_all(session *x, pa_err *err) {
     int number = x->job->output.number, rounds = (number + MOST_STREAMS - 1) / MOST_STREAMS;
     size_t bytes;
     x->streams = (number + rounds - 1) / rounds;
-    const patrain_options options = {
-        .size = sizeof options, .device = x->device, .precision = x->job->precision, .int8 = x->job->int8, .sequences = x->streams};
+    const patrain_options options = {.size = sizeof options,
+                                     .device = x->device,
+                                     .precision = x->job->precision,
+                                     .int8 = x->job->int8,
+                                     .sequences = x->streams};
     patrain_error why;
     pa_status s = pa_from_library(patrain_stream_open(&x->stream, x->model, &options, &why), &why, err);
     if (s) return s;
@@ -149,9 +155,10 @@ static pa_status show(const session *x, pa_err *err) {
     const pa_continuation *job = x->job;
     const patrain_sampling *o = &job->sampling;
     char facts[4096 + 256];
-    snprintf(facts, sizeof facts, "%s, step %lld. Seed %llu, temperature %g, top-k %d, top-p %g, min-p %g, repetition penalty %g%s%s.",
-             x->info->path, (long long)x->info->step, (unsigned long long)o->seed, o->temperature, o->top_k, o->top_p, o->min_p,
-             o->repetition_penalty, job->greedy ? ", greedy" : "", o->long_notes ? ", long notes" : "");
+    snprintf(facts, sizeof facts,
+             "%s, step %lld. Seed %llu, temperature %g, top-k %d, top-p %g, min-p %g, repetition penalty %g%s%s.",
+             x->info->path, (long long)x->info->step, (unsigned long long)o->seed, o->temperature, o->top_k, o->top_p,
+             o->min_p, o->repetition_penalty, job->greedy ? ", greedy" : "", o->long_notes ? ", long notes" : "");
     return pa_show_write(&job->show, &job->output, &x->primer, &x->takes, facts, err);
 }
 

@@ -95,7 +95,8 @@ static pa_status match_corpus(search *x, pa_err *err) {
     pa_status s = PA_OK;
     for (int64_t p = 0; p < x->corpus->pieces && !(s = read_line(&x->line, x->corpus, p, x->kind, err)); p++) {
         pa_match m = {0};
-        for (size_t i = 0; i < x->line.count; i++) pa_automaton_match(&x->automaton, &m, x->line.symbol[i], p << SYMBOL_BITS | (int64_t)i);
+        for (size_t i = 0; i < x->line.count; i++)
+            pa_automaton_match(&x->automaton, &m, x->line.symbol[i], p << SYMBOL_BITS | (int64_t)i);
     }
     return s;
 }
@@ -133,12 +134,13 @@ static pa_status longest_of_all(search *x, pa_copy *longest, pa_err *err) {
     return s;
 }
 
-pa_status pa_copies_find(const pa_token_set *pieces, const pa_token_set *corpus, pa_copy_kind kind, pa_copy *longest, pa_err *err) {
+pa_status pa_copies_find(const pa_token_set *pieces, const pa_token_set *corpus, pa_copy_kind kind, pa_copy *longest,
+                         pa_err *err) {
     search x = {.pieces = pieces, .corpus = corpus, .kind = kind};
     size_t most = (is_transposed(kind) ? 2 : 1) * (size_t)pieces->tokens + (size_t)pieces->pieces;
     if (pieces->encoding != corpus->encoding)
-        return pa_error(err, PA_DATA, "encoding: expected %s, that of the corpus, found %s", pa_encoding_name(corpus->encoding),
-                        pa_encoding_name(pieces->encoding));
+        return pa_error(err, PA_DATA, "encoding: expected %s, that of the corpus, found %s",
+                        pa_encoding_name(corpus->encoding), pa_encoding_name(pieces->encoding));
     pa_status s = pa_automaton_init(&x.automaton, most, err);
     x.state = malloc((most + 1) * sizeof *x.state);
     if (!s && !x.state) s = pa_error(err, PA_FAIL, "no memory to compare %zu tokens", most);

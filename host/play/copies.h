@@ -1,4 +1,5 @@
-// copies.h: the longest stretches that pieces share with a corpus, such as what a model plays with what it was trained on.
+// copies.h: the longest stretches that pieces share with a corpus, such as what a model plays with what it was trained
+// on.
 #ifndef PA_COPIES_H
 #define PA_COPIES_H
 
@@ -20,8 +21,9 @@ typedef struct {
 
 const char *pa_copy_name(pa_copy_kind kind); // "tokens, transposed"
 
-// longest: (x->pieces), that of each piece. Time and memory are linear: for the pieces at most 280 bytes a token, for the corpus none
-// beside the mapped file. PA_DATA where the encodings differ.
-pa_status pa_copies_find(const pa_token_set *x, const pa_token_set *corpus, pa_copy_kind kind, pa_copy *longest, pa_err *err);
+// longest: (x->pieces), that of each piece. Time and memory are linear: for the pieces at most 280 bytes a token, for
+// the corpus none beside the mapped file. PA_DATA where the encodings differ.
+pa_status pa_copies_find(const pa_token_set *x, const pa_token_set *corpus, pa_copy_kind kind, pa_copy *longest,
+                         pa_err *err);
 
 #endif

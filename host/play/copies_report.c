@@ -73,8 +73,9 @@ static pa_status print_row(const found *x, pa_copy_kind kind, pa_err *err) {
     printf("%-20s%10g%10lld", pa_copy_name(kind), middle, (long long)c->length);
     if (c->length) {
         const char *name = piece_name(x, c->piece);
-        printf("  piece %lld at %.1f s is piece %lld at %.1f s%s%s", (long long)piece, seconds_at(&x->pieces, piece, c->own),
-               (long long)c->piece, seconds_at(&x->corpus, c->piece, c->token), name ? ", " : "", name ? name : "");
+        printf("  piece %lld at %.1f s is piece %lld at %.1f s%s%s", (long long)piece,
+               seconds_at(&x->pieces, piece, c->own), (long long)c->piece, seconds_at(&x->corpus, c->piece, c->token),
+               name ? ", " : "", name ? name : "");
     }
     putchar('\n');
     return PA_OK;
@@ -83,12 +84,13 @@ static pa_status print_row(const found *x, pa_copy_kind kind, pa_err *err) {
 static pa_status print_table(const found *x, pa_err *err) {
     pa_status s = PA_OK;
     printf("pieces      %s: %lld, %lld tokens\n", x->path, (long long)x->pieces.pieces, (long long)x->pieces.tokens);
-    printf("corpus      %s: %lld, %lld tokens\n\n", x->corpus_path, (long long)x->corpus.pieces, (long long)x->corpus.tokens);
+    printf("corpus      %s: %lld, %lld tokens\n\n", x->corpus_path, (long long)x->corpus.pieces,
+           (long long)x->corpus.tokens);
     printf("%-20s%10s%10s\n", "in common", "median", "longest");
     for (pa_copy_kind kind = 0; kind < PA_COPIES && !s; kind++) s = print_row(x, kind, err);
-    printf(
-        "\nThe longest stretch that a piece shares with the corpus. tokens: the same ones; notes: the pitches that are struck, whatever\n"
-        "their times and loudness; transposed: the same but for one distance in pitch.\n");
+    printf("\nThe longest stretch that a piece shares with the corpus. tokens: the same ones; notes: the pitches that "
+           "are struck, whatever\n"
+           "their times and loudness; transposed: the same but for one distance in pitch.\n");
     return s;
 }
 

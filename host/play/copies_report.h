@@ -1,4 +1,5 @@
-// copies_report.h: what paeval --copies prints of the stretches that pieces share with a corpus, for people or as JSON (docs/metrics.md).
+// copies_report.h: what paeval --copies prints of the stretches that pieces share with a corpus, for people or as JSON
+// (docs/metrics.md).
 #ifndef PA_COPIES_REPORT_H
 #define PA_COPIES_REPORT_H
 

@@ -23,8 +23,8 @@ static double accuracy_of(const pa_score *s) {
 // ---- the table
 
 static void print_windows(const pa_result *x) {
-    printf("windows     %d tokens, %d of them prefix, stride %d; %s on %s, %.0f tokens/s\n", x->model->context, x->model->prefix, x->stride,
-           x->precision, x->device, per((double)pa_score_tokens(&x->sums.whole), x->took));
+    printf("windows     %d tokens, %d of them prefix, stride %d; %s on %s, %.0f tokens/s\n", x->model->context,
+           x->model->prefix, x->stride, x->precision, x->device, per((double)pa_score_tokens(&x->sums.whole), x->took));
 }
 
 static void print_nats(const pa_result *x) {
@@ -32,7 +32,8 @@ static void print_nats(const pa_result *x) {
     double nats = pa_score_nats(s);
     printf("nats        %.4f a token, %.4f a note, %.4f a second of music\n", x->mean.mean, per(nats, (double)s->notes),
            per(nats, s->seconds));
-    if (isfinite(x->mean.error)) printf("interval    %.4f to %.4f a token (95 %%, over pieces)\n", x->mean.low, x->mean.high);
+    if (isfinite(x->mean.error))
+        printf("interval    %.4f to %.4f a token (95 %%, over pieces)\n", x->mean.low, x->mean.high);
 }
 
 static void print_difference(const pa_evaluation *r) {
@@ -62,12 +63,15 @@ static void print_classes(const pa_evaluation *r) {
 }
 
 // base: NULL, or the other model's rows. Contexts differ between models, and then so do the tokens of a row.
-static void print_rows(const char *name, const pa_measure_row *row, const pa_measure_row *base, int rows, double tokens) {
-    printf("\n%-12s%12s%10s%10s%s\n", name, "tokens", "share", "nats", base ? "              baseline  difference" : "");
+static void print_rows(const char *name, const pa_measure_row *row, const pa_measure_row *base, int rows,
+                       double tokens) {
+    printf("\n%-12s%12s%10s%10s%s\n", name, "tokens", "share", "nats",
+           base ? "              baseline  difference" : "");
     for (int i = 0; i < rows; i++) {
         char range[64];
         if (!row[i].tokens) continue;
-        snprintf(range, sizeof range, row[i].to < INT64_MAX ? "%lld-%lld" : "%lld-", (long long)row[i].from, (long long)row[i].to);
+        snprintf(range, sizeof range, row[i].to < INT64_MAX ? "%lld-%lld" : "%lld-", (long long)row[i].from,
+                 (long long)row[i].to);
         double n = (double)row[i].tokens, loss = row[i].nats / n;
         printf("%-12s%12lld%8.2f %%%10.4f", range, (long long)row[i].tokens, 100 * n / tokens, loss);
         if (base) printf("%22.4f%12.4f", base[i].nats / n, loss - base[i].nats / n);
@@ -113,10 +117,11 @@ static void add_rows(cJSON *o, const char *name, const pa_measure_row *row, int 
     cJSON *list = cJSON_AddArrayToObject(o, name);
     for (int i = 0; i < rows; i++) {
         if (!row[i].tokens) continue;
-        const number value[] = {{"from", (double)row[i].from},
-                                {"to", row[i].to < INT64_MAX ? (double)row[i].to : (double)NAN}, // which cJSON prints as null
-                                {"tokens", (double)row[i].tokens},
-                                {"loss", row[i].nats / (double)row[i].tokens}};
+        const number value[] = {
+            {"from", (double)row[i].from},
+            {"to", row[i].to < INT64_MAX ? (double)row[i].to : (double)NAN}, // which cJSON prints as null
+            {"tokens", (double)row[i].tokens},
+            {"loss", row[i].nats / (double)row[i].tokens}};
         cJSON *one = cJSON_CreateObject();
         ADD_NUMBERS(one, value);
         cJSON_AddItemToArray(list, one);

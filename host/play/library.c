@@ -25,8 +25,8 @@ void pa_precision_text(const patrain_options *o, char *text, size_t size) {
 pa_status pa_check_encoding(const pa_token_set *t, const patrain_model *model, const char *list, pa_err *err) {
     const patrain_model_info *m = patrain_model_describe(model);
     if (m->foreign || t->encoding == (pa_encoding)m->encoding) return PA_OK;
-    return pa_error(err, PA_DATA, "%s: encoding: expected %s, that of %s, found %s", list, pa_encoding_name((pa_encoding)m->encoding),
-                    m->path, pa_encoding_name(t->encoding));
+    return pa_error(err, PA_DATA, "%s: encoding: expected %s, that of %s, found %s", list,
+                    pa_encoding_name((pa_encoding)m->encoding), m->path, pa_encoding_name(t->encoding));
 }
 
 pa_status pa_open_tokens(pa_token_set *t, const patrain_model *model, const char *list, pa_err *err) {

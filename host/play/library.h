@@ -1,5 +1,5 @@
-// library.h: what the programs add to the public library (include/patrain.h), through which they reach models: its errors as theirs,
-// token files for a model, what --device auto prints.
+// library.h: what the programs add to the public library (include/patrain.h), through which they reach models: its
+// errors as theirs, token files for a model, what --device auto prints.
 #ifndef PA_LIBRARY_H
 #define PA_LIBRARY_H
 
@@ -9,8 +9,8 @@
 // The same status, with the text in *err.
 pa_status pa_from_library(patrain_status status, const patrain_error *error, pa_err *err);
 
-// The device of --device: where it is "auto" and this build has CUDA but the machine doesn't, prints why it is "cpu". "cuda" is not
-// checked.
+// The device of --device: where it is "auto" and this build has CUDA but the machine doesn't, prints why it is "cpu".
+// "cuda" is not checked.
 const char *pa_choose_device(const char *device);
 void pa_precision_text(const patrain_options *o, char *text, size_t size); // "bf16, int8 weights"
 

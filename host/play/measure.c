@@ -6,8 +6,10 @@
 
 pa_status pa_measure_init(pa_measure *m, size_t pieces, pa_err *err) {
     *m = (pa_measure){.pieces = pieces, .piece = calloc(pieces + 1, sizeof *m->piece)};
-    for (int r = 0; r < PA_POSITIONS; r++) m->position[r] = (pa_measure_row){.from = r ? (4 << 2 * r) + 1 : 1, .to = 16 << 2 * r};
-    for (int r = 0; r < PA_CONTEXTS; r++) m->context[r] = (pa_measure_row){.from = r ? (32 << r) + 1 : 1, .to = 64 << r};
+    for (int r = 0; r < PA_POSITIONS; r++)
+        m->position[r] = (pa_measure_row){.from = r ? (4 << 2 * r) + 1 : 1, .to = 16 << 2 * r};
+    for (int r = 0; r < PA_CONTEXTS; r++)
+        m->context[r] = (pa_measure_row){.from = r ? (32 << r) + 1 : 1, .to = 64 << r};
     m->position[PA_POSITIONS - 1].to = INT64_MAX;
     m->context[PA_CONTEXTS - 1].to = INT64_MAX;
     return m->piece ? PA_OK : pa_error(err, PA_FAIL, "no memory for the sums of %zu pieces", pieces);
@@ -40,14 +42,15 @@ void pa_measure_add(pa_measure *m, const uint16_t *token, const patrain_scored *
 
 // ---- estimates
 
-// The 97.5 % quantile of Student's t: a table, then Abramowitz and Stegun 26.7.5, whose error is below 0.1 % from four degrees on.
+// The 97.5 % quantile of Student's t: a table, then Abramowitz and Stegun 26.7.5, whose error is below 0.1 % from four
+// degrees on.
 static double t_quantile(size_t degrees) {
     static const double table[] = {NAN, 12.7062, 4.3027, 3.1824};
     const double z = 1.959964, z2 = z * z, n = (double)degrees;
     if (degrees < sizeof table / sizeof *table) return table[degrees];
-    return z *
-           (1 + (z2 + 1) / (4 * n) + ((5 * z2 + 16) * z2 + 3) / (96 * n * n) + (((3 * z2 + 19) * z2 + 17) * z2 - 15) / (384 * n * n * n) +
-            ((((79 * z2 + 776) * z2 + 1482) * z2 - 1920) * z2 - 945) / (92160 * n * n * n * n));
+    return z * (1 + (z2 + 1) / (4 * n) + ((5 * z2 + 16) * z2 + 3) / (96 * n * n) +
+                (((3 * z2 + 19) * z2 + 17) * z2 - 15) / (384 * n * n * n) +
+                ((((79 * z2 + 776) * z2 + 1482) * z2 - 1920) * z2 - 945) / (92160 * n * n * n * n));
 }
 
 // A ratio estimator: the pieces are the clusters of a sample (docs/metrics.md). base: NULL, or what is subtracted.
@@ -77,10 +80,12 @@ pa_estimate pa_measure_mean(const pa_measure *m) {
 
 pa_status pa_measure_difference(const pa_measure *m, const pa_measure *base, pa_estimate *e, pa_err *err) {
     if (m->pieces != base->pieces)
-        return pa_error(err, PA_DATA, "expected two models scored on the same pieces, found %zu and %zu pieces", m->pieces, base->pieces);
+        return pa_error(err, PA_DATA, "expected two models scored on the same pieces, found %zu and %zu pieces",
+                        m->pieces, base->pieces);
     for (size_t i = 0; i < m->pieces; i++)
         if (m->piece[i].tokens != base->piece[i].tokens)
-            return pa_error(err, PA_DATA, "piece %zu: expected two models scored on the same tokens, found %lld and %lld tokens", i,
+            return pa_error(err, PA_DATA,
+                            "piece %zu: expected two models scored on the same tokens, found %lld and %lld tokens", i,
                             (long long)m->piece[i].tokens, (long long)base->piece[i].tokens);
     *e = estimate(m, base);
     return PA_OK;

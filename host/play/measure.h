@@ -1,5 +1,6 @@
-// measure.h: what a model's predictions of whole pieces add up to: by kind of token, by position, by context and by piece, the mean's
-// confidence interval and the difference of two models. Knows nothing of devices or of how results are printed.
+// measure.h: what a model's predictions of whole pieces add up to: by kind of token, by position, by context and by
+// piece, the mean's confidence interval and the difference of two models. Knows nothing of devices or of how results
+// are printed.
 #ifndef PA_MEASURE_H
 #define PA_MEASURE_H
 
@@ -32,7 +33,8 @@ void pa_measure_clear(pa_measure *m);
 // Adds tokens that were scored; `token` are those of run->piece.
 void pa_measure_add(pa_measure *m, const uint16_t *token, const patrain_scored *run);
 
-// Nats a token, their standard error over pieces, and the 95 % confidence interval; NaN where fewer than two pieces were scored.
+// Nats a token, their standard error over pieces, and the 95 % confidence interval; NaN where fewer than two pieces
+// were scored.
 typedef struct {
     double mean, error, low, high;
 } pa_estimate;

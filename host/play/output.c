@@ -15,9 +15,11 @@ bool pa_output_is_tokens(const pa_output *o) {
 
 pa_status pa_output_name(const pa_output *o, size_t k, char *name, size_t size, pa_err *err) {
     const char *dot = strrchr(o->path, '.');
-    int n = o->number > 1 && !pa_output_is_tokens(o) ? snprintf(name, size, "%.*s-%zu%s", (int)(dot - o->path), o->path, k + 1, dot)
-                                                     : snprintf(name, size, "%s", o->path);
-    return n < (int)size ? PA_OK : pa_error(err, PA_USAGE, "--output: expected at most %zu bytes, found %d", size - 1, n);
+    int n = o->number > 1 && !pa_output_is_tokens(o)
+                ? snprintf(name, size, "%.*s-%zu%s", (int)(dot - o->path), o->path, k + 1, dot)
+                : snprintf(name, size, "%s", o->path);
+    return n < (int)size ? PA_OK
+                         : pa_error(err, PA_USAGE, "--output: expected at most %zu bytes, found %d", size - 1, n);
 }
 
 pa_status pa_output_check(const pa_output *o, const char *primer, pa_err *err) {
@@ -49,7 +51,8 @@ pa_status pa_output_check_spares(const pa_output *o, const char *what, const cha
 // ---- MIDI
 
 // A new file from tokens only.
-static pa_status write_notes(const pa_output *o, const pa_primer *p, const pa_take *take, const char *name, pa_err *err) {
+static pa_status write_notes(const pa_output *o, const pa_primer *p, const pa_take *take, const char *name,
+                             pa_err *err) {
     pa_take_notes n;
     pa_status s = pa_take_decode(p, take, p->count, &n, err);
     size_t first = o->without_primer ? n.primer : 0;
@@ -64,7 +67,8 @@ static pa_status write_notes(const pa_output *o, const pa_primer *p, const pa_ta
 }
 
 // The primer's file continued. Notes are in seconds of the tokens and go to seconds of the file.
-static pa_status write_splice(const pa_output *o, const pa_primer *p, const pa_take *take, const char *name, pa_err *err) {
+static pa_status write_splice(const pa_output *o, const pa_primer *p, const pa_take *take, const char *name,
+                              pa_err *err) {
     pa_take_notes n;
     double offset = p->cut - pa_primer_seconds(p);
     pa_splice splice = {.bytes = p->bytes,

@@ -12,7 +12,11 @@
 
 static void put_text(FILE *out, const char *text) { // in an element or an attribute
     for (; *text; text++) {
-        const char *entity = *text == '&' ? "&amp;" : *text == '<' ? "&lt;" : *text == '>' ? "&gt;" : *text == '"' ? "&quot;" : NULL;
+        const char *entity = *text == '&'   ? "&amp;"
+                             : *text == '<' ? "&lt;"
+                             : *text == '>' ? "&gt;"
+                             : *text == '"' ? "&quot;"
+                                            : NULL;
         if (entity)
             fputs(entity, out);
         else
@@ -67,12 +71,15 @@ static pa_status put_roll(FILE *out, const pa_rendition *r, size_t k, pa_err *er
     FILE *svg = tmpfile();
     if (!svg) return pa_error(err, PA_FAIL, "cannot open a temporary file: %s", strerror(errno));
     int rows = pa_roll_rows(&l, r);
-    snprintf(label, sizeof label, "Piano roll: %zu notes in %.0f s, in %d rows of %.0f s", r->notes, pa_rendition_seconds(r), rows,
-             l.row_seconds);
+    snprintf(label, sizeof label, "Piano roll: %zu notes in %.0f s, in %d rows of %.0f s", r->notes,
+             pa_rendition_seconds(r), rows, l.row_seconds);
     fprintf(out,
-            "<div class=\"roll\" tabindex=\"0\" role=\"group\" aria-label=\"Piano roll\" data-width=\"%g\" data-height=\"%g\" "
-            "data-left=\"%g\" data-plot=\"%g\" data-seconds=\"%g\" data-rows=\"%d\" data-top=\"%g\" data-step=\"%g\" data-high=\"%g\">\n",
-            l.width, l.height, l.left, l.plot_width, l.row_seconds, rows, pa_roll_row_top(&l, 0), l.row_step, l.plot_height);
+            "<div class=\"roll\" tabindex=\"0\" role=\"group\" aria-label=\"Piano roll\" data-width=\"%g\" "
+            "data-height=\"%g\" "
+            "data-left=\"%g\" data-plot=\"%g\" data-seconds=\"%g\" data-rows=\"%d\" data-top=\"%g\" data-step=\"%g\" "
+            "data-high=\"%g\">\n",
+            l.width, l.height, l.left, l.plot_width, l.row_seconds, rows, pa_roll_row_top(&l, 0), l.row_step,
+            l.plot_height);
     fputs("<div class=\"sheet\">", out);
     pa_status s = pa_roll_svg(&l, &untitled, svg, err);
     if (!s) s = put_svg(out, svg, k, label, err);
@@ -85,7 +92,8 @@ static pa_status put_sound(FILE *out, const pa_page *page, size_t k, pa_err *err
     FILE *mp3 = tmpfile(); // every browser plays MP3
     if (!mp3) return pa_error(err, PA_FAIL, "cannot open a temporary file: %s", strerror(errno));
     pa_status s = page->sound(page->arg, k, mp3, err);
-    if (!s && (fflush(mp3) || ferror(mp3))) s = pa_error(err, PA_FAIL, "cannot write a temporary file: %s", strerror(errno));
+    if (!s && (fflush(mp3) || ferror(mp3)))
+        s = pa_error(err, PA_FAIL, "cannot write a temporary file: %s", strerror(errno));
     if (!s) {
         rewind(mp3);
         fputs("<audio preload=\"auto\" src=\"data:audio/mpeg;base64,", out);
@@ -112,12 +120,15 @@ static pa_status put_midi(FILE *out, const char *path, pa_err *err) {
 
 static void put_notes(FILE *out, const pa_rendition *r) {
     static const char *const name[] = {"C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B"};
-    fprintf(out, "<details><summary>%zu notes as text</summary>\n<table><thead><tr><th>Second</th><th>Note</th><th>Length</th>", r->notes);
+    fprintf(
+        out,
+        "<details><summary>%zu notes as text</summary>\n<table><thead><tr><th>Second</th><th>Note</th><th>Length</th>",
+        r->notes);
     fputs("<th>Velocity</th><th>Part</th></tr></thead><tbody>\n", out);
     for (size_t i = 0; i < r->notes; i++) {
         const pa_note *n = &r->note[i];
-        fprintf(out, "<tr><td>%.2f<td>%s%d<td>%.2f<td>%d<td>%s\n", n->start, name[n->pitch % 12], n->pitch / 12 - 1, n->end - n->start,
-                n->velocity,
+        fprintf(out, "<tr><td>%.2f<td>%s%d<td>%.2f<td>%d<td>%s\n", n->start, name[n->pitch % 12], n->pitch / 12 - 1,
+                n->end - n->start, n->velocity,
                 n->start < r->begins ? "primer"
                 : r->begins > 0      ? "continuation"
                                      : "");
@@ -131,7 +142,9 @@ static pa_status put_take(FILE *out, const pa_page *page, size_t k, pa_err *err)
     put_text(out, r->name ? r->name : "Take");
     fputs("</h2>\n<div class=\"player\">\n<button type=\"button\" class=\"play\" disabled>Play</button>\n", out);
     if (r->begins > 0) fputs("<button type=\"button\" class=\"jump\">Continuation</button>\n", out);
-    fputs("<input class=\"seek\" type=\"range\" min=\"0\" max=\"1\" value=\"0\" step=\"0.1\" aria-label=\"Position\">\n", out);
+    fputs(
+        "<input class=\"seek\" type=\"range\" min=\"0\" max=\"1\" value=\"0\" step=\"0.1\" aria-label=\"Position\">\n",
+        out);
     fputs("<span class=\"time\">0:00</span>\n", out);
     pa_status s = page->midi ? put_midi(out, page->midi[k], err) : PA_OK;
     if (!s) s = put_sound(out, page, k, err);

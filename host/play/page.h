@@ -1,5 +1,5 @@
-// page.h: takes as one HTML page that needs nothing else: piano rolls with a cursor, sound, notes as text, MIDI to download.
-// Its markup, style and script are page.html. Knows nothing of models and tokens.
+// page.h: takes as one HTML page that needs nothing else: piano rolls with a cursor, sound, notes as text, MIDI to
+// download. Its markup, style and script are page.html. Knows nothing of models and tokens.
 #ifndef PA_PAGE_H
 #define PA_PAGE_H
 

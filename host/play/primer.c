@@ -55,7 +55,8 @@ static pa_status set_tokens(pa_primer *p, const char *path, const uint16_t *toke
     return PA_OK;
 }
 
-static pa_status read_token_file(pa_primer *p, const patrain_model *model, const char *path, int64_t piece, pa_err *err) {
+static pa_status read_token_file(pa_primer *p, const patrain_model *model, const char *path, int64_t piece,
+                                 pa_err *err) {
     pa_token_set t;
     pa_status s = pa_open_tokens(&t, model, path, err);
     if (s) return s;
@@ -66,7 +67,8 @@ static pa_status read_token_file(pa_primer *p, const patrain_model *model, const
         const pa_token_piece found = pa_token_set_piece(&t, piece);
         s = set_tokens(p, path, found.token, (size_t)found.count, err);
     } else {
-        s = pa_error(err, PA_USAGE, "%s: expected a piece below %lld, found %lld", path, (long long)t.pieces, (long long)piece);
+        s = pa_error(err, PA_USAGE, "%s: expected a piece below %lld, found %lld", path, (long long)t.pieces,
+                     (long long)piece);
     }
     pa_token_set_close(&t);
     return s;
@@ -77,14 +79,17 @@ static void report(const char *path, const patrain_midi_report *r, const pa_prim
     if (begins) fprintf(stderr, "%s: music begins at %d:%02d\n", path, begins / 60, begins % 60);
     if (r->mended == 1) fprintf(stderr, "%s: damaged: %s (--strict refuses it)\n", path, r->first_mended);
     if (r->mended > 1)
-        fprintf(stderr, "%s: damaged in %zu places; the first: %s (--strict refuses it)\n", path, r->mended, r->first_mended);
-    if (r->unread) fprintf(stderr, "%s: %zu byte%s behind End of Track left out\n", path, r->unread, r->unread == 1 ? "" : "s");
+        fprintf(stderr, "%s: damaged in %zu places; the first: %s (--strict refuses it)\n", path, r->mended,
+                r->first_mended);
+    if (r->unread)
+        fprintf(stderr, "%s: %zu byte%s behind End of Track left out\n", path, r->unread, r->unread == 1 ? "" : "s");
     if (r->sostenuto && !o->sostenuto) fprintf(stderr, "%s: sostenuto pedal ignored (--sostenuto applies it)\n", path);
     if (r->unclosed)
         fprintf(stderr, "%s: %zu note%s never released, %s\n", path, r->unclosed, r->unclosed == 1 ? "" : "s",
                 neural ? "left out" : "sounding to the end of the file");
     if (r->dropped)
-        fprintf(stderr, "%s: %zu of %zu notes left out: drums, other programs, or no length\n", path, r->dropped, r->dropped + r->notes);
+        fprintf(stderr, "%s: %zu of %zu notes left out: drums, other programs, or no length\n", path, r->dropped,
+                r->dropped + r->notes);
 }
 
 static pa_status read_midi(pa_primer *p, const pa_primer_options *o, pa_err *err) {
@@ -97,8 +102,8 @@ static pa_status read_midi(pa_primer *p, const pa_primer_options *o, pa_err *err
     char *bytes;
     for (int i = 0; i < 128; i++) programs[i] = pa_programs_has(&o->programs, i);
     if (!pa_programs_empty(&o->programs)) how.programs = programs;
-    pa_status s =
-        pa_from_library(patrain_encode_midi(o->path, (patrain_encoding)p->encoding, &how, &token, &count, &found, &why), &why, err);
+    pa_status s = pa_from_library(
+        patrain_encode_midi(o->path, (patrain_encoding)p->encoding, &how, &token, &count, &found, &why), &why, err);
     if (!s) s = set_tokens(p, o->path, token, count, err);
     if (!s) s = pa_read_text(o->path, &bytes, &p->size, err);
     if (!s) {
@@ -155,7 +160,8 @@ static pa_status cut(pa_primer *p, const pa_primer_options *o, pa_err *err) {
 static pa_status check_options(const pa_primer *p, const pa_primer_options *o, bool tokens, pa_err *err) {
     const char *option = !pa_programs_empty(&o->programs) ? "programs" : o->sostenuto ? "sostenuto" : NULL;
     if (tokens && (option || o->strict))
-        return pa_error(err, PA_USAGE, "--%s needs a MIDI file as the primer, found a token file", option ? option : "strict");
+        return pa_error(err, PA_USAGE, "--%s needs a MIDI file as the primer, found a token file",
+                        option ? option : "strict");
     if (option && p->encoding == PA_MIDI_NEURAL)
         return pa_error(err, PA_USAGE, "--%s needs a model of the performance encoding, found midi-neural", option);
     return PA_OK;

@@ -21,7 +21,8 @@ enum {
     LEAST_KEY = 2,       // height of a semitone where many takes share a picture
     LEVELS = 16,         // shades of velocity: notes of one shade are one path, a third of the size in SVG
 };
-_Static_assert(PA_ROLL_TAKES *(TITLE + STRIP + 128 * LEAST_KEY + PEDAL + SECONDS) + BOTTOM <= MOST_HEIGHT, "a row a take always fits");
+_Static_assert(PA_ROLL_TAKES *(TITLE + STRIP + 128 * LEAST_KEY + PEDAL + SECONDS) + BOTTOM <= MOST_HEIGHT,
+               "a row a take always fits");
 static const double LONGEST_ROW = 30; // seconds, unless the picture would be taller than MOST_HEIGHT
 
 static double longest(const pa_rendition *take, size_t takes) {
@@ -93,7 +94,8 @@ void pa_roll_measure(pa_roll_layout *layout, const pa_rendition *take, size_t ta
 pa_status pa_roll_check(const char *path, size_t takes, pa_err *err) {
     (void)path;
     (void)takes;
-    return pa_error(err, PA_USAGE, "piano roll: built without cairo; install libcairo2-dev, then configure and build again");
+    return pa_error(err, PA_USAGE,
+                    "piano roll: built without cairo; install libcairo2-dev, then configure and build again");
 }
 
 pa_status pa_roll_svg(const pa_roll_layout *layout, const pa_rendition *take, FILE *stream, pa_err *err) {
@@ -121,7 +123,8 @@ pa_status pa_roll_check(const char *path, size_t takes, pa_err *err) {
     if (!ends_with(path, ".png") && !ends_with(path, ".svg"))
         return pa_error(err, PA_USAGE, "--piano-roll: expected a name in .png or .svg, found %s", path);
     if (takes > PA_ROLL_TAKES)
-        return pa_error(err, PA_USAGE, "--piano-roll: expected at most %d continuations in one picture, found %zu", PA_ROLL_TAKES, takes);
+        return pa_error(err, PA_USAGE, "--piano-roll: expected at most %d continuations in one picture, found %zu",
+                        PA_ROLL_TAKES, takes);
     return PA_OK;
 }
 
@@ -130,13 +133,15 @@ typedef struct {
 } colour;
 
 static const colour INK = {0.13, 0.14, 0.17}, PALE_INK = {0.42, 0.44, 0.48}, SECOND_LINE = {0.90, 0.91, 0.92},
-                    LABELLED_LINE = {0.80, 0.81, 0.83}, OCTAVE_LINE = {0.82, 0.84, 0.86}, PRIMER_PAPER = {0.945, 0.935, 0.905},
-                    PAPER = {1, 1, 1}, FRAME = {0.62, 0.64, 0.67}, PEDAL_INK = {0.55, 0.57, 0.60};
+                    LABELLED_LINE = {0.80, 0.81, 0.83}, OCTAVE_LINE = {0.82, 0.84, 0.86},
+                    PRIMER_PAPER = {0.945, 0.935, 0.905}, PAPER = {1, 1, 1}, FRAME = {0.62, 0.64, 0.67},
+                    PEDAL_INK = {0.55, 0.57, 0.60};
 
 // Soft is light and loud is dark, so that the order survives print in grey and any colour blindness. The shades spread
 // over the velocities that pianists use.
 static colour of_level(int level) {
-    static const colour stop[] = {{0.62, 0.83, 0.82}, {0.27, 0.64, 0.82}, {0.20, 0.37, 0.74}, {0.49, 0.13, 0.56}, {0.55, 0.0, 0.14}};
+    static const colour stop[] = {
+        {0.62, 0.83, 0.82}, {0.27, 0.64, 0.82}, {0.20, 0.37, 0.74}, {0.49, 0.13, 0.56}, {0.55, 0.0, 0.14}};
     enum { LAST = sizeof stop / sizeof *stop - 1 };
     double at = (double)level / (LEVELS - 1) * LAST;
     int i = at < LAST ? (int)at : LAST - 1;
@@ -177,7 +182,8 @@ typedef struct {
 
 static void text(cairo_t *c, double x, double y, lettering l, const char *words) {
     cairo_text_extents_t e;
-    cairo_select_font_face(c, "sans-serif", CAIRO_FONT_SLANT_NORMAL, l.bold ? CAIRO_FONT_WEIGHT_BOLD : CAIRO_FONT_WEIGHT_NORMAL);
+    cairo_select_font_face(c, "sans-serif", CAIRO_FONT_SLANT_NORMAL,
+                           l.bold ? CAIRO_FONT_WEIGHT_BOLD : CAIRO_FONT_WEIGHT_NORMAL);
     cairo_set_font_size(c, l.size);
     cairo_text_extents(c, words, &e);
     set(c, l.ink);
@@ -246,7 +252,8 @@ static void draw_paper(cairo_t *c, const row *r) {
     for (double s = ceil(r->from / large - 1e-9) * large; s <= r->to; s += large) {
         char words[32];
         clock_text(s, words, sizeof words);
-        text(c, x_of(r, s), bottom + (l->pedal ? PEDAL : 0) + 12, (lettering){.align = 0.5, .size = 9, .ink = PALE_INK}, words);
+        text(c, x_of(r, s), bottom + (l->pedal ? PEDAL : 0) + 12, (lettering){.align = 0.5, .size = 9, .ink = PALE_INK},
+             words);
     }
     for (int pitch = (l->low + 11) / 12 * 12; pitch <= l->high; pitch += 12) {
         double y = bottom - (pitch - l->low) * l->key;
@@ -282,7 +289,8 @@ static void draw_notes(cairo_t *c, const pa_roll_layout *l, const pa_rendition *
         for (size_t i = 0; i < take->notes; i++) {
             const pa_note *n = &take->note[i];
             if (level_of(n->velocity) != level) continue;
-            for (int k = (int)(n->start / l->row_seconds); k < rows && k * l->row_seconds < fmax(n->end, n->start + 1e-9); k++) {
+            for (int k = (int)(n->start / l->row_seconds);
+                 k < rows && k * l->row_seconds < fmax(n->end, n->start + 1e-9); k++) {
                 row r = row_of(l, take, top, k);
                 double x = x_of(&r, fmax(n->start, r.from)), end = x_of(&r, fmin(n->end, r.to));
                 double y = r.top + l->plot_height - (n->pitch - l->low + 1) * l->key;
@@ -321,7 +329,8 @@ static cairo_status_t to_stream(void *stream, const unsigned char *bytes, unsign
 }
 
 static cairo_surface_t *open_surface(const pa_roll_layout *l, bool svg, double scale, FILE *stream) {
-    if (!svg) return cairo_image_surface_create(CAIRO_FORMAT_RGB24, (int)(l->width * scale), (int)ceil(l->height * scale));
+    if (!svg)
+        return cairo_image_surface_create(CAIRO_FORMAT_RGB24, (int)(l->width * scale), (int)ceil(l->height * scale));
     cairo_surface_t *surface = cairo_svg_surface_create_for_stream(to_stream, stream, l->width, l->height);
     cairo_svg_surface_set_document_unit(surface, CAIRO_SVG_UNIT_PX);
     return surface;

@@ -67,7 +67,8 @@ static void gather_crop(scorer *r, int64_t piece, uint64_t seed, int slot) {
     int64_t n = p.count, start = 0;
     uint16_t *input = r->batch.input + (size_t)slot * (size_t)m->context;
     uint16_t *target = r->batch.target + (size_t)slot * (size_t)(m->context - m->prefix);
-    if (n > m->context) start = (int64_t)pa_below(pa_random(seed, PA_RANDOM_EVAL, (uint64_t)piece, 0), (uint64_t)(n - m->context));
+    if (n > m->context)
+        start = (int64_t)pa_below(pa_random(seed, PA_RANDOM_EVAL, (uint64_t)piece, 0), (uint64_t)(n - m->context));
     for (int i = 0; i < m->context; i++) input[i] = start + i < n ? token[start + i] : PA_PAD;
     for (int i = m->prefix; i < m->context; i++) {
         int64_t at = start + i + 1;
@@ -107,7 +108,8 @@ static pa_status add_crops(pa_comm *comm, pa_score *crop, int64_t pieces, bool s
     if (!s && !of) s = pa_error(err, PA_FAIL, "no memory for the scores of %d ranks", comm->size);
     if (!s && stops > 0) s = PA_STOPPED;
     for (int r = 0; r < comm->size && !s; r++)
-        of[r] = (pa_span){(size_t)(pieces * r / comm->size) * sizeof *crop, (size_t)(pieces * (r + 1) / comm->size) * sizeof *crop};
+        of[r] = (pa_span){(size_t)(pieces * r / comm->size) * sizeof *crop,
+                          (size_t)(pieces * (r + 1) / comm->size) * sizeof *crop};
     if (!s) s = pa_comm_gather(comm, crop, of, err);
     for (int64_t p = 0; p < pieces && !s; p++) {
         for (int c = 0; c < PA_CLASSES; c++) {
@@ -123,7 +125,8 @@ static pa_status add_crops(pa_comm *comm, pa_score *crop, int64_t pieces, bool s
 }
 
 // Pieces [first, first + count), whose scores go to crop[0 ..].
-static pa_status score_batch_of_crops(scorer *r, const pa_crops *how, int64_t first, int count, pa_score *crop, pa_err *err) {
+static pa_status score_batch_of_crops(scorer *r, const pa_crops *how, int64_t first, int count, pa_score *crop,
+                                      pa_err *err) {
     const pa_scoring *x = r->x;
     for (int b = 0; b < count; b++) gather_crop(r, first + b, how->seed, b);
     const patrain_windows w = {.size = sizeof w,

@@ -1,5 +1,6 @@
-// score.h: how well a model predicts, summed by class of tokens; and one crop of each piece of a token file, which a run's evaluation and
-// the original project score. Shows its progress on stderr. Knows nothing of devices or of how results are printed.
+// score.h: how well a model predicts, summed by class of tokens; and one crop of each piece of a token file, which a
+// run's evaluation and the original project score. Shows its progress on stderr. Knows nothing of devices or of how
+// results are printed.
 #ifndef PA_SCORE_H
 #define PA_SCORE_H
 
@@ -49,8 +50,8 @@ typedef struct {
 
 // Scores one crop of each piece, its start drawn from (seed, piece), as the original project drew its own: context + 1
 // tokens where the piece has as many, else all of it, END as the last target, and PAD. The N latents' targets but PAD
-// are scored. The original project's definition: PAD is scored and token 0 is not (ignore_index), a mean over each crop and
-// then over the crops, which is its mean over batches at its batch size of 1.
+// are scored. The original project's definition: PAD is scored and token 0 is not (ignore_index), a mean over each crop
+// and then over the crops, which is its mean over batches at its batch size of 1.
 pa_status pa_score_crops(const pa_scoring *x, const pa_crops *crops, pa_score *score, pa_err *err);
 
 #endif

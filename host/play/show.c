@@ -14,7 +14,9 @@ enum { PATH_SIZE = 4096 };
 // ---- checks
 
 static pa_status check_end(const char *path, const char *option, const char *end, pa_err *err) {
-    return pa_ends_with(path, end) ? PA_OK : pa_error(err, PA_USAGE, "--%s: expected a name in %s, found %s", option, end, path);
+    return pa_ends_with(path, end)
+               ? PA_OK
+               : pa_error(err, PA_USAGE, "--%s: expected a name in %s, found %s", option, end, path);
 }
 
 static pa_status check_created(const char *path, pa_err *err) {
@@ -57,7 +59,8 @@ pa_status pa_show_check(pa_show *show, int number, pa_err *err) {
     }
     if (!s) s = check_pictures(show, number, err);
     if (!s && sound) return pa_sound_font(show->font, &show->font, err);
-    if (!s && show->font) s = pa_error(err, PA_USAGE, "expected --wav, --flac, --ogg, --mp3 or --html with --soundfont, found none");
+    if (!s && show->font)
+        s = pa_error(err, PA_USAGE, "expected --wav, --flac, --ogg, --mp3 or --html with --soundfont, found none");
     return s;
 }
 
@@ -80,7 +83,8 @@ static void clear(shown *x) {
     free(x->midi);
 }
 
-static pa_status add_take(shown *x, size_t k, const pa_output *o, const pa_primer *p, const pa_take *take, pa_err *err) {
+static pa_status add_take(shown *x, size_t k, const pa_output *o, const pa_primer *p, const pa_take *take,
+                          pa_err *err) {
     pa_take_notes *n = &x->notes[k];
     double primer = pa_primer_seconds(p), from = o->without_primer ? primer : 0;
     pa_status s = pa_take_decode(p, take, p->bytes ? p->before : p->count, n, err);
@@ -111,7 +115,8 @@ static pa_status take_all(shown *x, const pa_output *o, const pa_primer *p, cons
     x->notes = calloc(t->count, sizeof *x->notes);
     x->name = calloc(t->count, sizeof *x->name);
     x->midi = calloc(t->count, sizeof *x->midi);
-    if (!x->take || !x->notes || !x->name || !x->midi) return pa_error(err, PA_FAIL, "no memory for %zu takes", t->count);
+    if (!x->take || !x->notes || !x->name || !x->midi)
+        return pa_error(err, PA_FAIL, "no memory for %zu takes", t->count);
     for (size_t k = 0; k < t->count && !s; k++) s = add_take(x, k, o, p, &t->take[k], err);
     return s;
 }
@@ -168,7 +173,8 @@ static pa_status write_page(sounds *x, const pa_output *o, const pa_primer *p, c
     return pa_page_write(x->show->page, &page, err);
 }
 
-pa_status pa_show_write(const pa_show *show, const pa_output *o, const pa_primer *p, const pa_takes *t, const char *facts, pa_err *err) {
+pa_status pa_show_write(const pa_show *show, const pa_output *o, const pa_primer *p, const pa_takes *t,
+                        const char *facts, pa_err *err) {
     shown takes = {0};
     sounds x = {.show = show, .number = o->number, .takes = &takes};
     bool files = false;

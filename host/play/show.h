@@ -15,6 +15,7 @@ typedef struct {
 // Checks, before the work begins, names, libraries and SoundFont, and that the files can be created: PA_USAGE, PA_FAIL.
 pa_status pa_show_check(pa_show *show, int number, pa_err *err);
 // Makes all of it, behind the MIDI files that `o` names. `facts` is a line for the page: the settings.
-pa_status pa_show_write(const pa_show *show, const pa_output *o, const pa_primer *p, const pa_takes *t, const char *facts, pa_err *err);
+pa_status pa_show_write(const pa_show *show, const pa_output *o, const pa_primer *p, const pa_takes *t,
+                        const char *facts, pa_err *err);
 
 #endif

@@ -11,7 +11,8 @@ pa_status pa_sound_font(const char *wanted, const char **found, pa_err *err) {
     (void)wanted;
     (void)found;
     return pa_error(err, PA_USAGE,
-                    "built without sound; install libfluidsynth-dev, libsndfile1-dev and libebur128-dev, then configure and build again");
+                    "built without sound; install libfluidsynth-dev, libsndfile1-dev and libebur128-dev, then "
+                    "configure and build again");
 }
 
 pa_status pa_piano_open(pa_piano **piano, const char *font, pa_err *err) {
@@ -44,7 +45,8 @@ pa_status pa_sound_encode(const pa_sound *sound, FILE *stream, pa_sound_format f
     return pa_sound_font(NULL, &font, err);
 }
 
-pa_status pa_sound_write(const pa_sound *sound, const char *path, pa_sound_format format, const char *title, pa_err *err) {
+pa_status pa_sound_write(const pa_sound *sound, const char *path, pa_sound_format format, const char *title,
+                         pa_err *err) {
     (void)path;
     return pa_sound_encode(sound, NULL, format, title, err);
 }
@@ -88,14 +90,16 @@ pa_status pa_sound_font(const char *wanted, const char **found, pa_err *err) {
     for (int level = 0; level < LAST_LOG_LEVEL; level++) fluid_set_log_function(level, NULL, NULL); // our errors say it
     if (wanted) {
         *found = wanted;
-        if (access(wanted, R_OK)) return pa_error(err, PA_USAGE, "cannot open SoundFont %s: %s", wanted, strerror(errno));
+        if (access(wanted, R_OK))
+            return pa_error(err, PA_USAGE, "cannot open SoundFont %s: %s", wanted, strerror(errno));
         return fluid_is_soundfont(wanted) ? PA_OK : pa_error(err, PA_USAGE, "%s: not a SoundFont", wanted);
     }
     for (size_t i = 0; i < sizeof FONT / sizeof *FONT; i++) {
         *found = FONT[i];
         if (!access(FONT[i], R_OK) && fluid_is_soundfont(FONT[i])) return PA_OK;
     }
-    return pa_error(err, PA_USAGE, "no SoundFont found; install musescore-general-soundfont-small or give --soundfont FILE.sf2");
+    return pa_error(err, PA_USAGE,
+                    "no SoundFont found; install musescore-general-soundfont-small or give --soundfont FILE.sf2");
 }
 
 // ---- events
@@ -154,7 +158,8 @@ static pa_status load(pa_piano *p, const char *font, pa_err *err) {
     fluid_settings_setint(p->settings, "synth.chorus.active", 0);
     fluid_settings_setint(p->settings, "synth.dynamic-sample-loading", 1); // the piano, not the whole orchestra
     if (!(p->synth = new_fluid_synth(p->settings))) return pa_error(err, PA_FAIL, "no memory for FluidSynth");
-    if (fluid_synth_sfload(p->synth, font, 1) == FLUID_FAILED) return pa_error(err, PA_DATA, "cannot load SoundFont %s", font);
+    if (fluid_synth_sfload(p->synth, font, 1) == FLUID_FAILED)
+        return pa_error(err, PA_DATA, "cannot load SoundFont %s", font);
     if (fluid_synth_program_change(p->synth, 0, 0) == FLUID_FAILED || !fluid_synth_get_channel_preset(p->synth, 0))
         return pa_error(err, PA_DATA, "%s: no piano in this SoundFont (bank 0, program 0)", font);
     return PA_OK;
@@ -195,11 +200,15 @@ static bool make_room(pa_sound *s, size_t *room, size_t frames) {
 }
 
 static pa_status render(pa_sound *s, pa_piano *p, const event *e, size_t events, double seconds, pa_err *err) {
-    size_t least = (size_t)ceil(seconds * PA_SOUND_RATE), most = least + (size_t)LONGEST_TAIL * PA_SOUND_RATE, room = 0, next = 0;
-    if (!make_room(s, &room, least + PA_SOUND_RATE)) return pa_error(err, PA_FAIL, "no memory for %.0f s of sound", seconds);
+    size_t least = (size_t)ceil(seconds * PA_SOUND_RATE), most = least + (size_t)LONGEST_TAIL * PA_SOUND_RATE, room = 0,
+           next = 0;
+    if (!make_room(s, &room, least + PA_SOUND_RATE))
+        return pa_error(err, PA_FAIL, "no memory for %.0f s of sound", seconds);
     for (bool sounds = true; s->frames < least || (sounds && s->frames < most); s->frames += BLOCK) {
-        for (; next < events && e[next].second * PA_SOUND_RATE < (double)(s->frames + BLOCK / 2); next++) play_event(p, &e[next]);
-        if (!make_room(s, &room, s->frames + BLOCK)) return pa_error(err, PA_FAIL, "no memory for %.0f s of sound", seconds);
+        for (; next < events && e[next].second * PA_SOUND_RATE < (double)(s->frames + BLOCK / 2); next++)
+            play_event(p, &e[next]);
+        if (!make_room(s, &room, s->frames + BLOCK))
+            return pa_error(err, PA_FAIL, "no memory for %.0f s of sound", seconds);
         float *block = s->sample + 2 * s->frames;
         fluid_synth_write_float(p->synth, BLOCK, block, 0, 2, block, 1, 2);
         sounds = fluid_synth_get_active_voice_count(p->synth) > 0;
@@ -215,8 +224,8 @@ static pa_status measure(pa_sound *s, pa_err *err) {
     double left = 0, right = 0;
     if (!meter) return pa_error(err, PA_FAIL, "no memory for a loudness meter");
     int failed = ebur128_add_frames_float(meter, s->sample, s->frames);
-    failed =
-        failed || ebur128_loudness_global(meter, &s->lufs) || ebur128_true_peak(meter, 0, &left) || ebur128_true_peak(meter, 1, &right);
+    failed = failed || ebur128_loudness_global(meter, &s->lufs) || ebur128_true_peak(meter, 0, &left) ||
+             ebur128_true_peak(meter, 1, &right);
     ebur128_destroy(&meter);
     s->peak = fmax(left, right);
     return failed ? pa_error(err, PA_FAIL, "no memory for a loudness meter") : PA_OK;
@@ -236,7 +245,8 @@ pa_status pa_piano_play(pa_piano *piano, const pa_rendition *r, pa_sound *sound,
     double seconds = pa_rendition_seconds(r);
     size_t events;
     *sound = (pa_sound){0};
-    if (seconds > LONGEST) return pa_error(err, PA_USAGE, "sound: expected at most %d s of music, found %.0f", LONGEST, seconds);
+    if (seconds > LONGEST)
+        return pa_error(err, PA_USAGE, "sound: expected at most %d s of music, found %.0f", LONGEST, seconds);
     event *e = list_events(r, &events);
     if (!e) return pa_error(err, PA_FAIL, "no memory for %zu notes", r->notes);
     fluid_synth_all_sounds_off(piano->synth, 0);
@@ -292,8 +302,8 @@ static void set_up(SNDFILE *out, pa_sound_format format, const char *title) {
 }
 
 pa_status pa_sound_encode(const pa_sound *sound, FILE *stream, pa_sound_format format, const char *title, pa_err *err) {
-    static const int code[] = {SF_FORMAT_WAV | SF_FORMAT_PCM_24, SF_FORMAT_FLAC | SF_FORMAT_PCM_24, SF_FORMAT_OGG | SF_FORMAT_VORBIS,
-                               SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III};
+    static const int code[] = {SF_FORMAT_WAV | SF_FORMAT_PCM_24, SF_FORMAT_FLAC | SF_FORMAT_PCM_24,
+                               SF_FORMAT_OGG | SF_FORMAT_VORBIS, SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III};
     SF_VIRTUAL_IO io = {stream_length, stream_seek, stream_read, stream_write, stream_tell};
     SF_INFO info = {.samplerate = PA_SOUND_RATE, .channels = 2, .format = code[format]};
     const char *name = pa_sound_format_name(format);
@@ -312,7 +322,8 @@ pa_status pa_sound_encode(const pa_sound *sound, FILE *stream, pa_sound_format f
     return s;
 }
 
-pa_status pa_sound_write(const pa_sound *sound, const char *path, pa_sound_format format, const char *title, pa_err *err) {
+pa_status pa_sound_write(const pa_sound *sound, const char *path, pa_sound_format format, const char *title,
+                         pa_err *err) {
     pa_file file;
     pa_err why = {""};
     pa_status s = pa_file_create(&file, path, err);

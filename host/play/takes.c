@@ -7,7 +7,8 @@
 enum { PITCHES = 128 };
 
 pa_status pa_takes_add(pa_takes *t, const uint16_t *token, size_t count, int64_t limit, pa_err *err) {
-    pa_take *larger = realloc(t->take, (t->count + 1) * sizeof *larger), take = {malloc((count + 1) * sizeof *token), 0};
+    pa_take *larger = realloc(t->take, (t->count + 1) * sizeof *larger),
+            take = {malloc((count + 1) * sizeof *token), 0};
     if (larger) t->take = larger;
     if (!larger || !take.token) {
         free(take.token);
@@ -40,7 +41,8 @@ static uint16_t *join(const pa_primer *p, const pa_take *take, size_t *count) {
     for (size_t i = 0; i < n; i++) {
         size_t *s = &sounding[pa_pitch_of(all[i])];
         if (pa_is_note_on(all[i]))
-            *s = p->encoding == PA_PERFORMANCE ? *s + 1 : 1; // midi-neural: the latest note of a pitch is the one that ends
+            *s = p->encoding == PA_PERFORMANCE ? *s + 1
+                                               : 1; // midi-neural: the latest note of a pitch is the one that ends
         else if (pa_is_note_off(all[i]) && *s)
             --*s;
     }
@@ -54,8 +56,10 @@ static pa_status decode(const uint16_t *token, size_t count, pa_encoding encodin
     patrain_note *note;
     patrain_error why;
     size_t notes;
-    pa_status s = pa_from_library(patrain_decode(token, count, (patrain_encoding)encoding, &note, &notes, &why), &why, err);
-    if (!s && !(n->note = malloc((notes + 1) * sizeof *n->note))) s = pa_error(err, PA_FAIL, "no memory for %zu notes", notes);
+    pa_status s =
+        pa_from_library(patrain_decode(token, count, (patrain_encoding)encoding, &note, &notes, &why), &why, err);
+    if (!s && !(n->note = malloc((notes + 1) * sizeof *n->note)))
+        s = pa_error(err, PA_FAIL, "no memory for %zu notes", notes);
     for (size_t i = 0; i < notes && !s; i++)
         n->note[i] = (pa_note){note[i].start, note[i].end, note[i].pitch, note[i].velocity, note[i].token};
     if (!s) n->count = notes;

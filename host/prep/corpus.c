@@ -23,7 +23,8 @@ bool pa_corpus_path(const pa_corpus *c, const char *name, char *path, size_t siz
 }
 
 pa_status pa_corpus_add(pa_corpus *c, pa_corpus_file file, pa_err *err) {
-    if (c->count == UINT32_MAX) return pa_error(err, PA_FAIL, "%s: expected at most %u files, found more", c->folder, UINT32_MAX);
+    if (c->count == UINT32_MAX)
+        return pa_error(err, PA_FAIL, "%s: expected at most %u files, found more", c->folder, UINT32_MAX);
     if (c->count == c->room) {
         size_t room = c->room ? c->room + c->room / 2 : 256;
         pa_corpus_file *grown = realloc(c->file, room * sizeof *grown);

@@ -1,4 +1,5 @@
-// corpus.h: a list of MIDI files. Knows nothing of where the list comes from (corpus_find.h) nor of what is in the files.
+// corpus.h: a list of MIDI files. Knows nothing of where the list comes from (corpus_find.h) nor of what is in the
+// files.
 #ifndef PA_CORPUS_H
 #define PA_CORPUS_H
 

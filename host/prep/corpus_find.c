@@ -48,7 +48,9 @@ static bool find_target(const pa_corpus *c, size_t file, target *t) {
 
 static int by_inode(const void *x, const void *y) {
     const target *a = x, *b = y;
-    return a->device != b->device ? (a->device < b->device ? -1 : 1) : a->inode != b->inode ? (a->inode < b->inode ? -1 : 1) : 0;
+    return a->device != b->device ? (a->device < b->device ? -1 : 1)
+           : a->inode != b->inode ? (a->inode < b->inode ? -1 : 1)
+                                  : 0;
 }
 
 static int by_target(const void *x, const void *y) {
@@ -99,7 +101,9 @@ static bool add_name(names *n, const char *name) {
 
 static pa_status add_unseen(pa_corpus *c, const char *name, int why, pa_err *err) {
     c->unseen++;
-    return pa_corpus_add(c, (pa_corpus_file){.name = (char *)(*name ? name : "."), .refused = strerrordesc_np(why), .unseen = true}, err);
+    return pa_corpus_add(
+        c, (pa_corpus_file){.name = (char *)(*name ? name : "."), .refused = strerrordesc_np(why), .unseen = true},
+        err);
 }
 
 // An entry of a folder that is no plain folder or file, or not known yet.
@@ -124,7 +128,8 @@ static pa_status look_at(walk *w, const char *below, const struct dirent *e, nam
     snprintf(name, sizeof name, "%s%s%s", below, *below ? "/" : "", e->d_name);
     mode_t kind = kind_of(c, e, name, &why);
     if (why && why != ENOENT && why != ELOOP) return add_unseen(c, name, why, err);
-    if (kind == S_IFDIR) return add_name(folders, name) ? PA_OK : pa_error(err, PA_FAIL, "no memory for the names of folders");
+    if (kind == S_IFDIR)
+        return add_name(folders, name) ? PA_OK : pa_error(err, PA_FAIL, "no memory for the names of folders");
     if (!is_midi_name(e->d_name)) {
         c->other++;
         return PA_OK;
@@ -137,7 +142,8 @@ static pa_status look_at(walk *w, const char *below, const struct dirent *e, nam
     return pa_corpus_add(c, (pa_corpus_file){.name = name, .refused = refused}, err);
 }
 
-// Adds the files of the folder `below` (a path below the corpus' folder, "" for that itself), then those of its folders in order of name.
+// Adds the files of the folder `below` (a path below the corpus' folder, "" for that itself), then those of its folders
+// in order of name.
 static pa_status walk_folder(walk *w, const char *below, pa_err *err) {
     char path[PATH];
     names folders = {0};
@@ -206,7 +212,8 @@ static pa_status find_list(const char *folder, char **path, pa_err *err) {
             char *old = *path;
             bool ok = asprintf(path, "%s/%s", folder, e->d_name) >= 0;
             if (ok && !old) continue;
-            pa_status s = ok ? pa_error(err, PA_USAGE, "%s and %s: expected one list, found two; choose with --metadata", old, *path)
+            pa_status s = ok ? pa_error(err, PA_USAGE,
+                                        "%s and %s: expected one list, found two; choose with --metadata", old, *path)
                              : pa_error(err, PA_FAIL, "no memory for a path");
             free(old);
             if (ok) free(*path);
@@ -219,12 +226,14 @@ static pa_status find_list(const char *folder, char **path, pa_err *err) {
     return PA_OK;
 }
 
-// Counts the MIDI files below the folder that a list leaves out, by what the names lead to: a list may write a path in another way.
+// Counts the MIDI files below the folder that a list leaves out, by what the names lead to: a list may write a path in
+// another way.
 static pa_status count_unlisted(pa_corpus *c, pa_err *err) {
     pa_corpus below = {.folder = strdup(c->folder)};
     size_t listed = 0;
     target own, *targets = malloc((c->count + 1) * sizeof *targets);
-    pa_status s = targets && below.folder ? find_files(&below, err) : pa_error(err, PA_FAIL, "no memory for %zu files", c->count);
+    pa_status s =
+        targets && below.folder ? find_files(&below, err) : pa_error(err, PA_FAIL, "no memory for %zu files", c->count);
     for (size_t i = 0; i < c->count && !s; i++) listed += find_target(c, i, &targets[listed]);
     if (listed) qsort(targets, listed, sizeof *targets, by_target);
     for (size_t i = 0; i < below.count && !s; i++) {
@@ -253,7 +262,8 @@ pa_status pa_corpus_find(pa_corpus *c, const char *folder, const char *metadata,
     struct stat info;
     *c = (pa_corpus){0};
     if (stat(folder, &info)) return pa_error(err, PA_USAGE, "cannot open folder %s: %s", folder, strerror(errno));
-    if (!S_ISDIR(info.st_mode)) return pa_error(err, PA_USAGE, "%s: expected a folder of MIDI files, found a file", folder);
+    if (!S_ISDIR(info.st_mode))
+        return pa_error(err, PA_USAGE, "%s: expected a folder of MIDI files, found a file", folder);
     pa_status s = PA_OK;
     c->folder = strdup(folder);
     c->metadata = metadata ? strdup(metadata) : NULL;

@@ -1,5 +1,6 @@
-// corpus_list.c: the list of a corpus, in MAESTRO's two forms: CSV (RFC 4180: quoted fields with commas, quotes and line breaks) and JSON
-// (an object a column, with a member a row). Only the columns split and midi_filename are read, found by their names.
+// corpus_list.c: the list of a corpus, in MAESTRO's two forms: CSV (RFC 4180: quoted fields with commas, quotes and
+// line breaks) and JSON (an object a column, with a member a row). Only the columns split and midi_filename are read,
+// found by their names.
 #include "host/prep/corpus_list.h"
 
 #include <cJSON.h>
@@ -65,15 +66,19 @@ static pa_status missing_column(const csv *c, const char *path, const char *name
         size_t used = strlen(found);
         snprintf(found + used, sizeof found - used, "%s%s", i ? "," : "", c->field[i]);
     }
-    return pa_error(err, PA_DATA, "%s: line %d: expected a column %s, found the columns %s", path, c->line, name, found);
+    return pa_error(err, PA_DATA, "%s: line %d: expected a column %s, found the columns %s", path, c->line, name,
+                    found);
 }
 
 // where: "line 2", "row 0".
-static pa_status add(pa_corpus *c, const char *path, const char *where, const char *split, const char *name, pa_err *err) {
+static pa_status add(pa_corpus *c, const char *path, const char *where, const char *split, const char *name,
+                     pa_err *err) {
     if (!*name) return pa_error(err, PA_DATA, "%s: %s: %s: expected a file, found nothing", path, where, NAME);
     for (pa_split s = 0; s < PA_SPLITS; s++)
-        if (!strcmp(split, pa_split_name(s))) return pa_corpus_add(c, (pa_corpus_file){.name = (char *)name, .split = (uint8_t)s}, err);
-    return pa_error(err, PA_DATA, "%s: %s: %s: expected train, validation or test, found '%s'", path, where, SPLIT, split);
+        if (!strcmp(split, pa_split_name(s)))
+            return pa_corpus_add(c, (pa_corpus_file){.name = (char *)name, .split = (uint8_t)s}, err);
+    return pa_error(err, PA_DATA, "%s: %s: %s: expected train, validation or test, found '%s'", path, where, SPLIT,
+                    split);
 }
 
 static pa_status read_csv(pa_corpus *corpus, const char *path, char *text, pa_err *err) {
@@ -84,9 +89,12 @@ static pa_status read_csv(pa_corpus *corpus, const char *path, char *text, pa_er
     if (split < 0) return missing_column(&c, path, SPLIT, err);
     if (name < 0) return missing_column(&c, path, NAME, err);
     while (read_record(&c)) {
-        if (c.unclosed) return pa_error(err, PA_DATA, "%s: line %d: expected a closing quote, found the end of the file", path, c.line);
+        if (c.unclosed)
+            return pa_error(err, PA_DATA, "%s: line %d: expected a closing quote, found the end of the file", path,
+                            c.line);
         if (c.fields <= last)
-            return pa_error(err, PA_DATA, "%s: line %d: expected at least %d fields, found %d", path, c.line, last + 1, c.fields);
+            return pa_error(err, PA_DATA, "%s: line %d: expected at least %d fields, found %d", path, c.line, last + 1,
+                            c.fields);
         char where[32];
         snprintf(where, sizeof where, "line %d", c.line);
         pa_status s = add(corpus, path, where, c.field[split], c.field[name], err);
@@ -98,7 +106,8 @@ static pa_status read_csv(pa_corpus *corpus, const char *path, char *text, pa_er
 // The two columns have the same members in the same order in MAESTRO; else they are looked up.
 static pa_status read_json(pa_corpus *corpus, const char *path, const char *text, pa_err *err) {
     cJSON *json = cJSON_Parse(text);
-    const cJSON *splits = cJSON_GetObjectItemCaseSensitive(json, SPLIT), *names = cJSON_GetObjectItemCaseSensitive(json, NAME);
+    const cJSON *splits = cJSON_GetObjectItemCaseSensitive(json, SPLIT),
+                *names = cJSON_GetObjectItemCaseSensitive(json, NAME);
     pa_status s = PA_OK;
     if (!json)
         s = pa_error(err, PA_DATA, "%s: expected JSON, found an error in it", path);
@@ -107,7 +116,9 @@ static pa_status read_json(pa_corpus *corpus, const char *path, const char *text
                      cJSON_IsObject(splits) ? NAME : SPLIT);
     const cJSON *split = s ? NULL : splits->child, *name = s ? NULL : names->child;
     for (; split && !s; split = split->next) {
-        const cJSON *own = name && !strcmp(name->string, split->string) ? name : cJSON_GetObjectItemCaseSensitive(names, split->string);
+        const cJSON *own = name && !strcmp(name->string, split->string)
+                               ? name
+                               : cJSON_GetObjectItemCaseSensitive(names, split->string);
         char where[32];
         snprintf(where, sizeof where, "row %s", split->string);
         if (!cJSON_IsString(split) || !cJSON_IsString(own))

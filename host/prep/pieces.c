@@ -57,7 +57,8 @@ static void take_piece(void *user, size_t index, pa_status status, pa_piece got,
     reader *r = user;
     pa_pieces *p = r->pieces;
     char path[sizeof(pa_err)];
-    size_t file = r->file[index], length = pa_escape(r->path[index], strlen(r->path[index]), false, path, sizeof path); // as in reasons
+    size_t file = r->file[index],
+           length = pa_escape(r->path[index], strlen(r->path[index]), false, path, sizeof path); // as in reasons
     pa_row *row = &p->row[file];
     if (status && !strncmp(reason, path, length) && !strncmp(reason + length, ": ", 2))
         reason += length + 2; // the report has a column for the file
@@ -94,7 +95,8 @@ static pa_status read_batch(reader *r, int jobs, pa_err *err) {
     if (s) return s;
     errno = 0;
     if (fflush(r->pieces->tokens) || ferror(r->pieces->tokens))
-        return pa_error(err, PA_FAIL, "cannot write the temporary file of tokens: %s", errno ? strerror(errno) : "an earlier write failed");
+        return pa_error(err, PA_FAIL, "cannot write the temporary file of tokens: %s",
+                        errno ? strerror(errno) : "an earlier write failed");
     return PA_OK;
 }
 
@@ -150,7 +152,8 @@ pa_status pa_pieces_fetch(const pa_pieces *p, int64_t at, void *bytes, size_t co
         ssize_t got = pread(fileno(p->tokens), (char *)bytes + done, count - done, (off_t)at + (off_t)done);
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0)
-            return pa_error(err, PA_FAIL, "cannot read the temporary file of tokens: %s", got ? strerror(errno) : "it is cut short");
+            return pa_error(err, PA_FAIL, "cannot read the temporary file of tokens: %s",
+                            got ? strerror(errno) : "it is cut short");
         done += (size_t)got;
     }
     return PA_OK;

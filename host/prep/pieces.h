@@ -1,5 +1,5 @@
-// pieces.h: the pieces of a corpus while it is prepared: a row of numbers each in memory, their tokens in a temporary file.
-// Knows nothing of splits and token files.
+// pieces.h: the pieces of a corpus while it is prepared: a row of numbers each in memory, their tokens in a temporary
+// file. Knows nothing of splits and token files.
 #ifndef PA_PIECES_H
 #define PA_PIECES_H
 
@@ -10,12 +10,14 @@ typedef enum { PA_ROW_REFUSED, PA_ROW_READ, PA_ROW_COPY } pa_row_state;
 
 typedef struct {
     int64_t at;          // in the temporary file: its tokens, or the reason why it is refused
-    uint64_t notes_hash; // of the intervals from each note-on to the next: the same however the notes are moved, stretched or transposed
+    uint64_t notes_hash; // of the intervals from each note-on to the next: the same however the notes are moved,
+                         // stretched or transposed
     double seconds;
     uint32_t crc;   // of its tokens
     uint32_t count; // its tokens, or the characters of the reason
     uint32_t notes, dropped;
-    uint32_t like; // the first piece with the same notes_hash, or with the same tokens where it is a copy; its own number without one
+    uint32_t like; // the first piece with the same notes_hash, or with the same tokens where it is a copy; its own
+                   // number without one
     uint8_t state, split;
 } pa_row;
 

@@ -30,7 +30,8 @@ typedef struct {
 
 // ---- the reports
 
-// Tabs and line breaks have a meaning in a report, and control characters on a terminal: a name that holds them has spaces there.
+// Tabs and line breaks have a meaning in a report, and control characters on a terminal: a name that holds them has
+// spaces there.
 static void put_cell(FILE *out, const char *text) {
     for (; *text; text++) {
         unsigned char c = (unsigned char)*text, next = (unsigned char)text[1];
@@ -93,7 +94,8 @@ static void print_row(const char *split, const pa_set_totals *t) {
 
 static void print_table(const prep *p) {
     pa_set_totals all = {0};
-    printf("%-10s %8s %10s %9s %11s %12s %8s\n", "split", "pieces", "notes", "hours", "tokens", "tokens/note", "dropped");
+    printf("%-10s %8s %10s %9s %11s %12s %8s\n", "split", "pieces", "notes", "hours", "tokens", "tokens/note",
+           "dropped");
     for (pa_split i = 0; i < PA_SPLITS; i++) {
         const pa_set_totals *t = &p->total[i];
         print_row(pa_split_name(i), t);
@@ -113,20 +115,22 @@ static const char *plural(size_t count) {
 // What became of files that are not read.
 static void tell_skipped(const pa_corpus *c) {
     if (c->unlisted) {
-        fprintf(stderr, "paprep: %zu MIDI file%s not in %s and %s left out, ", c->unlisted, c->unlisted == 1 ? " is" : "s are", c->metadata,
-                c->unlisted == 1 ? "is" : "are");
+        fprintf(stderr, "paprep: %zu MIDI file%s not in %s and %s left out, ", c->unlisted,
+                c->unlisted == 1 ? " is" : "s are", c->metadata, c->unlisted == 1 ? "is" : "are");
         put_cell(stderr, c->unlisted_name);
         fprintf(stderr, "%s\n", c->unlisted == 1 ? "" : " the first");
     }
     if (c->apple) fprintf(stderr, "paprep: skipped %zu AppleDouble file%s (._*)\n", c->apple, plural(c->apple));
-    if (c->again) fprintf(stderr, "paprep: skipped %zu further name%s of files and folders\n", c->again, plural(c->again));
+    if (c->again)
+        fprintf(stderr, "paprep: skipped %zu further name%s of files and folders\n", c->again, plural(c->again));
     if (c->other) fprintf(stderr, "paprep: skipped %zu file%s of other kinds\n", c->other, plural(c->other));
 }
 
 static void tell_duplicates(const prep *p) {
     const pa_split_report *r = &p->split;
     if (r->copies)
-        fprintf(stderr, "paprep: %s %zu identical piece%s\n", p->set.keep_copies ? "kept" : "left out", r->copies, plural(r->copies));
+        fprintf(stderr, "paprep: %s %zu identical piece%s\n", p->set.keep_copies ? "kept" : "left out", r->copies,
+                plural(r->copies));
     if (r->similar)
         fprintf(stderr, "paprep: %zu piece%s the notes of another, moved, stretched or transposed\n", r->similar,
                 r->similar == 1 ? " has" : "s have");
@@ -142,8 +146,8 @@ static void tell_splits(const prep *p) {
             fprintf(stderr, " moved there\n");
         }
         if (p->total[i].files > 1)
-            fprintf(stderr, "paprep: %zu files of %s: %s/%s-*.safetensors\n", p->total[i].files, pa_split_name(i), p->o->out,
-                    pa_split_name(i));
+            fprintf(stderr, "paprep: %zu files of %s: %s/%s-*.safetensors\n", p->total[i].files, pa_split_name(i),
+                    p->o->out, pa_split_name(i));
     }
 }
 
@@ -170,7 +174,8 @@ static pa_status remove_left(const char *out, pa_err *err) {
     if (!d) return pa_error(err, PA_FAIL, "cannot open %s: %s", out, strerror(errno));
     for (const struct dirent *e; !s && (e = readdir(d));) {
         const char *word = e->d_name + sizeof WORK - 1;
-        if (strncmp(e->d_name, WORK, sizeof WORK - 1) || strlen(word) != 16 || strspn(word, "0123456789abcdef") != 16) continue;
+        if (strncmp(e->d_name, WORK, sizeof WORK - 1) || strlen(word) != 16 || strspn(word, "0123456789abcdef") != 16)
+            continue;
         snprintf(path, sizeof path, "%s/%s", out, e->d_name);
         s = pa_remove_tree(path, err);
     }
@@ -178,14 +183,16 @@ static pa_status remove_left(const char *out, pa_err *err) {
     return s;
 }
 
-// On a file system without locks two may write at once: each in a folder of its own, and readers see that the files are of two sets.
+// On a file system without locks two may write at once: each in a folder of its own, and readers see that the files are
+// of two sets.
 static pa_status open_work(prep *p, pa_err *err) {
     pa_status s = pa_make_dirs(p->o->out, err);
     if (s) return s;
     p->lock = open(p->o->out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (p->lock < 0) return pa_error(err, PA_FAIL, "cannot open %s: %s", p->o->out, strerror(errno));
     bool locked = !flock(p->lock, LOCK_EX | LOCK_NB);
-    if (!locked && errno == EWOULDBLOCK) return pa_error(err, PA_FAIL, "%s: another paprep is writing to it", p->o->out);
+    if (!locked && errno == EWOULDBLOCK)
+        return pa_error(err, PA_FAIL, "%s: another paprep is writing to it", p->o->out);
     if (snprintf(p->work, sizeof p->work, "%s/%s%s", p->o->out, WORK, pa_process_word()) >= (int)sizeof p->work - 300) {
         *p->work = 0;
         return pa_error(err, PA_FAIL, "%.200s...: path too long", p->o->out);
@@ -209,7 +216,8 @@ static pa_status refuse_all(const prep *p, bool nothing, pa_err *err) {
     if (!s && rename(from, to)) s = pa_error(err, PA_FAIL, "cannot rename %s to %s: %s", from, to, strerror(errno));
     if (s) return s;
     if (nothing) return pa_error(err, PA_DATA, "%s: no file could be read; no token files written%s", p->o->midi, left);
-    return pa_error(err, PA_DATA, "%s: --strict, and %zu files refused; no token files written%s", p->o->midi, p->pieces.refused, left);
+    return pa_error(err, PA_DATA, "%s: --strict, and %zu files refused; no token files written%s", p->o->midi,
+                    p->pieces.refused, left);
 }
 
 static const char *sostenuto_fate(const pa_encode_options *o) {
@@ -218,8 +226,9 @@ static const char *sostenuto_fate(const pa_encode_options *o) {
 }
 
 static pa_status write_set(prep *p, pa_err *err) {
-    p->set = (pa_set_options){
-        .encoding = p->o->encode.encoding, .part_bytes = p->o->part_bytes, .keep_copies = p->o->keep_duplicates || p->corpus.metadata};
+    p->set = (pa_set_options){.encoding = p->o->encode.encoding,
+                              .part_bytes = p->o->part_bytes,
+                              .keep_copies = p->o->keep_duplicates || p->corpus.metadata};
     pa_status s = pa_split_pieces(&p->pieces, &p->split, err);
     if (!s) s = write_rejected(p, err);
     if (!s) s = write_duplicates(p, err);
@@ -235,7 +244,8 @@ static pa_status write_set(prep *p, pa_err *err) {
 
 static void tell_refused(const prep *p) {
     if (!p->pieces.refused) return;
-    fprintf(stderr, "paprep: %zu of %zu files refused; %s/rejected.tsv says why\n", p->pieces.refused, p->corpus.count, p->o->out);
+    fprintf(stderr, "paprep: %zu of %zu files refused; %s/rejected.tsv says why\n", p->pieces.refused, p->corpus.count,
+            p->o->out);
 }
 
 static pa_status prepare(prep *p, pa_err *err) {
@@ -261,7 +271,8 @@ pa_status pa_prepare(const pa_prepare_options *o, pa_err *err) {
     pa_status s = close_work(&p, prepare(&p, err), err);
     size_t unseen = p.corpus.unseen + p.pieces.unseen;
     if (!s && unseen)
-        s = pa_error(err, PA_FAIL, "%s: cannot read %zu of its files and folders; %s/rejected.tsv names them", o->midi, unseen, o->out);
+        s = pa_error(err, PA_FAIL, "%s: cannot read %zu of its files and folders; %s/rejected.tsv names them", o->midi,
+                     unseen, o->out);
     pa_pieces_clear(&p.pieces);
     pa_corpus_clear(&p.corpus);
     return s;

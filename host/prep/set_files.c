@@ -10,7 +10,12 @@
 #include "host/base/file.h"
 #include "host/files/token_set.h"
 
-enum { MOST_PIECES = 1 << 16, PIECE_BYTES = 20, COPY_BYTES = 1 << 20, PATH = 4096 }; // PIECE_BYTES: offset, notes, seconds
+enum {
+    MOST_PIECES = 1 << 16,
+    PIECE_BYTES = 20,
+    COPY_BYTES = 1 << 20,
+    PATH = 4096
+}; // PIECE_BYTES: offset, notes, seconds
 
 typedef struct {
     const pa_pieces *pieces;
@@ -155,7 +160,8 @@ static void name_set(writer *w) {
     snprintf(w->set, sizeof w->set, "%016llx", (unsigned long long)h);
 }
 
-pa_status pa_set_write(const pa_pieces *p, const pa_set_options *o, const char *folder, pa_set_totals total[PA_SPLITS], pa_err *err) {
+pa_status pa_set_write(const pa_pieces *p, const pa_set_options *o, const char *folder, pa_set_totals total[PA_SPLITS],
+                       pa_err *err) {
     writer w = {.pieces = p, .o = o, .folder = folder, .buffer = malloc(COPY_BYTES)};
     if (!w.buffer) return pa_error(err, PA_FAIL, "no memory to write token files");
     pa_status s = PA_OK;

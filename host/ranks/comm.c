@@ -1,6 +1,6 @@
-// comm.c: sums and gathers over any carrier of messages. Every rank sends each other rank its part directly; the rank that sums a part
-// waits for all of it and adds in the order of ranks. Each rank sends 2 (W - 1) / W of the data for a sum over W ranks, in two steps; no
-// algorithm sends less. Knows nothing of what is summed, nor of how messages travel.
+// comm.c: sums and gathers over any carrier of messages. Every rank sends each other rank its part directly; the rank
+// that sums a part waits for all of it and adds in the order of ranks. Each rank sends 2 (W - 1) / W of the data for a
+// sum over W ranks, in two steps; no algorithm sends less. Knows nothing of what is summed, nor of how messages travel.
 #include "host/ranks/comm.h"
 
 #include <stdlib.h>
@@ -78,7 +78,8 @@ pa_comm_traffic pa_comm_sent(const pa_comm *c) {
 }
 
 pa_status pa_rank_lost(int rank, const char *why, pa_err *err) {
-    return pa_error(err, PA_FAIL, "communication: lost rank %d (%s); the same command resumes from the last checkpoint", rank, why);
+    return pa_error(err, PA_FAIL, "communication: lost rank %d (%s); the same command resumes from the last checkpoint",
+                    rank, why);
 }
 
 // ---- exchanges
@@ -93,7 +94,8 @@ static pa_status post(pa_peers *l, int peer, int way, const void *data, size_t b
 
 static bool through(const pa_peers *l, uint64_t exchange) {
     for (int r = 0; r < l->size; r++)
-        if (r != l->rank && (l->queue[r][PA_SEND].done < exchange || l->queue[r][PA_RECEIVE].done < exchange)) return false;
+        if (r != l->rank && (l->queue[r][PA_SEND].done < exchange || l->queue[r][PA_RECEIVE].done < exchange))
+            return false;
     return true;
 }
 
@@ -123,13 +125,15 @@ static int name_silent(const pa_peers *l, char names[PA_COMM_NAMES]) {
 static pa_status silent(const pa_peers *l, pa_err *err) {
     char names[PA_COMM_NAMES];
     int found = name_silent(l, names);
-    return pa_error(err, PA_FAIL,
-                    "communication: nothing from rank%s %s for %g s (train.timeout); the same command resumes from the last "
-                    "checkpoint",
-                    found > 1 ? "s" : "", names, l->timeout);
+    return pa_error(
+        err, PA_FAIL,
+        "communication: nothing from rank%s %s for %g s (train.timeout); the same command resumes from the last "
+        "checkpoint",
+        found > 1 ? "s" : "", names, l->timeout);
 }
 
-// The time that passes while nothing moves. At most a second per poll counts, so that time in which this process was stopped doesn't.
+// The time that passes while nothing moves. At most a second per poll counts, so that time in which this process was
+// stopped doesn't.
 typedef struct {
     double last, waited;
 } patience;
@@ -187,8 +191,10 @@ pa_status pa_comm_sum_f64(pa_comm *c, double *data, size_t count, pa_err *err) {
     pa_peers *l = c->peers;
     pa_status s = PA_OK;
     if (c->size == 1 || (s = check(c, err))) return s;
-    if (count > PA_COMM_F64) return pa_error(err, PA_FAIL, "communication: expected at most %d numbers, found %zu", PA_COMM_F64, count);
-    for (int r = 0; r < c->size; r++) l->span[r] = (pa_span){(size_t)r * count * sizeof *data, (size_t)(r + 1) * count * sizeof *data};
+    if (count > PA_COMM_F64)
+        return pa_error(err, PA_FAIL, "communication: expected at most %d numbers, found %zu", PA_COMM_F64, count);
+    for (int r = 0; r < c->size; r++)
+        l->span[r] = (pa_span){(size_t)r * count * sizeof *data, (size_t)(r + 1) * count * sizeof *data};
     memcpy(l->small + (size_t)c->rank * count, data, count * sizeof *data);
     if ((s = pa_comm_gather(c, l->small, l->span, err))) return s;
     for (size_t i = 0; i < count; i++) {
@@ -224,7 +230,8 @@ size_t pa_comm_buckets(const pa_comm *c, size_t count) {
 }
 
 pa_span pa_comm_share(const pa_comm *c, size_t count, size_t bucket, int rank) {
-    size_t size = bucket_of(c), to = count - bucket * size, from = to > size ? to - size : 0, W = (size_t)c->size, r = (size_t)rank;
+    size_t size = bucket_of(c), to = count - bucket * size, from = to > size ? to - size : 0, W = (size_t)c->size,
+           r = (size_t)rank;
     size_t begin = from + (to - from) * r / W / ALIGN * ALIGN, end = from + (to - from) * (r + 1) / W / ALIGN * ALIGN;
     return (pa_span){begin, r + 1 == W ? to : end};
 }
@@ -289,7 +296,8 @@ static void add_parts(pa_comm *c, size_t bucket) {
     }
 }
 
-// Sums one bucket at a time, while the sum of the one before is distributed: the order of messages is the same on every rank.
+// Sums one bucket at a time, while the sum of the one before is distributed: the order of messages is the same on every
+// rank.
 static pa_status reduce_some(pa_comm *c, bool *moved, pa_err *err) {
     pa_peers *l = c->peers;
     size_t buckets = pa_comm_buckets(c, l->count);
@@ -362,7 +370,8 @@ static pa_span overlap(pa_span a, size_t from, size_t to) {
     return s.from < s.to ? s : (pa_span){from, from};
 }
 
-pa_status pa_comm_gather_part(pa_comm *c, const float *own, size_t count, size_t from, size_t to, float *out, pa_err *err) {
+pa_status pa_comm_gather_part(pa_comm *c, const float *own, size_t count, size_t from, size_t to, float *out,
+                              pa_err *err) {
     pa_status s = check(c, err);
     for (size_t b = 0, at = 0; b < pa_comm_buckets(c, count) && !s; b++) {
         pa_span mine = pa_comm_share(c, count, b, c->rank), part = overlap(mine, from, to);

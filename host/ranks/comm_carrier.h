@@ -1,5 +1,5 @@
-// comm_carrier.h: what carries messages between ranks: MPI (comm_mpi.c) or sockets (comm_tcp.c). Private to host/ranks/.
-// Two ranks' messages arrive in the order in which they were sent, and both ranks know their sizes.
+// comm_carrier.h: what carries messages between ranks: MPI (comm_mpi.c) or sockets (comm_tcp.c). Private to
+// host/ranks/. Two ranks' messages arrive in the order in which they were sent, and both ranks know their sizes.
 #ifndef PA_COMM_CARRIER_H
 #define PA_COMM_CARRIER_H
 

@@ -1,5 +1,6 @@
-// comm_greet.h: how two ranks prove to each other that they know the run's word, without sending it. The one that connects sends a hello
-// with a random number; the listener a challenge with another and a proof over both; the first its greeting, with a proof over both and it.
+// comm_greet.h: how two ranks prove to each other that they know the run's word, without sending it. The one that
+// connects sends a hello with a random number; the listener a challenge with another and a proof over both; the first
+// its greeting, with a proof over both and it.
 #ifndef PA_COMM_GREET_H
 #define PA_COMM_GREET_H
 
@@ -20,7 +21,8 @@ typedef struct { // numbers in network order
     char host[PA_HOST];
 } pa_greeting;
 
-// The side that connects: false without random numbers, or where the challenge does not come from one that knows the word.
+// The side that connects: false without random numbers, or where the challenge does not come from one that knows the
+// word.
 bool pa_greet_begin(pa_hello *h);
 bool pa_greet_answer(const pa_hello *h, const pa_challenge *c, const uint8_t word[PA_WORD], pa_greeting *g);
 
@@ -35,8 +37,8 @@ typedef struct {
     uint8_t random[PA_WORD]; // this side's
 } pa_newcomer;
 
-// Reads what has come so far and replies; never waits. Closes the connection (fd -1) once it cannot be a rank's, or after `until`. Returns
-// true once it has proved to be one.
+// Reads what has come so far and replies; never waits. Closes the connection (fd -1) once it cannot be a rank's, or
+// after `until`. Returns true once it has proved to be one.
 bool pa_greet_hear(pa_newcomer *n, const uint8_t word[PA_WORD]);
 
 #endif

@@ -1,9 +1,10 @@
-// comm_join.c: how ranks started one by one find each other. Rank 0 listens and writes its address and a random word into a file that all
-// of them see. The others connect to it and receive a table of all addresses, or the reason why the run can't start. A file left by an
-// earlier run leads nowhere, so ranks read it again until it is the right one. Rank 0 removes it once all ranks have connected.
+// comm_join.c: how ranks started one by one find each other. Rank 0 listens and writes its address and a random word
+// into a file that all of them see. The others connect to it and receive a table of all addresses, or the reason why
+// the run can't start. A file left by an earlier run leads nowhere, so ranks read it again until it is the right one.
+// Rank 0 removes it once all ranks have connected.
 //
-// Two ranks prove to each other that they know the word (comm_greet.h). Whatever else connects holds up nobody: all newcomers are polled
-// at once.
+// Two ranks prove to each other that they know the word (comm_greet.h). Whatever else connects holds up nobody: all
+// newcomers are polled at once.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -26,7 +27,8 @@
 
 enum { RETRY_MS = 50, GRACE = 5, QUIET = 5, NEWCOMERS = 64, TRIES = 20 }; // GRACE and QUIET in seconds
 
-// What rank 0 replies: at once, that the rank belongs to the run; later, that all ranks are there and the table follows, or why not.
+// What rank 0 replies: at once, that the rank belongs to the run; later, that all ranks are there and the table
+// follows, or why not.
 typedef struct {
     uint32_t status; // a pa_status
     char why[sizeof((pa_err *)0)->text];
@@ -65,15 +67,16 @@ static int name_missing(const joining *j, char names[PA_COMM_NAMES]) {
 static pa_status timed_out(const joining *j, pa_err *err) {
     char missing[PA_COMM_NAMES];
     if (j->comm->rank && j->fd[0] < 0)
-        return pa_error(err, PA_FAIL, "%s: no rank 0 within %g s (train.timeout)%s%s", j->path, j->timeout, *j->obstacle ? "; " : "",
-                        j->obstacle);
+        return pa_error(err, PA_FAIL, "%s: no rank 0 within %g s (train.timeout)%s%s", j->path, j->timeout,
+                        *j->obstacle ? "; " : "", j->obstacle);
     name_missing(j, missing);
-    return pa_error(err, PA_FAIL, "%s: expected %d ranks within %g s (train.timeout), still missing: %s", j->path, j->comm->size,
-                    j->timeout, missing);
+    return pa_error(err, PA_FAIL, "%s: expected %d ranks within %g s (train.timeout), still missing: %s", j->path,
+                    j->comm->size, j->timeout, missing);
 }
 
-// Called now and then in every wait. Prints once, after a while, whom this rank waits for: otherwise a run would be silent for minutes if
-// a rank was not started, or with another file. Rank 0 knows who is missing; the others know it from its table.
+// Called now and then in every wait. Prints once, after a while, whom this rank waits for: otherwise a run would be
+// silent for minutes if a rank was not started, or with another file. Rank 0 knows who is missing; the others know it
+// from its table.
 static void report_wait(const joining *j) {
     char names[PA_COMM_NAMES] = "0";
     bool seeks_root = j->comm->rank && j->fd[0] < 0, has_table = !j->comm->rank || *j->table[0].host;
@@ -118,8 +121,8 @@ static pa_status enough_descriptors(int world, pa_err *err) {
     limit.rlim_cur = need < limit.rlim_max ? need : limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
     if (limit.rlim_cur >= need) return PA_OK;
-    return pa_error(err, PA_FAIL, "communication: %d ranks need %llu file descriptors, the limit is %llu (ulimit -n)", world,
-                    (unsigned long long)need, (unsigned long long)limit.rlim_cur);
+    return pa_error(err, PA_FAIL, "communication: %d ranks need %llu file descriptors, the limit is %llu (ulimit -n)",
+                    world, (unsigned long long)need, (unsigned long long)limit.rlim_cur);
 }
 
 static pa_status start_listening(joining *j, pa_err *err) {
@@ -189,7 +192,8 @@ static bool greet(const joining *j, int fd) {
     pa_hello h;
     pa_challenge c;
     pa_greeting g = j->own;
-    if (!pa_greet_begin(&h) || !move_all(j, fd, &h, sizeof h, true) || !move_all(j, fd, &c, sizeof c, false)) return false;
+    if (!pa_greet_begin(&h) || !move_all(j, fd, &h, sizeof h, true) || !move_all(j, fd, &c, sizeof c, false))
+        return false;
     return pa_greet_answer(&h, &c, j->word, &g) && move_all(j, fd, &g, sizeof g, true);
 }
 
@@ -223,9 +227,10 @@ static void reply(const joining *j, int fd, pa_status status, const char *why) {
 
 static pa_status check(const joining *j, uint32_t rank, uint32_t world, pa_err *err) {
     if (world != (uint32_t)j->comm->size || rank >= world)
-        return pa_error(err, PA_USAGE, "%s: expected --world %d, as on rank %d, found %u on rank %u", j->path, j->comm->size, j->comm->rank,
-                        world, rank);
-    if (rank == (uint32_t)j->comm->rank || j->fd[rank] >= 0) return pa_error(err, PA_USAGE, "%s: two ranks have --rank %u", j->path, rank);
+        return pa_error(err, PA_USAGE, "%s: expected --world %d, as on rank %d, found %u on rank %u", j->path,
+                        j->comm->size, j->comm->rank, world, rank);
+    if (rank == (uint32_t)j->comm->rank || j->fd[rank] >= 0)
+        return pa_error(err, PA_USAGE, "%s: two ranks have --rank %u", j->path, rank);
     return PA_OK;
 }
 
@@ -268,7 +273,8 @@ static pa_status admit(joining *j, pa_newcomer *n, pa_err *err) {
     return PA_OK;
 }
 
-// Waits until the listener, a newcomer or a rank stirs, or a second has passed. An error when a rank that had connected is lost.
+// Waits until the listener, a newcomer or a rank stirs, or a second has passed. An error when a rank that had connected
+// is lost.
 static pa_status await_any(const joining *j, struct pollfd *p, pa_newcomer *all, pa_err *err) {
     const int own = j->comm->rank, size = j->comm->size;
     const double left = j->until - pa_clock();
@@ -398,11 +404,18 @@ pa_status pa_tcp_join(pa_comm *c, const char *path, double timeout, int *fd, pa_
     bool reported = false;
     char obstacle[OBSTACLE] = "";
     double began = pa_clock();
-    joining j = {.comm = c, .until = began + timeout, .timeout = timeout, .began = began, .reported = &reported, .fd = fd, .listener = -1};
+    joining j = {.comm = c,
+                 .until = began + timeout,
+                 .timeout = timeout,
+                 .began = began,
+                 .reported = &reported,
+                 .fd = fd,
+                 .listener = -1};
     j.obstacle = obstacle;
     struct stat there;
     int on = 1;
-    if (strlen(path) >= 4096) return pa_error(err, PA_USAGE, "--rendezvous: expected a path of up to 4095 bytes, found %zu", strlen(path));
+    if (strlen(path) >= 4096)
+        return pa_error(err, PA_USAGE, "--rendezvous: expected a path of up to 4095 bytes, found %zu", strlen(path));
     snprintf(j.path, sizeof j.path, !stat(path, &there) && S_ISDIR(there.st_mode) ? "%s/rendezvous" : "%s", path);
     j.own.world = htonl((uint32_t)c->size);
     j.own.rank = htonl((uint32_t)c->rank);

@@ -20,7 +20,8 @@ static pa_status mpi_begin(pa_peers *l, int peer, int way, pa_move *m, pa_err *e
     MPI_Request request;
     _Static_assert(sizeof request <= sizeof m->request, "a request fits");
     (void)l;
-    if (m->left > 1u << 30) return pa_error(err, PA_FAIL, "communication: expected messages up to 1 GiB, found one of %zu bytes", m->left);
+    if (m->left > 1u << 30)
+        return pa_error(err, PA_FAIL, "communication: expected messages up to 1 GiB, found one of %zu bytes", m->left);
     int code = way == PA_SEND ? MPI_Isend(m->at, (int)m->left, MPI_BYTE, peer, 0, MPI_COMM_WORLD, &request)
                               : MPI_Irecv(m->at, (int)m->left, MPI_BYTE, peer, 0, MPI_COMM_WORLD, &request);
     memcpy(&m->request, &request, sizeof request);
@@ -63,10 +64,12 @@ static void mpi_abort(pa_peers *l, int code) {
 }
 
 pa_status pa_mpi_start(pa_comm *c, double timeout, pa_err *err) {
-    static const pa_carrier mpi = {.begin = mpi_begin, .advance = mpi_advance, .idle = mpi_idle, .end = mpi_end, .abort = mpi_abort};
+    static const pa_carrier mpi = {
+        .begin = mpi_begin, .advance = mpi_advance, .idle = mpi_idle, .end = mpi_end, .abort = mpi_abort};
     MPI_Comm here;
     int level;
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level)) return pa_error(err, PA_FAIL, "communication: cannot start MPI");
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level))
+        return pa_error(err, PA_FAIL, "communication: cannot start MPI");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &c->rank);
     MPI_Comm_size(MPI_COMM_WORLD, &c->size);
@@ -85,7 +88,9 @@ pa_status pa_mpi_start(pa_comm *c, double timeout, pa_err *err) {
     (void)timeout;
     if (!size) size = getenv("PMI_SIZE");
     if (size && atoi(size) == 1) return PA_OK;
-    return pa_error(err, PA_USAGE, "communication: started as one of several ranks, but this build has no MPI (use --rendezvous FILE)");
+    return pa_error(
+        err, PA_USAGE,
+        "communication: started as one of several ranks, but this build has no MPI (use --rendezvous FILE)");
 }
 
 #endif

@@ -42,7 +42,8 @@ static void absorb(sip *s, uint64_t x) {
 void pa_proof(uint8_t proof[PA_WORD], const uint8_t word[PA_WORD], const void *message, size_t bytes) {
     const uint64_t k0 = little_endian(word, 8), k1 = little_endian(word + 8, 8);
     const uint8_t *m = message;
-    sip s = {{k0 ^ 0x736f6d6570736575, k1 ^ 0x646f72616e646f6d ^ 0xee, k0 ^ 0x6c7967656e657261, k1 ^ 0x7465646279746573}};
+    sip s = {
+        {k0 ^ 0x736f6d6570736575, k1 ^ 0x646f72616e646f6d ^ 0xee, k0 ^ 0x6c7967656e657261, k1 ^ 0x7465646279746573}};
     size_t left = bytes;
     for (; left >= 8; left -= 8, m += 8) absorb(&s, little_endian(m, 8));
     absorb(&s, (uint64_t)(bytes & 255) << 56 | little_endian(m, left));

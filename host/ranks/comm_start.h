@@ -5,13 +5,15 @@
 #include "host/ranks/comm.h"
 
 typedef struct {
-    const char *rendezvous; // file or folder by which ranks started one by one find each other; NULL: mpirun, srun or a single process
+    const char *rendezvous; // file or folder by which ranks started one by one find each other; NULL: mpirun, srun or a
+                            // single process
     int rank, world;        // with rendezvous; below 0: $RANK and $WORLD_SIZE, or Slurm's variables
     double timeout;         // seconds that a rank waits for the others
 } pa_comm_options;
 
-// Joins the ranks of this run. A process started by itself is rank 0 of 1 and doesn't initialise MPI. Divides a machine's cores among its
-// ranks, unless OMP_NUM_THREADS is set. PA_USAGE if mpirun started several processes of a build without MPI.
+// Joins the ranks of this run. A process started by itself is rank 0 of 1 and doesn't initialise MPI. Divides a
+// machine's cores among its ranks, unless OMP_NUM_THREADS is set. PA_USAGE if mpirun started several processes of a
+// build without MPI.
 pa_status pa_comm_start(pa_comm *c, const pa_comm_options *o, pa_err *err);
 
 #endif

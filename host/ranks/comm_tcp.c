@@ -52,13 +52,15 @@ static void tcp_idle(pa_peers *l, double waited) {
     for (int r = 0; r < t->size; r++) {
         pa_queue *q = l->queue[r];
         bool out = q[PA_SEND].done < q[PA_SEND].begun, in = q[PA_RECEIVE].done < q[PA_RECEIVE].begun;
-        t->idle[r] = (struct pollfd){.fd = out || in ? t->fd[r] : -1, .events = (short)((out ? POLLOUT : 0) | (in ? POLLIN : 0))};
+        t->idle[r] = (struct pollfd){.fd = out || in ? t->fd[r] : -1,
+                                     .events = (short)((out ? POLLOUT : 0) | (in ? POLLIN : 0))};
     }
     poll(t->idle, (nfds_t)t->size, 100);
 }
 
-// A rank that computes, saves or samples would notice only by the next message that another was lost, which may take minutes. This thread
-// ends the process after a few seconds. Files are renamed into place when complete, so none is left half-written.
+// A rank that computes, saves or samples would notice only by the next message that another was lost, which may take
+// minutes. This thread ends the process after a few seconds. Files are renamed into place when complete, so none is
+// left half-written.
 static void *watch(void *data) {
     tcp *t = data;
     struct pollfd *p = t->hangup;
@@ -130,10 +132,14 @@ pa_status pa_tcp_start(pa_comm *c, const char *rendezvous, int rank, int world, 
     pa_status s = or_environment(&rank, "RANK", "SLURM_PROCID", err);
     if (s || (s = or_environment(&world, "WORLD_SIZE", "SLURM_NTASKS", err))) return s;
     if (world == NONE)
-        return pa_error(err, PA_USAGE, "--world: expected 1 to 4096 ranks with --rendezvous, found none, nor $WORLD_SIZE or $SLURM_NTASKS");
-    if (world < 1 || world > 4096) return pa_error(err, PA_USAGE, "--world: expected 1 to 4096 ranks with --rendezvous, found %d", world);
+        return pa_error(
+            err, PA_USAGE,
+            "--world: expected 1 to 4096 ranks with --rendezvous, found none, nor $WORLD_SIZE or $SLURM_NTASKS");
+    if (world < 1 || world > 4096)
+        return pa_error(err, PA_USAGE, "--world: expected 1 to 4096 ranks with --rendezvous, found %d", world);
     if (rank == NONE)
-        return pa_error(err, PA_USAGE, "--rank: expected 0 to %d with --world %d, found none, nor $RANK or $SLURM_PROCID", world - 1,
+        return pa_error(err, PA_USAGE,
+                        "--rank: expected 0 to %d with --world %d, found none, nor $RANK or $SLURM_PROCID", world - 1,
                         world);
     if (rank < 0 || rank >= world)
         return pa_error(err, PA_USAGE, "--rank: expected 0 to %d with --world %d, found %d", world - 1, world, rank);

@@ -12,7 +12,8 @@ size_t pa_average_bytes(const pa_params *p) {
 pa_status pa_average_open(pa_run *run, pa_err *err) {
     run->average = calloc(1, pa_average_bytes(run->params));
     if (run->average) return PA_OK;
-    return pa_error(err, PA_FAIL, "no memory for the average of weights, %.1f MB", (double)pa_average_bytes(run->params) * 1e-6);
+    return pa_error(err, PA_FAIL, "no memory for the average of weights, %.1f MB",
+                    (double)pa_average_bytes(run->params) * 1e-6);
 }
 
 // Room for a tensor, behind the average.

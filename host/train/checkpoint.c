@@ -40,7 +40,8 @@ static pa_status read_state(const pa_st *st, pa_run_state *r, pa_err *err) {
     const char *validation = pa_st_meta(st, "validation"); // likewise
     r->validation = validation ? (uint32_t)strtoul(validation, NULL, 16) : 0;
     const char *scaling = pa_st_meta(st, "loss_scaling");
-    if (scaling && sscanf(scaling, "%lf %" SCNd64, &r->scaling.factor, &r->scaling.steps) != 2) r->scaling = (pa_scaling){0};
+    if (scaling && sscanf(scaling, "%lf %" SCNd64, &r->scaling.factor, &r->scaling.steps) != 2)
+        r->scaling = (pa_scaling){0};
     return PA_OK;
 }
 
@@ -74,13 +75,14 @@ static pa_status check_parts(const pa_weights *w, const pa_st *st, int64_t state
     char found[16];
     snprintf(found, sizeof found, "%08x", pa_st_crc(w->file));
     if (state_step != w->step)
-        return pa_error(err, PA_DATA, "%s: expected step %lld, of model.safetensors, found %lld", path, (long long)w->step,
-                        (long long)state_step);
+        return pa_error(err, PA_DATA, "%s: expected step %lld, of model.safetensors, found %lld", path,
+                        (long long)w->step, (long long)state_step);
     if (state_step != name_step)
-        return pa_error(err, PA_DATA, "%s: expected step %lld, of the folder's name, found %lld", path, (long long)name_step,
-                        (long long)state_step);
+        return pa_error(err, PA_DATA, "%s: expected step %lld, of the folder's name, found %lld", path,
+                        (long long)name_step, (long long)state_step);
     if (model && strcmp(model, found))
-        return pa_error(err, PA_DATA, "%s: expected the state of a model with CRC-32C %s, found that of %s", path, found, model);
+        return pa_error(err, PA_DATA, "%s: expected the state of a model with CRC-32C %s, found that of %s", path,
+                        found, model);
     return PA_OK;
 }
 
@@ -109,30 +111,34 @@ static pa_status check_optimizer(const pa_run *run, const pa_st *st, pa_err *err
     const char *theirs = pa_st_meta(st, "optimizer");
     bool muon = run->config->optimizer.name == PA_MUON;
     if ((theirs && !strcmp(theirs, "muon")) == muon) return PA_OK;
-    return pa_error(err, PA_USAGE,
-                    "optimizer.name: checkpoint %s; to train its weights with another optimizer, use --init and another --run-dir",
-                    muon ? "adam or adamw, configuration muon" : "muon, configuration adam or adamw");
+    return pa_error(
+        err, PA_USAGE,
+        "optimizer.name: checkpoint %s; to train its weights with another optimizer, use --init and another --run-dir",
+        muon ? "adam or adamw, configuration muon" : "muon, configuration adam or adamw");
 }
 
 // Checks what may not change when a run resumes, besides the model.
-static pa_status check_same_run(const pa_run *run, const pa_run_state *state, pa_encoding encoding, const char *corpus, pa_err *err) {
+static pa_status check_same_run(const pa_run *run, const pa_run_state *state, pa_encoding encoding, const char *corpus,
+                                pa_err *err) {
     const pa_config *c = run->config;
     char mine[16];
     snprintf(mine, sizeof mine, "%08x", run->corpus);
     if (state->seed != (uint64_t)c->train.seed)
-        return pa_error(err, PA_USAGE, "train.seed: checkpoint %llu, configuration %lld", (unsigned long long)state->seed,
-                        (long long)c->train.seed);
+        return pa_error(err, PA_USAGE, "train.seed: checkpoint %llu, configuration %lld",
+                        (unsigned long long)state->seed, (long long)c->train.seed);
     if (encoding != run->encoding)
-        return pa_error(err, PA_USAGE, "data.train: expected the checkpoint's encoding, %s, found %s", pa_encoding_name(encoding),
-                        pa_encoding_name(run->encoding));
+        return pa_error(err, PA_USAGE, "data.train: expected the checkpoint's encoding, %s, found %s",
+                        pa_encoding_name(encoding), pa_encoding_name(run->encoding));
     if (corpus && strcmp(corpus, mine)) // older checkpoints lack it
         return pa_error(err, PA_USAGE,
-                        "%s: expected the run's training data, CRC-32C %s, found %s; to train its weights on other data, use --init and "
+                        "%s: expected the run's training data, CRC-32C %s, found %s; to train its weights on other "
+                        "data, use --init and "
                         "another --run-dir",
                         c->data.train, corpus, mine);
     if (state->validation && run->validation && state->validation != run->validation)
         return pa_error(err, PA_USAGE,
-                        "%s: expected the run's validation data, CRC-32C %08x, found %08x; its best checkpoint was measured on the former",
+                        "%s: expected the run's validation data, CRC-32C %08x, found %08x; its best checkpoint was "
+                        "measured on the former",
                         c->data.validation, state->validation, run->validation);
     return PA_OK;
 }
@@ -185,7 +191,9 @@ pa_status pa_checkpoint_resume(const pa_run *run, pa_run_state *state, bool *fou
         }
     }
     if (s == PA_DATA)
-        pa_error(err, PA_DATA, "%s/checkpoints: expected an intact checkpoint, found %zu damaged; --fresh starts over and keeps them aside",
+        pa_error(err, PA_DATA,
+                 "%s/checkpoints: expected an intact checkpoint, found %zu damaged; --fresh starts over and keeps them "
+                 "aside",
                  run->dir, count);
     free(step);
     return s;

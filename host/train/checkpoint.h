@@ -1,4 +1,5 @@
-// checkpoint.h: the state of a run that checkpoints store, and resuming from the newest intact one. Independent of device and ranks.
+// checkpoint.h: the state of a run that checkpoints store, and resuming from the newest intact one. Independent of
+// device and ranks.
 #ifndef PA_CHECKPOINT_H
 #define PA_CHECKPOINT_H
 
@@ -38,10 +39,10 @@ typedef struct {
     FILE *out;           // messages; NULL: stderr
 } pa_run;
 
-// Loads weights, moments and state from the run's newest intact checkpoint; reports and skips damaged ones, among them those with numbers
-// that are not finite, under another step's name, or whose state is not their model's. *found is false if there is none at all. With
-// run->average, loads that too; of a checkpoint without one it becomes the weights. PA_DATA if all are damaged; PA_USAGE if it has another
-// model, seed, encoding or corpus.
+// Loads weights, moments and state from the run's newest intact checkpoint; reports and skips damaged ones, among them
+// those with numbers that are not finite, under another step's name, or whose state is not their model's. *found is
+// false if there is none at all. With run->average, loads that too; of a checkpoint without one it becomes the weights.
+// PA_DATA if all are damaged; PA_USAGE if it has another model, seed, encoding or corpus.
 pa_status pa_checkpoint_resume(const pa_run *run, pa_run_state *state, bool *found, pa_err *err);
 
 #endif

@@ -68,9 +68,12 @@ pa_status pa_rundir_open(const char *run, bool fresh, pa_lock **lock, FILE *out,
     snprintf(path, sizeof path, "%s/samples", run);
     if ((s = pa_make_dirs(path, err))) return s;
     snprintf(path, sizeof path, "%s/checkpoints", run);
-    if ((s = pa_make_dirs(path, err)) || (s = pa_sync_dir(run, err)) || (s = pa_lock_take(lock, run, killed, out, err))) return s;
+    if ((s = pa_make_dirs(path, err)) || (s = pa_sync_dir(run, err)) || (s = pa_lock_take(lock, run, killed, out, err)))
+        return s;
     snprintf(path, sizeof path, "%s/samples", run);
-    if (*killed && ((s = tidy(run, killed, err)) || (s = tidy(path, killed, err)) || (s = pa_checkpoint_tidy(run, killed, err)))) return s;
+    if (*killed &&
+        ((s = tidy(run, killed, err)) || (s = tidy(path, killed, err)) || (s = pa_checkpoint_tidy(run, killed, err))))
+        return s;
     return pa_lock_sign(*lock, err);
 }
 

@@ -1,13 +1,14 @@
-// run_dir.h: a run's directory: created, locked, moved aside, its settings written. It knows nothing of checkpoints' contents.
+// run_dir.h: a run's directory: created, locked, moved aside, its settings written. It knows nothing of checkpoints'
+// contents.
 #ifndef PA_RUNDIR_H
 #define PA_RUNDIR_H
 
 #include "host/files/config.h"
 #include "host/train/run_lock.h"
 
-// Creates RUN with checkpoints/ and samples/ (with `fresh`, after moving an existing one to RUN.old-N) and locks it. PA_FAIL if another
-// process has it. Prints to `out` what was moved, and whether the previous start was killed, whose temporary files it removes. Release the
-// lock with pa_lock_release.
+// Creates RUN with checkpoints/ and samples/ (with `fresh`, after moving an existing one to RUN.old-N) and locks it.
+// PA_FAIL if another process has it. Prints to `out` what was moved, and whether the previous start was killed, whose
+// temporary files it removes. Release the lock with pa_lock_release.
 pa_status pa_rundir_open(const char *run, bool fresh, pa_lock **lock, FILE *out, pa_err *err);
 // Removes what pa_rundir_open created for a run that could not begin, unless the directory holds anything else.
 void pa_rundir_abandon(const char *run);

@@ -1,5 +1,5 @@
-// run_lock.c: see run_lock.h. The kernel drops a lock when its process ends. The text in the file names the holder, and stays if the
-// process is killed.
+// run_lock.c: see run_lock.h. The kernel drops a lock when its process ends. The text in the file names the holder, and
+// stays if the process is killed.
 #include "host/train/run_lock.h"
 
 #include <errno.h>
@@ -55,13 +55,15 @@ static bool write_owner(pa_lock *l) {
 static bool is_at(int fd, const char *path) {
     struct stat ours, there;
     int other = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); // stat could be given what NFS remembers
-    bool same = other >= 0 && !fstat(other, &there) && !fstat(fd, &ours) && ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
+    bool same = other >= 0 && !fstat(other, &there) && !fstat(fd, &ours) && ours.st_dev == there.st_dev &&
+                ours.st_ino == there.st_ino;
     if (other >= 0) close(other);
     return same;
 }
 
 static pa_status in_use(const pa_lock *l, const owner *o, pa_err *err) {
-    return pa_error(err, PA_FAIL, "%s is in use by another run (%s)", l->run, *o->holder ? o->holder : "unknown process");
+    return pa_error(err, PA_FAIL, "%s is in use by another run (%s)", l->run,
+                    *o->holder ? o->holder : "unknown process");
 }
 
 static void sleep_ms(int ms) {
@@ -96,7 +98,8 @@ static bool start_beat(pa_lock *l) {
     return l->beats;
 }
 
-// Whether the holder has ended: its file stays as it is. False at once where the file changes; *gone if there is none any more.
+// Whether the holder has ended: its file stays as it is. False at once where the file changes; *gone if there is none
+// any more.
 static bool is_stale(const pa_lock *l, owner *o, bool *gone) {
     *gone = false;
     for (int waited = 0; waited <= STALE_MS; waited += LOOK_MS) {
@@ -192,7 +195,9 @@ pa_status pa_lock_sign(pa_lock *l, pa_err *err) {
 
 pa_status pa_lock_check(const pa_lock *l, pa_err *err) {
     if (!l || is_at(l->fd, l->path)) return PA_OK;
-    return pa_error(err, PA_FAIL, "%s or its lock was moved, removed or taken while this run had it; nothing more is written", l->run);
+    return pa_error(err, PA_FAIL,
+                    "%s or its lock was moved, removed or taken while this run had it; nothing more is written",
+                    l->run);
 }
 
 bool pa_lock_follow(pa_lock *l, char *run, size_t size) {

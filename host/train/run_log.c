@@ -20,7 +20,8 @@ static int64_t number_after(const char *line, const char *key) {
     return found ? atoll(found + strlen(key)) : -1;
 }
 
-// Of a block's whole lines, the end of the last one that stays; -1 where none does. *step: of that line. text is NUL-terminated.
+// Of a block's whole lines, the end of the last one that stays; -1 where none does. *step: of that line. text is
+// NUL-terminated.
 static ssize_t last_kept(char *text, int64_t resumed, int64_t evaluated, int64_t *step) {
     ssize_t kept = -1;
     for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
@@ -34,8 +35,8 @@ static ssize_t last_kept(char *text, int64_t resumed, int64_t evaluated, int64_t
     return kept;
 }
 
-// Finds from the end how much of metrics.jsonl stays: lines are in the order of their steps, an evaluation behind its step. A line that a
-// crash has torn is not whole.
+// Finds from the end how much of metrics.jsonl stays: lines are in the order of their steps, an evaluation behind its
+// step. A line that a crash has torn is not whole.
 static pa_status find_end(int fd, off_t size, int64_t resumed, int64_t evaluated, off_t *stays, int64_t *step) {
     char *text = malloc(2 * BLOCK + 1);
     if (!text) return PA_FAIL;
@@ -51,7 +52,8 @@ static pa_status find_end(int fd, off_t size, int64_t resumed, int64_t evaluated
             break;
         }
         text[got] = 0;
-        for (char *p = text; (p = memchr(p, 0, (size_t)(text + got - p)));) *p = ' '; // which a disk that lost power may leave
+        for (char *p = text; (p = memchr(p, 0, (size_t)(text + got - p)));)
+            *p = ' '; // which a disk that lost power may leave
         char *from = begin ? strchr(text, '\n') : text - 1;
         ssize_t kept = from ? last_kept(from + 1, resumed, evaluated, step) : -1;
         if (kept >= 0) *stays = begin + (from + 1 - text) + kept;
@@ -70,7 +72,8 @@ static pa_status open_metrics(pa_runlog *l, const char *path, int64_t resumed, i
     if (fstat(l->metrics, &info) || find_end(l->metrics, info.st_size, resumed, evaluated, &stays, &step) ||
         (stays < info.st_size && ftruncate(l->metrics, stays)))
         return pa_error(err, PA_FAIL, "cannot read and shorten %s: %s", path, strerror(errno));
-    if (resumed > step) fprintf(l->out, "warning: %s lacks steps %lld to %lld\n", path, (long long)step + 1, (long long)resumed);
+    if (resumed > step)
+        fprintf(l->out, "warning: %s lacks steps %lld to %lld\n", path, (long long)step + 1, (long long)resumed);
     return PA_OK;
 }
 
@@ -80,7 +83,8 @@ pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t
     snprintf(path, sizeof path, "%s/metrics.jsonl", run);
     pa_status s = open_metrics(l, path, resumed, evaluated, err);
     if (s) pa_runlog_close(l);
-    if (!s && !(l->events = pa_tensorboard_open(run, resumed + 1, &why))) fprintf(l->out, "warning: no TensorBoard events: %s\n", why.text);
+    if (!s && !(l->events = pa_tensorboard_open(run, resumed + 1, &why)))
+        fprintf(l->out, "warning: no TensorBoard events: %s\n", why.text);
     return s;
 }
 
@@ -101,7 +105,8 @@ void pa_time_text(char out[static 32]) {
     snprintf(out, 32, "%s.%03dZ", seconds, (int)(now.tv_nsec / 1000000));
 }
 
-// Writes the fewest digits that read back as v, so that two runs can be compared to the bit. JSON has no NaN or infinity.
+// Writes the fewest digits that read back as v, so that two runs can be compared to the bit. JSON has no NaN or
+// infinity.
 static void put_number(FILE *f, const char *key, double v) {
     char text[40] = "null";
     for (int digits = 6; isfinite(v) && digits <= 17; digits++) {
@@ -112,7 +117,8 @@ static void put_number(FILE *f, const char *key, double v) {
 }
 
 static void warn(pa_runlog *l, const char *what) {
-    if (!l->warned) fprintf(l->out, "warning: cannot %s metrics.jsonl: %s; training continues\n", what, strerror(errno));
+    if (!l->warned)
+        fprintf(l->out, "warning: cannot %s metrics.jsonl: %s; training continues\n", what, strerror(errno));
     l->warned = true;
 }
 
@@ -198,7 +204,8 @@ void pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show) {
     }
     if (s->skipped) fputs(",\"skipped\":true", f);
     if (pa_runlog_spike(s))
-        fprintf(f, ",\"spike\":\"%s\",\"spikes\":%lld", s->loss > s->loss_bound ? "loss" : "grad_norm", (long long)s->spikes);
+        fprintf(f, ",\"spike\":\"%s\",\"spikes\":%lld", s->loss > s->loss_bound ? "loss" : "grad_norm",
+                (long long)s->spikes);
     end_object(l, &o);
 }
 

@@ -1,4 +1,5 @@
-// run_log.h: a run's records of its steps: metrics.jsonl (an object a step and an evaluation), TensorBoard events, progress lines.
+// run_log.h: a run's records of its steps: metrics.jsonl (an object a step and an evaluation), TensorBoard events,
+// progress lines.
 #ifndef PA_RUNLOG_H
 #define PA_RUNLOG_H
 
@@ -34,12 +35,13 @@ typedef struct {
     double loss_ema;
 } pa_eval_log;
 
-// Opens RUN's logs. Drops the metrics of steps after `resumed` (-1: a new run) and of evaluations after `evaluated`, which will be
-// repeated; tells TensorBoard to do the same. Reads only the end of metrics.jsonl. Prints which steps before `resumed` it lacks at its end.
+// Opens RUN's logs. Drops the metrics of steps after `resumed` (-1: a new run) and of evaluations after `evaluated`,
+// which will be repeated; tells TensorBoard to do the same. Reads only the end of metrics.jsonl. Prints which steps
+// before `resumed` it lacks at its end.
 pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t evaluated, pa_err *err);
 bool pa_runlog_spike(const pa_step_log *s);
-// Writes a step's metrics and, with `show`, its progress line. The run does not depend on its metrics: where they can't be written, prints
-// a warning.
+// Writes a step's metrics and, with `show`, its progress line. The run does not depend on its metrics: where they can't
+// be written, prints a warning.
 void pa_runlog_step(pa_runlog *l, const pa_step_log *s, bool show);
 void pa_runlog_eval(pa_runlog *l, const pa_eval_log *e);
 void pa_runlog_sync(pa_runlog *l); // metrics to disk, before a checkpoint that stands for their steps

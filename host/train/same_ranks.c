@@ -22,8 +22,8 @@ static void describe(const char *section, const char *theirs, const char *mine, 
         if (*is == '=') is += strspn(is, "= ");
         snprintf(value[i], sizeof value[i], "%.*s", (int)strcspn(is, "\n"), is);
     }
-    snprintf(out, RECORD, "%.*s%s%.*s: rank 0 has %s, rank %d has %s", (int)strcspn(section, "]"), section, *section ? "." : "", name,
-             named, *value[0] ? value[0] : "none", rank, *value[1] ? value[1] : "none");
+    snprintf(out, RECORD, "%.*s%s%.*s: rank 0 has %s, rank %d has %s", (int)strcspn(section, "]"), section,
+             *section ? "." : "", name, named, *value[0] ? value[0] : "none", rank, *value[1] ? value[1] : "none");
 }
 
 static void first_difference(const char *theirs, const char *mine, int rank, char out[RECORD]) {
@@ -120,8 +120,8 @@ pa_status pa_same_digest(pa_comm *c, uint32_t digest, int64_t step, pa_err *err)
         if (all[r] != all[most] && used < sizeof names - 16)
             used += (size_t)snprintf(names + used, sizeof names - used, "%s%zu", others++ ? ", " : "", r);
     if (others)
-        s = pa_error(err, PA_FAIL, "weights of rank%s %s differ from rank %zu's at step %lld, which is not saved", others > 1 ? "s" : "",
-                     names, most, (long long)step);
+        s = pa_error(err, PA_FAIL, "weights of rank%s %s differ from rank %zu's at step %lld, which is not saved",
+                     others > 1 ? "s" : "", names, most, (long long)step);
 done:
     free(all);
     free(of);

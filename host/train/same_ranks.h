@@ -6,14 +6,15 @@
 
 enum { PA_COMPARE_EVERY = 1000 }; // steps; weights are compared before each save too
 
-// Compares this rank's build, command, configuration (but for data's paths) and checksums of data with rank 0's. On a difference every rank
-// returns PA_USAGE with the same message: the first that differs, for the lowest rank that differs.
+// Compares this rank's build, command, configuration (but for data's paths) and checksums of data with rank 0's. On a
+// difference every rank returns PA_USAGE with the same message: the first that differs, for the lowest rank that
+// differs.
 pa_status pa_same_start(const pa_trainer *t, pa_err *err);
 // Likewise what the opened backend computes with.
 pa_status pa_same_device(const pa_trainer *t, pa_err *err);
 
-// Compares the weights' checksums, 4 bytes a rank. On a difference every rank returns PA_FAIL and names the ranks that differ from most.
-// Reads all weights.
+// Compares the weights' checksums, 4 bytes a rank. On a difference every rank returns PA_FAIL and names the ranks that
+// differ from most. Reads all weights.
 pa_status pa_same_weights(const pa_trainer *t, pa_err *err);
 
 // The parts of these that know nothing of a trainer.

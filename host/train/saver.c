@@ -1,5 +1,5 @@
-// saver.c: see saver.h. Training waits while weights and moments are copied; a thread writes the copy. A checkpoint appears by one rename,
-// once it has been read back; until then, or if anything fails, the run directory is unchanged.
+// saver.c: see saver.h. Training waits while weights and moments are copied; a thread writes the copy. A checkpoint
+// appears by one rename, once it has been read back; until then, or if anything fails, the run directory is unchanged.
 #include "host/train/saver.h"
 
 #include <errno.h>
@@ -25,7 +25,8 @@ struct pa_saver {
     pa_run_state state;
     bool best;
     bool muon;   // matrices have no second moment
-    float *copy; // parameters, first moments, average if any (floats each), second moments (those that are), padded as in the table
+    float *copy; // parameters, first moments, average if any (floats each), second moments (those that are), padded as
+                 // in the table
     char *model; // its settings as text
     bool started;
     pthread_t thread;
@@ -42,11 +43,14 @@ pa_status pa_saver_open(pa_saver **out, const pa_run *run, pa_err *err) {
     pa_saver *s = *out = calloc(1, sizeof *s);
     bool muon = run->config->optimizer.name == PA_MUON;
     size_t bytes = pa_saver_floats(run->params, muon, run->average != NULL) * sizeof(float);
-    if (s) *s = (pa_saver){.run = run, .muon = muon, .copy = malloc(bytes), .model = pa_config_model_text(&run->config->model)};
+    if (s)
+        *s = (pa_saver){
+            .run = run, .muon = muon, .copy = malloc(bytes), .model = pa_config_model_text(&run->config->model)};
     if (s && s->copy && s->model) return PA_OK;
     pa_saver_close(s);
     *out = NULL;
-    return pa_error(err, PA_FAIL, "%s: no memory for a copy of weights and moments, %.1f MB", run->dir, (double)bytes * 1e-6);
+    return pa_error(err, PA_FAIL, "%s: no memory for a copy of weights and moments, %.1f MB", run->dir,
+                    (double)bytes * 1e-6);
 }
 
 void pa_saver_close(pa_saver *s) {
@@ -93,7 +97,8 @@ static pa_status copy_all(pa_saver *s, pa_err *err) {
 pa_status pa_saver_lend(const pa_run *r, pa_err *err) {
     float *buffer = malloc(r->params->floats * 4);
     pa_status status =
-        buffer ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for moments, %.1f MB", r->dir, (double)r->params->floats * 4e-6);
+        buffer ? PA_OK
+               : pa_error(err, PA_FAIL, "%s: no memory for moments, %.1f MB", r->dir, (double)r->params->floats * 4e-6);
     for (int k = 0; k < 2; k++) // in the order of copy_all
         for (int t = 0; t < r->params->count && !status; t++) {
             const pa_param *row = &r->params->row[t];
@@ -127,15 +132,15 @@ static pa_status check_finite(const pa_saver *s, pa_err *err) {
             const pa_param *row = &s->run->params->row[t];
             const float *x = place_of(s, trained[k].kind, t);
             if (x && !pa_all_finite(x, row->size))
-                return pa_error(err, PA_FAIL, "step %lld is not saved: %s of %s are not finite", (long long)s->state.step, trained[k].name,
-                                row->name);
+                return pa_error(err, PA_FAIL, "step %lld is not saved: %s of %s are not finite",
+                                (long long)s->state.step, trained[k].name, row->name);
         }
     return PA_OK;
 }
 
 // Reads the file back: if the file system lost or changed a byte, the previous checkpoint is still there.
-static pa_status write_file(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta, size_t meta_count, uint32_t *crc,
-                            pa_err *err) {
+static pa_status write_file(const char *path, const pa_tensor *tensors, size_t count, const pa_meta *meta,
+                            size_t meta_count, uint32_t *crc, pa_err *err) {
     pa_st *back;
     pa_err why;
     pa_status status = pa_st_write(path, tensors, count, meta, meta_count, err);
@@ -146,25 +151,30 @@ static pa_status write_file(const char *path, const pa_tensor *tensors, size_t c
     return PA_OK;
 }
 
-static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], uint32_t *crc, pa_err *err) {
+static pa_status write_model(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80],
+                             uint32_t *crc, pa_err *err) {
     char path[PATH + 256], step[32];
     float frequency[128], *positions = NULL; // half of dim_head, at most 256
     const pa_params *p = s->run->params;
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     snprintf(step, sizeof step, "%lld", (long long)s->state.step);
     size_t count = view(s, s->run->average ? AVERAGE : PA_PARAM, "", tensors, names);
-    // Tensors that perceiver_ar_pytorch's load_state_dict also requires; nothing here reads them. Without a learned embedding it is zeros.
+    // Tensors that perceiver_ar_pytorch's load_state_dict also requires; nothing here reads them. Without a learned
+    // embedding it is zeros.
     int half = pa_rotary_dims(&p->model) / 2;
     for (int j = 0; j < half; j++) frequency[j] = (float)pow(10000, -(double)j / half);
     tensors[count++] = (pa_tensor){"rotary_pos_emb.inv_freq", PA_F32, 1, {half}, frequency, (size_t)half * 4};
     if (p->pos_emb < 0) {
         const pa_model *m = &p->model;
         size_t size = (size_t)m->context * (size_t)m->dim;
-        if (!(positions = calloc(size, sizeof *positions))) return pa_error(err, PA_FAIL, "%s: no memory for %zu zeros", path, size);
+        if (!(positions = calloc(size, sizeof *positions)))
+            return pa_error(err, PA_FAIL, "%s: no memory for %zu zeros", path, size);
         tensors[count++] = (pa_tensor){"pos_emb.weight", PA_F32, 2, {m->context, m->dim}, positions, size * 4};
     }
-    const pa_meta meta[] = {
-        {"format", "patrain-checkpoint-1"}, {"model", s->model}, {"encoding", pa_encoding_name(s->run->encoding)}, {"step", step}};
+    const pa_meta meta[] = {{"format", "patrain-checkpoint-1"},
+                            {"model", s->model},
+                            {"encoding", pa_encoding_name(s->run->encoding)},
+                            {"step", step}};
     pa_status status = write_file(path, tensors, count, meta, sizeof meta / sizeof *meta, crc, err);
     free(positions);
     return status;
@@ -191,7 +201,8 @@ static void add_running(facts *f, const char *key, const pa_running *r) {
     add_fact(f, key, "%.17g %.17g %lld", r->mean, r->variance, (long long)r->count);
 }
 
-static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80], uint32_t model, pa_err *err) {
+static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *tensors, char (*names)[80],
+                             uint32_t model, pa_err *err) {
     char path[PATH + 256];
     const pa_run_state *r = &s->state;
     facts f = {.count = 0};
@@ -211,7 +222,8 @@ static pa_status write_state(const pa_saver *s, const char *folder, pa_tensor *t
     add_fact(&f, "spikes", "%lld", (long long)r->spikes);
     add_running(&f, "loss_running", &r->loss);
     add_running(&f, "norm_running", &r->norm);
-    if (r->scaling.factor > 0) add_fact(&f, "loss_scaling", "%.17g %lld", r->scaling.factor, (long long)r->scaling.steps);
+    if (r->scaling.factor > 0)
+        add_fact(&f, "loss_scaling", "%.17g %lld", r->scaling.factor, (long long)r->scaling.steps);
     if (s->run->average) add_fact(&f, "ema", "%.17g", s->run->config->train.ema);
     size_t count = view(s, PA_MOMENT1, "moment1.", tensors, names);
     count += view(s, PA_MOMENT2, "moment2.", tensors + count, names + count);
@@ -225,7 +237,8 @@ static pa_status write_folder(const pa_saver *s, const char *folder, pa_err *err
     uint32_t model = 0;
     pa_tensor *tensors = calloc(3 * count + 2, sizeof *tensors); // the model file has two more
     char(*names)[80] = calloc(3 * count, sizeof *names);
-    pa_status status = tensors && names ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu names", folder, 3 * count);
+    pa_status status =
+        tensors && names ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu names", folder, 3 * count);
     if (!status) status = pa_make_dirs(folder, err);
     if (!status) status = write_model(s, folder, tensors, names, &model, err);
     if (!status) status = write_state(s, folder, tensors, names, model, err);
@@ -235,8 +248,8 @@ static pa_status write_folder(const pa_saver *s, const char *folder, pa_err *err
     return status;
 }
 
-// Renames a finished folder to its final name. An older one of that name is exchanged in one step if the file system can (NFS can't);
-// otherwise pa_checkpoint_list finds one of the two whatever happens in between.
+// Renames a finished folder to its final name. An older one of that name is exchanged in one step if the file system
+// can (NFS can't); otherwise pa_checkpoint_list finds one of the two whatever happens in between.
 static pa_status place(const char *temporary, const char *folder, pa_err *err) {
     char old[PATH + 128];
     if (!rename(temporary, folder)) return PA_OK;
@@ -258,7 +271,8 @@ static bool has_no_links(int why) {
     return why == EPERM || why == ENOTSUP || why == EOPNOTSUPP || why == ENOSYS;
 }
 
-// Replaces the link RUN/name -> target in one step. In a copy of a run that followed its links, there is a folder instead.
+// Replaces the link RUN/name -> target in one step. In a copy of a run that followed its links, there is a folder
+// instead.
 static pa_status point(const char *run, const char *name, const char *target, pa_err *err) {
     char link[PATH], temporary[PATH + 32], found[256];
     snprintf(link, sizeof link, "%s/%s", run, name);
@@ -299,8 +313,8 @@ static pa_status remove_checkpoint(const char *run, const char *name, pa_err *er
     return pa_remove_tree(going, err);
 }
 
-// Removes all but the `keep` newest checkpoints up to `step`, except what latest and best point at. Checkpoints after `step` were damaged
-// when the run resumed; they stay until the run has passed them.
+// Removes all but the `keep` newest checkpoints up to `step`, except what latest and best point at. Checkpoints after
+// `step` were damaged when the run resumed; they stay until the run has passed them.
 static pa_status prune(const char *run, int64_t step, int keep, pa_err *err) {
     int64_t *steps;
     size_t count, first = 0;

@@ -10,7 +10,8 @@ double pa_running_bound(const pa_running *r) {
 }
 
 void pa_running_add(pa_running *r, double x) {
-    double bound = pa_running_bound(r), weight = 1.0 / (double)(r->count < PA_SPIKE_STEPS ? r->count + 1 : PA_SPIKE_STEPS);
+    double bound = pa_running_bound(r),
+           weight = 1.0 / (double)(r->count < PA_SPIKE_STEPS ? r->count + 1 : PA_SPIKE_STEPS);
     x = x < bound ? x : bound;
     double off = x - r->mean;
     r->mean += weight * off;

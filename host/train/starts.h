@@ -1,4 +1,5 @@
-// starts.h: what each start of a run ran on, a line of RUN/run.jsonl each: program, machine, device, ranks, data, command line.
+// starts.h: what each start of a run ran on, a line of RUN/run.jsonl each: program, machine, device, ranks, data,
+// command line.
 #ifndef PA_STARTS_H
 #define PA_STARTS_H
 
@@ -16,8 +17,8 @@ typedef struct {
     int64_t step;    // that the run starts or resumes from
 } pa_start;
 
-// Appends a line. If the file already has one that differs in what changes rounding (device, instruction set, threads, ranks, precision),
-// prints one line about it to `out`.
+// Appends a line. If the file already has one that differs in what changes rounding (device, instruction set, threads,
+// ranks, precision), prints one line about it to `out`.
 pa_status pa_starts_add(const char *run, const pa_start *start, FILE *out, pa_err *err);
 
 #endif

@@ -70,14 +70,15 @@ static void draw_windows(pa_trainer *t, int64_t step) {
 static pa_status check_windows(const pa_trainer *t, pa_err *err) {
     pa_status s = pa_token_set_check(&t->train, false, err);
     if (s || t->are_tokens) return s;
-    return pa_error(err, PA_DATA, "%s was changed while it was open: expected token ids below %d, found another", t->run.config->data.train,
-                    PA_VOCAB);
+    return pa_error(err, PA_DATA, "%s was changed while it was open: expected token ids below %d, found another",
+                    t->run.config->data.train, PA_VOCAB);
 }
 
 // Windows from `from` on that one call takes: at most micro_batch, of one prefix.
 static int count_alike(const pa_trainer *t, int from, int prefix) {
     int count = 1;
-    while (count < t->micro_batch && from + count < t->windows && pa_window_prefix(t->run.config, t->number[from + count]) == prefix)
+    while (count < t->micro_batch && from + count < t->windows &&
+           pa_window_prefix(t->run.config, t->number[from + count]) == prefix)
         count++;
     return count;
 }
@@ -90,7 +91,8 @@ static pa_batch fill_micro_batch(pa_trainer *t, int from) {
         const uint16_t *w = t->tokens + (size_t)(from + i) * ((size_t)c->model.context + 1);
         memcpy(t->input + (size_t)i * (size_t)M, w, (size_t)M * 2);
         memcpy(t->target + (size_t)i * (size_t)N, w + prefix + 1, (size_t)N * 2);
-        pa_keep_positions((uint64_t)c->train.seed, t->number[from + i], prefix, kept, t->keep + (size_t)i * (size_t)kept);
+        pa_keep_positions((uint64_t)c->train.seed, t->number[from + i], prefix, kept,
+                          t->keep + (size_t)i * (size_t)kept);
     }
     return (pa_batch){.batch = count,
                       .length = M,
@@ -106,7 +108,8 @@ static pa_batch fill_micro_batch(pa_trainer *t, int from) {
 // ---- gradient and update
 
 void pa_train_move_bar(pa_trainer *t, double share) {
-    if (t->bar.terminal && t->is_root && !t->options->dry_run) pa_progress_update(&t->bar, (double)(t->state.step - t->bar_began) + share);
+    if (t->bar.terminal && t->is_root && !t->options->dry_run)
+        pa_progress_update(&t->bar, (double)(t->state.step - t->bar_began) + share);
 }
 
 // Draws and sends the next step's windows while the device still works on this one's.
@@ -120,7 +123,8 @@ static pa_status stage_next(pa_trainer *t, pa_err *err) {
     return backend->stage(t->run.ctx, &next, err);
 }
 
-// Adds the gradient of this rank's windows. It only reads weights and moments, so the step can be dropped at any moment in here.
+// Adds the gradient of this rank's windows. It only reads weights and moments, so the step can be dropped at any moment
+// in here.
 static pa_status gradient(pa_trainer *t, float scale, pa_err *err) {
     bool may_drop = t->run.backend->own_transport && t->comm->size == 1; // else train.c drops it from another thread
     pa_status s = PA_OK;
@@ -179,7 +183,8 @@ static double useful_flop(const pa_trainer *t) {
     return flop_of(t, t->step_windows - starts, t->kept) + flop_of(t, starts, pa_kept(prefix, c->model.prefix_dropout));
 }
 
-// Share of the measured peak. A step that beats the peak shows that the machine was busy when it was measured: measures again.
+// Share of the measured peak. A step that beats the peak shows that the machine was busy when it was measured: measures
+// again.
 static double utilisation(pa_trainer *t, double seconds) {
     if (!(t->peak > 0)) return NAN;
     double rate = useful_flop(t) / seconds;

@@ -54,8 +54,9 @@ pa_status pa_stop_begin(const pa_stop_options *o, pa_err *err) {
     options = *o;
     char limit[32] = "";
     if (o->drop) snprintf(limit, sizeof limit, " (%d s at most)", o->grace);
-    text_length = (size_t)snprintf(text, sizeof text,
-                                   "\nstopping: finishing this step%s, then saving; Ctrl-C again exits at once, without saving\n", limit);
+    text_length = (size_t)snprintf(
+        text, sizeof text,
+        "\nstopping: finishing this step%s, then saving; Ctrl-C again exits at once, without saving\n", limit);
     atomic_store(&ending, false);
     sem_init(&wake, 0, 0);
     pthread_mutex_lock(&forbidden);

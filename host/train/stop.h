@@ -1,5 +1,5 @@
-// stop.h: signals that stop a run. SIGINT, SIGTERM, SIGUSR1, SIGUSR2 and SIGXCPU let the current step finish, for `grace` seconds; a second
-// SIGINT exits at once. It knows nothing of steps or checkpoints.
+// stop.h: signals that stop a run. SIGINT, SIGTERM, SIGUSR1, SIGUSR2 and SIGXCPU let the current step finish, for
+// `grace` seconds; a second SIGINT exits at once. It knows nothing of steps or checkpoints.
 #ifndef PA_STOP_H
 #define PA_STOP_H
 

@@ -1,6 +1,6 @@
-// tensorboard.c: scalars in TensorBoard's event files: TFRecord frames (u64 length, its masked CRC-32C, bytes, theirs) around protobuf
-// Event {1: double wall_time, 2: int64 step, 5: Summary {1: Value {1: string tag, 2: float simple_value}}}, 3: string file_version,
-// 7: SessionLog {1: enum status}.
+// tensorboard.c: scalars in TensorBoard's event files: TFRecord frames (u64 length, its masked CRC-32C, bytes, theirs)
+// around protobuf Event {1: double wall_time, 2: int64 step, 5: Summary {1: Value {1: string tag, 2: float
+// simple_value}}}, 3: string file_version, 7: SessionLog {1: enum status}.
 #include "host/train/tensorboard.h"
 
 #include <errno.h>
@@ -65,7 +65,8 @@ FILE *pa_tensorboard_open(const char *folder, int64_t from, pa_err *err) {
     char path[4096 + 128];
     FILE *f = NULL;
     for (int i = 0; !f && i < 100 && (!i || errno == EEXIST); i++) {
-        snprintf(path, sizeof path, "%s/events.out.tfevents.%lld.patrain.%s-%d", folder, (long long)time(NULL), pa_process_word(), i);
+        snprintf(path, sizeof path, "%s/events.out.tfevents.%lld.patrain.%s-%d", folder, (long long)time(NULL),
+                 pa_process_word(), i);
         f = fopen(path, "wbxe");
     }
     if (!f) {

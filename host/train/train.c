@@ -59,9 +59,12 @@ static pa_status save(pa_trainer *t, bool best, pa_err *err) {
     return s ? s : write_checkpoint(t, best, err);
 }
 
-// Saves the last step unless that is done, and waits until it is on disk. compares: with the other ranks, which call it too.
+// Saves the last step unless that is done, and waits until it is on disk. compares: with the other ranks, which call it
+// too.
 static pa_status save_last(pa_trainer *t, bool compares, pa_err *err) {
-    pa_status s = t->saved_step == t->state.step ? PA_OK : compares ? save(t, false, err) : write_checkpoint(t, false, err);
+    pa_status s = t->saved_step == t->state.step ? PA_OK
+                  : compares                     ? save(t, false, err)
+                                                 : write_checkpoint(t, false, err);
     return !s && t->saver ? pa_saver_wait(t->saver, err) : s;
 }
 
@@ -71,8 +74,8 @@ static pa_status check_directory(pa_trainer *t, pa_err *err) {
     pa_status s = pa_lock_check(t->lock, err);
     bool can_save = !t->run.config->train.zero || t->comm->size == 1; // else saving needs all ranks
     if (s || !*t->moved || (can_save && (s = save_last(t, false, err)))) return s;
-    return pa_error(err, PA_FAIL, "%s was moved to %s while this run had it; step %lld is saved there", t->options->run_dir, t->moved,
-                    (long long)t->saved_step);
+    return pa_error(err, PA_FAIL, "%s was moved to %s while this run had it; step %lld is saved there",
+                    t->options->run_dir, t->moved, (long long)t->saved_step);
 }
 
 static void print_stopped(const pa_trainer *t, bool dropped) {
@@ -85,7 +88,8 @@ static void print_stopped(const pa_trainer *t, bool dropped) {
     else if (t->saved_step < 0)
         fputs("not saved: its loss is not finite\n", t->out);
     else
-        fprintf(t->out, "not saved: its loss is not finite; the same command resumes from step %lld\n", (long long)t->saved_step);
+        fprintf(t->out, "not saved: its loss is not finite; the same command resumes from step %lld\n",
+                (long long)t->saved_step);
 }
 
 static void print_finished(const pa_trainer *t, const pa_step_log *log) {
@@ -94,8 +98,8 @@ static void print_finished(const pa_trainer *t, const pa_step_log *log) {
     fprintf(t->out, ": %s\n", t->run.dir);
 }
 
-// Ends the process in the middle of a step, from the thread of stop.c. Weights and moments in memory are still those of the last finished
-// step. The training thread can't be interrupted, so nothing that it uses is freed.
+// Ends the process in the middle of a step, from the thread of stop.c. Weights and moments in memory are still those of
+// the last finished step. The training thread can't be interrupted, so nothing that it uses is freed.
 static void drop_step(void *trainer) {
     pa_trainer *t = trainer;
     pa_err err;
@@ -126,13 +130,16 @@ static pa_status predict(void *arg, const patrain_windows *w, pa_err *err) {
     const pa_trainer *t = arg;
     double sum;
     const uint16_t input = pa_greatest(w->input, (size_t)w->batch * (size_t)w->length);
-    const uint16_t target = pa_greatest(w->target, (size_t)w->batch * (size_t)w->latents), greatest = input > target ? input : target;
+    const uint16_t target = pa_greatest(w->target, (size_t)w->batch * (size_t)w->latents),
+                   greatest = input > target ? input : target;
     if (greatest >= PA_VOCAB)
         return pa_error(err, PA_DATA, "%s was changed while it was open: expected token ids below %d, found %d",
                         t->run.config->data.validation, PA_VOCAB, greatest);
-    pa_batch b = {.batch = w->batch, .length = w->length, .latents = w->latents, .input = w->input, .target = w->target};
+    pa_batch b = {
+        .batch = w->batch, .length = w->length, .latents = w->latents, .input = w->input, .target = w->target};
     b.kept = w->length - w->latents;
-    return t->run.backend->loss(t->run.ctx, &b, &sum, &(pa_scores){.nats = w->nats, .best = w->best, .logits = w->logits}, err);
+    return t->run.backend->loss(t->run.ctx, &b, &sum,
+                                &(pa_scores){.nats = w->nats, .best = w->best, .logits = w->logits}, err);
 }
 
 // Scores one crop of each validation piece, always the same ones.
@@ -146,7 +153,8 @@ static pa_status score_weights(pa_trainer *t, pa_score *score, pa_err *err) {
                                 .tokens = &t->validation,
                                 .pieces = c->log.eval_pieces,
                                 .batch = t->micro_batch};
-    const pa_crops crops = {.seed = (uint64_t)c->train.seed, .seed_too = true, .comm = t->comm, .stop = pa_stop_requested()};
+    const pa_crops crops = {
+        .seed = (uint64_t)c->train.seed, .seed_too = true, .comm = t->comm, .stop = pa_stop_requested()};
     pa_status s = pa_score_crops(&scoring, &crops, score, err);
     return s ? s : pa_token_set_check(&t->validation, false, err);
 }
@@ -160,8 +168,8 @@ static pa_status score_average(pa_trainer *t, pa_score *score, pa_err *err) {
     return s ? s : scored;
 }
 
-// Scores the weights and their average, and saves if what a checkpoint holds as the model is the best so far. A signal ends it without a
-// result; the resumed run repeats it.
+// Scores the weights and their average, and saves if what a checkpoint holds as the model is the best so far. A signal
+// ends it without a result; the resumed run repeats it.
 static pa_status evaluate(pa_trainer *t, pa_err *err) {
     const pa_config *c = t->run.config;
     double began = pa_clock();
@@ -182,7 +190,8 @@ static pa_status evaluate(pa_trainer *t, pa_err *err) {
                              .accuracy = tokens ? (double)correct / (double)tokens : 0,
                              .seconds = pa_clock() - began};
     if (t->is_root) pa_runlog_eval(&t->log, &log);
-    if (c->checkpoint.best_by != PA_BEST_BY_EVAL_LOSS || !t->state.step || !(loss < t->state.best) || t->bad_loss) return PA_OK;
+    if (c->checkpoint.best_by != PA_BEST_BY_EVAL_LOSS || !t->state.step || !(loss < t->state.best) || t->bad_loss)
+        return PA_OK;
     t->state.best = loss;
     t->state.best_step = t->state.step;
     return save(t, true, err);
@@ -241,7 +250,8 @@ static pa_status sample(pa_trainer *t, pa_err *err) {
 static bool lacks_sample(const pa_trainer *t) {
     char path[4096 + 64];
     sample_path(t, path, sizeof path);
-    return t->is_root && t->has_validation && t->state.step && due(t->state.step, t->run.config->log.sample_every) && access(path, F_OK);
+    return t->is_root && t->has_validation && t->state.step && due(t->state.step, t->run.config->log.sample_every) &&
+           access(path, F_OK);
 }
 
 // ---- the loop
@@ -259,7 +269,8 @@ static pa_status check_tokens(pa_trainer *t, pa_err *err) {
     return s ? s : pa_token_set_check(&t->validation, whole, err);
 }
 
-// Clocks, signals and files differ between ranks: all use the root's progress, and stop if any got a signal or lost a file.
+// Clocks, signals and files differ between ranks: all use the root's progress, and stop if any got a signal or lost a
+// file.
 static pa_status agree(pa_trainer *t, pa_err *err) {
     pa_err why;
     pa_status s, lost = check_tokens(t, &why);
@@ -267,7 +278,9 @@ static pa_status agree(pa_trainer *t, pa_err *err) {
     if ((s = pa_comm_sum_f64(t->comm, shared, 3, err))) return s;
     t->progress = shared[0];
     t->stopping = shared[1] > 0;
-    if (shared[2] > 0) return pa_error(err, PA_DATA, "%s", lost ? why.text : "a token file of another rank was changed while it was open");
+    if (shared[2] > 0)
+        return pa_error(err, PA_DATA, "%s",
+                        lost ? why.text : "a token file of another rank was changed while it was open");
     return PA_OK;
 }
 
@@ -286,15 +299,16 @@ static pa_status give_up(pa_trainer *t, pa_err *err) {
     if (s) return s;
     char last[64] = "there is no checkpoint";
     if (t->saved_step >= 0) snprintf(last, sizeof last, "the last checkpoint is step %lld", (long long)t->saved_step);
-    return pa_error(err, PA_FAIL, "step %lld: loss or gradient not finite %d times in a row; %s", (long long)t->state.step,
-                    t->skips_in_a_row, last);
+    return pa_error(err, PA_FAIL, "step %lld: loss or gradient not finite %d times in a row; %s",
+                    (long long)t->state.step, t->skips_in_a_row, last);
 }
 
 // What follows a step: log, evaluation, sample, checkpoint, as they are due.
 static pa_status after_step(pa_trainer *t, const pa_step_log *log, pa_err *err) {
     const pa_config *c = t->run.config;
     int64_t step = t->state.step;
-    bool shows = due(step, c->log.every) || step == 1 || log->skipped || pa_runlog_spike(log) || pa_clock() > t->last_line + QUIET_S;
+    bool shows = due(step, c->log.every) || step == 1 || log->skipped || pa_runlog_spike(log) ||
+                 pa_clock() > t->last_line + QUIET_S;
     pa_status s = t->saver ? pa_saver_check(t->saver, err) : PA_OK;
     if (!s) s = check_directory(t, err);
     pa_train_move_bar(t, 0);
@@ -315,7 +329,9 @@ static pa_status run_steps(pa_trainer *t, pa_err *err) {
     const int64_t began = t->state.step;
     pa_step_log log = {0};
     pa_status s = PA_OK;
-    if (evaluates && due(t->state.step, c->log.eval_every) && t->state.evaluated != t->state.step && (s = evaluate(t, err))) return s;
+    if (evaluates && due(t->state.step, c->log.eval_every) && t->state.evaluated != t->state.step &&
+        (s = evaluate(t, err)))
+        return s;
     if (lacks_sample(t) && (s = sample(t, err))) return s;
     t->verified = epoch_of(t);
     begin_bar(t);
@@ -362,14 +378,15 @@ static pa_status dry_run(pa_trainer *t, pa_err *err) {
     }
     if (!(s = agree(t, err))) s = pa_train_step(t, &log, err);
     if (s) return s;
-    int latents = pa_latents(&c->model), windows = (c->train.global_batch + t->comm->size - 1) / t->comm->size; // of a rank
+    int latents = pa_latents(&c->model),
+        windows = (c->train.global_batch + t->comm->size - 1) / t->comm->size; // of a rank
     double seconds = log.seconds * work(t, latents) / work(t, t->latents);
     log.eta *= seconds * windows / log.seconds;
     pa_runlog_step(&t->log, &log, t->is_root);
     if (!t->is_root) return PA_OK;
     if (t->latents < latents)
-        fprintf(t->out, "dry run: %d of the %d latents of a window took %.2f s, so all take about %.1f s", t->latents, latents, log.seconds,
-                seconds);
+        fprintf(t->out, "dry run: %d of the %d latents of a window took %.2f s, so all take about %.1f s", t->latents,
+                latents, log.seconds, seconds);
     else
         fprintf(t->out, "dry run: one window took %.2f s", seconds);
     fprintf(t->out, ", and a step of %d at most about %.1f s; nothing written\n", windows, seconds * windows);

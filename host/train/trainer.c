@@ -1,4 +1,5 @@
-// trainer.c: everything before a run's first step: data, memory on the device, first weights or the checkpoint to resume from.
+// trainer.c: everything before a run's first step: data, memory on the device, first weights or the checkpoint to
+// resume from.
 #include "host/train/trainer.h"
 
 #include <math.h>
@@ -26,15 +27,17 @@ static pa_status check_lengths(pa_trainer *t, pa_err *err) {
     int64_t shorts = count_short(&t->train, m), all = t->train.pieces;
     const bool starts = c->data.piece_starts > 0; // they score something of a short piece too
     if (all && shorts == all && !starts)
-        return pa_error(err, PA_DATA, "%s: expected pieces longer than model.prefix, %d tokens, found none", c->data.train, m->prefix);
+        return pa_error(err, PA_DATA, "%s: expected pieces longer than model.prefix, %d tokens, found none",
+                        c->data.train, m->prefix);
     if (shorts && t->is_root)
-        fprintf(t->out, "%s: %lld of %lld pieces are no longer than model.prefix, %d tokens; the run %s\n", c->data.train,
-                (long long)shorts, (long long)all, m->prefix,
+        fprintf(t->out, "%s: %lld of %lld pieces are no longer than model.prefix, %d tokens; the run %s\n",
+                c->data.train, (long long)shorts, (long long)all, m->prefix,
                 starts ? "trains on them only by data.piece_starts" : "does not train on them");
     if (!t->validation.files) return PA_OK;
     t->has_validation = count_short(&t->validation, m) < t->validation.pieces;
     if (!t->has_validation && t->is_root)
-        fprintf(t->out, "%s: no piece is longer than model.prefix, %d tokens: no evaluation, no best checkpoint, no samples\n",
+        fprintf(t->out,
+                "%s: no piece is longer than model.prefix, %d tokens: no evaluation, no best checkpoint, no samples\n",
                 c->data.validation, m->prefix);
     return PA_OK;
 }
@@ -58,8 +61,9 @@ static pa_status open_data(pa_trainer *t, pa_err *err) {
     if (uses_validation(t)) {
         if ((s = open_tokens(&t->validation, "data.validation", c->data.validation, false, err))) return s;
         if (t->train.encoding != t->validation.encoding)
-            return pa_error(err, PA_USAGE, "%s: expected the encoding of %s, %s, found %s", c->data.validation, c->data.train,
-                            pa_encoding_name(t->train.encoding), pa_encoding_name(t->validation.encoding));
+            return pa_error(err, PA_USAGE, "%s: expected the encoding of %s, %s, found %s", c->data.validation,
+                            c->data.train, pa_encoding_name(t->train.encoding),
+                            pa_encoding_name(t->validation.encoding));
         t->run.validation = t->validation.crc;
     }
     s = pa_sampler_init(&t->sampler, &t->train, c, err);
@@ -90,16 +94,19 @@ static void share_windows(pa_trainer *t) {
     t->step_windows = batch < size ? batch : size;
 }
 
-// A warm-up longer than the run would never reach the learning rate. (How many steps fit into train.minutes, only the run shows: step.c.)
+// A warm-up longer than the run would never reach the learning rate. (How many steps fit into train.minutes, only the
+// run shows: step.c.)
 static void clamp_warmup(pa_trainer *t) {
     const pa_config *c = t->run.config;
     double steps = c->train.steps ? (double)c->train.steps : INFINITY;
-    if (c->train.epochs > 0) steps = fmin(steps, ceil(c->train.epochs * (double)t->sampler.epoch_windows / c->train.global_batch));
+    if (c->train.epochs > 0)
+        steps = fmin(steps, ceil(c->train.epochs * (double)t->sampler.epoch_windows / c->train.global_batch));
     t->warmup = c->optimizer.warmup;
     if (t->warmup <= steps) return;
     t->warmup = fmax(1, floor(steps * PA_WARMUP_SHARE));
     if (t->is_root)
-        fprintf(t->out, "warning: optimizer.warmup, %g steps, is longer than the run: using %g\n", c->optimizer.warmup, t->warmup);
+        fprintf(t->out, "warning: optimizer.warmup, %g steps, is longer than the run: using %g\n", c->optimizer.warmup,
+                t->warmup);
 }
 
 static pa_status take_buffers(pa_trainer *t, pa_err *err) {
@@ -110,7 +117,9 @@ static pa_status take_buffers(pa_trainer *t, pa_err *err) {
     t->input = malloc(B * M * 2 + 1);
     t->target = malloc(B * (M - (size_t)m->prefix) * 2 + 1);
     t->keep = malloc(B * (size_t)t->kept * 4 + 1);
-    return t->tokens && t->number && t->input && t->target && t->keep ? PA_OK : pa_error(err, PA_FAIL, "no memory for a step's windows");
+    return t->tokens && t->number && t->input && t->target && t->keep
+               ? PA_OK
+               : pa_error(err, PA_FAIL, "no memory for a step's windows");
 }
 
 static void print_sizes(const pa_trainer *t) {
@@ -120,9 +129,12 @@ static void print_sizes(const pa_trainer *t) {
             (double)t->params.parameters / 1e6, t->params.count, c->train.global_batch, t->micro_batch,
             (long long)t->sampler.epoch_windows);
     if (c->train.global_batch < size)
-        fprintf(t->out, "%d of %d ranks are idle: train.global_batch is %d\n", size - c->train.global_batch, size, c->train.global_batch);
+        fprintf(t->out, "%d of %d ranks are idle: train.global_batch is %d\n", size - c->train.global_batch, size,
+                c->train.global_batch);
     if (!c->train.steps && !(c->train.epochs > 0) && !(c->train.minutes > 0))
-        fprintf(t->out, "no train.steps, train.epochs or train.minutes: the run continues until it is stopped (Ctrl-C saves)\n");
+        fprintf(
+            t->out,
+            "no train.steps, train.epochs or train.minutes: the run continues until it is stopped (Ctrl-C saves)\n");
 }
 
 // On disk at most: the newest, the best, and one that is being written.
@@ -135,11 +147,14 @@ static void print_checkpoint_sizes(const pa_trainer *t) {
         if (!muon || t->params.row[i].group != PA_GROUP_MATRIX) bytes += (double)t->params.row[i].size * 4;
     if (t->params.pos_emb < 0) bytes += (double)c->model.context * c->model.dim * 4; // zeros, for PyTorch
     int most = c->checkpoint.keep + keeps_best + 1;
-    if (averages) fprintf(t->out, "  and %.1f MB of host memory for the average of weights\n", (double)pa_average_bytes(&t->params) * 1e-6);
+    if (averages)
+        fprintf(t->out, "  and %.1f MB of host memory for the average of weights\n",
+                (double)pa_average_bytes(&t->params) * 1e-6);
     fprintf(t->out, "  and from the first checkpoint on %.1f MB of host memory for a copy of weights and moments\n",
             (double)pa_saver_floats(&t->params, muon, averages) * 4e-6);
-    fprintf(t->out, "checkpoints: %.1f MB each, at most %d on disk, %.1f MB (checkpoint.keep = %d%s, one being written)\n", bytes * 1e-6,
-            most, most * bytes * 1e-6, c->checkpoint.keep, keeps_best ? ", the best" : "");
+    fprintf(t->out,
+            "checkpoints: %.1f MB each, at most %d on disk, %.1f MB (checkpoint.keep = %d%s, one being written)\n",
+            bytes * 1e-6, most, most * bytes * 1e-6, c->checkpoint.keep, keeps_best ? ", the best" : "");
 }
 
 static pa_status open_backend(pa_trainer *t, pa_err *err) {
@@ -150,7 +165,8 @@ static pa_status open_backend(pa_trainer *t, pa_err *err) {
                  .training = true,
                  .recompute = c->train.recompute,
                  .deterministic = c->train.deterministic,
-                 .streams = c->log.sample_every && (t->has_validation || (t->options->dry_run && *c->data.validation)) ? 1 : 0,
+                 .streams =
+                     c->log.sample_every && (t->has_validation || (t->options->dry_run && *c->data.validation)) ? 1 : 0,
                  .seed = (uint64_t)c->train.seed,
                  .comm = t->comm,
                  .muon = c->optimizer.name == PA_MUON,
@@ -215,8 +231,8 @@ static pa_status resume(pa_trainer *t, bool *found, pa_err *err) {
     sum = (double)t->state.step;
     if ((s = pa_comm_sum_f64(t->comm, &sum, 1, err))) return s;
     if (sum == (double)t->state.step * t->comm->size) return PA_OK;
-    return pa_error(err, PA_FAIL, "%s: rank %d found another checkpoint than the other ranks, step %lld", o->run_dir, t->comm->rank,
-                    (long long)t->state.step);
+    return pa_error(err, PA_FAIL, "%s: rank %d found another checkpoint than the other ranks, step %lld", o->run_dir,
+                    t->comm->rank, (long long)t->state.step);
 }
 
 static pa_status record_start(pa_trainer *t, pa_err *err) {
@@ -269,11 +285,12 @@ static pa_status start_run(pa_trainer *t, pa_err *err) {
 }
 
 pa_status pa_trainer_open(pa_trainer *t, const pa_config *config, const pa_train_options *options, pa_err *err) {
-    *t = (pa_trainer){.options = options,
-                      .run = {.dir = options->run_dir, .config = config, .params = &t->params, .backend = options->backend},
-                      .comm = options->comm,
-                      .is_root = !options->comm->rank,
-                      .drawn = -1};
+    *t = (pa_trainer){
+        .options = options,
+        .run = {.dir = options->run_dir, .config = config, .params = &t->params, .backend = options->backend},
+        .comm = options->comm,
+        .is_root = !options->comm->rank,
+        .drawn = -1};
     if (t->is_root && !(t->tee = pa_tee_open())) return pa_error(err, PA_FAIL, "no memory");
     t->out = t->run.out = t->log.out = t->tee ? pa_tee_stream(t->tee) : stderr;
     pa_status s = pa_params_init(&t->params, &config->model, err);

@@ -61,8 +61,8 @@ typedef struct {
     double last_line;  // clock
 } pa_trainer;
 
-// Prepares everything before the first step and loads the checkpoint to resume from. In a dry run without its device, run.ctx stays NULL.
-// Close t after an error too.
+// Prepares everything before the first step and loads the checkpoint to resume from. In a dry run without its device,
+// run.ctx stays NULL. Close t after an error too.
 pa_status pa_trainer_open(pa_trainer *t, const pa_config *config, const pa_train_options *options, pa_err *err);
 void pa_trainer_close(pa_trainer *t);
 

@@ -1,5 +1,5 @@
-// windows.c: what a step trains on: a function of (seed, window) only. Windows, crops, augmentation, kept prefix positions.
-// Knows nothing of models beyond context and prefix lengths.
+// windows.c: what a step trains on: a function of (seed, window) only. Windows, crops, augmentation, kept prefix
+// positions. Knows nothing of models beyond context and prefix lengths.
 #include "host/train/windows.h"
 
 #include <math.h>
@@ -15,7 +15,8 @@ static void copy_window(const pa_token_piece *p, int64_t start, int length, uint
     for (int64_t i = 0; i < length; i++) out[i] = token_at(p, start + i);
 }
 
-// Start of a crop of context + 1 tokens that fits into piece and its END, uniform, from a draw; 0 where the piece is shorter.
+// Start of a crop of context + 1 tokens that fits into piece and its END, uniform, from a draw; 0 where the piece is
+// shorter.
 static int64_t crop_start(const pa_token_piece *p, int context, pa_philox draw) {
     int64_t starts = p->count + 1 - context; // with END there is one token more
     return starts > 1 ? (int64_t)pa_below(draw, (uint64_t)starts) : 0;
@@ -23,7 +24,8 @@ static int64_t crop_start(const pa_token_piece *p, int context, pa_philox draw) 
 
 pa_status pa_sampler_init(pa_sampler *s, const pa_token_set *tokens, const pa_config *config, pa_err *err) {
     *s = (pa_sampler){.tokens = tokens, .config = config, .epoch = -1};
-    if (!tokens->pieces) return pa_error(err, PA_DATA, "%s: expected at least one piece, found none", config->data.train);
+    if (!tokens->pieces)
+        return pa_error(err, PA_DATA, "%s: expected at least one piece, found none", config->data.train);
     s->order = malloc((size_t)tokens->pieces * sizeof *s->order);
     if (!s->order) return pa_error(err, PA_FAIL, "no memory for the order of %lld pieces", (long long)tokens->pieces);
     int64_t context = config->model.context, by_tokens = (tokens->tokens + context - 1) / context;
@@ -41,8 +43,8 @@ static void shuffle(pa_sampler *s, int64_t epoch) {
     int64_t n = s->tokens->pieces;
     for (int64_t i = 0; i < n; i++) s->order[i] = i;
     for (int64_t i = n - 1; i > 0; i--) {
-        int64_t j =
-            (int64_t)pa_below(pa_random((uint64_t)s->config->train.seed, PA_RANDOM_ORDER, (uint64_t)epoch, (uint64_t)i), (uint64_t)i + 1);
+        int64_t j = (int64_t)pa_below(
+            pa_random((uint64_t)s->config->train.seed, PA_RANDOM_ORDER, (uint64_t)epoch, (uint64_t)i), (uint64_t)i + 1);
         int64_t other = s->order[j];
         s->order[j] = s->order[i];
         s->order[i] = other;
@@ -85,8 +87,9 @@ static void put_shift(uint16_t *out, int length, int *written, int64_t steps) {
         out[(*written)++] = pa_shift_of(steps < PA_MOST_STEPS ? (int)steps : PA_MOST_STEPS);
 }
 
-// Writes `length` tokens of a piece from `start`, time stretched by `factor` and velocities moved by `louder` bins. The stretched clock is
-// rounded, not each shift, so that it does not drift. Shifts may merge or vanish, so that more tokens are read than written.
+// Writes `length` tokens of a piece from `start`, time stretched by `factor` and velocities moved by `louder` bins. The
+// stretched clock is rounded, not each shift, so that it does not drift. Shifts may merge or vanish, so that more
+// tokens are read than written.
 static void stretch(const pa_token_piece *p, int64_t start, double factor, int louder, uint16_t *out, int length) {
     int64_t clock = 0, sent = 0; // steps of 10 ms: of the piece; written so far
     int written = 0;
@@ -140,7 +143,8 @@ void pa_sampler_window(pa_sampler *s, uint64_t w, uint16_t *out) {
         if (epoch != s->epoch) shuffle(s, epoch);
         number = s->order[w % (uint64_t)t->pieces];
     } else {
-        number = pa_token_set_find(t, (int64_t)pa_below(draw(s, PA_RANDOM_ORDER, w, 0), (uint64_t)(t->tokens + t->pieces)));
+        number =
+            pa_token_set_find(t, (int64_t)pa_below(draw(s, PA_RANDOM_ORDER, w, 0), (uint64_t)(t->tokens + t->pieces)));
     }
     pa_token_piece piece = pa_token_set_piece(t, number);
     int64_t start = is_start(c, w) ? 0 : crop_start(&piece, context, draw(s, PA_RANDOM_CROP, w, 0));
@@ -157,7 +161,8 @@ void pa_sampler_window(pa_sampler *s, uint64_t w, uint16_t *out) {
 void pa_keep_positions(uint64_t seed, uint64_t w, int prefix, int kept, int32_t *keep) {
     int chosen = 0;
     for (int i = 0; i < prefix && chosen < kept; i++)
-        if (pa_uniform(pa_random(seed, PA_RANDOM_PREFIX, w, (uint64_t)i)) * (prefix - i) < kept - chosen) keep[chosen++] = i;
+        if (pa_uniform(pa_random(seed, PA_RANDOM_PREFIX, w, (uint64_t)i)) * (prefix - i) < kept - chosen)
+            keep[chosen++] = i;
 }
 
 uint16_t pa_greatest(const uint16_t *token, size_t count) {

@@ -10,7 +10,8 @@
 typedef struct {
     const pa_token_set *tokens;
     const pa_config *config;
-    int64_t epoch_windows; // windows an epoch: the pieces, or the corpus' tokens over context; both count a file as often as it weighs
+    int64_t epoch_windows; // windows an epoch: the pieces, or the corpus' tokens over context; both count a file as
+                           // often as it weighs
     int64_t *order;        // of the pieces in epoch `epoch`
     int64_t epoch;
 } pa_sampler;
@@ -20,10 +21,11 @@ void pa_sampler_clear(pa_sampler *s);
 void pa_sampler_window(pa_sampler *s, uint64_t w, uint16_t *out);
 // How many windows of a step begin at the start of a piece, the step's last ones: data.piece_starts of them on average.
 int pa_step_starts(const pa_config *c, uint64_t step);
-// Prefix tokens of window w: model.prefix, or what was drawn for the starts of its step. All starts of a step have the same, so that
-// they are one batch; it is a multiple of a sixteenth of model.prefix, so that shapes are few.
+// Prefix tokens of window w: model.prefix, or what was drawn for the starts of its step. All starts of a step have the
+// same, so that they are one batch; it is a multiple of a sixteenth of model.prefix, so that shapes are few.
 int pa_window_prefix(const pa_config *c, uint64_t w);
-// The prefix positions that window w keeps, ascending: pa_kept(prefix, prefix_dropout) of them, uniform without replacement.
+// The prefix positions that window w keeps, ascending: pa_kept(prefix, prefix_dropout) of them, uniform without
+// replacement.
 void pa_keep_positions(uint64_t seed, uint64_t w, int prefix, int kept, int32_t *keep);
 
 // The largest of some token ids: what was read from a file that is written to may be anything.

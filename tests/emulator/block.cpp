@@ -1,6 +1,7 @@
-// block.cpp: the threads of a block: which runs next, where they meet, and the error when they never do. See emulator.h.
-// A thread that never waits runs to its end on a stack that the next one uses again, so that plain kernels cost calls, not switches.
-// Of all threads that could run, the one with the least (warp ^ a, lane ^ b) does; a and b are drawn for each block, and a at each
+// block.cpp: the threads of a block: which runs next, where they meet, and the error when they never do. See
+// emulator.h. A thread that never waits runs to its end on a stack that the next one uses again, so that plain kernels
+// cost calls, not switches. Of all threads that could run, the one with the least (warp ^ a, lane ^ b) does; a and b
+// are drawn for each block, and a at each
 // __syncthreads, so that any warp may run far ahead of any other, and any lane of another.
 #include <cuda_runtime.h>
 
@@ -43,8 +44,8 @@ static uint64_t draw() {
 }
 
 static void describe(const char *format, va_list list) {
-    fprintf(stderr, "emulator: kernel %s, block (%u, %u, %u)", kernel_name ? kernel_name : "(none)", block_index.x, block_index.y,
-            block_index.z);
+    fprintf(stderr, "emulator: kernel %s, block (%u, %u, %u)", kernel_name ? kernel_name : "(none)", block_index.x,
+            block_index.y, block_index.z);
     if (self) fprintf(stderr, ", thread (%u, %u, %u)", self->index.x, self->index.y, self->index.z);
     fprintf(stderr, ": ");
     vfprintf(stderr, format, list);
@@ -60,7 +61,8 @@ void fault(const char *format, ...) {
 }
 
 static bool like(const thread &x, const thread &y) {
-    return x.ended == y.ended && x.at == y.at && x.line == y.line && x.file == y.file && x.mask == y.mask && x.warp == y.warp;
+    return x.ended == y.ended && x.at == y.at && x.line == y.line && x.file == y.file && x.mask == y.mask &&
+           x.warp == y.warp;
 }
 
 static const point at_block = {"__syncthreads", nullptr, false};
@@ -109,7 +111,8 @@ static void set_ready(int warp, unsigned lanes) {
 // The thread to run next, which is then no longer ready; NULL where all wait or have ended.
 static thread *pick() {
     if (!ready_warps) return nullptr;
-    const unsigned w = (unsigned)__builtin_ctz(ready_warps), warp = w ^ warp_order, l = (unsigned)__builtin_ctz(warps[warp].ready);
+    const unsigned w = (unsigned)__builtin_ctz(ready_warps), warp = w ^ warp_order,
+                   l = (unsigned)__builtin_ctz(warps[warp].ready);
     warps[warp].ready &= warps[warp].ready - 1;
     if (!warps[warp].ready) ready_warps &= ~(1u << w);
     return &threads[warp * 32 + (l ^ lane_order)];
@@ -183,7 +186,8 @@ static void complete_warp(int warp, unsigned present) {
     for (unsigned rest = present; rest; rest &= rest - 1) {
         const thread &t = lanes[__builtin_ctz(rest)];
         if (t.at != first.at || t.mask != first.mask || t.line != first.line || strcmp(t.file, first.file))
-            mismatch("lanes that should meet are at different places", warp * 32, std::min(warp * 32 + 32, threads_in_block()));
+            mismatch("lanes that should meet are at different places", warp * 32,
+                     std::min(warp * 32 + 32, threads_in_block()));
         slots[t.lane] = t.slot;
     }
     if (first.at->whole && present != 0xffffffffu)
@@ -270,7 +274,8 @@ void *shared_memory() {
 bool is_shared(const void *p, size_t bytes) {
     const char *c = (const char *)p;
     const extent e = static_shared();
-    return (c >= shared_dynamic && c + bytes <= shared_dynamic + shared_bytes) || (c >= e.base && c + bytes <= e.base + e.size);
+    return (c >= shared_dynamic && c + bytes <= shared_dynamic + shared_bytes) ||
+           (c >= e.base && c + bytes <= e.base + e.size);
 }
 
 static void run_block() {

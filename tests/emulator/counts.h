@@ -10,9 +10,10 @@ extern "C" {
 
 typedef struct {
     size_t allocations; // of device and pinned memory
-    size_t waits;       // calls that wait for the device: synchronisations and plain copies; of events, for those not yet reached
-    size_t launches;    // kernels, copies and events put into streams one by one
-    size_t graphs;      // launched; what is in them is not counted above
+    size_t waits;    // calls that wait for the device: synchronisations and plain copies; of events, for those not yet
+                     // reached
+    size_t launches; // kernels, copies and events put into streams one by one
+    size_t graphs;   // launched; what is in them is not counted above
 } emulator_counts;
 emulator_counts emulator_count(void);
 

@@ -1,6 +1,7 @@
-// cublaslt.cpp: the stand-in cublasLt.h's calls: column-major products with float32 sums, by oneDNN's float32 product after widening.
-// What the library asks of its caller is checked: leading dimensions, and operands aligned as its preference promised (256 bytes unless
-// it said less). So is what the backend promises: that no sum is split into parts of 16 bits.
+// cublaslt.cpp: the stand-in cublasLt.h's calls: column-major products with float32 sums, by oneDNN's float32 product
+// after widening. What the library asks of its caller is checked: leading dimensions, and operands aligned as its
+// preference promised (256 bytes unless it said less). So is what the backend promises: that no sum is split into parts
+// of 16 bits.
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -56,12 +57,12 @@ static void narrow(const cublasLtMatrixLayout &l, void *p, const std::vector<flo
 }
 
 // Where the shapes fit: rows and columns of the product, and what is summed over.
-static bool shapes(const cublasLtMatmulDesc &o, const cublasLtMatrixLayout &a, const cublasLtMatrixLayout &b, const cublasLtMatrixLayout &d,
-                   int64_t *inner) {
+static bool shapes(const cublasLtMatmulDesc &o, const cublasLtMatrixLayout &a, const cublasLtMatrixLayout &b,
+                   const cublasLtMatrixLayout &d, int64_t *inner) {
     const bool ta = o.a == CUBLAS_OP_T, tb = o.b == CUBLAS_OP_T;
     *inner = ta ? a.rows : a.columns;
-    return (ta ? a.columns : a.rows) == d.rows && (tb ? b.rows : b.columns) == d.columns && (tb ? b.columns : b.rows) == *inner &&
-           a.type == b.type;
+    return (ta ? a.columns : a.rows) == d.rows && (tb ? b.rows : b.columns) == d.columns &&
+           (tb ? b.columns : b.rows) == *inner && a.type == b.type;
 }
 
 extern "C" {
@@ -88,14 +89,14 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
     delete desc;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute, const void *value,
-                                              size_t bytes) {
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
+                                              const void *value, size_t bytes) {
     if (bytes != sizeof(cublasOperation_t)) return CUBLAS_STATUS_INVALID_VALUE;
     memcpy(attribute == CUBLASLT_MATMUL_DESC_TRANSA ? &desc->a : &desc->b, value, bytes);
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType_t type, uint64_t rows, uint64_t columns,
-                                          int64_t ld) {
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType_t type, uint64_t rows,
+                                          uint64_t columns, int64_t ld) {
     if (ld < (int64_t)rows) return CUBLAS_STATUS_INVALID_VALUE;
     *layout = new cublasLtMatrixLayout{type, (int64_t)rows, (int64_t)columns, ld};
     return CUBLAS_STATUS_SUCCESS;
@@ -112,8 +113,9 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
     delete preference;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute,
-                                                    const void *value, size_t bytes) {
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
+                                                    size_t bytes) {
     if (attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES && bytes == 8)
         memcpy(&preference->workspace, value, 8);
     else if (attribute == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK && bytes == 4)
@@ -125,11 +127,12 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     return CUBLAS_STATUS_SUCCESS;
 }
 
-// Two algorithms that do the same, so that there is something to choose from; each remembers what alignment it was promised.
+// Two algorithms that do the same, so that there is something to choose from; each remembers what alignment it was
+// promised.
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
-                                              cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d,
-                                              cublasLtMatmulPreference_t preference, int wanted, cublasLtMatmulHeuristicResult_t *results,
-                                              int *found) {
+                                              cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preference,
+                                              int wanted, cublasLtMatmulHeuristicResult_t *results, int *found) {
     int64_t inner;
     *found = 0;
     if (!shapes(*desc, *a, *b, *d, &inner)) return CUBLAS_STATUS_INVALID_VALUE;
@@ -145,9 +148,10 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void *alpha, const void *a,
-                              cublasLtMatrixLayout_t a_layout, const void *b, cublasLtMatrixLayout_t b_layout, const void *beta,
-                              const void *c, cublasLtMatrixLayout_t c_layout, void *d, cublasLtMatrixLayout_t d_layout,
-                              const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_bytes, cudaStream_t stream) {
+                              cublasLtMatrixLayout_t a_layout, const void *b, cublasLtMatrixLayout_t b_layout,
+                              const void *beta, const void *c, cublasLtMatrixLayout_t c_layout, void *d,
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algo, void *workspace,
+                              size_t workspace_bytes, cudaStream_t stream) {
     const cublasLtMatmulDesc o = *desc;
     const cublasLtMatrixLayout la = *a_layout, lb = *b_layout, lc = *c_layout, ld = *d_layout;
     const void *const operands[4] = {a, b, c, d};
@@ -157,7 +161,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
         return CUBLAS_STATUS_INVALID_VALUE;
     for (int i = 0; i < 4; i++)
         if ((uintptr_t)operands[i] % algo->data[i]) return CUBLAS_STATUS_INVALID_VALUE;
-    if (workspace_bytes < algo->data[5] || (workspace_bytes && (uintptr_t)workspace % 256)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (workspace_bytes < algo->data[5] || (workspace_bytes && (uintptr_t)workspace % 256))
+        return CUBLAS_STATUS_INVALID_VALUE;
     if ((uintptr_t)a % size_of(la.type) || (uintptr_t)d % size_of(ld.type)) return CUBLAS_STATUS_INVALID_VALUE;
     emulator::enqueue(stream, [=] {
         const std::vector<float> x = widen(la, a), y = widen(lb, b);
@@ -166,8 +171,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
         const char ta = o.a == CUBLAS_OP_T ? 'T' : 'N', tb = o.b == CUBLAS_OP_T ? 'T' : 'N';
         if (inner == 0)
             for (float &v : z) v *= add;
-        else if (dnnl_sgemm(tb, ta, ld.columns, ld.rows, inner, one, y.data(), lb.rows, x.data(), la.rows, add, z.data(), ld.rows) !=
-                 dnnl_success)
+        else if (dnnl_sgemm(tb, ta, ld.columns, ld.rows, inner, one, y.data(), lb.rows, x.data(), la.rows, add,
+                            z.data(), ld.rows) != dnnl_success)
             abort();
         narrow(ld, d, z);
     });

@@ -1,5 +1,5 @@
-// cudnn.cpp: a stand-in for cuda/cudnn.cpp: attention by our own kernels, or by something that a test asks for through emulator_cudnn: a
-// cuDNN that is missing, refuses, fails, is wrong in one number or gives NaN. It counts its calls.
+// cudnn.cpp: a stand-in for cuda/cudnn.cpp: attention by our own kernels, or by something that a test asks for through
+// emulator_cudnn: a cuDNN that is missing, refuses, fails, is wrong in one number or gives NaN. It counts its calls.
 #include "tests/emulator/cudnn.h"
 
 #include <math.h>
@@ -23,7 +23,8 @@ void cuda_cudnn_destroy(cuda_cudnn *d) {
 }
 bool cuda_cudnn_expresses(const pa_attn *a) {
     const size_t prefix = (size_t)a->batch * (size_t)a->kept * (size_t)a->ldkv * pa_size(a->type);
-    return a->type != PA_TYPE_F32 && !(a->dropout.p > 0) && (a->kept == 0 || a->batch == 1) && (const char *)a->kp + prefix == a->kn;
+    return a->type != PA_TYPE_F32 && !(a->dropout.p > 0) && (a->kept == 0 || a->batch == 1) &&
+           (const char *)a->kp + prefix == a->kn;
 }
 size_t cuda_cudnn_work(cuda_cudnn *, const pa_attn *a, bool) {
     return emulator_cudnn.is == CUDNN_REFUSES ? SIZE_MAX : cuda_attn_work(a) + emulator_cudnn.more_work;

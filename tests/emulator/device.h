@@ -1,5 +1,5 @@
-// device.h: the twins of device.cuh's PTX, after the fragment layouts of the PTX manual ("Matrix multiply-accumulate operation using
-// mma instruction", "ldmatrix", "cp.async"). Included by cuda/device.cuh only.
+// device.h: the twins of device.cuh's PTX, after the fragment layouts of the PTX manual ("Matrix multiply-accumulate
+// operation using mma instruction", "ldmatrix", "cp.async"). Included by cuda/device.cuh only.
 #ifndef PA_EMULATOR_DEVICE_H
 #define PA_EMULATOR_DEVICE_H
 
@@ -43,10 +43,10 @@ inline void cuda_mma_m16n8k8(float d[4], const uint32_t a[2], uint32_t b, PLACE)
     emulator::meet_warp(emulator::at_mma_f16_k8, 0xffffffffu, &p, file, line);
 }
 
-#define LDMATRIX(name, count)                                                                                                              \
-    inline void cuda_##name(uint32_t r[count], const void *row, PLACE) {                                                                   \
-        emulator::matrix_rows m = {row, r};                                                                                                \
-        emulator::meet_warp(emulator::at_##name, 0xffffffffu, &m, file, line);                                                             \
+#define LDMATRIX(name, count)                                                                                          \
+    inline void cuda_##name(uint32_t r[count], const void *row, PLACE) {                                               \
+        emulator::matrix_rows m = {row, r};                                                                            \
+        emulator::meet_warp(emulator::at_##name, 0xffffffffu, &m, file, line);                                         \
     }
 LDMATRIX(ldmatrix_x4, 4)
 LDMATRIX(ldmatrix_x4_trans, 4)

@@ -1,6 +1,7 @@
-// emulator.h: what kernels and the runtime's stand-ins call: launches, the threads of the block that runs, and their meeting points.
-// Blocks run one after another, a block's threads as fibers that run until they wait for others. Which goes first is drawn from
-// PA_EMULATOR_SEED, so that a missing barrier shows. A mistake of a kernel ends the program, with the kernel, block and threads named.
+// emulator.h: what kernels and the runtime's stand-ins call: launches, the threads of the block that runs, and their
+// meeting points. Blocks run one after another, a block's threads as fibers that run until they wait for others. Which
+// goes first is drawn from PA_EMULATOR_SEED, so that a missing barrier shows. A mistake of a kernel ends the program,
+// with the kernel, block and threads named.
 #ifndef PA_EMULATOR_H
 #define PA_EMULATOR_H
 
@@ -67,7 +68,8 @@ cudaError_t set_function_attribute(const void *kernel, cudaFuncAttribute attribu
 cudaError_t check_launch(const void *kernel, dim3 grid, dim3 block, size_t shared);
 
 template <typename... P, typename... A>
-void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream, A &&...given) {
+void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+            A &&...given) {
     if (check_launch((const void *)kernel, grid, block, shared)) return;
     std::tuple<P...> arguments(static_cast<P>(given)...); // by value, as of now
     static_assert(sizeof arguments <= 4096, "a kernel takes at most 4 KB of arguments");

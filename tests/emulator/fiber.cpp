@@ -108,14 +108,16 @@ static void prepare(fiber *f, char *top) {
 fiber *fiber_create(void (*main)()) {
     static size_t made = 0;
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    char *base = (char *)mmap(nullptr, stack_size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *base = (char *)mmap(nullptr, stack_size + page, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED || mprotect(base, page, PROT_NONE)) {
         perror("emulator: a stack for a thread");
         abort();
     }
     fiber *f = new fiber{};
     f->main = main, f->stack = base + page, f->size = stack_size;
-    // Tops lie at different places of their pages, so that the frames of all threads don't want the same lines of the cache.
+    // Tops lie at different places of their pages, so that the frames of all threads don't want the same lines of the
+    // cache.
     prepare(f, f->stack + stack_size - made++ * 320 % 4096 / 64 * 64);
     return f;
 }

@@ -1,5 +1,6 @@
-// kernel.h: CUDA's C++ as far as our kernels use it, for a host compiler: qualifiers, vectors, indices, barriers, shuffles, votes,
-// atomics and arithmetic. Semantics after the CUDA C++ programming guide. Included by the stand-in cuda_runtime.h.
+// kernel.h: CUDA's C++ as far as our kernels use it, for a host compiler: qualifiers, vectors, indices, barriers,
+// shuffles, votes, atomics and arithmetic. Semantics after the CUDA C++ programming guide. Included by the stand-in
+// cuda_runtime.h.
 #ifndef PA_EMULATOR_KERNEL_H
 #define PA_EMULATOR_KERNEL_H
 
@@ -15,8 +16,8 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __constant__ static
-// Blocks run one after another. Nothing else in a program of the emulator is thread-local, so that all of that memory can be poisoned
-// between blocks.
+// Blocks run one after another. Nothing else in a program of the emulator is thread-local, so that all of that memory
+// can be poisoned between blocks.
 #define __shared__ static thread_local
 
 #include "tests/emulator/emulator.h"
@@ -27,7 +28,7 @@
 #define gridDim (::emulator::grid_dim)
 inline constexpr int warpSize = 32;
 
-#define CUDA_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                                        \
+#define CUDA_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                    \
     ::emulator::launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
 #define CUDA_SHARED(T, name) T *const name = static_cast<T *>(::emulator::shared_memory())
 
@@ -113,21 +114,21 @@ template <typename T, typename F> T emulator_atomic(T *at, F change) {
     *at = change(old);
     return old;
 }
-#define ATOMICS(T)                                                                                                                         \
-    inline T atomicAdd(T *at, T x) {                                                                                                       \
-        return emulator_atomic(at, [=](T old) { return old + x; });                                                                        \
-    }                                                                                                                                      \
-    inline T atomicMax(T *at, T x) {                                                                                                       \
-        return emulator_atomic(at, [=](T old) { return old > x ? old : x; });                                                              \
-    }                                                                                                                                      \
-    inline T atomicMin(T *at, T x) {                                                                                                       \
-        return emulator_atomic(at, [=](T old) { return old < x ? old : x; });                                                              \
-    }                                                                                                                                      \
-    inline T atomicExch(T *at, T x) {                                                                                                      \
-        return emulator_atomic(at, [=](T) { return x; });                                                                                  \
-    }                                                                                                                                      \
-    inline T atomicCAS(T *at, T expected, T x) {                                                                                           \
-        return emulator_atomic(at, [=](T old) { return old == expected ? x : old; });                                                      \
+#define ATOMICS(T)                                                                                                     \
+    inline T atomicAdd(T *at, T x) {                                                                                   \
+        return emulator_atomic(at, [=](T old) { return old + x; });                                                    \
+    }                                                                                                                  \
+    inline T atomicMax(T *at, T x) {                                                                                   \
+        return emulator_atomic(at, [=](T old) { return old > x ? old : x; });                                          \
+    }                                                                                                                  \
+    inline T atomicMin(T *at, T x) {                                                                                   \
+        return emulator_atomic(at, [=](T old) { return old < x ? old : x; });                                          \
+    }                                                                                                                  \
+    inline T atomicExch(T *at, T x) {                                                                                  \
+        return emulator_atomic(at, [=](T) { return x; });                                                              \
+    }                                                                                                                  \
+    inline T atomicCAS(T *at, T expected, T x) {                                                                       \
+        return emulator_atomic(at, [=](T old) { return old == expected ? x : old; });                                  \
     }
 ATOMICS(int)
 ATOMICS(unsigned)
@@ -199,7 +200,8 @@ template <typename F> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, F
 template <typename F> cudaError_t cudaFuncSetAttribute(F *kernel, cudaFuncAttribute attribute, int value) {
     return emulator::set_function_attribute((const void *)kernel, attribute, value);
 }
-template <typename F> cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, F *kernel, int threads, size_t shared) {
+template <typename F>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, F *kernel, int threads, size_t shared) {
     (void)kernel, (void)shared;
     *blocks = 2048 / threads;
     return cudaSuccess;

@@ -1,5 +1,6 @@
-// nccl.cpp: NCCL of the emulator: collectives of streams as MPI's non-blocking ones, on the ranks that mpirun started. A stream whose turn
-// has come begins one and is not done before MPI is. A communicator that does not block answers ncclInProgress now and then, as NCCL may.
+// nccl.cpp: NCCL of the emulator: collectives of streams as MPI's non-blocking ones, on the ranks that mpirun started.
+// A stream whose turn has come begins one and is not done before MPI is. A communicator that does not block answers
+// ncclInProgress now and then, as NCCL may.
 #ifdef PA_WITH_MPI
 #define OMPI_SKIP_MPICXX
 #define MPICH_SKIP_MPICXX
@@ -65,7 +66,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id
     const bool own_mpi = ranks > 1 && !started && !MPI_Init(nullptr, nullptr); // ranks found each other by a file
     if (started || own_mpi) MPI_Comm_size(MPI_COMM_WORLD, &size);
     if (ranks > 1 && size != ranks) return ncclSystemError;
-    ncclComm *c = *comm = new ncclComm{MPI_COMM_SELF, rank, ranks, 0, ranks == 1, config->blocking != 0, false, false, own_mpi};
+    ncclComm *c = *comm =
+        new ncclComm{MPI_COMM_SELF, rank, ranks, 0, ranks == 1, config->blocking != 0, false, false, own_mpi};
     if (!c->single && MPI_Comm_dup(MPI_COMM_WORLD, &c->mpi)) return ncclSystemError;
     return c->blocking ? ncclSuccess : ncclInProgress;
 }
@@ -87,7 +89,8 @@ ncclResult_t ncclCommAbort(ncclComm_t c) {
     return ncclSuccess;
 }
 const char *ncclGetErrorString(ncclResult_t result) {
-    return result == ncclRemoteError ? "remote process exited or there was a network error" : "an error of the emulator's NCCL";
+    return result == ncclRemoteError ? "remote process exited or there was a network error"
+                                     : "an error of the emulator's NCCL";
 }
 ncclResult_t ncclGroupStart(void) {
     group++;
@@ -101,7 +104,8 @@ ncclResult_t ncclGroupEnd(void) {
     return c ? taken(c) : ncclSuccess;
 }
 
-ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t, ncclComm_t c, cudaStream_t stream) {
+ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t, ncclComm_t c,
+                           cudaStream_t stream) {
     return collective(c, stream, [=](MPI_Request *r) {
         if (c->single) return memmove(to, from, count * width(type)), 0;
         return MPI_Iallreduce(from == to ? MPI_IN_PLACE : from, to, (int)count, kind(type), MPI_SUM, c->mpi, r);
@@ -114,14 +118,17 @@ ncclResult_t ncclReduceScatter(const void *from, void *to, size_t count, ncclDat
         return MPI_Ireduce_scatter_block(from, to, (int)count, kind(type), MPI_SUM, c->mpi, r);
     });
 }
-ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t c, cudaStream_t stream) {
+ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t c,
+                           cudaStream_t stream) {
     const bool in_place = from == (char *)to + (size_t)c->rank * count * width(type);
     return collective(c, stream, [=](MPI_Request *r) {
         if (c->single) return memmove(to, from, count * width(type)), 0;
-        return MPI_Iallgather(in_place ? MPI_IN_PLACE : from, (int)count, kind(type), to, (int)count, kind(type), c->mpi, r);
+        return MPI_Iallgather(in_place ? MPI_IN_PLACE : from, (int)count, kind(type), to, (int)count, kind(type),
+                              c->mpi, r);
     });
 }
-ncclResult_t ncclBroadcast(const void *from, void *to, size_t count, ncclDataType_t type, int root, ncclComm_t c, cudaStream_t stream) {
+ncclResult_t ncclBroadcast(const void *from, void *to, size_t count, ncclDataType_t type, int root, ncclComm_t c,
+                           cudaStream_t stream) {
     return collective(c, stream, [=](MPI_Request *r) {
         if (c->single || c->rank == root) memmove(to, from, count * width(type));
         return c->single ? 0 : MPI_Ibcast(to, (int)count, kind(type), root, c->mpi, r);

@@ -1,6 +1,6 @@
-// runtime.cpp: the runtime API of the stand-in cuda_runtime.h, on plain memory. What a stream is asked for is done at once, in order, or
-// (PA_EMULATOR_SEED odd, as it is unless set) only when someone waits for it: a host that reads too early, or writes what is still to be
-// read, is found out by one of the two.
+// runtime.cpp: the runtime API of the stand-in cuda_runtime.h, on plain memory. What a stream is asked for is done at
+// once, in order, or (PA_EMULATOR_SEED odd, as it is unless set) only when someone waits for it: a host that reads too
+// early, or writes what is still to be read, is found out by one of the two.
 #include <cuda_runtime.h>
 
 #include "tests/emulator/counts.h"
@@ -115,7 +115,7 @@ static bool forbidden() {
         if (s->capture) any = s->invalid = true;
     return any;
 }
-#define NOT_WHILE_CAPTURING                                                                                                                \
+#define NOT_WHILE_CAPTURING                                                                                            \
     if (forbidden()) return failed(cudaErrorStreamCaptureUnsupported)
 
 static bool within(const std::map<char *, size_t> &of, const void *p, size_t bytes) {
@@ -159,10 +159,11 @@ cudaError_t check_launch(const void *kernel, dim3 grid, dim3 block, size_t share
     if (broken) return failed(broken);
     const uint64_t threads = (uint64_t)block.x * block.y * block.z;
     if (!architecture()) return failed(absent());
-    if (!threads || threads > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 ||
-        grid.z > 65535)
+    if (!threads || threads > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff ||
+        grid.y > 65535 || grid.z > 65535)
         return failed(cudaErrorInvalidConfiguration);
-    if (shared > (size_t)(limit == dynamic_limit.end() ? 48 << 10 : limit->second)) return failed(cudaErrorInvalidValue);
+    if (shared > (size_t)(limit == dynamic_limit.end() ? 48 << 10 : limit->second))
+        return failed(cudaErrorInvalidValue);
     return cudaSuccess;
 }
 
@@ -173,7 +174,8 @@ static cudaError_t allocate(std::map<char *, size_t> &in, void **p, size_t bytes
     if (!bytes) return cudaSuccess;
     if (broken) return failed(broken);
     if (&in == &device && bytes > memory() - used) return failed(cudaErrorMemoryAllocation);
-    // Exactly as many as asked for, so that the address sanitizer sees what lies beyond; no number until something is written.
+    // Exactly as many as asked for, so that the address sanitizer sees what lies beyond; no number until something is
+    // written.
     counts.allocations++;
     if (posix_memalign(p, 256, bytes)) return failed(cudaErrorMemoryAllocation);
     memset(*p, 0xff, bytes);
@@ -253,7 +255,8 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpy
     finish_null();
     if (e || !bytes) return failed(e);
     if (!within(device, to, bytes) || within(pinned, from, bytes)) return memmove(to, from, bytes), cudaSuccess;
-    // From pageable memory it returns once the bytes are staged; they arrive later, and non-blocking streams do not wait for that.
+    // From pageable memory it returns once the bytes are staged; they arrive later, and non-blocking streams do not
+    // wait for that.
     auto staged = std::make_shared<std::vector<char>>((const char *)from, (const char *)from + bytes);
     enqueue(nullptr, [=] { memcpy(to, staged->data(), staged->size()); });
     return cudaSuccess;
@@ -261,16 +264,18 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpy
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
     return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
 }
-cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
-                              enum cudaMemcpyKind kind, cudaStream_t stream) {
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
+                              size_t height, enum cudaMemcpyKind kind, cudaStream_t stream) {
     if (!width || !height) return cudaSuccess;
     if (width > to_pitch || width > from_pitch) return failed(cudaErrorInvalidValue);
     for (size_t last_row = 0; last_row<height; last_row += height> 1 ? height - 1 : 1) {
-        const cudaError_t e = check_copy((char *)to + last_row * to_pitch, (const char *)from + last_row * from_pitch, width, kind);
+        const cudaError_t e =
+            check_copy((char *)to + last_row * to_pitch, (const char *)from + last_row * from_pitch, width, kind);
         if (e) return failed(e);
     }
     enqueue(stream, [=] {
-        for (size_t row = 0; row < height; row++) memmove((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width);
+        for (size_t row = 0; row < height; row++)
+            memmove((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width);
     });
     return cudaSuccess;
 }
@@ -338,7 +343,9 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
     CUstream_st *s = real(stream);
-    *status = !s->capture ? cudaStreamCaptureStatusNone : s->invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
+    *status = !s->capture  ? cudaStreamCaptureStatusNone
+              : s->invalid ? cudaStreamCaptureStatusInvalidated
+                           : cudaStreamCaptureStatusActive;
     return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {

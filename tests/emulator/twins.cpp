@@ -1,4 +1,5 @@
-// twins.cpp: what lanes do when they meet: shuffles, votes, and the twins of mma, ldmatrix and cp.async after the PTX manual.
+// twins.cpp: what lanes do when they meet: shuffles, votes, and the twins of mma, ldmatrix and cp.async after the PTX
+// manual.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -37,7 +38,8 @@ template <> float number<__nv_bfloat16>(uint16_t bits) {
 }
 
 // d (16, 8) += a (16, K) b (K, 8). Element i of a lane's a (two a register) is at row g + 8 where i / 2 is odd, column
-// 2t + i % 2 + 8 (i / 4); of its b at row 2t + i % 2 + 8 (i / 2), column g; of its d at row g + 8 (i / 2), column 2t + i % 2.
+// 2t + i % 2 + 8 (i / 4); of its b at row 2t + i % 2 + 8 (i / 2), column g; of its d at row g + 8 (i / 2), column 2t +
+// i % 2.
 template <typename T, int K> static void mma_act(void **slots, unsigned) {
     float a[16][K], b[K][8];
     for (int lane = 0; lane < 32; lane++) {
@@ -45,13 +47,15 @@ template <typename T, int K> static void mma_act(void **slots, unsigned) {
         const int g = lane / 4, t = lane % 4;
         for (int i = 0; i < K / 2; i++)
             a[g + 8 * (i / 2 % 2)][2 * t + i % 2 + 8 * (i / 4)] = number<T>((uint16_t)(p->a[i / 2] >> 16 * (i % 2)));
-        for (int i = 0; i < K / 4; i++) b[2 * t + i % 2 + 8 * (i / 2)][g] = number<T>((uint16_t)(p->b[i / 2] >> 16 * (i % 2)));
+        for (int i = 0; i < K / 4; i++)
+            b[2 * t + i % 2 + 8 * (i / 2)][g] = number<T>((uint16_t)(p->b[i / 2] >> 16 * (i % 2)));
     }
     for (int row = 0; row < 16; row++) {
         float sum[8] = {};
         for (int k = 0; k < K; k++)
             for (int column = 0; column < 8; column++) sum[column] += a[row][k] * b[k][column];
-        for (int column = 0; column < 8; column++) ((product *)slots[row % 8 * 4 + column / 2])->d[row / 8 * 2 + column % 2] += sum[column];
+        for (int column = 0; column < 8; column++)
+            ((product *)slots[row % 8 * 4 + column / 2])->d[row / 8 * 2 + column % 2] += sum[column];
     }
 }
 
@@ -67,7 +71,8 @@ template <int COUNT, bool TRANSPOSED> static void ldmatrix_act(void **slots, uns
         }
         for (int lane = 0; lane < 32; lane++) {
             const int g = lane / 4, t = lane % 4;
-            const uint32_t low = TRANSPOSED ? x[2 * t][g] : x[g][2 * t], high = TRANSPOSED ? x[2 * t + 1][g] : x[g][2 * t + 1];
+            const uint32_t low = TRANSPOSED ? x[2 * t][g] : x[g][2 * t],
+                           high = TRANSPOSED ? x[2 * t + 1][g] : x[g][2 * t + 1];
             ((matrix_rows *)slots[lane])->out[matrix] = low | high << 16;
         }
     }
@@ -91,7 +96,8 @@ void needs(int arch, const char *what) {
 // Until the copy is waited for, its place holds nothing that could be meant.
 void copy_start(void *shared, const void *global, bool valid) {
     needs(80, "cp.async");
-    if ((uintptr_t)shared % 16 || (valid && (uintptr_t)global % 16)) fault("cp.async: addresses must be multiples of 16");
+    if ((uintptr_t)shared % 16 || (valid && (uintptr_t)global % 16))
+        fault("cp.async: addresses must be multiples of 16");
     if (!is_shared(shared, 16)) fault("cp.async: the destination is not in shared memory");
     memset(shared, 0xff, 16);
     self->copies.push_back({shared, valid ? global : nullptr});

@@ -1,4 +1,5 @@
-// fuzz_config.c: any text as a configuration: refused with a line of text and nothing changed, or what is printed of it reads the same.
+// fuzz_config.c: any text as a configuration: refused with a line of text and nothing changed, or what is printed of it
+// reads the same.
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,4 +1,5 @@
-// fuzz_decode.c: any tokens through both decoders. What performance decodes is encoded again and is a fixed point from then on.
+// fuzz_decode.c: any tokens through both decoders. What performance decodes is encoded again and is a fixed point from
+// then on.
 #include "tokenizer/performance.h"
 
 #include <stdlib.h>
@@ -51,7 +52,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     if (valid) {
         pa_piece once = encode_again(token, count), twice = encode_again(once.token, once.count);
-        require(once.count == twice.count && (!once.count || !memcmp(once.token, twice.token, once.count * sizeof *once.token)));
+        require(once.count == twice.count &&
+                (!once.count || !memcmp(once.token, twice.token, once.count * sizeof *once.token)));
         pa_piece_clear(&once);
         pa_piece_clear(&twice);
     }

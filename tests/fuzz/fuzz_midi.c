@@ -1,6 +1,7 @@
-// fuzz_midi.c: MIDI bytes through both encodings, in this process: clean.c's promise is that libsmf, which aborts on what it does not
-// expect, never sees such bytes. The first byte's lowest bit: 0, the rest is a file; 1, the rest is a list of events, so that the fuzzer
-// spends its time on pairing, pedals and order and not on framing. Its other bits are options.
+// fuzz_midi.c: MIDI bytes through both encodings, in this process: clean.c's promise is that libsmf, which aborts on
+// what it does not expect, never sees such bytes. The first byte's lowest bit: 0, the rest is a file; 1, the rest is a
+// list of events, so that the fuzzer spends its time on pairing, pedals and order and not on framing. Its other bits
+// are options.
 #include "tokenizer/encode.h"
 
 #include <stdlib.h>
@@ -24,7 +25,9 @@ static size_t make_file(const uint8_t *data, size_t size, uint8_t *file) {
         uint8_t channel = data[i + 1] & 1, status = kind < 5 ? 0x90 : kind < 10 ? 0x80 : kind < 15 ? 0xb0 : 0xc0;
         file[used++] = status | (data[i + 1] & 2 ? 9 : channel);
         static const uint8_t controller[] = {64, 64, 64, 66, 66, 120, 121, 123};
-        file[used++] = status == 0xb0 ? controller[(data[i + 1] >> 2 & 3) + 4 * (kind & 1)] : status == 0xc0 ? value & 3 : 60 + (value & 3);
+        file[used++] = status == 0xb0   ? controller[(data[i + 1] >> 2 & 3) + 4 * (kind & 1)]
+                       : status == 0xc0 ? value & 3
+                                        : 60 + (value & 3);
         if (status != 0xc0) file[used++] = status == 0x90 ? value >> 2 : value & 127;
     }
     memcpy(file + used, "\0\xff\x2f", 4);

@@ -1,4 +1,5 @@
-// fuzz_safetensors.c: any bytes as a safetensors file: refused with a line of text, or every byte that is handed out can be read.
+// fuzz_safetensors.c: any bytes as a safetensors file: refused with a line of text, or every byte that is handed out
+// can be read.
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>

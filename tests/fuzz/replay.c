@@ -1,5 +1,6 @@
-// replay.c: runs every file of the folders or files named on the command line through a fuzzer's LLVMFuzzerTestOneInput, so that what a
-// fuzzer once found is tested in every build. Takes libFuzzer's place where that isn't linked; knows no fuzzer by name.
+// replay.c: runs every file of the folders or files named on the command line through a fuzzer's
+// LLVMFuzzerTestOneInput, so that what a fuzzer once found is tested in every build. Takes libFuzzer's place where that
+// isn't linked; knows no fuzzer by name.
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

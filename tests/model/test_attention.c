@@ -1,10 +1,12 @@
-// test_attention.c: attention of every instruction set that this machine has, against a plain float64 computation. Knows nothing of tiles.
-// With PA_TEST_CUDA: the CUDA kernels instead, in the emulator or on a GPU, in fp16 too (with the argument fp16: only in that).
+// test_attention.c: attention of every instruction set that this machine has, against a plain float64 computation.
+// Knows nothing of tiles. With PA_TEST_CUDA: the CUDA kernels instead, in the emulator or on a GPU, in fp16 too (with
+// the argument fp16: only in that).
 //
-// Tolerance by rule: a tensor may be at most twice as far (largest error) from float64 as the plain computation in the same type is, plus
-// one rounding of the tensor's largest number, plus 2^-24 of the magnitude of scores: these, and lse, are float32, and the weights that
-// follow are off by that share. dq and dk also: one rounding of the largest summand, for sums may cancel and the plain computation be lucky
-// in a small tensor, and 2^-23 of the magnitude of the two sums in dS.
+// Tolerance by rule: a tensor may be at most twice as far (largest error) from float64 as the plain computation in the
+// same type is, plus one rounding of the tensor's largest number, plus 2^-24 of the magnitude of scores: these, and
+// lse, are float32, and the weights that follow are off by that share. dq and dk also: one rounding of the largest
+// summand, for sums may cancel and the plain computation be lucky in a small tensor, and 2^-23 of the magnitude of the
+// two sums in dS.
 #include "cpu/ops.h"
 #include "cpu/simd.h"
 #include "cuda/half.h"
@@ -90,7 +92,8 @@ static void test_work_serves_all_smaller_calls(void **state) {
                 a.batch = 1 + j / 3 % 8, a.latents = size[j / 24 % 4], a.kept = size[j / 96];
                 const size_t work = ops->attn_work(NULL, &a, true);
                 pa_attn less = a;
-                for (less.batch = 1; less.batch <= a.batch; less.batch++) assert_true(ops->attn_work(NULL, &less, true) <= work);
+                for (less.batch = 1; less.batch <= a.batch; less.batch++)
+                    assert_true(ops->attn_work(NULL, &less, true) <= work);
                 less = a, less.latents = (a.latents + 1) / 2;
                 assert_true(ops->attn_work(NULL, &less, true) <= work);
                 less = a, less.kept = a.kept / 2;
@@ -120,22 +123,26 @@ static void check(const problem *t, const char *isa, int which, const tensor *go
     double error = largest(got->number, t->exact[which], n), plain_error = largest(t->plain[which], t->exact[which], n);
     double bound = 2 * plain_error + unit * largest(t->exact[which], NULL, n);
     if (which == LSE)
-        bound += unit * (4 + t->score) + (t->type == PA_TYPE_BF16 ? 3e-6 : 0); // 4: of sums near 1; 3e-6: vf_exp2 of degree 4
+        bound += unit * (4 + t->score) +
+                 (t->type == PA_TYPE_BF16 ? 3e-6 : 0); // 4: of sums near 1; 3e-6: vf_exp2 of degree 4
     else
         bound += 0x1p-24 * t->score * largest(t->exact[which], NULL, n);
     if (which == DQ || which == DKP || which == DKN) bound += unit * t->summand + 0x1p-23 * t->terms;
     if (!(error <= bound))
-        fail_msg("%s %s B %d N %d K %d H %d D %d spread %g drop %g threads %d: %s is off by %g, plain computation by %g, allowed %g", isa,
+        fail_msg("%s %s B %d N %d K %d H %d D %d spread %g drop %g threads %d: %s is off by %g, plain computation by "
+                 "%g, allowed %g",
+                 isa,
                  type == PA_TYPE_F32 ? "f32"
                  : half              ? "fp16"
                                      : "bf16",
-                 t->s.batch, t->s.latents, t->s.kept, t->s.heads, t->s.dim_head, (double)t->s.spread, (double)t->s.drop, t->s.threads,
-                 result_name[which], error, plain_error, bound);
+                 t->s.batch, t->s.latents, t->s.kept, t->s.heads, t->s.dim_head, (double)t->s.spread, (double)t->s.drop,
+                 t->s.threads, result_name[which], error, plain_error, bound);
     check_margins(type, got);
 }
 
-// A second run gives the same bits. Under the address sanitizer, which slows kernels tenfold, one is enough, and of fp16, whose kernels are
-// those of bf16 with other conversions, one shape in four: that all shapes' numbers are right and repeat is for the plain builds.
+// A second run gives the same bits. Under the address sanitizer, which slows kernels tenfold, one is enough, and of
+// fp16, whose kernels are those of bf16 with other conversions, one shape in four: that all shapes' numbers are right
+// and repeat is for the plain builds.
 #ifdef __SANITIZE_ADDRESS__
 enum { REPEATS = 0, HALF_SHAPES = 4 };
 #else
@@ -154,7 +161,8 @@ static void check_shape(shape s, pa_type type) {
         for (int repeat = 0; repeat < REPEATS; repeat++) {
             run(ops, &t, again);
             for (int r = 0; r < RESULTS; r++) {
-                assert_memory_equal(got[r].data, again[r].data, (size_t)(got[r].rows * got[r].ld) * (r == LSE ? 4 : pa_size(type)));
+                assert_memory_equal(got[r].data, again[r].data,
+                                    (size_t)(got[r].rows * got[r].ld) * (r == LSE ? 4 : pa_size(type)));
                 tensor_free(&again[r]);
             }
         }
@@ -174,7 +182,8 @@ static void check_types(shape s, int number) {
 }
 
 static void test_edge_sizes(void **state) {
-    static const int latents[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 200}, kept[] = {0, 1, 37}, dims[] = {64, 8, 32, 40, 128};
+    static const int latents[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 200}, kept[] = {0, 1, 37},
+                     dims[] = {64, 8, 32, 40, 128};
     int i = 0;
     for (size_t n = 0; n < sizeof latents / sizeof *latents; n++)
         for (size_t k = 0; k < 3; k++, i++) {
@@ -184,13 +193,16 @@ static void test_edge_sizes(void **state) {
     (void)state;
 }
 
-// Many key blocks, several query blocks, scores up to 80 and more either way, odd dims, the largest dim, more threads than heads.
+// Many key blocks, several query blocks, scores up to 80 and more either way, odd dims, the largest dim, more threads
+// than heads.
 static void test_special_shapes(void **state) {
     static const shape shapes[] = {
-        {1, 70, 500, 2, 64, 2, 0, 2},   {1, 300, 0, 1, 64, 30, 0, 3},     {2, 65, 391, 1, 64, 60, 0, 2},  {1, 200, 201, 1, 128, 40, 0, 5},
-        {1, 33, 700, 1, 32, 100, 0, 4}, {1, 20, 30, 2, 1, 2, 0, 1},       {1, 20, 30, 2, 5, 2, 0, 2},     {1, 21, 200, 1, 77, 2, 0, 2},
-        {1, 20, 211, 1, 200, 2, 0, 2},  {1, 37, 29, 1, 256, 4, 0, 2},     {1, 449, 3, 1, 16, 2, 0, 7},    {3, 97, 95, 2, 96, 2, 0, 4},
-        {1, 1, 1000, 1, 64, 20, 0, 2},  {2, 130, 131, 2, 64, 2, 0.1f, 2}, {1, 67, 9, 3, 40, 20, 0.5f, 3}, {1, 200, 0, 1, 32, 2, 0.9f, 1},
+        {1, 70, 500, 2, 64, 2, 0, 2},    {1, 300, 0, 1, 64, 30, 0, 3},     {2, 65, 391, 1, 64, 60, 0, 2},
+        {1, 200, 201, 1, 128, 40, 0, 5}, {1, 33, 700, 1, 32, 100, 0, 4},   {1, 20, 30, 2, 1, 2, 0, 1},
+        {1, 20, 30, 2, 5, 2, 0, 2},      {1, 21, 200, 1, 77, 2, 0, 2},     {1, 20, 211, 1, 200, 2, 0, 2},
+        {1, 37, 29, 1, 256, 4, 0, 2},    {1, 449, 3, 1, 16, 2, 0, 7},      {3, 97, 95, 2, 96, 2, 0, 4},
+        {1, 1, 1000, 1, 64, 20, 0, 2},   {2, 130, 131, 2, 64, 2, 0.1f, 2}, {1, 67, 9, 3, 40, 20, 0.5f, 3},
+        {1, 200, 0, 1, 32, 2, 0.9f, 1},
     };
     int left = 0;
     for (int i = 0; i < (int)(sizeof shapes / sizeof *shapes); i++) {
@@ -215,7 +227,8 @@ static void test_dropout_share(void **state) {
         double sum = 0;
         for (int r = 0; r < got[O].rows; r++)
             for (int h = 0; h < 2; h++) sum += (double)((float *)got[O].data)[r * got[O].ld + 8 * h];
-        // Equal weights of 101..200 keys, 400 outputs: the deviation of the mean is at most sqrt(0.3 / 0.7 / 101 / 400) = 0.0033.
+        // Equal weights of 101..200 keys, 400 outputs: the deviation of the mean is at most sqrt(0.3 / 0.7 / 101 / 400)
+        // = 0.0033.
         assert_true(fabs(sum / 400 - 1) < 4 * 0.0033);
         for (int r = 0; r < RESULTS; r++) tensor_free(&got[r]);
     }
@@ -261,7 +274,8 @@ static void test_causality_and_nan(void **state) {
 }
 
 #ifndef PA_TEST_CUDA
-// A cache holding a sequence's keys, the last of them put there by the operation, gives its last query what the whole computation gives.
+// A cache holding a sequence's keys, the last of them put there by the operation, gives its last query what the whole
+// computation gives.
 static void check_decode(shape s, pa_type type) {
     const int S = s.batch, H = s.heads, D = s.dim_head, length = s.kept + s.latents, capacity = length + 9;
     problem t;
@@ -288,7 +302,8 @@ static void check_decode(shape s, pa_type type) {
     double *exact = calloc((size_t)(S * H * D), sizeof(double)), *near = calloc((size_t)(S * H * D), sizeof(double));
     double *got = calloc((size_t)(S * H * D), sizeof(double));
     for (int i = 0; i < S * H * D; i++) {
-        size_t at = ((size_t)(i / (H * D)) * (size_t)s.latents + (size_t)s.latents - 1) * (size_t)(H * D) + (size_t)(i % (H * D));
+        size_t at = ((size_t)(i / (H * D)) * (size_t)s.latents + (size_t)s.latents - 1) * (size_t)(H * D) +
+                    (size_t)(i % (H * D));
         q[i] = (float)t.q.number[at];
         exact[i] = t.exact[O][at], near[i] = t.plain[O][at];
     }
@@ -318,8 +333,10 @@ static void check_decode(shape s, pa_type type) {
         for (size_t j = 0; j < 64; j++) assert_int_equal(work[bytes + j], 0xff);
         for (int j = 0; j < S * H * D; j++) got[j] = (double)o[j];
         size_t n = (size_t)(S * H * D);
-        double bound = 2 * largest(near, exact, n) + 0x1p-24 * (1 + t.score) * largest(exact, NULL, n), error = largest(got, exact, n);
-        if (!(error <= bound)) fail_msg("%s decode length %d D %d: off by %g, allowed %g", isa_name[i], length, D, error, bound);
+        double bound = 2 * largest(near, exact, n) + 0x1p-24 * (1 + t.score) * largest(exact, NULL, n),
+               error = largest(got, exact, n);
+        if (!(error <= bound))
+            fail_msg("%s decode length %d D %d: off by %g, allowed %g", isa_name[i], length, D, error, bound);
         free(work);
     }
     free(q), free(o), free(own[0]), free(own[1]), free(cache[0]), free(cache[1]), free(exact), free(near), free(got);

@@ -1,5 +1,6 @@
-// test_checkpoint.c: what a run saves comes back to the bit; a save that fails leaves what there was. Damaged checkpoints are in
-// test_checkpoint_damage.c, files of only weights in test_weights.c, whole runs that are killed in test_train.py.
+// test_checkpoint.c: what a run saves comes back to the bit; a save that fails leaves what there was. Damaged
+// checkpoints are in test_checkpoint_damage.c, files of only weights in test_weights.c, whole runs that are killed in
+// test_train.py.
 #include "host/files/checkpoint_list.h"
 #include "tests/support/training.h"
 
@@ -201,7 +202,8 @@ static void leavings_of_interrupted_saves_are_removed(void **state) {
     save(&b, 5, false);
     fixture_ok(pa_make_dirs(in_run("checkpoints/step-00000006.tmp." KILLED), &err), &err);
     scratch_put("run/checkpoints/step-00000006.tmp." KILLED "/model.safetensors", "half");
-    static const char *const mine[] = {"mine", "step-00000005.old", "step-00000005.tmp.good", "step-00000005.tmp.0123456789abcdee"};
+    static const char *const mine[] = {"mine", "step-00000005.old", "step-00000005.tmp.good",
+                                       "step-00000005.tmp.0123456789abcdee"};
     for (size_t i = 0; i < sizeof mine / sizeof *mine; i++) { // whatever else someone put there stays
         char path[64];
         snprintf(path, sizeof path, "checkpoints/%s", mine[i]);
@@ -210,7 +212,8 @@ static void leavings_of_interrupted_saves_are_removed(void **state) {
     fixture_ok(pa_checkpoint_tidy(in_run(""), KILLED, &err), &err);
     fixture_ok(resume(&b, &found, &err), &err);
     assert_int_equal(b.state.step, 5);
-    assert_string_equal(steps_of(), "mine 5 step-00000005.old step-00000005.tmp.0123456789abcdee step-00000005.tmp.good");
+    assert_string_equal(steps_of(),
+                        "mine 5 step-00000005.old step-00000005.tmp.0123456789abcdee step-00000005.tmp.good");
     end(&b);
 }
 
@@ -230,7 +233,8 @@ static void a_folder_that_stood_aside_comes_back(void **state) {
     fixture_ok(resume(&b, &found, &err), &err);
     assert_int_equal(b.state.step, 6);
     assert_string_equal(steps_of(), "5 6");
-    fixture_ok(pa_make_dirs(in_run("checkpoints/step-00000005.old." KILLED), &err), &err); // the new one is there: the old one goes
+    fixture_ok(pa_make_dirs(in_run("checkpoints/step-00000005.old." KILLED), &err),
+               &err); // the new one is there: the old one goes
     fixture_ok(pa_checkpoint_tidy(in_run(""), KILLED, &err), &err);
     fixture_ok(resume(&b, &found, &err), &err);
     assert_string_equal(steps_of(), "5 6");
@@ -239,7 +243,8 @@ static void a_folder_that_stood_aside_comes_back(void **state) {
 
 // ---- a full disk
 
-// Room for ever more of the files, until all of a checkpoint fits: an error every time before, nothing left beside, and the old one whole.
+// Room for ever more of the files, until all of a checkpoint fits: an error every time before, nothing left beside, and
+// the old one whole.
 static void a_full_disk_leaves_the_old_checkpoint(void **state) {
     (void)state;
     bench a, b;

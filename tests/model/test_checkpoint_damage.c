@@ -1,5 +1,5 @@
-// test_checkpoint_damage.c: a damaged checkpoint is skipped, with a message that names the file and what is wrong with it; another model's
-// or another seed's is refused.
+// test_checkpoint_damage.c: a damaged checkpoint is skipped, with a message that names the file and what is wrong with
+// it; another model's or another seed's is refused.
 #include "host/files/safetensors_write.h"
 
 #include <fcntl.h>
@@ -69,8 +69,10 @@ static const struct {
     {flip, NEWEST "/state.safetensors", "expected data with CRC-32C"},
     {cut_to_nothing, NEWEST "/model.safetensors", "expected a safetensors file of at least 8 bytes, found 0"},
     {cut_to_nothing, NEWEST "/state.safetensors", "expected a safetensors file of at least 8 bytes, found 0"},
-    {put_text, NEWEST "/model.safetensors", "expected a safetensors file, found one that begins with \"no weights at al\""},
-    {put_text, NEWEST "/state.safetensors", "expected a safetensors file, found one that begins with \"no weights at al\""},
+    {put_text, NEWEST "/model.safetensors",
+     "expected a safetensors file, found one that begins with \"no weights at al\""},
+    {put_text, NEWEST "/state.safetensors",
+     "expected a safetensors file, found one that begins with \"no weights at al\""},
     {take_away, NEWEST "/model.safetensors", "expected a run directory or a checkpoint, found no checkpoint in it"},
     {take_away, NEWEST "/state.safetensors", "expected the state that belongs to model.safetensors, found none"},
     {copy_of_tokens, NEWEST "/model.safetensors", "expected format patrain-checkpoint-1, found patrain-tokens-1"},
@@ -151,7 +153,8 @@ static void nothing_but_damage_is_an_error(void **state) {
     assert_int_equal(s, PA_DATA);
     assert_false(found);
     snprintf(expected, sizeof expected,
-             "%s/checkpoints: expected an intact checkpoint, found 2 damaged; --fresh starts over and keeps them aside", b.run);
+             "%s/checkpoints: expected an intact checkpoint, found 2 damaged; --fresh starts over and keeps them aside",
+             b.run);
     assert_string_equal(err.text, expected);
     end(&b);
 }
@@ -173,7 +176,8 @@ static void another_model_or_seed_is_refused_by_name(void **state) {
     b.config.model.dim = 32;
     b.config.model.qk_norm = true;
     assert_int_equal(resume(&b, &found, &err), PA_USAGE);
-    assert_string_equal(err.text, "model.dim: checkpoint 16, configuration 32; model.qk_norm: checkpoint false, configuration true");
+    assert_string_equal(
+        err.text, "model.dim: checkpoint 16, configuration 32; model.qk_norm: checkpoint false, configuration true");
     assert_false(found);
     end(&b);
 }

@@ -1,6 +1,6 @@
-// test_counts.c: what a step of v1 to v5 costs in numbers that no machine changes: flop, bytes by arena, matrix products' primitives. They
-// are held against bench/counts.txt, so that whoever changes one sees it and says why. The memory is that of plain C, which widens
-// bf16, and two threads.
+// test_counts.c: what a step of v1 to v5 costs in numbers that no machine changes: flop, bytes by arena, matrix
+// products' primitives. They are held against bench/counts.txt, so that whoever changes one sees it and says why. The
+// memory is that of plain C, which widens bf16, and two threads.
 #include <omp.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -48,8 +48,8 @@ static void plan(FILE *out, const pa_model *m, pa_open o) {
     pa_params_clear(&p);
 }
 
-// Of one training step, and none in the next. How many there are follows from which sizes are equal, so a model an eighth as wide and a
-// 32nd as long has as many.
+// Of one training step, and none in the next. How many there are follows from which sizes are equal, so a model an
+// eighth as wide and a 32nd as long has as many.
 static int primitives(const case_model *v, pa_precision precision) {
     case_model small = *v;
     small.context /= 32, small.prefix /= 32, small.dim /= 8, small.dim_head /= 8;
@@ -59,16 +59,19 @@ static int primitives(const case_model *v, pa_precision precision) {
     pa_comm single = pa_comm_single();
     const pa_backend *be = pa_backend_cpu();
     ok(pa_params_init(&p, &m, &err));
-    ok(be->open(&c, &(pa_open){.params = &p, .precision = precision, .max_batch = 1, .training = true, .comm = &single}, &err));
+    ok(be->open(&c, &(pa_open){.params = &p, .precision = precision, .max_batch = 1, .training = true, .comm = &single},
+                &err));
     int N = m.context - m.prefix, K = pa_kept(m.prefix, m.prefix_dropout), first = 0;
     uint16_t *input = calloc((size_t)m.context, 2), *target = calloc((size_t)N, 2);
     int32_t *keep = calloc((size_t)K, 4);
     for (int i = 0; i < K; i++) keep[i] = i;
-    pa_batch b = {.batch = 1, .length = m.context, .latents = N, .input = input, .target = target, .keep = keep, .kept = K};
+    pa_batch b = {
+        .batch = 1, .length = m.context, .latents = N, .input = input, .target = target, .keep = keep, .kept = K};
     for (int step = 1; step <= 2; step++) {
         double sum, norm;
         ok(be->loss_grad(c, &b, 1, &sum, &err));
-        ok(be->update(c, &(pa_update){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .step = step}, &norm, NULL, &err));
+        ok(be->update(c, &(pa_update){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .step = step}, &norm, NULL,
+                      &err));
         if (step == 1) first = cpu_matmul_created(c->device->mm);
     }
     assert_int_equal(cpu_matmul_created(c->device->mm), first);
@@ -90,8 +93,8 @@ static void counts_are_as_written_down(void **state) {
         pa_model m = configured(v);
         pa_flops f = pa_count_flops(&m, 1, pa_kept(m.prefix, m.prefix_dropout), m.context - m.prefix);
         fprintf(out, "%s, one window\n", v->name);
-        fprintf(out, "flop: linear %.0f forward %.0f backward, attention %.0f forward %.0f backward\n", f.linear_forward, f.linear_backward,
-                f.attention_forward, f.attention_backward);
+        fprintf(out, "flop: linear %.0f forward %.0f backward, attention %.0f forward %.0f backward\n",
+                f.linear_forward, f.linear_backward, f.attention_forward, f.attention_backward);
         for (int precision = PA_PRECISION_FP32; precision <= PA_PRECISION_BF16; precision++) {
             fprintf(out, "training, %d primitives; ", primitives(v, (pa_precision)precision));
             plan(out, &m, (pa_open){.precision = (pa_precision)precision, .max_batch = 1, .training = true});

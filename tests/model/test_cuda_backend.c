@@ -1,5 +1,6 @@
-// test_cuda_backend.c: what the CUDA backend promises beyond what every backend does (test_model.c, test_gradcheck.c, test_step.c): a step
-// that is two graphs and one wait, inputs copied ahead, fp16 and its loss scaling, one size of plan. In the emulator, which counts.
+// test_cuda_backend.c: what the CUDA backend promises beyond what every backend does (test_model.c, test_gradcheck.c,
+// test_step.c): a step that is two graphs and one wait, inputs copied ahead, fp16 and its loss scaling, one size of
+// plan. In the emulator, which counts.
 #include "host/files/config_read.h"
 #include "host/model/context.h"
 #include "host/train/saver.h"
@@ -37,7 +38,8 @@ static emulator_counts since(emulator_counts then) {
                              now.graphs - then.graphs};
 }
 
-// From the third step of a shape on (the first makes plans of products, the second captures), whatever else was done between.
+// From the third step of a shape on (the first makes plans of products, the second captures), whatever else was done
+// between.
 static void a_step_is_two_graphs_and_one_wait(void **state) {
     (void)state;
     const pa_backend *be = pa_backend_cuda();
@@ -46,7 +48,9 @@ static void a_step_is_two_graphs_and_one_wait(void **state) {
         pa_err err;
         double norm, sum;
         fixture_step(&f, 0.2);
-        pa_open o = {.precision = (pa_precision)precision, .max_batch = 2, .training = true}; // times products, unlike fixture_training
+        pa_open o = {.precision = (pa_precision)precision,
+                     .max_batch = 2,
+                     .training = true}; // times products, unlike fixture_training
         pa_context *c = fixture_open(be, &f, o);
         for (int i = 1; i <= 2; i++) step(c, &f.batch, 0x1p-8f, i, &norm);
         fixture_ok(be->loss(c, &f.batch, &sum, NULL, &err), &err);
@@ -124,7 +128,8 @@ static double *trained(const fixture *f, bool ahead, double *nats) {
     pa_context *c = fixture_training(pa_backend_cuda(), f, PA_PRECISION_FP32, false);
     pa_batch half[2] = {f->batch, f->batch};
     half[0].batch = half[1].batch = 1;
-    half[1].input += f->batch.length, half[1].target += f->batch.latents, half[1].keep += f->batch.kept, half[1].window++;
+    half[1].input += f->batch.length, half[1].target += f->batch.latents, half[1].keep += f->batch.kept,
+        half[1].window++;
     *nats = 0;
     for (int i = 1; i <= 3; i++) {
         bool staged = ahead && i > 1;
@@ -154,8 +159,8 @@ static void a_batch_given_ahead_is_the_one_computed_on(void **state) {
     fixture_clear(&f);
 }
 
-// A gradient that overflows fp16: the step is skipped and the scaling halved; after 2,000 steps without it is doubled. The gradient
-// itself does not depend on the scaling.
+// A gradient that overflows fp16: the step is skipped and the scaling halved; after 2,000 steps without it is doubled.
+// The gradient itself does not depend on the scaling.
 static void loss_scaling_halves_and_grows(void **state) {
     (void)state;
     const pa_backend *be = pa_backend_cuda();
@@ -206,8 +211,8 @@ static pa_context *resumed(fixture *f, const pa_run *run, pa_run_state *state, b
     return own.ctx;
 }
 
-// With a scaling lowered by the run, where the default one would overflow, the next step equals the uninterrupted run's; a CPU
-// that has the run meanwhile keeps it.
+// With a scaling lowered by the run, where the default one would overflow, the next step equals the uninterrupted
+// run's; a CPU that has the run meanwhile keeps it.
 static void a_resumed_run_scales_as_before(void **state) {
     (void)state;
     const pa_backend *be = pa_backend_cuda();
@@ -223,8 +228,13 @@ static void a_resumed_run_scales_as_before(void **state) {
     while (!isfinite(norm[0]));
     step(c, &f.batch, 1, 2, &norm[0]);
     assert_true(c->loss_scaling < 65536 && c->good_steps == 2);
-    pa_run run = {
-        .dir = scratch("run"), .config = &config, .encoding = PA_MIDI_NEURAL, .corpus = 7, .params = &f.params, .backend = be, .ctx = c};
+    pa_run run = {.dir = scratch("run"),
+                  .config = &config,
+                  .encoding = PA_MIDI_NEURAL,
+                  .corpus = 7,
+                  .params = &f.params,
+                  .backend = be,
+                  .ctx = c};
     pa_run elsewhere = run;
     pa_context *again = resumed(&f, &run, &at, true);
     assert_true(again->loss_scaling == c->loss_scaling && again->good_steps == 2);
@@ -284,8 +294,12 @@ static void v4_fits_a_t4(void **state) {
         size_t length;
         FILE *plan = open_memstream(&text, &length);
         pa_context *c = NULL;
-        pa_open o = {
-            .params = &p, .precision = PA_PRECISION_FP16, .max_batch = 1, .training = true, .recompute = recompute, .comm = &single};
+        pa_open o = {.params = &p,
+                     .precision = PA_PRECISION_FP16,
+                     .max_batch = 1,
+                     .training = true,
+                     .recompute = recompute,
+                     .comm = &single};
         o.plan = plan, o.plan_only = true;
         fixture_ok(pa_backend_cuda()->open(&c, &o, &err), &err);
         fclose(plan);

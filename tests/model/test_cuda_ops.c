@@ -1,4 +1,5 @@
-// test_cuda_ops.c: the CUDA kernels, in the emulator or on a GPU, against float64 at the small shapes of the case table (bench/cases.h).
+// test_cuda_ops.c: the CUDA kernels, in the emulator or on a GPU, against float64 at the small shapes of the case table
+// (bench/cases.h).
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,8 +16,8 @@
 
 enum { S3_ATTENTION = 4 }; // rows of the case table
 
-// Decoding and products have other operands here, and are tested through the whole model. Attention reads rows of 16 bytes: the backend
-// refuses a model with heads of other sizes (test_cuda_programs.py), as s3's of 20 dims are.
+// Decoding and products have other operands here, and are tested through the whole model. Attention reads rows of 16
+// bytes: the backend refuses a model with heads of other sizes (test_cuda_programs.py), as s3's of 20 dims are.
 static bool covered(const case_row *row, int *left) {
     if (row->kind == CASE_ATTENTION_DECODE || row->kind == CASE_GEMV || row->kind == CASE_MATMUL) return false;
     if ((row->kind != CASE_ATTENTION_FWD && row->kind != CASE_ATTENTION_BWD) || row->dim_head % 8 == 0) return true;
@@ -37,8 +38,8 @@ static int check_type(pa_type type, cuda_ops_half half, const case_model *models
             if (case_open(&r, &row[j], ops, &err) || case_execute(&r, &err)) fail_msg("%s", err.text);
             case_error e = case_check(&r, 1 << 20);
             if (!(e.allowed <= 1)) {
-                printf("%s%s: %s is off by %.3g of what rounding allows (%.3g of the largest)\n", row[j].name, half ? " as fp16" : "",
-                       e.output, e.allowed, e.error);
+                printf("%s%s: %s is off by %.3g of what rounding allows (%.3g of the largest)\n", row[j].name,
+                       half ? " as fp16" : "", e.output, e.allowed, e.error);
                 failed++;
             }
             case_close(&r);
@@ -68,7 +69,8 @@ static void dropout_is_the_cpus(void **state) {
         for (int i = 0; i < rows * F; i++) h[i] = (float)(1 + i % 7), g[0][i] = g[1][i] = 1;
         pa_activate a[2];
         for (int i = 0; i < 2; i++)
-            a[i] = (pa_activate){.kind = PA_SQRELU, .g = g[i], .h = h, .rows = rows, .F = F, .dropout = &d, .sequence = sequence};
+            a[i] = (pa_activate){
+                .kind = PA_SQRELU, .g = g[i], .h = h, .rows = rows, .F = F, .dropout = &d, .sequence = sequence};
         cpu_ops_select("generic")->activation_fwd(NULL, &a[0]);
         cuda_ops_table(CUDA_OPS_BF16)->activation_fwd(NULL, &a[1]);
         for (int i = 0; i < rows * F; i++) assert_int_equal(g[0][i] == 0, g[1][i] == 0), dropped += g[0][i] == 0;
@@ -76,7 +78,8 @@ static void dropout_is_the_cpus(void **state) {
         for (int i = 0; i < rows * F; i++) g[0][i] = g[1][i] = 1;
         cpu_ops_select("generic")->activation_bwd(NULL, &a[0]);
         cuda_ops_table(CUDA_OPS_BF16)->activation_bwd(NULL, &a[1]);
-        for (int i = 0; i < rows * F; i++) assert_true(fabsf(g[0][i] - g[1][i]) <= 4 * 0x1p-23f * fabsf(g[0][i])); // four roundings
+        for (int i = 0; i < rows * F; i++)
+            assert_true(fabsf(g[0][i] - g[1][i]) <= 4 * 0x1p-23f * fabsf(g[0][i])); // four roundings
     }
 }
 
@@ -84,8 +87,9 @@ static float number(bool half, uint16_t bits) {
     return half ? cuda_half_to_float(bits) : bf16_to_float(bits);
 }
 
-// GELU and its derivative at every number of both types, up to where the integral's lower tail leaves the normal numbers, by the rule of
-// cases_check.c: the integral's parts within 12 + 2 x^2 roundings of float32, then one of the type, which is half a step where it is least.
+// GELU and its derivative at every number of both types, up to where the integral's lower tail leaves the normal
+// numbers, by the rule of cases_check.c: the integral's parts within 12 + 2 x^2 roundings of float32, then one of the
+// type, which is half a step where it is least.
 static void gelu_is_its_integral(void **state) {
     (void)state;
     enum { most = 1 << 16 };
@@ -100,12 +104,16 @@ static void gelu_is_its_integral(void **state) {
         a.g = g[1];
         ops->activation_bwd(NULL, &a);
         for (int i = 0; i < n; i++) {
-            const double x = (double)number(half, h[i]), phi = erfc(-x / sqrt(2)) / 2, slope = x * exp(-x * x / 2) / sqrt(2 * acos(-1));
+            const double x = (double)number(half, h[i]), phi = erfc(-x / sqrt(2)) / 2,
+                         slope = x * exp(-x * x / 2) / sqrt(2 * acos(-1));
             const double exact[2] = {x * phi, phi + slope}, parts[2] = {fabs(x) * phi, phi + fabs(slope)};
             for (int back = 0; back < 2; back++) {
-                const double found = (double)number(half, g[back][i]), stored = half ? 0x1p-11 : 0x1p-8, least = half ? 0x1p-25 : 0x1p-126;
-                if (!(fabs(found - exact[back]) <= (12 + 2 * x * x) * 0x1p-24 * parts[back] + stored * fabs(exact[back]) + least))
-                    fail_msg("%s of %.9g: expected %.9g, found %.9g", back ? "derivative" : "GELU", x, exact[back], found);
+                const double found = (double)number(half, g[back][i]), stored = half ? 0x1p-11 : 0x1p-8,
+                             least = half ? 0x1p-25 : 0x1p-126;
+                if (!(fabs(found - exact[back]) <=
+                      (12 + 2 * x * x) * 0x1p-24 * parts[back] + stored * fabs(exact[back]) + least))
+                    fail_msg("%s of %.9g: expected %.9g, found %.9g", back ? "derivative" : "GELU", x, exact[back],
+                             found);
             }
         }
         assert_true(n > most / 2);
@@ -133,8 +141,8 @@ static void fetch(void *to, const void *from, size_t bytes) {
     assert_int_equal(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), 0);
 }
 
-// Products of few rows: numbers that float32 adds up without rounding, so that every element must be read once. Widths that take each of
-// the kernel's ways, 8 bits as a fourth type.
+// Products of few rows: numbers that float32 adds up without rounding, so that every element must be read once. Widths
+// that take each of the kernel's ways, 8 bits as a fourth type.
 static void products_of_few_rows_are_exact(void **state) {
     (void)state;
     enum { out = 6, most = 3880, streams = 5 };
@@ -153,7 +161,8 @@ static void products_of_few_rows_are_exact(void **state) {
                     if (type < 3) put((pa_type)type, wide, (size_t)j, w);
                 }
                 const size_t count = (size_t)(out * in);
-                void *a = device(x, sizeof x), *w = type < 3 ? device(wide, count * pa_size((pa_type)type)) : device(narrow, count);
+                void *a = device(x, sizeof x),
+                     *w = type < 3 ? device(wide, count * pa_size((pa_type)type)) : device(narrow, count);
                 void *b = device(bias, sizeof bias), *c = device(scale, sizeof scale), *z = device(y, sizeof y);
                 pa_device null_stream = {.stream = 0};
                 const pa_gemv g = {.type = type < 3 ? (pa_type)type : PA_TYPE_F32,
@@ -170,25 +179,29 @@ static void products_of_few_rows_are_exact(void **state) {
                 for (int r = 0; r < S * out; r++) {
                     double sum = 0;
                     for (int j = 0; j < in; j++) sum += (double)x[r / out * in + j] * (double)narrow[r % out * in + j];
-                    assert_true((double)y[r] == (double)bias[r % out] + (type < 3 ? sum / 8 : sum * (double)scale[r % out]));
+                    assert_true((double)y[r] ==
+                                (double)bias[r % out] + (type < 3 ? sum / 8 : sum * (double)scale[r % out]));
                 }
                 cudaFree(a), cudaFree(w), cudaFree(b), cudaFree(c), cudaFree(z);
             }
 }
 
-// Attention of one query against a cache, twice on the same work. What lies behind the last row is no number. Exponents, of base 2, are off
-// by the scores' rounding, 2^-24 of their terms' magnitude each; sums of n by sqrt(n) + 8 roundings.
+// Attention of one query against a cache, twice on the same work. What lies behind the last row is no number.
+// Exponents, of base 2, are off by the scores' rounding, 2^-24 of their terms' magnitude each; sums of n by sqrt(n) + 8
+// roundings.
 static void decode_case(pa_type type, int D, int length, int capacity) {
     enum { S = 2, H = 2 };
     const size_t I = (size_t)(H * D), each = (size_t)capacity * (size_t)D, size = pa_size(type), all = S * H * each;
-    float *row = malloc(S * 3 * I * 4), *found = malloc(S * I * 4), *again = malloc(S * I * 4), scale = (float)(1 / sqrt(D));
+    float *row = malloc(S * 3 * I * 4), *found = malloc(S * I * 4), *again = malloc(S * I * 4),
+          scale = (float)(1 / sqrt(D));
     char *cache[2] = {malloc(all * size), malloc(all * size)};
     double *p = malloc(sizeof *p * (size_t)(length + 1));
     assert_true(row && found && again && cache[0] && cache[1] && p);
     for (size_t i = 0; i < S * 3 * I; i++) row[i] = eighths(i + 3, 12);
     memset(cache[0], 0xff, all * size), memset(cache[1], 0xff, all * size);
     for (size_t i = 0; i < all; i++)
-        for (int kv = 0; kv < 2 && i % each < (size_t)length * (size_t)D; kv++) put(type, cache[kv], i, eighths(2 * i + (size_t)kv, 12));
+        for (int kv = 0; kv < 2 && i % each < (size_t)length * (size_t)D; kv++)
+            put(type, cache[kv], i, eighths(2 * i + (size_t)kv, 12));
     void *r = device(row, S * 3 * I * 4), *k = device(cache[0], all * size), *v = device(cache[1], all * size),
          *o = device(found, S * I * 4);
     void *n = device(&length, sizeof length), *zeros = calloc(1, cuda_attn_decode_work(S, H, D));
@@ -230,11 +243,13 @@ static void decode_case(pa_type type, int D, int length, int capacity) {
         for (int d = 0; d < D; d++) {
             double exact = 0;
             for (int m = 0; m <= length; m++)
-                exact +=
-                    p[m] / sum * (double)(m < length ? eighths(2 * (head * each + (size_t)(m * D + d)) + 1, 12) : q[2 * I + (size_t)d]);
+                exact += p[m] / sum *
+                         (double)(m < length ? eighths(2 * (head * each + (size_t)(m * D + d)) + 1, 12)
+                                             : q[2 * I + (size_t)d]);
             const double off = fabs((double)found[head * (size_t)D + (size_t)d] - exact),
                          allowed = (2 * terms + sqrt(length) + 8) * 0x1p-24 * 1.5;
-            if (!(off <= allowed)) fail_msg("D %d, %d of %d rows: off by %g, allowed %g", D, length, capacity, off, allowed);
+            if (!(off <= allowed))
+                fail_msg("D %d, %d of %d rows: off by %g, allowed %g", D, length, capacity, off, allowed);
         }
     }
     cudaFree(r), cudaFree(k), cudaFree(v), cudaFree(o), cudaFree(n), cudaFree(work);

@@ -1,5 +1,6 @@
-// test_cudnn.c: cuDNN takes the attention of v1 to v5 on sm_80 and sm_90, and refuses sm_75, asked without a GPU: the graphs are built
-// against a description of one, with the toolkit's stub of the driver (which ctest puts first on the library path).
+// test_cudnn.c: cuDNN takes the attention of v1 to v5 on sm_80 and sm_90, and refuses sm_75, asked without a GPU: the
+// graphs are built against a description of one, with the toolkit's stub of the driver (which ctest puts first on the
+// library path).
 #include <dlfcn.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,8 +12,8 @@
 #include "bench/cases.h"
 #include "cuda/cudnn.h"
 
-// Keys lie as in host/model/arena.h (pa_saved): the cross-attention's prefix and latents follow each other, the others' lie beside their
-// queries.
+// Keys lie as in host/model/arena.h (pa_saved): the cross-attention's prefix and latents follow each other, the others'
+// lie beside their queries.
 static pa_attn shape(const case_model *m, pa_type type, int kept) {
     static const char base[16];
     const int I = m->heads * m->dim_head, N = m->context - m->prefix, ldkv = kept ? 2 * I : 3 * I;
@@ -47,8 +48,9 @@ static void models_are_taken(void **state) {
                     for (int architecture = 80; architecture <= 90; architecture += 10) {
                         char why[512];
                         if (!cuda_cudnn_supports(architecture, &a, back, why, sizeof why))
-                            fail_msg("%s, %d kept, %s, %s, sm_%d: %s", v.name, kept[i], type == PA_TYPE_BF16 ? "bf16" : "fp16",
-                                     back ? "backward" : "forward", architecture, why);
+                            fail_msg("%s, %d kept, %s, %s, sm_%d: %s", v.name, kept[i],
+                                     type == PA_TYPE_BF16 ? "bf16" : "fp16", back ? "backward" : "forward",
+                                     architecture, why);
                     }
             }
 }

@@ -1,6 +1,7 @@
-// test_damage.c: every byte of a small checkpoint and of a token file changed, and every length short of the whole: refused, or harmless.
-// Harmless is: weights, moments, state or tokens are read as they were to the bit, with every other word of the file's. That holds for the
-// letters of the name "header_crc32c", without which the header's sum is not looked for; all other bytes are refused.
+// test_damage.c: every byte of a small checkpoint and of a token file changed, and every length short of the whole:
+// refused, or harmless. Harmless is: weights, moments, state or tokens are read as they were to the bit, with every
+// other word of the file's. That holds for the letters of the name "header_crc32c", without which the header's sum is
+// not looked for; all other bytes are refused.
 #include <fcntl.h>
 #include <math.h>
 
@@ -34,8 +35,8 @@ static void put_back(victim *v) {
     free(v->text);
 }
 
-// Lengths: each in the header, each word's in the data. Bytes: in the header each bit and all bits, in the data one change a byte, another
-// for each: a CRC of 32 bits finds any within 32 bits.
+// Lengths: each in the header, each word's in the data. Bytes: in the header each bit and all bits, in the data one
+// change a byte, another for each: a CRC of 32 bits finds any within 32 bits.
 static size_t damage(victim *v, pa_status (*read)(void *user, const char *path), void *user) {
     size_t accepted = 0;
     for (size_t n = v->length; n-- > 0;) {
@@ -61,7 +62,8 @@ static size_t damage(victim *v, pa_status (*read)(void *user, const char *path),
 
 // ---- a token file
 
-static const uint16_t piece_1[] = {356 + 16, 60, 256 + 24, 128 + 60, 62, 256 + 3, 128 + 62}, piece_2[] = {356, 64, 256, 128 + 64};
+static const uint16_t piece_1[] = {356 + 16, 60, 256 + 24, 128 + 60, 62, 256 + 3, 128 + 62},
+                      piece_2[] = {356, 64, 256, 128 + 64};
 static const pa_piece pieces[] = {{.token = (uint16_t *)piece_1, .count = 7, .notes = 2, .seconds = 0.3},
                                   {.token = (uint16_t *)piece_2, .count = 4, .notes = 1, .seconds = 0.01}};
 static const char *const names[] = {"a/first.mid", "second \xc3\xbc.mid"};
@@ -133,7 +135,8 @@ static pa_status read_checkpoint(void *user, const char *path) {
 
 static void a_checkpoint(void **state) {
     (void)state;
-    bench b = {.config = pa_config_default(), .state = {.step = 7, .updates = 6, .seconds = 1.5, .skips = 1, .best = INFINITY, .seed = 1}};
+    bench b = {.config = pa_config_default(),
+               .state = {.step = 7, .updates = 6, .seconds = 1.5, .skips = 1, .best = INFINITY, .seed = 1}};
     pa_model m = fixture_model();
     char dir[SCRATCH_PATH];
     pa_saver *saver;
@@ -145,7 +148,8 @@ static void a_checkpoint(void **state) {
     b.config.model = m;
     fixture_init(&b.f, &m, 31);
     fixture_batch(&b.f, 2, 24, 15, 4, 37);
-    pa_context *ctx = fixture_open(fixture_backend(), &b.f, (pa_open){.max_batch = 2, .training = true, .precision = PA_PRECISION_FP32});
+    pa_context *ctx = fixture_open(fixture_backend(), &b.f,
+                                   (pa_open){.max_batch = 2, .training = true, .precision = PA_PRECISION_FP32});
     snprintf(dir, sizeof dir, "%s", scratch_folder);
     b.run = (pa_run){.dir = dir,
                      .config = &b.config,

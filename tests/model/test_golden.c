@@ -1,9 +1,11 @@
-// test_golden.c: the reference and a backend against what perceiver_ar_pytorch on PyTorch computes (tests/golden/make_golden.py).
+// test_golden.c: the reference and a backend against what perceiver_ar_pytorch on PyTorch computes
+// (tests/golden/make_golden.py).
 //
-// The rule: a float32 backend may be GOLDEN_FLOAT32 times as far from PyTorch's float64 result as PyTorch's own float32 is, and a bf16
-// backend twice as far as PyTorch's bf16 autocast is, as may fp16, which is finer, where there is no bf16; each distance the Euclidean norm
-// over one tensor. A tensor of a few elements can be near by luck: PyTorch's distance counts as at least its typical one, the root mean
-// square over the tensors of that kind of distance over norm, times the tensor's norm; and as at least one rounding of every element.
+// The rule: a float32 backend may be GOLDEN_FLOAT32 times as far from PyTorch's float64 result as PyTorch's own float32
+// is, and a bf16 backend twice as far as PyTorch's bf16 autocast is, as may fp16, which is finer, where there is no
+// bf16; each distance the Euclidean norm over one tensor. A tensor of a few elements can be near by luck: PyTorch's
+// distance counts as at least its typical one, the root mean square over the tensors of that kind of distance over
+// norm, times the tensor's norm; and as at least one rounding of every element.
 #include "host/files/safetensors.h"
 #include "tests/support/fixture.h"
 
@@ -70,7 +72,8 @@ static void load(golden *g, pa_st *st, const char *name) {
     m.vocab = (int)s[8];
     fixture_init(&g->f, &m, 0);
     const pa_tensor *keep = find(g, "keep", ""), *target = need(g, "target", "");
-    g->f.batch = (pa_batch){.batch = (int)s[9], .length = (int)s[10], .latents = (int)s[11], .kept = (int)(s[10] - s[11])};
+    g->f.batch =
+        (pa_batch){.batch = (int)s[9], .length = (int)s[10], .latents = (int)s[11], .kept = (int)(s[10] - s[11])};
     g->f.batch.input = need(g, "input", "")->data;
     g->f.batch.target = target->data;
     if (keep) {
@@ -90,7 +93,8 @@ static void load(golden *g, pa_st *st, const char *name) {
 }
 
 // ours[count] against the tensor `kind``name`: at most `times` the distance stored as `error`. typical: see above.
-static void compare(golden *g, const char *kind, const char *name, const char *error, double times, double typical, const double *ours) {
+static void compare(golden *g, const char *kind, const char *name, const char *error, double times, double typical,
+                    const double *ours) {
     const pa_tensor *t = need(g, kind, name);
     char at[100];
     snprintf(at, sizeof at, "%s%s", kind, name);
@@ -99,8 +103,8 @@ static void compare(golden *g, const char *kind, const char *name, const char *e
     double distance = fixture_distance(ours, truth, count_of(t)), norm = fixture_norm(truth, count_of(t));
     double allowed = times * fmax(theirs, norm * fmax(typical, 0x1p-24));
     if (!(distance <= allowed)) {
-        print_error("%s/%s: distance %.3g of norm %.3g, PyTorch's %s %.3g, allowed %.3g\n", g->name, at, distance, norm, error, theirs,
-                    allowed);
+        print_error("%s/%s: distance %.3g of norm %.3g, PyTorch's %s %.3g, allowed %.3g\n", g->name, at, distance, norm,
+                    error, theirs, allowed);
         g->wrong++;
     }
     free(truth);
@@ -112,7 +116,8 @@ static void compare_all(golden *g, const char *kind, const char *error, double t
         char at[100];
         snprintf(at, sizeof at, "%s%s", kind, g->f.params.row[t].name);
         const pa_tensor *stored = need(g, at, "");
-        double *truth = values(stored), share = *(const double *)need(g, at, error)->data / fixture_norm(truth, count_of(stored));
+        double *truth = values(stored),
+               share = *(const double *)need(g, at, error)->data / fixture_norm(truth, count_of(stored));
         squares += share * share;
         free(truth);
     }
@@ -121,7 +126,8 @@ static void compare_all(golden *g, const char *kind, const char *error, double t
         compare(g, kind, g->f.params.row[t].name, error, times, typical, w + g->f.params.row[t].offset);
 }
 
-// Float64 against float64: some hundred additions of 2^-53 each stay below 1e-13; 1e-10 is what a different formula would exceed.
+// Float64 against float64: some hundred additions of 2^-53 each stay below 1e-13; 1e-10 is what a different formula
+// would exceed.
 static void reference_equals_pytorch(void **state) {
     pa_st *st = *state;
     for (int i = 0; i < CASE_COUNT; i++) {
@@ -155,7 +161,8 @@ static void no_tensor_is_left_out(void **state) {
 // Logits, loss and gradients in one precision.
 static void check_case(golden *g, const pa_backend *be, pa_precision precision, const char *error, double times) {
     pa_err err;
-    pa_context *c = fixture_open(be, &g->f, (pa_open){.precision = precision, .max_batch = g->f.batch.batch, .training = true});
+    pa_context *c =
+        fixture_open(be, &g->f, (pa_open){.precision = precision, .max_batch = g->f.batch.batch, .training = true});
     size_t n = count_of(need(g, "logits", ""));
     float *logits = calloc(n, sizeof *logits);
     assert_non_null(logits);
@@ -178,7 +185,8 @@ static void check_precision(pa_st *st, pa_precision precision, const char *error
     for (int i = 0; i < CASE_COUNT; i++) {
         golden g;
         load(&g, st, CASES[i]);
-        if (fixture_takes(fixture_backend(), &g.f.params.model)) check_case(&g, fixture_backend(), precision, error, times);
+        if (fixture_takes(fixture_backend(), &g.f.params.model))
+            check_case(&g, fixture_backend(), precision, error, times);
         wrong += g.wrong;
         fixture_clear(&g.f);
     }
@@ -196,9 +204,16 @@ static void sixteen_bits_are_near_pytorch(void **state) {
 static void three_steps(golden *g, const char *kind, bool decoupled, double decay) {
     const pa_backend *be = fixture_backend();
     pa_err err;
-    pa_context *c = fixture_open(be, &g->f, (pa_open){.precision = PA_PRECISION_FP32, .max_batch = 2, .training = true});
+    pa_context *c =
+        fixture_open(be, &g->f, (pa_open){.precision = PA_PRECISION_FP32, .max_batch = 2, .training = true});
     for (int step = 1; step <= 3; step++) {
-        pa_update u = {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = decay, .decoupled = decoupled, .step = step};
+        pa_update u = {.lr = 1e-2,
+                       .beta1 = 0.9,
+                       .beta2 = 0.999,
+                       .eps = 1e-8,
+                       .weight_decay = decay,
+                       .decoupled = decoupled,
+                       .step = step};
         double sum, norm;
         fixture_ok(be->loss_grad(c, &g->f.batch, 1.0f / (float)g->scored, &sum, &err), &err);
         fixture_ok(be->update(c, &u, &norm, NULL, &err), &err);

@@ -1,22 +1,25 @@
-// test_gradcheck.c: every gradient of a backend against central differences of the float64 reference, over every row of the tensor
-// table, for the default model and each switch. A tensor that a switch adds is found here unasked. PA_DEVICE chooses the backend.
+// test_gradcheck.c: every gradient of a backend against central differences of the float64 reference, over every row of
+// the tensor table, for the default model and each switch. A tensor that a switch adds is found here unasked. PA_DEVICE
+// chooses the backend.
 //
-// The tolerance. Differences are taken twice: of the exact reference, which gives the gradient g, and of the reference with the
-// relative errors of a plain bf16 computation frozen into it (reference.h), which gives a gradient as far from g as a plain bf16
-// computation's: d, the root mean square of that distance over the elements looked at of a tensor.
+// The tolerance. Differences are taken twice: of the exact reference, which gives the gradient g, and of the reference
+// with the relative errors of a plain bf16 computation frozen into it (reference.h), which gives a gradient as far from
+// g as a plain bf16 computation's: d, the root mean square of that distance over the elements looked at of a tensor.
 //   bf16     at most twice as far as the plain computation: 2 d.
 //   fp16     the same of a plain fp16 computation.
-//   float32  rounds 2^-16 as coarsely (24 bits against 8), but after each addition of a sum too, where a bf16 product sums in
-//            float32: n roundings that are as often up as down add up to sqrt(n) of them. So 2 d 2^-16 sqrt(n), n the longest sum.
-// Both distances are taken over DRAWS drawn models: where one position or one rounding has a large part in a gradient, the elements of a
-// small tensor are off together, and a single draw says as little about a computation's usual error as a single number would. (Over
-// 12 draws each, the gradients of q_norm and k_norm are off by 0.3 to 1.7 times a single draw's bound, in bf16 as in fp16, and one flipped
-// rounding moved 1.7 to 1.2.) Few elements can be near by luck, so d is also at least the tensor's own root mean square times that ratio
-// over the whole model.
-// Single elements may be 6 times as far: the tail of a normal distribution beyond six deviations is 2e-9.
-// The differences themselves, over STEP = 2^-16 either way of parameters of order 1, are off by STEP^2 / 6 = 4e-11 of a third derivative
-// and by the rounding of an objective of some hundred nats, 1e-14 / STEP = 1e-9: a hundredth of the float32 bounds at most, also where
-// sqrelu's second derivative jumps (next to no hidden unit is within a step of that).
+//   float32  rounds 2^-16 as coarsely (24 bits against 8), but after each addition of a sum too, where a bf16 product
+//   sums in
+//            float32: n roundings that are as often up as down add up to sqrt(n) of them. So 2 d 2^-16 sqrt(n), n the
+//            longest sum.
+// Both distances are taken over DRAWS drawn models: where one position or one rounding has a large part in a gradient,
+// the elements of a small tensor are off together, and a single draw says as little about a computation's usual error
+// as a single number would. (Over 12 draws each, the gradients of q_norm and k_norm are off by 0.3 to 1.7 times a
+// single draw's bound, in bf16 as in fp16, and one flipped rounding moved 1.7 to 1.2.) Few elements can be near by
+// luck, so d is also at least the tensor's own root mean square times that ratio over the whole model. Single elements
+// may be 6 times as far: the tail of a normal distribution beyond six deviations is 2e-9. The differences themselves,
+// over STEP = 2^-16 either way of parameters of order 1, are off by STEP^2 / 6 = 4e-11 of a third derivative and by the
+// rounding of an objective of some hundred nats, 1e-14 / STEP = 1e-9: a hundredth of the float32 bounds at most, also
+// where sqrelu's second derivative jumps (next to no hidden unit is within a step of that).
 #include "tests/support/fixture.h"
 
 #include "host/base/philox.h"
@@ -63,14 +66,16 @@ static double slope(const check *c, double *w, size_t at, const ref_rounding *ro
     return (moved(c, w, at, STEP, rounding) - moved(c, w, at, -STEP, rounding)) / (2 * STEP);
 }
 
-// All elements of small tensors in every draw; SAMPLE of larger ones, one drawn from each of SAMPLE equal parts, a share of them each draw.
+// All elements of small tensors in every draw; SAMPLE of larger ones, one drawn from each of SAMPLE equal parts, a
+// share of them each draw.
 static void choose_probes(check *c, int draw) {
     c->first = c->probes;
     for (int t = 0; t < c->f.params.count; t++) {
         size_t size = c->f.params.row[t].size, count = size < SAMPLE ? size : SAMPLE, apart = size > SAMPLE ? DRAWS : 1;
         for (size_t i = size > SAMPLE ? (size_t)draw : 0; i < count; i += apart) {
             double u = size > SAMPLE ? pa_uniform(pa_random(7, PA_RANDOM_EVAL, (uint64_t)t, i)) : 0;
-            c->probe[c->probes++] = (probe){.tensor = t, .element = (size_t)(((double)i + u) * (double)size / (double)count)};
+            c->probe[c->probes++] =
+                (probe){.tensor = t, .element = (size_t)(((double)i + u) * (double)size / (double)count)};
         }
     }
 }
@@ -97,7 +102,8 @@ static void take_differences(check *c, int bits) {
 // (tensors) 2 d
 static double *bounds(const check *c, int bits) {
     int tensors = c->f.params.count;
-    double *square = fixture_doubles((size_t)tensors), *error = fixture_doubles((size_t)tensors), *count = fixture_doubles((size_t)tensors);
+    double *square = fixture_doubles((size_t)tensors), *error = fixture_doubles((size_t)tensors),
+           *count = fixture_doubles((size_t)tensors);
     double squares = 0, errors = 0, *bound = fixture_doubles((size_t)tensors);
     for (int i = 0; i < c->probes; i++) {
         const probe *p = &c->probe[i];
@@ -127,21 +133,23 @@ static int longest_sum(const fixture *f) {
 static int compare(const check *c, pa_precision precision, int bits, double share) {
     static const char *const names[] = {"", "fp32", "bf16", "fp16"};
     int wrong = 0, tensors = c->f.params.count, worst = 0;
-    double *bound = bounds(c, bits), *squares = fixture_doubles((size_t)tensors), *count = fixture_doubles((size_t)tensors);
+    double *bound = bounds(c, bits), *squares = fixture_doubles((size_t)tensors),
+           *count = fixture_doubles((size_t)tensors);
     for (int i = 0; i < c->probes; i++) {
         const probe *p = &c->probe[i];
         double off = fabs(p->found[precision] - p->exact), allowed = DEVIATIONS * bound[p->tensor] * share;
         squares[p->tensor] += off * off;
         count[p->tensor]++;
         if (!(off <= allowed) && wrong++ < 8)
-            print_error("%s %s: %s[%zu]: difference quotient %.9g, gradient %.9g, off by %.3g, allowed %.3g\n", c->name, names[precision],
-                        c->f.params.row[p->tensor].name, p->element, p->exact, p->found[precision], off, allowed);
+            print_error("%s %s: %s[%zu]: difference quotient %.9g, gradient %.9g, off by %.3g, allowed %.3g\n", c->name,
+                        names[precision], c->f.params.row[p->tensor].name, p->element, p->exact, p->found[precision],
+                        off, allowed);
     }
     for (int t = 0; t < tensors; t++) {
         double off = sqrt(squares[t] / count[t]), allowed = bound[t] * share;
         if (!(off <= allowed)) {
-            print_error("%s %s: %s: off by %.3g (root mean square), allowed %.3g\n", c->name, names[precision], c->f.params.row[t].name,
-                        off, allowed);
+            print_error("%s %s: %s: off by %.3g (root mean square), allowed %.3g\n", c->name, names[precision],
+                        c->f.params.row[t].name, off, allowed);
             wrong++;
         }
         squares[t] = off / allowed;
@@ -159,8 +167,8 @@ static int compare(const check *c, pa_precision precision, int bits, double shar
 static int run_backend(check *c, pa_precision precision) {
     const pa_backend *be = fixture_backend();
     pa_err err;
-    pa_context *x =
-        fixture_open(be, &c->f, (pa_open){.precision = precision, .max_batch = c->f.batch.batch, .training = true, .seed = SEED});
+    pa_context *x = fixture_open(
+        be, &c->f, (pa_open){.precision = precision, .max_batch = c->f.batch.batch, .training = true, .seed = SEED});
     double sum, expected = ref_forward(&c->f.params, c->f.w, &c->f.batch, SEED, NULL, NULL, NULL).nats;
     const float down = fixture_scale(precision);
     fixture_ok(be->loss_grad(x, &c->f.batch, down, &sum, &err), &err);
@@ -185,7 +193,8 @@ typedef struct {
 
 static void check_case(void **state) {
     const gradient_case *g = *state;
-    const bool bf16 = fixture_has(fixture_backend(), PA_PRECISION_BF16), fp16 = fixture_has(fixture_backend(), PA_PRECISION_FP16);
+    const bool bf16 = fixture_has(fixture_backend(), PA_PRECISION_BF16),
+               fp16 = fixture_has(fixture_backend(), PA_PRECISION_FP16);
     check c = {.name = g->name};
     int wrong = 0;
     for (int draw = 0; draw < DRAWS; draw++) {

@@ -1,9 +1,9 @@
-// test_model.c: a backend's forward pass, whole and with caches, against the float64 reference; causality; what is refused.
-// PA_DEVICE chooses the backend. Gradients and the optimiser's step are in test_gradcheck.c and test_step.c.
+// test_model.c: a backend's forward pass, whole and with caches, against the float64 reference; causality; what is
+// refused. PA_DEVICE chooses the backend. Gradients and the optimiser's step are in test_gradcheck.c and test_step.c.
 //
-// The tolerance, over the logits of a batch as one vector: d is how far a plain bf16 computation (reference.h) is from float64. A bf16
-// backend may be twice as far, and an fp16 one than a plain fp16 computation; a float32 one 2 d 2^-16 sqrt(n), n the longest sum: it rounds
-// 2^-16 as coarsely, but in sums too.
+// The tolerance, over the logits of a batch as one vector: d is how far a plain bf16 computation (reference.h) is from
+// float64. A bf16 backend may be twice as far, and an fp16 one than a plain fp16 computation; a float32 one 2 d 2^-16
+// sqrt(n), n the longest sum: it rounds 2^-16 as coarsely, but in sums too.
 #include "tests/support/fixture.h"
 #include "tests/support/rows.h"
 
@@ -79,8 +79,8 @@ static double *exact_logits(const fixture *f) {
 static double allowed(const fixture *f, const double *exact, pa_precision precision) {
     const pa_model *m = &f->params.model;
     double *coarse = fixture_doubles(logit_count(f));
-    ref_forward(&f->params, f->w, &f->batch, 0, &(ref_rounding){.mode = REF_ROUND, .bits = precision == PA_PRECISION_FP16 ? 11 : 8}, coarse,
-                NULL);
+    ref_forward(&f->params, f->w, &f->batch, 0,
+                &(ref_rounding){.mode = REF_ROUND, .bits = precision == PA_PRECISION_FP16 ? 11 : 8}, coarse, NULL);
     double d = fixture_distance(coarse, exact, logit_count(f));
     free(coarse);
     int sums[] = {m->vocab, m->dim, pa_inner(m), pa_ff(m), f->batch.length}, longest = 0;
@@ -91,10 +91,11 @@ static double allowed(const fixture *f, const double *exact, pa_precision precis
 static const char *const precision_name[] = {"", "fp32", "bf16", "fp16"};
 
 static void check_near(const char *name, const fixture *f, const float *logits, pa_precision precision) {
-    double *exact = exact_logits(f), *ours = fixture_widen(logits, logit_count(f)), limit = allowed(f, exact, precision);
+    double *exact = exact_logits(f), *ours = fixture_widen(logits, logit_count(f)),
+           limit = allowed(f, exact, precision);
     double distance = fixture_distance(ours, exact, logit_count(f));
-    print_message("  %-16s %s: %.2f of the bound, %.1e of the norm\n", name, precision_name[precision], distance / limit,
-                  distance / fixture_norm(exact, logit_count(f)));
+    print_message("  %-16s %s: %.2f of the bound, %.1e of the norm\n", name, precision_name[precision],
+                  distance / limit, distance / fixture_norm(exact, logit_count(f)));
     assert_true(distance <= limit);
     free(exact);
     free(ours);
@@ -124,7 +125,8 @@ static void check_forward(const shape *s, pa_precision precision) {
     pa_err err;
     make(&f, s, 11);
     size_t rows = (size_t)s->batch * (size_t)s->latents;
-    pa_scores scores = {calloc(rows, sizeof(float)), calloc(rows, sizeof(uint16_t)), calloc(logit_count(&f), sizeof(float))};
+    pa_scores scores = {calloc(rows, sizeof(float)), calloc(rows, sizeof(uint16_t)),
+                        calloc(logit_count(&f), sizeof(float))};
     pa_context *c = fixture_open(be, &f, (pa_open){.precision = precision, .max_batch = s->batch});
     double sum, again;
     fixture_ok(be->loss(c, &f.batch, &sum, &scores, &err), &err);
@@ -180,7 +182,9 @@ static void check_causality(const shape *s, int number, pa_precision precision) 
         size_t moved = V * (size_t)(t - prefix);
         assert_memory_equal(before, after, moved * sizeof *before);
         assert_true(memcmp(before + moved, after + moved, V * sizeof *before) != 0);
-        if (s->batch > 1) assert_memory_equal(before + sequence, after + sequence, (size_t)(s->batch - 1) * sequence * sizeof *before);
+        if (s->batch > 1)
+            assert_memory_equal(before + sequence, after + sequence,
+                                (size_t)(s->batch - 1) * sequence * sizeof *before);
         *token = was;
         free(after);
     }
@@ -222,7 +226,8 @@ static void dropped_positions_are_not_seen(void **state) {
     fixture_clear(&f);
 }
 
-// Fills caches with the first `first` latents of each sequence of f, then appends the others; logits into the same places as loss's.
+// Fills caches with the first `first` latents of each sequence of f, then appends the others; logits into the same
+// places as loss's.
 static void cached_logits(const pa_backend *be, pa_context *c, const fixture *f, int first, float *logits) {
     int S = f->batch.batch, N = f->batch.latents, M = f->batch.length, P = M - N;
     size_t V = (size_t)f->params.model.vocab;
@@ -233,20 +238,23 @@ static void cached_logits(const pa_backend *be, pa_context *c, const fixture *f,
     for (int n = first - 1; n < N; n++) {
         int length = P + first;
         if (n == first - 1) {
-            for (int b = 0; b < S; b++) memcpy(tokens + (size_t)b * (size_t)length, f->input + (size_t)b * (size_t)M, (size_t)length * 2);
+            for (int b = 0; b < S; b++)
+                memcpy(tokens + (size_t)b * (size_t)length, f->input + (size_t)b * (size_t)M, (size_t)length * 2);
             fixture_ok(be->prefill(c, length, first, tokens, last, &err), &err);
         } else {
             for (int b = 0; b < S; b++) tokens[b] = f->input[b * M + P + n];
             fixture_ok(be->decode(c, tokens, last, &err), &err);
         }
-        for (int b = 0; b < S; b++) memcpy(logits + ((size_t)b * (size_t)N + (size_t)n) * V, last + (size_t)b * V, V * sizeof *last);
+        for (int b = 0; b < S; b++)
+            memcpy(logits + ((size_t)b * (size_t)N + (size_t)n) * V, last + (size_t)b * V, V * sizeof *last);
     }
     free(tokens);
     free(last);
 }
 
 // Latents before `first` have no logits of their own here: they are taken as exact.
-static void check_cached(const char *name, const pa_backend *be, pa_context *c, const fixture *f, int first, pa_precision precision) {
+static void check_cached(const char *name, const pa_backend *be, pa_context *c, const fixture *f, int first,
+                         pa_precision precision) {
     float *logits = calloc(logit_count(f), sizeof *logits);
     assert_non_null(logits);
     double *exact = exact_logits(f);
@@ -286,8 +294,8 @@ static void cached_decoding_equals_the_full_pass(void **state) {
         for (int i = 0; i < n && fixture_has(fixture_backend(), p); i++) check_decoding(&s[i], p);
 }
 
-// Weights of 8 bits: each row of a product's weight holds multiples of its largest / 127, at most half of one from what was written; the
-// full pass and the decoder compute with those. All else stays.
+// Weights of 8 bits: each row of a product's weight holds multiples of its largest / 127, at most half of one from what
+// was written; the full pass and the decoder compute with those. All else stays.
 static void weights_of_8_bits(void **state) {
     (void)state;
     const pa_backend *be = fixture_backend();

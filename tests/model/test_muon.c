@@ -1,5 +1,5 @@
-// test_muon.c: a backend's update by Muon against float64 and PyTorch (tests/golden/make_muon.py), with q, k and v each by itself, and
-// what it keeps of moments.
+// test_muon.c: a backend's update by Muon against float64 and PyTorch (tests/golden/make_muon.py), with q, k and v each
+// by itself, and what it keeps of moments.
 #include "host/files/safetensors.h"
 #include "tests/support/fixture.h"
 
@@ -21,7 +21,9 @@ static void make(fixture *f) {
 }
 
 static pa_context *open_muon(const pa_backend *be, const fixture *f, pa_precision precision) {
-    return fixture_open(be, f, (pa_open){.precision = precision, .max_batch = 2, .training = true, .deterministic = true, .muon = true});
+    return fixture_open(
+        be, f,
+        (pa_open){.precision = precision, .max_batch = 2, .training = true, .deterministic = true, .muon = true});
 }
 
 typedef struct {
@@ -116,9 +118,10 @@ static void draw_gradient(const pa_backend *be, pa_context *c, const fixture *f,
     }
 }
 
-// A step's change of a tensor, relative to its own size. The iteration's polynomial has no slope above 3.9 between singular values 0 and
-// 1.2, so five steps make an error at most 900 times as large; its products round to `epsilon`, relative to the largest singular value,
-// which of these matrices of random numbers is within a few times the root mean square.
+// A step's change of a tensor, relative to its own size. The iteration's polynomial has no slope above 3.9 between
+// singular values 0 and 1.2, so five steps make an error at most 900 times as large; its products round to `epsilon`,
+// relative to the largest singular value, which of these matrices of random numbers is within a few times the root mean
+// square.
 static void check(const fixture *f, const double *expected, const double *found, const double *before, double epsilon) {
     int wrong = 0;
     for (int t = 0; t < f->params.count; t++) {
@@ -191,7 +194,8 @@ static const pa_tensor *need(const pa_st *st, const char *name) {
     return t;
 }
 
-static void write_all(const pa_backend *be, pa_context *c, const fixture *f, const pa_st *st, pa_kind kind, const char *prefix) {
+static void write_all(const pa_backend *be, pa_context *c, const fixture *f, const pa_st *st, pa_kind kind,
+                      const char *prefix) {
     pa_err err;
     for (int t = 0; t < f->params.count; t++) {
         char name[128];
@@ -202,8 +206,8 @@ static void write_all(const pa_backend *be, pa_context *c, const fixture *f, con
     }
 }
 
-// The rule of test_golden.c: each tensor at most `times` as far from PyTorch's float64 as PyTorch's own `error`, which counts as at least
-// its typical one, the root mean square over the tensors of its share of their norms.
+// The rule of test_golden.c: each tensor at most `times` as far from PyTorch's float64 as PyTorch's own `error`, which
+// counts as at least its typical one, the root mean square over the tensors of its share of their norms.
 static void compare(const fixture *f, const pa_st *st, int step, const char *error, double times, const double *found) {
     const pa_params *p = &f->params;
     double squares = 0;
@@ -214,13 +218,15 @@ static void compare(const fixture *f, const pa_st *st, int step, const char *err
             char name[128];
             snprintf(name, sizeof name, "%d/%s", step, row->name);
             double *truth = fixture_widen(need(st, name)->data, row->size);
-            double norm = fixture_norm(truth, row->size), distance = fixture_distance(found + row->offset, truth, row->size);
+            double norm = fixture_norm(truth, row->size),
+                   distance = fixture_distance(found + row->offset, truth, row->size);
             snprintf(name, sizeof name, "%d/%s%s", step, row->name, error);
             double theirs = *(const double *)need(st, name)->data;
             double allowed = times * fmax(theirs, norm * fmax(sqrt(squares / p->count), 0x1p-24));
             if (!pass) squares += theirs / norm * (theirs / norm);
             if (pass && !(distance <= allowed)) {
-                print_error("step %d, %s: distance %.3g of norm %.3g, allowed %.3g\n", step, row->name, distance, norm, allowed);
+                print_error("step %d, %s: distance %.3g of norm %.3g, allowed %.3g\n", step, row->name, distance, norm,
+                            allowed);
                 wrong++;
             }
             free(truth);
@@ -234,7 +240,8 @@ static void three_steps(const pa_st *st, pa_precision precision, const char *err
     pa_model m = fixture_model();
     fixture f;
     pa_err err;
-    m.context = (int)s[0], m.prefix = (int)s[1], m.dim = (int)s[2], m.heads = (int)s[3], m.dim_head = (int)s[4], m.depth = (int)s[5];
+    m.context = (int)s[0], m.prefix = (int)s[1], m.dim = (int)s[2], m.heads = (int)s[3], m.dim_head = (int)s[4],
+    m.depth = (int)s[5];
     m.perceive_depth = (int)s[6], m.ff_mult = (int)s[7], m.vocab = (int)s[8];
     fixture_init(&f, &m, 0);
     pa_context *c = open_muon(be, &f, precision);

@@ -1,5 +1,6 @@
-// test_ops.c: every operation of cpu/ops.h and the matrix products, of each instruction set that this machine has, against float64, at the
-// small shapes of the case table (bench/cases.h). What float64 gives and how far rounding may take a result from it is in cases_check.c.
+// test_ops.c: every operation of cpu/ops.h and the matrix products, of each instruction set that this machine has,
+// against float64, at the small shapes of the case table (bench/cases.h). What float64 gives and how far rounding may
+// take a result from it is in cases_check.c.
 #include <omp.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -30,7 +31,8 @@ static char *snapshot(const case_run *r, size_t *bytes) {
 // That nothing past an operand's end was written: pa_alloc leaves zeros there.
 static void check_ends(const case_run *r) {
     for (int i = 0; i < CASE_OPERANDS; i++)
-        for (size_t j = 0; r->x[i].data && j < 64; j++) assert_int_equal(((const char *)r->x[i].data)[r->x[i].bytes + j], 0);
+        for (size_t j = 0; r->x[i].data && j < 64; j++)
+            assert_int_equal(((const char *)r->x[i].data)[r->x[i].bytes + j], 0);
 }
 
 static void check_row(const case_row *row, const pa_ops *ops) {
@@ -39,8 +41,8 @@ static void check_row(const case_row *row, const pa_ops *ops) {
     if (case_open(&r, row, ops, &err) || case_execute(&r, &err)) fail_msg("%s", err.text);
     case_error e = case_check(&r, 1 << 20);
     if (!(e.allowed <= 1))
-        fail_msg("%s, %s: %s is off by %.3g of what rounding allows (%.3g of the largest)", ops->name, row->name, e.output, e.allowed,
-                 e.error);
+        fail_msg("%s, %s: %s is off by %.3g of what rounding allows (%.3g of the largest)", ops->name, row->name,
+                 e.output, e.allowed, e.error);
     check_ends(&r);
     size_t bytes;
     char *first = snapshot(&r, &bytes);
@@ -49,7 +51,8 @@ static void check_row(const case_row *row, const pa_ops *ops) {
     char *second = snapshot(&r, &bytes);
     if (memcmp(first, second, bytes)) fail_msg("%s, %s: a second run gives other bits", ops->name, row->name);
     free(first), free(second);
-    if (getenv("PA_VERBOSE")) printf("%-12s %-36s %-10s error %.2e, %.3f of allowed\n", ops->name, row->name, e.output, e.error, e.allowed);
+    if (getenv("PA_VERBOSE"))
+        printf("%-12s %-36s %-10s error %.2e, %.3f of allowed\n", ops->name, row->name, e.output, e.error, e.allowed);
     case_close(&r);
 }
 
@@ -80,7 +83,8 @@ static void the_table_counts_as_the_model_does(void **state) {
         case_row row[CASE_ROWS];
         const case_model *v = &case_models[m];
         pa_model settings = case_settings(v);
-        pa_flops all = pa_count_flops(&settings, v->batch, pa_kept(v->prefix, settings.prefix_dropout), v->context - v->prefix);
+        pa_flops all =
+            pa_count_flops(&settings, v->batch, pa_kept(v->prefix, settings.prefix_dropout), v->context - v->prefix);
         double forward = 0, backward = 0;
         for (int i = case_table(v, PA_TYPE_F32, row) - 1; i >= 0; i--) {
             double blocks = row[i].cross ? 1 : v->depth;

@@ -18,7 +18,8 @@ static void make(fixture *f) {
 }
 
 static pa_context *open_training(const pa_backend *be, const fixture *f, pa_precision precision) {
-    return fixture_open(be, f, (pa_open){.precision = precision, .max_batch = 2, .training = true, .deterministic = true});
+    return fixture_open(be, f,
+                        (pa_open){.precision = precision, .max_batch = 2, .training = true, .deterministic = true});
 }
 
 static double add_gradient(const pa_backend *be, pa_context *c, const pa_batch *b) {
@@ -43,7 +44,8 @@ static double adam(const pa_params *params, adam_state *a, const pa_update *u) {
             if (u->decoupled) a->p[i] -= u->lr * decay * a->p[i];
             a->m[i] = u->beta1 * a->m[i] + (1 - u->beta1) * g;
             a->v[i] = u->beta2 * a->v[i] + (1 - u->beta2) * g * g;
-            double m = a->m[i] / (1 - pow(u->beta1, (double)u->step)), v = a->v[i] / (1 - pow(u->beta2, (double)u->step));
+            double m = a->m[i] / (1 - pow(u->beta1, (double)u->step)),
+                   v = a->v[i] / (1 - pow(u->beta2, (double)u->step));
             a->p[i] -= u->lr * m / (sqrt(v) + u->eps);
         }
     }
@@ -66,8 +68,9 @@ static void draw_gradient(const pa_backend *be, pa_context *c, const fixture *f,
     }
 }
 
-// Float32 roundings a step: of the parameter two, when it decays and when it changes; of its change (lr m / (sqrt(v) + eps), here below
-// 4 lr in size) and of the moments fewer than 15. Moments are as exact as the largest gradients that went into them, of size 1 here.
+// Float32 roundings a step: of the parameter two, when it decays and when it changes; of its change (lr m / (sqrt(v) +
+// eps), here below 4 lr in size) and of the moments fewer than 15. Moments are as exact as the largest gradients that
+// went into them, of size 1 here.
 static void check_adam(const fixture *f, const adam_state *a, const adam_state *ours, const pa_update *u) {
     double steps = (double)u->step;
     for (int t = 0; t < f->params.count; t++)
@@ -132,7 +135,8 @@ static void a_gradient_that_is_not_finite_does_no_harm(void **state) {
     const pa_backend *be = fixture_backend();
     fixture f;
     make(&f);
-    const pa_update u = {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1, .clip = 1, .step = 1};
+    const pa_update u = {
+        .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1, .clip = 1, .step = 1};
     const float bad[] = {NAN, INFINITY, -INFINITY};
     pa_err err;
     double norm;

@@ -1,5 +1,6 @@
-// test_step.c: what a backend's training step promises beyond right gradients (test_gradcheck.c): gradients add up, recomputation and
-// micro-batches change nothing, tensors can be read and written, and a step takes no memory. The optimiser is in test_optimizer.c.
+// test_step.c: what a backend's training step promises beyond right gradients (test_gradcheck.c): gradients add up,
+// recomputation and micro-batches change nothing, tensors can be read and written, and a step takes no memory. The
+// optimiser is in test_optimizer.c.
 #include "tests/support/allocations.h"
 #include "tests/support/fixture.h"
 
@@ -18,7 +19,8 @@ static double add_gradient(const pa_backend *be, pa_context *c, const pa_batch *
     return sum;
 }
 
-static double *gradient(const pa_backend *be, const fixture *f, pa_precision precision, bool recompute, float scale, double *sum) {
+static double *gradient(const pa_backend *be, const fixture *f, pa_precision precision, bool recompute, float scale,
+                        double *sum) {
     pa_context *c = fixture_training(be, f, precision, recompute);
     *sum = add_gradient(be, c, &f->batch, scale);
     double *g = fixture_read(be, c, &f->params, PA_GRAD);
@@ -35,7 +37,8 @@ static void recomputation_changes_no_bit(void **state) {
         fixture_step(&f, 0.2);
         double sum[2];
         double *kept = gradient(be, &f, p, false, fixture_scale(p), &sum[0]);
-        double *again = gradient(be, &f, p, true, fixture_scale(p), &sum[1]), norm = fixture_norm(kept, f.params.floats);
+        double *again = gradient(be, &f, p, true, fixture_scale(p), &sum[1]),
+               norm = fixture_norm(kept, f.params.floats);
         assert_true(sum[0] == sum[1] && isfinite(norm) && norm > 0);
         assert_memory_equal(kept, again, f.params.floats * sizeof *kept);
         free(kept);
@@ -83,8 +86,9 @@ static pa_batch one_of(const fixture *f, int b) {
     return one;
 }
 
-// Two calls of one sequence each add up to one call of two, up to the order of sums: over the B M rows of a weight's gradient, each
-// addition rounds by 2^-24, as often up as down: sqrt(B M) 2^-24 of the gradient's norm; twice that, there being two results.
+// Two calls of one sequence each add up to one call of two, up to the order of sums: over the B M rows of a weight's
+// gradient, each addition rounds by 2^-24, as often up as down: sqrt(B M) 2^-24 of the gradient's norm; twice that,
+// there being two results.
 static void micro_batches_add_up(void **state) {
     (void)state;
     const pa_backend *be = fixture_backend();
@@ -103,7 +107,8 @@ static void micro_batches_add_up(void **state) {
     for (int t = 0; t < f.params.count; t++) {
         const pa_param *row = &f.params.row[t];
         double off = fixture_distance(whole + row->offset, parts + row->offset, row->size);
-        if (!(off <= rounding * fixture_norm(whole + row->offset, row->size))) fail_msg("%s: off by %g", row->name, off);
+        if (!(off <= rounding * fixture_norm(whole + row->offset, row->size)))
+            fail_msg("%s: off by %g", row->name, off);
     }
     be->close(c);
     free(whole);
@@ -208,7 +213,8 @@ static double planned(const pa_backend *be, const fixture *f, bool only, pa_cont
     size_t length = 0;
     FILE *plan = open_memstream(&text, &length);
     pa_comm single = pa_comm_single();
-    pa_open o = {.params = &f->params, .precision = PA_PRECISION_FP32, .max_batch = 2, .training = true, .comm = &single};
+    pa_open o = {
+        .params = &f->params, .precision = PA_PRECISION_FP32, .max_batch = 2, .training = true, .comm = &single};
     pa_err err;
     o.plan = plan;
     o.plan_only = only;

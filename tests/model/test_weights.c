@@ -1,5 +1,5 @@
-// test_weights.c: files of weights: ours with our metadata, and those that perceiver_ar_pytorch's users write, under their names and
-// wrappers; and how each that does not fit is refused.
+// test_weights.c: files of weights: ours with our metadata, and those that perceiver_ar_pytorch's users write, under
+// their names and wrappers; and how each that does not fit is refused.
 #include "host/files/half.h"
 #include "host/files/safetensors_write.h"
 #include "host/files/weights.h"
@@ -101,7 +101,8 @@ static void expect_bits(const pa_weights *w, const pa_params *p, int t, const fl
     assert_non_null(have);
     fixture_ok(be->read(c, PA_PARAM, t, have, &err), &err);
     for (size_t i = 0; i < count; i++)
-        if (memcmp(&have[i], &expected[i], 4)) fail_msg("number %zu: %a, expected %a", i, (double)have[i], (double)expected[i]);
+        if (memcmp(&have[i], &expected[i], 4))
+            fail_msg("number %zu: %a, expected %a", i, (double)have[i], (double)expected[i]);
     free(have);
     be->close(c);
 }
@@ -167,13 +168,15 @@ static void no_model_is_said(void **state) {
     char from[SCRATCH_PATH];
     snprintf(from, sizeof from, "%s", scratch("none"));
     refuse(from, NULL, NULL, PA_USAGE, ": expected a model file, a checkpoint or a run directory, found nothing there");
-    refuse(scratch_folder, NULL, NULL, PA_USAGE, ": expected a run directory or a checkpoint, found no checkpoint in it");
+    refuse(scratch_folder, NULL, NULL, PA_USAGE,
+           ": expected a run directory or a checkpoint, found no checkpoint in it");
     snprintf(from, sizeof from, "%s", scratch("a.mid"));
     scratch_put("a.mid", "Mhd\n\x1b[2J");
     refuse(from, NULL, NULL, PA_DATA, ": expected a safetensors file, found one that begins with \"Mhd\\x0a\\x1b[2J\"");
     for (int cut = 4; cut <= 12; cut += 8) {
         char message[SCRATCH_PATH + 128];
-        snprintf(message, sizeof message, ": expected a model, found a MIDI file; the model comes first: pagen MODEL --primer %s", from);
+        snprintf(message, sizeof message,
+                 ": expected a model, found a MIDI file; the model comes first: pagen MODEL --primer %s", from);
         scratch_put_bytes("a.mid", "MThd\0\0\0\6\0\0\0\1", (size_t)cut);
         refuse(from, NULL, NULL, PA_DATA, message);
     }
@@ -193,7 +196,8 @@ static void damaged_metadata_is_refused(void **state) {
     } kase[] = {
         {{{"format", "patrain-checkpoint-9"}}, ": expected format patrain-checkpoint-1, found patrain-checkpoint-9"},
         {{{"format", "patrain-checkpoint-1"}}, ": expected metadata model and encoding, found no model"},
-        {{{"format", "patrain-checkpoint-1"}, {"model", "[model]"}}, ": expected metadata model and encoding, found no encoding"},
+        {{{"format", "patrain-checkpoint-1"}, {"model", "[model]"}},
+         ": expected metadata model and encoding, found no encoding"},
         {{{"format", "patrain-checkpoint-1"}, {"model", "[model]\ndim = 0"}, {"encoding", "performance"}},
          ":2: model.dim: expected a whole number from 1 to 65536, found \"0\""},
     };
@@ -225,7 +229,8 @@ static void open_typed(draft *d, pa_dtype type, const void *bits, pa_weights *w)
 
 static void each_type_loads_to_the_bit(void **state) {
     (void)state;
-    static const uint16_t f16[NUMBERS] = {0x0000, 0x8000, 0x0001, 0x83ff, 0x0400, 0x3c00, 0x3555, 0x7bff, 0xfbff, 0x3c01};
+    static const uint16_t f16[NUMBERS] = {0x0000, 0x8000, 0x0001, 0x83ff, 0x0400,
+                                          0x3c00, 0x3555, 0x7bff, 0xfbff, 0x3c01};
     static const uint16_t bf16[NUMBERS] = {0x0000, 0x8000, 0x0001, 0x7f7f, 0x3f80, 0x3eab, 0xc049};
     static const double f64[NUMBERS] = {0.1,   -0.0,     0x1p0 + 0x1p-24, 0x1p0 + 0x3p-24, 0x1p0 + 0x1p-24 + 0x1p-50,
                                         1e-46, 0x1p-149, -3.5e38 / 1.1};
@@ -253,8 +258,10 @@ static void numbers_beyond_float32_are_refused(void **state) {
     const struct {
         double number;
         const char *message;
-    } kase[] = {
-        {1e39, "F32 holds, found 1e+39"}, {-1e300, "F32 holds, found -1e+300"}, {(double)INFINITY, "found inf"}, {(double)NAN, "found"}};
+    } kase[] = {{1e39, "F32 holds, found 1e+39"},
+                {-1e300, "F32 holds, found -1e+300"},
+                {(double)INFINITY, "found inf"},
+                {(double)NAN, "found"}};
     EACH_ROW (i, kase, kase[i].message) {
         const double f64[NUMBERS] = {[3] = kase[i].number};
         const pa_backend *be = fixture_backend();
@@ -266,7 +273,8 @@ static void numbers_beyond_float32_are_refused(void **state) {
         open_typed(&d, PA_F64, f64, &w);
         fixture_ok(be->open(&c, &(pa_open){.params = &d.params, .max_batch = 1, .comm = &single}, &err), &err);
         assert_int_equal(pa_weights_load(&w, &d.params, be, c, &err), PA_DATA);
-        if (!strstr(err.text, "norm.weight[3]: expected a number that") || !strstr(err.text, kase[i].message)) fail_msg("%s", err.text);
+        if (!strstr(err.text, "norm.weight[3]: expected a number that") || !strstr(err.text, kase[i].message))
+            fail_msg("%s", err.text);
         be->close(c);
         pa_weights_close(&w);
         end(&d);
@@ -329,8 +337,9 @@ static void positions_of_a_rotary_model_are_zeros(void **state) {
             assert_int_equal(w.model.position, PA_POSITION_ROTARY);
             pa_weights_close(&w);
         } else {
-            refuse(from, NULL, NULL, PA_DATA,
-                   ": pos_emb.weight: expected zeros with model.position = rotary, found others: is it learned+rotary?");
+            refuse(
+                from, NULL, NULL, PA_DATA,
+                ": pos_emb.weight: expected zeros with model.position = rotary, found others: is it learned+rotary?");
         }
         end(&d);
     }
@@ -345,14 +354,17 @@ static void wrappers_are_taken_off_names(void **state) {
         pa_weights w;
         pa_err err;
         begin(&d);
-        for (int t = 0; t < d.count; t++) snprintf(d.name[t], sizeof d.name[t], "%s%s", wrapper[i], d.params.row[t].name);
-        snprintf(d.name[d.count], sizeof d.name[0], "%srotary_pos_emb.inv_freq", wrapper[i]); // a buffer of theirs; we compute it
+        for (int t = 0; t < d.count; t++)
+            snprintf(d.name[t], sizeof d.name[t], "%s%s", wrapper[i], d.params.row[t].name);
+        snprintf(d.name[d.count], sizeof d.name[0], "%srotary_pos_emb.inv_freq",
+                 wrapper[i]); // a buffer of theirs; we compute it
         d.tensor[d.count] = (pa_tensor){d.name[d.count], PA_F32, 1, {16}, frequencies, 64};
         d.count++;
         put(&d, "theirs.safetensors", false);
         for (int by_model = 0; by_model < 2; by_model++) {
             const char *config = by_model ? NULL : put_config(&d.model, "theirs.ini");
-            fixture_ok(pa_weights_open(&w, scratch("theirs.safetensors"), config, by_model ? &d.model : NULL, &err), &err);
+            fixture_ok(pa_weights_open(&w, scratch("theirs.safetensors"), config, by_model ? &d.model : NULL, &err),
+                       &err);
             assert_true(w.foreign && w.step == 0 && w.encoding == PA_PERFORMANCE);
             fixture_ok(pa_config_same_model(&w.model, &d.model, &err), &err);
             expect_loaded(&d, &w);
@@ -369,7 +381,8 @@ static void theirs_need_settings(void **state) {
     begin(&d);
     put(&d, "theirs.safetensors", false);
     snprintf(from, sizeof from, "%s", scratch("theirs.safetensors"));
-    refuse(from, NULL, NULL, PA_USAGE, ": has no settings of its own; expected --config FILE.ini, whose [model] describes it");
+    refuse(from, NULL, NULL, PA_USAGE,
+           ": has no settings of its own; expected --config FILE.ini, whose [model] describes it");
     snprintf(config, sizeof config, "%s", scratch("none.ini"));
     snprintf(message, sizeof message, "cannot open %s: No such file or directory", config);
     refuse(from, config, NULL, PA_USAGE, message);

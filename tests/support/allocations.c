@@ -1,4 +1,5 @@
-// allocations.c: stands before the C library's malloc and mmap, as a program's own definitions do, and counts on the way through.
+// allocations.c: stands before the C library's malloc and mmap, as a program's own definitions do, and counts on the
+// way through.
 #include "tests/support/allocations.h"
 
 #include <dlfcn.h>
@@ -69,12 +70,14 @@ __attribute__((constructor)) static void start(void) {
 
 static void count(const void *caller, size_t size) {
     for (int i = 0; i < runtimes; i++)
-        if (size < runtime[i].below && (uintptr_t)caller >= runtime[i].start && (uintptr_t)caller < runtime[i].end) return;
+        if (size < runtime[i].below && (uintptr_t)caller >= runtime[i].start && (uintptr_t)caller < runtime[i].end)
+            return;
     calls++;
 }
 
 // glibc's own names for what is replaced here; they need no look-up, which would itself allocate.
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t),
+    *__libc_memalign(size_t, size_t);
 
 void *malloc(size_t size) {
     count(__builtin_return_address(0), size);

@@ -1,7 +1,7 @@
-// allocations.h: counts calls of malloc and its kin, and of mmap, in the whole process, libraries included. Blocks of less than a page
-// that the OpenMP and C++ runtimes take for their bookkeeping are not counted: libgomp takes one for a parallel region, oneDNN some
-// list nodes for a product's arguments, and neither can be configured not to. Nor are the buffers that oneDNN's products take where there
-// is no AVX-512.
+// allocations.h: counts calls of malloc and its kin, and of mmap, in the whole process, libraries included. Blocks of
+// less than a page that the OpenMP and C++ runtimes take for their bookkeeping are not counted: libgomp takes one for a
+// parallel region, oneDNN some list nodes for a product's arguments, and neither can be configured not to. Nor are the
+// buffers that oneDNN's products take where there is no AVX-512.
 #ifndef PA_TESTS_ALLOCATIONS_H
 #define PA_TESTS_ALLOCATIONS_H
 

@@ -1,5 +1,5 @@
-// cuda_ops.c: see cuda_ops.h. A call lists its operands with use() and change(), which give their twins on the device, and ends with
-// done().
+// cuda_ops.c: see cuda_ops.h. A call lists its operands with use() and change(), which give their twins on the device,
+// and ends with done().
 #include "tests/support/cuda_ops.h"
 
 #include <math.h>
@@ -48,8 +48,10 @@ static void *add(const void *host, size_t bytes, bool back, bool narrow) {
     }
     check(cudaMemcpy(device, other ? other : host, bytes, cudaMemcpyHostToDevice), "cudaMemcpy");
     free(other);
-    operand[operands].host = (void *)(uintptr_t)host, operand[operands].device = device, operand[operands].bytes = bytes;
-    operand[operands].back = back, operand[operands].row = 0, operand[operands++].narrow = narrow && half == CUDA_OPS_CONVERTED;
+    operand[operands].host = (void *)(uintptr_t)host, operand[operands].device = device,
+    operand[operands].bytes = bytes;
+    operand[operands].back = back, operand[operands].row = 0,
+    operand[operands++].narrow = narrow && half == CUDA_OPS_CONVERTED;
     return device;
 }
 // Plain memory: read, or also written.
@@ -91,8 +93,10 @@ static void done(void) {
         if (operand[i].row)
             rows_back(i);
         else if (operand[i].back)
-            check(cudaMemcpy(operand[i].host, operand[i].device, operand[i].bytes, cudaMemcpyDeviceToHost), "cudaMemcpy");
-        if (operand[i].back && !operand[i].row && operand[i].narrow) convert(operand[i].host, operand[i].host, operand[i].bytes / 2, false);
+            check(cudaMemcpy(operand[i].host, operand[i].device, operand[i].bytes, cudaMemcpyDeviceToHost),
+                  "cudaMemcpy");
+        if (operand[i].back && !operand[i].row && operand[i].narrow)
+            convert(operand[i].host, operand[i].host, operand[i].bytes / 2, false);
         check(cudaFree(operand[i].device), "cudaFree");
     }
     operands = 0;
@@ -210,7 +214,8 @@ static void head_norm_bwd(pa_device *unused, const pa_head_norm_grads *a) {
 static void column_sum(pa_device *unused, float *sum, const float *x, int rows, int C, void *work) {
     (void)unused;
     (void)work;
-    cuda_column_sum(&device, change(sum, (size_t)C * 4), use(x, product(rows, C) * 4), rows, C, scratch(cuda_norm_work(C)));
+    cuda_column_sum(&device, change(sum, (size_t)C * 4), use(x, product(rows, C) * 4), rows, C,
+                    scratch(cuda_norm_work(C)));
     done();
 }
 
@@ -348,7 +353,8 @@ static pa_attn attention_of(const pa_attn *a) {
     c.kn = use_act(a->type, a->kn, spread(rows, a->ldkv, I));
     c.vn = use_act(a->type, a->vn, spread(rows, a->ldkv, I));
     if (a->dropout.p > 0)
-        c.dropout = (pa_dropout){a->dropout.p, a->dropout.seed, use(a->dropout.window, (size_t)a->batch * 8), a->dropout.layer};
+        c.dropout =
+            (pa_dropout){a->dropout.p, a->dropout.seed, use(a->dropout.window, (size_t)a->batch * 8), a->dropout.layer};
     return c;
 }
 static void attn_fwd(pa_device *unused, const pa_attn *a, void *o, float *lse, pa_work work) {
@@ -356,7 +362,8 @@ static void attn_fwd(pa_device *unused, const pa_attn *a, void *o, float *lse, p
     const pa_attn c = attention_of(a);
     (void)unused;
     (void)work;
-    cuda_attn_fwd(0, &c, change_rows(a->type, o, rows, a->ldo, a->heads * a->dim_head), change(lse, product(rows, a->heads) * 4));
+    cuda_attn_fwd(0, &c, change_rows(a->type, o, rows, a->ldo, a->heads * a->dim_head),
+                  change(lse, product(rows, a->heads) * 4));
     done();
 }
 static void attn_bwd(pa_device *unused, const pa_attn *a, const pa_attn_grads *g, pa_work work) {

@@ -7,9 +7,10 @@
 //   hang                it returns after ten minutes
 //   torn                fwrite says that all is written, of half; write that half is
 //   kill, killed        the process is killed before it, or after (fwrite: after half of it)
-//   lost                rename, then killed, and what was in the renamed folder is cut in half: a disk whose fsync lies, and no power
-// Calls: fwrite fflush fclose write fsync rename renameat2 unlink symlink mkdir open (for writing) pread flock. stdio's own calls of write
-// are its library's, so stdio's functions are replaced beside it.
+//   lost                rename, then killed, and what was in the renamed folder is cut in half: a disk whose fsync
+//   lies, and no power
+// Calls: fwrite fflush fclose write fsync rename renameat2 unlink symlink mkdir open (for writing) pread flock. stdio's
+// own calls of write are its library's, so stdio's functions are replaced beside it.
 //
 // Load averages are those of a busy machine, on which OMP_DYNAMIC=true gives a region one thread.
 #include <dlfcn.h>

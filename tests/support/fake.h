@@ -1,6 +1,6 @@
-// fake.h: a backend for tests of what lies above the seam: its logits are a hash of all that a position sees (the window's tokens up to
-// it, and where the prefix ends), so that a wrong window, a wrong shape or a stale cache shows in every number. Refuses what a real one
-// does.
+// fake.h: a backend for tests of what lies above the seam: its logits are a hash of all that a position sees (the
+// window's tokens up to it, and where the prefix ends), so that a wrong window, a wrong shape or a stale cache shows in
+// every number. Refuses what a real one does.
 #ifndef PA_TESTS_FAKE_H
 #define PA_TESTS_FAKE_H
 
@@ -25,7 +25,8 @@ struct pa_context {
     int calls, prefills, fail_at; // loss, prefill or decode number fail_at fails
     float spoil;                  // not 0: what the logit of token 5 is from the second prefill or decode on
     bool never_releases;          // strokes are rare too, so that few keys are struck again
-    int end_after; // not 0: tokens after which END is by far the most probable once, in stream s one token later than in s - 1
+    int end_after; // not 0: tokens after which END is by far the most probable once, in stream s one token later than
+                   // in s - 1
 };
 
 static inline pa_context fake_context(int context, int prefix, int max_batch, int streams) {
@@ -47,7 +48,8 @@ static inline uint64_t fake_mix(uint64_t x) {
 static inline void fake_logits(const uint16_t *token, int visible, int prefix, float *logits) {
     uint64_t h = fake_mix((uint64_t)prefix + 1);
     for (int i = 0; i < visible; i++) h = fake_mix(h + token[i] + 1);
-    for (int v = 0; v < PA_VOCAB; v++) logits[v] = (float)(fake_mix(h + 7u * (uint64_t)v) >> 40) * (1.0f / (1 << 21)) - 4; // [-4, 4)
+    for (int v = 0; v < PA_VOCAB; v++)
+        logits[v] = (float)(fake_mix(h + 7u * (uint64_t)v) >> 40) * (1.0f / (1 << 21)) - 4; // [-4, 4)
 }
 
 static inline double fake_nats(const float *logits, int target) {
@@ -62,11 +64,13 @@ static inline int fake_best(const float *logits) {
     return best;
 }
 
-static inline pa_status fake_check(pa_context *c, int length, int latents, const uint16_t *token, size_t tokens, pa_err *err) {
+static inline pa_status fake_check(pa_context *c, int length, int latents, const uint16_t *token, size_t tokens,
+                                   pa_err *err) {
     const pa_model *m = &c->model;
     if (++c->calls == c->fail_at) return pa_error(err, PA_FAIL, "the device is on fire");
     if (latents < 1 || latents > m->context - m->prefix) return pa_error(err, PA_USAGE, "%d latents", latents);
-    if (length - latents < 0 || length - latents > m->prefix) return pa_error(err, PA_USAGE, "prefix of %d", length - latents);
+    if (length - latents < 0 || length - latents > m->prefix)
+        return pa_error(err, PA_USAGE, "prefix of %d", length - latents);
     for (size_t i = 0; i < tokens; i++)
         if (token[i] >= PA_VOCAB) return pa_error(err, PA_USAGE, "token %d", token[i]);
     return PA_OK;
@@ -103,10 +107,12 @@ static inline void fake_answer(const pa_context *c, float *logits) {
     }
 }
 
-static inline pa_status fake_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err) {
+static inline pa_status fake_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits,
+                                     pa_err *err) {
     pa_status s = fake_check(c, length, latents, tokens, (size_t)c->streams * (size_t)length, err);
     if (s) return s;
-    for (int i = 0; i < c->streams; i++) memcpy(c->window[i], tokens + (size_t)i * (size_t)length, (size_t)length * sizeof *tokens);
+    for (int i = 0; i < c->streams; i++)
+        memcpy(c->window[i], tokens + (size_t)i * (size_t)length, (size_t)length * sizeof *tokens);
     c->cached = length;
     c->prefix = length - latents;
     c->prefills++;
@@ -123,6 +129,7 @@ static inline pa_status fake_decode(pa_context *c, const uint16_t *tokens, float
     return PA_OK;
 }
 
-static const pa_backend fake_backend = {.name = "fake", .loss = fake_loss, .prefill = fake_prefill, .decode = fake_decode};
+static const pa_backend fake_backend = {
+    .name = "fake", .loss = fake_loss, .prefill = fake_prefill, .decode = fake_decode};
 
 #endif

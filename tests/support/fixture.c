@@ -59,7 +59,8 @@ void fixture_batch(fixture *f, int batch, int length, int latents, int kept, uin
     f->keep = kept < 0 ? NULL : calloc(B * (size_t)kept + 1, sizeof *f->keep);
     f->window = calloc(B, sizeof *f->window);
     assert_true(f->input && f->target && f->window);
-    for (size_t i = 0; i < B * (size_t)length; i++) f->input[i] = (uint16_t)pa_below(pa_random(seed, PA_RANDOM_CROP, 0, i), words + 1);
+    for (size_t i = 0; i < B * (size_t)length; i++)
+        f->input[i] = (uint16_t)pa_below(pa_random(seed, PA_RANDOM_CROP, 0, i), words + 1);
     for (size_t i = 0; i < B * (size_t)latents; i++) {
         bool pad = pa_uniform(pa_random(seed, PA_RANDOM_CROP, 2, i)) < 0.2;
         f->target[i] = (uint16_t)(pad ? words : pa_below(pa_random(seed, PA_RANDOM_CROP, 1, i), words));
@@ -71,7 +72,8 @@ void fixture_batch(fixture *f, int batch, int length, int latents, int kept, uin
             if (pa_uniform(pa_random(seed, PA_RANDOM_PREFIX, b, m)) * (double)(P - m) < left)
                 f->keep[b * (size_t)kept + (size_t)(kept - left--)] = (int32_t)m;
     }
-    f->batch = (pa_batch){.batch = batch, .length = length, .latents = latents, .input = f->input, .target = f->target, .keep = f->keep};
+    f->batch = (pa_batch){
+        .batch = batch, .length = length, .latents = latents, .input = f->input, .target = f->target, .keep = f->keep};
     f->batch.kept = kept < 0 ? (int)P : kept;
 }
 
@@ -115,8 +117,9 @@ bool fixture_has(const pa_backend *be, pa_precision precision) {
     pa_context *c = NULL;
     pa_err err;
     fixture_init(&f, &m, 0);
-    pa_status s =
-        be->open(&c, &(pa_open){.params = &f.params, .comm = &single, .precision = precision, .max_batch = 1, .plan_only = true}, &err);
+    pa_status s = be->open(
+        &c, &(pa_open){.params = &f.params, .comm = &single, .precision = precision, .max_batch = 1, .plan_only = true},
+        &err);
     if (s != PA_USAGE) fixture_ok(s, &err);
     fixture_clear(&f);
     return s == PA_OK;
@@ -144,7 +147,8 @@ pa_context *fixture_open(const pa_backend *be, const fixture *f, pa_open o) {
 }
 
 pa_context *fixture_training(const pa_backend *be, const fixture *f, pa_precision precision, bool recompute) {
-    pa_open o = {.precision = precision, .max_batch = 2, .training = true, .recompute = recompute, .streams = 1, .seed = 41};
+    pa_open o = {
+        .precision = precision, .max_batch = 2, .training = true, .recompute = recompute, .streams = 1, .seed = 41};
     o.deterministic = true;
     return fixture_open(be, f, o);
 }

@@ -1,4 +1,5 @@
-// fixture.h: what the tests of the whole model share: a tiny model with drawn parameters and a drawn batch, and a backend holding them.
+// fixture.h: what the tests of the whole model share: a tiny model with drawn parameters and a drawn batch, and a
+// backend holding them.
 #ifndef PA_TESTS_FIXTURE_H
 #define PA_TESTS_FIXTURE_H
 
@@ -13,13 +14,15 @@ typedef struct {
     uint64_t *window;
 } fixture;
 
-// context 24, prefix 9, dim 16, heads 3, dim_head 8 (inner width 24), depth 2, vocabulary 40 (PAD is 39), everything else default.
+// context 24, prefix 9, dim 16, heads 3, dim_head 8 (inner width 24), depth 2, vocabulary 40 (PAD is 39), everything
+// else default.
 pa_model fixture_model(void);
 // Parameters of the size that keeps every sum of order 1; norms and biases away from 1 and 0.
 void fixture_init(fixture *f, const pa_model *m, uint64_t seed);
 // A batch of random tokens; some targets are PAD. kept < 0: no keep list.
 void fixture_batch(fixture *f, int batch, int length, int latents, int kept, uint64_t seed);
-// A whole training step's: two sequences with dropped prefix positions through most switches, and dropout by window number.
+// A whole training step's: two sequences with dropped prefix positions through most switches, and dropout by window
+// number.
 void fixture_step(fixture *f, double dropout);
 void fixture_clear(fixture *f);
 
@@ -31,7 +34,8 @@ bool fixture_takes(const pa_backend *be, const pa_model *m);
 bool fixture_has(const pa_backend *be, pa_precision precision);
 // bf16 where it has that, else fp16.
 pa_precision fixture_16_bits(const pa_backend *be);
-// What loss_grad's scale is to be for sums of nats: fp16 keeps gradients times 65,536, and its largest number is below that.
+// What loss_grad's scale is to be for sums of nats: fp16 keeps gradients times 65,536, and its largest number is below
+// that.
 float fixture_scale(pa_precision precision);
 // Opens and writes f's parameters. What o leaves at zero of params and comm is filled in.
 pa_context *fixture_open(const pa_backend *be, const fixture *f, pa_open o);

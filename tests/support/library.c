@@ -45,7 +45,8 @@ void library_put_model(const char *path, const char *encoding) {
                                 .bytes = row->size * 4};
     }
     char *text = pa_config_model_text(&m);
-    const pa_meta meta[] = {{"format", "patrain-checkpoint-1"}, {"model", text}, {"encoding", encoding}, {"step", "17"}};
+    const pa_meta meta[] = {
+        {"format", "patrain-checkpoint-1"}, {"model", text}, {"encoding", encoding}, {"step", "17"}};
     fixture_ok(pa_st_write(path, tensor, (size_t)f.params.count, meta, 4, &err), &err);
     free(text);
     free(w);

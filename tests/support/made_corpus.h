@@ -1,7 +1,9 @@
-// made_corpus.h: what the tests of training windows share: a corpus in memory, a sampler on it, and a test of uniformity.
+// made_corpus.h: what the tests of training windows share: a corpus in memory, a sampler on it, and a test of
+// uniformity.
 //
-// Tests of uniformity count draws in n equally likely boxes. Pearson's sum over them is chi-square with n - 1 degrees of freedom: mean
-// n - 1, deviation sqrt(2 (n - 1)). Five deviations are the bound; the seeds are fixed, so a test passes always or never.
+// Tests of uniformity count draws in n equally likely boxes. Pearson's sum over them is chi-square with n - 1 degrees
+// of freedom: mean n - 1, deviation sqrt(2 (n - 1)). Five deviations are the bound; the seeds are fixed, so a test
+// passes always or never.
 #ifndef PA_TESTS_MADE_CORPUS_H
 #define PA_TESTS_MADE_CORPUS_H
 
@@ -25,7 +27,8 @@ typedef struct {
     int64_t offset[MOST_PIECES + 1];
 } corpus;
 
-// Pieces of these lengths; the corpus' k-th token is k mod 256, notes only, so that in a small corpus a token identifies its place.
+// Pieces of these lengths; the corpus' k-th token is k mod 256, notes only, so that in a small corpus a token
+// identifies its place.
 static inline void make(corpus *c, const int *length, int pieces) {
     *c = (corpus){.config = pa_config_default()};
     c->config.model.context = CONTEXT;

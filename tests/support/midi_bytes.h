@@ -63,15 +63,15 @@ typedef struct {
     int tick;
     uint8_t status, a, b;
 } row;
-#define ON(t, pitch, velocity)                                                                                                             \
+#define ON(t, pitch, velocity)                                                                                         \
     { t, 0x90, pitch, velocity }
-#define OFF(t, pitch)                                                                                                                      \
+#define OFF(t, pitch)                                                                                                  \
     { t, 0x80, pitch, 64 }
-#define CC(t, value)                                                                                                                       \
+#define CC(t, value)                                                                                                   \
     { t, 0xb0, 64, value }
 #define DOWN(t) CC(t, 127)
 #define UP(t) CC(t, 0)
-#define STOP                                                                                                                               \
+#define STOP                                                                                                           \
     { -1, 0, 0, 0 }
 
 static inline void midi_rows(midi *m, const row *r) {
@@ -114,7 +114,8 @@ static inline char *tokens_text(const uint16_t *token, size_t count) {
 }
 
 // From a copy of exactly the file's size, so that a read past its end is seen.
-static inline pa_status encode_with(const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_piece *piece, pa_err *err) {
+static inline pa_status encode_with(const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_piece *piece,
+                                    pa_err *err) {
     uint8_t *copy = malloc(count ? count : 1);
     assert_non_null(copy);
     if (count) memcpy(copy, bytes, count);
@@ -128,7 +129,8 @@ static inline pa_status encode_bytes(const uint8_t *bytes, size_t count, pa_enco
 }
 
 // expected "": the file is read and nothing of it is encoded. *report may be NULL.
-static inline void expect_options(const midi *m, const pa_encode_options *o, const char *expected, size_t dropped, pa_report *report) {
+static inline void expect_options(const midi *m, const pa_encode_options *o, const char *expected, size_t dropped,
+                                  pa_report *report) {
     pa_piece piece;
     pa_err err = {""};
     pa_status s = encode_with(m->byte, m->count, o, &piece, &err);

@@ -1,5 +1,5 @@
-// plain_attention.h: attention's inputs and, in float64 and in the type under test, its plain computation, for test_attention.c. That file
-// says what MARGIN and half are.
+// plain_attention.h: attention's inputs and, in float64 and in the type under test, its plain computation, for
+// test_attention.c. That file says what MARGIN and half are.
 #ifndef PA_TEST_PLAIN_ATTENTION_H
 #define PA_TEST_PLAIN_ATTENTION_H
 
@@ -25,7 +25,8 @@ typedef struct {
     uint64_t window[4];
     tensor q, kp, vp, kn, vn, dout;
     double *exact[RESULTS], *plain[RESULTS];
-    double score, terms, summand; // largest: sum of magnitudes in a score; the same in a summand of dq or dk; such a summand
+    double score, terms,
+        summand; // largest: sum of magnitudes in a score; the same in a summand of dq or dk; such a summand
 } problem;
 
 static uint64_t draws;
@@ -66,7 +67,8 @@ static void tensor_free(tensor *t) {
 // That nothing beyond the columns was written.
 static void check_margins(pa_type type, const tensor *t) {
     for (int r = 0; r < t->rows; r++)
-        for (size_t i = (size_t)(r * t->ld + t->cols) * pa_size(type); i < (size_t)((r + 1) * t->ld) * pa_size(type); i++)
+        for (size_t i = (size_t)(r * t->ld + t->cols) * pa_size(type); i < (size_t)((r + 1) * t->ld) * pa_size(type);
+             i++)
             assert_int_equal(((unsigned char *)t->data)[i], 0x55);
 }
 
@@ -106,27 +108,33 @@ static void plain_query(problem *t, rounding r, double **to, int b, int h, int n
     const shape *s = &t->s;
     const int D = s->dim_head, seen = s->kept + n + 1;
     const size_t at = ((size_t)b * (size_t)s->latents + (size_t)n) * (size_t)(s->heads * D) + (size_t)(h * D);
-    const double *q = t->q.number + at, *dout = t->dout.number + at, c = (double)t->a.scale, survivor = 1 / (1 - (double)s->drop);
-    double *p = malloc(sizeof(double) * (size_t)seen), *z = malloc(sizeof(double) * (size_t)seen), top = -INFINITY, sum = 0, delta = 0;
+    const double *q = t->q.number + at, *dout = t->dout.number + at, c = (double)t->a.scale,
+                 survivor = 1 / (1 - (double)s->drop);
+    double *p = malloc(sizeof(double) * (size_t)seen), *z = malloc(sizeof(double) * (size_t)seen), top = -INFINITY,
+           sum = 0, delta = 0;
     for (int m = 0; m < seen; m++) {
         p[m] = sum_round(r, c * dot(r, q, row_of(t->kp.number, t->kn.number, s, b, m) + h * D, D));
         z[m] = s->drop > 0 ? (survives(&t->a.dropout, b, h, n, m) ? survivor : 0) : 1;
         top = fmax(top, p[m]);
     }
     for (int m = 0; m < seen; m++) sum = sum_round(r, sum + (p[m] = sum_round(r, exp(sum_round(r, p[m] - top)))));
-    to[LSE][((size_t)b * (size_t)s->heads + (size_t)h) * (size_t)s->latents + (size_t)n] = sum_round(r, top + sum_round(r, log(sum)));
+    to[LSE][((size_t)b * (size_t)s->heads + (size_t)h) * (size_t)s->latents + (size_t)n] =
+        sum_round(r, top + sum_round(r, log(sum)));
     for (int m = 0; m < seen; m++) {
         p[m] = sum_round(r, p[m] / sum);
         const double *v = row_of(t->vp.number, t->vn.number, s, b, m) + h * D;
-        for (int d = 0; d < D; d++) to[O][at + (size_t)d] = sum_round(r, to[O][at + (size_t)d] + store_round(r, p[m] * z[m]) * v[d]);
+        for (int d = 0; d < D; d++)
+            to[O][at + (size_t)d] = sum_round(r, to[O][at + (size_t)d] + store_round(r, p[m] * z[m]) * v[d]);
     }
     for (int d = 0; d < D; d++) to[O][at + (size_t)d] = store_round(r, to[O][at + (size_t)d]);
     delta = dot(r, dout, to[O] + at, D);
     for (int m = 0; m < seen; m++) {
-        const double *k = row_of(t->kp.number, t->kn.number, s, b, m) + h * D, *v = row_of(t->vp.number, t->vn.number, s, b, m) + h * D;
+        const double *k = row_of(t->kp.number, t->kn.number, s, b, m) + h * D,
+                     *v = row_of(t->vp.number, t->vn.number, s, b, m) + h * D;
         double *dk = row_of(to[DKP], to[DKN], s, b, m) + h * D, *dv = row_of(to[DVP], to[DVN], s, b, m) + h * D;
         t->score = fmax(t->score, c * magnitude(q, k, D));
-        double dp = dot(r, dout, v, D), w = store_round(r, p[m] * z[m]), ds = store_round(r, p[m] * sum_round(r, dp * z[m] - delta));
+        double dp = dot(r, dout, v, D), w = store_round(r, p[m] * z[m]),
+               ds = store_round(r, p[m] * sum_round(r, dp * z[m] - delta));
         double terms = c * p[m] * (magnitude(dout, v, D) * z[m] + magnitude(dout, to[O] + at, D)),
                summand = c * p[m] * (fabs(dp * z[m]) + fabs(delta));
         for (int d = 0; d < D; d++) {

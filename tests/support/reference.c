@@ -56,7 +56,8 @@ static void round_all(ref *r, double *x, size_t count) {
     for (size_t i = 0; i < count; i++) x[i] = rounded(r, x[i]);
 }
 
-// y (rows, out) = x (rows, in) w^T, w (out, in). With w turned and nothing shared, so that the compiler makes vectors of the inner loop.
+// y (rows, out) = x (rows, in) w^T, w (out, in). With w turned and nothing shared, so that the compiler makes vectors
+// of the inner loop.
 static void product(ref *r, double *restrict y, const double *restrict x, const double *w, int rows, int in, int out) {
     double *restrict turned = take((size_t)in * out);
     for (int j = 0; j < out; j++)
@@ -118,8 +119,9 @@ static double *turns(const ref *r, int length) {
     return turn;
 }
 
-// Dropout: 0 with probability p, else 1 / (1 - p). Element `at` of a run of draws takes one of the four words of draw at / 4.
-// Weights of cross-attention: a run for each layer, head and query; of the feed-forward: one for each layer and row of the sequence.
+// Dropout: 0 with probability p, else 1 / (1 - p). Element `at` of a run of draws takes one of the four words of draw
+// at / 4. Weights of cross-attention: a run for each layer, head and query; of the feed-forward: one for each layer and
+// row of the sequence.
 static double survives(const ref *r, uint64_t run, size_t at) {
     double p = (double)(float)r->p->model.dropout;
     if (!r->dropout || p == 0) return 1;
@@ -159,7 +161,8 @@ static void attention(ref *r, int layer, double *o, const double *q, const doubl
             for (int m = 0; m <= K + n; m++) sum += weight[m] = exp(weight[m] - most);
             for (int d = 0; d < r->D; d++) on[d] = 0;
             for (int m = 0; m <= K + n; m++) {
-                double kept = cross ? survives(r, attention_run(layer, h, n), (size_t)m) : 1, a = rounded(r, weight[m] / sum * kept);
+                double kept = cross ? survives(r, attention_run(layer, h, n), (size_t)m) : 1,
+                       a = rounded(r, weight[m] / sum * kept);
                 for (int d = 0; d < r->D; d++) on[d] += a * v[(size_t)m * r->I + h * r->D + d];
             }
             for (int d = 0; d < r->D; d++) on[d] = rounded(r, on[d]);
@@ -212,7 +215,8 @@ static void feed_forward(ref *r, int layer, double *z) {
     for (int n = 0; n < N; n++)
         for (int j = 0; j < F; j++) {
             double *g = &h[(size_t)n * F + j];
-            *g = rounded(r, activation(r->p->model.activation, *g) * survives(r, feed_forward_run(layer, n, F), (size_t)j));
+            *g = rounded(r, activation(r->p->model.activation, *g) *
+                                survives(r, feed_forward_run(layer, n, F), (size_t)j));
         }
     linear(r, y, h, at(r, t->ff_4), N, F, C);
     for (int i = 0; i < N * C; i++) z[i] += y[i];
@@ -271,8 +275,8 @@ static void sequence(ref *r, const pa_batch *b, int s, ref_loss *loss, double *l
     free(x);
 }
 
-static ref_loss run(const pa_params *p, const double *w, const pa_batch *b, uint64_t seed, ref_rounding *rounding, double *logits,
-                    double *nats) {
+static ref_loss run(const pa_params *p, const double *w, const pa_batch *b, uint64_t seed, ref_rounding *rounding,
+                    double *logits, double *nats) {
     const pa_model *m = &p->model;
     ref r = {.p = p, .w = w, .seed = seed, .dropout = b->window != NULL, .rounding = *rounding};
     r.C = m->dim;
@@ -299,8 +303,8 @@ static ref_loss run(const pa_params *p, const double *w, const pa_batch *b, uint
     return loss;
 }
 
-ref_loss ref_forward(const pa_params *p, const double *w, const pa_batch *b, uint64_t seed, const ref_rounding *rounding, double *logits,
-                     double *nats) {
+ref_loss ref_forward(const pa_params *p, const double *w, const pa_batch *b, uint64_t seed,
+                     const ref_rounding *rounding, double *logits, double *nats) {
     ref_rounding o = {0};
     if (rounding && rounding->mode == REF_FROZEN) o = *rounding;
     o.mode = rounding ? rounding->mode : REF_EXACT;

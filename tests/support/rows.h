@@ -1,5 +1,5 @@
-// rows.h: a failing row of a table names itself. cmocka leaves a failing test by longjmp, so the row is named afterwards: when the next
-// table begins, or when the program ends.
+// rows.h: a failing row of a table names itself. cmocka leaves a failing test by longjmp, so the row is named
+// afterwards: when the next table begins, or when the program ends.
 #ifndef PA_TEST_ROWS_H
 #define PA_TEST_ROWS_H
 
@@ -24,9 +24,10 @@ static inline bool row_next(const char *test, const char *table, size_t i, size_
     return i < count;
 }
 
-// EACH_ROW(i, table, table[i].name) { ... }: a loop over a table. The text is what a row is called, or NULL. Leave it at its end only.
+// EACH_ROW(i, table, table[i].name) { ... }: a loop over a table. The text is what a row is called, or NULL. Leave it
+// at its end only.
 #define ROW_COUNT(table) (sizeof(table) / sizeof *(table))
-#define EACH_ROW(i, table, text)                                                                                                           \
+#define EACH_ROW(i, table, text)                                                                                       \
     for (size_t i = 0; row_next(__func__, #table, i, ROW_COUNT(table), i < ROW_COUNT(table) ? (text) : NULL); i++)
 
 #endif

@@ -14,7 +14,8 @@ static inline size_t key_size(const pa_key *k) {
 
 static inline void expect_same(const pa_config *a, const pa_config *b) {
     for (const pa_key *k = pa_keys; k < pa_keys + pa_key_count; k++)
-        if (memcmp((const char *)a + k->offset, (const char *)b + k->offset, key_size(k))) fail_msg("%s.%s differs", k->section, k->key);
+        if (memcmp((const char *)a + k->offset, (const char *)b + k->offset, key_size(k)))
+            fail_msg("%s.%s differs", k->section, k->key);
 }
 
 #endif

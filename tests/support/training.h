@@ -25,7 +25,8 @@ static inline void begin(bench *b) {
     b->state = (pa_run_state){.best = INFINITY, .seed = 1, .evaluated = -1};
     fixture_init(&b->f, &m, 31);
     fixture_batch(&b->f, 2, 24, 15, 4, 37);
-    b->ctx = fixture_open(fixture_backend(), &b->f, (pa_open){.max_batch = 2, .training = true, .precision = PA_PRECISION_FP32});
+    b->ctx = fixture_open(fixture_backend(), &b->f,
+                          (pa_open){.max_batch = 2, .training = true, .precision = PA_PRECISION_FP32});
     snprintf(b->run, sizeof b->run, "%s/run", scratch_folder);
 }
 
@@ -41,7 +42,8 @@ static inline double train(bench *b) {
     fixture_ok(be->loss_grad(b->ctx, &b->f.batch, 1.0f / 30, &sum, &err), &err);
     b->state.step++;
     b->state.updates++;
-    pa_update u = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.01, .decoupled = true, .clip = 1};
+    pa_update u = {
+        .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.01, .decoupled = true, .clip = 1};
     u.step = b->state.updates;
     fixture_ok(be->update(b->ctx, &u, &norm, NULL, &err), &err);
     return sum;

@@ -1,5 +1,5 @@
-// test_attend.c: cuDNN's attention is used where it agrees with ours on this GPU, and nowhere else. In the emulator as an sm_90, with a
-// stand-in that can be wrong (tests/emulator/cudnn.h).
+// test_attend.c: cuDNN's attention is used where it agrees with ours on this GPU, and nowhere else. In the emulator as
+// an sm_90, with a stand-in that can be wrong (tests/emulator/cudnn.h).
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -22,7 +22,8 @@ static pa_attn shape(pa_type type, int batch, int kept) {
     pa_attn a = {.type = type, .batch = batch, .latents = N, .kept = kept, .heads = H, .dim_head = D, .scale = 0.5f};
     const size_t prefix = (size_t)(batch * kept * 2 * I) * 2;
     a.ldq = I, a.ldkv = 2 * I, a.ldo = I, a.q = part(0);
-    a.kp = part(1), a.vp = (char *)part(1) + I * 2, a.kn = (char *)part(1) + prefix, a.vn = (char *)part(1) + prefix + I * 2;
+    a.kp = part(1), a.vp = (char *)part(1) + I * 2, a.kn = (char *)part(1) + prefix,
+    a.vn = (char *)part(1) + prefix + I * 2;
     return a;
 }
 
@@ -112,7 +113,10 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(used_where_it_agrees), cmocka_unit_test(not_used_elsewhere)};
     pa_attn largest = shape(PA_TYPE_BF16, 2, 16);
     size_t bytes = cuda_attend_work(NULL, &largest, true) + 4096;
-    if (cudaMalloc((void **)&memory, 6 * BYTES) || cudaMalloc((void **)&work, bytes) || cudaMalloc((void **)&lse, 2 * H * N * 4)) abort();
-    for (size_t i = 0; i < 6 * MOST; i++) ((uint16_t *)(void *)memory)[i] = (uint16_t)(0x3c00 + i * 37 % 512 + (i % 3 ? 0x8000 : 0));
+    if (cudaMalloc((void **)&memory, 6 * BYTES) || cudaMalloc((void **)&work, bytes) ||
+        cudaMalloc((void **)&lse, 2 * H * N * 4))
+        abort();
+    for (size_t i = 0; i < 6 * MOST; i++)
+        ((uint16_t *)(void *)memory)[i] = (uint16_t)(0x3c00 + i * 37 % 512 + (i % 3 ? 0x8000 : 0));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

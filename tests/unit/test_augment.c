@@ -1,4 +1,5 @@
-// test_augment.c: augmented windows keep the music: intervals, order and relative times, within a piano's keys and the window's length.
+// test_augment.c: augmented windows keep the music: intervals, order and relative times, within a piano's keys and the
+// window's length.
 #include "tests/support/made_corpus.h"
 
 enum { GUARD = 4 };
@@ -9,8 +10,10 @@ static void make_music(corpus *c, int tokens, int low, int high, uint64_t seed) 
     c->config.model.context = 256;
     for (int i = 0, k = 0; i < tokens; k++) {
         pa_philox r = pa_random(seed, PA_RANDOM_SAMPLE, 0, (uint64_t)k);
-        int steps = r.v[0] % 3 ? 0 : (int)(r.v[1] % (r.v[2] % 2 ? 250 : 20)) + 1, pitch = low + (int)(r.v[3] % (unsigned)(high - low + 1));
-        for (; steps > 0 && i < tokens; steps -= 100) c->token[i++] = (uint16_t)(PA_TIME_SHIFT + (steps < 100 ? steps : 100) - 1);
+        int steps = r.v[0] % 3 ? 0 : (int)(r.v[1] % (r.v[2] % 2 ? 250 : 20)) + 1,
+            pitch = low + (int)(r.v[3] % (unsigned)(high - low + 1));
+        for (; steps > 0 && i < tokens; steps -= 100)
+            c->token[i++] = (uint16_t)(PA_TIME_SHIFT + (steps < 100 ? steps : 100) - 1);
         if (i < tokens && k % 3 == 0) c->token[i++] = (uint16_t)(PA_VELOCITY + r.v[2] % 32);
         if (i < tokens) c->token[i++] = (uint16_t)((k % 2 ? PA_NOTE_OFF : PA_NOTE_ON) + pitch);
     }
@@ -165,7 +168,8 @@ static void stretching_rounds_the_clock_and_never_drifts(void **state) {
     assert_true(fabs(sum / 200 - 1) < 5 * 0.05 / sqrt(3.0 * 200)); // uniform in +-0.05: deviation 0.05 / sqrt 3
 }
 
-// However strongly time shrinks, and however many shifts vanish with it, the window is filled to its end or the piece's.
+// However strongly time shrinks, and however many shifts vanish with it, the window is filled to its end or the
+// piece's.
 static void a_window_is_full_until_its_piece_ends(void **state) {
     (void)state;
     for (int far = 0; far < 2; far++) {
@@ -202,9 +206,12 @@ static void no_augmentation_is_the_identity(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(transposition_keeps_intervals_and_the_piano), cmocka_unit_test(transposition_stops_at_the_last_key),
-        cmocka_unit_test(velocity_moves_together_and_clamps),          cmocka_unit_test(stretching_rounds_the_clock_and_never_drifts),
-        cmocka_unit_test(a_window_is_full_until_its_piece_ends),       cmocka_unit_test(no_augmentation_is_the_identity),
+        cmocka_unit_test(transposition_keeps_intervals_and_the_piano),
+        cmocka_unit_test(transposition_stops_at_the_last_key),
+        cmocka_unit_test(velocity_moves_together_and_clamps),
+        cmocka_unit_test(stretching_rounds_the_clock_and_never_drifts),
+        cmocka_unit_test(a_window_is_full_until_its_piece_ends),
+        cmocka_unit_test(no_augmentation_is_the_identity),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

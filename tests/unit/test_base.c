@@ -1,4 +1,5 @@
-// test_base.c: what every part stands on: checksums, memory, and above all that no output file is ever left half-written.
+// test_base.c: what every part stands on: checksums, memory, and above all that no output file is ever left
+// half-written.
 #include "cuda/half.h"
 #include "host/base/base.h"
 #include "host/base/checksum.h"
@@ -25,7 +26,8 @@ static void crc_matches_published_values(void **state) {
     assert_int_equal(pa_crc32c(0, NULL, 0), 0);
 }
 
-// Every fp16 number is itself again, larger floats are in order, and between two neighbours the nearer is taken, or the even one.
+// Every fp16 number is itself again, larger floats are in order, and between two neighbours the nearer is taken, or the
+// even one.
 static void fp16_rounds_to_the_nearest(void **state) {
     (void)state;
     for (uint32_t h = 0; h < 0x7c00; h++) {
@@ -71,7 +73,8 @@ static void crc_by_instruction_equals_crc_by_table(void **state) {
     uint8_t bytes[300];
     for (int i = 0; i < 300; i++) bytes[i] = (uint8_t)(i * i * 7 + i);
     for (size_t offset = 0; offset < 9; offset++)
-        for (size_t n = 0; n < 280; n++) assert_int_equal(pa_crc32c(5, bytes + offset, n), pa_crc32c_plain(5, bytes + offset, n));
+        for (size_t n = 0; n < 280; n++)
+            assert_int_equal(pa_crc32c(5, bytes + offset, n), pa_crc32c_plain(5, bytes + offset, n));
 }
 
 static void crc_in_pieces_equals_crc_of_the_whole(void **state) {
@@ -200,7 +203,8 @@ static void file_that_cannot_be_created_is_refused(void **state) {
     scratch_put("file", "x");
     assert_int_equal(pa_file_create(&f, scratch("none/a"), &err), PA_FAIL);
     snprintf(folder, sizeof folder, "%s", scratch("none"));
-    snprintf(expected, sizeof expected, "cannot create %s: folder %s: No such file or directory", scratch("none/a"), folder);
+    snprintf(expected, sizeof expected, "cannot create %s: folder %s: No such file or directory", scratch("none/a"),
+             folder);
     assert_string_equal(err.text, expected);
     assert_int_equal(pa_file_create(&f, scratch("file/a"), &err), PA_FAIL);
     snprintf(folder, sizeof folder, "%s", scratch("file"));
@@ -222,7 +226,8 @@ static void file_that_cannot_be_created_is_refused(void **state) {
 
 static void full_disk_is_found_and_leaves_the_old_file(void **state) {
     (void)state;
-    static const size_t sizes[] = {1000, 100000}; // found at the flush; found by a write before it, whose errno is gone by then
+    static const size_t sizes[] = {
+        1000, 100000}; // found at the flush; found by a write before it, whose errno is gone by then
     static const char *const found[] = {"File too large", "an earlier write failed (a full disk?)"};
     char expected[2 * SCRATCH_PATH], block[1000] = {0};
     for (int i = 0; i < 2; i++) {

@@ -9,7 +9,12 @@ static const char *text, *choice;
 static const pa_option options[] = {
     {.name = "flag", .kind = PA_OPT_FLAG, .value = &flag, .help = "a flag", .group = "First"},
     {.name = "whole", .kind = PA_OPT_INT, .value = &whole, .argument = "N", .help = "a number"},
-    {.name = "real-number", .kind = PA_OPT_FLOAT, .value = &real, .argument = "X", .help = "a number", .group = "Second"},
+    {.name = "real-number",
+     .kind = PA_OPT_FLOAT,
+     .value = &real,
+     .argument = "X",
+     .help = "a number",
+     .group = "Second"},
     {.name = "text", .kind = PA_OPT_STRING, .value = &text, .argument = "FILE", .help = "a file [or '\\']"},
     {.name = "device", .kind = PA_OPT_CHOICE, .value = &choice, .argument = "auto|cpu|cuda", .help = "where"},
 };
@@ -123,15 +128,16 @@ static char *printed(const char *line) {
 static void help_and_version(void **state) {
     (void)state;
     char *found = printed("--whole 3 --help --nonsense");
-    assert_string_equal(found, "prog: a program\n\nUsage\n  prog IN [options]\n  prog --text FILE\n\n  IN: a file\n\nFirst\n"
-                               "  --flag                    a flag\n"
-                               "  --whole N                 a number (default: 7)\n\nSecond\n"
-                               "  --real-number X           a number\n"
-                               "  --text FILE               a file [or '\\']\n"
-                               "  --device auto|cpu|cuda    where (default: auto)\n\nOther\n"
-                               "  --help                    print the options; --help=man, bash or zsh: a manual page or completions\n"
-                               "  --version                 print the version\n\nExample\n"
-                               "  prog in --whole 3\n");
+    assert_string_equal(
+        found, "prog: a program\n\nUsage\n  prog IN [options]\n  prog --text FILE\n\n  IN: a file\n\nFirst\n"
+               "  --flag                    a flag\n"
+               "  --whole N                 a number (default: 7)\n\nSecond\n"
+               "  --real-number X           a number\n"
+               "  --text FILE               a file [or '\\']\n"
+               "  --device auto|cpu|cuda    where (default: auto)\n\nOther\n"
+               "  --help                    print the options; --help=man, bash or zsh: a manual page or completions\n"
+               "  --version                 print the version\n\nExample\n"
+               "  prog in --whole 3\n");
     free(found);
     found = printed("--version");
     assert_string_equal(found, "prog " PA_VERSION "\n");

@@ -1,6 +1,7 @@
-// test_cluster.c: the ranks of a run in one process, over a simulated transport and clock. Messages are delayed and cut into pieces; ranks
-// are killed, paused, slowed and cut off from each other, and their weights changed. Whatever happens, every rank ends, with a message, and
-// after restarts from the last save the weights are those of the run without faults, to the bit.
+// test_cluster.c: the ranks of a run in one process, over a simulated transport and clock. Messages are delayed and cut
+// into pieces; ranks are killed, paused, slowed and cut off from each other, and their weights changed. Whatever
+// happens, every rank ends, with a message, and after restarts from the last save the weights are those of the run
+// without faults, to the bit.
 //
 // Everything follows from a seed: PA_SEED=N runs that one, PA_SEEDS=N the first N.
 #include <math.h>
@@ -74,7 +75,8 @@ static pa_status advance(pa_peers *l, int peer, int way, pa_move *m, bool *moved
     wire *w = way == PA_SEND ? &sim.wire[l->rank][peer] : &sim.wire[peer][l->rank];
     const size_t there = w->tail - w->head, most = way == PA_SEND ? ROOM - there : sim.now < w->open ? 0 : there;
     if (sim.rank[l->rank].gone) return pa_error(err, PA_FAIL, "killed");
-    if (w->cut || (sim.rank[peer].gone && (way == PA_SEND || !there))) return pa_rank_lost(peer, "connection closed", err);
+    if (w->cut || (sim.rank[peer].gone && (way == PA_SEND || !there)))
+        return pa_rank_lost(peer, "connection closed", err);
     size_t bytes = most < m->left ? most : m->left;
     if (!bytes || !draw(4)) return PA_OK;
     bytes = draw(3) ? bytes : 1 + draw(bytes);
@@ -242,24 +244,26 @@ static void expect(int world, float weight[COUNT]) {
         }
 }
 
-// A fault may strike a run that is over, or in a message's last byte: then all ranks end well. Else each says why it does not.
+// A fault may strike a run that is over, or in a message's last byte: then all ranks end well. Else each says why it
+// does not.
 static void check_ends(uint64_t seed, bool *well) {
     int bad = 0;
     for (int i = 0; i < sim.world; i++) bad += sim.rank[i].status != PA_OK;
     for (int i = 0; i < sim.world; i++) {
         const rank *r = &sim.rank[i];
         bool known = !strncmp(r->err.text, "communication: lost rank ", 25) ||
-                     !strncmp(r->err.text, "communication: nothing from rank", 32) || !strncmp(r->err.text, "weights of rank", 15) ||
-                     !strcmp(r->err.text, "killed");
+                     !strncmp(r->err.text, "communication: nothing from rank", 32) ||
+                     !strncmp(r->err.text, "weights of rank", 15) || !strcmp(r->err.text, "killed");
         if (r->status && (!known || !sim.fault))
-            fail_msg("PA_SEED=%llu, %s of rank %d: rank %d: %s", (unsigned long long)seed, fault_name[sim.fault], sim.victim, i,
-                     r->err.text);
+            fail_msg("PA_SEED=%llu, %s of rank %d: rank %d: %s", (unsigned long long)seed, fault_name[sim.fault],
+                     sim.victim, i, r->err.text);
         if (sim.fault == FLIP && r->status && strncmp(r->err.text, "weights of rank", 15))
             fail_msg("PA_SEED=%llu, flip: rank %d: %s", (unsigned long long)seed, i, r->err.text);
     }
     *well = !bad;
     if (sim.hit && !bad)
-        fail_msg("PA_SEED=%llu, %s of rank %d: all ranks end well", (unsigned long long)seed, fault_name[sim.fault], sim.victim);
+        fail_msg("PA_SEED=%llu, %s of rank %d: all ranks end well", (unsigned long long)seed, fault_name[sim.fault],
+                 sim.victim);
 }
 
 static void run_seed(uint64_t seed, uint64_t struck[FAULTS]) {
@@ -291,7 +295,11 @@ static void run_seed(uint64_t seed, uint64_t struck[FAULTS]) {
 
 static void faults_change_no_weight(void **state) {
     const char *one = getenv("PA_SEED"), *many = getenv("PA_SEEDS");
-    uint64_t first = one ? strtoull(one, NULL, 10) : 0, count = one ? 1 : many ? strtoull(many, NULL, 10) : 100, struck[FAULTS] = {0};
+    uint64_t first = one ? strtoull(one, NULL, 10) : 0,
+             count = one    ? 1
+                     : many ? strtoull(many, NULL, 10)
+                            : 100,
+             struck[FAULTS] = {0};
     (void)state;
     for (uint64_t seed = first; seed < first + count; seed++) run_seed(seed, struck);
     printf("%llu runs:", (unsigned long long)count);

@@ -1,5 +1,5 @@
-// Ranks that find each other by a file: what they sum, to the bit; and that every wait ends when a rank goes, falls silent or never comes.
-// Each rank is a process of its own, and its verdict the exit code.
+// Ranks that find each other by a file: what they sum, to the bit; and that every wait ends when a rank goes, falls
+// silent or never comes. Each rank is a process of its own, and its verdict the exit code.
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 enum { FLOATS = 5003, MOST = 5 };
 
 // In a rank: ends it with the line that failed.
-#define HOLDS(condition)                                                                                                                   \
+#define HOLDS(condition)                                                                                               \
     if (!(condition)) return fprintf(stderr, "rank %d, line %d: %s\n", c->rank, __LINE__, err.text), 100
 
 static pa_err err;
@@ -23,7 +23,8 @@ static const char *meet = "meet";
 
 static pa_status join(pa_comm *c, int rank, int world, double seconds) {
     err.text[0] = 0;
-    return pa_comm_start(c, &(pa_comm_options){.rendezvous = scratch(meet), .rank = rank, .world = world, .timeout = seconds}, &err);
+    return pa_comm_start(
+        c, &(pa_comm_options){.rendezvous = scratch(meet), .rank = rank, .world = world, .timeout = seconds}, &err);
 }
 
 // Runs `body` on every rank and returns the exit codes in code[world]; -signal where one ended a rank.
@@ -150,8 +151,8 @@ static void ranks_sum_in_their_order(void **state) {
     all_hold(3, sums); // all in one bucket
 }
 
-// Rank 1 is late, by less than one look at the connections lasts. The others wait for it from when they come until it does, by the clock
-// that all processes share; half of that allows for what else the machine does in between.
+// Rank 1 is late, by less than one look at the connections lasts. The others wait for it from when they come until it
+// does, by the clock that all processes share; half of that allows for what else the machine does in between.
 static int one_is_late(pa_comm *c) {
     static float data[FLOATS];
     double waited[2] = {0}, late[2] = {0};
@@ -185,7 +186,8 @@ static int one_differs(pa_comm *c) {
         const char *theirs, *others, *says; // NULL: no difference
     } row[] = {
         {"version = 1 a\n", "version = 1 b\n", "version: rank 0 has 1 b, rank 3 has 1 a; ranks of a run need the same"},
-        {"[a]\nx = 1\n[b]\nx = 2\n", "[a]\nx = 1\n[b]\nx = 3\n", "b.x: rank 0 has 3, rank 3 has 2; ranks of a run need the same"},
+        {"[a]\nx = 1\n[b]\nx = 2\n", "[a]\nx = 1\n[b]\nx = 3\n",
+         "b.x: rank 0 has 3, rank 3 has 2; ranks of a run need the same"},
         {"[a]\nx = 1\n", "[a]\nx = 1\ny = 2\n", "a.y: rank 0 has 2, rank 3 has none; ranks of a run need the same"},
         {"[a]\nx = 1\n", "[a]\nx = \n", "a.x: rank 0 has none, rank 3 has 1; ranks of a run need the same"},
         {"[a]\nx = 1\n", "[a]\nx = 1\n", NULL},
@@ -312,7 +314,8 @@ static void ranks_that_do_not_fit_are_refused(void **state) {
     assert_int_equal(join(&c, 0, 0, 1), PA_USAGE);
     assert_string_equal(err.text, "--world: expected 1 to 4096 ranks with --rendezvous, found 0");
     assert_int_equal(join(&c, 1, -1, 1), PA_USAGE);
-    assert_string_equal(err.text, "--world: expected 1 to 4096 ranks with --rendezvous, found none, nor $WORLD_SIZE or $SLURM_NTASKS");
+    assert_string_equal(
+        err.text, "--world: expected 1 to 4096 ranks with --rendezvous, found none, nor $WORLD_SIZE or $SLURM_NTASKS");
     assert_int_equal(join(&c, -1, 2, 1), PA_USAGE);
     assert_string_equal(err.text, "--rank: expected 0 to 1 with --world 2, found none, nor $RANK or $SLURM_PROCID");
     setenv("RANK", "0", 1);
@@ -323,8 +326,8 @@ static void ranks_that_do_not_fit_are_refused(void **state) {
     unsetenv("WORLD_SIZE");
 }
 
-// Joins in a process of its own, which dies after `alive` seconds where that is not 0: its exit code is the status, 100 more where the
-// message is another.
+// Joins in a process of its own, which dies after `alive` seconds where that is not 0: its exit code is the status, 100
+// more where the message is another.
 static pid_t join_elsewhere(int rank, int world, double seconds, unsigned alive, const char *text) {
     pa_comm c;
     fflush(NULL);

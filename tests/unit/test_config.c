@@ -1,4 +1,5 @@
-// test_config.c: a configuration is read in all its forms; every mistake is reported with its line, its key and what was expected.
+// test_config.c: a configuration is read in all its forms; every mistake is reported with its line, its key and what
+// was expected.
 #include "host/files/config.h"
 #include "host/files/config_read.h"
 
@@ -45,7 +46,8 @@ static void values_are_read_in_all_their_forms(void **state) {
     assert_int_equal(c.model.prefix, 1000);
     assert_int_equal(c.model.position, PA_POSITION_ROTARY);
     assert_int_equal(c.model.depth, 3);
-    assert_true(c.model.final_norm && c.model.qk_norm && c.model.tie_embeddings && !c.train.recompute && c.train.deterministic);
+    assert_true(c.model.final_norm && c.model.qk_norm && c.model.tie_embeddings && !c.train.recompute &&
+                c.train.deterministic);
     assert_string_equal(c.data.train, "a folder/x;y#z=1.safetensors");
     assert_string_equal(c.data.validation, "");
     assert_int_equal(c.data.sampling, PA_SAMPLING_TOKEN);
@@ -72,7 +74,8 @@ static void a_carriage_return_ends_a_line(void **state) {
 // The names that other programs use lead to keys that exist.
 static void synonyms_suggest_known_keys(void **state) {
     (void)state;
-    static const char *const names[] = {"learning_rate", "batch_size", "n_layer", "num_heads", "max_steps", "warmup_steps", "random_seed"};
+    static const char *const names[] = {"learning_rate", "batch_size",   "n_layer",    "num_heads",
+                                        "max_steps",     "warmup_steps", "random_seed"};
     EACH_ROW (i, names, names[i]) {
         pa_config c = pa_config_default();
         char text[64], key[64] = "";
@@ -262,8 +265,8 @@ static void file_is_read_and_named(void **state) {
     assert_true(c.optimizer.lr == 0.5);
     scratch_put("x.ini", "[optimizer]\nlr = 5\n");
     assert_int_equal(pa_config_read(&c, scratch("x.ini"), &err), PA_USAGE);
-    snprintf(expected, sizeof expected, "%s:2: optimizer.lr: expected auto or a number above 0 and at most 1, found \"5\"",
-             scratch("x.ini"));
+    snprintf(expected, sizeof expected,
+             "%s:2: optimizer.lr: expected auto or a number above 0 and at most 1, found \"5\"", scratch("x.ini"));
     assert_string_equal(err.text, expected);
     assert_int_equal(pa_config_read(&c, scratch("none.ini"), &err), PA_USAGE);
     snprintf(expected, sizeof expected, "cannot open %s: No such file or directory", scratch("none.ini"));

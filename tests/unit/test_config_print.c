@@ -122,8 +122,9 @@ static void help_stands_before_each_key(void **state) {
     pa_config c = pa_config_default();
     c.optimizer.lr = 1;
     char *text = print(&c, true), *p = text;
-    assert_non_null(strstr(text, "\n; Learning rate after the warm-up, with muon that of hidden matrices; auto: 0.0003, with muon 0.02. "
-                                 "(auto or a number above 0 and at most 1; default auto)\nlr = 1\n"));
+    assert_non_null(strstr(
+        text, "\n; Learning rate after the warm-up, with muon that of hidden matrices; auto: 0.0003, with muon 0.02. "
+              "(auto or a number above 0 and at most 1; default auto)\nlr = 1\n"));
     assert_non_null(strstr(text, "(auto, fp32, bf16 or fp16; default auto)\nprecision = auto\n"));
     assert_non_null(strstr(text, "(auto or a whole number from 0 to 256; default auto)\nrotary_dims = auto\n"));
     for (int i = 0; i < pa_key_count; i++, p++) assert_non_null(p = strstr(p, "; default "));
@@ -162,9 +163,9 @@ static void models_that_differ_are_told_apart(void **state) {
     b.final_norm = true;
     b.position = PA_POSITION_ROTARY;
     assert_int_equal(pa_config_same_model(&a, &b, &err), PA_USAGE);
-    assert_string_equal(err.text,
-                        "model.dim: checkpoint 256, configuration 512; model.position: checkpoint learned+rotary, configuration rotary; "
-                        "model.final_norm: checkpoint false, configuration true");
+    assert_string_equal(err.text, "model.dim: checkpoint 256, configuration 512; model.position: checkpoint "
+                                  "learned+rotary, configuration rotary; "
+                                  "model.final_norm: checkpoint false, configuration true");
 }
 
 int main(void) {

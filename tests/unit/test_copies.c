@@ -1,4 +1,5 @@
-// test_copies.c: longest shared stretches against brute force, over small pieces of few different tokens, and known ones.
+// test_copies.c: longest shared stretches against brute force, over small pieces of few different tokens, and known
+// ones.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -20,8 +21,10 @@ typedef struct {
 } corpus;
 
 static void close_corpus(corpus *c, int pieces) {
-    token_memory_open(&c->memory,
-                      (pa_tokens){.tokens = c->token, .offsets = c->offset, .seconds = c->seconds, .notes = c->notes, .pieces = pieces});
+    token_memory_open(
+        &c->memory,
+        (pa_tokens){
+            .tokens = c->token, .offsets = c->offset, .seconds = c->seconds, .notes = c->notes, .pieces = pieces});
 }
 
 // Few different tokens, so that stretches repeat, overlap, and differ by a transposition.
@@ -70,7 +73,8 @@ static int shared(const seen *a, int i, const seen *b, int j, pa_copy_kind kind)
     for (; i + n < a->count && j + n < b->count; n++) {
         uint16_t x = a->token[i + n], y = b->token[j + n];
         bool same = x == y;
-        if (transposed && pa_is_note(x)) same = pa_is_note(y) && pa_is_note_on(x) == pa_is_note_on(y) && shift_of(x, y) == shift;
+        if (transposed && pa_is_note(x))
+            same = pa_is_note(y) && pa_is_note_on(x) == pa_is_note_on(y) && shift_of(x, y) == shift;
         if (!same) break;
     }
     return n;
@@ -111,12 +115,13 @@ static void by_force(void **state) {
             for (int p = 0; p < PIECES; p++) {
                 int64_t expected = longest_by_force(&x, p, &c, kind);
                 if (found[p].length != expected)
-                    fail_msg("seed %d, %s, piece %d: expected %lld, found %lld", (int)seed, pa_copy_name(kind), p, (long long)expected,
-                             (long long)found[p].length);
+                    fail_msg("seed %d, %s, piece %d: expected %lld, found %lld", (int)seed, pa_copy_name(kind), p,
+                             (long long)expected, (long long)found[p].length);
                 if (!expected) continue;
                 seen a = see(&x, p, kind), b = see(&c, (int)found[p].piece, kind);
                 int there = shared(&a, index_of(&a, found[p].own), &b, index_of(&b, found[p].token), kind);
-                if (there < expected) fail_msg("seed %d, %s, piece %d: not where it is said to be", (int)seed, pa_copy_name(kind), p);
+                if (there < expected)
+                    fail_msg("seed %d, %s, piece %d: not where it is said to be", (int)seed, pa_copy_name(kind), p);
                 total += expected;
             }
         }
@@ -145,8 +150,8 @@ static void known(void **state) {
             close_corpus(&x, 1);
             assert_int_equal(pa_copies_find(&x.memory.set, &c.memory.set, kind, &found, &err), PA_OK);
             if (found.length != row[r].length[kind])
-                fail_msg("row %zu, %s: expected %lld, found %lld", r, pa_copy_name(kind), (long long)row[r].length[kind],
-                         (long long)found.length);
+                fail_msg("row %zu, %s: expected %lld, found %lld", r, pa_copy_name(kind),
+                         (long long)row[r].length[kind], (long long)found.length);
         }
     x.memory.set.encoding = PA_MIDI_NEURAL;
     assert_int_equal(pa_copies_find(&x.memory.set, &c.memory.set, PA_COPY_NOTES, &found, &err), PA_DATA);

@@ -1,5 +1,6 @@
-// test_emulator.cu: the emulator itself (tests/emulator): each twin of PTX against the manual's layouts, element by element; meeting
-// points; that a kernel's mistakes are found; streams and graphs. The formulas here are the manual's, written down apart from the twins'.
+// test_emulator.cu: the emulator itself (tests/emulator): each twin of PTX against the manual's layouts, element by
+// element; meeting points; that a kernel's mistakes are found; streams and graphs. The formulas here are the manual's,
+// written down apart from the twins'.
 #include "cuda/device.cuh"
 
 #include <setjmp.h>
@@ -44,7 +45,8 @@ static void assert_dies(void (*body)(), const char *words) {
     }
     close(ends[1]);
     size_t used = 0;
-    for (ssize_t n; used + 1 < sizeof said && (n = read(ends[0], said + used, sizeof said - 1 - used)) > 0;) used += (size_t)n;
+    for (ssize_t n; used + 1 < sizeof said && (n = read(ends[0], said + used, sizeof said - 1 - used)) > 0;)
+        used += (size_t)n;
     close(ends[0]);
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);
@@ -203,8 +205,10 @@ static __global__ void shuffles_kernel(int *out, unsigned *votes, float *sums) {
     out[base + 4] = __shfl_xor_sync(0xffffffffu, lane, 5);
     out[base + 5] = lane < 16 ? __shfl_xor_sync(0x0000ffffu, lane, 1) : __shfl_xor_sync(0xffff0000u, lane, 2);
     votes[threadIdx.x * 3] = __ballot_sync(0xffffffffu, lane % 3 == 0);
-    votes[threadIdx.x * 3 + 1] = (unsigned)__any_sync(0xffffffffu, lane == 9) + 2 * (unsigned)__any_sync(0xffffffffu, lane == 32);
-    votes[threadIdx.x * 3 + 2] = (unsigned)__all_sync(0xffffffffu, lane < 32) + 2 * (unsigned)__all_sync(0xffffffffu, lane < 31);
+    votes[threadIdx.x * 3 + 1] =
+        (unsigned)__any_sync(0xffffffffu, lane == 9) + 2 * (unsigned)__any_sync(0xffffffffu, lane == 32);
+    votes[threadIdx.x * 3 + 2] =
+        (unsigned)__all_sync(0xffffffffu, lane < 32) + 2 * (unsigned)__all_sync(0xffffffffu, lane < 31);
     sums[threadIdx.x * 2] = cuda_warp_sum((float)lane), sums[threadIdx.x * 2 + 1] = cuda_warp_max((float)-lane);
 }
 
@@ -267,7 +271,8 @@ static __global__ void early_kernel(int *out) {
     if (threadIdx.x % 2) return;
     __syncwarp();
     __syncthreads();
-    out[threadIdx.x] = __syncthreads_count(threadIdx.x < 10) + 100 * __syncthreads_or(threadIdx.x == 4) + 1000 * __syncthreads_and(1);
+    out[threadIdx.x] =
+        __syncthreads_count(threadIdx.x < 10) + 100 * __syncthreads_or(threadIdx.x == 4) + 1000 * __syncthreads_and(1);
 }
 
 static void test_early(void **) {
@@ -311,7 +316,8 @@ static void test_order(void **) {
 static __global__ void remains_kernel(int *found) {
     __shared__ float x[16];
     CUDA_SHARED(float, y);
-    if (threadIdx.x < 16) *found += !isnan(x[threadIdx.x]) + !isnan(y[threadIdx.x]), x[threadIdx.x] = y[threadIdx.x] = 1;
+    if (threadIdx.x < 16)
+        *found += !isnan(x[threadIdx.x]) + !isnan(y[threadIdx.x]), x[threadIdx.x] = y[threadIdx.x] = 1;
 }
 
 static void test_poison(void **) {
@@ -365,13 +371,17 @@ static __global__ void too_new_kernel(int) {
 static void test_mistakes(void **) {
     assert_dies([] { CUDA_LAUNCH(lane_missing_kernel, 1, 64, 0, 0, 0); },
                 "lane_missing_kernel, block (0, 0, 0): threads wait for each other");
-    assert_dies([] { CUDA_LAUNCH(lane_missing_kernel, 1, 64, 0, 0, 0); }, "warp 0, lanes 3 to 3: wait at __syncthreads");
+    assert_dies([] { CUDA_LAUNCH(lane_missing_kernel, 1, 64, 0, 0, 0); },
+                "warp 0, lanes 3 to 3: wait at __syncthreads");
     assert_dies([] { CUDA_LAUNCH(divergent_kernel, 1, 64, 0, 0, 0); }, "threads are at different barriers");
-    assert_dies([] { CUDA_LAUNCH(different_kernel, 1, 32, 0, 0, 0); }, "lanes that should meet are at different places");
+    assert_dies([] { CUDA_LAUNCH(different_kernel, 1, 32, 0, 0, 0); },
+                "lanes that should meet are at different places");
     assert_dies([] { CUDA_LAUNCH(partial_mma_kernel, 1, 32, 0, 0, 0); }, "not all 32 lanes take part");
-    assert_dies([] { CUDA_LAUNCH(ended_source_kernel, 1, 32, 0, 0, device_array<int>(1)); }, "shuffles from lane 16, which is not there");
+    assert_dies([] { CUDA_LAUNCH(ended_source_kernel, 1, 32, 0, 0, device_array<int>(1)); },
+                "shuffles from lane 16, which is not there");
     assert_dies([] { CUDA_LAUNCH(stray_mask_kernel, 1, 32, 0, 0, 0); }, "which exclude this one");
-    assert_dies([] { CUDA_LAUNCH(misaligned_kernel, 1, 1, 64, 0, device_array<float>(4)); }, "addresses must be multiples of 16");
+    assert_dies([] { CUDA_LAUNCH(misaligned_kernel, 1, 1, 64, 0, device_array<float>(4)); },
+                "addresses must be multiples of 16");
     assert_dies([] { CUDA_LAUNCH(unshared_kernel, 1, 32, 0, 0, device_array<float>(4)); }, "is not in shared memory");
     assert_dies(
         [] {

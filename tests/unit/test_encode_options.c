@@ -11,8 +11,8 @@ static void programs_are_chosen(void **state) {
     pa_report r;
     pa_encode_options o = {.encoding = PA_PERFORMANCE};
     midi_header(&m, 0, 1, 500);
-    TRACK({0, 0xc1, 40, 0}, ON(0, 60, 64), {0, 0x91, 72, 64}, {0, 0x99, 36, 64}, OFF(200, 60), {200, 0x81, 72, 0}, {200, 0x89, 36, 0},
-          {300, 0xc0, 6, 0}, ON(300, 62, 64), OFF(500, 62));
+    TRACK({0, 0xc1, 40, 0}, ON(0, 60, 64), {0, 0x91, 72, 64}, {0, 0x99, 36, 64}, OFF(200, 60), {200, 0x81, 72, 0},
+          {200, 0x89, 36, 0}, {300, 0xc0, 6, 0}, ON(300, 62, 64), OFF(500, 62));
     assert_int_equal(pa_programs_parse("0", &o.programs, NULL), PA_OK);
     expect_options(&m, &o, "V15 +60 T20 -60", 3, &r);
     assert_int_equal(r.drums, 1);
@@ -81,7 +81,8 @@ static void pauses_are_shortened(void **state) {
 static void silence_is_trimmed(void **state) {
     (void)state;
     midi_header(&m, 0, 1, 500);
-    TRACK(DOWN(0), ON(36004, 60, 64), OFF(36104, 60), UP(36204), DOWN(36300), UP(36310), ON(36400, 60, 64), OFF(36500, 60));
+    TRACK(DOWN(0), ON(36004, 60, 64), OFF(36104, 60), UP(36204), DOWN(36300), UP(36310), ON(36400, 60, 64),
+          OFF(36500, 60));
     for (pa_encoding e = PA_PERFORMANCE; e <= PA_MIDI_NEURAL; e++) {
         pa_encode_options o = {.encoding = e, .trim_silence = true};
         pa_piece piece;
@@ -110,7 +111,8 @@ static void what_was_found(void **state) {
     MIDI_PUT(&m, "\x83\x60\xff\x51\3\x07\xa1\x20");                   // again
     midi_end(&m);
     MIDI_PUT(&m, "XFIH\0\0\0\4abcd");
-    TRACK({0, 0xb0, 67, 1}, {0, 0xb1, 64, 127}, DOWN(0), ON(0, 60, 64), UP(480), OFF(480, 60), {480, 0xb0, 66, 0}, {960, 0xb0, 123, 0});
+    TRACK({0, 0xb0, 67, 1}, {0, 0xb1, 64, 127}, DOWN(0), ON(0, 60, 64), UP(480), OFF(480, 60), {480, 0xb0, 66, 0},
+          {960, 0xb0, 123, 0});
     MIDI_PUT(&m, "abc");
     expect_options(&m, &performance, "V15 +60 T50 -60", 0, &r);
     assert_int_equal(r.format, 1);

@@ -1,5 +1,6 @@
-// test_generate.c: generation over a fake model whose logits depend on all that is visible: windows, streams and endings against the rule
-// of generate.h computed anew for each token; and what each sampling option does to a distribution.
+// test_generate.c: generation over a fake model whose logits depend on all that is visible: windows, streams and
+// endings against the rule of generate.h computed anew for each token; and what each sampling option does to a
+// distribution.
 #include "host/base/philox.h"
 #include "host/lib/generate.h"
 #include "tests/support/fake.h"
@@ -7,8 +8,8 @@
 static pa_err err;
 
 // pa_generate over the fake model of ctx.
-static pa_status generate(pa_context *ctx, const pa_sampling_options *o, const uint16_t *primer, size_t primer_count, size_t length,
-                          uint16_t *out, size_t *count) {
+static pa_status generate(pa_context *ctx, const pa_sampling_options *o, const uint16_t *primer, size_t primer_count,
+                          size_t length, uint16_t *out, size_t *count) {
     const pa_generation g = {.backend = &fake_backend,
                              .ctx = ctx,
                              .model = &ctx->model,
@@ -22,15 +23,17 @@ static pa_status generate(pa_context *ctx, const pa_sampling_options *o, const u
     return pa_generate(&g, &err);
 }
 
-static pa_status draw_at(const pa_sampling_options *o, const float *logits, const uint16_t *recent, int recent_count, int stream,
-                         uint64_t index, uint16_t *token) {
-    const pa_draw d = {.logits = logits, .recent = recent, .recent_count = recent_count, .stream = (uint64_t)stream, .index = index};
+static pa_status draw_at(const pa_sampling_options *o, const float *logits, const uint16_t *recent, int recent_count,
+                         int stream, uint64_t index, uint16_t *token) {
+    const pa_draw d = {
+        .logits = logits, .recent = recent, .recent_count = recent_count, .stream = (uint64_t)stream, .index = index};
     return pa_draw_token(o, &d, token, &err);
 }
 
 // ---- windows
 
-// How many tokens are visible, and how many of these are prefix, when token `total` is sampled behind a primer of `primer` tokens.
+// How many tokens are visible, and how many of these are prefix, when token `total` is sampled behind a primer of
+// `primer` tokens.
 static void rule(const pa_model *m, int refill, int primer, int total, int *visible, int *prefix) {
     int P = m->prefix, N = m->context - P, opened = primer;
     for (;;) {
@@ -65,8 +68,8 @@ static void check_stream(const stream_check *c) {
         fake_logits(seen, visible, prefix, logits);
         assert_int_equal(draw_at(c->options, logits, seen, visible, c->stream, (uint64_t)i, &token), PA_OK);
         if (token != c->out[i])
-            fail_msg("context %d, prefix %d, refill %d, primer %d: token %d of stream %d: %d, expected %d", c->model->context,
-                     c->model->prefix, c->refill, count, i, c->stream, c->out[i], token);
+            fail_msg("context %d, prefix %d, refill %d, primer %d: token %d of stream %d: %d, expected %d",
+                     c->model->context, c->model->prefix, c->refill, count, i, c->stream, c->out[i], token);
     }
 }
 
@@ -210,7 +213,8 @@ static void endings(void **state) {
         assert_int_equal(generate(&ctx, &o, primer, 3, 30, out, made), PA_OK);
         for (size_t s = 0; s < 3; s++) {
             assert_int_equal(made[s], stop ? 10 + s : 30);
-            for (size_t i = 0; i < 30; i++) assert_true(i < made[s] ? out[s * 30 + i] < PA_END : out[s * 30 + i] == PA_PAD || i > 12);
+            for (size_t i = 0; i < 30; i++)
+                assert_true(i < made[s] ? out[s * 30 + i] < PA_END : out[s * 30 + i] == PA_PAD || i > 12);
         }
         assert_int_equal(ctx.calls, stop ? 13 : 30);
     }
@@ -242,9 +246,9 @@ static uint16_t draw(const pa_sampling_options *o, const float *logits, uint64_t
     return token;
 }
 
-// Draws 5000 times and compares with the probabilities expected of tokens 10, 11, …: Pearson's statistic; a 0 may never be drawn.
-// The bound is the 99.9 % point of chi-square with 7 degrees of freedom, more than any case here has; the seed is fixed, so it can't
-// flicker.
+// Draws 5000 times and compares with the probabilities expected of tokens 10, 11, …: Pearson's statistic; a 0 may never
+// be drawn. The bound is the 99.9 % point of chi-square with 7 degrees of freedom, more than any case here has; the
+// seed is fixed, so it can't flicker.
 static void expect(const pa_sampling_options *o, const float *logits, const double *p, int count) {
     enum { DRAWS = 5000 };
     double found[8] = {0}, statistic = 0;
@@ -270,7 +274,8 @@ static void distributions(void **state) {
     expect(&o, logits, (double[]){0.0025 / sum, 0.16 / sum, 0.01 / sum, 0.09 / sum, 0.0225 / sum}, 5);
     o = plain, o.temperature = 2; // roots
     sum = sqrt(0.05) + sqrt(0.4) + sqrt(0.1) + sqrt(0.3) + sqrt(0.15);
-    expect(&o, logits, (double[]){sqrt(0.05) / sum, sqrt(0.4) / sum, sqrt(0.1) / sum, sqrt(0.3) / sum, sqrt(0.15) / sum}, 5);
+    expect(&o, logits,
+           (double[]){sqrt(0.05) / sum, sqrt(0.4) / sum, sqrt(0.1) / sum, sqrt(0.3) / sum, sqrt(0.15) / sum}, 5);
     o = plain;
     o.top_k = 2;
     expect(&o, logits, (double[]){0, 4 / 7.0, 0, 3 / 7.0, 0}, 5);
@@ -288,7 +293,8 @@ static void distributions(void **state) {
     expect(&o, logits, (double[]){0, 1, 0, 0, 0}, 5);
 }
 
-// Four tokens as probable as each other: sums of their shares are exact, so each border can be met exactly. Of equals the first stay.
+// Four tokens as probable as each other: sums of their shares are exact, so each border can be met exactly. Of equals
+// the first stay.
 static void nucleus_edges(void **state) {
     (void)state;
     float logits[PA_VOCAB];

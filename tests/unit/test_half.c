@@ -13,11 +13,13 @@
 static void floats_round_to_the_nearest_half(void **state) {
     (void)state;
     for (uint32_t h = 0; h < 0x7c00; h++) {
-        double low = (double)pa_float_of_f16((uint16_t)h), high = h == 0x7bff ? 65536 : (double)pa_float_of_f16((uint16_t)(h + 1));
+        double low = (double)pa_float_of_f16((uint16_t)h),
+               high = h == 0x7bff ? 65536 : (double)pa_float_of_f16((uint16_t)(h + 1));
         float middle = (float)((low + high) / 2);
         uint16_t even = (uint16_t)(h + (h & 1));
-        bool right = pa_f16_of_float((float)low) == h && pa_f16_of_float((float)-low) == (h | 0x8000) && pa_f16_of_float(middle) == even &&
-                     pa_f16_of_float(nextafterf(middle, 0)) == h && pa_f16_of_float(nextafterf(middle, INFINITY)) == h + 1;
+        bool right = pa_f16_of_float((float)low) == h && pa_f16_of_float((float)-low) == (h | 0x8000) &&
+                     pa_f16_of_float(middle) == even && pa_f16_of_float(nextafterf(middle, 0)) == h &&
+                     pa_f16_of_float(nextafterf(middle, INFINITY)) == h + 1;
         if (!right) fail_msg("%04x", h);
     }
     assert_int_equal(pa_f16_of_float(INFINITY), 0x7c00);

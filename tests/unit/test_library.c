@@ -1,4 +1,5 @@
-// test_library.c: patrain.h's functions against generation on a context of its own, and against each other. PA_DEVICE chooses the device.
+// test_library.c: patrain.h's functions against generation on a context of its own, and against each other. PA_DEVICE
+// chooses the device.
 #include <math.h>
 #include <omp.h>
 #include <pthread.h>
@@ -31,7 +32,8 @@ static void generate(const pa_sampling_options *o, size_t primer_count, uint16_t
     fixture_ok(pa_backend_choose(library_device(), &backend, &err), &err);
     fixture_ok(pa_weights_open(&w, scratch("model.safetensors"), NULL, NULL, &err), &err);
     fixture_ok(pa_params_init(&params, &w.model, &err), &err);
-    pa_open open = {.params = &params, .precision = PA_PRECISION_FP32, .streams = 1, .deterministic = true, .comm = &comm};
+    pa_open open = {
+        .params = &params, .precision = PA_PRECISION_FP32, .streams = 1, .deterministic = true, .comm = &comm};
     fixture_ok(backend->open(&ctx, &open, &err), &err);
     fixture_ok(pa_weights_load(&w, &params, backend, ctx, &err), &err);
     pa_generation g = {.backend = backend,
@@ -80,7 +82,8 @@ static void test_same_tokens_as_generation(void **state) {
             continue_primer(p.stream, &ours, count, found);
             for (int i = 0; i < LENGTH; i++)
                 if (found[i] != expected[i])
-                    fail_msg("%s, %zu tokens of primer: token %d: expected %d, found %d", encoding[e], count, i, expected[i], found[i]);
+                    fail_msg("%s, %zu tokens of primer: token %d: expected %d, found %d", encoding[e], count, i,
+                             expected[i], found[i]);
             library_close(p);
         }
 }
@@ -139,7 +142,8 @@ static void test_sequences(void **state) {
     library_ok(patrain_stream_logits(p.stream, logits, &error), &error);
     library_ok(patrain_stream_start(single, primer, PRIMER, &error), &error);
     library_ok(patrain_stream_logits(single, first, &error), &error);
-    for (int i = 0; i < PATRAIN_VOCABULARY; i++) assert_true(fabsf(first[i] - logits[2 * PATRAIN_VOCABULARY + i]) < 1e-4F);
+    for (int i = 0; i < PATRAIN_VOCABULARY; i++)
+        assert_true(fabsf(first[i] - logits[2 * PATRAIN_VOCABULARY + i]) < 1e-4F);
     o.sequence = 40;
     for (int i = 0; i < LENGTH; i++) {
         library_ok(patrain_stream_next(p.stream, &o, token, &error), &error);
@@ -148,7 +152,8 @@ static void test_sequences(void **state) {
     for (int k = 0; k < SEQUENCES; k++, o.sequence++) {
         continue_primer(single, &o, PRIMER, alone);
         for (int i = 0; i < LENGTH; i++)
-            if (alone[i] != together[k][i]) fail_msg("sequence %d, token %d: expected %d, found %d", k, i, alone[i], together[k][i]);
+            if (alone[i] != together[k][i])
+                fail_msg("sequence %d, token %d: expected %d, found %d", k, i, alone[i], together[k][i]);
     }
     o.stop_at_end = 1;
     o.temperature = 100; // any token is as probable as any other
@@ -192,15 +197,19 @@ static void test_keys(void **state) {
             assert_true(tokens < sizeof token / sizeof *token);
             library_ok(patrain_stream_next(p.stream, &o, &token[tokens], &error), &error);
         }
-        library_ok(patrain_decode(token, tokens, patrain_model_describe(p.model)->encoding, &note, &notes, &error), &error);
+        library_ok(patrain_decode(token, tokens, patrain_model_describe(p.model)->encoding, &note, &notes, &error),
+                   &error);
         size_t struck = 0;
         assert_true(notes > 5);
         for (size_t i = 0; i < LENGTH; i++) struck += key[i].velocity > 0;
         assert_true(struck > 5);
         for (size_t n = 0; n < notes; n++) {
             size_t i = 0;
-            while (i < LENGTH && !(key[i].velocity && key[i].pitch == note[n].pitch && fabs(key[i].seconds - note[n].start) < 1e-9)) i++;
-            if (i == LENGTH) fail_msg("%s: note %zu, pitch %d at %g s: no such key", encoding[e], n, note[n].pitch, note[n].start);
+            while (i < LENGTH &&
+                   !(key[i].velocity && key[i].pitch == note[n].pitch && fabs(key[i].seconds - note[n].start) < 1e-9))
+                i++;
+            if (i == LENGTH)
+                fail_msg("%s: note %zu, pitch %d at %g s: no such key", encoding[e], n, note[n].pitch, note[n].start);
             assert_int_equal(key[i].velocity, note[n].velocity);
         }
         patrain_free(note);
@@ -220,7 +229,8 @@ static void test_predict(void **state) {
         int latents = length > m->prefix ? length - m->prefix : 1;
         for (int i = 0; i < 2 * length; i++) window[i] = primer[i % length];
         for (int i = 0; i < 2 * latents; i++) target[i] = (uint16_t)(i == 2 * latents - 1 ? 60 : PATRAIN_PAD);
-        patrain_windows w = {.size = sizeof w, .batch = 2, .length = length, .latents = latents, .input = window, .target = target};
+        patrain_windows w = {
+            .size = sizeof w, .batch = 2, .length = length, .latents = latents, .input = window, .target = target};
         w.nats = nats;
         w.best = best;
         w.logits = all;
@@ -231,7 +241,8 @@ static void test_predict(void **state) {
         double sum = 0;
         int top = 0;
         for (int v = 0; v < PATRAIN_VOCABULARY; v++) {
-            if (fabsf(logits[v] - last[v]) > 1e-4F) fail_msg("%d tokens: logit %d: expected %g, found %g", length, v, logits[v], last[v]);
+            if (fabsf(logits[v] - last[v]) > 1e-4F)
+                fail_msg("%d tokens: logit %d: expected %g, found %g", length, v, logits[v], last[v]);
             sum += exp((double)last[v]);
             if (last[v] > last[top]) top = v;
         }
@@ -240,7 +251,8 @@ static void test_predict(void **state) {
         assert_true(nats[0] == 0 || latents == 1);
     }
     patrain_windows w = {.size = sizeof w, .batch = 3, .length = 2, .latents = 1, .input = window};
-    library_refused(patrain_scorer_predict(p.scorer, &w, &error), &error, PATRAIN_BAD_USAGE, "batch: expected 1 to 2 sequences, found 3");
+    library_refused(patrain_scorer_predict(p.scorer, &w, &error), &error, PATRAIN_BAD_USAGE,
+                    "batch: expected 1 to 2 sequences, found 3");
     w.size = 8;
     char text[100];
     snprintf(text, sizeof text, "patrain_windows.size: expected %zu, found 8", sizeof w);
@@ -309,8 +321,10 @@ static void *play(void *arg) {
     patrain_stream *s;
     patrain_error error;
     patrain_sampling o = library_sampling();
-    library_ok(patrain_stream_open(&s, j->model,
-                                   &(patrain_options){.size = sizeof(patrain_options), .device = library_device(), .threads = 1}, &error),
+    library_ok(patrain_stream_open(
+                   &s, j->model,
+                   &(patrain_options){.size = sizeof(patrain_options), .device = library_device(), .threads = 1},
+                   &error),
                &error);
     continue_primer(s, &o, PRIMER, j->token);
     patrain_stream_close(s);
@@ -363,7 +377,8 @@ static void test_callers_own_openmp(void **state) {
         for (int i = 0; i < 2; i++) {
             for (int t = 1; t < LONGEST; t++)
                 if (fabsf(nats[way][i][t] - nats[PLAIN][0][t]) > 1e-4F)
-                    fail_msg("way %d, token %d: expected %g nats, found %g", way, t, nats[PLAIN][0][t], nats[way][i][t]);
+                    fail_msg("way %d, token %d: expected %g nats, found %g", way, t, nats[PLAIN][0][t],
+                             nats[way][i][t]);
             assert_memory_equal(drawn[way][i], drawn[PLAIN][0], sizeof drawn[0][0]);
         }
     }

@@ -1,5 +1,5 @@
-// test_library_files.c: patrain.h's notes, MIDI files, cuts and errors, and the threads that a process is left with. PA_DEVICE chooses
-// the device.
+// test_library_files.c: patrain.h's notes, MIDI files, cuts and errors, and the threads that a process is left with.
+// PA_DEVICE chooses the device.
 #include <math.h>
 #include <omp.h>
 
@@ -32,8 +32,10 @@ static void test_spinning(void **state) {
     library_ok(patrain_model_open(&m, scratch("model.safetensors"), NULL, &error), &error);
     int before = threads_now(), expected = before + omp_get_num_procs() + 1;
     for (int i = 0; i < 2; i++) { // a second stream adds none
-        library_ok(patrain_stream_open(&s, m, &(patrain_options){.size = sizeof(patrain_options), .device = library_device(), .threads = 1},
-                                       &error),
+        library_ok(patrain_stream_open(
+                       &s, m,
+                       &(patrain_options){.size = sizeof(patrain_options), .device = library_device(), .threads = 1},
+                       &error),
                    &error);
         patrain_stream_close(s);
         for (int wait = 0; wait < 1000 && threads_now() < expected; wait++) usleep(10000);
@@ -58,9 +60,11 @@ static void test_notes(void **state) {
         library_ok(patrain_decode(token, count, (patrain_encoding)e, &found, &n, &error), &error);
         assert_int_equal(n, 3);
         for (size_t i = 0; i < n; i++) assert_int_equal(token[found[i].token], PATRAIN_NOTE_ON + found[i].pitch);
-        assert_true(found[0].pitch == 60 && found[1].pitch == 64 && found[2].start == 1 && fabs(found[2].end - 2.25) < 1e-9);
+        assert_true(found[0].pitch == 60 && found[1].pitch == 64 && found[2].start == 1 &&
+                    fabs(found[2].end - 2.25) < 1e-9);
         library_ok(patrain_write_midi(scratch("notes.mid"), found, n, &error), &error);
-        patrain_status s = patrain_encode_midi(scratch("notes.mid"), (patrain_encoding)e, &how, &again, &count_again, &report, &error);
+        patrain_status s =
+            patrain_encode_midi(scratch("notes.mid"), (patrain_encoding)e, &how, &again, &count_again, &report, &error);
         if (e == PATRAIN_PERFORMANCE) {
             library_ok(s, &error);
             assert_int_equal(report.dropped, 0);
@@ -70,7 +74,8 @@ static void test_notes(void **state) {
             assert_memory_equal(again, token, count * sizeof *token);
         } else { // the file has no pedal
             char text[512];
-            snprintf(text, sizeof text, "%s: no note of its 3 has a place in the midi-neural encoding", scratch("notes.mid"));
+            snprintf(text, sizeof text, "%s: no note of its 3 has a place in the midi-neural encoding",
+                     scratch("notes.mid"));
             library_refused(s, &error, PATRAIN_BAD_DATA, text);
             assert_null(again);
         }
@@ -99,8 +104,8 @@ static void test_cut(void **state) {
         memcpy(token, piece, sizeof piece);
         library_ok(patrain_cut(token, &count, row[i].seconds, &error), &error);
         if (count != row[i].kept || token[count - 1] != row[i].last)
-            fail_msg("cut at %g: expected %zu tokens up to %d, found %zu up to %d", row[i].seconds, row[i].kept, row[i].last, count,
-                     token[count - 1]);
+            fail_msg("cut at %g: expected %zu tokens up to %d, found %zu up to %d", row[i].seconds, row[i].kept,
+                     row[i].last, count, token[count - 1]);
     }
     uint16_t token[COUNT];
     size_t count = COUNT;
@@ -122,8 +127,10 @@ static void test_refusals(void **state) {
          "note 0: expected a start from 0 and a later end within 86400 s, found -1 and 1"},
         {{.start = 1, .end = 1, .pitch = 60, .velocity = 64},
          "note 0: expected a start from 0 and a later end within 86400 s, found 1 and 1"},
-        {{.end = 1, .pitch = 128, .velocity = 64}, "note 0: expected a pitch up to 127 and a velocity from 1 to 127, found 128 and 64"},
-        {{.end = 1, .pitch = 60, .velocity = 0}, "note 0: expected a pitch up to 127 and a velocity from 1 to 127, found 60 and 0"},
+        {{.end = 1, .pitch = 128, .velocity = 64},
+         "note 0: expected a pitch up to 127 and a velocity from 1 to 127, found 128 and 64"},
+        {{.end = 1, .pitch = 60, .velocity = 0},
+         "note 0: expected a pitch up to 127 and a velocity from 1 to 127, found 60 and 0"},
     };
     patrain_error error;
     uint16_t *tokens;
@@ -131,14 +138,15 @@ static void test_refusals(void **state) {
     patrain_model *none;
     char text[512];
     snprintf(text, sizeof text, "cannot open %s: No such file or directory", scratch("none.mid"));
-    library_refused(patrain_encode_midi(scratch("none.mid"), PATRAIN_PERFORMANCE, NULL, &tokens, &count, NULL, &error), &error,
-                    PATRAIN_BAD_USAGE, text);
+    library_refused(patrain_encode_midi(scratch("none.mid"), PATRAIN_PERFORMANCE, NULL, &tokens, &count, NULL, &error),
+                    &error, PATRAIN_BAD_USAGE, text);
     EACH_ROW (i, bad, bad[i].text) {
-        library_refused(patrain_encode_notes(&bad[i].note, 1, PATRAIN_PERFORMANCE, &tokens, &count, &error), &error, PATRAIN_BAD_DATA,
-                        bad[i].text);
+        library_refused(patrain_encode_notes(&bad[i].note, 1, PATRAIN_PERFORMANCE, &tokens, &count, &error), &error,
+                        PATRAIN_BAD_DATA, bad[i].text);
         assert_null(tokens);
     }
-    snprintf(text, sizeof text, "%s: expected a model file, a checkpoint or a run directory, found nothing there", scratch("none"));
+    snprintf(text, sizeof text, "%s: expected a model file, a checkpoint or a run directory, found nothing there",
+             scratch("none"));
     library_refused(patrain_model_open(&none, scratch("none"), NULL, &error), &error, PATRAIN_BAD_USAGE, text);
     assert_null(none);
     assert_int_equal(patrain_model_open(&none, scratch("none"), NULL, NULL), PATRAIN_BAD_USAGE);
@@ -147,14 +155,19 @@ static void test_refusals(void **state) {
     patrain_stream *stream;
     float logits[PATRAIN_VOCABULARY];
     patrain_sampling o = library_sampling();
-    library_refused(patrain_stream_open(&stream, p.model, &(patrain_options){.size = sizeof(patrain_options), .device = "gpu"}, &error),
+    library_refused(patrain_stream_open(&stream, p.model,
+                                        &(patrain_options){.size = sizeof(patrain_options), .device = "gpu"}, &error),
                     &error, PATRAIN_BAD_USAGE, "device: expected auto, cpu or cuda, found gpu");
-    library_refused(patrain_stream_open(&stream, p.model, &(patrain_options){.size = sizeof(patrain_options), .precision = "fp8"}, &error),
+    library_refused(patrain_stream_open(&stream, p.model,
+                                        &(patrain_options){.size = sizeof(patrain_options), .precision = "fp8"},
+                                        &error),
                     &error, PATRAIN_BAD_USAGE, "precision: expected auto, fp32, bf16 or fp16, found fp8");
-    library_refused(patrain_stream_open(&stream, p.model, &(patrain_options){.size = sizeof(patrain_options), .sequences = -1}, &error),
+    library_refused(patrain_stream_open(&stream, p.model,
+                                        &(patrain_options){.size = sizeof(patrain_options), .sequences = -1}, &error),
                     &error, PATRAIN_BAD_USAGE, "sequences: expected 1 or more, or 0 for the default, found -1");
     snprintf(text, sizeof text, "patrain_options.size: expected %zu, found 0", sizeof(patrain_options));
-    library_refused(patrain_stream_open(&stream, p.model, &(patrain_options){.device = "cpu"}, &error), &error, PATRAIN_BAD_USAGE, text);
+    library_refused(patrain_stream_open(&stream, p.model, &(patrain_options){.device = "cpu"}, &error), &error,
+                    PATRAIN_BAD_USAGE, text);
     assert_null(stream);
     library_refused(patrain_stream_logits(p.stream, logits, &error), &error, PATRAIN_BAD_USAGE,
                     "expected a token to predict from, found an empty stream");

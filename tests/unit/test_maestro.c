@@ -1,5 +1,5 @@
-// test_maestro.c: the whole of MAESTRO v3.0.0, both encodings: every validation piece by its hash, the corpus by its totals. Needs
-// PA_MAESTRO, the unpacked folder, and PA_DATA, the folder of tokens_validation.tsv; is skipped without.
+// test_maestro.c: the whole of MAESTRO v3.0.0, both encodings: every validation piece by its hash, the corpus by its
+// totals. Needs PA_MAESTRO, the unpacked folder, and PA_DATA, the folder of tokens_validation.tsv; is skipped without.
 #include "host/prep/corpus_find.h"
 #include "tests/support/scratch.h"
 #include "tokenizer/workers.h"
@@ -16,8 +16,9 @@ static const struct {
     size_t pieces, notes;
     double seconds;
     size_t tokens[2];
-} expected[PA_SPLITS] = {
-    {962, 5659329, 573277, {22885711, 23201626}}, {137, 639425, 69946, {2591657, 2607223}}, {177, 741410, 71928, {2989305, 3019852}}};
+} expected[PA_SPLITS] = {{962, 5659329, 573277, {22885711, 23201626}},
+                         {137, 639425, 69946, {2591657, 2607223}},
+                         {177, 741410, 71928, {2989305, 3019852}}};
 
 typedef struct {
     pa_corpus corpus;
@@ -26,7 +27,8 @@ typedef struct {
 
 static void take(void *user, size_t index, pa_status status, pa_piece piece, const char *reason) {
     results *r = user;
-    if (status && !strstr(reason, "has a place in the midi-neural encoding")) fail_msg("%s", reason); // 9 files without a pedal
+    if (status && !strstr(reason, "has a place in the midi-neural encoding"))
+        fail_msg("%s", reason); // 9 files without a pedal
     r->piece[index] = piece;
 }
 
@@ -36,7 +38,8 @@ static results encode(pa_encoding e) {
     if (pa_corpus_find(&r.corpus, getenv("PA_MAESTRO"), NULL, &err)) fail_msg("%s", err.text);
     char **path = calloc(r.corpus.count, sizeof(char *));
     r.piece = calloc(r.corpus.count, sizeof *r.piece);
-    for (size_t i = 0; i < r.corpus.count; i++) assert_true(asprintf(&path[i], "%s/%s", r.corpus.folder, r.corpus.file[i].name) > 0);
+    for (size_t i = 0; i < r.corpus.count; i++)
+        assert_true(asprintf(&path[i], "%s/%s", r.corpus.folder, r.corpus.file[i].name) > 0);
     const pa_encode_options o = {.encoding = e, .longest_pause = PA_LONGEST_PAUSE};
     int jobs = (int)sysconf(_SC_NPROCESSORS_ONLN);
     assert_int_equal(pa_encode_files((const char *const *)path, r.corpus.count, &o, jobs, take, &r, NULL), PA_OK);
@@ -77,7 +80,8 @@ static void check_hashes(const results *r, pa_encoding e) {
         for (size_t i = 0; i < r->corpus.count; i++) {
             if (strcmp(r->corpus.file[i].name, cell[4])) continue;
             const pa_piece *p = &r->piece[i];
-            char *hash = g_compute_checksum_for_data(G_CHECKSUM_SHA256, (const guchar *)p->token, p->count * sizeof *p->token);
+            char *hash =
+                g_compute_checksum_for_data(G_CHECKSUM_SHA256, (const guchar *)p->token, p->count * sizeof *p->token);
             assert_int_equal(p->count, strtol(cell[2], NULL, 10));
             assert_string_equal(hash, cell[3]);
             g_free(hash);
@@ -99,7 +103,9 @@ static void check_round_trip(const results *r) {
         for (int k = 0; k < 2; k++, from = &again[0]) {
             assert_int_equal(pa_decode(from->token, from->count, PA_PERFORMANCE, &note, &count, NULL), PA_OK);
             assert_int_equal(pa_midi_write(scratch("a.mid"), note, count, NULL), PA_OK);
-            assert_int_equal(pa_encode_file(scratch("a.mid"), &(pa_encode_options){.encoding = PA_PERFORMANCE}, &again[k], NULL), PA_OK);
+            assert_int_equal(
+                pa_encode_file(scratch("a.mid"), &(pa_encode_options){.encoding = PA_PERFORMANCE}, &again[k], NULL),
+                PA_OK);
             assert_int_equal(again[k].notes, count);
             free(note);
         }

@@ -14,7 +14,8 @@ static void put_tokens(void) {
     static uint16_t token[COUNT];
     pa_piece piece = {.token = token, .count = COUNT, .seconds = 1, .notes = COUNT};
     for (int i = 0; i < COUNT; i++) token[i] = 60;
-    assert_int_equal(pa_tokens_write(scratch("t.safetensors"), &piece, (const char *const[]){"one"}, 1, PA_PERFORMANCE, "train", &err),
+    assert_int_equal(pa_tokens_write(scratch("t.safetensors"), &piece, (const char *const[]){"one"}, 1, PA_PERFORMANCE,
+                                     "train", &err),
                      PA_OK);
 }
 
@@ -39,7 +40,8 @@ static void write_without_a_trace(void) {
     struct stat before;
     assert_int_equal(stat(scratch("t.safetensors"), &before), 0);
     overwrite(9000, "\1", 1);
-    assert_int_equal(utimensat(AT_FDCWD, scratch("t.safetensors"), (struct timespec[]){before.st_atim, before.st_mtim}, 0), 0);
+    assert_int_equal(
+        utimensat(AT_FDCWD, scratch("t.safetensors"), (struct timespec[]){before.st_atim, before.st_mtim}, 0), 0);
 }
 
 // The mapping keeps the old file.
@@ -62,7 +64,8 @@ static void changes_are_found_and_nothing_faults(void **state) {
         pa_status check, verify;
         const char *message;
     } row[] = {
-        {"cut short", cut_short, PA_DATA, PA_DATA, "t.safetensors could not be read, or was cut short, while it was open"},
+        {"cut short", cut_short, PA_DATA, PA_DATA,
+         "t.safetensors could not be read, or was cut short, while it was open"},
         {"overwritten", write_noise, PA_DATA, PA_DATA, "t.safetensors was written to while it was open"},
         {"without a trace", write_without_a_trace, PA_OK, PA_DATA,
          "t.safetensors was changed while it was open: expected data with CRC-32C "},

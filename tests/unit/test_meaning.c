@@ -55,7 +55,8 @@ static void pedal_in_another_track(void **state) {
     midi_header(&m, 1, 3, 480);
     put_tempo_track();
     TRACK({0, 0x90, 72, 80}, {240, 0x80, 72, 0}, {2880, 0x90, 74, 80}, {3120, 0x80, 74, 0});
-    TRACK({0, 0xb0, 64, 127}, {0, 0x90, 48, 80}, {240, 0x80, 48, 0}, {1920, 0xb0, 64, 0}, {2880, 0x90, 50, 80}, {3120, 0x80, 50, 0});
+    TRACK({0, 0xb0, 64, 127}, {0, 0x90, 48, 80}, {240, 0x80, 48, 0}, {1920, 0xb0, 64, 0}, {2880, 0x90, 50, 80},
+          {3120, 0x80, 50, 0});
     same_as_case("pedal_in_other_track.mid");
     expect_tokens(&m, PA_PERFORMANCE, "V19 +48 +72 T100 T100 -48 -72 T100 +50 +74 T25 -50 -74", 0);
 }
@@ -76,10 +77,11 @@ static void pedal_in_a_track_of_its_own(void **state) {
 static void pedal_across_a_program_change(void **state) {
     (void)state;
     midi_header(&m, 0, 1, 480);
-    TRACK({0, 0xb0, 64, 127}, {0, 0x90, 60, 80}, {480, 0x80, 60, 0}, {960, 0xc0, 1, 0}, {960, 0x90, 62, 80}, {1440, 0x80, 62, 0},
-          {1920, 0xb0, 64, 0}, {8640, 0xc0, 0, 0}, {8640, 0x90, 64, 80}, {9600, 0x80, 64, 0});
+    TRACK({0, 0xb0, 64, 127}, {0, 0x90, 60, 80}, {480, 0x80, 60, 0}, {960, 0xc0, 1, 0}, {960, 0x90, 62, 80},
+          {1440, 0x80, 62, 0}, {1920, 0xb0, 64, 0}, {8640, 0xc0, 0, 0}, {8640, 0x90, 64, 80}, {9600, 0x80, 64, 0});
     same_as_case("pedal_across_program_change.mid");
-    expect_tokens(&m, PA_PERFORMANCE, "V19 +60 T100 +62 T100 -60 -62 T100 T100 T100 T100 T100 T100 T100 +64 T100 -64", 0);
+    expect_tokens(&m, PA_PERFORMANCE, "V19 +60 T100 +62 T100 -60 -62 T100 T100 T100 T100 T100 T100 T100 +64 T100 -64",
+                  0);
 }
 
 static void a_pedal_never_lifted_ends_with_the_piece(void **state) {
@@ -96,7 +98,8 @@ static void a_pedal_never_lifted_ends_with_the_piece(void **state) {
     midi_track(&m, r);
     same_as_case("pedal_never_up_two_parts.mid");
     expect_tokens(&m, PA_PERFORMANCE,
-                  "V19 +36 +72 T50 -72 +73 T50 -73 +74 T50 -74 +75 T50 -75 +76 T50 -76 +77 T50 -77 +78 T50 -78 +79 T50 -79 +80 T50 -80 +81 "
+                  "V19 +36 +72 T50 -72 +73 T50 -73 +74 T50 -74 +75 T50 -75 +76 T50 -76 +77 T50 -77 +78 T50 -78 +79 T50 "
+                  "-79 +80 T50 -80 +81 "
                   "T50 -81 +82 T50 -82 +83 T50 -83 +84 T50 -84 +85 T50 -85 +86 T50 -86 +87 T50 -36 -87",
                   0);
 }
@@ -188,7 +191,8 @@ static void all_notes_off_releases_the_keys(void **state) {
 static void all_sound_off_silences(void **state) {
     (void)state;
     midi_header(&m, 0, 1, 500);
-    TRACK(DOWN(0), ON(0, 60, 64), OFF(100, 60), ON(200, 61, 64), {300, 0xb0, 120, 0}, ON(400, 62, 64), OFF(500, 62), UP(800));
+    TRACK(DOWN(0), ON(0, 60, 64), OFF(100, 60), ON(200, 61, 64), {300, 0xb0, 120, 0}, ON(400, 62, 64), OFF(500, 62),
+          UP(800));
     expect_tokens(&m, PA_PERFORMANCE, "V15 +60 T20 +61 T10 -60 -61 T10 +62 T40 -62", 0);
 }
 
@@ -200,8 +204,8 @@ static void a_reset_lifts_the_pedals(void **state) {
     expect_options(&m, &(pa_encode_options){.sostenuto = true}, "V15 +60 T30 -60 T10 +62 T10 -62", 0, NULL);
 }
 
-// The sustain messages of one tick, however they are ordered: what is pressed comes before what is lifted. Most change nothing and are
-// left out before libsmf parses the file.
+// The sustain messages of one tick, however they are ordered: what is pressed comes before what is lifted. Most change
+// nothing and are left out before libsmf parses the file.
 static void pedal_messages_of_one_tick(void **state) {
     (void)state;
     for (int down = 0; down < 2; down++) {
@@ -209,18 +213,22 @@ static void pedal_messages_of_one_tick(void **state) {
             for (int lifts = 0; lifts < 1 << messages; lifts++) { // a bit each
                 midi_header(&m, 0, 1, 500);
                 midi_begin(&m);
-                midi_rows(&m, (const row[]){ON(0, 62, 64), OFF(100, 62), CC(120, down ? 64 : 63), ON(200, 60, 64), STOP});
+                midi_rows(&m,
+                          (const row[]){ON(0, 62, 64), OFF(100, 62), CC(120, down ? 64 : 63), ON(200, 60, 64), STOP});
                 midi_delta(&m, 50);
                 for (int i = 0; i < messages; i++)
-                    midi_put(&m, (const char[]){(char)0xb0, 64, lifts >> i & 1 ? 0 : 127, 0}, 4); // and the next event's time
+                    midi_put(&m, (const char[]){(char)0xb0, 64, lifts >> i & 1 ? 0 : 127, 0},
+                             4); // and the next event's time
                 midi_put(&m, (const char[]){(char)0xb0, 7, 100}, 3);
                 midi_rows(&m, (const row[]){OFF(50, 60), ON(100, 64, 64), OFF(150, 64), UP(350), STOP});
                 midi_end(&m);
                 bool held = !lifts;
-                snprintf(row_label, sizeof row_label, "%s: pedal %s, %d messages, lifts 0x%x", __func__, down ? "down" : "up", messages,
-                         (unsigned)lifts);
+                snprintf(row_label, sizeof row_label, "%s: pedal %s, %d messages, lifts 0x%x", __func__,
+                         down ? "down" : "up", messages, (unsigned)lifts);
                 expect_tokens(&m, PA_PERFORMANCE,
-                              held ? "V15 +62 T10 -62 T10 +60 T15 +64 T25 -60 -64" : "V15 +62 T10 -62 T10 +60 T10 -60 T5 +64 T5 -64", 0);
+                              held ? "V15 +62 T10 -62 T10 +60 T15 +64 T25 -60 -64"
+                                   : "V15 +62 T10 -62 T10 +60 T10 -60 T5 +64 T5 -64",
+                              0);
             }
         }
     }
@@ -240,7 +248,7 @@ static void a_repeated_pedal_message_is_the_end_of_the_piece(void **state) {
     expect_tokens(&m, PA_PERFORMANCE, "V15 +60 T80 -60", 0);
 }
 
-#define SOSTENUTO(t, value)                                                                                                                \
+#define SOSTENUTO(t, value)                                                                                            \
     { t, 0xb0, 66, value }
 
 static void expect_sostenuto(const char *ignored, const char *applied) {
@@ -253,20 +261,23 @@ static void expect_sostenuto(const char *ignored, const char *applied) {
 static void sostenuto_holds_what_is_down_at_its_press(void **state) {
     (void)state;
     midi_header(&m, 0, 1, 500);
-    TRACK(ON(0, 60, 64), ON(0, 62, 64), OFF(100, 62), SOSTENUTO(200, 127), ON(300, 64, 64), OFF(400, 60), OFF(400, 64), SOSTENUTO(500, 0));
+    TRACK(ON(0, 60, 64), ON(0, 62, 64), OFF(100, 62), SOSTENUTO(200, 127), ON(300, 64, 64), OFF(400, 60), OFF(400, 64),
+          SOSTENUTO(500, 0));
     expect_sostenuto("V15 +60 +62 T10 -62 T20 +64 T10 -60 -64", "V15 +60 +62 T10 -62 T20 +64 T10 -64 T10 -60");
     midi_header(&m, 0, 1, 500); // with the sustain pedal: the release of either leaves what the other holds
-    TRACK(ON(0, 60, 64), SOSTENUTO(100, 127), DOWN(150), OFF(200, 60), ON(200, 61, 64), OFF(250, 61), UP(300), SOSTENUTO(500, 0));
+    TRACK(ON(0, 60, 64), SOSTENUTO(100, 127), DOWN(150), OFF(200, 60), ON(200, 61, 64), OFF(250, 61), UP(300),
+          SOSTENUTO(500, 0));
     expect_sostenuto("V15 +60 T20 +61 T10 -60 -61", "V15 +60 T20 +61 T10 -61 T20 -60");
     midi_header(&m, 0, 1, 500); // what only the sustain pedal holds is not down
-    TRACK(DOWN(0), ON(0, 60, 64), OFF(100, 60), ON(100, 62, 64), SOSTENUTO(200, 127), UP(300), OFF(400, 62), SOSTENUTO(500, 0));
+    TRACK(DOWN(0), ON(0, 60, 64), OFF(100, 60), ON(100, 62, 64), SOSTENUTO(200, 127), UP(300), OFF(400, 62),
+          SOSTENUTO(500, 0));
     expect_sostenuto("V15 +60 T10 +62 T20 -60 T10 -62", "V15 +60 T10 +62 T20 -60 T20 -62");
     midi_header(&m, 0, 1, 500); // struck again while it is held
     TRACK(ON(0, 60, 64), SOSTENUTO(100, 127), OFF(200, 60), ON(300, 60, 64), OFF(400, 60), SOSTENUTO(600, 0));
     expect_sostenuto("V15 +60 T20 -60 T10 +60 T10 -60", "V15 +60 T30 -60 +60 T30 -60");
     midi_header(&m, 0, 1, 500); // a further message of a pedal that is down is no press
-    TRACK(ON(0, 60, 64), SOSTENUTO(100, 64), OFF(200, 60), ON(200, 62, 64), DOWN(220), SOSTENUTO(250, 127), UP(280), OFF(300, 62),
-          SOSTENUTO(500, 0));
+    TRACK(ON(0, 60, 64), SOSTENUTO(100, 64), OFF(200, 60), ON(200, 62, 64), DOWN(220), SOSTENUTO(250, 127), UP(280),
+          OFF(300, 62), SOSTENUTO(500, 0));
     expect_sostenuto("V15 +60 T20 -60 +62 T10 -62", "V15 +60 T20 +62 T10 -62 T20 -60");
     midi_header(&m, 0, 1, 500); // never lifted
     TRACK(ON(0, 60, 64), SOSTENUTO(100, 127), OFF(200, 60), ON(300, 62, 64), OFF(900, 62));

@@ -232,7 +232,8 @@ static void refused_events(void **state) {
         {"\0\x3c\x40", 3, "track 1, byte 23: expected a status byte, found 0x3c"},
         {"\0\x90\x3c\x80", 4, "track 1, byte 25: expected a data byte below 128, found 0x80"},
         {"\0\xf4", 2, "track 1, byte 23: expected an event, found the undefined status 0xf4"},
-        {"\x81\x82\x83\x84\5\x90\x3c\x40", 8, "track 1, byte 22: expected a number of at most 4 bytes, found a longer one"},
+        {"\x81\x82\x83\x84\5\x90\x3c\x40", 8,
+         "track 1, byte 22: expected a number of at most 4 bytes, found a longer one"},
         {"\0\xff\1\x7f", 4, "track 1, byte 26: expected the rest of an event, found the end of the track"},
         {"\0\xf0\x7f", 3, "track 1, byte 25: expected the rest of an event, found the end of the track"},
         {"\xff\xff\xff\x7f\xf8\xff\xff\xff\x7f\x90\x3c\x40", 12, "a pause of 536870910 ticks, likely a damaged file"},
@@ -259,7 +260,8 @@ static void refused_lengths(void **state) {
     expect_refused(&m, "track 1, byte 82: tick 2415919095, likely a damaged file");
 }
 
-// A file of every kind of event, cut at each of its bytes: refused with a reason, or read where only the end of the track is missing.
+// A file of every kind of event, cut at each of its bytes: refused with a reason, or read where only the end of the
+// track is missing.
 static void cut_at_every_byte(void **state) {
     (void)state;
     midi_header(&m, 1, 2, 500);
@@ -286,8 +288,8 @@ static void changed_at_random(void **state) {
     MIDI_PUT(&good, "\0\xff\x51\3\x0f\x42\x40\0\xff\3\4name");
     midi_end(&good);
     midi_begin(&good);
-    midi_rows(&good, (const row[]){DOWN(0), ON(0, 60, 64), OFF(100, 60), ON(100, 64, 80), ON(200, 60, 64), UP(250), OFF(300, 60),
-                                   OFF(400, 64), STOP});
+    midi_rows(&good, (const row[]){DOWN(0), ON(0, 60, 64), OFF(100, 60), ON(100, 64, 80), ON(200, 60, 64), UP(250),
+                                   OFF(300, 60), OFF(400, 64), STOP});
     midi_end(&good);
     for (int i = 0; i < 20000; i++) {
         pa_piece piece;

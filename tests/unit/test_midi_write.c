@@ -1,4 +1,5 @@
-// test_midi_write.c: tokens to notes to files and back: for which notes nothing is lost, and what a written file looks like.
+// test_midi_write.c: tokens to notes to files and back: for which notes nothing is lost, and what a written file looks
+// like.
 #include "tests/support/midi_bytes.h"
 #include "tests/support/rows.h"
 #include "tests/support/scratch.h"
@@ -69,7 +70,8 @@ static void what_was_decoded_once_comes_back(void **state) {
         pa_note note[64];
         uint16_t token[200];
         pa_piece piece = {.token = token, .count = draw(200)};
-        for (size_t k = 0; k < piece.count; k++) token[k] = (uint16_t)(draw(2) ? draw(PA_VOCAB) : 60 + 128 * draw(2) + draw(3));
+        for (size_t k = 0; k < piece.count; k++)
+            token[k] = (uint16_t)(draw(2) ? draw(PA_VOCAB) : 60 + 128 * draw(2) + draw(3));
         pa_piece mixed = encode_notes(note, draw_notes(note, 64, true));
         pa_piece *from = i & 1 ? &piece : &mixed;
         pa_piece once = encode_again(from), twice = encode_again(&once);
@@ -123,7 +125,8 @@ static void written_bytes(void **state) {
 
 static void writing_refuses_times_that_are_none(void **state) {
     (void)state;
-    static const pa_note bad[] = {{-1, 1, 60, 64, 0}, {2, 1, 60, 64, 0}, {0, 1e9, 60, 64, 0}, {0, (double)NAN, 60, 64, 0}};
+    static const pa_note bad[] = {
+        {-1, 1, 60, 64, 0}, {2, 1, 60, 64, 0}, {0, 1e9, 60, 64, 0}, {0, (double)NAN, 60, 64, 0}};
     EACH_ROW (i, bad, NULL) assert_int_equal(pa_midi_write(scratch("a.mid"), &bad[i], 1, NULL), PA_DATA);
     assert_int_equal(scratch_entries(), 0);
 }

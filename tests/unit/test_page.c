@@ -1,12 +1,13 @@
-// test_page.c: the page of takes: what it holds, that its text is escaped, its errors. `test_page OUT.html` writes one, for
-// tests/programs/test_page.py. Skipped (77) where cairo, sound or a SoundFont is missing.
+// test_page.c: the page of takes: what it holds, that its text is escaped, its errors. `test_page OUT.html` writes one,
+// for tests/programs/test_page.py. Skipped (77) where cairo, sound or a SoundFont is missing.
 #include "tests/support/scratch.h"
 
 #include "host/play/page.h"
 #include "host/play/roll.h"
 #include "host/play/sound.h"
 
-static const pa_note SCALE[] = {{0, 0.5, 60, 80, 0}, {0.5, 1, 62, 60, 0}, {1, 1.5, 64, 100, 0}, {2, 4, 66, 30, 0}, {2, 4, 70, 90, 0}};
+static const pa_note SCALE[] = {
+    {0, 0.5, 60, 80, 0}, {0.5, 1, 62, 60, 0}, {1, 1.5, 64, 100, 0}, {2, 4, 66, 30, 0}, {2, 4, 70, 90, 0}};
 static pa_rendition take[] = {
     {.name = "first <take> & \"more\"", .note = SCALE, .notes = 5, .begins = 1.5},
     {
@@ -37,11 +38,14 @@ static pa_status play(void *arg, size_t k, FILE *mp3, pa_err *err) {
         fclose(out);
         if (s) return s;
     }
-    return fwrite(played[k].data, 1, played[k].size, mp3) == played[k].size ? PA_OK : pa_error(err, PA_FAIL, "cannot write MP3");
+    return fwrite(played[k].data, 1, played[k].size, mp3) == played[k].size
+               ? PA_OK
+               : pa_error(err, PA_FAIL, "cannot write MP3");
 }
 
 static pa_page example(const char *const *midi) {
-    return (pa_page){.title = "A </title> & B", .facts = "seed 1 < 2", .take = take, .takes = 2, .midi = midi, .sound = play};
+    return (pa_page){
+        .title = "A </title> & B", .facts = "seed 1 < 2", .take = take, .takes = 2, .midi = midi, .sound = play};
 }
 
 static char *page_text(const char *const *midi) {
@@ -131,8 +135,9 @@ static void what_cannot_be_made_is_an_error(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest test[] = {
-        SCRATCH_TEST(a_page_holds_all_of_its_takes), SCRATCH_TEST(names_are_text_and_not_markup),   SCRATCH_TEST(ids_of_two_rolls_differ),
-        SCRATCH_TEST(midi_files_are_embedded),       SCRATCH_TEST(what_cannot_be_made_is_an_error),
+        SCRATCH_TEST(a_page_holds_all_of_its_takes),   SCRATCH_TEST(names_are_text_and_not_markup),
+        SCRATCH_TEST(ids_of_two_rolls_differ),         SCRATCH_TEST(midi_files_are_embedded),
+        SCRATCH_TEST(what_cannot_be_made_is_an_error),
     };
     pa_err err;
     if (pa_roll_check("x.svg", 1, &err) || pa_sound_font(NULL, &font, &err)) {

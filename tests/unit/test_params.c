@@ -1,5 +1,5 @@
-// test_params.c: the table of tensors against perceiver_ar_pytorch's names and shapes, first values, flop against counting one by one,
-// and what is refused of a model's settings.
+// test_params.c: the table of tensors against perceiver_ar_pytorch's names and shapes, first values, flop against
+// counting one by one, and what is refused of a model's settings.
 #include "host/model/params.h"
 
 #include <math.h>
@@ -137,7 +137,8 @@ static void switches_add_and_take_away_tensors(void **state) {
     m.final_norm = m.qk_norm = true;
     init(&p, &m);
     assert_int_equal(p.count, bare.count + 2 + 2 * 4);
-    assert_true(p.final_norm_w == pa_params_find(&p, "norm.weight") && p.final_norm_b == pa_params_find(&p, "norm.bias"));
+    assert_true(p.final_norm_w == pa_params_find(&p, "norm.weight") &&
+                p.final_norm_b == pa_params_find(&p, "norm.bias"));
     int k = pa_params_find(&p, "layers.1.0.k_norm.weight");
     assert_true(k >= 0 && p.row[k].rank == 1 && p.row[k].shape[0] == 8 && !p.row[k].decays);
     assert_int_equal(pa_params_find(&p, "layers.1.0.r_norm.weight"), -1);
@@ -165,7 +166,8 @@ static void rows_lie_apart_and_aligned(void **state) {
 
 static void rotary_dims_are_resolved(void **state) {
     (void)state;
-    const int kase[][3] = {{0, 64, 32}, {0, 128, 64}, {0, 32, 32}, {0, 24, 24}, {0, 9, 8}, {16, 64, 16}, {64, 64, 64}, {0, 96, 48}};
+    const int kase[][3] = {{0, 64, 32}, {0, 128, 64}, {0, 32, 32},  {0, 24, 24},
+                           {0, 9, 8},   {16, 64, 16}, {64, 64, 64}, {0, 96, 48}};
     EACH_ROW (i, kase, NULL) {
         pa_model m = tiny();
         m.rotary_dims = kase[i][0];
@@ -199,7 +201,8 @@ static drawn draw(const pa_params *p, const char *name, uint64_t seed) {
     return d;
 }
 
-// Five deviations of a mean of n draws, and of their deviation: sqrt((kurtosis - 1) / 4n) of it, with 3 for a normal, 1.8 for a uniform.
+// Five deviations of a mean of n draws, and of their deviation: sqrt((kurtosis - 1) / 4n) of it, with 3 for a
+// normal, 1.8 for a uniform.
 static void check_draw(const pa_params *p, const char *name, double deviation, double kurtosis) {
     drawn d = draw(p, name, 7);
     double n = (double)p->row[pa_params_find(p, name)].size;
@@ -230,10 +233,12 @@ static void first_values_are_pytorchs(void **state) {
         double bound = 1 / sqrt(linear[i].inputs);
         check_draw(&p, linear[i].name, bound / sqrt(3), 1.8);
         drawn d = draw(&p, linear[i].name, 7);
-        assert_true(d.least >= -bound * (1 + 1e-6) && d.most <= bound * (1 + 1e-6) && d.most > 0.9 * bound && d.least < -0.9 * bound);
+        assert_true(d.least >= -bound * (1 + 1e-6) && d.most <= bound * (1 + 1e-6) && d.most > 0.9 * bound &&
+                    d.least < -0.9 * bound);
         free(d.x);
     }
-    const char *const norm[] = {"layers.0.0.norm", "perceive_layers.0.0.context_norm", "layers.1.1.0", "layers.1.0.q_norm"};
+    const char *const norm[] = {"layers.0.0.norm", "perceive_layers.0.0.context_norm", "layers.1.1.0",
+                                "layers.1.0.q_norm"};
     EACH_ROW (i, norm, norm[i]) {
         char name[64];
         snprintf(name, sizeof name, "%s.weight", norm[i]);
@@ -360,7 +365,8 @@ static void shares_out_of_range_are_named(void **state) {
         const char *message;
     } kase[] = {
         {offsetof(pa_model, prefix_dropout), 1, "model.prefix_dropout: expected at least 0 and below 1, found 1"},
-        {offsetof(pa_model, prefix_dropout), (double)NAN, "model.prefix_dropout: expected at least 0 and below 1, found nan"},
+        {offsetof(pa_model, prefix_dropout), (double)NAN,
+         "model.prefix_dropout: expected at least 0 and below 1, found nan"},
         {offsetof(pa_model, dropout), -0.5, "model.dropout: expected at least 0 and below 0.99, found -0.5"},
         {offsetof(pa_model, dropout), 0.999, "model.dropout: expected at least 0 and below 0.99, found 0.999"},
         {offsetof(pa_model, z_loss), 1e6, "model.z_loss: expected at least 0 and below 1e+06, found 1e+06"},

@@ -1,4 +1,5 @@
-// test_release.c: notes end by the hazard of pianists' note lengths: the table, what it leaves alone, and a model that never releases.
+// test_release.c: notes end by the hazard of pianists' note lengths: the table, what it leaves alone, and a model that
+// never releases.
 #include "host/base/philox.h"
 #include "host/lib/generate.h"
 #include "host/lib/release.h"
@@ -21,7 +22,8 @@ static void lengths_are_the_tables(void **state) {
         assert_float_equal(pa_release_length(60, 0, 1 - beyond[i].share / 0.05), beyond[i].steps, 1e-3);
         // Of notes that have sounded that long, the same shares.
         for (int j = i; j < BEYOND - 1; j++)
-            assert_float_equal(pa_release_length(60, beyond[i].steps, 1 - beyond[j].share / beyond[i].share), beyond[j].steps, 1e-3);
+            assert_float_equal(pa_release_length(60, beyond[i].steps, 1 - beyond[j].share / beyond[i].share),
+                               beyond[j].steps, 1e-3);
     }
     // Halfway between two lengths the share is their geometric mean: one hazard from one to the other.
     assert_float_equal(pa_release_length(60, 0, 1 - sqrt(0.02 * 0.01) / 0.05), (247 + 334) / 2.0, 1e-3);
@@ -138,7 +140,8 @@ static void notes_end_as_pianists_do(void **state) {
                     stroke[key] = i + 2;
                 } else if (pa_is_note_off(out[i]) && down[key]) {
                     int64_t length = clock - struck[key];
-                    double least = pa_release_length(key, 0, pa_uniform(pa_random(o.seed, PA_RANDOM_RELEASE, 0, stroke[key])));
+                    double least =
+                        pa_release_length(key, 0, pa_uniform(pa_random(o.seed, PA_RANDOM_RELEASE, 0, stroke[key])));
                     if (releases && ((double)length >= least + LONGEST_SHIFT || ((double)length < least && !e)))
                         fail_msg("%s: a note of %lld steps, expected %g", name[e], (long long)length, least);
                     if (length > longest) longest = length;
@@ -157,8 +160,8 @@ static void notes_end_as_pianists_do(void **state) {
             for (int j = 0; j < BEYOND; j++) {
                 double p = beyond[j].share / 0.05, expected = p * (double)notes, sigma = sqrt(expected * (1 - p));
                 if (fabs((double)longer[j] - expected) > 4 * sigma + 1e-9)
-                    fail_msg("%s: %zu of %zu notes longer than %d steps, expected %.1f", name[e], longer[j], notes, beyond[j].steps,
-                             expected);
+                    fail_msg("%s: %zu of %zu notes longer than %d steps, expected %.1f", name[e], longer[j], notes,
+                             beyond[j].steps, expected);
             }
         }
 }

@@ -1,5 +1,5 @@
-// Ranks that look for each other among connections that are none: silent ones, echoes, ports of earlier runs; and what is named when they
-// cannot. Each rank is a process of its own.
+// Ranks that look for each other among connections that are none: silent ones, echoes, ports of earlier runs; and what
+// is named when they cannot. Each rank is a process of its own.
 #include <arpa/inet.h>
 #include <pthread.h>
 #include <signal.h>
@@ -18,7 +18,8 @@
 static const char word[] = "00112233445566778899aabbccddeeff";
 
 static pa_status join(pa_comm *c, int rank, int world, double seconds, pa_err *err) {
-    return pa_comm_start(c, &(pa_comm_options){.rendezvous = scratch("meet"), .rank = rank, .world = world, .timeout = seconds}, err);
+    return pa_comm_start(
+        c, &(pa_comm_options){.rendezvous = scratch("meet"), .rank = rank, .world = world, .timeout = seconds}, err);
 }
 
 // Joins, sums and leaves in a process of its own, whose exit code is the status; 100 where the message lacks `text`.
@@ -56,7 +57,8 @@ static int listen_somewhere(int *port) {
 }
 
 static int connect_to(int port) {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in at = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_true(fd >= 0 && !connect(fd, (struct sockaddr *)&at, sizeof at));
     return fd;
@@ -73,7 +75,8 @@ static int port_of_file(void) {
     int port = 0;
     for (int i = 0; i < 1000 && !port; i++) {
         FILE *f = fopen(scratch("meet"), "r");
-        if (!f || !fgets(text, sizeof text, f) || sscanf(text, "patrain-rendezvous-2 %255s %d", host, &port) != 2) usleep(10000);
+        if (!f || !fgets(text, sizeof text, f) || sscanf(text, "patrain-rendezvous-2 %255s %d", host, &port) != 2)
+            usleep(10000);
         if (f) fclose(f);
     }
     assert_true(port > 0);
@@ -81,8 +84,10 @@ static int port_of_file(void) {
 }
 
 static void proofs_match_published_values(void **state) {
-    static const uint8_t none[] = {0xa3, 0x81, 0x7f, 0x04, 0xba, 0x25, 0xa8, 0xe6, 0x6d, 0xf6, 0x72, 0x14, 0xc7, 0x55, 0x02, 0x93},
-                         one[] = {0xda, 0x87, 0xc1, 0xd8, 0x6b, 0x99, 0xaf, 0x44, 0x34, 0x76, 0x59, 0x11, 0x9b, 0x22, 0xfc, 0x45};
+    static const uint8_t none[] = {0xa3, 0x81, 0x7f, 0x04, 0xba, 0x25, 0xa8, 0xe6,
+                                   0x6d, 0xf6, 0x72, 0x14, 0xc7, 0x55, 0x02, 0x93},
+                         one[] = {0xda, 0x87, 0xc1, 0xd8, 0x6b, 0x99, 0xaf, 0x44,
+                                  0x34, 0x76, 0x59, 0x11, 0x9b, 0x22, 0xfc, 0x45};
     uint8_t key[PA_WORD], proof[PA_WORD];
     (void)state;
     for (int i = 0; i < PA_WORD; i++) key[i] = (uint8_t)i;
@@ -163,7 +168,8 @@ static void what_stands_in_the_way_is_named(void **state) {
         pa_comm c;
         pa_err err = {""};
         pa_status s = join(&c, 0, 2, 1, &err);
-        if (!strstr(err.text, "communication: 2 ranks need ") || !strstr(err.text, ", the limit is 100 (ulimit -n)")) _exit(100);
+        if (!strstr(err.text, "communication: 2 ranks need ") || !strstr(err.text, ", the limit is 100 (ulimit -n)"))
+            _exit(100);
         _exit((int)s);
     }
     ended(process, PA_FAIL);

@@ -16,7 +16,8 @@ static pa_repetition measure(const uint8_t *pitch, size_t first, size_t count) {
     pa_note note[MOST] = {0};
     pa_repetition r;
     pa_err err;
-    for (size_t i = 0; i < count; i++) note[i] = (pa_note){(double)i, (double)i + 1, pitch[i], (uint8_t)(40 + i % 3), 0};
+    for (size_t i = 0; i < count; i++)
+        note[i] = (pa_note){(double)i, (double)i + 1, pitch[i], (uint8_t)(40 + i % 3), 0};
     if (pa_repetition_measure(note, first, count, &r, &err)) fail_msg("%s", err.text);
     return r;
 }

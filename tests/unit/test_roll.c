@@ -82,7 +82,8 @@ static int light_in(cairo_surface_t *s, const pa_rendition *take, int row, doubl
     double scale = cairo_image_surface_get_width(s) / l.width;
     double x = l.left + second / l.row_seconds * l.plot_width;
     double y = pa_roll_top(&l, take, 0) + pa_roll_row_top(&l, row) + l.plot_height - (pitch - l.low + 0.5) * l.key;
-    const unsigned char *p = cairo_image_surface_get_data(s) + (int)(y * scale) * cairo_image_surface_get_stride(s) + (int)(x * scale) * 4;
+    const unsigned char *p =
+        cairo_image_surface_get_data(s) + (int)(y * scale) * cairo_image_surface_get_stride(s) + (int)(x * scale) * 4;
     return (p[0] + 6 * p[1] + 3 * p[2]) / 10;
 }
 
@@ -97,7 +98,8 @@ static void notes_are_where_they_sound(void **state) {
     (void)state;
     pa_rendition r = two_notes();
     cairo_surface_t *s = picture(&r, 1);
-    int paper = light(s, &r, 5.5, 62), primer = light(s, &r, 0.5, 62), soft = light(s, &r, 1.5, 60), loud = light(s, &r, 3.5, 72);
+    int paper = light(s, &r, 5.5, 62), primer = light(s, &r, 0.5, 62), soft = light(s, &r, 1.5, 60),
+        loud = light(s, &r, 3.5, 72);
     assert_int_equal(paper, 255);
     assert_in_range(primer, 225, 250);
     assert_in_range(soft, 120, 215);

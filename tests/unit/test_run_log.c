@@ -60,9 +60,11 @@ static void lines_after_the_checkpoint_go(void **state) {
         FILE *f = open_memstream(&expected, &length);
         put_lines(f, 1, row[i].stays);
         fclose(f);
-        if (!row[i].evaluation && row[i].stays % 10 == 0) expected[length - strlen("{'step':20,'eval_loss':2.5}\n")] = 0;
+        if (!row[i].evaluation && row[i].stays % 10 == 0)
+            expected[length - strlen("{'step':20,'eval_loss':2.5}\n")] = 0;
         assert_int_equal(pa_read_text(scratch("metrics.jsonl"), &found, NULL, &err), PA_OK);
-        if (strcmp(found, expected)) fail_msg("row %zu: %zu bytes stay, expected %zu", i, strlen(found), strlen(expected));
+        if (strcmp(found, expected))
+            fail_msg("row %zu: %zu bytes stay, expected %zu", i, strlen(found), strlen(expected));
         bool lacks = row[i].step > row[i].stays;
         if (!!strstr(said, "lacks steps 21 to 21\n") != lacks) fail_msg("row %zu: %s", i, said);
         free(expected);

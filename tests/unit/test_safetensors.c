@@ -1,5 +1,5 @@
-// test_safetensors.c: a file that is damaged or made to do harm is refused with a line that says why. Files of our own are in
-// test_safetensors_write.c.
+// test_safetensors.c: a file that is damaged or made to do harm is refused with a line that says why. Files of our own
+// are in test_safetensors_write.c.
 #include "host/files/safetensors.h"
 #include "tests/support/rows.h"
 #include "tests/support/scratch.h"
@@ -47,7 +47,8 @@ static unsigned sum_all(const pa_st *st) {
 
 // ---- files that are refused
 
-#define T(name, dtype, shape, offsets) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":[" shape "],\"data_offsets\":[" offsets "]}"
+#define T(name, dtype, shape, offsets)                                                                                 \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":[" shape "],\"data_offsets\":[" offsets "]}"
 
 // clang-format off
 static const struct {
@@ -163,7 +164,8 @@ static void another_format_is_refused_with_its_first_bytes(void **state) {
     EACH_ROW (i, other, other[i].shown) {
         char message[256];
         scratch_put_bytes("a", other[i].bytes, other[i].count);
-        snprintf(message, sizeof message, "expected a safetensors file, found one that begins with \"%s\"", other[i].shown);
+        snprintf(message, sizeof message, "expected a safetensors file, found one that begins with \"%s\"",
+                 other[i].shown);
         expect_refused(PA_DATA, message);
     }
 }
@@ -234,7 +236,8 @@ static void misaligned_data_is_handed_out_aligned(void **state) {
     for (int pad = 0; pad < 9; pad++) {
         char header[256];
         pa_st *st;
-        snprintf(header, sizeof header, "{" T("a", "U8", "3", "0,3") "," T("b", "F64", "2", "3,19") "," T("c", "U16", "1", "19,21") "}%*s",
+        snprintf(header, sizeof header,
+                 "{" T("a", "U8", "3", "0,3") "," T("b", "F64", "2", "3,19") "," T("c", "U16", "1", "19,21") "}%*s",
                  pad, "");
         put_header(header, 21);
         assert_int_equal(pa_st_open(&st, scratch("a"), &err), PA_OK);

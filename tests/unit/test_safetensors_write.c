@@ -1,4 +1,5 @@
-// test_safetensors_write.c: what is written reads back; what cannot be read back is not written; any damage to it is found.
+// test_safetensors_write.c: what is written reads back; what cannot be read back is not written; any damage to it is
+// found.
 #include "host/files/safetensors.h"
 #include "host/files/safetensors_write.h"
 #include "tests/support/rows.h"
@@ -73,7 +74,8 @@ static void data_is_aligned_and_widest_first(void **state) {
     assert_int_equal(pa_st_open(&st, scratch("a"), &err), PA_OK);
     assert_string_equal(pa_st_at(st, 0)->name, "longs"); // of equals, in the order given
     assert_string_equal(pa_st_at(st, 1)->name, "quo\"te\n\xc3\xbc");
-    for (size_t i = 0, at = 0; i < ALL; at += pa_st_at(st, i++)->bytes) assert_int_equal(at % pa_dtype_size(pa_st_at(st, i)->dtype), 0);
+    for (size_t i = 0, at = 0; i < ALL; at += pa_st_at(st, i++)->bytes)
+        assert_int_equal(at % pa_dtype_size(pa_st_at(st, i)->dtype), 0);
     pa_st_close(st);
 }
 
@@ -87,7 +89,9 @@ static void what_cannot_be_read_back_is_not_written(void **state) {
     } bad[] = {
         {{{"a", PA_U8, 1, {3}, bytes, 2}}, 1, "tensor \"a\": expected 3 bytes for its shape, found 2"},
         {{{"", PA_U8, 1, {3}, bytes, 3}}, 1, "expected a tensor's name in UTF-8, used once, found \"\""},
-        {{{"__metadata__", PA_U8, 1, {3}, bytes, 3}}, 1, "expected a tensor's name in UTF-8, used once, found \"__metadata__\""},
+        {{{"__metadata__", PA_U8, 1, {3}, bytes, 3}},
+         1,
+         "expected a tensor's name in UTF-8, used once, found \"__metadata__\""},
         {{{"a\xff", PA_U8, 1, {3}, bytes, 3}}, 1, "expected a tensor's name in UTF-8, used once, found \"a\\xff\""},
         {{{"a", PA_U8, 1, {3}, bytes, 3}, {"a", PA_F32, 1, {6}, floats, 24}},
          2,
@@ -105,7 +109,8 @@ static void what_cannot_be_read_back_is_not_written(void **state) {
     }
     EACH_ROW (i, bad_meta, bad_meta[i][1].key) {
         assert_int_equal(pa_st_write(scratch("a"), all, 1, bad_meta[i], 2, &err), PA_FAIL);
-        snprintf(expected, sizeof expected, "%s: metadata \"%s\": expected UTF-8, and each key once", scratch("a"), bad_meta[i][1].key);
+        snprintf(expected, sizeof expected, "%s: metadata \"%s\": expected UTF-8, and each key once", scratch("a"),
+                 bad_meta[i][1].key);
         assert_string_equal(err.text, expected);
     }
     assert_int_equal(pa_st_write("/proc/a", all, ALL, NULL, 0, &err), PA_FAIL);
@@ -124,7 +129,8 @@ static void full_disk_names_path_and_bytes(void **state) {
         scratch_limit(room);
         assert_int_equal(pa_st_write(scratch("a"), all, ALL, meta, 3, &err), PA_FAIL);
         scratch_limit(0);
-        snprintf(expected, sizeof expected, "cannot write %s, %lld bytes: File too large", scratch("a"), (long long)info.st_size);
+        snprintf(expected, sizeof expected, "cannot write %s, %lld bytes: File too large", scratch("a"),
+                 (long long)info.st_size);
         assert_string_equal(err.text, expected);
         scratch_expect("a", "old");
         assert_int_equal(scratch_entries(), 1);
@@ -133,8 +139,8 @@ static void full_disk_names_path_and_bytes(void **state) {
     put_all();
 }
 
-// Every length short of the whole is refused and called so. Every damaged byte is refused but for the letters of "header_crc32c": then the
-// header's sum is not looked for, and all that the file says is what it said before.
+// Every length short of the whole is refused and called so. Every damaged byte is refused but for the letters of
+// "header_crc32c": then the header's sum is not looked for, and all that the file says is what it said before.
 static void damage_anywhere_is_refused_or_harmless(void **state) {
     (void)state;
     char *text, cut[128];
@@ -152,7 +158,8 @@ static void damage_anywhere_is_refused_or_harmless(void **state) {
         if (n >= 8 + header)
             snprintf(cut, sizeof cut, "; the file is cut short: expected %zu bytes, found %zu", length, n);
         else if (n >= 8)
-            snprintf(cut, sizeof cut, ": expected a header of %zu bytes, found %zu: the file is cut short", (size_t)header, n - 8);
+            snprintf(cut, sizeof cut, ": expected a header of %zu bytes, found %zu: the file is cut short",
+                     (size_t)header, n - 8);
         else
             snprintf(cut, sizeof cut, ": expected a safetensors file of at least 8 bytes, found %zu", n);
         assert_non_null(strstr(err.text, cut));

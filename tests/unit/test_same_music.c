@@ -45,7 +45,8 @@ static size_t draw_piece(any_event *e) {
     bool ports = !draw(3);
     for (int tick = 0; count < most; tick += 1 + (draw(3) ? 0 : (int)draw(400)))
         for (int track = 0; track < TRACKS; track++)
-            for (uint32_t k = draw(4); k && count < most; k--) e[count++] = draw_event(tick, track, ports ? (int)draw(2) : 0);
+            for (uint32_t k = draw(4); k && count < most; k--)
+                e[count++] = draw_event(tick, track, ports ? (int)draw(2) : 0);
     return count;
 }
 
@@ -58,7 +59,8 @@ static void write_track(midi *file, const any_event *e, size_t count, int track,
         midi_delta(file, e[i].tick - tick);
         tick = e[i].tick;
         if (e[i].port != port) {
-            midi_put(file, (const char[]){(char)0xff, 0x21, 1, (char)e[i].port, 0}, 5); // and the delta of the event itself
+            midi_put(file, (const char[]){(char)0xff, 0x21, 1, (char)e[i].port, 0},
+                     5); // and the delta of the event itself
             port = e[i].port;
         }
         midi_put(file, (const char *)e[i].byte, e[i].count);
@@ -69,15 +71,19 @@ static void write_track(midi *file, const any_event *e, size_t count, int track,
 static void expect_same(pa_encoding encoding, const midi *a, const midi *b, int round) {
     pa_piece piece[2];
     bool neural = encoding == PA_MIDI_NEURAL;
-    pa_encode_options o = {.encoding = encoding, .sostenuto = !neural && round & 1, .longest_pause = !neural && round & 2 ? 1 : 0};
+    pa_encode_options o = {
+        .encoding = encoding, .sostenuto = !neural && round & 1, .longest_pause = !neural && round & 2 ? 1 : 0};
     if (!neural && round & 4) pa_programs_parse("0-7", &o.programs, NULL);
-    pa_status first = encode_with(a->byte, a->count, &o, &piece[0], NULL), second = encode_with(b->byte, b->count, &o, &piece[1], NULL);
+    pa_status first = encode_with(a->byte, a->count, &o, &piece[0], NULL),
+              second = encode_with(b->byte, b->count, &o, &piece[1], NULL);
     bool same = first == second && piece[0].count == piece[1].count && piece[0].dropped == piece[1].dropped &&
-                piece[0].report.unclosed == piece[1].report.unclosed && piece[0].report.notes == piece[1].report.notes &&
+                piece[0].report.unclosed == piece[1].report.unclosed &&
+                piece[0].report.notes == piece[1].report.notes &&
                 (!piece[0].count || !memcmp(piece[0].token, piece[1].token, piece[0].count * sizeof(uint16_t)));
     if (!same) {
         char *text[] = {tokens_text(piece[0].token, piece[0].count), tokens_text(piece[1].token, piece[1].count)};
-        fail_msg("round %d: %s, dropped %zu; %s, dropped %zu", round, text[0], piece[0].dropped, text[1], piece[1].dropped);
+        fail_msg("round %d: %s, dropped %zu; %s, dropped %zu", round, text[0], piece[0].dropped, text[1],
+                 piece[1].dropped);
     }
     pa_piece_clear(&piece[0]);
     pa_piece_clear(&piece[1]);
@@ -134,7 +140,8 @@ static void a_repeated_press_changes_nothing_in_midi_neural(void **state) {
         for (size_t i = 0; i < count; i++) {
             uint8_t channel = e[i].byte[0] & 15, *now = &program[e[i].track][channel];
             if (e[i].byte[0] >> 4 == 0xc) *now = e[i].byte[1];
-            any_event change = {.tick = e[i].tick, .track = e[i].track, .port = e[i].port, .count = 2, .byte = {0xc0 | channel, *now}};
+            any_event change = {
+                .tick = e[i].tick, .track = e[i].track, .port = e[i].port, .count = 2, .byte = {0xc0 | channel, *now}};
             if (e[i].byte[0] >> 4 == 0xb) more[used++] = change;
             more[used++] = e[i];
         }

@@ -1,4 +1,5 @@
-// test_scan.c: a MIDI file's bytes taken apart: containers, chunks, events, what a lenient scan mends, ticks to seconds and back.
+// test_scan.c: a MIDI file's bytes taken apart: containers, chunks, events, what a lenient scan mends, ticks to seconds
+// and back.
 #include "tests/support/midi_bytes.h"
 #include "tests/support/rows.h"
 #include "tokenizer/tempo.h"
@@ -131,7 +132,8 @@ static void chunks_of_other_kinds(void **state) {
         if (announced < 4)
             whole(&m, both);
         else
-            expect_events(&m, "refused: expected 4 tracks, found 2; it is cut short", both, "2 of 4 tracks found; the file is cut short");
+            expect_events(&m, "refused: expected 4 tracks, found 2; it is cut short", both,
+                          "2 of 4 tracks found; the file is cut short");
     }
 }
 
@@ -141,8 +143,10 @@ static void a_track_with_a_damaged_name(void **state) {
         char name[5];
         const char *strict, *first;
     } c[] = {
-        {"MTrx", "refused: byte 14: expected a track named MTrk, found 'MTrx'", "byte 14: a chunk named 'MTrx' read as a track"},
-        {"\xccTrk", "refused: byte 14: expected a track named MTrk, found '?Trk'", "byte 14: a chunk named '?Trk' read as a track"},
+        {"MTrx", "refused: byte 14: expected a track named MTrk, found 'MTrx'",
+         "byte 14: a chunk named 'MTrx' read as a track"},
+        {"\xccTrk", "refused: byte 14: expected a track named MTrk, found '?Trk'",
+         "byte 14: a chunk named '?Trk' read as a track"},
     };
     EACH_ROW (i, c, c[i].name) {
         midi_header(&m, 1, 1, 500);
@@ -151,7 +155,8 @@ static void a_track_with_a_damaged_name(void **state) {
         expect_events(&m, c[i].strict, "0:90/60/64 500:80/60/64 500:meta2f |", c[i].first);
     }
     memcpy(m.byte + 14, "MTxx", 4); // another kind
-    expect_events(&m, "refused: expected tracks, found none; it is cut short", "refused: expected tracks, found none; it is cut short", "");
+    expect_events(&m, "refused: expected tracks, found none; it is cut short",
+                  "refused: expected tracks, found none; it is cut short", "");
 }
 
 static void what_stands_behind_the_tracks(void **state) {
@@ -181,20 +186,23 @@ static void mended_tracks(void **state) {
     put_track();
     midi good = m;
     m.count -= 5; // cuts the last note-off
-    expect_events(&m, "refused: track 1, byte 30: expected the rest of an event, found the end of the file; it is cut short",
-                  "0:90/60/64 |",
-                  "track 1, byte 30: expected the rest of an event, found the end of the file; it is cut short; the track ends there");
+    expect_events(
+        &m, "refused: track 1, byte 30: expected the rest of an event, found the end of the file; it is cut short",
+        "0:90/60/64 |",
+        "track 1, byte 30: expected the rest of an event, found the end of the file; it is cut short; the track ends "
+        "there");
     m = good, m.count -= 4; // without the end of the track
-    expect_events(&m, "refused: track 1: expected 13 bytes, found the end of the file; it is cut short", "0:90/60/64 500:80/60/64 |",
+    expect_events(&m, "refused: track 1: expected 13 bytes, found the end of the file; it is cut short",
+                  "0:90/60/64 500:80/60/64 |",
                   "track 1: expected 13 bytes, found the end of the file; it is cut short; the track ends there");
     m = good;
     m.byte[25] = 200;
-    expect_events(&m, "refused: track 1, byte 25: expected a data byte below 128, found 0xc8", "0:90/60/127 500:80/60/64 500:meta2f |",
-                  "track 1, byte 25: a data byte of 200; read as 127");
+    expect_events(&m, "refused: track 1, byte 25: expected a data byte below 128, found 0xc8",
+                  "0:90/60/127 500:80/60/64 500:meta2f |", "track 1, byte 25: a data byte of 200; read as 127");
     m = good;
     m.byte[24] = 200;
-    expect_events(&m, "refused: track 1, byte 24: expected a data byte below 128, found 0xc8", "500:80/60/64 500:meta2f |",
-                  "track 1, byte 24: a data byte of 200; the event is left out");
+    expect_events(&m, "refused: track 1, byte 24: expected a data byte below 128, found 0xc8",
+                  "500:80/60/64 500:meta2f |", "track 1, byte 24: a data byte of 200; the event is left out");
     m = good;
     m.byte[23] = 0xf4;
     expect_events(&m, "refused: track 1, byte 23: expected an event, found the undefined status 0xf4", "|",
@@ -209,8 +217,9 @@ static void a_length_past_the_end_of_the_file(void **state) {
     put_track();
     char both[128];
     snprintf(both, sizeof both, "%s%s", TRACK, TRACK);
-    expect_events(&m, "refused: expected 2 tracks, found 1; it is cut short", both,
-                  "byte 14: a chunk of 16777229 bytes runs past the end of the file; it ends where the next track begins");
+    expect_events(
+        &m, "refused: expected 2 tracks, found 1; it is cut short", both,
+        "byte 14: a chunk of 16777229 bytes runs past the end of the file; it ends where the next track begins");
 }
 
 static void ticks_and_seconds(void **state) {
@@ -240,7 +249,8 @@ static void ticks_and_seconds(void **state) {
     }
     assert_int_equal(map.repeated, 1);
     assert_int_equal(map.overwritten, 1);
-    for (int64_t tick = 0; tick < 5000; tick++) assert_int_equal(pa_tempo_tick(&map, pa_tempo_seconds(&map, tick)), tick);
+    for (int64_t tick = 0; tick < 5000; tick++)
+        assert_int_equal(pa_tempo_tick(&map, pa_tempo_seconds(&map, tick)), tick);
     pa_tempo_clear(&map);
     pa_midi_clear(&scan);
 }

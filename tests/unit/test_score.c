@@ -1,5 +1,6 @@
-// test_score.c: scoring over a fake model whose every number depends on all that a position sees: each token is scored once, in the window
-// that gives it the most context, whatever the lengths, strides, prefixes and batches; and the original project's loss over its own crops.
+// test_score.c: scoring over a fake model whose every number depends on all that a position sees: each token is scored
+// once, in the window that gives it the most context, whatever the lengths, strides, prefixes and batches; and the
+// original project's loss over its own crops.
 #include "host/base/philox.h"
 #include "host/lib/pieces.h"
 #include "host/play/measure.h"
@@ -23,9 +24,12 @@ static void make(corpus *c) {
         c->notes[p] = p / 4;
         c->seconds[p] = (float)p / 2;
     }
-    for (int64_t i = 0; i < c->offset[PIECES]; i++) c->token[i] = (uint16_t)(fake_mix((uint64_t)i + 99) % (i % 5 ? PA_END : 3));
-    token_memory_open(&c->memory,
-                      (pa_tokens){.tokens = c->token, .offsets = c->offset, .seconds = c->seconds, .notes = c->notes, .pieces = PIECES});
+    for (int64_t i = 0; i < c->offset[PIECES]; i++)
+        c->token[i] = (uint16_t)(fake_mix((uint64_t)i + 99) % (i % 5 ? PA_END : 3));
+    token_memory_open(
+        &c->memory,
+        (pa_tokens){
+            .tokens = c->token, .offsets = c->offset, .seconds = c->seconds, .notes = c->notes, .pieces = PIECES});
 }
 
 static pa_err err;
@@ -33,7 +37,8 @@ static pa_err err;
 static pa_status predict(void *arg, const patrain_windows *w, pa_err *e) {
     pa_context *ctx = arg;
     double sum;
-    const pa_batch b = {.batch = w->batch, .length = w->length, .latents = w->latents, .input = w->input, .target = w->target};
+    const pa_batch b = {
+        .batch = w->batch, .length = w->length, .latents = w->latents, .input = w->input, .target = w->target};
     return fake_backend.loss(ctx, &b, &sum, &(pa_scores){.nats = w->nats, .best = w->best, .logits = w->logits}, e);
 }
 
@@ -50,12 +55,14 @@ static void add_run(void *arg, const patrain_scored *run) {
     pa_measure_add(x->measure, x->piece[run->piece].tokens, run);
 }
 
-static pa_status score_pieces(pa_context *ctx, const corpus *c, int64_t pieces, int stride, int batch, pa_measure *measure) {
+static pa_status score_pieces(pa_context *ctx, const corpus *c, int64_t pieces, int stride, int batch,
+                              pa_measure *measure) {
     patrain_piece piece[PIECES];
     sums x = {piece, measure};
     pa_measure_clear(measure);
     assert_int_equal(pa_measure_init(measure, PIECES, &err), PA_OK);
-    for (int p = 0; p < PIECES; p++) piece[p] = (patrain_piece){c->token + c->offset[p], (size_t)(c->offset[p + 1] - c->offset[p])};
+    for (int p = 0; p < PIECES; p++)
+        piece[p] = (patrain_piece){c->token + c->offset[p], (size_t)(c->offset[p + 1] - c->offset[p])};
     const pa_pieces how = {.backend = &fake_backend,
                            .ctx = ctx,
                            .model = &ctx->model,
@@ -107,7 +114,8 @@ static void add_row(pa_measure_row *row, int rows, int before, double nats) {
     assert_int_equal(found, 1);
 }
 
-// The rule, by trying every window there could be: of those that have input `at` among their latents, the one that shows it the most.
+// The rule, by trying every window there could be: of those that have input `at` among their latents, the one that
+// shows it the most.
 static void add_by_rule(pa_measure *sum, const pa_model *m, int stride, const corpus *c, int number, int i) {
     const uint16_t *piece = c->token + c->offset[number];
     int P = m->prefix, N = m->context - P, most = 0, start = -1, prefix = -1, at = i - 1;
@@ -127,7 +135,8 @@ static void add_by_rule(pa_measure *sum, const pa_model *m, int stride, const co
 }
 
 static void check_close(const char *what, double found, double expected) {
-    if (!(fabs(found - expected) <= 1e-9 * fabs(expected) + 1e-10)) fail_msg("%s: %.12g, expected %.12g", what, found, expected);
+    if (!(fabs(found - expected) <= 1e-9 * fabs(expected) + 1e-10))
+        fail_msg("%s: %.12g, expected %.12g", what, found, expected);
 }
 
 static void check_rows(const char *what, const pa_measure_row *a, const pa_measure_row *b, int rows) {
@@ -141,7 +150,8 @@ static void check_same(const pa_score *a, const pa_score *b) {
     for (int c = 0; c < PA_CLASSES; c++) {
         assert_int_equal(a->tokens[c], b->tokens[c]);
         assert_int_equal(a->correct[c], b->correct[c]);
-        if (fabs(a->nats[c] - b->nats[c]) > 1e-9 * fabs(b->nats[c])) fail_msg("class %d: %.12g, expected %.12g", c, a->nats[c], b->nats[c]);
+        if (fabs(a->nats[c] - b->nats[c]) > 1e-9 * fabs(b->nats[c]))
+            fail_msg("class %d: %.12g, expected %.12g", c, a->nats[c], b->nats[c]);
     }
 }
 
@@ -225,7 +235,8 @@ static void seed_loss(void **state) {
                 memcpy(tgt, raw + 1, (size_t)(p - 1) * 2);
                 tgt[p - 1] = PA_END;
             } else if (p) {
-                size_t start = (size_t)pa_below(pa_random(SEED, PA_RANDOM_EVAL, (uint64_t)p, 0), (uint64_t)(p - (CONTEXT + 1)) + 1);
+                size_t start = (size_t)pa_below(pa_random(SEED, PA_RANDOM_EVAL, (uint64_t)p, 0),
+                                                (uint64_t)(p - (CONTEXT + 1)) + 1);
                 memcpy(x, raw + start, CONTEXT * 2);
                 memcpy(tgt, raw + start + 1, CONTEXT * 2);
             }
@@ -243,14 +254,17 @@ static void seed_loss(void **state) {
                 expected.seed_crops++;
             }
         }
-        assert_int_equal(score_crops(&ctx, &c, 3, &(pa_crops){.seed = SEED, .seed_too = true, .stop = NULL}, &score), PA_OK);
+        assert_int_equal(score_crops(&ctx, &c, 3, &(pa_crops){.seed = SEED, .seed_too = true, .stop = NULL}, &score),
+                         PA_OK);
         check_same(&score, &expected);
         assert_int_equal(score.seed_crops, expected.seed_crops);
         assert_true(fabs(pa_score_loss_seed(&score) - expected.seed_sum / (double)expected.seed_crops) < 1e-6);
-        assert_int_equal(score_crops(&ctx, &c, 4, &(pa_crops){.seed = SEED, .seed_too = false, .stop = NULL}, &without), PA_OK);
+        assert_int_equal(score_crops(&ctx, &c, 4, &(pa_crops){.seed = SEED, .seed_too = false, .stop = NULL}, &without),
+                         PA_OK);
         const volatile sig_atomic_t stop = 1;
         pa_score none;
-        assert_int_equal(score_crops(&ctx, &c, 4, &(pa_crops){.seed = SEED, .seed_too = false, .stop = &stop}, &none), PA_STOPPED);
+        assert_int_equal(score_crops(&ctx, &c, 4, &(pa_crops){.seed = SEED, .seed_too = false, .stop = &stop}, &none),
+                         PA_STOPPED);
         assert_memory_equal(without.nats, score.nats, sizeof score.nats);
         assert_true(isnan(pa_score_loss_seed(&without)));
     }
@@ -289,7 +303,8 @@ static void rows(void **state) {
     pa_measure m;
     assert_int_equal(pa_measure_init(&m, 1, &err), PA_OK);
     pa_measure_add(&m, token, &(patrain_scored){.first = 1, .count = 5, .nats = nats, .best = best, .context = 1});
-    pa_measure_add(&m, token, &(patrain_scored){.first = 6, .count = COUNT - 6, .nats = nats, .best = best, .context = 6});
+    pa_measure_add(&m, token,
+                   &(patrain_scored){.first = 6, .count = COUNT - 6, .nats = nats, .best = best, .context = 6});
     const int64_t position[] = {16, 48, 192, 768, 3072, COUNT - 1 - 4096};
     const int64_t context[] = {64, 64, 128, 256, 512, 1024, 2048, 4096, 8192, COUNT - 1 - 16384};
     for (int r = 0; r < PA_POSITIONS; r++) assert_int_equal(m.position[r].tokens, position[r]);
@@ -308,10 +323,11 @@ static void estimates(void **state) {
         int64_t tokens[6];
         double mean, error, t;
     } row[] = {
-        {2, {3, 5}, {0}, {1, 1}, 4, 1, 12.7062},                             // the error of a plain mean, sqrt(2 (1 + 1)) / 2
-        {3, {2, 4, 6}, {0}, {1, 2, 3}, 2, 0, 4.3027},                        // equal means: none
-        {4, {2, 0, 6, 0}, {0}, {1, 0, 3, 0}, 2, 0, 12.7062},                 // pieces without a token don't count
-        {3, {5, 4, 9}, {4, 4, 4}, {1, 2, 3}, 1, 0.5773502691896258, 4.3027}, // differences 1, 0 and 5: sqrt(3/2 (0 + 4 + 4)) / 6
+        {2, {3, 5}, {0}, {1, 1}, 4, 1, 12.7062},             // the error of a plain mean, sqrt(2 (1 + 1)) / 2
+        {3, {2, 4, 6}, {0}, {1, 2, 3}, 2, 0, 4.3027},        // equal means: none
+        {4, {2, 0, 6, 0}, {0}, {1, 0, 3, 0}, 2, 0, 12.7062}, // pieces without a token don't count
+        {3, {5, 4, 9}, {4, 4, 4}, {1, 2, 3}, 1, 0.5773502691896258, 4.3027}, // differences 1, 0 and 5: sqrt(3/2 (0 + 4
+                                                                             // + 4)) / 6
         {6, {1, 2, 3, 4, 5, 6}, {0}, {1, 1, 1, 1, 1, 1}, 3.5, 0.7637626158259734, 2.5706},
     };
     for (size_t r = 0; r < sizeof row / sizeof *row; r++) {
@@ -328,7 +344,8 @@ static void estimates(void **state) {
         assert_int_equal(pa_measure_difference(&m, &base, &e, &err), PA_OK);
         check_close(name, e.mean, row[r].mean);
         check_close(name, e.error, row[r].error);
-        if (fabs(e.high - e.mean - row[r].t * e.error) > 1e-3 * e.error || fabs(e.mean - e.low - row[r].t * e.error) > 1e-3 * e.error)
+        if (fabs(e.high - e.mean - row[r].t * e.error) > 1e-3 * e.error ||
+            fabs(e.mean - e.low - row[r].t * e.error) > 1e-3 * e.error)
             fail_msg("%s: %g to %g, expected %g errors from %g", name, e.low, e.high, row[r].t, e.mean);
         base.piece[1].tokens++;
         assert_int_equal(pa_measure_difference(&m, &base, &e, &err), PA_DATA);

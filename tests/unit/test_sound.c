@@ -76,7 +76,8 @@ static pa_rendition scales(uint8_t velocity, int together, double step) {
     static pa_note note[160];
     size_t n = 0;
     for (int i = 0; i < 40; i++)
-        for (int k = 0; k < together; k++) note[n++] = (pa_note){i * step, i * step + 0.5, (uint8_t)(40 + i * 5 % 37 + k * 4), velocity, 0};
+        for (int k = 0; k < together; k++)
+            note[n++] = (pa_note){i * step, i * step + 0.5, (uint8_t)(40 + i * 5 % 37 + k * 4), velocity, 0};
     return (pa_rendition){.note = note, .notes = n};
 }
 
@@ -105,8 +106,8 @@ static void loudness_is_levelled_and_nothing_clips(void **state) {
         pa_sound s = play(&r);
         double lufs, peak, sample = loudest(&s, 0, 1e4);
         measure(&s, &lufs, &peak);
-        // It reaches one of the two bounds and passes neither. Half a LU is what EBU R 128 allows: the meter's gate lies at
-        // -70 LUFS, so more or less of a tail counts before and after the gain.
+        // It reaches one of the two bounds and passes neither. Half a LU is what EBU R 128 allows: the meter's gate
+        // lies at -70 LUFS, so more or less of a tail counts before and after the gain.
         bool right = fabs(lufs + 16) < 0.5 || (lufs < -16 && peak > 0.8905);
         right = right && peak <= 0.8915 && sample <= 0.8915;
         if (!right) print_error("%s: %.2f LUFS, true peak %.4f, highest value %.4f\n", row[i].name, lufs, peak, sample);
@@ -140,7 +141,8 @@ static void velocity_is_heard(void **state) {
 
 static void a_key_struck_twice_sounds_until_released_twice(void **state) {
     (void)state;
-    const pa_note twice[] = {{0, 1, 60, 90, 0}, {0.5, 3, 60, 90, 0}}, ended[] = {{0, 1, 60, 90, 0}, {0.5, 1, 60, 90, 0}};
+    const pa_note twice[] = {{0, 1, 60, 90, 0}, {0.5, 3, 60, 90, 0}},
+                  ended[] = {{0, 1, 60, 90, 0}, {0.5, 1, 60, 90, 0}};
     const pa_rendition a = {.note = twice, .notes = 2}, b = {.note = ended, .notes = 2, .seconds = 3};
     pa_sound x = play(&a), y = play(&b);
     assert_true(share(&x, 2, 3) > 10 * share(&y, 2, 3));
@@ -188,7 +190,8 @@ static void files_hold_what_was_rendered(void **state) {
         assert_int_equal(info.samplerate, PA_SOUND_RATE);
         assert_int_equal(info.channels, 2);
         assert_string_equal(sf_get_string(file, SF_STR_TITLE), "scales");
-        assert_in_range(info.frames, s.frames, s.frames + (row[i].format == PA_SOUND_MP3 ? 2304 : 0)); // two frames of MP3
+        assert_in_range(info.frames, s.frames,
+                        s.frames + (row[i].format == PA_SOUND_MP3 ? 2304 : 0)); // two frames of MP3
         float *back = calloc((size_t)info.frames * 2, sizeof *back);
         assert_int_equal(sf_readf_float(file, back, info.frames), info.frames);
         double error = 0, all = 0;
@@ -196,7 +199,8 @@ static void files_hold_what_was_rendered(void **state) {
             error += pow(back[k] - s.sample[k], 2);
             all += pow(s.sample[k], 2);
         }
-        if (sqrt(error / all) > row[i].most) print_error("%s: an error of %.6f of the sound\n", name, sqrt(error / all));
+        if (sqrt(error / all) > row[i].most)
+            print_error("%s: an error of %.6f of the sound\n", name, sqrt(error / all));
         assert_true(sqrt(error / all) <= row[i].most);
         free(back);
         sf_close(file);

@@ -1,5 +1,5 @@
-// test_splice.c: a file continued: its own events stay to the byte up to the cut, what is held there is released, and the continuation
-// keeps the file's tempo map.
+// test_splice.c: a file continued: its own events stay to the byte up to the cut, what is held there is released, and
+// the continuation keeps the file's tempo map.
 #include "tokenizer/splice.h"
 
 #include <math.h>
@@ -68,7 +68,8 @@ static void put_two_tracks(midi *m) {
     midi_end(m);
     midi_begin(m);
     MIDI_PUT(m, "\0\xf0\4\x7e\x7f\x09\xf7\0\xc2\x06\0\xb2\x07\x50");
-    MIDI_PUT(m, "\0\x92\x3c\x40\x64\x3c\0\0\x40\x41\x64\x40\0\0\xff\1\4text\0\x92\x43\x42\x64\x43\0\0\x45\x43\x64\x45\0");
+    MIDI_PUT(m,
+             "\0\x92\x3c\x40\x64\x3c\0\0\x40\x41\x64\x40\0\0\xff\1\4text\0\x92\x43\x42\x64\x43\0\0\x45\x43\x64\x45\0");
     midi_end(m);
 }
 
@@ -98,9 +99,10 @@ static void the_file_s_own_bytes_stay(void **state) {
     f = splice(&s);
     assert_int_equal(f.midi.format, 0);
     assert_int_equal(f.midi.tracks, 1);
-    expect_events(&f, 0,
-                  "0:ff03 70 61 74 72 61 69 6e 20 63 6f 6e 74 69 6e 75 61 74 69 6f 6e; 0:ff51 0f 42 40; 0:b2 07 50; 0:c2 06; "
-                  "0:92 48 50; 50:82 48 40; 50:92 4a 51; 300:82 4a 40; 300:ff2f");
+    expect_events(
+        &f, 0,
+        "0:ff03 70 61 74 72 61 69 6e 20 63 6f 6e 74 69 6e 75 61 74 69 6f 6e; 0:ff51 0f 42 40; 0:b2 07 50; 0:c2 06; "
+        "0:92 48 50; 50:82 48 40; 50:92 4a 51; 300:82 4a 40; 300:ff2f");
     close_out(&f);
 }
 
@@ -115,13 +117,15 @@ static void what_is_held_is_released(void **state) {
     out_file f = splice(&s); // nothing sounds on
     static const char kept[] = "0:90 3c 40; 100:b0 40 7f; 200:90 3e 40; 400:80 3e 40; 500:90 40 40; 600:99 24 5a; ";
     char expected[512];
-    snprintf(expected, sizeof expected, "%s1000:80 3c 40; 1000:80 40 40; 1000:89 24 40; 1000:b0 40 00; 1000:ff2f", kept);
+    snprintf(expected, sizeof expected, "%s1000:80 3c 40; 1000:80 40 40; 1000:89 24 40; 1000:b0 40 00; 1000:ff2f",
+             kept);
     expect_events(&f, 0, expected);
     assert_int_equal(f.midi.format, 1);
     close_out(&f);
     s.held[60] = 5, s.held[62] = 2.5, s.held[64] = 1.2, s.held[36] = 2; // the pedal is for 62; a drum is no pitch
     f = splice(&s);
-    snprintf(expected, sizeof expected, "%s1000:89 24 40; 1200:80 40 40; 2500:b0 40 00; 5000:80 3c 40; 5000:ff2f", kept);
+    snprintf(expected, sizeof expected, "%s1000:89 24 40; 1200:80 40 40; 2500:b0 40 00; 5000:80 3c 40; 5000:ff2f",
+             kept);
     expect_events(&f, 0, expected);
     close_out(&f);
 }
@@ -133,15 +137,15 @@ static void a_whole_file_is_kept_whole(void **state) {
     midi m;
     midi_simple(&m, rows);
     const pa_note note[] = {{1, 1.5, 72, 80, 0}};
-    out_file f = splice(&(pa_splice){.bytes = m.byte, .count = m.count, .keep = 1.005, .cut = 1, .note = note, .notes = 1});
+    out_file f =
+        splice(&(pa_splice){.bytes = m.byte, .count = m.count, .keep = 1.005, .cut = 1, .note = note, .notes = 1});
     expect_events(&f, 0, "0:90 3c 40; 3:b0 40 7f; 500:80 3c 40; 1004:b0 40 00; 1004:ff2f");
     assert_non_null(strstr(events(&f.midi, 1), "1000:91 48 50; 1500:81 48 40")); // a channel of its own
     close_out(&f);
 }
 
-// At 24 ticks a quarter note a tick is 20.8 ms, two steps: each time is off by at most half of one, however many came before, and no
-// note begins before the cut or vanishes.
-// The names and lengths of a file's chunks: "MThd 6, MTrk 19".
+// At 24 ticks a quarter note a tick is 20.8 ms, two steps: each time is off by at most half of one, however many came
+// before, and no note begins before the cut or vanishes. The names and lengths of a file's chunks: "MThd 6, MTrk 19".
 static const char *chunks(const out_file *f) {
     static char text[256];
     size_t used = 0;
@@ -201,7 +205,8 @@ static void coarse_ticks_do_not_add_up(void **state) {
         midi_begin(&m);
         midi_rows(&m, rows);
         midi_end(&m);
-        out_file f = splice(&(pa_splice){.bytes = m.byte, .count = m.count, .keep = 0.505, .cut = 0.5, .note = note, .notes = NOTES});
+        out_file f = splice(
+            &(pa_splice){.bytes = m.byte, .count = m.count, .keep = 0.505, .cut = 0.5, .note = note, .notes = NOTES});
         double tick = smpte ? 0.001 : 0.5 / 24;
         int ons = 0, offs = 0;
         pa_midi_reader r = pa_midi_read(&f.midi, 1, NULL);
@@ -245,11 +250,13 @@ static void channels_and_ports(void **state) {
         midi_header(&m, 1, 1, 500);
         midi_begin(&m);
         MIDI_PUT(&m, "\0\xff\x21\1\2");
-        for (int c = 0; c < (all ? 16 : 4); c++) midi_put(&m, (const char[]){0, (char)(0x90 | c), 60, 64, 1, (char)(0x80 | c), 60, 0}, 8);
+        for (int c = 0; c < (all ? 16 : 4); c++)
+            midi_put(&m, (const char[]){0, (char)(0x90 | c), 60, 64, 1, (char)(0x80 | c), 60, 0}, 8);
         MIDI_PUT(&m, "\0\xc3\4\0\xb3\x07\x64\0\xb3\x5b\x20\0\x93\x3c\x40\x10\x83\x3c\0");
         midi_end(&m);
         const pa_note note[] = {{1, 1.5, 72, 80, 0}};
-        out_file f = splice(&(pa_splice){.bytes = m.byte, .count = m.count, .keep = 1, .cut = 1, .note = note, .notes = 1});
+        out_file f =
+            splice(&(pa_splice){.bytes = m.byte, .count = m.count, .keep = 1, .cut = 1, .note = note, .notes = 1});
         const char *text = events(&f.midi, 1);
         assert_non_null(strstr(text, "0:ff21 02; "));
         assert_non_null(strstr(text, all ? "1000:93 48 50" : "1000:94 48 50"));
@@ -272,8 +279,9 @@ static void damage_is_mended(void **state) {
     midi_end(&m);
     const pa_splice s = {.bytes = m.byte, .count = m.count - 4, .lenient = true, .keep = 5, .cut = 5}; // cut short
     out_file f = splice(&s);
-    expect_events(
-        &f, 0, "0:90 3c 7f; 100:ff01 78; 110:91 3e 41; 130:91 3c 42; 150:80 3c 00; 150:80 3e 7f; 5000:81 3c 40; 5000:81 3e 40; 5000:ff2f");
+    expect_events(&f, 0,
+                  "0:90 3c 7f; 100:ff01 78; 110:91 3e 41; 130:91 3c 42; 150:80 3c 00; 150:80 3e 7f; 5000:81 3c 40; "
+                  "5000:81 3e 40; 5000:ff2f");
     close_out(&f);
     pa_splice strict = s;
     strict.lenient = false;
@@ -366,7 +374,8 @@ static void damaged_bytes_become_a_sound_file(void **state) {
             m.byte[draw(3) ? 22 + draw((uint32_t)m.count - 22) : draw((uint32_t)m.count)] = (uint8_t)draw(256);
         if (!draw(4)) m.count -= draw((uint32_t)m.count);
         const pa_note note[] = {{2.5, 3, 72, 80, 0}};
-        pa_splice s = {.bytes = m.byte, .count = m.count, .lenient = true, .keep = 2, .cut = 2, .note = note, .notes = 1};
+        pa_splice s = {
+            .bytes = m.byte, .count = m.count, .lenient = true, .keep = 2, .cut = 2, .note = note, .notes = 1};
         pa_status status = pa_splice_write(scratch("out.mid"), &s, &err);
         if (status) continue;
         out_file f = splice(&s); // reads it strictly
@@ -382,8 +391,9 @@ static void a_full_disk(void **state) {
     midi m;
     put_two_tracks(&m);
     scratch_limit(64);
-    assert_int_equal(pa_splice_write(scratch("a.mid"), &(pa_splice){.bytes = m.byte, .count = m.count, .keep = 9, .cut = 9}, &err),
-                     PA_FAIL);
+    assert_int_equal(
+        pa_splice_write(scratch("a.mid"), &(pa_splice){.bytes = m.byte, .count = m.count, .keep = 9, .cut = 9}, &err),
+        PA_FAIL);
     scratch_limit(0);
     assert_int_equal(scratch_entries(), 0);
 }

@@ -9,8 +9,9 @@ static pa_err err;
 static void come_back(void **state) {
     (void)state;
     uint16_t a[] = {60, 300, 188}, c[] = {388};
-    const pa_piece pieces[] = {
-        {.token = a, .count = 3, .seconds = 1.5, .notes = 1}, {.dropped = 2}, {.token = c, .count = 1, .seconds = 0.25, .notes = 7}};
+    const pa_piece pieces[] = {{.token = a, .count = 3, .seconds = 1.5, .notes = 1},
+                               {.dropped = 2},
+                               {.token = c, .count = 1, .seconds = 0.25, .notes = 7}};
     const char *const names[] = {"a/\"b\"\\\n.mid", "\xe6\x97\xa5.mid", "caf\xe9.mid"};
     pa_tokens t;
     assert_int_equal(pa_tokens_write(scratch("t"), pieces, names, 3, PA_MIDI_NEURAL, "test", &err), PA_OK);
@@ -21,7 +22,8 @@ static void come_back(void **state) {
     assert_memory_equal(t.offsets, ((int64_t[]){0, 3, 3, 4}), 32);
     assert_memory_equal(t.seconds, ((float[]){1.5f, 0, 0.25f}), 12);
     assert_memory_equal(t.notes, ((int64_t[]){1, 0, 7}), 24);
-    assert_string_equal(pa_st_meta(t.file, "names"), "[\"a/\\\"b\\\"\\\\\\n.mid\",\"\xe6\x97\xa5.mid\",\"caf\xc3\xa9.mid\"]");
+    assert_string_equal(pa_st_meta(t.file, "names"),
+                        "[\"a/\\\"b\\\"\\\\\\n.mid\",\"\xe6\x97\xa5.mid\",\"caf\xc3\xa9.mid\"]");
     assert_string_equal(pa_st_meta(t.file, "split"), "test");
     pa_tokens_close(&t);
     pa_tokens_close(&t);
@@ -50,9 +52,33 @@ static void refuses(void **state) {
     (void)state;
     static const char F[] = "patrain-tokens-1", E[] = "performance", V[] = "390";
     static const damage cases[] = {
-        {NULL, E, V, {0, 2, 4}, 3, 2, 2, 60, "metadata format: expected patrain-tokens-1, found none; is this a token file of paprep's?"},
-        {"pt", E, V, {0, 2, 4}, 3, 2, 2, 60, "metadata format: expected patrain-tokens-1, found pt; is this a token file of paprep's?"},
-        {F, E, "512", {0, 2, 4}, 3, 2, 2, 60, "metadata vocab: expected 390, found 512; is this a token file of paprep's?"},
+        {NULL,
+         E,
+         V,
+         {0, 2, 4},
+         3,
+         2,
+         2,
+         60,
+         "metadata format: expected patrain-tokens-1, found none; is this a token file of paprep's?"},
+        {"pt",
+         E,
+         V,
+         {0, 2, 4},
+         3,
+         2,
+         2,
+         60,
+         "metadata format: expected patrain-tokens-1, found pt; is this a token file of paprep's?"},
+        {F,
+         E,
+         "512",
+         {0, 2, 4},
+         3,
+         2,
+         2,
+         60,
+         "metadata vocab: expected 390, found 512; is this a token file of paprep's?"},
         {F, NULL, V, {0, 2, 4}, 3, 2, 2, 60, "metadata encoding: expected performance or midi-neural, found none"},
         {F, "remi", V, {0, 2, 4}, 3, 2, 2, 60, "metadata encoding: expected performance or midi-neural, found 'remi'"},
         {F, E, V, {0, 2, 3}, 3, 2, 2, 60, "offsets: expected 0 to 4, found 0 to 3"},
@@ -73,7 +99,8 @@ static void refuses(void **state) {
         pa_tensor tensor[4] = {{"tokens", PA_U16, 1, {4}, token, 8},
                                {"seconds", PA_F32, 1, {d->seconds}, seconds, (size_t)d->seconds * 4},
                                {"notes", PA_I64, 1, {d->notes}, notes, (size_t)d->notes * 8}};
-        if (d->offsets >= 0) tensor[3] = (pa_tensor){"offsets", PA_I64, 1, {d->offsets}, d->offset, (size_t)d->offsets * 8};
+        if (d->offsets >= 0)
+            tensor[3] = (pa_tensor){"offsets", PA_I64, 1, {d->offsets}, d->offset, (size_t)d->offsets * 8};
         pa_meta meta[3];
         size_t metas = 0;
         if (d->format) meta[metas++] = (pa_meta){"format", d->format};
@@ -98,8 +125,8 @@ static void another_file(void **state) {
     scratch_put_bytes("t", midi, sizeof midi - 1);
     assert_int_equal(pa_tokens_open(&t, scratch("t"), &err), PA_DATA);
     assert_null(t.file);
-    snprintf(expected, sizeof expected, "%s: expected a safetensors file, found one that begins with \"%s\"", scratch("t"),
-             "MThd\\x00\\x00\\x00\\x06\\x00\\x00\\x00\\x01\\x01\\xe0MT");
+    snprintf(expected, sizeof expected, "%s: expected a safetensors file, found one that begins with \"%s\"",
+             scratch("t"), "MThd\\x00\\x00\\x00\\x06\\x00\\x00\\x00\\x01\\x01\\xe0MT");
     assert_string_equal(err.text, expected);
 }
 
@@ -114,7 +141,7 @@ static void full_disk(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {SCRATCH_TEST(come_back), SCRATCH_TEST(no_pieces), SCRATCH_TEST(refuses), SCRATCH_TEST(another_file),
-                                       SCRATCH_TEST(full_disk)};
+    const struct CMUnitTest tests[] = {SCRATCH_TEST(come_back), SCRATCH_TEST(no_pieces), SCRATCH_TEST(refuses),
+                                       SCRATCH_TEST(another_file), SCRATCH_TEST(full_disk)};
     return cmocka_run_group_tests_name("token_file", tests, NULL, NULL);
 }

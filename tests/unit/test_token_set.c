@@ -1,4 +1,5 @@
-// test_token_set.c: lists of token files: names, patterns, weights, the pieces of several files in order, and what is refused.
+// test_token_set.c: lists of token files: names, patterns, weights, the pieces of several files in order, and what is
+// refused.
 #include "host/files/token_set.h"
 #include "tests/support/rows.h"
 #include "tests/support/scratch.h"
@@ -13,8 +14,14 @@ static void put_set(const char *name, pa_encoding e, const char *split, const ch
     const int64_t offsets[] = {0, length, length + 1}, notes[] = {first, 2};
     const float seconds[] = {(float)length, 1};
     const char *const names[] = {"a.mid", "b.mid"};
-    const pa_token_rows rows = {
-        .pieces = 2, .offsets = offsets, .seconds = seconds, .notes = notes, .names = names, .encoding = e, .split = split, .set = set};
+    const pa_token_rows rows = {.pieces = 2,
+                                .offsets = offsets,
+                                .seconds = seconds,
+                                .notes = notes,
+                                .names = names,
+                                .encoding = e,
+                                .split = split,
+                                .set = set};
     pa_st_writer *w;
     assert_int_equal(pa_tokens_begin(&w, scratch(name), &rows, &err), PA_OK);
     assert_int_equal(pa_st_put(w, token, sizeof *token * (size_t)(length + 1), &err), PA_OK);
@@ -30,7 +37,8 @@ static const char *in_folder(const char *list) {
     static char text[4096];
     size_t n = 0;
     for (; *list; list++)
-        n += (size_t)snprintf(text + n, sizeof text - n, "%.*s", *list == '@' ? 64 : 1, *list == '@' ? scratch_folder : list);
+        n += (size_t)snprintf(text + n, sizeof text - n, "%.*s", *list == '@' ? 64 : 1,
+                              *list == '@' ? scratch_folder : list);
     text[n] = 0;
     return text;
 }
@@ -42,7 +50,8 @@ static void expect_pieces(const char *list, const int *first, int64_t pieces) {
     if (s.pieces != pieces) fail_msg("%s: %lld pieces, expected %lld", list, (long long)s.pieces, (long long)pieces);
     for (int64_t p = 0; p < pieces; p++) {
         pa_token_piece piece = pa_token_set_piece(&s, p);
-        if (piece.token[0] != first[p]) fail_msg("%s: piece %lld is %d, expected %d", list, (long long)p, piece.token[0], first[p]);
+        if (piece.token[0] != first[p])
+            fail_msg("%s: piece %lld is %d, expected %d", list, (long long)p, piece.token[0], first[p]);
         assert_int_equal(piece.notes, p % 2 ? 2 : first[p]);
         assert_true(piece.seconds == (double)piece.count);
         tokens += piece.count;
@@ -95,8 +104,8 @@ static void checksums(void **state) {
     assert_int_equal(pa_tokens_open(&t, scratch("a.safetensors"), &err), PA_OK);
     assert_int_equal(crc_of("@/a.safetensors"), pa_st_crc(t.file));
     pa_tokens_close(&t);
-    const char *const list[] = {"@/a.safetensors", "@/b.safetensors", "@/a.safetensors*2", "@/a.safetensors,@/b.safetensors",
-                                "@/b.safetensors,@/a.safetensors"};
+    const char *const list[] = {"@/a.safetensors", "@/b.safetensors", "@/a.safetensors*2",
+                                "@/a.safetensors,@/b.safetensors", "@/b.safetensors,@/a.safetensors"};
     for (int i = 0; i < 5; i++)
         for (int j = 0; j < i; j++) assert_int_not_equal(crc_of(list[i]), crc_of(list[j]));
     assert_int_equal(crc_of("@/?.safetensors"), crc_of(list[3]));
@@ -117,7 +126,8 @@ static void refused(void **state) {
         {"@/a.safetensors,", true, PA_USAGE, "expected a token file between the commas, found nothing"},
         {"@/z-*.safetensors", true, PA_USAGE, "@/z-*.safetensors: expected a token file, found none that matches"},
         {"@/a.safetensors*0.5", true, PA_USAGE,
-         "@/a.safetensors*0.5: expected a token file, found none that matches (a weight is a whole number: a.safetensors*3)"},
+         "@/a.safetensors*0.5: expected a token file, found none that matches (a weight is a whole number: "
+         "a.safetensors*3)"},
         {"@/z.safetensors", true, PA_USAGE, "cannot open @/z.safetensors: No such file or directory"},
         {"@/a.safetensors*0", true, PA_USAGE, "@/a.safetensors: expected a weight of 1 to 1000"},
         {"@/a.safetensors*1001", true, PA_USAGE, "@/a.safetensors: expected a weight of 1 to 1000"},
@@ -135,7 +145,8 @@ static void refused(void **state) {
     }
 }
 
-// A file, and what else is in its folder: refused where both bear paprep's names and different ids, or where parts are missing.
+// A file, and what else is in its folder: refused where both bear paprep's names and different ids, or where parts are
+// missing.
 static void sets_of_different_runs(void **state) {
     (void)state;
     static const struct {
@@ -145,7 +156,10 @@ static void sets_of_different_runs(void **state) {
          "validation.safetensors",
          {"1", "2"},
          "@/validation.safetensors: expected the set of @/train.safetensors, 1, found 2"},
-        {"train.safetensors", "test.safetensors", {"1", "2"}, "@/test.safetensors: expected the set of @/train.safetensors, 1, found 2"},
+        {"train.safetensors",
+         "test.safetensors",
+         {"1", "2"},
+         "@/test.safetensors: expected the set of @/train.safetensors, 1, found 2"},
         {"test.safetensors",
          "train-00002-of-00003.safetensors",
          {"2", "1"},
@@ -160,7 +174,10 @@ static void sets_of_different_runs(void **state) {
          {"1", "1"},
          "@/train-00001-of-00003.safetensors: expected all 3 files of its split beside it, found 2"},
         {"train.safetensors", "validation.safetensors", {"1", "1"}, NULL},
-        {"train.safetensors", "validation.safetensors", {"1", NULL}, NULL}, // of an older paprep, or made by another program
+        {"train.safetensors",
+         "validation.safetensors",
+         {"1", NULL},
+         NULL}, // of an older paprep, or made by another program
         {"train.safetensors", "other/validation.safetensors", {"1", "2"}, NULL},
         {"maestro.safetensors", "train.safetensors", {"1", "2"}, NULL},
         {"train.safetensors", "train-old.safetensors", {"1", "2"}, NULL},
@@ -183,7 +200,7 @@ static void sets_of_different_runs(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {SCRATCH_TEST(lists), SCRATCH_TEST(empty_files), SCRATCH_TEST(checksums), SCRATCH_TEST(refused),
-                                       SCRATCH_TEST(sets_of_different_runs)};
+    const struct CMUnitTest tests[] = {SCRATCH_TEST(lists), SCRATCH_TEST(empty_files), SCRATCH_TEST(checksums),
+                                       SCRATCH_TEST(refused), SCRATCH_TEST(sets_of_different_runs)};
     return cmocka_run_group_tests_name("token_set", tests, NULL, NULL);
 }

@@ -1,19 +1,20 @@
-// test_tokenizer.c: the rules of both encodings, one by one, on files of a few events, with expected tokens worked out by hand.
+// test_tokenizer.c: the rules of both encodings, one by one, on files of a few events, with expected tokens worked out
+// by hand.
 #include "tests/support/midi_bytes.h"
 #include "tests/support/rows.h"
 #include "tokenizer/moments.h"
 
 static midi m;
 
-#define PERFORMANCE(tokens, dropped, ...)                                                                                                  \
-    do {                                                                                                                                   \
-        midi_simple(&m, (const row[]){__VA_ARGS__, STOP});                                                                                 \
-        expect_tokens(&m, PA_PERFORMANCE, tokens, dropped);                                                                                \
+#define PERFORMANCE(tokens, dropped, ...)                                                                              \
+    do {                                                                                                               \
+        midi_simple(&m, (const row[]){__VA_ARGS__, STOP});                                                             \
+        expect_tokens(&m, PA_PERFORMANCE, tokens, dropped);                                                            \
     } while (0)
-#define NEURAL(tokens, dropped, ...)                                                                                                       \
-    do {                                                                                                                                   \
-        midi_simple(&m, (const row[]){__VA_ARGS__, STOP});                                                                                 \
-        expect_tokens(&m, PA_MIDI_NEURAL, tokens, dropped);                                                                                \
+#define NEURAL(tokens, dropped, ...)                                                                                   \
+    do {                                                                                                               \
+        midi_simple(&m, (const row[]){__VA_ARGS__, STOP});                                                             \
+        expect_tokens(&m, PA_MIDI_NEURAL, tokens, dropped);                                                            \
     } while (0)
 
 // ---- pairing
@@ -50,15 +51,17 @@ static void a_second_note_off_on_a_tick_drops_what_the_first_kept(void **state) 
 
 static void notes_never_closed_sound_to_the_end_of_the_file(void **state) {
     (void)state;
-    PERFORMANCE("V15 +60 T10 +61 T40 -60 T10 +60 T30 -61 -60", 0, ON(0, 60, 64), ON(100, 61, 64), OFF(500, 60), ON(600, 60, 64),
-                {900, 0xe0, 0, 64});
-    PERFORMANCE("V15 +60 +64 +67 T1 -60 -64 -67", 0, ON(0, 60, 64), ON(0, 64, 64), ON(0, 67, 64)); // struck on its last tick
+    PERFORMANCE("V15 +60 T10 +61 T40 -60 T10 +60 T30 -61 -60", 0, ON(0, 60, 64), ON(100, 61, 64), OFF(500, 60),
+                ON(600, 60, 64), {900, 0xe0, 0, 64});
+    PERFORMANCE("V15 +60 +64 +67 T1 -60 -64 -67", 0, ON(0, 60, 64), ON(0, 64, 64),
+                ON(0, 67, 64)); // struck on its last tick
     NEURAL("T10 V16 +61 T10 -61", 1, DOWN(0), ON(100, 61, 64), OFF(200, 61), UP(500), ON(600, 60, 64), OFF(600, 61));
 }
 
 static void channels_are_apart(void **state) {
     (void)state;
-    PERFORMANCE("V15 +60 T10 +60 T10 -60 T10 -60", 0, ON(0, 60, 64), {100, 0x91, 60, 64}, OFF(200, 60), {300, 0x81, 60, 0});
+    PERFORMANCE("V15 +60 T10 +60 T10 -60 T10 -60", 0, ON(0, 60, 64), {100, 0x91, 60, 64}, OFF(200, 60),
+                {300, 0x81, 60, 0});
 }
 
 static void drums_are_skipped(void **state) {
@@ -84,12 +87,14 @@ static void pedal_up_leaves_notes_that_are_held(void **state) {
 
 static void a_note_struck_with_the_pedal_ends_its_pitch(void **state) {
     (void)state;
-    PERFORMANCE("T10 V15 +60 T30 -60 +60 T20 -60", 0, DOWN(0), ON(100, 60, 64), OFF(200, 60), ON(400, 60, 64), OFF(450, 60), UP(600));
+    PERFORMANCE("T10 V15 +60 T30 -60 +60 T20 -60", 0, DOWN(0), ON(100, 60, 64), OFF(200, 60), ON(400, 60, 64),
+                OFF(450, 60), UP(600));
 }
 
 static void other_pitches_sound_on(void **state) {
     (void)state;
-    PERFORMANCE("T10 V15 +60 T30 +61 T20 -60 -61", 0, DOWN(0), ON(100, 60, 64), OFF(200, 60), ON(400, 61, 64), OFF(450, 61), UP(600));
+    PERFORMANCE("T10 V15 +60 T30 +61 T20 -60 -61", 0, DOWN(0), ON(100, 60, 64), OFF(200, 60), ON(400, 61, 64),
+                OFF(450, 61), UP(600));
 }
 
 static void a_note_without_length_is_deleted(void **state) {
@@ -99,13 +104,15 @@ static void a_note_without_length_is_deleted(void **state) {
 
 static void a_pedal_that_stays_down_holds_to_the_last_event(void **state) {
     (void)state;
-    PERFORMANCE("T10 V15 +60 T20 +62 T40 -60 -62", 0, DOWN(0), ON(100, 60, 64), OFF(200, 60), ON(300, 62, 64), OFF(700, 62));
+    PERFORMANCE("T10 V15 +60 T20 +62 T40 -60 -62", 0, DOWN(0), ON(100, 60, 64), OFF(200, 60), ON(300, 62, 64),
+                OFF(700, 62));
 }
 
 static void a_pedal_pressed_again_holds_to_its_last_event(void **state) {
     (void)state;
     PERFORMANCE("T10 V15 +60 T80 -60", 0, DOWN(0), ON(100, 60, 64), OFF(200, 60), DOWN(500), DOWN(900));
-    PERFORMANCE("T10 V15 +60 T50 -60", 0, UP(0), DOWN(0), DOWN(50), ON(100, 60, 64), OFF(200, 60), DOWN(500), UP(600), UP(900));
+    PERFORMANCE("T10 V15 +60 T50 -60", 0, UP(0), DOWN(0), DOWN(50), ON(100, 60, 64), OFF(200, 60), DOWN(500), UP(600),
+                UP(900));
 }
 
 static void pedal_down_comes_before_a_note_off(void **state) {
@@ -137,21 +144,21 @@ static void other_controllers_are_no_pedal(void **state) {
 
 static void a_pedal_is_that_of_its_channel(void **state) {
     (void)state;
-    PERFORMANCE("V15 +60 +62 T10 -60 T40 -62", 0, {0, 0xb1, 64, 127}, ON(0, 60, 64), {0, 0x91, 62, 64}, OFF(100, 60), {100, 0x81, 62, 0},
-                {500, 0xb1, 64, 0});
+    PERFORMANCE("V15 +60 +62 T10 -60 T40 -62", 0, {0, 0xb1, 64, 127}, ON(0, 60, 64), {0, 0x91, 62, 64}, OFF(100, 60),
+                {100, 0x81, 62, 0}, {500, 0xb1, 64, 0});
 }
 
 static void a_pedal_belongs_to_the_channel(void **state) {
     (void)state;
-    PERFORMANCE("V15 +60 T10 -60 T20 +62 T60 -62", 0, ON(0, 60, 64), OFF(100, 60), DOWN(200), {250, 0xc0, 5, 0}, ON(300, 62, 64),
-                OFF(400, 62), UP(900));
+    PERFORMANCE("V15 +60 T10 -60 T20 +62 T60 -62", 0, ON(0, 60, 64), OFF(100, 60), DOWN(200), {250, 0xc0, 5, 0},
+                ON(300, 62, 64), OFF(400, 62), UP(900));
 }
 
 static void neural_a_pedal_belongs_to_the_current_program(void **state) {
     (void)state;
     // The pedal goes down for program 0, which has a note; program 5 begins after it, without a pedal.
-    NEURAL("V16 +60 T10 -60", 1, ON(0, 60, 64), OFF(100, 60), DOWN(200), {250, 0xc0, 5, 0}, ON(300, 62, 64), OFF(400, 62),
-           {600, 0xc0, 0, 0}, UP(900));
+    NEURAL("V16 +60 T10 -60", 1, ON(0, 60, 64), OFF(100, 60), DOWN(200), {250, 0xc0, 5, 0}, ON(300, 62, 64),
+           OFF(400, 62), {600, 0xc0, 0, 0}, UP(900));
 }
 
 // ---- time, velocity, order
@@ -173,20 +180,20 @@ static void long_pauses_take_several_shifts(void **state) {
 
 static void velocity_bins(void **state) {
     (void)state;
-    PERFORMANCE("V0 +60 +61 V1 +62 V31 +63 T10 -60 -61 -62 -63", 0, ON(0, 60, 1), ON(0, 61, 4), ON(0, 62, 5), ON(0, 63, 127), OFF(100, 60),
-                OFF(100, 61), OFF(100, 62), OFF(100, 63));
+    PERFORMANCE("V0 +60 +61 V1 +62 V31 +63 T10 -60 -61 -62 -63", 0, ON(0, 60, 1), ON(0, 61, 4), ON(0, 62, 5),
+                ON(0, 63, 127), OFF(100, 60), OFF(100, 61), OFF(100, 62), OFF(100, 63));
 }
 
 static void velocity_is_sent_where_it_changes(void **state) {
     (void)state;
-    PERFORMANCE("V15 +60 T10 -60 +60 T10 -60 V16 +60 T10 -60", 0, ON(0, 60, 61), OFF(100, 60), ON(100, 60, 64), OFF(200, 60),
-                ON(200, 60, 65), OFF(300, 60));
+    PERFORMANCE("V15 +60 T10 -60 +60 T10 -60 V16 +60 T10 -60", 0, ON(0, 60, 61), OFF(100, 60), ON(100, 60, 64),
+                OFF(200, 60), ON(200, 60, 65), OFF(300, 60));
 }
 
 static void notes_are_sorted_by_start_then_pitch(void **state) {
     (void)state;
-    PERFORMANCE("V15 +64 +60 +62 T10 -64 -60 -62", 0, ON(0, 64, 64), ON(1, 62, 64), ON(1, 60, 64), OFF(100, 64), OFF(100, 62),
-                OFF(100, 60));
+    PERFORMANCE("V15 +64 +60 +62 T10 -64 -60 -62", 0, ON(0, 64, 64), ON(1, 62, 64), ON(1, 60, 64), OFF(100, 64),
+                OFF(100, 62), OFF(100, 60));
 }
 
 // ---- midi-neural, flaws included
@@ -199,14 +206,14 @@ static void neural_without_a_pedal_is_empty(void **state) {
 
 static void neural_notes_last_as_long_as_the_window(void **state) {
     (void)state;
-    NEURAL("T10 V16 +60 T80 -60 T20 V16 +62 T10 -62", 1, DOWN(0), ON(100, 60, 64), OFF(200, 60), UP(900), DOWN(1000), UP(1050),
-           ON(1100, 62, 64), OFF(1200, 62), DOWN(1300), UP(1400), ON(1500, 64, 64), OFF(1600, 64));
+    NEURAL("T10 V16 +60 T80 -60 T20 V16 +62 T10 -62", 1, DOWN(0), ON(100, 60, 64), OFF(200, 60), UP(900), DOWN(1000),
+           UP(1050), ON(1100, 62, 64), OFF(1200, 62), DOWN(1300), UP(1400), ON(1500, 64, 64), OFF(1600, 64));
 }
 
 static void neural_a_note_ends_where_its_pitch_starts_again(void **state) {
     (void)state;
-    NEURAL("T10 V16 +60 T30 -60 V16 +60 T50 -60", 1, DOWN(0), ON(100, 60, 64), OFF(200, 60), ON(400, 60, 64), OFF(450, 60), UP(900),
-           ON(1500, 64, 64), OFF(1600, 64));
+    NEURAL("T10 V16 +60 T30 -60 V16 +60 T50 -60", 1, DOWN(0), ON(100, 60, 64), OFF(200, 60), ON(400, 60, 64),
+           OFF(450, 60), UP(900), ON(1500, 64, 64), OFF(1600, 64));
 }
 
 static void neural_ends_stand_where_no_note_follows_the_window(void **state) {
@@ -216,7 +223,8 @@ static void neural_ends_stand_where_no_note_follows_the_window(void **state) {
 
 static void neural_a_second_pedal_up_moves_the_end_of_the_window(void **state) {
     (void)state;
-    NEURAL("T10 V16 +60 T100 T10 -60", 1, DOWN(0), ON(100, 60, 64), OFF(200, 60), UP(900), UP(1200), ON(1500, 64, 64), OFF(1600, 64));
+    NEURAL("T10 V16 +60 T100 T10 -60", 1, DOWN(0), ON(100, 60, 64), OFF(200, 60), UP(900), UP(1200), ON(1500, 64, 64),
+           OFF(1600, 64));
 }
 
 static void neural_emits_notes_again_for_each_window_after_them(void **state) {
@@ -226,16 +234,18 @@ static void neural_emits_notes_again_for_each_window_after_them(void **state) {
 
 static void neural_velocity_is_compared_with_the_raw_one_before(void **state) {
     (void)state;
-    NEURAL("T1 V16 +60 V16 +61 T1 -60 -61", 0, DOWN(0), ON(10, 60, 64), ON(10, 61, 64), OFF(20, 60), OFF(20, 61), UP(30));
-    NEURAL("T1 V16 +60 V1 +61 +62 T1 -60 -61 -62", 0, DOWN(0), ON(10, 60, 64), ON(10, 61, 4), ON(10, 62, 16), OFF(20, 60), OFF(20, 61),
-           OFF(20, 62), UP(30));
+    NEURAL("T1 V16 +60 V16 +61 T1 -60 -61", 0, DOWN(0), ON(10, 60, 64), ON(10, 61, 64), OFF(20, 60), OFF(20, 61),
+           UP(30));
+    NEURAL("T1 V16 +60 V1 +61 +62 T1 -60 -61 -62", 0, DOWN(0), ON(10, 60, 64), ON(10, 61, 4), ON(10, 62, 16),
+           OFF(20, 60), OFF(20, 61), OFF(20, 62), UP(30));
     NEURAL("T1 +60 T1 -60", 0, DOWN(0), ON(10, 60, 3), OFF(20, 60), UP(30)); // bin 0 is what it starts with
 }
 
 static void neural_rounds_each_difference_half_to_even(void **state) {
     (void)state;
     // 25 ms, 25 ms, 15 ms: 2.5, 2.5 and 1.5 steps.
-    NEURAL("T2 V16 +60 T2 -60 T2 V16 +60 T100 -60", 0, DOWN(0), ON(25, 60, 64), OFF(50, 60), ON(65, 60, 64), OFF(1065, 60), UP(1100));
+    NEURAL("T2 V16 +60 T2 -60 T2 V16 +60 T100 -60", 0, DOWN(0), ON(25, 60, 64), OFF(50, 60), ON(65, 60, 64),
+           OFF(1065, 60), UP(1100));
 }
 
 // ---- decoding
@@ -255,10 +265,10 @@ static char *notes_text(const uint16_t *token, size_t count, pa_encoding e) {
 #define T(steps) (PA_TIME_SHIFT + (steps)-1)
 #define V(bin) (PA_VELOCITY + (bin))
 #define OFF_(pitch) (PA_NOTE_OFF + (pitch))
-#define DECODE(e, expected, ...)                                                                                                           \
-    do {                                                                                                                                   \
-        const uint16_t t[] = {__VA_ARGS__};                                                                                                \
-        assert_string_equal(notes_text(t, sizeof t / sizeof *t, e), expected);                                                             \
+#define DECODE(e, expected, ...)                                                                                       \
+    do {                                                                                                               \
+        const uint16_t t[] = {__VA_ARGS__};                                                                            \
+        assert_string_equal(notes_text(t, sizeof t / sizeof *t, e), expected);                                         \
     } while (0)
 
 static void decode_performance(void **state) {
@@ -276,10 +286,12 @@ static void decode_performance(void **state) {
 static void decode_neural(void **state) {
     (void)state;
     DECODE(PA_MIDI_NEURAL, "60:0.1-0.6/60", V(15), T(10), 60, T(50), OFF_(60));
-    DECODE(PA_MIDI_NEURAL, "60:0.1-0.2/4 60:0.1-0.3/4", V(1), 60, T(10), 60, T(10), OFF_(60), T(10), OFF_(60)); // each with the latest
-    DECODE(PA_MIDI_NEURAL, "62:0.1-0.2/1", 60, OFF_(60), T(10), 62, T(10), OFF_(62));                           // without length
-    DECODE(PA_MIDI_NEURAL, "60:0-0.2/1", 60, T(10), 62, T(10), OFF_(60));                                       // never closed: none
-    DECODE(PA_MIDI_NEURAL, "60:0-0.3/1 62:0.1-0.2/1", 60, T(10), 62, T(10), OFF_(62), T(10), OFF_(60));         // in order of start
+    DECODE(PA_MIDI_NEURAL, "60:0.1-0.2/4 60:0.1-0.3/4", V(1), 60, T(10), 60, T(10), OFF_(60), T(10),
+           OFF_(60));                                                                 // each with the latest
+    DECODE(PA_MIDI_NEURAL, "62:0.1-0.2/1", 60, OFF_(60), T(10), 62, T(10), OFF_(62)); // without length
+    DECODE(PA_MIDI_NEURAL, "60:0-0.2/1", 60, T(10), 62, T(10), OFF_(60));             // never closed: none
+    DECODE(PA_MIDI_NEURAL, "60:0-0.3/1 62:0.1-0.2/1", 60, T(10), 62, T(10), OFF_(62), T(10),
+           OFF_(60)); // in order of start
 }
 
 static void decode_refuses_ids_past_the_vocabulary(void **state) {
@@ -340,8 +352,8 @@ static void sorting_is_stable(void **state) {
             random = random * 1664525 + 1013904223;
             moment[i] = (pa_moment){(double)((random >> 28) + i / 64 * 2), random >> 12 & 1, i};
             uint32_t k = i;
-            for (; k &&
-                   (sorted[k - 1].time > moment[i].time || (sorted[k - 1].time == moment[i].time && sorted[k - 1].order > moment[i].order));
+            for (; k && (sorted[k - 1].time > moment[i].time ||
+                         (sorted[k - 1].time == moment[i].time && sorted[k - 1].order > moment[i].order));
                  k--)
                 sorted[k] = sorted[k - 1];
             sorted[k] = moment[i];

@@ -1,5 +1,5 @@
-// test_windows.c: what a step trains on: windows by only (seed, number), crops and shuffles that are uniform, kept prefix positions.
-// Augmentation is in test_augment.c; token files themselves are tested with the tokenizer.
+// test_windows.c: what a step trains on: windows by only (seed, number), crops and shuffles that are uniform, kept
+// prefix positions. Augmentation is in test_augment.c; token files themselves are tested with the tokenizer.
 #include "tests/support/made_corpus.h"
 #include "tests/support/rows.h"
 
@@ -141,7 +141,8 @@ static void some_windows_begin_a_piece(void **state) {
     }
 }
 
-// In whatever order windows are asked for (other ranks, other micro-batches, after a stop), with all that is drawn switched on.
+// In whatever order windows are asked for (other ranks, other micro-batches, after a stop), with all that is drawn
+// switched on.
 static void a_window_depends_on_its_number_alone(void **state) {
     (void)state;
     enum { WINDOWS = 60 };

@@ -1,5 +1,5 @@
-// test_workers.c: a file that kills its reader is refused with a reason, and the others are unaffected. libsmf's reader is replaced by one
-// that dies on request: the first note's velocity says how.
+// test_workers.c: a file that kills its reader is refused with a reason, and the others are unaffected. libsmf's reader
+// is replaced by one that dies on request: the first note's velocity says how.
 #include "tests/support/midi_bytes.h"
 #include "tests/support/scratch.h"
 #include "tokenizer/workers.h"
@@ -93,9 +93,9 @@ static void the_rest_go_on(void **state) {
     static results r;
     static const int dead[] = {3, 4, 20, 58};
     static const int how[] = {ABORTS, CRASHES, LEAVES, TIRES};
-    static const char *const reason[] = {"the MIDI reader stopped with signal 6 (Aborted)", "the MIDI reader stopped with signal 11",
-                                         "the MIDI reader stopped with exit status 7",
-                                         "the MIDI reader took more than 60 s of processor time"};
+    static const char *const reason[] = {
+        "the MIDI reader stopped with signal 6 (Aborted)", "the MIDI reader stopped with signal 11",
+        "the MIDI reader stopped with exit status 7", "the MIDI reader took more than 60 s of processor time"};
     for (int i = 0; i < FILES; i++) {
         char name[32];
         snprintf(name, sizeof name, "%d", i);
@@ -138,7 +138,8 @@ static void ended_from_outside(void **state) {
     snprintf(path, sizeof path, "%s", scratch("3"));
     memset(&r, 0, sizeof r);
     assert_int_equal(pa_encode_files(&(const char *){path}, 1, &performance, 1, take, &r, &err), PA_FAIL);
-    snprintf(expected, sizeof expected, "%s: the MIDI reader stopped with signal 9 (Killed), twice: is memory or time short?", path);
+    snprintf(expected, sizeof expected,
+             "%s: the MIDI reader stopped with signal 9 (Killed), twice: is memory or time short?", path);
     assert_string_equal(err.text, expected);
     assert_int_equal(r.seen, 0);
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
@@ -161,7 +162,8 @@ static void one_isolated_file(void **state) {
     assert_int_equal(piece.count, 4);
     assert_int_equal(piece.report.notes, 1);
     pa_piece_clear(&piece);
-    scratch_put_bytes("drums", (const uint8_t *)"MThd\0\0\0\6\0\0\0\1\1\xf4MTrk\0\0\0\x0c\0\x99\x24\x40\x10\x89\x24\0\0\xff\x2f", 34);
+    scratch_put_bytes(
+        "drums", (const uint8_t *)"MThd\0\0\0\6\0\0\0\1\1\xf4MTrk\0\0\0\x0c\0\x99\x24\x40\x10\x89\x24\0\0\xff\x2f", 34);
     assert_int_equal(pa_encode_isolated(scratch("drums"), &performance, &piece, &err), PA_DATA);
     assert_non_null(strstr(err.text, "/drums: only drums"));
     assert_int_equal(piece.report.drums, 1); // what was found comes along with a refusal

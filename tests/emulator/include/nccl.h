@@ -1,4 +1,5 @@
-// nccl.h: a stand-in for NCCL's header: the part that patrain uses, in C and C++. What the calls do is in tests/emulator/nccl.cpp.
+// nccl.h: a stand-in for NCCL's header: the part that patrain uses, in C and C++. What the calls do is in
+// tests/emulator/nccl.cpp.
 #ifndef PA_EMULATOR_NCCL_H
 #define PA_EMULATOR_NCCL_H
 
@@ -25,7 +26,7 @@ typedef enum { ncclSum = 0 } ncclRedOp_t;
 typedef struct {
     int blocking;
 } ncclConfig_t;
-#define NCCL_CONFIG_INITIALIZER                                                                                                            \
+#define NCCL_CONFIG_INITIALIZER                                                                                        \
     { -1 }
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id);
@@ -37,12 +38,14 @@ ncclResult_t ncclCommAbort(ncclComm_t comm);
 const char *ncclGetErrorString(ncclResult_t result);
 ncclResult_t ncclGroupStart(void);
 ncclResult_t ncclGroupEnd(void);
-ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm,
+ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t op,
+                           ncclComm_t comm, cudaStream_t stream);
+ncclResult_t ncclReduceScatter(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t op,
+                               ncclComm_t comm, cudaStream_t stream);
+ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t comm,
                            cudaStream_t stream);
-ncclResult_t ncclReduceScatter(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm,
-                               cudaStream_t stream);
-ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t comm, cudaStream_t stream);
-ncclResult_t ncclBroadcast(const void *from, void *to, size_t count, ncclDataType_t type, int root, ncclComm_t comm, cudaStream_t stream);
+ncclResult_t ncclBroadcast(const void *from, void *to, size_t count, ncclDataType_t type, int root, ncclComm_t comm,
+                           cudaStream_t stream);
 
 #ifdef __cplusplus
 }
