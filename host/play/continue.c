@@ -18,22 +18,31 @@ typedef struct {
     int streams, open; // streams that have not reached their end
     int64_t limit;     // in steps of 10 ms; 0: none
     int64_t steps[MOST_STREAMS];
+    int64_t stroke[MOST_STREAMS]; // of the latest NOTE_ON
     bool closed[MOST_STREAMS];
     pa_progress bar;
 } watch;
+
+// Whether pa_take_end has what it needs.
+static bool is_long_enough(const watch *w, int s) {
+    if (!w->limit || w->steps[s] < w->limit) return false;
+    return w->steps[s] - w->stroke[s] >= PA_PAUSE || w->steps[s] > w->limit + PA_ENDING;
+}
 
 // Whether to continue after `tokens` of them; token[] is the latest of each stream.
 static bool watch_tokens(watch *w, const uint16_t *token, size_t tokens) {
     int64_t least = INT64_MAX;
     for (int s = 0; s < w->streams; s++) {
         w->steps[s] += pa_shift_steps(token[s]);
-        if (!w->closed[s] && (token[s] == PA_END || (w->limit && w->steps[s] >= w->limit))) {
+        if (pa_is_note_on(token[s])) w->stroke[s] = w->steps[s];
+        if (!w->closed[s] && (token[s] == PA_END || is_long_enough(w, s))) {
             w->closed[s] = true;
             w->open--;
         }
         if (!w->closed[s] && w->steps[s] < least) least = w->steps[s];
     }
-    pa_progress_update(&w->bar, w->limit && least < INT64_MAX ? (double)least / PA_STEPS_A_SECOND : (double)tokens);
+    if (least > w->limit) least = w->limit;
+    pa_progress_update(&w->bar, w->limit ? (double)least / PA_STEPS_A_SECOND : (double)tokens);
     return w->open && !*w->job->stop;
 }
 
@@ -85,7 +94,8 @@ static pa_status generate_some(session *x, int first, int wanted, uint16_t *out,
     for (int k = 0; k < wanted && !s; k++) {
         const uint16_t *token = out + (size_t)k * x->length;
         x->tokens += count[k];
-        s = pa_takes_add(&x->takes, token, count[k], x->limit, err);
+        int64_t end = x->limit ? pa_take_end(token, count[k], x->limit) : 0;
+        s = pa_takes_add(&x->takes, token, count[k], end, err);
         if (!s && x->limit && !*job->stop && !job->tokens && count[k] == x->length)
             fprintf(stderr,
                     "pagen: continuation %d: stopped after %zu tokens, only %.1f s of music; try another --seed or "
@@ -136,22 +146,23 @@ static pa_status open_session(session *x, pa_err *err) {
                 "A longer one gives better music.\n",
                 x->primer.count, prefix);
     x->limit = llround(job->seconds * PA_STEPS_A_SECOND);
-    x->length = job->tokens ? job->tokens : 1000 + (size_t)(job->seconds * TOKENS_A_SECOND);
+    x->length = job->tokens ? job->tokens : 1000 + (size_t)(x->limit + PA_ENDING) / PA_STEPS_A_SECOND * TOKENS_A_SECOND;
     return PA_OK;
 }
 
-static void print_speed(const session *x) {
-    const patrain_options *o = patrain_stream_options(x->stream);
-    char precision[64];
-    size_t kept = 0;
-    pa_precision_text(o, precision, sizeof precision);
-    for (size_t k = 0; k < x->takes.count; k++) kept += x->takes.take[k].count;
-    printf("%zu tokens in %.1f s, %.0f tokens/s", x->tokens, x->took, x->took > 0 ? (double)x->tokens / x->took : 0);
-    if (kept < x->tokens) printf(", %zu of them kept", kept);
-    printf("; %s on %s; %s, step %lld\n", precision, o->device, x->info->path, (long long)x->info->step);
+static pa_status summarise(const session *x, const pa_appraisals *a, pa_err *err) {
+    pa_summary summary = {.output = &x->job->output,
+                          .appraisals = a,
+                          .model = x->info,
+                          .options = patrain_stream_options(x->stream),
+                          .sampling = &x->job->sampling,
+                          .tokens = x->tokens,
+                          .took = x->took};
+    for (size_t k = 0; k < x->takes.count; k++) summary.kept += x->takes.take[k].count;
+    return x->job->json ? pa_summary_print_json(&summary, err) : pa_summary_print(&summary, err);
 }
 
-static pa_status show(const session *x, pa_err *err) {
+static pa_status show(const session *x, const pa_appraisals *a, pa_err *err) {
     const pa_continuation *job = x->job;
     const patrain_sampling *o = &job->sampling;
     char facts[4096 + 256];
@@ -159,11 +170,13 @@ static pa_status show(const session *x, pa_err *err) {
              "%s, step %lld. Seed %llu, temperature %g, top-k %d, top-p %g, min-p %g, repetition penalty %g%s%s.",
              x->info->path, (long long)x->info->step, (unsigned long long)o->seed, o->temperature, o->top_k, o->top_p,
              o->min_p, o->repetition_penalty, job->greedy ? ", greedy" : "", o->long_notes ? ", long notes" : "");
-    return pa_show_write(&job->show, &job->output, &x->primer, &x->takes, facts, err);
+    const pa_shown shown = {&job->output, &x->primer, &x->takes, a, facts};
+    return pa_show_write(&job->show, &shown, err);
 }
 
 pa_status pa_continue(const pa_continuation *job, pa_err *err) {
     session x = {.job = job};
+    pa_appraisals appraisals = {0};
     bool stopped = false;
     pa_status s = open_session(&x, err);
     if (s) goto done;
@@ -172,11 +185,12 @@ pa_status pa_continue(const pa_continuation *job, pa_err *err) {
     stopped = *job->stop; // a later request changes nothing
     if (stopped && x.takes.count) fprintf(stderr, "pagen: stopped on request; what there is so far is written\n");
     if ((s = pa_output_write(&job->output, &x.primer, &x.takes, err))) goto done;
-    if ((s = show(&x, err))) goto done;
-    print_speed(&x);
-    s = pa_summary_print(&job->output, &x.primer, &x.takes, err);
+    if ((s = pa_appraise(&appraisals, &x.primer, &x.takes, err))) goto done;
+    if ((s = show(&x, &appraisals, err))) goto done;
+    s = summarise(&x, &appraisals, err);
     if (!s && stopped) s = PA_STOPPED;
 done:
+    pa_appraisals_clear(&appraisals);
     pa_takes_clear(&x.takes);
     pa_primer_clear(&x.primer);
     patrain_stream_close(x.stream);

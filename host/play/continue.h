@@ -14,10 +14,11 @@ typedef struct {
     pa_primer_options primer;
     patrain_sampling sampling; // `loose_keys` is set from the primer's encoding
     bool greedy;               // instead of the temperature
-    double seconds;            // of each take; 0: no limit
+    double seconds;            // of each take, which ends at a pause from there on (pa_take_end); 0: no limit
     size_t tokens;             // of each take; 0: no limit but by seconds
     pa_output output;
     pa_show show;
+    bool json;                         // the summary, instead of a table
     void (*ready)(void);               // called before the first token; from then on `stop` is looked at
     const volatile sig_atomic_t *stop; // becomes set to stop and write what there is
 } pa_continuation;

@@ -140,7 +140,13 @@ static pa_status put_take(FILE *out, const pa_page *page, size_t k, pa_err *err)
     const pa_rendition *r = &page->take[k];
     fprintf(out, "<section aria-labelledby=\"take%zu\" data-begins=\"%g\">\n<h2 id=\"take%zu\">", k, r->begins, k);
     put_text(out, r->name ? r->name : "Take");
-    fputs("</h2>\n<div class=\"player\">\n<button type=\"button\" class=\"play\" disabled>Play</button>\n", out);
+    fputs("</h2>\n", out);
+    if (r->remark && *r->remark) {
+        fputs("<p class=\"remark\">", out);
+        put_text(out, r->remark);
+        fputs("</p>\n", out);
+    }
+    fputs("<div class=\"player\">\n<button type=\"button\" class=\"play\" disabled>Play</button>\n", out);
     if (r->begins > 0) fputs("<button type=\"button\" class=\"jump\">Continuation</button>\n", out);
     fputs(
         "<input class=\"seek\" type=\"range\" min=\"0\" max=\"1\" value=\"0\" step=\"0.1\" aria-label=\"Position\">\n",

@@ -11,6 +11,7 @@ typedef struct {
 
 typedef struct {
     const char *name;    // its label; NULL: none
+    const char *remark;  // a sentence about it; NULL or empty: none
     const pa_note *note; // in order of start
     size_t notes;
     const pa_pedal_span *pedal; // sustain pedal, in order of time

@@ -108,7 +108,8 @@ static pa_status add_take(shown *x, size_t k, const pa_output *o, const pa_prime
     return PA_OK;
 }
 
-static pa_status take_all(shown *x, const pa_output *o, const pa_primer *p, const pa_takes *t, pa_err *err) {
+static pa_status take_all(shown *x, const pa_shown *given, pa_err *err) {
+    const pa_takes *t = given->takes;
     pa_status s = PA_OK;
     x->count = t->count;
     x->take = calloc(t->count, sizeof *x->take);
@@ -117,7 +118,10 @@ static pa_status take_all(shown *x, const pa_output *o, const pa_primer *p, cons
     x->midi = calloc(t->count, sizeof *x->midi);
     if (!x->take || !x->notes || !x->name || !x->midi)
         return pa_error(err, PA_FAIL, "no memory for %zu takes", t->count);
-    for (size_t k = 0; k < t->count && !s; k++) s = add_take(x, k, o, p, &t->take[k], err);
+    for (size_t k = 0; k < t->count && !s; k++) {
+        s = add_take(x, k, given->output, given->primer, &t->take[k], err);
+        x->take[k].remark = given->appraisals->take[k].remark;
+    }
     return s;
 }
 
@@ -160,29 +164,29 @@ static pa_status write_sound(void *arg, size_t k, FILE *mp3, pa_err *err) {
     return s;
 }
 
-static pa_status write_page(sounds *x, const pa_output *o, const pa_primer *p, const char *facts, pa_err *err) {
+static pa_status write_page(sounds *x, const pa_shown *given, pa_err *err) {
+    const pa_primer *p = given->primer;
     char title[300];
     snprintf(title, sizeof title, "%s%s", p->count ? p->name : "Piano music", p->count ? ", continued" : "");
     const pa_page page = {.title = title,
-                          .facts = facts,
+                          .facts = given->facts,
                           .take = x->takes->take,
                           .takes = x->takes->count,
-                          .midi = pa_output_is_tokens(o) ? NULL : x->takes->midi,
+                          .midi = pa_output_is_tokens(given->output) ? NULL : x->takes->midi,
                           .sound = write_sound,
                           .arg = x};
     return pa_page_write(x->show->page, &page, err);
 }
 
-pa_status pa_show_write(const pa_show *show, const pa_output *o, const pa_primer *p, const pa_takes *t,
-                        const char *facts, pa_err *err) {
+pa_status pa_show_write(const pa_show *show, const pa_shown *given, pa_err *err) {
     shown takes = {0};
-    sounds x = {.show = show, .number = o->number, .takes = &takes};
+    sounds x = {.show = show, .number = given->output->number, .takes = &takes};
     bool files = false;
     for (pa_sound_format f = 0; f < PA_SOUND_FORMATS; f++) files = files || show->sound[f];
-    pa_status s = take_all(&takes, o, p, t, err);
+    pa_status s = take_all(&takes, given, err);
     if (!s && show->roll) s = pa_roll_write(show->roll, takes.take, takes.count, err);
     if (!s && (files || show->page)) s = pa_piano_open(&x.piano, show->font, err);
-    if (!s && show->page) s = write_page(&x, o, p, facts, err);
+    if (!s && show->page) s = write_page(&x, given, err);
     for (size_t k = 0; k < takes.count && files && !show->page && !s; k++) s = write_sound(&x, k, NULL, err);
     pa_piano_close(x.piano);
     clear(&takes);

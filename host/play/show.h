@@ -2,6 +2,7 @@
 #ifndef PA_SHOW_H
 #define PA_SHOW_H
 
+#include "host/play/appraisal.h"
 #include "host/play/output.h"
 #include "host/play/sound.h"
 
@@ -14,8 +15,16 @@ typedef struct {
 
 // Checks, before the work begins, names, libraries and SoundFont, and that the files can be created: PA_USAGE, PA_FAIL.
 pa_status pa_show_check(pa_show *show, int number, pa_err *err);
-// Makes all of it, behind the MIDI files that `o` names. `facts` is a line for the page: the settings.
-pa_status pa_show_write(const pa_show *show, const pa_output *o, const pa_primer *p, const pa_takes *t,
-                        const char *facts, pa_err *err);
+
+// What is shown.
+typedef struct {
+    const pa_output *output; // whose MIDI files are written
+    const pa_primer *primer;
+    const pa_takes *takes;
+    const pa_appraisals *appraisals;
+    const char *facts; // a line for the page: the settings
+} pa_shown;
+
+pa_status pa_show_write(const pa_show *show, const pa_shown *x, pa_err *err);
 
 #endif

@@ -1,12 +1,21 @@
-// summary.h: what continuations are like, in numbers.
+// summary.h: what pagen prints of its takes: on stdout a table, or JSON (docs/metrics.md), on stderr a remark a take.
 #ifndef PA_SUMMARY_H
 #define PA_SUMMARY_H
 
+#include "host/play/appraisal.h"
 #include "host/play/output.h"
 
-// Prints a line for the primer and one for each take: notes, pace, range, loudness, and how much it repeats what was
-// played before. Of a row's last 65536 notes, but for their number and pace, and runs begin at most PA_LOOK_BACK +
-// PA_RUN notes ahead of those: each note costs PA_LOOK_BACK steps (repetition.h).
-pa_status pa_summary_print(const pa_output *o, const pa_primer *p, const pa_takes *t, pa_err *err);
+typedef struct {
+    const pa_output *output;
+    const pa_appraisals *appraisals;
+    const patrain_model_info *model;
+    const patrain_options *options; // resolved
+    const patrain_sampling *sampling;
+    size_t tokens, kept; // generated; of these, in the takes
+    double took;         // seconds
+} pa_summary;
+
+pa_status pa_summary_print(const pa_summary *x, pa_err *err);
+pa_status pa_summary_print_json(const pa_summary *x, pa_err *err);
 
 #endif

@@ -6,6 +6,23 @@
 
 enum { PITCHES = 128 };
 
+int64_t pa_take_end(const uint16_t *token, size_t count, int64_t limit) {
+    int64_t clock = 0, stroke = 0, longest = -1, end = -1;
+    for (size_t i = 0; i < count; i++) {
+        if (pa_is_note_on(token[i])) {
+            if (clock >= limit && clock - stroke > longest) {
+                longest = clock - stroke;
+                end = clock;
+            }
+            stroke = clock;
+        }
+        clock += pa_shift_steps(token[i]);
+        if (clock >= limit && clock - stroke >= PA_PAUSE) return stroke + PA_PAUSE > limit ? stroke + PA_PAUSE : limit;
+        if (clock > limit + PA_ENDING) break;
+    }
+    return end < 0 ? clock : end;
+}
+
 pa_status pa_takes_add(pa_takes *t, const uint16_t *token, size_t count, int64_t limit, pa_err *err) {
     pa_take *larger = realloc(t->take, (t->count + 1) * sizeof *larger),
             take = {malloc((count + 1) * sizeof *token), 0};

@@ -40,6 +40,7 @@ class Show(Program):
         self.assertIn("1.mid, continued", page)
         self.assertEqual(page.count("data:audio/midi;base64,"), 2)
         self.assertEqual(page.count('data-begins="5"'), 2)
+        self.assertEqual([page.count(f'<p class="remark">rank {k} of 2, distance ') for k in (1, 2)], [1, 1])
         self.assertIn("</svg>", self.file("x.svg").read_text())
         self.assertGreater(self.seconds("x-2.wav"), 7.9)
         for k in (1, 2):

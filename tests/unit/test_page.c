@@ -9,7 +9,7 @@
 static const pa_note SCALE[] = {
     {0, 0.5, 60, 80, 0}, {0.5, 1, 62, 60, 0}, {1, 1.5, 64, 100, 0}, {2, 4, 66, 30, 0}, {2, 4, 70, 90, 0}};
 static pa_rendition take[] = {
-    {.name = "first <take> & \"more\"", .note = SCALE, .notes = 5, .begins = 1.5},
+    {.name = "first <take> & \"more\"", .remark = "1 < 2", .note = SCALE, .notes = 5, .begins = 1.5},
     {
         .name = "second take",
         .note = SCALE,
@@ -85,6 +85,8 @@ static void names_are_text_and_not_markup(void **state) {
     assert_int_equal(occurrences(text, "first &lt;take&gt; &amp; &quot;more&quot;"), 1);
     assert_int_equal(occurrences(text, "seed 1 &lt; 2"), 1);
     assert_int_equal(occurrences(text, "<take>"), 0);
+    assert_int_equal(occurrences(text, "<p class=\"remark\">1 &lt; 2</p>"), 1); // the other take has none
+    assert_int_equal(occurrences(text, "class=\"remark\""), 1);
     free(text);
 }
 
