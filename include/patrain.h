@@ -215,9 +215,10 @@ PATRAIN_API patrain_status patrain_stream_start(patrain_stream *stream, const ui
 PATRAIN_API patrain_status patrain_stream_append(patrain_stream *stream, const uint16_t *tokens, patrain_error *error);
 
 /* How a token is chosen. Begin with patrain_sampling_default and change what you want; the defaults are pagen's. In
- * this order: the repetition penalty divides positive logits of tokens in the window by it, and multiplies negative
- * ones; temperature; top_k most probable tokens; of these the fewest that have a share of top_p; of these those at
- * least min_p times as probable as the most probable; one of the rest is drawn.
+ * this order: the repetition penalty divides the probability of striking a key by it for each time that this key
+ * followed the latest one in the window, an effect that fades within ten seconds; temperature; top_k most probable
+ * tokens; of these the fewest that have a share of top_p; of these those at least min_p times as probable as the most
+ * probable; one of the rest is drawn.
  */
 typedef struct {
     size_t size;

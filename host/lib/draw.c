@@ -39,18 +39,14 @@ static int by_weight(const void *x, const void *y) {
     return a->token - b->token;
 }
 
-// The allowed tokens with penalised logits; *top is the largest.
+// The allowed tokens; *top is the most probable.
 static pa_status list(const pa_sampling_options *o, const pa_draw *d, candidate *c, int *count, int *top, pa_err *err) {
-    bool seen[PA_VOCAB] = {false};
-    for (int i = 0; i < d->recent_count && o->repetition_penalty != 1; i++)
-        if (d->recent[i] < PA_VOCAB) seen[d->recent[i]] = true;
     *count = 0;
     *top = 0;
     for (int t = 0; t < PA_VOCAB; t++) {
         double x = (double)d->logits[t];
         if (!isfinite(x)) return pa_error(err, PA_FAIL, "logits: expected finite numbers, found %g for token %d", x, t);
         if (t == PA_PAD || (t == PA_END && !o->stop_at_end)) continue;
-        if (seen[t]) x = x > 0 ? x / o->repetition_penalty : x * o->repetition_penalty;
         if (!*count || x > c[*top].weight) *top = *count;
         c[(*count)++] = (candidate){x, t};
     }

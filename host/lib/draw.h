@@ -9,7 +9,7 @@ typedef struct {
     double temperature;        // 0.9; 0 is greedy
     int top_k;                 // 0: off
     double top_p, min_p;       // 1: off; 0: off
-    double repetition_penalty; // 1: off
+    double repetition_penalty; // 1: off; pa_generator_draw only: of notes (repeats.h)
     bool stop_at_end;
     int refill;      // latents that a new window begins with; 0: N / 2
     uint64_t seed;   // random seed
@@ -24,20 +24,16 @@ pa_status pa_sampling_check(const pa_sampling_options *o, const pa_model *m, pa_
 
 typedef struct {
     const float *logits;    // (PA_VOCAB)
-    const uint16_t *recent; // tokens that the repetition penalty applies to
-    int recent_count;
     uint64_t stream, index; // of the token
 } pa_draw;
 
 // Draws a token, in this order:
 //   1. PAD is excluded, END too unless stop_at_end;
-//   2. repetition penalty R (Keskar et al., CTRL, 2019): the logit x of a `recent` token becomes x / R if it is
-//   positive, else x R;
-//   3. temperature: divides logits; 0 returns the largest one, of equals the lowest id;
-//   4. top-k: keeps the k most probable;
-//   5. top-p (Holtzman et al., 2020): of these, keeps the fewest most probable whose share reaches p, at least one;
-//   6. min-p: drops what is less than min_p times as probable as the most probable;
-//   7. draws one of the rest by pa_random(seed, PA_RANDOM_SAMPLE, stream, index).
+//   2. temperature: divides logits; 0 returns the largest one, of equals the lowest id;
+//   3. top-k: keeps the k most probable;
+//   4. top-p (Holtzman et al., 2020): of these, keeps the fewest most probable whose share reaches p, at least one;
+//   5. min-p: drops what is less than min_p times as probable as the most probable;
+//   6. draws one of the rest by pa_random(seed, PA_RANDOM_SAMPLE, stream, index).
 // PA_FAIL where a logit is NaN or infinite.
 pa_status pa_draw_token(const pa_sampling_options *o, const pa_draw *d, uint16_t *token, pa_err *err);
 

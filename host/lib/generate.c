@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "host/base/philox.h"
+#include "host/lib/repeats.h"
 
 // A piece without a primer begins between mezzo piano and forte.
 enum { FIRST_BIN = 12, FIRST_BINS = 10 };
@@ -107,13 +108,11 @@ static pa_status draw_one(pa_generator *g, const pa_sampling_options *o, int seq
     }
     memcpy(logits, g->logits + (size_t)sequence * PA_VOCAB, PA_VOCAB * sizeof *logits);
     if (keys->begun < 0) keys->begun = keys->clock;
+    if (o->repetition_penalty != 1)
+        pa_repeats_penalise(row_of(g, sequence) + g->held - g->length, g->length, o->repetition_penalty, logits);
     if (o->keys) pa_keys_hold(keys, logits);
     if (o->releases) pa_keys_release(keys, o->keys, o->seed, number, logits);
-    pa_draw d = {.logits = logits,
-                 .recent = row_of(g, sequence) + g->held - g->length,
-                 .recent_count = g->length,
-                 .stream = number,
-                 .index = g->drawn};
+    pa_draw d = {.logits = logits, .stream = number, .index = g->drawn};
     pa_status s = pa_draw_token(o, &d, token, &why);
     return s ? pa_error(err, s, "token %zu of stream %d: %s", g->drawn, sequence, why.text) : PA_OK;
 }

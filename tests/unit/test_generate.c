@@ -3,6 +3,7 @@
 // distribution.
 #include "host/base/philox.h"
 #include "host/lib/generate.h"
+#include "host/lib/repeats.h"
 #include "tests/support/fake.h"
 
 static pa_err err;
@@ -23,10 +24,9 @@ static pa_status generate(pa_context *ctx, const pa_sampling_options *o, const u
     return pa_generate(&g, &err);
 }
 
-static pa_status draw_at(const pa_sampling_options *o, const float *logits, const uint16_t *recent, int recent_count,
-                         int stream, uint64_t index, uint16_t *token) {
-    const pa_draw d = {
-        .logits = logits, .recent = recent, .recent_count = recent_count, .stream = (uint64_t)stream, .index = index};
+static pa_status draw_at(const pa_sampling_options *o, const float *logits, int stream, uint64_t index,
+                         uint16_t *token) {
+    const pa_draw d = {.logits = logits, .stream = (uint64_t)stream, .index = index};
     return pa_draw_token(o, &d, token, &err);
 }
 
@@ -66,7 +66,8 @@ static void check_stream(const stream_check *c) {
         rule(c->model, c->refill, count ? count : 1, total, &visible, &prefix);
         const uint16_t *seen = all + total - visible;
         fake_logits(seen, visible, prefix, logits);
-        assert_int_equal(draw_at(c->options, logits, seen, visible, c->stream, (uint64_t)i, &token), PA_OK);
+        pa_repeats_penalise(seen, visible, c->options->repetition_penalty, logits);
+        assert_int_equal(draw_at(c->options, logits, c->stream, (uint64_t)i, &token), PA_OK);
         if (token != c->out[i])
             fail_msg("context %d, prefix %d, refill %d, primer %d: token %d of stream %d: %d, expected %d",
                      c->model->context, c->model->prefix, c->refill, count, i, c->stream, c->out[i], token);
@@ -188,7 +189,7 @@ static void keys_are_up_or_down(void **state) {
                 logits[k] = down[k] ? -1e30f : (float)log(on);
                 logits[128 + k] = down[k] ? (float)log(on + off) : -1e30f;
             }
-            assert_int_equal(draw_at(&o, logits, NULL, 0, 0, (uint64_t)i, &token), PA_OK);
+            assert_int_equal(draw_at(&o, logits, 0, (uint64_t)i, &token), PA_OK);
             assert_int_equal(t, token);
             if (t >= PA_TIME_SHIFT) continue;
             slips[keys] += (down[t % 128] > 0) == (t < PA_NOTE_OFF);
@@ -242,7 +243,7 @@ static void set(float *logits, const double *p, int count) {
 
 static uint16_t draw(const pa_sampling_options *o, const float *logits, uint64_t index) {
     uint16_t token;
-    if (draw_at(o, logits, NULL, 0, 0, index, &token)) fail_msg("%s", err.text);
+    if (draw_at(o, logits, 0, index, &token)) fail_msg("%s", err.text);
     return token;
 }
 
@@ -346,26 +347,6 @@ static void never_pad(void **state) {
     assert_int_equal(draw(&o, logits, 0), PA_END);
 }
 
-static void penalty(void **state) {
-    (void)state;
-    float logits[PA_VOCAB];
-    const uint16_t recent[] = {10, 12, 10};
-    uint16_t token;
-    pa_sampling_options o = pa_sampling_default();
-    o.temperature = 0;
-    o.repetition_penalty = 2;
-    for (int v = 0; v < PA_VOCAB; v++) logits[v] = -100;
-    logits[10] = 3, logits[11] = 1.6f; // 3 / 2 < 1.6
-    assert_int_equal(draw_at(&o, logits, recent, 3, 0, 0, &token), PA_OK);
-    assert_int_equal(token, 11);
-    logits[11] = 1.4f; // once, however often it is there
-    assert_int_equal(draw_at(&o, logits, recent, 3, 0, 0, &token), PA_OK);
-    assert_int_equal(token, 10);
-    logits[10] = -100, logits[11] = -5, logits[12] = -3; // -3 times 2 < -5
-    assert_int_equal(draw_at(&o, logits, recent, 3, 0, 0, &token), PA_OK);
-    assert_int_equal(token, 11);
-}
-
 static void refuses(void **state) {
     (void)state;
     pa_model m = pa_model_default();
@@ -396,7 +377,7 @@ static void refuses(void **state) {
     const float bad[] = {NAN, INFINITY, -INFINITY};
     for (int i = 0; i < 3; i++) {
         logits[200] = bad[i];
-        assert_int_equal(draw_at(&o, logits, NULL, 0, 0, 0, &token), PA_FAIL);
+        assert_int_equal(draw_at(&o, logits, 0, 0, &token), PA_FAIL);
         assert_non_null(strstr(err.text, "logits: expected finite numbers, found"));
     }
 }
@@ -413,7 +394,6 @@ int main(void) {
         cmocka_unit_test(nucleus_edges),
         cmocka_unit_test(the_most_probable),
         cmocka_unit_test(never_pad),
-        cmocka_unit_test(penalty),
         cmocka_unit_test(refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
