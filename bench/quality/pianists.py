@@ -29,6 +29,8 @@ def main():
         for first in range(0, steps - MINUTE + 1, MINUTE):
             near = [n for n in notes if n.end > first - MINUTE and n.start < first + MINUTE]
             minutes.append(features(near, first, first + MINUTE, (first - MINUTE, first) if first else None))
+    if not minutes:
+        raise SystemExit(f"{sys.argv[1]}: expected a piece of a minute, found none")
     print(f"// {len(minutes)} minutes: 5 %, 50 %, 95 %")
     for name in minutes[0]:
         values = sorted(m[name] for m in minutes if not math.isnan(m[name]))

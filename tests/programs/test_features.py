@@ -76,6 +76,38 @@ class Features(Program):
         self.assertRegex(said, r"\nprimer +\d+ ")
         self.assertRegex(said, r"\npianists, 95 % +[\d.]+ ")
 
+    def test_comparison_of_settings(self):
+        """bench/quality/quality.py: a table, the same again without pagen, and no take of another setting."""
+        folder = self.out("quality")
+
+        def compare(pagen, *settings):
+            return subprocess.run([sys.executable, "bench/quality/quality.py", pagen, self.run_dir, self.tokens, folder,
+                                   "--primers", "2", "--seconds", "5", "--prime-tokens", "40", *settings],
+                                  capture_output=True, text=True, timeout=120, check=False)
+
+        pagen = command("pagen")[0]
+        done = compare(pagen, "a=--temperature 1", "b=--greedy")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = [[word.strip() for word in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+        self.assertEqual(lines[0], ["", "pianists", "a", "b", "shuffled"])
+        self.assertEqual([line[0].strip("`") for line in lines[2:-3]], list(features.features([], 0, 100)))
+        self.assertEqual([line[0] for line in lines[-3:]], ["`distance`", "`outside`", "tokens/s"])
+        self.assertEqual(len({*lines[2][1:4]}), 3)
+        self.assertEqual(lines[2][1], lines[2][4])  # shuffled notes are as many
+        for piece, said in ((path.stem, json.loads(path.read_text())) for path in folder.glob("a/*.json")):
+            tokens = pieces(folder / "a" / f"{piece}.safetensors")
+            at = sum(t - 255 for t in tokens[0][:40] if 256 <= t < 356)
+            primer = features.features(features.decode(tokens[0])[0], 0, at)
+            for take, found in zip(said["takes"], tokens, strict=True):
+                notes, steps = features.decode(found)
+                parts = features.distance(features.features(notes, at, steps, (0, at)), primer, said["pianists"])
+                for name, value in parts.items():
+                    self.assertAlmostEqual(take["distances"][name], value, places=9, msg=name)
+        self.assertEqual(compare("/nowhere/pagen", "a=--temperature 1").returncode, 1)  # another command
+        again = compare(pagen, "b=--greedy", "a=--temperature 1")
+        self.assertEqual(sorted(done.stdout.split()), sorted(again.stdout.split()))
+        self.assertIn("expected", compare(pagen, "a=--temperature 2").stderr)
+
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
