@@ -167,7 +167,8 @@ def distance(take, primer, ranges):
     """Of each feature (docs/features.md). take, primer: features; ranges: name -> 5 %, 50 % and 95 % quantile."""
     found = {}
     for name, (low, middle, high) in ranges.items():
-        expected = min(max(primer[name], low), high) if name in FOLLOW and not math.isnan(primer[name]) else middle
+        follows = name in FOLLOW and not math.isnan(primer[name])
+        expected = min(max(primer[name], low), high) if follows else middle
         more = (take[name] - expected) / (high - low)
         found[name] = 1 if math.isnan(more) else 0 if SIDE.get(name, 0) * more < 0 else min(abs(more), 1)
     return found

@@ -89,8 +89,8 @@ def row(found, primer, ranges):
 
 
 def mean(rows):
-    return {name: statistics.fmean(values) if (values := [r[name] for r in rows if not math.isnan(r[name])]) else math.nan
-            for name in rows[0]}
+    columns = {name: [r[name] for r in rows if not math.isnan(r[name])] for name in rows[0]}
+    return {name: statistics.fmean(values) if values else math.nan for name, values in columns.items()}
 
 
 def measure(o, settings):

@@ -56,7 +56,7 @@ static void append_rank(pa_appraisal *a, size_t takes, const pa_features *primer
     append(a->remark, sizeof a->remark, "rank %d of %zu, distance %.3f", a->rank, takes, a->distance);
     for (int k = 0; k < count && k < NAMED; k++) {
         const pa_feature_range *r = pa_pianists_range((pa_feature)feature[k]);
-        append(a->remark, sizeof a->remark, "%s%s %.*f for %.*f", k ? ", " : ": ", r->label, r->decimals,
+        append(a->remark, sizeof a->remark, "%s%s %.*f (expected %.*f)", k ? ", " : ": ", r->label, r->decimals,
                a->features.value[feature[k]], r->decimals, pa_pianists_expected((pa_feature)feature[k], primer));
     }
 }

@@ -60,7 +60,8 @@ class Features(Program):
         for take in said["takes"]:
             line = f"pagen: {take['name']}: {take['remark']}\n"
             self.assertIn(line, remarks)
-            self.assertRegex(line, rf"rank {take['rank']} of 9, distance 0\.\d+: .* for .*; (within|outside) pianists' range")
+            rank = rf"rank {take['rank']} of 9, distance 0\.\d+: .* \(expected .*\)"
+            self.assertRegex(line, rank + "; (within|outside) pianists' range")
 
     def test_remarks(self):
         """One take has no rank, and one of some seconds is not compared with pianists' minutes."""
