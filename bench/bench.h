@@ -42,6 +42,7 @@ typedef struct {
     bench_time time, peer;
     bool has_peer;
     const char *peer_note;
+    char cudnn_note[48];
     case_error error;
 } bench_case;
 

@@ -24,6 +24,7 @@ typedef struct {
     double seconds; // of the last call
 #ifdef PA_WITH_CUDNN
     cuda_cudnn *cudnn;
+    cuda_cudnn_pass pass;
 #endif
 } gpu;
 
@@ -178,23 +179,43 @@ static pa_status launch_cudnn(gpu *g, pa_err *err) {
     grads.dvp = (char *)grads.dkp + I;
     bool ok = r->kind == CASE_ATTENTION_FWD
                   ? cuda_cudnn_fwd(g->cudnn, g->device.stream, &a, x[X_O], x[X_LSE], g->workspace)
-                  : cuda_cudnn_bwd(g->cudnn, g->device.stream, &a, &grads, g->workspace);
+                  : cuda_cudnn_bwd(g->cudnn, g->device.stream, &a, &grads, g->pass, g->workspace);
     return ok ? PA_OK : pa_error(err, PA_FAIL, "%s: cuDNN failed", r->name);
 }
 static pa_status timed_cudnn(void *what, pa_err *err) {
     return timed(what, launch_cudnn, err);
 }
-static pa_status measure_cudnn(gpu *g, bench_effort effort, bool *has, bench_time *t, pa_err *err) {
+static pa_status time_cudnn(gpu *g, const pa_attn *a, cuda_cudnn_pass pass, bench_effort effort, bool *has,
+                            bench_time *t, pa_err *err) {
+    size_t work = cuda_cudnn_work(g->cudnn, a, pass);
+    *has = false;
+    if (work == SIZE_MAX) return PA_OK;
+    cudaFree(g->workspace);
+    g->workspace = NULL;
+    pa_status s = cuda_check(cudaMalloc(&g->workspace, work + 16), "taking memory for cuDNN", err);
+    g->pass = pass;
+    if (!s) s = bench_measure(&(bench_job){.work = timed_cudnn, .seconds = seconds, .what = g}, effort, t, err);
+    *has = !s;
+    return s;
+}
+
+// Of the backward pass the form whose sums have no order, and in the note the deterministic one.
+static pa_status measure_cudnn(gpu *g, bench_effort effort, bench_case *to, pa_err *err) {
     const case_row *r = &g->run.row;
     const bool back = r->kind == CASE_ATTENTION_BWD;
+    char why[64];
     if (r->kind != CASE_ATTENTION_FWD && !back) return PA_OK;
     const pa_attn a = case_attention(&g->run);
-    if (!cuda_cudnn_expresses(&a) || !(g->cudnn = cuda_cudnn_create())) return PA_OK;
-    size_t work = cuda_cudnn_work(g->cudnn, &a, back);
-    pa_status s = PA_OK;
-    if (work != SIZE_MAX && !(s = cuda_check(cudaMalloc(&g->workspace, work + 16), "taking memory for cuDNN", err))) {
-        s = bench_measure(&(bench_job){.work = timed_cudnn, .seconds = seconds, .what = g}, effort, t, err);
-        *has = !s;
+    if (!cuda_cudnn_expresses(&a) || !(g->cudnn = cuda_cudnn_create(why, sizeof why))) return PA_OK;
+    pa_status s =
+        time_cudnn(g, &a, back ? CUDA_CUDNN_BACKWARD : CUDA_CUDNN_FORWARD, effort, &to->has_peer, &to->peer, err);
+    bench_time t;
+    bool has = false;
+    if (!s && back) s = time_cudnn(g, &a, CUDA_CUDNN_DETERMINISTIC, effort, &has, &t, err);
+    if (has) {
+        double megabytes = (double)cuda_cudnn_work(g->cudnn, &a, CUDA_CUDNN_DETERMINISTIC) / 1e6;
+        snprintf(to->cudnn_note, sizeof to->cudnn_note, "deterministic %.3f, %.0f MB", t.median * 1e3, megabytes);
+        to->peer_note = to->cudnn_note;
     }
     cuda_cudnn_destroy(g->cudnn);
     return s;
@@ -211,7 +232,7 @@ pa_status bench_cuda(const case_row *row, const pa_ops *ops, bool half, int samp
     }
     if (!s) s = bench_measure(&(bench_job){.work = timed_ours, .seconds = seconds, .what = &g}, effort, &to->time, err);
 #ifdef PA_WITH_CUDNN
-    if (!s) s = measure_cudnn(&g, effort, &to->has_peer, &to->peer, err);
+    if (!s) s = measure_cudnn(&g, effort, to, err);
 #endif
     gpu_close(&g);
     return s;

@@ -19,7 +19,8 @@ enum { Q = 1, K, V, O, LSE, DO, DQ, DK, DV };
 
 struct plan {
     pa_attn key;
-    bool back, good;
+    cuda_cudnn_pass pass;
+    bool good;
     std::shared_ptr<fe::graph::Graph> graph;
     int64_t work;
 };
@@ -66,7 +67,7 @@ template <typename Attributes> Attributes masked(const pa_attn &a) {
 }
 
 // architecture: 0 where there is a GPU to ask.
-std::shared_ptr<fe::graph::Graph> describe(const pa_attn &a, bool back, int architecture) {
+std::shared_ptr<fe::graph::Graph> describe(const pa_attn &a, cuda_cudnn_pass pass, int architecture) {
     auto g = std::make_shared<fe::graph::Graph>();
     if (architecture) g->set_sm_version(architecture); // nodes copy it when they are added
     const int64_t N = a.latents, M = N + a.kept;
@@ -74,7 +75,7 @@ std::shared_ptr<fe::graph::Graph> describe(const pa_attn &a, bool back, int arch
     g->set_intermediate_data_type(fe::DataType_t::FLOAT).set_compute_data_type(fe::DataType_t::FLOAT);
     auto q = g->tensor(*tensor(a, Q, "q", N, a.ldq)), k = g->tensor(*tensor(a, K, "k", M, a.ldkv)),
          v = g->tensor(*tensor(a, V, "v", M, a.ldkv));
-    if (!back) {
+    if (pass == CUDA_CUDNN_FORWARD) {
         auto [o, lse] = g->sdpa(q, k, v, masked<fe::graph::SDPA_attributes>(a).set_generate_stats(true));
         result(o, a, O, N, a.ldo);
         lse->set_output(true).set_uid(LSE).set_data_type(fe::DataType_t::FLOAT).set_dim({a.batch, a.heads, N, 1});
@@ -88,8 +89,9 @@ std::shared_ptr<fe::graph::Graph> describe(const pa_attn &a, bool back, int arch
                              .set_data_type(fe::DataType_t::FLOAT)
                              .set_dim({a.batch, a.heads, N, 1})
                              .set_stride({a.heads * N, N, 1, 1}));
-    auto [dq, dk, dv] = g->sdpa_backward(
-        q, k, v, o, dout, lse, masked<fe::graph::SDPA_backward_attributes>(a).set_deterministic_algorithm(true));
+    auto how = masked<fe::graph::SDPA_backward_attributes>(a);
+    how.set_deterministic_algorithm(pass == CUDA_CUDNN_DETERMINISTIC);
+    auto [dq, dk, dv] = g->sdpa_backward(q, k, v, o, dout, lse, how);
     result(dq, a, DQ, N, a.ldq), result(dk, a, DK, M, a.ldkv), result(dv, a, DV, M, a.ldkv);
     return g;
 }
@@ -121,22 +123,35 @@ std::shared_ptr<fe::DeviceProperties> properties(int architecture) {
 struct cuda_cudnn {
     cudnnHandle_t handle;
     std::vector<plan> plans;
+    std::string why;
 };
 
-static plan *find(cuda_cudnn *d, const pa_attn &a, bool back) {
+static plan *find(cuda_cudnn *d, const pa_attn &a, cuda_cudnn_pass pass) {
     for (plan &p : d->plans)
-        if (p.back == back && same(p.key, a)) return &p;
+        if (p.pass == pass && same(p.key, a)) return &p;
     return nullptr;
+}
+
+static bool execute(cuda_cudnn *d, cudaStream_t stream, const plan *p, std::unordered_map<int64_t, void *> &at,
+                    void *work) {
+    if (!p || !p->good || fe::detail::set_stream(d->handle, stream) != CUDNN_STATUS_SUCCESS) return false;
+    const fe::error_t e = p->graph->execute(d->handle, at, work);
+    if (e.is_bad()) d->why = e.get_message();
+    return e.is_good();
 }
 
 extern "C" {
 
-cuda_cudnn *cuda_cudnn_create(void) {
+cuda_cudnn *cuda_cudnn_create(char *why, size_t size) {
+    snprintf(why, size, "libcudnn.so.9 is not found");
     if (!load()) return nullptr;
     try {
         auto d = std::make_unique<cuda_cudnn>();
         if (fe::detail::create_handle(&d->handle) == CUDNN_STATUS_SUCCESS) return d.release();
-    } catch (const std::exception &) {}
+        snprintf(why, size, "cudnnCreate failed");
+    } catch (const std::exception &e) {
+        snprintf(why, size, "%s", e.what());
+    }
     return nullptr;
 }
 
@@ -154,15 +169,19 @@ bool cuda_cudnn_expresses(const pa_attn *a) {
            (const char *)a->kp + prefix == a->kn && (const char *)a->vp + prefix == a->vn;
 }
 
-size_t cuda_cudnn_work(cuda_cudnn *d, const pa_attn *a, bool back) {
-    plan *p = find(d, *a, back);
+size_t cuda_cudnn_work(cuda_cudnn *d, const pa_attn *a, cuda_cudnn_pass pass) {
+    plan *p = find(d, *a, pass);
     if (!p) {
-        plan made = {*a, back, false, nullptr, 0};
+        plan made = {*a, pass, false, nullptr, 0};
         try {
-            made.graph = describe(*a, back, 0);
-            made.good = made.graph->build(d->handle, {fe::HeurMode_t::A}).is_good() &&
-                        made.graph->get_workspace_size(made.work).is_good();
-        } catch (const std::exception &) {}
+            made.graph = describe(*a, pass, 0);
+            fe::error_t e = made.graph->build(d->handle, {fe::HeurMode_t::A});
+            if (e.is_good()) e = made.graph->get_workspace_size(made.work);
+            made.good = e.is_good();
+            if (!made.good) d->why = e.get_message();
+        } catch (const std::exception &e) {
+            d->why = e.what();
+        }
         d->plans.push_back(made);
         p = &d->plans.back();
     }
@@ -170,29 +189,30 @@ size_t cuda_cudnn_work(cuda_cudnn *d, const pa_attn *a, bool back) {
 }
 
 bool cuda_cudnn_fwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, void *o, float *lse, void *work) {
-    const plan *p = find(d, *a, false);
-    if (!p || !p->good || fe::detail::set_stream(d->handle, stream) != CUDNN_STATUS_SUCCESS) return false;
     std::unordered_map<int64_t, void *> at = {
         {Q, (void *)a->q}, {K, (void *)a->kp}, {V, (void *)a->vp}, {O, o}, {LSE, lse}};
-    return p->graph->execute(d->handle, at, work).is_good();
+    return execute(d, stream, find(d, *a, CUDA_CUDNN_FORWARD), at, work);
 }
 
-bool cuda_cudnn_bwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, void *work) {
-    const plan *p = find(d, *a, true);
-    if (!p || !p->good || fe::detail::set_stream(d->handle, stream) != CUDNN_STATUS_SUCCESS) return false;
+bool cuda_cudnn_bwd(cuda_cudnn *d, cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, cuda_cudnn_pass pass,
+                    void *work) {
     std::unordered_map<int64_t, void *> at = {{Q, (void *)a->q},     {K, (void *)a->kp},    {V, (void *)a->vp},
                                               {O, (void *)g->o},     {LSE, (void *)g->lse}, {DQ, g->dq},
                                               {DO, (void *)g->dout}, {DK, g->dkp},          {DV, g->dvp}};
-    return p->graph->execute(d->handle, at, work).is_good();
+    return execute(d, stream, find(d, *a, pass), at, work);
 }
 
-bool cuda_cudnn_supports(int architecture, const pa_attn *a, bool back, char *why, size_t size) {
+const char *cuda_cudnn_why(const cuda_cudnn *d) {
+    return d->why.c_str();
+}
+
+bool cuda_cudnn_supports(int architecture, const pa_attn *a, cuda_cudnn_pass pass, char *why, size_t size) {
     std::string said = "libcudnn.so.9 is not found";
     bool good = false;
     try {
         auto p = load() ? properties(architecture) : nullptr;
         if (p) {
-            auto g = describe(*a, back, architecture);
+            auto g = describe(*a, pass, architecture);
             g->set_device_properties(p);
             fe::error_t e = g->validate();
             if (e.is_good()) e = g->build_operation_graph();

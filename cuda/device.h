@@ -38,6 +38,8 @@ struct pa_device {
     size_t count;
     pa_type type;
     double peak;
+    cudaEvent_t *mark; // of a trace
+    int marks;
 };
 
 // PA_OK, or an error that says what failed, where, and that nothing saved is lost.

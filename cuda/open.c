@@ -91,6 +91,26 @@ static pa_status choose_device(pa_device *d, struct cudaDeviceProp *p, pa_err *e
     return s;
 }
 
+static pa_status mark(pa_device *d, int i, pa_err *err) {
+    if (i >= d->marks) {
+        int marks = d->marks ? 2 * d->marks : 512;
+        cudaEvent_t *grown = realloc(d->mark, (size_t)marks * sizeof *grown);
+        if (!grown) return pa_error(err, PA_FAIL, "no memory for a trace");
+        d->mark = grown;
+        for (; d->marks < marks; d->marks++) {
+            cudaError_t e = cudaEventCreate(&d->mark[d->marks]);
+            if (e) return cuda_check(e, "making events", err);
+        }
+    }
+    return cuda_check(cudaEventRecord(d->mark[i], d->stream), "tracing", err);
+}
+
+static double marked(pa_device *d, int i) {
+    float ms = 0;
+    cudaEventElapsedTime(&ms, d->mark[0], d->mark[i]);
+    return ms * 1e-3;
+}
+
 static pa_status prepare(pa_device *d, const pa_open *o, pa_device_info *info, pa_err *err) {
     const pa_model *m = &o->params->model;
     struct cudaDeviceProp p = {.name = "a GPU (none found)", .major = 8};
@@ -99,7 +119,8 @@ static pa_status prepare(pa_device *d, const pa_open *o, pa_device_info *info, p
     if (m->dim_head % 8 || m->dim_head > 128)
         return pa_error(err, PA_USAGE,
                         "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
-    if (!d->missing && cuda_attend_pays(pa_latents(m), m->dim_head)) d->attend = cuda_attend_create();
+    if (!d->missing && cuda_attend_pays(pa_latents(m), m->dim_head))
+        d->attend = cuda_attend_create(o->deterministic, !o->comm->rank);
     d->decay_bytes = o->training ? cuda_decay_bytes(o->params->floats, o->comm->size) : 0;
     *info = (pa_device_info){.type = d->type,
                              .align = CUDA_ALIGN,
@@ -107,7 +128,9 @@ static pa_status prepare(pa_device *d, const pa_open *o, pa_device_info *info, p
                              .workspace = CUDA_MATMUL_WORKSPACE + d->decay_bytes,
                              .muon = d->type,
                              .ranks = d->wants_ranks,
-                             .own_apart = true};
+                             .own_apart = true,
+                             .mark = mark,
+                             .marked = marked};
     info->hardware.threads = 1;
     snprintf(info->hardware.name, sizeof info->hardware.name, "%.*s", (int)sizeof info->hardware.name - 1, p.name);
     snprintf(info->hardware.instruction_set, sizeof info->hardware.instruction_set, "sm_%d%d", p.major, p.minor);

@@ -14,7 +14,7 @@
 typedef struct {
     const char *device, *precision, *run_dir, *init, *rendezvous;
     int64_t rank, world;
-    bool fresh, dry_run, print_config;
+    bool fresh, dry_run, no_save, print_config;
     const char *config_path; // CONFIG.ini, or NULL
     char **assignment;       // section.key=value ...
     int assignments;
@@ -168,6 +168,7 @@ static pa_status train(const arguments *a, const pa_config *c, const char *comma
                           .command = command,
                           .fresh = a->fresh,
                           .dry_run = a->dry_run,
+                          .no_save = a->no_save,
                           .comm = comm};
     pa_status s = a->run_dir ? PA_OK : default_run_dir(a, run_dir, sizeof run_dir, err);
     if (s) return s;
@@ -193,6 +194,7 @@ int main(int argc, char **argv) {
          NULL},
         {"dry-run", PA_OPT_FLAG, &a.dry_run, NULL,
          "parameters, memory, disk use and the time of one window; writes nothing", NULL},
+        {"no-save", PA_OPT_FLAG, &a.no_save, NULL, "no checkpoint, not even at the end: for measurements", NULL},
         {"print-config", PA_OPT_FLAG, &a.print_config, NULL, "all settings with meaning, range and default", NULL},
         {"device", PA_OPT_CHOICE, &a.device, "auto|cpu|cuda", "device to train on", "Device"},
         {"precision", PA_OPT_CHOICE, &a.precision, "auto|fp32|bf16|fp16",

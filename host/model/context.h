@@ -20,6 +20,10 @@ typedef struct {
     pa_type muon;     // of Muon's products
     bool own_apart;   // with train.zero, the sums of this rank's shares lie one after the other in memory of their own,
                       // not in place
+    // For traces: notes when the operations so far are done. marked: seconds from mark 0 to mark i, after `wait`. NULL:
+    // operations are done when they return.
+    pa_status (*mark)(pa_device *d, int i, pa_err *err);
+    double (*marked)(pa_device *d, int i);
 } pa_device_info;
 
 // What a batch is on its way to the operations: one block, so that one copy carries it.

@@ -7,6 +7,7 @@
 
 #include "host/model/muon.h"
 #include "host/model/plan.h"
+#include "host/model/trace.h"
 
 static pa_status take_arenas(pa_context *c, pa_err *err) {
     size_t plan = pa_arenas_total(c->arena);
@@ -83,10 +84,11 @@ static size_t second_floats(const pa_context *c) {
 pa_status pa_context_open(pa_context **out, const pa_open *o, const pa_ops *ops, pa_device *d,
                           const pa_device_info *info, pa_err *err) {
     *out = NULL;
-    pa_context *c = calloc(1, sizeof *c);
+    pa_status s = o->comm->rank ? PA_OK : pa_trace_wrap(&ops, &d, info, err);
+    pa_context *c = s ? NULL : calloc(1, sizeof *c);
     if (!c) {
         ops->close(d);
-        return pa_error(err, PA_FAIL, "no memory");
+        return s ? s : pa_error(err, PA_FAIL, "no memory");
     }
     const pa_params *p = o->params;
     c->open = *o;
@@ -108,8 +110,8 @@ pa_status pa_context_open(pa_context **out, const pa_open *o, const pa_ops *ops,
     c->scale_at = calloc((size_t)p->count, sizeof *c->scale_at);
     c->muon_of = calloc(o->training ? (size_t)o->comm->size : 1, sizeof *c->muon_of);
     if (c->muon_of && o->training && o->muon) pa_muon_divide(p, o->comm->size, c->muon_of);
-    pa_status s = c->saved && c->cache && c->z && c->scale_at && c->muon_of ? prepare(c, err)
-                                                                            : pa_error(err, PA_FAIL, "no memory");
+    s = c->saved && c->cache && c->z && c->scale_at && c->muon_of ? prepare(c, err)
+                                                                  : pa_error(err, PA_FAIL, "no memory");
     if (s || o->plan_only)
         pa_context_close(c);
     else

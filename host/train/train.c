@@ -55,6 +55,7 @@ static pa_status write_checkpoint(pa_trainer *t, bool best, pa_err *err) {
 }
 
 static pa_status save(pa_trainer *t, bool best, pa_err *err) {
+    if (t->options->no_save) return PA_OK;
     pa_status s = pa_same_weights(t, err);
     return s ? s : write_checkpoint(t, best, err);
 }
@@ -62,6 +63,7 @@ static pa_status save(pa_trainer *t, bool best, pa_err *err) {
 // Saves the last step unless that is done, and waits until it is on disk. compares: with the other ranks, which call it
 // too.
 static pa_status save_last(pa_trainer *t, bool compares, pa_err *err) {
+    if (t->options->no_save) return PA_OK;
     pa_status s = t->saved_step == t->state.step ? PA_OK
                   : compares                     ? save(t, false, err)
                                                  : write_checkpoint(t, false, err);
@@ -83,7 +85,9 @@ static void print_stopped(const pa_trainer *t, bool dropped) {
         fprintf(t->out, "step %lld took longer than train.grace, %d s, and was dropped\n", (long long)t->state.step + 1,
                 t->run.config->train.grace);
     fprintf(t->out, "stopped on request at step %lld, ", (long long)t->state.step);
-    if (!t->bad_loss)
+    if (t->options->no_save)
+        fputs("not saved (--no-save)\n", t->out);
+    else if (!t->bad_loss)
         fputs("saved; the same command resumes from there\n", t->out);
     else if (t->saved_step < 0)
         fputs("not saved: its loss is not finite\n", t->out);
@@ -287,7 +291,7 @@ static pa_status agree(pa_trainer *t, pa_err *err) {
 // What the run was told is in err; weights and moments are those of the last step.
 static pa_status save_and_end(pa_trainer *t, pa_status s, pa_err *err) {
     pa_err why;
-    if (!t->state.step) return s;
+    if (!t->state.step || t->options->no_save) return s;
     if (save_last(t, true, &why))
         return pa_error(err, s, "%s; step %lld could not be saved: %s", err->text, (long long)t->state.step, why.text);
     return pa_error(err, s, "%s; the run is saved at step %lld", err->text, (long long)t->state.step);

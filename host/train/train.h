@@ -11,6 +11,7 @@ typedef struct {
     const char *command; // command line, for the run's records
     bool fresh;          // move an existing run directory aside first
     bool dry_run;        // one window a rank, nothing written
+    bool no_save;        // writes no checkpoint, not even at the end
     const pa_backend *backend;
     pa_comm *comm; // the ranks; only rank 0 prints and writes
 } pa_train_options;

@@ -2,6 +2,7 @@
 #ifndef PA_EMULATOR_CUDNN_H
 #define PA_EMULATOR_CUDNN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #ifdef __cplusplus
@@ -12,7 +13,10 @@ enum { CUDNN_RIGHT, CUDNN_MISSING, CUDNN_REFUSES, CUDNN_FAILS, CUDNN_WRONG, CUDN
 typedef struct {
     int is;
     size_t more_work; // that it wants than our kernels
-    int calls;
+    size_t once_work; // and for the deterministic pass
+    int timed;        // calls that are timed, after the first one
+    bool slow;        // those take 1,000 seconds by the events, otherwise no time
+    int calls, pass;  // pass: of the last backward one
 } emulator_cudnn_state;
 extern emulator_cudnn_state emulator_cudnn;
 

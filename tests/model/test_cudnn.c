@@ -44,13 +44,12 @@ static void models_are_taken(void **state) {
                 v.batch = i ? 1 : 8;
                 pa_attn a = shape(&v, (pa_type)type, kept[i]);
                 assert_true(cuda_cudnn_expresses(&a));
-                for (int back = 0; back < 2; back++)
+                for (int pass = CUDA_CUDNN_FORWARD; pass <= CUDA_CUDNN_DETERMINISTIC; pass++)
                     for (int architecture = 80; architecture <= 90; architecture += 10) {
                         char why[512];
-                        if (!cuda_cudnn_supports(architecture, &a, back, why, sizeof why))
-                            fail_msg("%s, %d kept, %s, %s, sm_%d: %s", v.name, kept[i],
-                                     type == PA_TYPE_BF16 ? "bf16" : "fp16", back ? "backward" : "forward",
-                                     architecture, why);
+                        if (!cuda_cudnn_supports(architecture, &a, (cuda_cudnn_pass)pass, why, sizeof why))
+                            fail_msg("%s, %d kept, %s, pass %d, sm_%d: %s", v.name, kept[i],
+                                     type == PA_TYPE_BF16 ? "bf16" : "fp16", pass, architecture, why);
                     }
             }
 }
@@ -59,9 +58,9 @@ static void others_are_not(void **state) {
     (void)state;
     char why[512];
     pa_attn a = shape(&case_models[0], PA_TYPE_F16, 308);
-    assert_false(cuda_cudnn_supports(75, &a, false, why, sizeof why));
+    assert_false(cuda_cudnn_supports(75, &a, CUDA_CUDNN_FORWARD, why, sizeof why));
     assert_non_null(strstr(why, "SM80"));
-    assert_false(cuda_cudnn_supports(75, &a, true, why, sizeof why));
+    assert_false(cuda_cudnn_supports(75, &a, CUDA_CUDNN_BACKWARD, why, sizeof why));
     a.batch = 2; // no one tensor holds the keys of two sequences: all prefixes lie before all latents
     assert_false(cuda_cudnn_expresses(&a));
     a.batch = 1, a.dropout.p = 0.1f;

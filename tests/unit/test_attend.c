@@ -1,5 +1,5 @@
-// test_attend.c: cuDNN's attention is used where it agrees with ours on this GPU, and nowhere else. In the emulator as
-// an sm_90, with a stand-in that can be wrong (tests/emulator/cudnn.h).
+// test_attend.c: cuDNN's attention is used where it agrees with ours on this GPU and is faster, and nowhere else. In
+// the emulator as an sm_90, with a stand-in that can be wrong (tests/emulator/cudnn.h).
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -8,10 +8,12 @@
 #include <cmocka.h>
 
 #include "cuda/attend.h"
+#include "cuda/cudnn.h"
 #include "host/base/base.h"
 #include "tests/emulator/cudnn.h"
 
 enum { N = 128, H = 2, D = 32, I = H * D, MOST = 2 * (N + 16) * 3 * I, BYTES = MOST * 2 };
+static bool deterministic = true, prints;
 static char *memory, *work; // operands q, k v, o, dout, dq, dk dv lie BYTES apart
 static float *lse;
 
@@ -54,7 +56,7 @@ static int calls(const pa_attn *a, bool back, size_t lacks, bool capture) {
     assert_int_equal(cudaStreamSynchronize(stream), 0);
     for (int i = 2; i < 6; i++) memcpy(want[i], part(i), BYTES);
     assert_int_equal(emulator_cudnn.calls, 0);
-    cuda_attend *t = cuda_attend_create();
+    cuda_attend *t = cuda_attend_create(deterministic, prints);
     for (int i = 0; i < 2; i++) {
         if (capture) assert_int_equal(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), 0);
         run(t, stream, a, back, size);
@@ -109,8 +111,60 @@ static void not_used_elsewhere(void **state) {
     unsetenv("PATRAIN_CUDNN");
 }
 
+// Two calls are timed where nothing has to be deterministic.
+static void the_faster_one_is_used(void **state) {
+    (void)state;
+    pa_attn a = shape(PA_TYPE_BF16, 1, 16);
+    deterministic = false;
+    for (int back = 0; back < 2; back++) {
+        emulator_cudnn = (emulator_cudnn_state){.timed = 2, .once_work = (size_t)300 << 20};
+        assert_int_equal(calls(&a, back, 0, false), 1 + 2 + 2);
+        emulator_cudnn.slow = true;
+        assert_int_equal(calls(&a, back, 0, false), 1 + 2);
+    }
+    assert_int_equal(emulator_cudnn.pass, CUDA_CUDNN_BACKWARD);
+    deterministic = true;
+    emulator_cudnn = (emulator_cudnn_state){0};
+    assert_int_equal(calls(&a, true, 0, false), 3);
+    assert_int_equal(emulator_cudnn.pass, CUDA_CUDNN_DETERMINISTIC);
+    emulator_cudnn.once_work = (size_t)300 << 20; // more than is worth it
+    assert_int_equal(calls(&a, true, 0, false), 0);
+}
+
+// Each choice and each failure is printed once, however often the shape comes.
+static void what_is_used_is_printed_once(void **state) {
+    (void)state;
+    static const struct {
+        int is;
+        const char *says;
+    } row[] = {{CUDNN_RIGHT, "attention forward, B 1 N 128 K 16 H 2 D 32: cuDNN\n"},
+               {CUDNN_MISSING, "attention: our kernels (no cuDNN: missing)\n"},
+               {CUDNN_REFUSES, ": our kernels (cuDNN has no plan: as the test asks)\n"},
+               {CUDNN_FAILS, ": our kernels (cuDNN failed: as the test asks)\n"},
+               {CUDNN_WRONG, ": our kernels (cuDNN's results differ from theirs)\n"},
+               {CUDNN_NAN, ": our kernels (cuDNN's results differ from theirs)\n"}};
+    FILE *const real = stderr;
+    pa_attn a = shape(PA_TYPE_BF16, 1, 16);
+    prints = true;
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        char *text = NULL;
+        size_t length;
+        emulator_cudnn = (emulator_cudnn_state){.is = row[i].is};
+        stderr = open_memstream(&text, &length);
+        calls(&a, false, 0, false);
+        fclose(stderr);
+        stderr = real;
+        const char *found = strstr(text, row[i].says), *end = strchr(text, '\n');
+        if (!found || !end || end[1]) fail_msg("expected one line with %s, found %s", row[i].says, text);
+        free(text);
+    }
+    prints = false;
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(used_where_it_agrees), cmocka_unit_test(not_used_elsewhere)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(used_where_it_agrees), cmocka_unit_test(not_used_elsewhere),
+                                       cmocka_unit_test(the_faster_one_is_used),
+                                       cmocka_unit_test(what_is_used_is_printed_once)};
     pa_attn largest = shape(PA_TYPE_BF16, 2, 16);
     size_t bytes = cuda_attend_work(NULL, &largest, true) + 4096;
     if (cudaMalloc((void **)&memory, 6 * BYTES) || cudaMalloc((void **)&work, bytes) ||
