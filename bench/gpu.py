@@ -1,188 +1,144 @@
-"""Runs a bundle's tests and measurements on this machine's GPU and writes one results file. Called by gpu.sh; Python 3.8 or newer, no
-package. PyTorch, perceiver_ar_pytorch's needs and compute-sanitizer are used where they are. Every part has a time limit and its log is
-kept; one that fails is reported, and the next one runs.
+"""Tests and measures a bundle on this machine's GPU, in three calls (a, b, c) of a few minutes. Called by gpu.sh;
+Python 3.8 or newer, no package. PyTorch, perceiver_ar_pytorch's needs and compute-sanitizer are used where they are.
+Every part has a time limit and its log is kept; one that fails is reported, and the next one runs.
 """
 import argparse
-import concurrent.futures
-import datetime
 import json
 import os
-import platform
 import re
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-MODELS = ("v1", "v2", "v3", "v4", "v5")
+from gpu_run import ROOT, Outcome, Run, Stop, library_folders, machine
+from gpu_torch import Torch, missing
+
 WINDOWS = 962  # of an epoch: MAESTRO's training pieces, one window each
+TINY = ("model.context=128", "model.prefix=48", "model.dim=32", "model.heads=1", "model.depth=1")
+LOSS_APART = 0.01  # of a loss, between bf16 or fp16 on a GPU and the CPU
 
 
-def library_folders() -> list:
-    """Where NVIDIA's libraries may be: a toolkit named by the user, this Python's packages, what setup_cuda.sh made, an installed toolkit."""
-    packages = "import nvidia, glob; print('\\n'.join(f for p in nvidia.__path__ for f in sorted(glob.glob(p + '/*/lib'))))"
-    found = subprocess.run([sys.executable, "-c", packages], capture_output=True, text=True).stdout.split("\n")
-    toolkits = [os.environ.get("PA_CUDA_ROOT"), Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "patrain/cuda/toolkit"),
-                os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    toolkits = [str(Path(t, "lib64")) for t in toolkits if t]
-    return [f for f in (toolkits[:1] if os.environ.get("PA_CUDA_ROOT") else []) + found + toolkits if f and Path(f).is_dir()]
+def training_line(r: Run, model: str, program: Path, device: str, folder: Path, steps: int, *more) -> list:
+    return [program, ROOT / f"configs/{model}.ini", f"data.train={ROOT}/data/train.safetensors", "data.validation=",
+            "--device", device, "--fresh", "--run-dir", folder, f"train.steps={steps}", "train.epochs=0",
+            "log.eval_every=0", "log.sample_every=0", "checkpoint.every=0", *(TINY if r.o.smoke else ()), *more]
 
 
-def settings(model: str) -> dict:
-    text = (ROOT / f"configs/{model}.ini").read_text()
-    found = {"dim_head": 64, "perceive_depth": 1, "ff_mult": 4}
-    found.update({k: int(v) for k, v in re.findall(r"^(context|prefix|dim|heads|dim_head|depth|perceive_depth|ff_mult) = (\d+)", text, re.M)})
-    return {**found, "prefix_dropout": 0.7}
+def steps_of(folder: Path) -> list:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [m for m in lines if "loss" in m]
 
 
-class Outcome:
-    def __init__(self, state: str, text: str = "", seconds: float = 0):
-        self.state, self.text, self.seconds = state, text, seconds
-        self.ok = state == "ok"
+# ---- a: are the kernels right, and what does a step consist of
 
 
-class Run:
-    def __init__(self, options):
-        self.o, self.began = options, time.monotonic()
-        self.until, self.ours = self.began + options.seconds, {}  # until: of the part at hand; ours: what training measured
-        self.work = options.work.resolve()
-        mark = self.work / ".gpu.sh"  # nobody else's folder is emptied
-        if self.work.exists() and not mark.exists() and (not self.work.is_dir() or any(self.work.iterdir())):
-            print(f"--work: expected an empty folder or one of an earlier run, found {self.work}", file=sys.stderr)
-            sys.exit(2)
-        shutil.rmtree(self.work, ignore_errors=True)
-        self.work.mkdir(parents=True)
-        mark.touch()
-        self.parts, self.sections, self.lock = [], [], threading.Lock()
-        # PyTorch brings its own libraries, and must not meet these.
-        ours = ":".join([str(ROOT / "lib"), *library_folders(), os.environ.get("LD_LIBRARY_PATH", "")])
-        self.env = {**os.environ, "LD_LIBRARY_PATH": ours, "PA_DEVICE": options.device, "CUDA_CACHE_PATH": str(self.work / "cache"),
-                    "CUDA_CACHE_MAXSIZE": str(1 << 30)}
+def gate(r: Run) -> None:
+    """Every operation against float64, in the types it is used in. Nothing else is worth measuring if this fails."""
+    names = ("test_cuda_ops", "test_golden") if r.o.smoke else ("test_cuda_ops", "test_cuda_attention", "test_golden")
+    keep = r"^\[  FAILED  \].*|^.*is off by.*|^.*: error: .*"
+    done = r.at_once([(name, [ROOT / "bin" / name], 40, {"OMP_NUM_THREADS": "4"}, keep) for name in names])
+    wrong = [line for o in done for line in re.findall(keep, o.text, re.M)]
+    if wrong:
+        r.sections.append("## Operations that are wrong\n\n```\n" + "\n".join(wrong[:60]) + "\n```")
+    if any(o.state.startswith("FAILED: exit") for o in done):
+        raise Stop("operations are wrong")
 
-    def left(self) -> float:
-        return self.until - time.monotonic()
 
-    def part(self, name: str) -> None:
-        work, seconds = PARTS[name]
-        self.until = min(self.began + self.o.seconds, time.monotonic() + seconds)
+def losses(r: Run) -> None:
+    """Three steps of v1, v3 and v4 on both devices."""
+    models = ("v1",) if r.o.smoke else ("v1", "v3", "v4")
+    one = ("train.global_batch=1", "train.micro_batch=1")
+    cpu, rows, wrong = {}, [], []
+    threads = str(max(2, (os.cpu_count() or 2) // len(models)))
+    for m in models:
+        line = training_line(r, m, ROOT / "bin/patrain", "cpu", r.work / f"{m}-cpu", 3, "--no-save", *one)
+        cpu[m] = r.start(f"{m} on the CPU", ["nice", *line], {"OMP_NUM_THREADS": threads})
+    for m in models:
+        line = training_line(r, m, ROOT / "bin/patrain", r.o.device, r.work / m, 3, *one)  # saved, for generation
+        r.command(f"{m}, three steps", line, 30)
+    for m in models:
+        r.finish(f"{m} on the CPU", *cpu[m], 60)
         try:
-            work(self)
-        except Exception as e:  # a mistake of this script's must not cost the other parts
-            self.note(name, Outcome(f"FAILED: {type(e).__name__}: {e}"))
-
-    def note(self, name: str, outcome: Outcome, log: str = "") -> Outcome:
-        with self.lock:
-            self.parts.append((name, outcome.state, outcome.seconds, log))
-            print(f"{time.monotonic() - self.began:6.1f} s  {name}: {outcome.state}", flush=True)
-        return outcome
-
-    def command(self, name: str, argv: list, limit: float, env: dict = {}, keep: str = "") -> Outcome:
-        """Runs it under a limit, with its output in a log. keep: a regular expression for the lines of a failure to report."""
-        log = self.work / (re.sub(r"[^\w.-]+", "-", name) + ".log")
-        limit = min(limit, self.left())
-        if limit < 2:
-            return self.note(name, Outcome("left out: no time left"))
-        began = time.monotonic()
-        try:
-            with open(log, "wb") as out:
-                process = subprocess.Popen([str(a) for a in argv], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT,
-                                           env={**self.env, **env}, start_new_session=True)
-                try:
-                    code = process.wait(limit)
-                    state = "ok" if code == 0 else f"FAILED: exit {code}"
-                except subprocess.TimeoutExpired:
-                    state = f"FAILED: not done in {limit:.0f} s"
-                finally:
-                    try:
-                        os.killpg(process.pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        pass
-                    process.wait()
-        except OSError as e:
-            return self.note(name, Outcome(f"FAILED: {e}"))
-        text = log.read_text(errors="replace")
-        if state != "ok":
-            said = re.findall(keep, text, re.M) if keep else [line for line in text.splitlines() if line.strip()][-1:]
-            state += "".join(f"; {s.strip()[:160]}" for s in said[:3])
-        return self.note(name, Outcome(state, text, time.monotonic() - began), log.name)
-
-    def at_once(self, calls: list) -> None:
-        """Commands whose times do not matter."""
-        with concurrent.futures.ThreadPoolExecutor(1 if self.o.smoke else 6) as pool:
-            for f in [pool.submit(self.command, *call) for call in calls]:
-                f.result()
+            pairs = [(a["loss"], b["loss"]) for a, b in zip(steps_of(r.work / m), steps_of(r.work / f"{m}-cpu"))]
+        except OSError:
+            pairs = []
+        if not pairs:
+            continue
+        rows.append(f"| {m} | " + " | ".join(f"{a:.4f} {b:.4f}" for a, b in pairs) + " |")
+        if not all(abs(a - b) <= LOSS_APART * b for a, b in pairs):
+            wrong.append(m)
+    head = ["## Loss of three steps, GPU and CPU", "", "| model | step 1 | 2 | 3 |", "|---|---|---|---|"]
+    r.sections.append("\n".join(head + rows))
+    if wrong:
+        raise Stop(f"the loss of {' and '.join(wrong)} differs from the CPU's by more than {100 * LOSS_APART:.0f} %")
 
 
-def machine(r: Run) -> None:
-    def said(*argv):
-        try:
-            return subprocess.run(argv, capture_output=True, text=True, timeout=30).stdout.strip()
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-
-    query = "name,driver_version,compute_cap,memory.total,clocks.max.sm,clocks.max.mem,clocks.sm,power.limit"
-    gpu = said("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    versions = ("import importlib.metadata as m\nfor p in ('torch', 'triton', 'nvidia-cublas', 'nvidia-cudnn-cu13', 'nvidia-nccl-cu13'):\n"
-                "    try: print(p, m.version(p), end='; ')\n    except m.PackageNotFoundError: pass")
-    lines = [f"- date: {datetime.date.today()}; patrain {(ROOT / 'VERSION').read_text().strip()}; device {r.o.device}",
-             f"- GPU ({query}): {gpu or 'none that nvidia-smi sees'}",
-             f"- host: {cpu[1] if cpu else platform.machine()}, {os.cpu_count()} threads; {platform.platform()}; Python {platform.python_version()}",
-             f"- packages: {said(sys.executable, '-c', versions) or 'none of NVIDIA or PyTorch'}"]
-    r.sections.append("\n".join(lines))
-
-
-def tests(r: Run) -> None:
-    calls = []
-    for folder, label in ((ROOT / "bin", ""), (ROOT / "bin-75", " as compute_75")):
-        for program in sorted(folder.glob("test_*")):
-            if r.o.smoke and program.name not in ("test_cuda_ops", "test_golden"):
-                continue
-            calls.append((program.name + label, [program], 150, {}, r"^\[  FAILED  \].*|^.*: error: .*"))
-    r.at_once(calls)
-
-
-def sanitizer(r: Run) -> None:
-    folders = [Path(f).parent / "bin" for f in library_folders()]
-    tool = shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ["PATH"], *map(str, folders)]))
-    if not tool or r.o.device != "cuda":
-        r.note("compute-sanitizer", Outcome("left out: not found" if not tool else "left out: needs --device cuda"))
-        return
-    calls, ours = [], {"PATRAIN_CUDNN": "0"}  # cuDNN's kernels are not under test
-    for check in ("memcheck", "racecheck", "synccheck"):
-        for program in ("test_cuda_ops", "test_golden"):
-            calls.append((f"{check} {program}", [tool, "--tool", check, "--error-exitcode", "9", ROOT / "bin" / program], 125, ours,
-                          r"^========= (?:ERROR SUMMARY.*|Error.*|Invalid.*|.*hazard.*)"))
-    r.at_once(calls)
-
-
-def pabench(r: Run) -> None:
-    argv = [ROOT / "bin/pabench", "--device", r.o.device, "--json", r.work / "pabench.json"]
-    argv += ["--quick", "--filter", "v1 (layernorm_fwd|matmul y)"] if r.o.smoke else ["--precision", "bf16"]
-    done = r.command("pabench", argv, 88)
+def table_of(r: Run, name: str, title: str, *arguments, limit: float) -> None:
+    line = [ROOT / "bin/pabench", "--device", r.o.device, "--json", r.work / f"{name}.json", *arguments]
+    done = r.command(name, line, limit)
     if done.ok:
-        r.sections.append("## pabench\n\n```\n" + done.text[done.text.rfind("\n", 0, done.text.find("Roofs")) + 1:].strip() + "\n```")
+        text = done.text[done.text.rfind("\n", 0, done.text.find("Roofs")) + 1:].strip()
+        r.sections.append(f"## {title}\n\n```\n{text}\n```")
+        if "WRONG" in text:
+            r.note(f"{name}: errors", Outcome("FAILED: rows are marked WRONG"))
 
 
-SMALL = ("model.context=128", "model.prefix=48", "model.dim=32", "model.heads=1", "model.depth=1")
+def attention(r: Run) -> None:
+    only = "v1 layernorm_fwd" if r.o.smoke else "v[34] attention_[fb]"
+    more = ("--quick", "--filter", only, "--precision", "fp32" if r.o.smoke else "bf16")
+    table_of(r, "attention", "Attention: error and time of each implementation", *more, limit=30)
+
+
+def traces(r: Run) -> None:
+    """One step without capture, by operation and shape."""
+    for m in ("v1",) if r.o.smoke else ("v3", "v4"):
+        line = training_line(r, m, ROOT / "bin/patrain", r.o.device, r.work / f"{m}-traced", 6, "--no-save",
+                             "train.global_batch=1", "train.micro_batch=1")
+        r.command(f"trace {m}", line, 20, {"PATRAIN_TRACE": str(r.work / f"trace-{m}")})
+        text = r.work / f"trace-{m}-step.txt"
+        if text.exists():
+            log = (r.work / f"trace-{m}.log").read_text(errors="replace")
+            said = re.findall(r"^attention.*", log, re.M)
+            said += [text.read_text().rstrip()]
+            r.sections.append(f"## A step of {m}, batch 1\n\n```\n" + "\n".join(said) + "\n```")
+
+
+def generate(r: Run, folder: Path, length: int, env: dict = {}) -> None:
+    model = "v1" if r.o.smoke else "v3"
+    length, prime = (40, 49) if r.o.smoke else (length, 1025)
+    if not (folder / "latest").exists():
+        r.note("generation", Outcome("left out: there is no checkpoint to generate from"))
+        return
+    line = [ROOT / "bin/pagen", folder, "--device", r.o.device, "--primer", f"{ROOT}/data/train.safetensors:0",
+            "--prime-tokens", prime, "--length-tokens", length, "--output", r.work / "made.safetensors", "--seed", "1"]
+    done = r.command("generation", line, 60, env)
+    found = re.search(r"^(\d+) tokens in ([\d.]+) s, (\d+) tokens/s", done.text, re.M)
+    if done.ok and found:
+        text = (f"## Generation\n\n{model}: {found[1]} tokens in {found[2]} s, {found[3]} a second, prefill and "
+                "refills of the window included.")
+        table = r.work / "trace-token.txt"
+        r.sections.append(text + (f"\n\n```\n{table.read_text().rstrip()}\n```" if table.exists() else ""))
+
+
+def tokens(r: Run) -> None:
+    generate(r, r.work / ("v1" if r.o.smoke else "v3"), 1024, {"PATRAIN_TRACE": str(r.work / "trace")})
+
+
+# ---- b: patrain beside PyTorch, generation, tests
 
 
 def train(r: Run, model: str, program: Path, label: str, precision: str, batch: int, limit: float) -> dict:
-    """Steps of a global batch; halves the micro-batch until it fits. The median step after the first five."""
+    """Steps of a batch, which is halved into micro-batches until it fits. The median step after the first five."""
     micro, extra = batch, []
     while True:
-        folder = r.work / f"{model}{label.replace(' ', '-')}"
-        argv = [program, ROOT / f"configs/{model}.ini", f"data.train={ROOT}/data/train.safetensors", "data.validation=", "--device", r.o.device,
-                "--precision", precision, "--fresh", "--run-dir", folder, f"train.global_batch={batch}", f"train.micro_batch={micro}",
-                f"train.steps={6 if r.o.smoke else 60}", f"train.minutes={limit / 60:.3f}", "train.epochs=0", "log.eval_every=0",
-                "log.sample_every=0", "checkpoint.every=0", *extra, *(SMALL if r.o.smoke else ())]
-        done = r.command(f"train {model}{label}", argv, 4 * limit + 30)
-        if done.ok or "out of memory" not in done.text or "train.recompute=true" in extra:
+        folder = r.work / f"{model}{label.replace(' ', '-')}-{batch}"
+        line = training_line(r, model, program, r.o.device, folder, 6 if r.o.smoke else 60, "--no-save", "--precision",
+                             precision, f"train.global_batch={batch}", f"train.micro_batch={micro}",
+                             f"train.minutes={limit / 60:.3f}", *extra)
+        done = r.command(f"train {model}{label} batch {batch}", line, 2 * limit + 20)
+        if done.ok or "out of memory" not in done.text or extra:
             break
         if micro > 1:
             micro //= 2
@@ -190,152 +146,101 @@ def train(r: Run, model: str, program: Path, label: str, precision: str, batch: 
             extra = ["train.recompute=true"]
     if not done.ok:
         return {}
-    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    steps = [s for s in steps if "tokens_per_s" in s]
+    steps = [s for s in steps_of(folder) if "tokens_per_s" in s]
     timed = steps[5:] or steps
     seconds = statistics.median(s["seconds"] for s in timed)
     memory = re.findall(r"([\d.]+) GB", done.text)
-    return {"seconds": seconds, "windows": batch / seconds, "tokens": statistics.median(s["tokens_per_s"] for s in timed),
-            "mfu": statistics.median(s["mfu"] or 0 for s in timed), "loss": (steps[0]["loss"], steps[-1]["loss"]), "micro": micro,
-            "steps": len(timed), "memory": memory[-1] if memory else "", "recompute": bool(extra)}
+    said = re.findall(r"^attention.*", done.text, re.M)
+    return {"seconds": seconds, "tokens": statistics.median(s["tokens_per_s"] for s in timed), "micro": micro,
+            "mfu": statistics.median(s["mfu"] or 0 for s in timed), "loss": (steps[0]["loss"], steps[-1]["loss"]),
+            "memory": memory[-1] if memory else "", "recompute": bool(extra), "said": said}
 
 
-class Torch:
-    """A worker process; ready() waits until it has warmed up, step() times one."""
-
-    def __init__(self, r: Run, model: str, form: str, batch: int):
-        self.name, self.log = f"PyTorch {form} {model}", r.work / f"torch-{form}-{model}.log"
-        best = form == "best"
-        options = dict(model=settings(model), form=form, precision="bf16" if best else "fp32", compile=best, threads=4, weights="", warm=3,
-                       device="cuda", batch=batch, tries=4 if best else 1)
-        self.lines, self.err = [], open(self.log, "wb")
-        self.process = subprocess.Popen([sys.executable, str(ROOT / "bench/peers/torch_worker.py"), json.dumps(options)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=self.err, text=True, start_new_session=True,
-                                        env={**os.environ, "PYTHONPATH": str(ROOT / "python"), "TORCHINDUCTOR_COMPILE_THREADS": "4"})
-        self.arrived = threading.Condition()
-        threading.Thread(target=self.read, daemon=True).start()
-
-    def read(self):
-        for line in self.process.stdout:
-            with self.arrived:
-                self.lines.append(line)
-                self.arrived.notify()
-        with self.arrived:
-            self.lines.append(None)
-            self.arrived.notify()
-
-    def next(self, mark: str, limit: float):
-        until = time.monotonic() + limit
-        while True:
-            with self.arrived:
-                if not self.lines and not self.arrived.wait_for(lambda: self.lines, max(0, until - time.monotonic())):
-                    raise RuntimeError(f"not done in {limit:.0f} s")
-                line = self.lines.pop(0)
-            if line is None:
-                said = [t for t in self.log.read_text(errors="replace").splitlines() if t.strip()]
-                raise RuntimeError("the worker ended" + (f": {said[-1][:160]}" if said else ""))
-            if line.startswith(mark):
-                return json.loads(line[len(mark):] if mark != "{" else line)
-
-    def measure(self, limit: float) -> dict:
-        until = time.monotonic() + limit
-        batch = self.next("READY", limit)["batch"]
-        seconds = []
-        while len(seconds) < 20 and (not seconds or time.monotonic() + seconds[-1] < until) and sum(seconds) < 5:
-            self.process.stdin.write("step\n")
-            self.process.stdin.flush()
-            seconds.append(self.next("{", max(1, until - time.monotonic()))["seconds"])
-        return {"seconds": statistics.median(seconds), "windows": batch / statistics.median(seconds), "batch": batch, "steps": len(seconds)}
-
-    def close(self):
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
-        self.err.close()
+CASES = (("v3", 1), ("v4", 1), ("v3", 2), ("v3", 8))  # in the order of their worth
 
 
-def training(r: Run) -> None:
-    models = MODELS[:1] if r.o.smoke else MODELS
-    r.ours = {m: train(r, m, ROOT / "bin/patrain", "", "auto", 8, 5) for m in models}
-    if not any(r.ours.values()):
-        return
-    rows = ["## Training, global batch 8, prefix dropout 0.7", "",
-            "| model | ms a step | tokens/s | MFU | s an epoch of 962 windows | memory GB | micro-batch | loss, first and last step |", "|---" * 8 + "|"]
-    for m, t in r.ours.items():
-        rows.append(f"| {m} | {1e3 * t['seconds']:.2f} | {t['tokens']:.0f} | {100 * t['mfu']:.1f} % | {WINDOWS / t['windows']:.2f} | {t['memory']} | "
-                    f"{t['micro']}{', recomputed' if t['recompute'] else ''} | {t['loss'][0]:.3f} → {t['loss'][1]:.3f} |" if t else
-                    f"| {m} | failed |" + " |" * 6)
-    rows += ["", "Medians of whole steps. MFU: share of the largest matrix product that the same process measured."]
-    r.sections.append("\n".join(rows))
-
-
-def compiled(r: Run, models, limit: float) -> dict:
-    """Workers of the best form that have warmed up within the limit, side by side; the others are ended, so that none compiles while one is timed."""
-    workers, began = {m: Torch(r, m, "best", 8) for m in models}, time.monotonic()
-    for worker in workers.values():
-        with worker.arrived:
-            worker.arrived.wait_for(lambda: worker.lines, max(0, began + limit - time.monotonic()))
-    for m in [m for m in models if not workers[m].lines]:
-        worker = workers.pop(m)
-        worker.close()
-        r.note(worker.name, Outcome(f"left out: not compiled in {limit:.0f} s", "", time.monotonic() - began), worker.log.name)
-    return workers
-
-
-def pytorch(r: Run) -> None:
-    """Both forms of every model; the compiled one where compiling leaves time for the other."""
-    models, keep = (MODELS[:1], 5) if r.o.smoke else (MODELS, 60)
-    have = subprocess.run([sys.executable, "-c", "import torch, perceiver_ar_pytorch; assert torch.cuda.is_available()"], capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "python")}, timeout=max(1, min(60, r.left())))
-    if have.returncode:
-        r.note("PyTorch", Outcome(f"left out: {(have.stderr.strip().splitlines() or [f'exit {have.returncode}'])[-1][:160]}"))
-        return
-    limit = min(100, r.left() - keep)
-    best, times = {}, {}
-    if limit >= keep / 3:
-        best = compiled(r, models, limit)
+def tests(r: Run) -> None:
+    """While PyTorch compiles, whose workers stay for `versus`."""
+    r.torch, r.absent = {}, missing(r)
+    if r.absent:
+        r.note("PyTorch", Outcome(f"left out: {r.absent}"))
     else:
-        r.note("PyTorch best", Outcome("left out: no time left to compile"))
-    for form, m in [("best", m) for m in best] + [("published", m) for m in models]:
-        worker, began, state = best[m] if form == "best" else Torch(r, m, form, 8), time.monotonic(), "left out: no time left"
-        if r.left() >= 2:
-            try:
-                times[m, form], state = worker.measure(min(25, r.left())), "ok"
-            except (RuntimeError, ValueError, OSError) as e:
-                state = f"FAILED: {e}"
-        worker.close()
-        r.note(worker.name, Outcome(state, "", time.monotonic() - began), worker.log.name)
-    if not times:
-        return
-    rows = ["## PyTorch, the same training step", "",
-            "| model | patrain, windows/s | PyTorch as published, windows/s (batch) | times it | PyTorch best, windows/s (batch) | times it |",
-            "|---" * 6 + "|"]
-    for m in models:
-        ours, row = (r.ours.get(m) or {}).get("windows"), [m]
-        row.append(f"{ours:.2f}" if ours else "–")
-        for form in ("published", "best"):
-            p = times.get((m, form))
-            row += [f"{p['windows']:.2f} ({p['batch']})" if p else "–", f"{ours / p['windows']:.2f}" if p and ours else "–"]
-        rows.append("| " + " | ".join(row) + " |")
-    rows += ["", "Medians of whole steps. As published: float32, eager; best: scaled_dot_product_attention, torch.compile, bf16 autocast, fused Adam; a",
-             "batch that does not fit is halved."]
-    r.sections.append("\n".join(rows))
+        cases = (("v1", 4),) if r.o.smoke else CASES
+        wanted = [(m, "best", b) for m, b in cases] + [(m, "cudnn", b) for m, b in cases[:1]]
+        r.torch = {key: Torch(r, *key) for key in wanted}
+    calls = []
+    for folder, label in ((ROOT / "bin", ""), (ROOT / "bin-75", " as compute_75")):
+        for program in sorted(folder.glob("test_*")):
+            if not r.o.smoke or program.name in ("test_cuda_ops", "test_golden"):
+                calls.append((program.name + label, [program], 110, {}, r"^\[  FAILED  \].*|^.*: error: .*"))
+    r.at_once(calls)
 
 
-def generation(r: Run) -> None:
-    model, length = ("v1", 40) if r.o.smoke else ("v3", 8192)
-    if not (r.work / model / "latest").exists():
-        r.note("generation", Outcome(f"left out: training {model} left no checkpoint"))
+def row_of(m: str, b: int, t: dict, peers: dict) -> str:
+    row = [f"{m}, {b}"]
+    if t:
+        row[0] += f" (micro-batch {t['micro']}{', recomputed' if t['recompute'] else ''})" if t["micro"] != b else ""
+        row += [f"{1e3 * t['seconds']:.2f}", f"{t['tokens']:.0f}", f"{100 * t['mfu']:.1f} %",
+                f"{WINDOWS / b * t['seconds']:.2f}", t["memory"], f"{t['loss'][0]:.3f} → {t['loss'][1]:.3f}"]
+    else:
+        row += ["failed", "", "", "", "", ""]
+    for form in ("best", "cudnn"):
+        p = peers.get(form)
+        row.append(f"{1e3 * p['seconds']:.2f} ({p['batch']})" if p else "–")
+    times = [p["seconds"] / p["batch"] * b for p in peers.values() if p]
+    row.append(f"{min(times) / t['seconds']:.2f}" if times and t else "–")
+    return "| " + " | ".join(row) + " |"
+
+
+def versus(r: Run) -> None:
+    """In turn, so that both find the same clocks; a worker that is still compiling is waited for, then ended."""
+    lines = ["## A training step, prefix dropout 0.7", "",
+             "| model, batch | ms | tokens/s | MFU | s an epoch | GB | loss | PyTorch best, ms | cuDNN first | ratio |",
+             "|---" * 10 + "|"]
+    notes = ["", "Medians of whole steps. MFU: share of the largest matrix product that the same process measured.",
+             "Of PyTorch: ms (batch). Ratio: its faster form, a window, by patrain's."]
+    at, said = len(r.sections), []
+    for m, b in (("v1", 4),) if r.o.smoke else CASES:
+        t = r.ours[m, b] = train(r, m, ROOT / "bin/patrain", "", "auto", b, 5)
+        peers = {form: r.torch[m, form, b].measure(r, 40) for form in ("best", "cudnn") if (m, form, b) in r.torch}
+        lines.append(row_of(m, b, t, peers))
+        said += [s for s in t.get("said", []) if s not in said]
+        r.sections[at:] = ["\n".join(lines + notes + (["", "```", *said, "```"] if said else []))]
+
+
+def long_generation(r: Run) -> None:
+    model = "v1" if r.o.smoke else "v3"
+    folder = r.work.parent / "a" / model  # of call a
+    if not (folder / "latest").exists():
+        folder = r.work / f"{model}-weights"
+        line = training_line(r, model, ROOT / "bin/patrain", r.o.device, folder, 1, "train.global_batch=1")
+        r.command(f"{model}, one step", line, 30)
+    generate(r, folder, 8192)
+
+
+def published(r: Run) -> None:
+    if r.absent:
         return
-    prime = 49 if r.o.smoke else 1025
-    done = r.command("generation", [ROOT / "bin/pagen", r.work / model, "--device", r.o.device, "--primer", f"{ROOT}/data/train.safetensors:0",
-                                    "--prime-tokens", prime, "--length-tokens", length, "--output", r.work / "made.safetensors", "--seed", "1"], 60)
-    found = re.search(r"^(\d+) tokens in ([\d.]+) s, (\d+) tokens/s", done.text, re.M)
-    if done.ok and found:
-        r.sections.append(f"## Generation\n\n{model}: {found[1]} tokens in {found[2]} s, {found[3]} a second, prefill and refills of the window "
-                          "included.")
+    rows = []
+    head = ["## PyTorch as published: float32, eager", "", "| model, batch | ms (batch) | ratio |", "|---|---|---|"]
+    for m, b in (("v1", 4),) if r.o.smoke else CASES[:2]:
+        if r.left() < 10:
+            r.note(f"PyTorch published {m}", Outcome("left out: no time left"))
+            continue
+        p, t = Torch(r, m, "published", b).measure(r, 25), r.ours.get((m, b))
+        if p and t:
+            ratio = p["seconds"] / p["batch"] * b / t["seconds"]
+            rows.append(f"| {m}, {b} | {1e3 * p['seconds']:.1f} ({p['batch']}) | {ratio:.2f} |")
+    if rows:
+        r.sections.append("\n".join(head + rows))
+
+
+# ---- c: every operation, other paths, sanitizer
+
+
+def operations(r: Run) -> None:
+    more = ("--quick", "--filter", "v1 (layernorm_fwd|matmul y)") if r.o.smoke else ("--precision", "bf16")
+    table_of(r, "pabench", "pabench", *more, limit=88)
 
 
 def turing(r: Run) -> None:
@@ -345,64 +250,76 @@ def turing(r: Run) -> None:
         return
     t = train(r, "v1", ROOT / "bin-75/patrain", " as compute_75", "fp16", 8, 3)
     if t:
-        r.sections.append(f"## The T4's path\n\nv1 in fp16 from compute_75 PTX: {1e3 * t['seconds']:.2f} ms a step of batch 8, {t['tokens']:.0f} tokens/s; loss "
-                          f"{t['loss'][0]:.3f} → {t['loss'][1]:.3f}. This GPU's speed says nothing of a T4's.")
+        r.sections.append("## The T4's path\n\n"
+                          f"v1 in fp16 from compute_75 PTX: {1e3 * t['seconds']:.2f} ms a step of batch 8, "
+                          f"{t['tokens']:.0f} tokens/s; loss {t['loss'][0]:.3f} → {t['loss'][1]:.3f}. This GPU's "
+                          "speed says nothing of a T4's.")
 
 
-# In the order of their weight, and the seconds each may take at most: the last ones go short where time runs out.
-PARTS = {"tests": (tests, 170), "training": (training, 150), "generation": (generation, 60), "turing": (turing, 45), "sanitizer": (sanitizer, 130),
-         "pabench": (pabench, 90), "pytorch": (pytorch, 400)}
+def nccl(r: Run) -> None:
+    """One rank over NCCL computes what one rank without computes."""
+    if r.o.device != "cuda":
+        r.note("one rank over NCCL", Outcome("left out: needs --device cuda"))
+        return
+    found = []
+    for label, env in (("", {}), (" over NCCL", {"PATRAIN_NCCL": "1"})):
+        folder = r.work / f"one-rank{label.replace(' ', '-')}"
+        line = training_line(r, "v1", ROOT / "bin/patrain", "cuda", folder, 5, "--no-save", "train.deterministic=true")
+        if not r.command(f"one rank{label}", line, 30, env).ok:
+            return
+        found.append([s["loss"] for s in steps_of(folder)])
+    same = found[0] == found[1]
+    r.note("the same losses over NCCL", Outcome("ok" if same else f"FAILED: {found[0]} and {found[1]}"))
 
 
-def write(r: Run, clocks: str) -> bool:
-    lines = ["# Results of bench/gpu.sh", "", *r.sections[:1], *([f"- while it ran: {clocks}"] if clocks else []), "",
-             "| part | | seconds | log |", "|---|---|---|---|"]
-    lines += [f"| {n} | {state.replace('|', '/')} | {s:.1f} | {log} |" for n, state, s, log in r.parts]
-    failed = sum(state.startswith("FAILED") for _, state, _, _ in r.parts)
-    out = sum(state.startswith("left out") for _, state, _, _ in r.parts)
-    lines += ["", f"{len(r.parts)} parts: {failed} failed, {out} left out. The whole took {time.monotonic() - r.began:.0f} s.", ""]
-    r.o.out.write_text("\n\n".join(["\n".join(lines).rstrip(), *r.sections[1:]]) + "\n")
-    print(f"{r.o.out}: {len(r.parts)} parts, {failed} failed, {out} left out")
-    return failed == 0
+def sanitizer(r: Run) -> None:
+    folders = [Path(f).parent / "bin" for f in library_folders()]
+    tool = shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ["PATH"], *map(str, folders)]))
+    if not tool or r.o.device != "cuda":
+        r.note("compute-sanitizer", Outcome("left out: not found" if not tool else "left out: needs --device cuda"))
+        return
+    keep = r"^========= (?:ERROR SUMMARY.*|Error.*|Invalid.*|.*hazard.*)"
+    checks = (("memcheck", "test_cuda_ops"), ("racecheck", "test_cuda_attention"), ("memcheck", "test_golden"),
+              ("racecheck", "test_cuda_ops"), ("synccheck", "test_cuda_ops"))
+    ours = {"PATRAIN_CUDNN": "0"}  # cuDNN's kernels are not under test
+    line = [tool, "--error-exitcode", "9", "--tool"]
+    r.at_once([(f"{c} {program}", [*line, c, ROOT / "bin" / program], 125, ours, keep) for c, program in checks])
 
 
-def clocks_of(log: Path) -> str:
-    rows = [[float(x) for x in re.findall(r"[\d.]+", line)[:3]] for line in log.read_text().splitlines()]
-    rows = [row for row in rows if len(row) == 3]
-    if not rows:
-        return ""
-    sm, watts, hot = zip(*rows)
-    return f"SM clock {min(sm):.0f} to {max(sm):.0f} MHz, median {statistics.median(sm):.0f}; power up to {max(watts):.0f} W; up to {max(hot):.0f} °C"
+CALLS = {  # parts and the seconds each may take, then those of the call
+    "a": ([("gate", gate, 40), ("losses", losses, 60), ("attention", attention, 30), ("traces", traces, 30),
+           ("tokens", tokens, 20)], 118),
+    "b": ([("tests", tests, 110), ("versus", versus, 150), ("generation", long_generation, 60),
+           ("published", published, 60)], 295),
+    "c": ([("operations", operations, 90), ("turing", turing, 45), ("nccl", nccl, 60),
+           ("sanitizer", sanitizer, 130)], 290)}
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(prog="gpu.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--out", type=Path, default=ROOT / "results.md")
-    p.add_argument("--work", type=Path, default=ROOT / "work", help="logs and runs; emptied first")
-    p.add_argument("--only", default=",".join(PARTS), help="parts, of " + ",".join(PARTS))
-    p.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    p.add_argument("--seconds", type=float, default=520, help="for all of it")
-    p.add_argument("--smoke", action="store_true", help="tiny models and few tests: whether the script works, not what a GPU does")
+    raw = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(prog="gpu.sh", description=__doc__, formatter_class=raw)
+    p.add_argument("call", choices=CALLS,
+                   help="a: kernels, traces; b: PyTorch, tests; c: operations, T4's path, NCCL, sanitizer")
+    p.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "out"),
+                   help="results (default: $OUT, else out)")
+    p.add_argument("--work", type=Path, default=ROOT / "work",
+                   help="logs and runs; the call's folder there is emptied first")
+    p.add_argument("--only", default="", help="some of the call's parts, separated by commas")
+    p.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="device of the measured programs")
+    p.add_argument("--seconds", type=float, help="limit of the call (default: 118, 295, 290)")
+    p.add_argument("--smoke", action="store_true", help="tiny models and few tests: whether the script works")
     options = p.parse_args()
-    unknown = [part for part in options.only.split(",") if part not in PARTS]
+    parts, seconds = CALLS[options.call]
+    names = [name for name, _, _ in parts]
+    wanted = options.only.split(",") if options.only else names
+    unknown = [name for name in wanted if name not in names]
     if unknown:
-        p.error(f"--only: expected parts of {','.join(PARTS)}, found {unknown[0]}")
-    r = Run(options)
-    log = r.work / "clocks.csv"
-    try:
-        watch = subprocess.Popen(["nvidia-smi", "--query-gpu=clocks.sm,power.draw,temperature.gpu", "--format=csv,noheader", "-l", "1"],
-                                 stdout=open(log, "wb"), stderr=subprocess.DEVNULL)
-    except OSError:
-        watch = None
-    try:
-        machine(r)
-        for part in options.only.split(","):
-            r.part(part)
-    finally:
-        if watch:
-            watch.kill()
-            watch.wait()
-    return 0 if write(r, clocks_of(log) if log.exists() else "") else 1
+        p.error(f"--only: expected parts of {','.join(names)}, found {unknown[0]}")
+    options.seconds = options.seconds or seconds
+    r = Run(options, options.call)
+    r.torch, r.absent = {}, "not started"
+    machine(r)
+    return 0 if r.all([part for part in parts if part[0] in wanted]) else 1
 
 
 if __name__ == "__main__":

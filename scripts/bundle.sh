@@ -1,29 +1,32 @@
 #!/usr/bin/env bash
-# Makes a folder, and an archive of it, to test and measure on another x86-64 Linux machine with a GPU: programs, tests, pabench,
-# configurations, tokens of your music, and bench/gpu.sh, which runs everything. It contains no NVIDIA libraries; gpu.sh finds them on that
-# machine, in a toolkit or among Python's packages.
+# Makes a folder, and an archive of it of at most 40 MB, to test and measure on another x86-64 Linux machine with a GPU:
+# programs, tests, pabench, configurations, tokens of some of your music, and bench/gpu.sh, which runs everything. It contains no NVIDIA libraries; gpu.sh finds them on that machine, in a toolkit or among Python's packages.
 #
 #   scripts/bundle.sh OUT_DIR --midi MIDI_DIR
 #
-#   --build DIR      use the programs of this build folder (default: builds build/bundle for sm_75, sm_80, sm_90a and newer)
-#   --build75 DIR    the same with compute_75 PTX only, which newer GPUs run as a T4 would (default: build/bundle-75); "" for none
+#   --build DIR      programs of this build folder (default: builds build/bundle for sm_75, sm_80, sm_90a and newer)
+#   --build75 DIR    the same with compute_75 PTX only, which newer GPUs run as a T4 would (default: build/bundle-75);
+#                    "" for none
+#   --pieces N       at most so many pieces of music, 0: all (default: 100)
 #
-# The other machine needs a glibc and a libstdc++ at least as new as this machine's programs require (from Debian 12: Ubuntu 22.04 works).
-# This machine's libstdc++ is left out because it requires a newer glibc. All other libraries are in lib/, found by a relative path.
+# The other machine needs a glibc and a libstdc++ at least as new as this machine's programs require (from Debian 12:
+# Ubuntu 22.04 works). This machine's libstdc++ is left out because it requires a newer glibc. All other libraries are in
+# lib/, found by a relative path.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-usage() { sed -n '2,13s/^# \{0,1\}//p' "$root/scripts/bundle.sh"; }
+usage() { sed -n '2,16s/^# \{0,1\}//p' "$root/scripts/bundle.sh"; }
 refuse() { usage >&2; echo "bundle.sh: $*" >&2; exit 2; }
 fail() { echo "bundle.sh: $*" >&2; exit 1; }
 say() { printf '== %s\n' "$*" >&2; }
 
-out='' midi='' build=$root/build/bundle build75=$root/build/bundle-75 given=false given75=false
+out='' midi='' pieces=100 build=$root/build/bundle build75=$root/build/bundle-75 given=false given75=false
 while [[ $# -gt 0 ]]; do
   case $1 in
     -h | --help) usage; exit 0 ;;
-    --midi | --build | --build75) [[ $# -ge 2 ]] || refuse "$1 needs a value" ;;&
+    --midi | --build | --build75 | --pieces) [[ $# -ge 2 ]] || refuse "$1 needs a value" ;;&
     --midi) midi=$2; shift 2 ;;
+    --pieces) pieces=$2; shift 2 ;;
     --build) build=$2 given=true; shift 2 ;;
     --build75) build75=$2 given75=true; shift 2 ;;
     -*) refuse "unknown argument $1" ;;
@@ -31,6 +34,7 @@ while [[ $# -gt 0 ]]; do
   esac
 done
 [[ -n $out && -n $midi ]] || refuse "expected OUT_DIR and --midi MIDI_DIR"
+[[ $pieces =~ ^[0-9]+$ ]] || refuse "--pieces: expected a number, found $pieces"
 [[ -d $midi ]] || refuse "--midi: $midi is not a folder"
 part=$out.part
 [[ ! -e $out && ! -e $part && ! -e $out.tar.gz ]] || fail "$out, $part or $out.tar.gz already exists"
@@ -61,8 +65,15 @@ $given75 || make_build "$build75" 75-virtual '$ORIGIN/../lib-75;$ORIGIN/../lib'
 
 say "Tokens of $midi"
 trap 'rm -rf "$part"' EXIT
-mkdir -p "$part"/{bench/peers,tests/golden}
+mkdir -p "$part"/{bench/peers,tests/golden,midi}
+find -L "$midi" -type f \( -iname '*.mid' -o -iname '*.midi' \) | LC_ALL=C sort > "$part/midi.txt"
+every=$((pieces ? ($(wc -l < "$part/midi.txt") + pieces - 1) / pieces : 1))
+if [[ $every -gt 1 ]]; then # every n-th piece
+  awk -v every="$every" 'NR % every == 0' "$part/midi.txt" | while IFS= read -r piece; do cp "$piece" "$part/midi/"; done
+  midi=$part/midi
+fi
 "$build/bin/paprep" "$midi" "$part/data"
+rm -r "$part/midi" "$part/midi.txt"
 
 say "Programs and their libraries"
 copy_programs() { # FROM SUFFIX
@@ -81,11 +92,12 @@ for p in "${programs[@]}"; do ldd "$build/bin/$p"; done | awk '/not found/ { nex
 
 cp -r "$root/configs" "$part/"
 cp "$root/tests/golden/golden.safetensors" "$part/tests/golden/"
-cp "$root/bench/gpu.sh" "$root/bench/gpu.py" "$part/bench/"
+cp "$root"/bench/gpu*.py "$root/bench/gpu.sh" "$root/bench/train_on_gpu.sh" "$part/bench/"
 cp "$root/bench/peers/torch_worker.py" "$part/bench/peers/"
 { git -C "$root" describe --always --dirty 2> /dev/null || echo unknown; } > "$part/VERSION"
 python3 -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target "$part/python" perceiver-ar-pytorch==0.0.10 2> /dev/null ||
   say "cannot download perceiver_ar_pytorch: gpu.sh will skip PyTorch"
 mv "$part" "$out"
-tar -C "$(dirname "$out")" -czf "$out.tar.gz" "$(basename "$out")"
+tar -C "$(dirname "$out")" -c "$(basename "$out")" | gzip -9 > "$out.tar.gz"
+[[ $(stat -c %s "$out.tar.gz") -le 40000000 ]] || say "the archive is larger than 40 MB, which may be too large to carry"
 say "$out ($(du -sh "$out" | cut -f1)) and $out.tar.gz ($(du -h "$out.tar.gz" | cut -f1)); there: $(basename "$out")/bench/gpu.sh"

@@ -69,6 +69,11 @@ def main(options: dict) -> None:
     run = torch.compile(model) if options["compile"] else model
     x = torch.randint(0, PAD - 1, (batch, m["context"]), generator=torch.Generator("cpu").manual_seed(2), device="cpu").to(device)
     cast = torch.autocast(device, torch.bfloat16) if bf16 else contextlib.nullcontext()
+    if options.get("cudnn"):  # cuDNN's attention wherever it takes the call, else the others in PyTorch's order
+        from torch.nn.attention import SDPBackend as kind, sdpa_kernel
+        order = [kind.CUDNN_ATTENTION, kind.FLASH_ATTENTION, kind.EFFICIENT_ATTENTION, kind.MATH]
+        preferred = sdpa_kernel(order, set_priority=True)
+        preferred.__enter__()  # for good
 
     def step() -> float:
         model.train()
