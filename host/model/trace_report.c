@@ -80,8 +80,8 @@ static void write_rows(FILE *out, const row *rows, int count, double seconds) {
         const row *r = &rows[i];
         fprintf(out, "%-16s %-44s %6d %10.3f %6.1f %12.2f", r->of->name, r->of->shape, r->count, 1e3 * r->seconds,
                 100 * r->seconds / seconds, 1e6 * r->seconds / r->count);
-        if (r->flop > 0) fprintf(out, " %9.2f", r->flop / r->seconds / 1e12);
-        if (r->bytes > 0) fprintf(out, " %9s %8.1f", "", r->bytes / r->seconds / 1e9);
+        if (r->flop > 0 && r->seconds > 0) fprintf(out, " %9.2f", r->flop / r->seconds / 1e12);
+        if (r->bytes > 0 && r->seconds > 0) fprintf(out, " %9s %8.1f", "", r->bytes / r->seconds / 1e9);
         fputc('\n', out);
     }
 }
