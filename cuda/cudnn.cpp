@@ -135,7 +135,7 @@ static plan *find(cuda_cudnn *d, const pa_attn &a, cuda_cudnn_pass pass) {
 static bool execute(cuda_cudnn *d, cudaStream_t stream, const plan *p, std::unordered_map<int64_t, void *> &at,
                     void *work) {
     if (!p || !p->good || fe::detail::set_stream(d->handle, stream) != CUDNN_STATUS_SUCCESS) return false;
-    const fe::error_t e = p->graph->execute(d->handle, at, work);
+    fe::error_t e = p->graph->execute(d->handle, at, work);
     if (e.is_bad()) d->why = e.get_message();
     return e.is_good();
 }
