@@ -11,7 +11,7 @@ from note_lengths import read_pieces  # noqa: F401  (for those who import this f
 
 MINUTE = 6000  # steps of 10 ms
 HALF, FIVE = 50, 500
-EDGES = (3, 6, 12, 25, 50, 100, 200)  # steps of 10 ms that bins of intervals and lengths reach
+EDGES = (3, 6, 12, 25, 50, 100, 200)  # steps of 10 ms that the bins of times reach
 LAGS = 64
 
 Note = collections.namedtuple("Note", "start end pitch velocity token")  # times in steps of 10 ms
@@ -136,7 +136,7 @@ def part_features(notes, first, last, primer):
         "velocity_correlation": neighbour_correlation(loud),
         "pitch_class_entropy": entropy([p % 12 for p in pitches]),
         "pitch_class_change": pitch_class_change(begun, first, last),
-        "interval_entropy": entropy([bin_of(b.start - a.start) for a, b in zip(begun, begun[1:])]),
+        "rhythm_entropy": entropy([bin_of(b.start - a.start) for a, b in zip(begun, begun[1:])]),
         "loop": longest_loop(begun),
         "returns": returned(begun),
         "overlap": overlap,
@@ -159,7 +159,7 @@ def features(notes, first, last, primer=None):
 # What distance() compares: features whose expected value is the primer's, and those of which only more (1) or only less
 # (-1) than expected counts.
 FOLLOW = {"notes_per_second", "polyphony", "note_seconds", "rests", "lowest_pitch", "pitch", "highest_pitch", "velocity",
-          "velocity_spread", "velocity_correlation", "pitch_class_entropy", "pitch_class_change", "interval_entropy"}
+          "velocity_spread", "velocity_correlation", "pitch_class_entropy", "pitch_class_change", "rhythm_entropy"}
 SIDE = {"longest_note": 1, "silence": 1, "loop": 1, "overlap": -1, "divergence": 1}
 
 

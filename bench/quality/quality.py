@@ -36,7 +36,7 @@ def choose(pieces, primers, cut, steps):
 
 
 def shuffle(notes, first, last, seed):
-    """The notes that begin in [first, last), their pitches, velocities, lengths and intervals each in another order."""
+    """The notes that begin in [first, last); pitches, velocities, lengths and times between, each in another order."""
     rng = random.Random(seed)
     begun = [n for n in notes if first <= n.start < last]
     columns = [[n.pitch for n in begun], [n.velocity for n in begun], [n.end - n.start for n in begun],
@@ -44,8 +44,8 @@ def shuffle(notes, first, last, seed):
     for column in columns:
         rng.shuffle(column)
     clock, made = first, [n for n in notes if n.start < first]
-    for pitch, velocity, length, interval in zip(*columns):
-        clock += interval
+    for pitch, velocity, length, time in zip(*columns):
+        clock += time
         made.append(Note(clock, clock + length, pitch, velocity, 0))
     return sorted(made, key=lambda n: (n.start, n.pitch))
 

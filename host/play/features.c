@@ -17,7 +17,7 @@ enum {
 };
 
 // The longest time of each bin but the last.
-static const int64_t edge[PA_INTERVAL_BINS - 1] = {3, 6, 12, 25, 50, 100, 200};
+static const int64_t edge[PA_RHYTHM_BINS - 1] = {3, 6, 12, 25, 50, 100, 200};
 
 static const char *const name[PA_FEATURES] = {"notes_per_second",
                                               "polyphony",
@@ -33,7 +33,7 @@ static const char *const name[PA_FEATURES] = {"notes_per_second",
                                               "velocity_correlation",
                                               "pitch_class_entropy",
                                               "pitch_class_change",
-                                              "interval_entropy",
+                                              "rhythm_entropy",
                                               "loop",
                                               "returns",
                                               "overlap",
@@ -98,11 +98,11 @@ static pa_status part_init(part *p, const pa_passage *x, int64_t first, int64_t 
 
 static int bin_of(int64_t steps) {
     int b = 0;
-    while (b < PA_INTERVAL_BINS - 1 && steps > edge[b]) b++;
+    while (b < PA_RHYTHM_BINS - 1 && steps > edge[b]) b++;
     return b;
 }
 
-static int interval_bin(const part *p, size_t i) { // from note i to the next
+static int rhythm_bin(const part *p, size_t i) { // from note i to the next
     return bin_of(p->begun[i + 1].start - p->begun[i].start);
 }
 
@@ -120,7 +120,7 @@ static double entropy(const double *count, int bins) { // bits
 }
 
 enum { HISTOGRAMS = 4, MOST_BINS = 16 };
-static const int bins_of[HISTOGRAMS] = {CLASSES, PA_INTERVAL_BINS, PA_INTERVAL_BINS, VELOCITY_BINS};
+static const int bins_of[HISTOGRAMS] = {CLASSES, PA_RHYTHM_BINS, PA_RHYTHM_BINS, VELOCITY_BINS};
 
 // Of pitch classes, times between strokes, lengths and velocities.
 typedef struct {
@@ -132,7 +132,7 @@ static histograms histograms_of(const part *p) {
     for (size_t i = 0; i < p->begins; i++) {
         const event *e = &p->begun[i];
         h.count[0][e->pitch % CLASSES]++;
-        if (i + 1 < p->begins) h.count[1][interval_bin(p, i)]++;
+        if (i + 1 < p->begins) h.count[1][rhythm_bin(p, i)]++;
         h.count[2][bin_of(e->end - e->start)]++;
         h.count[3][e->velocity * VELOCITY_BINS / 128]++;
     }
@@ -246,7 +246,7 @@ static void add_loop(const part *p, double *v) {
     size_t intervals = p->begins ? p->begins - 1 : 0, longest = 0;
     for (size_t lag = 1; lag <= LAGS; lag++)
         for (size_t i = lag, run = 0; i < intervals; i++) {
-            bool same = interval(p, i) == interval(p, i - lag) && interval_bin(p, i) == interval_bin(p, i - lag);
+            bool same = interval(p, i) == interval(p, i - lag) && rhythm_bin(p, i) == rhythm_bin(p, i - lag);
             run = same ? run + 1 : 0;
             longest = run > longest ? run : longest;
         }
@@ -266,9 +266,9 @@ static void add_returns(const part *p, double *v) {
 
 static void measure_part(const part *p, const histograms *primer, pa_features *f) {
     histograms h = histograms_of(p);
-    double intervals = total(h.count[1], PA_INTERVAL_BINS), *v = f->value;
+    double times = total(h.count[1], PA_RHYTHM_BINS), *v = f->value;
     for (int i = 0; i < PA_FEATURES; i++) v[i] = (double)NAN;
-    for (int b = 0; b < PA_INTERVAL_BINS; b++) f->interval[b] = h.count[1][b] / intervals;
+    for (int b = 0; b < PA_RHYTHM_BINS; b++) f->rhythm[b] = h.count[1][b] / times;
     add_time(p, v);
     add_lengths(p, v);
     add_register(p, v);
@@ -277,7 +277,7 @@ static void measure_part(const part *p, const histograms *primer, pa_features *f
     add_loop(p, v);
     add_returns(p, v);
     v[PA_PITCH_CLASS_ENTROPY] = entropy(h.count[0], CLASSES);
-    v[PA_INTERVAL_ENTROPY] = entropy(h.count[1], PA_INTERVAL_BINS);
+    v[PA_RHYTHM_ENTROPY] = entropy(h.count[1], PA_RHYTHM_BINS);
     if (primer) compare(&h, primer, &v[PA_OVERLAP], &v[PA_DIVERGENCE]);
 }
 
@@ -285,13 +285,13 @@ static void measure_part(const part *p, const histograms *primer, pa_features *f
 
 // Sums of what is defined, and of how many.
 typedef struct {
-    double sum[PA_FEATURES + PA_INTERVAL_BINS];
-    int count[PA_FEATURES + PA_INTERVAL_BINS];
+    double sum[PA_FEATURES + PA_RHYTHM_BINS];
+    int count[PA_FEATURES + PA_RHYTHM_BINS];
 } sums;
 
 static void add(sums *s, const pa_features *f) {
-    for (int i = 0; i < PA_FEATURES + PA_INTERVAL_BINS; i++) {
-        double x = i < PA_FEATURES ? f->value[i] : f->interval[i - PA_FEATURES];
+    for (int i = 0; i < PA_FEATURES + PA_RHYTHM_BINS; i++) {
+        double x = i < PA_FEATURES ? f->value[i] : f->rhythm[i - PA_FEATURES];
         if (isnan(x)) continue;
         s->sum[i] += x;
         s->count[i]++;
@@ -324,6 +324,6 @@ pa_status pa_features_measure(const pa_passage *x, const pa_passage *primer, pa_
         part_clear(&p);
     }
     for (int i = 0; i < PA_FEATURES; i++) f->value[i] = mean_of(&all, i);
-    for (int b = 0; b < PA_INTERVAL_BINS; b++) f->interval[b] = mean_of(&all, PA_FEATURES + b);
+    for (int b = 0; b < PA_RHYTHM_BINS; b++) f->rhythm[b] = mean_of(&all, PA_FEATURES + b);
     return s;
 }

@@ -19,7 +19,7 @@ typedef enum {
     PA_VELOCITY_CORRELATION,
     PA_PITCH_CLASS_ENTROPY,
     PA_PITCH_CLASS_CHANGE,
-    PA_INTERVAL_ENTROPY,
+    PA_RHYTHM_ENTROPY,
     PA_LOOP,
     PA_RETURNS,
     PA_OVERLAP,
@@ -29,11 +29,11 @@ typedef enum {
 
 const char *pa_feature_name(pa_feature f); // "notes_per_second"
 
-enum { PA_INTERVAL_BINS = 8 };
+enum { PA_RHYTHM_BINS = 8 };
 
 typedef struct {
-    double value[PA_FEATURES];         // NaN: not defined, as the median length of no notes
-    double interval[PA_INTERVAL_BINS]; // shares of the times between successive strokes; NaN without any
+    double value[PA_FEATURES];     // NaN: not defined, as the median length of no notes
+    double rhythm[PA_RHYTHM_BINS]; // shares of the times between successive strokes; NaN without any
 } pa_features;
 
 // Notes in any order, and the passage of them that is meant. Notes that began before it may still sound in it.

@@ -114,7 +114,7 @@ static void add_appraisal(cJSON *o, const pa_appraisal *a) {
     cJSON_AddNumberToObject(o, "notes", (double)a->notes);
     cJSON_AddNumberToObject(o, "seconds", a->seconds);
     add_features(o, "features", a->features.value); // cJSON prints NaN as null
-    cJSON_AddItemToObject(o, "intervals", cJSON_CreateDoubleArray(a->features.interval, PA_INTERVAL_BINS));
+    cJSON_AddItemToObject(o, "rhythm", cJSON_CreateDoubleArray(a->features.rhythm, PA_RHYTHM_BINS));
 }
 
 static pa_status add_takes(cJSON *o, const pa_summary *x, pa_err *err) {

@@ -36,8 +36,8 @@ class Features(Program):
                     notes, steps = features.decode(tokens)
                     self.assertEqual(steps, round(900 + 100 * take["seconds"]))
                     self.assert_features(take["features"], features.features(notes, 900, steps, (0, 900)))
-                    intervals = take["intervals"]
-                    self.assertTrue(intervals[0] is None or math.isclose(sum(intervals), 1))
+                    rhythm = take["rhythm"]
+                    self.assertTrue(rhythm[0] is None or math.isclose(sum(rhythm), 1))
                 notes, _ = features.decode(pieces(self.out(name))[0])
                 self.assert_features(said["primer"]["features"], features.features(notes, 0, 900))
 

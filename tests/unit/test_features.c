@@ -46,11 +46,11 @@ static void a_scale(void **state) {
     is(&f, PA_VELOCITY_SPREAD, sqrt(399.0 / 12));
     is(&f, PA_VELOCITY_CORRELATION, 1);
     is(&f, PA_PITCH_CLASS_CHANGE, 0.2); // C to A, then B flat to G: eight of ten are shared
-    is(&f, PA_INTERVAL_ENTROPY, 0);
+    is(&f, PA_RHYTHM_ENTROPY, 0);
     is(&f, PA_LOOP, 18);
     is(&f, PA_RETURNS, 14.0 / 15);
     is(&f, PA_OVERLAP, (double)NAN);
-    for (int b = 0; b < PA_INTERVAL_BINS; b++) assert_true(f.interval[b] == (b == 4)); // 0.25 to 0.5 s
+    for (int b = 0; b < PA_RHYTHM_BINS; b++) assert_true(f.rhythm[b] == (b == 4)); // 0.25 to 0.5 s
     const pa_passage itself = {note, 20, 0, 10};
     f = measure(20, 0, 10, &itself);
     is(&f, PA_OVERLAP, 1);
