@@ -70,8 +70,10 @@ class Setting:
         """pagen's summary and the takes' tokens."""
         out, said = (self.folder / f"{piece}{end}" for end in (".safetensors", ".json"))
         if not said.exists():
-            done = subprocess.run([*self.command, "--primer", f"{tokens}:{piece}", "--output", out], check=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            done = subprocess.run([*self.command, "--primer", f"{tokens}:{piece}", "--output", out],
+                                  capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{shlex.join(self.command)}: exit status {done.returncode}\n{done.stderr.strip()}")
             part = said.with_suffix(".part")
             part.write_text(done.stdout)
             part.replace(said)
