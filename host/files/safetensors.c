@@ -158,7 +158,9 @@ static pa_status parse_header(pa_st *st, pa_err *err) {
     if (st->header[0] != '{') return another_format(st, err);
     if (strlen(st->header) != length || has_escaped_nul(st->header) || !pa_is_utf8(st->header, length))
         return pa_error(err, PA_DATA, "%s: expected a header in UTF-8 without NUL, found another byte", st->path);
+    errno = 0;
     st->json = cJSON_ParseWithLengthOpts(st->header, length + 1, &end, 1);
+    if (!st->json && errno == ENOMEM) return pa_error(err, PA_FAIL, "%s: no memory for its header", st->path);
     if (!st->json)
         return pa_error(err, PA_DATA, "%s: expected a header in JSON, found an error at its byte %td", st->path,
                         end ? end - st->header : (ptrdiff_t)0);

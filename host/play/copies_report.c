@@ -2,6 +2,7 @@
 #include "host/play/copies_report.h"
 
 #include <cJSON.h>
+#include <errno.h>
 #include <stdlib.h>
 
 #include "host/play/copies.h"
@@ -49,7 +50,9 @@ static pa_status read_names(found *x, pa_err *err) {
     if (!x->names) return pa_error(err, PA_FAIL, "no memory for %zu lists of names", x->corpus.parts);
     for (size_t i = 0; i < x->corpus.parts; i++) {
         const char *text = pa_st_meta(x->corpus.part[i].file->file, "names");
+        errno = 0;
         x->names[i] = text ? cJSON_Parse(text) : NULL;
+        if (!x->names[i] && errno == ENOMEM) return pa_error(err, PA_FAIL, "no memory for the names of pieces");
     }
     return PA_OK;
 }

@@ -4,6 +4,7 @@
 #include "host/prep/corpus_list.h"
 
 #include <cJSON.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -105,7 +106,9 @@ static pa_status read_csv(pa_corpus *corpus, const char *path, char *text, pa_er
 
 // The two columns have the same members in the same order in MAESTRO; else they are looked up.
 static pa_status read_json(pa_corpus *corpus, const char *path, const char *text, pa_err *err) {
+    errno = 0;
     cJSON *json = cJSON_Parse(text);
+    if (!json && errno == ENOMEM) return pa_error(err, PA_FAIL, "%s: no memory to read it", path);
     const cJSON *splits = cJSON_GetObjectItemCaseSensitive(json, SPLIT),
                 *names = cJSON_GetObjectItemCaseSensitive(json, NAME);
     pa_status s = PA_OK;
