@@ -30,7 +30,7 @@ static pa_status read_bytes(const char *path, uint8_t **bytes, size_t *count, pa
         s = pa_error(err, PA_FAIL, "no memory for %lld bytes", (long long)st.st_size);
     while (!s && *count < (size_t)st.st_size) {
         ssize_t n = read(fd, *bytes + *count, (size_t)st.st_size - *count);
-        if (n < 0 && errno != EINTR) s = pa_error(err, PA_DATA, "cannot read: %s", strerror(errno));
+        if (n < 0 && errno != EINTR) s = pa_error(err, PA_FAIL, "cannot read: %s", strerror(errno));
         if (n == 0) break;
         if (n > 0) *count += (size_t)n;
     }

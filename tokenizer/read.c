@@ -7,6 +7,7 @@
 #include "tokenizer/clean.h"
 #include "tokenizer/tempo.h"
 
+#include <errno.h>
 #include <math.h>
 #include <smf.h>
 #include <stdlib.h>
@@ -321,8 +322,11 @@ pa_status pa_song_read(pa_song *song, const uint8_t *bytes, size_t count, const 
     }
     *t = (reader){.options = o, .report = report, .song = song};
     GLogFunc handler = g_log_set_default_handler(keep_message, log.text);
+    errno = 0;
     smf_t *smf = smf_load_from_memory(clean.bytes, (int)clean.count);
-    if (!smf || log.text[0])
+    if ((!smf || log.text[0]) && errno == ENOMEM)
+        s = no_memory(err);
+    else if (!smf || log.text[0])
         s = pa_error(err, PA_DATA, "libsmf refuses the file: %s", log.text);
     else
         s = read_tracks(t, smf, &clean, err);

@@ -1,8 +1,8 @@
 // workers.c: files are read in forked processes that hand tokens back through a socket. libsmf aborts on what it did
-// not expect; a worker that dies, or that needs too much time or memory, is replaced, and its file refused. A worker
-// that something else may have ended, such as the kernel for want of memory, says nothing of its file: that is read
-// again, by one worker alone, and if it comes to nothing there, all ends with an error. Knows nothing of MIDI or of
-// either encoding.
+// not expect; a worker that dies, or that needs too much time or memory, is replaced, and its file is refused once that
+// has happened twice: the first time may have been for want of memory. A worker that something else may have ended,
+// such as the kernel, says nothing of its file: if it comes to nothing again, in one worker alone, all ends with an
+// error. Knows nothing of MIDI or of either encoding.
 #include "tokenizer/workers.h"
 
 #include <errno.h>
@@ -164,7 +164,8 @@ static pa_status bury_worker(pool *p, worker *w, pa_err *err) {
                  strsignal(WTERMSIG(status)));
     else
         snprintf(reason, sizeof reason, "%s: the MIDI reader stopped with exit status %d", path, WEXITSTATUS(status));
-    if (!own || has_little()) return try_again(p, w->file, reason, err);
+    bool repeats = signal == SIGXCPU || p->alone; // glib aborts for want of memory too
+    if (!repeats || !own || has_little()) return try_again(p, w->file, reason, err);
     p->done(p->user, w->file, PA_DATA, (pa_piece){0}, reason);
     return PA_OK;
 }
@@ -202,8 +203,8 @@ static pa_status take_answer(pool *p, worker *w, pa_err *err) {
         s = bury_worker(p, w, err);
     else if (a.status == PA_FAIL && (!p->alone || has_little()))
         s = try_again(p, w->file, a.reason, err);
-    else
-        p->done(p->user, w->file, a.status, a.piece, a.reason);
+    else // the second time, with all that a worker may have, it is the file's fault
+        p->done(p->user, w->file, a.status == PA_FAIL ? PA_DATA : a.status, a.piece, a.reason);
     return s ? s : give_work(p, w, err);
 }
 

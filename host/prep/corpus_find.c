@@ -207,7 +207,7 @@ static pa_status find_list(const char *folder, char **path, pa_err *err) {
     for (int i = 0; i < 2 && !*path; i++) {
         DIR *d = opendir(folder);
         if (!d) return pa_error(err, PA_USAGE, "cannot open folder %s: %s", folder, strerror(errno));
-        for (const struct dirent *e; (e = readdir(d));) {
+        for (const struct dirent *e; (errno = 0, e = readdir(d));) {
             if (fnmatch(pattern[i], e->d_name, FNM_PERIOD)) continue;
             char *old = *path;
             bool ok = asprintf(path, "%s/%s", folder, e->d_name) >= 0;
@@ -221,7 +221,13 @@ static pa_status find_list(const char *folder, char **path, pa_err *err) {
             closedir(d);
             return s;
         }
+        int why = errno;
         closedir(d);
+        if (why) {
+            free(*path);
+            *path = NULL;
+            return pa_error(err, PA_FAIL, "cannot read folder %s: %s", folder, strerror(why));
+        }
     }
     return PA_OK;
 }

@@ -84,8 +84,8 @@ static pa_status open_temporary(pa_pieces *p, const char *folder, pa_err *err) {
     snprintf(path, sizeof path, "%s/tokens", folder);
     p->tokens = fopen(path, "w+be");
     if (!p->tokens) return pa_error(err, PA_FAIL, "cannot create %s: %s", path, strerror(errno));
-    unlink(path); // it goes with the process, whatever ends that
-    return PA_OK;
+    if (!unlink(path)) return PA_OK; // it goes with the process, whatever ends that
+    return pa_error(err, PA_FAIL, "cannot remove the name of %s: %s", path, strerror(errno));
 }
 
 static pa_status read_batch(reader *r, int jobs, pa_err *err) {

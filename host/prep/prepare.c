@@ -172,13 +172,14 @@ static pa_status remove_left(const char *out, pa_err *err) {
     pa_status s = PA_OK;
     DIR *d = opendir(out);
     if (!d) return pa_error(err, PA_FAIL, "cannot open %s: %s", out, strerror(errno));
-    for (const struct dirent *e; !s && (e = readdir(d));) {
+    for (const struct dirent *e; !s && (errno = 0, e = readdir(d));) {
         const char *word = e->d_name + sizeof WORK - 1;
         if (strncmp(e->d_name, WORK, sizeof WORK - 1) || strlen(word) != 16 || strspn(word, "0123456789abcdef") != 16)
             continue;
         snprintf(path, sizeof path, "%s/%s", out, e->d_name);
         s = pa_remove_tree(path, err);
     }
+    if (!s && errno) s = pa_error(err, PA_FAIL, "cannot read folder %s: %s", out, strerror(errno));
     closedir(d);
     return s;
 }
@@ -270,7 +271,7 @@ pa_status pa_prepare(const pa_prepare_options *o, pa_err *err) {
     prep p = {.o = o, .lock = -1};
     pa_status s = close_work(&p, prepare(&p, err), err);
     size_t unseen = p.corpus.unseen + p.pieces.unseen;
-    if (!s && unseen)
+    if ((!s || s == PA_DATA) && unseen)
         s = pa_error(err, PA_FAIL, "%s: cannot read %zu of its files and folders; %s/rejected.tsv names them", o->midi,
                      unseen, o->out);
     pa_pieces_clear(&p.pieces);
