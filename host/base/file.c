@@ -157,7 +157,7 @@ int pa_open_regular(const char *path, int flags, pa_err *err) {
 }
 
 pa_status pa_make_dirs(const char *path, pa_err *err) {
-    char part[4096];
+    char part[4096], parent[4096];
     struct stat info;
     if (!*path)
         return pa_error(err, PA_USAGE,
@@ -175,6 +175,10 @@ pa_status pa_make_dirs(const char *path, pa_err *err) {
             if (stat(part, &info)) return pa_error(err, PA_FAIL, "cannot create folder %s: %s", part, strerror(why));
             if (!S_ISDIR(info.st_mode))
                 return pa_error(err, PA_FAIL, "%s: expected a folder, found %s", part, kind_of(info.st_mode));
+        } else {
+            folder_of(part, parent, sizeof parent);
+            pa_status s = access(parent, R_OK) ? PA_OK : pa_sync_dir(parent, err);
+            if (s) return s;
         }
         *p = kept;
     }
@@ -201,9 +205,10 @@ static int remove_at(int at, const char *name) {
         return -1;
     }
     int failed = 0, why = 0;
-    for (const struct dirent *e; !failed && (e = readdir(folder));)
+    for (const struct dirent *e; !failed && (errno = 0, e = readdir(folder));)
         if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) failed = remove_at(fd, e->d_name);
     why = errno;
+    if (why) failed = -1;
     closedir(folder);
     if (!failed) return unlinkat(at, name, AT_REMOVEDIR);
     errno = why;

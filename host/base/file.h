@@ -28,8 +28,9 @@ void pa_file_abandon(pa_file *file); // harmless after commit
 // open(2).
 int pa_open_regular(const char *path, int flags, pa_err *err);
 
-pa_status pa_make_dirs(const char *path, pa_err *err); // mkdir -p; an empty path is PA_USAGE
-pa_status pa_sync_dir(const char *path, pa_err *err);  // fsync of a folder, so that renames in it survive a crash
+// mkdir -p, and syncs the folder of each new one, where it can be read; an empty path is PA_USAGE.
+pa_status pa_make_dirs(const char *path, pa_err *err);
+pa_status pa_sync_dir(const char *path, pa_err *err); // fsync of a folder, so that renames in it survive a crash
 pa_status pa_remove_tree(const char *path,
                          pa_err *err);           // rm -r; a missing path is no error; never follows symbolic links
 bool pa_same_file(const char *a, const char *b); // whatever their names; false if one is missing

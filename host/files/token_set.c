@@ -2,6 +2,7 @@
 #include "host/files/token_set.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,7 +142,8 @@ static pa_status check_folder(const pa_tokens *t, pa_err *err) {
     DIR *d = opendir(path);
     if (!d) return PA_OK; // a folder may be closed, and its files open
     pa_status s = PA_OK;
-    for (const struct dirent *e; !s && (e = readdir(d));) s = check_neighbour(t, id, e->d_name, &found, err);
+    for (const struct dirent *e; !s && (errno = 0, e = readdir(d));) s = check_neighbour(t, id, e->d_name, &found, err);
+    if (!s && errno) s = pa_error(err, PA_FAIL, "cannot read folder %s: %s", path, strerror(errno));
     closedir(d);
     if (s || found >= parts) return s;
     return pa_error(err, PA_DATA, "%s: expected all %d files of its split beside it, found %d: run paprep again",

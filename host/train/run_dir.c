@@ -29,37 +29,40 @@ static pa_status move_aside(const char *run, FILE *out, pa_err *err) {
     return pa_error(err, PA_FAIL, "%s: all names up to %s are taken", run, old);
 }
 
-// Removes the temporary files of a process that was killed, by its word.
+// Removes the temporary files that a process left, by its word.
 static pa_status tidy(const char *folder, const char *word, pa_err *err) {
     char ending[32];
     DIR *d = opendir(folder);
     if (!d) return pa_error(err, PA_FAIL, "cannot read %s: %s", folder, strerror(errno));
     size_t length = (size_t)snprintf(ending, sizeof ending, ".tmp.%s", word);
-    for (const struct dirent *e; (e = readdir(d));) {
+    pa_status s = PA_OK;
+    for (const struct dirent *e; !s && (errno = 0, e = readdir(d));) {
         size_t n = strlen(e->d_name);
-        if (n > length && !strcmp(e->d_name + n - length, ending)) unlinkat(dirfd(d), e->d_name, 0);
+        if (n > length && !strcmp(e->d_name + n - length, ending) && unlinkat(dirfd(d), e->d_name, 0))
+            s = pa_error(err, PA_FAIL, "cannot remove %s/%s: %s", folder, e->d_name, strerror(errno));
     }
+    if (!s && errno) s = pa_error(err, PA_FAIL, "cannot read %s: %s", folder, strerror(errno));
     closedir(d);
-    return PA_OK;
+    return s;
 }
 
 // While this process has it, so that it is not moved from under another run. The lock moves with it.
 static pa_status start_afresh(const char *run, FILE *out, pa_err *err) {
-    char path[PATH + 32], killed[17];
+    char path[PATH + 32], before[17];
     struct stat there;
     pa_lock *old;
     snprintf(path, sizeof path, "%s/checkpoints", run);
     if (!stat(run, &there) && access(path, F_OK) && rmdir(run))
         return pa_error(err, PA_USAGE, "--fresh: expected a run directory, found %s, which has no checkpoints", run);
     if (stat(run, &there)) return move_aside(run, out, err); // nothing, or a link to nothing
-    pa_status s = pa_lock_take(&old, run, killed, out, err);
+    pa_status s = pa_lock_take(&old, run, before, out, err);
     if (!s) s = move_aside(run, out, err);
     pa_lock_release(old);
     return s;
 }
 
 pa_status pa_rundir_open(const char *run, bool fresh, pa_lock **lock, FILE *out, pa_err *err) {
-    char path[PATH + 32], killed[17];
+    char path[PATH + 32], before[17];
     *lock = NULL;
     if (!*run || strlen(run) > MOST)
         return pa_error(err, PA_USAGE, "--run-dir: expected a path of 1 to %d bytes, found %zu", MOST, strlen(run));
@@ -68,13 +71,13 @@ pa_status pa_rundir_open(const char *run, bool fresh, pa_lock **lock, FILE *out,
     snprintf(path, sizeof path, "%s/samples", run);
     if ((s = pa_make_dirs(path, err))) return s;
     snprintf(path, sizeof path, "%s/checkpoints", run);
-    if ((s = pa_make_dirs(path, err)) || (s = pa_sync_dir(run, err)) || (s = pa_lock_take(lock, run, killed, out, err)))
-        return s;
+    if ((s = pa_make_dirs(path, err)) || (s = pa_lock_take(lock, run, before, out, err))) return s;
     snprintf(path, sizeof path, "%s/samples", run);
-    if (*killed &&
-        ((s = tidy(run, killed, err)) || (s = tidy(path, killed, err)) || (s = pa_checkpoint_tidy(run, killed, err))))
+    if (*before &&
+        ((s = tidy(run, before, err)) || (s = tidy(path, before, err)) || (s = pa_checkpoint_tidy(run, before, err))))
         return s;
-    return pa_lock_sign(*lock, err);
+    if ((s = pa_lock_sign(*lock, err))) return s;
+    return pa_sync_dir(run, err); // the lock's name too, before that of any temporary file
 }
 
 void pa_rundir_abandon(const char *run) {
