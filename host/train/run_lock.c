@@ -55,8 +55,8 @@ static bool write_owner(pa_lock *l) {
 static bool is_at(int fd, const char *path) {
     struct stat ours, there;
     int other = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); // stat could be given what NFS remembers
-    bool same = other >= 0 && !fstat(other, &there) && !fstat(fd, &ours) && ours.st_dev == there.st_dev &&
-                ours.st_ino == there.st_ino;
+    bool found = other >= 0 ? !fstat(other, &there) : errno != ENOENT && !lstat(path, &there); // no descriptor is left
+    bool same = found && !fstat(fd, &ours) && ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
     if (other >= 0) close(other);
     return same;
 }
@@ -169,28 +169,29 @@ static pa_status take(pa_lock *l, owner *killed, pa_err *err) {
     return PA_OK;
 }
 
-pa_status pa_lock_take(pa_lock **lock, const char *run, char killed[static 17], FILE *out, pa_err *err) {
+pa_status pa_lock_take(pa_lock **lock, const char *run, char before[static 17], FILE *out, pa_err *err) {
     pa_lock *l = *lock = calloc(1, sizeof *l);
-    owner before = {.text = ""};
-    *killed = 0;
+    owner last = {.text = ""};
+    *before = 0;
     if (!l) return pa_error(err, PA_FAIL, "no memory for a lock");
     l->fd = -1;
     snprintf(l->run, sizeof l->run, "%s", run);
-    pa_status s = take(l, &before, err);
+    pa_status s = take(l, &last, err);
     if (s) {
         if (l->fd >= 0) close(l->fd);
         free(l);
         *lock = NULL;
         return s;
     }
-    memcpy(killed, before.word, sizeof before.word);
-    if (*before.holder) fprintf(out, "%s: the previous start was killed (%s)\n", run, before.holder);
+    memcpy(before, last.word, sizeof last.word);
+    if (*last.holder) fprintf(out, "%s: the previous start was killed (%s)\n", run, last.holder);
     return PA_OK;
 }
 
 pa_status pa_lock_sign(pa_lock *l, pa_err *err) {
-    if (l->is_ours || write_owner(l)) return PA_OK;
-    return pa_error(err, PA_FAIL, "cannot write %s: %s", l->path, strerror(errno));
+    if (!l->is_ours && !write_owner(l)) return pa_error(err, PA_FAIL, "cannot write %s: %s", l->path, strerror(errno));
+    if (!fsync(l->fd) || errno == EINVAL || errno == ENOTSUP) return PA_OK;
+    return pa_error(err, PA_FAIL, "cannot sync %s: %s", l->path, strerror(errno));
 }
 
 pa_status pa_lock_check(const pa_lock *l, pa_err *err) {
@@ -214,6 +215,13 @@ bool pa_lock_follow(pa_lock *l, char *run, size_t size) {
     return true;
 }
 
+// No holder, and the word by which the next start finds temporary files that could not be removed.
+static void write_ended(pa_lock *l) {
+    char text[32];
+    int n = snprintf(text, sizeof text, "\n%s\n", pa_process_word());
+    if (pwrite(l->fd, text, (size_t)n, 0) != n) {} // the next start will report a killed process
+}
+
 void pa_lock_release(pa_lock *l) {
     if (!l) return;
     if (l->beats) {
@@ -223,7 +231,8 @@ void pa_lock_release(pa_lock *l) {
         pthread_mutex_unlock(&l->mutex);
         pthread_join(l->thread, NULL);
         if (is_at(l->fd, l->path)) unlink(l->path);
-    } else if (l->is_ours && ftruncate(l->fd, 0)) { // the next start will report a killed process
+    } else if (l->is_ours) {
+        write_ended(l);
     }
     close(l->fd);
     free(l);

@@ -304,13 +304,15 @@ pa_status pa_checkpoint_links(const char *run, const pa_run_state *state, pa_err
     return access(path, F_OK) ? PA_OK : point(run, "best", name, err);
 }
 
-// Renames it first: a half-removed folder must not look like a checkpoint.
+// Renames it first: a half-removed folder must not look like a checkpoint, after a power cut neither.
 static pa_status remove_checkpoint(const char *run, const char *name, pa_err *err) {
-    char path[PATH + 64], going[PATH + 128];
+    char path[PATH + 64], going[PATH + 128], parent[PATH];
+    snprintf(parent, sizeof parent, "%s/checkpoints", run);
     snprintf(path, sizeof path, "%s/%s", run, name);
     pa_temporary_name(path, going, sizeof going);
     if (rename(path, going)) return pa_error(err, PA_FAIL, "cannot rename %s to %s: %s", path, going, strerror(errno));
-    return pa_remove_tree(going, err);
+    pa_status s = pa_sync_dir(parent, err);
+    return s ? s : pa_remove_tree(going, err);
 }
 
 // Removes all but the `keep` newest checkpoints up to `step`, except what latest and best point at. Checkpoints after

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/base/file.h"
 #include "host/files/weights.h"
 #include "host/train/average.h"
 #include "host/train/run_dir.h"
@@ -261,7 +262,7 @@ static pa_status open_records(pa_trainer *t, bool found, pa_err *err) {
     if (!s) s = pa_rundir_write_config(t->run.dir, t->run.config, found ? t->out : NULL, err);
     if (!s) s = record_start(t, err);
     if (!s) s = pa_runlog_open(&t->log, t->run.dir, found ? t->state.step : -1, t->state.evaluated, err);
-    return s;
+    return s ? s : pa_sync_dir(t->run.dir, err); // metrics.jsonl outlasts a power cut as the checkpoints do
 }
 
 static pa_status start_run(pa_trainer *t, pa_err *err) {
