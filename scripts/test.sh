@@ -3,7 +3,8 @@
 #
 #   scripts/test.sh             everything: format, sanitizers, fuzzers, clang, emulator, then all tests of the plain build
 #   scripts/test.sh --quick     only the plain build and its tests
-#   scripts/test.sh --long      everything, with 100 kills in the crash test and ten minutes per fuzzer
+#   scripts/test.sh --long      everything, with 100 kills in the crash test, every failed call and power cut, and ten
+#                               minutes per fuzzer
 #
 # PA_FUZZ_SECONDS   seconds per fuzzer (default: 30 if CI is set, else 5)
 # PA_JOBS           parallel jobs (default: all cores)
@@ -12,12 +13,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '2,11s/^# \{0,1\}//p' scripts/test.sh; }
+usage() { sed -n '2,12s/^# \{0,1\}//p' scripts/test.sh; }
 quick=false
 for argument in "$@"; do
   case $argument in
     --quick) quick=true ;;
-    --long) export PA_CRASHES=100 PA_FUZZ_SECONDS=600 ;;
+    --long) export PA_CRASHES=100 PA_FUZZ_SECONDS=600 PA_FAULTS=all ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; echo "test.sh: unknown argument $argument" >&2; exit 2 ;;
   esac
