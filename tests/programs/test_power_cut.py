@@ -86,9 +86,9 @@ class Folder:
 class Disk:
     """Folders and files, and the changes of names that are not for certain: lists of (folder, name, what or None)."""
 
-    def __init__(self, root):
+    def __init__(self, root, inode):
         self.root_path, self.root = root, Folder()
-        self.by_inode, self.changes = {os.stat(root).st_ino: self.root}, []
+        self.by_inode, self.changes = {inode: self.root}, []
 
     def find(self, path):
         """The folder that holds a path, and the name there."""
@@ -231,7 +231,7 @@ class PowerCut(unittest.TestCase):
         for path in (cls.disk_path / "run/checkpoints").iterdir():
             cls.whole[int(path.name[5:])] = faults.contents(path)
         shutil.rmtree(cls.disk_path / "run")
-        cls.record = cls.base / "record"
+        cls.record, cls.inode = cls.base / "record", cls.disk_path.stat().st_ino
         done = cls.run_patrain(cls.command, record=cls.record)
         assert not done.status, done
         cls.after = faults.contents(cls.disk_path)
@@ -267,7 +267,7 @@ class PowerCut(unittest.TestCase):
 
     def moments(self):
         """The disk after each call, and the step of the newest checkpoint that it holds for certain."""
-        disk, certain = Disk(str(self.disk_path)), -1
+        disk, certain = Disk(str(self.disk_path), self.inode), -1
         yield "the start", disk, certain
         for n, (call, inode, number, text) in enumerate(read_record(self.record)):
             disk.replay(call, inode, number, text)
