@@ -119,7 +119,7 @@ static pa_status read_own_metadata(pa_weights *w, const char *config, pa_err *er
                         text ? "no encoding" : "no model");
     pa_config c = pa_config_default(), given = c;
     pa_status s = pa_config_parse(&c, w->path, text, strlen(text), err);
-    if (s || (s = pa_encoding_parse(encoding, &w->encoding, err))) return PA_DATA;
+    if (s || (s = pa_encoding_parse(encoding, &w->encoding, err))) return s == PA_FAIL ? s : PA_DATA;
     w->model = c.model;
     const char *step = pa_st_meta(w->file, "step");
     w->step = step ? atoll(step) : 0;
