@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""How paprep's time and memory grow with a corpus: writes small, different MIDI files to a temporary folder and runs it on 1,000, 10,000
-and 100,000 of them. Prints a table in Markdown.
+"""How paprep's time and memory grow with a corpus: writes small, different MIDI files to a temporary folder and runs it
+on 1,000, 10,000 and 100,000 of them. Prints a table in Markdown.
 
     python3 bench/corpus.py build/cpu/bin/paprep [--files 1000 10000 100000] [--notes 100] [--jobs 2] [--folder /tmp]
 """
@@ -30,7 +30,8 @@ def run(paprep, midi, out, jobs):
     null = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_WRONLY, 0) for fd in (1, 2)]
     began, most = time.monotonic(), 0
     pid = os.posix_spawn(paprep, [paprep, midi, out, "--jobs", str(jobs)], os.environ, file_actions=null)
-    while True:  # the kernel's own high-water mark, as ru_maxrss counts Python's memory from before the program was started
+    # the kernel's own high-water mark, as ru_maxrss counts Python's memory from before the program was started
+    while True:
         with open(f"/proc/{pid}/status") as f:
             found = re.search(r"VmHWM:\s*(\d+) kB", f.read())
         most = max(most, int(found[1]) * 1024 if found else 0)
@@ -65,7 +66,8 @@ def main():
             seconds, processor, memory = run(options.paprep, midi, out, options.jobs)
             tokens = sum(path.stat().st_size for path in out.glob("*.safetensors")) // 2
             more = f"{(memory - last[1]) / (files - last[0]):.0f}" if last else ""
-            print(f"| {files:,} | {tokens:,} | {seconds:.1f} | {1000 * processor / files:.2f} | {memory / 1e6:.1f} | {more} |", flush=True)
+            print(f"| {files:,} | {tokens:,} | {seconds:.1f} | {1000 * processor / files:.2f} | {memory / 1e6:.1f} | "
+                  f"{more} |", flush=True)
             last = files, memory
 
 

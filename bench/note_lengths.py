@@ -3,8 +3,8 @@
 
     python3 bench/note_lengths.py data/train.safetensors
 
-The token file must have the `performance` encoding, which folds the pedal into the notes' lengths. Octaves with fewer than 50,000 notes
-join their neighbour towards the middle.
+The token file must have the `performance` encoding, which folds the pedal into the notes' lengths. Octaves with fewer
+than 50,000 notes join their neighbour towards the middle.
 """
 
 import array
@@ -84,7 +84,8 @@ def main():
             for length, n in lengths[pitch].items():
                 counts[length] = counts.get(length, 0) + n
         octaves.append((first, counts))
-    print("// lowest pitch, then steps of 10 ms that " + ", ".join(f"{100 * l:g} %" for l in LEVELS) + " of notes exceed")
+    print("// lowest pitch, then steps of 10 ms that " + ", ".join(f"{100 * l:g} %" for l in LEVELS) +
+          " of notes exceed")
     for first, counts in join(octaves):
         found, longest, notes = tail(counts)
         print(f"{{{first}, {{{', '.join(map(str, found))}}}}}, // {notes:,} notes, the longest {longest / 100:.2f} s")

@@ -24,7 +24,8 @@ class Axis:
 
 
 def text(x, y, words, anchor="start", size=12, extra=""):
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" {extra}>{html.escape(words)}</text>'
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text {place} font-size="{size}" {extra}>{html.escape(words)}</text>'
 
 
 def line(x1, y1, x2, y2, style):
@@ -44,12 +45,15 @@ def draw(data):
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        text(LEFT, 22, f"pabench {data['version']}, {data['date']}, {data['device']} {data['isa']}, {data['threads']} threads", size=14),
+        text(LEFT, 22,
+             f"pabench {data['version']}, {data['date']}, {data['device']} {data['isa']}, {data['threads']} threads",
+             size=14),
         text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, "flop a byte", "middle"),
         text(0, 0, "Gflop/s", "middle", extra=f'transform="translate(18 {HEIGHT / 2:.0f}) rotate(-90)"'),
     ]
     for v in x.decades():
-        out += [line(x(v), TOP, x(v), HEIGHT - BOTTOM, 'stroke="#ddd"'), text(x(v), HEIGHT - BOTTOM + 16, f"{v:g}", "middle")]
+        out += [line(x(v), TOP, x(v), HEIGHT - BOTTOM, 'stroke="#ddd"'),
+                text(x(v), HEIGHT - BOTTOM + 16, f"{v:g}", "middle")]
     for v in y.decades():
         out += [line(LEFT, y(v), WIDTH - RIGHT, y(v), 'stroke="#ddd"'), text(LEFT - 6, y(v) + 4, f"{v / 1e9:g}", "end")]
     bottom, right = 10.0**y.low, 10.0**x.high
@@ -58,7 +62,8 @@ def draw(data):
         start = max(10.0**x.low, bottom / roof[name])
         dash = "" if name == "copy" else ' stroke-dasharray="5 3"'
         out.append(line(x(start), y(start * roof[name]), x(top / roof[name]), y(top), f'stroke="black"{dash}'))
-        out.append(text(x(start) + 4, y(start * roof[name]) - (14 if name == "copy" else 2), f"{name} {roof[name] / 1e9:.1f} GB/s", size=11))
+        out.append(text(x(start) + 4, y(start * roof[name]) - (14 if name == "copy" else 2),
+                        f"{name} {roof[name] / 1e9:.1f} GB/s", size=11))
     for name, peak in peaks:
         out.append(line(x(peak / max(roof["read"], roof["copy"])), y(peak), WIDTH - RIGHT, y(peak), 'stroke="black"'))
         out.append(text(WIDTH - RIGHT - 4, y(peak) - 5, f"{name} product {peak / 1e9:.0f} GF/s", "end", 11))
@@ -70,11 +75,16 @@ def draw(data):
         number = kinds.index(kind)
         fill = COLOURS[number % len(COLOURS)]
         tip = html.escape(f"{case['name']}: {speed / 1e9:.1f} GF/s, {100 * case['roof_share']:.0f} % of its roof")
-        shape = f'<circle cx="{x(at):.1f}" cy="{y(speed):.1f}" r="4"' if number < len(COLOURS) else f'<rect x="{x(at) - 4:.1f}" y="{y(speed) - 4:.1f}" width="8" height="8"'
-        out.append(f'{shape} fill="{fill}" fill-opacity="{1 if case["type"] == "fp32" else 0.5}"><title>{tip}</title></{shape[1:].split()[0]}>')
+        shape = f'<circle cx="{x(at):.1f}" cy="{y(speed):.1f}" r="4"'
+        if number >= len(COLOURS):
+            shape = f'<rect x="{x(at) - 4:.1f}" y="{y(speed) - 4:.1f}" width="8" height="8"'
+        opacity = 1 if case["type"] == "fp32" else 0.5
+        out.append(f'{shape} fill="{fill}" fill-opacity="{opacity}"><title>{tip}</title></{shape[1:].split()[0]}>')
     for number, kind in enumerate(kinds):
         fill, at = COLOURS[number % len(COLOURS)], TOP + 8 + 18 * number
-        shape = "<circle cx='{0}' cy='{1}' r='4'" if number < len(COLOURS) else "<rect x='{2}' y='{3}' width='8' height='8'"
+        shape = "<circle cx='{0}' cy='{1}' r='4'"
+        if number >= len(COLOURS):
+            shape = "<rect x='{2}' y='{3}' width='8' height='8'"
         out.append(shape.format(WIDTH - RIGHT + 20, at, WIDTH - RIGHT + 16, at - 4) + f' fill="{fill}"/>')
         out.append(text(WIDTH - RIGHT + 32, at + 4, kind))
     return "\n".join([*out, "</svg>", ""])

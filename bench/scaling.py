@@ -3,9 +3,10 @@
 
     bench/scaling.py [--bin build/cpu/bin] [--ranks 1,2] [--steps 12] [--buckets 65536,1048576]
 
-Strong scaling: the same 8 windows a step. Weak: 4 windows a rank. One thread a rank, the model of configs/maestro-cpu.ini at half its
-context, made-up tokens, ranks joined by --rendezvous. Of each run the median step, the share of it that rank 0 waits for others, and
-the bytes it sends a step against the least that any algorithm sends for its gradients, 2 (W - 1) / W of them. Standard library only.
+Strong scaling: the same 8 windows a step. Weak: 4 windows a rank. One thread a rank, the model of
+configs/maestro-cpu.ini at half its context, made-up tokens, ranks joined by --rendezvous. Of each run the median step,
+the share of it that rank 0 waits for others, and the bytes it sends a step against the least that any algorithm sends
+for its gradients, 2 (W - 1) / W of them. Standard library only.
 """
 
 import argparse
@@ -40,11 +41,12 @@ warmup = 1
 every = 0
 """
 
-# What the model is asked about besides this machine: the published H100 figures below, and each model's flop and bytes of gradients as
-# bench/counts.txt has them. 989e12 flop/s in bf16 is NVIDIA's data sheet of the H100 SXM; that a step reaches 40 % of it is assumed,
-# since none was at hand: the first figure to replace by a measured one. Bus, bytes/s: 476e9 within a machine of 8 (nccl-tests issue 290);
-# between machines 46e9 for each NDR adapter (the same issue), eight of them. 47e-6 s for the smallest sum over two machines, whole (nccl
-# issue 1244); taken within a machine too, and however many devices there are.
+# What the model is asked about besides this machine: the published H100 figures below, and each model's flop and bytes
+# of gradients as bench/counts.txt has them. 989e12 flop/s in bf16 is NVIDIA's data sheet of the H100 SXM; that a step
+# reaches 40 % of it is assumed, since none was at hand: the first figure to replace by a measured one. Bus, bytes/s:
+# 476e9 within a machine of 8 (nccl-tests issue 290); between machines 46e9 for each NDR adapter (the same issue), eight
+# of them. 47e-6 s for the smallest sum over two machines, whole (nccl issue 1244); taken within a machine too, and
+# however many devices there are.
 H100, MFU = 989e12, 0.40
 WITHIN, BETWEEN, LATENCY = 476e9, 8 * 46e9, 47e-6
 COUNTS = pathlib.Path(__file__).resolve().parent.parent / "bench/counts.txt"
@@ -67,7 +69,8 @@ def write_tokens(path):
         shape = [len(raw) // {"I64": 8, "F32": 4, "U16": 2}[kind]]
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
         data += raw
-    header["__metadata__"] = {"format": "patrain-tokens-1", "encoding": "performance", "vocab": "390", "split": "train", "names": '["made up"]'}
+    header["__metadata__"] = {"format": "patrain-tokens-1", "encoding": "performance", "vocab": "390", "split": "train",
+                              "names": '["made up"]'}
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
@@ -82,7 +85,8 @@ class Bench:
         """All ranks of a command; what rank 0 printed."""
         more = {"OMP_NUM_THREADS": "1", **environment}
         meet = ["--rendezvous", str(self.folder / "meet"), "--world", str(ranks), "--rank"]
-        each = [subprocess.Popen([*line, *meet, str(r)], env=os.environ | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        each = [subprocess.Popen([*line, *meet, str(r)], env=os.environ | more, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, text=True)
                 for r in range(ranks)]
         said = [process.communicate() for process in each]
         if any(process.returncode for process in each):
@@ -93,7 +97,8 @@ class Bench:
         """Of a run: seconds of its median step, bytes rank 0 sent in it, seconds rank 0 waited in it."""
         self.runs += 1
         run = self.folder / f"run-{self.runs}"
-        line = [self.programs / "patrain", str(self.folder / "c.ini"), "--device", "cpu", "--run-dir", str(run), f"train.steps={self.steps}"]
+        line = [self.programs / "patrain", str(self.folder / "c.ini"), "--device", "cpu", "--run-dir", str(run),
+                f"train.steps={self.steps}"]
         self.start(ranks, [str(word) for word in line] + [f"train.global_batch={windows}", *settings], **environment)
         steps = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()][2:]
         median = lambda key: statistics.median(step.get(key, 0) for step in steps)
@@ -110,8 +115,9 @@ def least(ranks, gradients):
 
 
 def efficiency(ranks, step, gradients, bucket, bus, latency):
-    """Buckets are summed one after the other while the backward pass, two thirds of a step, makes them at a steady rate. What is left when
-    it ends is what a step has to wait for: the last bucket at least. latency: seconds of the smallest sum, to its end."""
+    """Buckets are summed one after the other while the backward pass, two thirds of a step, makes them at a steady
+    rate. What is left when it ends is what a step has to wait for: the last bucket at least. latency: seconds of the
+    smallest sum, to its end."""
     if ranks == 1:
         return 1.0
     buckets = max(1, round(gradients / bucket))
@@ -125,7 +131,8 @@ def efficiency(ranks, step, gradients, bucket, bus, latency):
 
 def measured(bench, ranks, buckets):
     floats = 1 << 20
-    print("\n## Ranks here\n\n| ranks | windows a step | zero | seconds a step | speed-up | efficiency | waited | bytes a rank | of the least |\n"
+    print("\n## Ranks here\n\n| ranks | windows a step | zero | seconds a step | speed-up | efficiency | waited | "
+          "bytes a rank | of the least |\n"
           "|---|---|---|---|---|---|---|---|---|")
     gradients = base = None
     for kind in ("strong", "weak"):
@@ -139,7 +146,8 @@ def measured(bench, ranks, buckets):
                 if gradients is None and count > 1:
                     gradients = 4 * parameters(bench)
                 bound = f"{sent:.0f} | {sent / least(count, gradients):.4f}" if count > 1 else "0 | "
-                print(f"| {count} | {windows} | {zero} | {seconds:.3f} | {gain:.2f} | {gain * base[1] / count:.0%} | {waited / seconds:.1%} | {bound} |",
+                print(f"| {count} | {windows} | {zero} | {seconds:.3f} | {gain:.2f} | {gain * base[1] / count:.0%} | "
+                      f"{waited / seconds:.1%} | {bound} |",
                       flush=True)
     most = max(ranks)
     if most > 1:
@@ -155,7 +163,8 @@ def parameters(bench):
     """Floats of the arena that ranks sum: the run's last checkpoint has their shapes, each tensor rounded up to 16."""
     data = (bench.folder / "run-1/latest/model.safetensors").read_bytes()
     header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
-    sizes = [t["data_offsets"][1] - t["data_offsets"][0] for name, t in header.items() if name not in ("__metadata__", "rotary_pos_emb.inv_freq")]
+    sizes = [t["data_offsets"][1] - t["data_offsets"][0]
+             for name, t in header.items() if name not in ("__metadata__", "rotary_pos_emb.inv_freq")]
     return sum((size // 4 + 15) // 16 * 16 for size in sizes)
 
 
@@ -165,15 +174,18 @@ def modelled(bench, gradients, ranks):
     if gradients and max(ranks) > 1:
         step = bench.train(1, 4)[0]
         here, latency = bench.bus(2, 4 << 20, bucket)[1], bench.bus(2, 32, bucket)[0]
-        name = f"this machine's cores, 4 windows each: step {step:.3f} s, sockets {here / 1e9:.2f} GB/s, {latency * 1e6:.0f} us"
+        name = (f"this machine's cores, 4 windows each: step {step:.3f} s, "
+                f"sockets {here / 1e9:.2f} GB/s, {latency * 1e6:.0f} us")
         rows.append((name, step, gradients, here, here, latency))
     for name, flop, size in counts():
         for windows in (1, 8):
             step = windows * flop / H100 / MFU
             rows.append((f"{name}, {windows} an H100: step {step * 1e3:.1f} ms", step, size, WITHIN, BETWEEN, LATENCY))
-    print("\n## Model: efficiency of weak scaling\n\n| model, windows a device | gradients | 8 | 64 | 512 |\n|---|---|---|---|---|")
+    print("\n## Model: efficiency of weak scaling\n\n| model, windows a device | gradients | 8 | 64 | 512 "
+          "|\n|---|---|---|---|---|")
     for name, step, size, within, between, latency in rows:
-        cells = " | ".join(f"{efficiency(n, step, size, bucket, within if n <= 8 else between, latency):.0%}" for n in (8, 64, 512))
+        cells = " | ".join(f"{efficiency(n, step, size, bucket, within if n <= 8 else between, latency):.0%}"
+                           for n in (8, 64, 512))
         print(f"| {name} | {size / 1e6:.0f} MB | {cells} |")
 
 

@@ -3,9 +3,9 @@
 #
 #   bench/soak.sh TRAIN.safetensors VALIDATION.safetensors [MINUTES] [patrain's arguments ...]     (default: 60)
 #
-# BIN is the folder of patrain (default: build/cpu/bin), CONFIG another configuration than configs/demo.ini, RUN a folder that the run is to
-# stay in (default: a temporary one). Prints a row a minute for each rank: steps, resident memory, of it what is the rank's own, open files,
-# threads. Exits non-zero where the run ended early.
+# BIN is the folder of patrain (default: build/cpu/bin), CONFIG another configuration than configs/demo.ini, RUN a
+# folder that the run is to stay in (default: a temporary one). Prints a row a minute for each rank: steps, resident
+# memory, of it what is the rank's own, open files, threads. Exits non-zero where the run ended early.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,8 @@ trap 'rm -rf "$scratch"' EXIT
 run=${RUN:-$scratch/run}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMPI_MCA_hwloc_base_binding_policy=none
 
-mpirun -n 2 "$bin/patrain" "${CONFIG:-configs/demo.ini}" --device cpu --run-dir "$run" data.train="$train" data.validation="$validation" \
+mpirun -n 2 "$bin/patrain" "${CONFIG:-configs/demo.ini}" --device cpu --run-dir "$run" \
+  data.train="$train" data.validation="$validation" \
   train.steps=0 train.epochs=0 train.minutes="$minutes" optimizer.warmup=0 checkpoint.every=20 checkpoint.keep=3 \
   log.every=100 log.eval_every=60 log.eval_pieces=4 log.sample_every=120 "${@:4}" 2> "$scratch/said" &
 started=$SECONDS mpirun=$!

@@ -15,8 +15,8 @@ function(pa_nvcc_version nvcc version)
   endif()
 endfunction()
 
-# CMAKE_CUDA_COMPILER, CUDACXX and PA_CUDA_ROOT override the search, which takes the first toolkit that is new enough: setup_cuda.sh's,
-# the system's, then those on the PATH, where a distribution's older one may come first.
+# CMAKE_CUDA_COMPILER, CUDACXX and PA_CUDA_ROOT override the search, which takes the first toolkit that is new enough:
+# setup_cuda.sh's, the system's, then those on the PATH, where a distribution's older one may come first.
 if(PA_CUDA_ROOT)
   find_program(PA_NVCC nvcc PATHS ${PA_CUDA_ROOT}/bin NO_DEFAULT_PATH REQUIRED)
   pa_nvcc_version(${PA_NVCC} found)
@@ -41,13 +41,15 @@ if(PA_NVCC AND NOT CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_COMPILER ${PA_NVCC})
 endif()
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
-  message(STATUS "CUDA ${PA_CUDA_OLDEST} or newer not found: building without it (install it with scripts/setup_cuda.sh, or set PA_CUDA_ROOT)")
+  message(STATUS "CUDA ${PA_CUDA_OLDEST} or newer not found: building without it "
+                 "(install it with scripts/setup_cuda.sh, or set PA_CUDA_ROOT)")
   return()
 endif()
 
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_ID STREQUAL NVIDIA AND CMAKE_CUDA_COMPILER_VERSION VERSION_LESS PA_CUDA_OLDEST)
-  message(FATAL_ERROR "${CMAKE_CUDA_COMPILER}: expected CUDA ${PA_CUDA_OLDEST} or newer, found ${CMAKE_CUDA_COMPILER_VERSION}")
+  message(FATAL_ERROR "${CMAKE_CUDA_COMPILER}: expected CUDA ${PA_CUDA_OLDEST} or newer, "
+                      "found ${CMAKE_CUDA_COMPILER_VERSION}")
 endif()
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_FLAGS_RELWITHDEBINFO "-O3 -lineinfo")
@@ -61,7 +63,8 @@ endif()
 
 find_path(PA_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ${cache}/cuda/toolkit/include)
 if(PA_NCCL_INCLUDE) # the library itself is loaded when a run has several ranks
-  set_source_files_properties(cuda/nccl.c PROPERTIES COMPILE_DEFINITIONS PA_WITH_NCCL INCLUDE_DIRECTORIES ${PA_NCCL_INCLUDE})
+  set_source_files_properties(cuda/nccl.c PROPERTIES COMPILE_DEFINITIONS PA_WITH_NCCL
+                              INCLUDE_DIRECTORIES ${PA_NCCL_INCLUDE})
   list(APPEND PA_CUDA_LIBRARIES ${CMAKE_DL_LIBS})
 else()
   message(STATUS "NCCL not found: a run uses one GPU (scripts/setup_cuda.sh installs it)")
@@ -74,9 +77,11 @@ if(PA_CUDNN_INCLUDE AND PA_CUDNN_FRONTEND)
   enable_language(CXX)
   set(CMAKE_CXX_STANDARD 17)
   add_library(pa_cudnn OBJECT cuda/cudnn.cpp)
-  target_include_directories(pa_cudnn SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS} ${PA_CUDNN_INCLUDE} ${PA_CUDNN_FRONTEND})
+  target_include_directories(pa_cudnn SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS} ${PA_CUDNN_INCLUDE}
+                             ${PA_CUDNN_FRONTEND})
   set_source_files_properties(cuda/attend.c PROPERTIES COMPILE_DEFINITIONS PA_WITH_CUDNN)
   list(APPEND PA_CUDA_LIBRARIES ${CMAKE_DL_LIBS})
 else()
-  message(STATUS "cuDNN or its frontend not found: using our own attention kernels only (scripts/setup_cuda.sh installs both)")
+  message(STATUS "cuDNN or its frontend not found: using our own attention kernels only "
+                 "(scripts/setup_cuda.sh installs both)")
 endif()

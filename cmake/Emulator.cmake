@@ -1,4 +1,5 @@
-# PA_EMULATOR: the CUDA backend compiled as host C++ against tests/emulator, which stands in for CUDA, cuBLASLt, cuDNN and NCCL.
+# PA_EMULATOR: the CUDA backend compiled as host C++ against tests/emulator, which stands in for CUDA, cuBLASLt, cuDNN
+# and NCCL.
 enable_language(CXX)
 set(CMAKE_CXX_STANDARD 17)
 set(CMAKE_CXX_FLAGS_RELWITHDEBINFO ${CMAKE_C_FLAGS_RELWITHDEBINFO})

@@ -1,4 +1,5 @@
-# What `cmake --install` copies; the target `programs` builds all of it. Also the Debian package: cpack, in the build folder.
+# What `cmake --install` copies; the target `programs` builds all of it. Also the Debian package: cpack, in the build
+# folder.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -41,7 +42,8 @@ if(TARGET patrain_shared)
   install(EXPORT patrain NAMESPACE patrain:: FILE patrainTargets.cmake DESTINATION ${package})
   configure_file(cmake/patrainConfig.cmake.in patrainConfig.cmake COPYONLY)
   write_basic_package_version_file(patrainConfigVersion.cmake COMPATIBILITY SameMinorVersion)
-  install(FILES ${CMAKE_BINARY_DIR}/patrainConfig.cmake ${CMAKE_BINARY_DIR}/patrainConfigVersion.cmake DESTINATION ${package})
+  install(FILES ${CMAKE_BINARY_DIR}/patrainConfig.cmake ${CMAKE_BINARY_DIR}/patrainConfigVersion.cmake
+        DESTINATION ${package})
 
   set(PA_PC_LIBS)
   foreach(library ${PA_STATIC_LIBRARIES})

@@ -3,4 +3,5 @@ set(page ${CMAKE_SOURCE_DIR}/host/play/page.html)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${page})
 file(READ ${page} bytes HEX)
 string(REGEX REPLACE "(..)" "0x\\1," bytes "${bytes}")
-file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/page_html.h CONTENT "static const unsigned char PAGE_HTML[] = {\n@bytes@0};\n" @ONLY)
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/page_html.h
+     CONTENT "static const unsigned char PAGE_HTML[] = {\n@bytes@0};\n" @ONLY)

@@ -1,4 +1,5 @@
-# PA_SANITIZE and PA_FUZZ: sanitizers in everything but the fuzzers' vector code. With line numbers only, as their reports need.
+# PA_SANITIZE and PA_FUZZ: sanitizers in everything but the fuzzers' vector code. With line numbers only, as their
+# reports need.
 if(PA_SANITIZE)
   set(CMAKE_C_FLAGS_RELWITHDEBINFO "-O2 -g1")
   add_compile_options(-fsanitize=${PA_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)

@@ -39,14 +39,16 @@ done
 part=$out.part
 [[ ! -e $out && ! -e $part && ! -e $out.tar.gz ]] || fail "$out, $part or $out.tar.gz already exists"
 
-programs=(paprep patrain paeval pagen pabench test_cuda_ops test_cuda_attention test_golden test_gradcheck test_model test_step test_optimizer)
+programs=(paprep patrain paeval pagen pabench
+  test_cuda_ops test_cuda_attention test_golden test_gradcheck test_model test_step test_optimizer)
 
 # make_build DIR ARCHITECTURES RUN_PATH
 make_build() {
   say "Building for $2 ($1)"
   local log
   log=$(mktemp)
-  # One shared library holds the kernels for all programs. RPATH, unlike RUNPATH, also applies to the libraries' own dependencies.
+  # One shared library holds the kernels for all programs. RPATH, unlike RUNPATH, also applies to the libraries' own
+  # dependencies.
   if ! { cmake -S "$root" -B "$1" -G Ninja -DPA_MPI=OFF -DPA_BUNDLE=ON "-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$1/lib" \
     "-DCMAKE_CUDA_ARCHITECTURES=$2" -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=$3" \
     -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags &&
@@ -55,8 +57,10 @@ make_build() {
     fail "the build failed; its last lines are above"
   fi
   rm -f "$log"
-  grep -q '^PA_NVCC:FILEPATH=/' "$1/CMakeCache.txt" || fail "CUDA toolkit not found (scripts/setup_cuda.sh installs one)"
-  grep -q '^PA_CUDNN_FRONTEND:PATH=/' "$1/CMakeCache.txt" || say "building without cuDNN: frontend not found (scripts/setup_cuda.sh installs it)"
+  grep -q '^PA_NVCC:FILEPATH=/' "$1/CMakeCache.txt" ||
+    fail "CUDA toolkit not found (scripts/setup_cuda.sh installs one)"
+  grep -q '^PA_CUDNN_FRONTEND:PATH=/' "$1/CMakeCache.txt" ||
+    say "building without cuDNN: frontend not found (scripts/setup_cuda.sh installs it)"
 }
 # shellcheck disable=SC2016 # the loader expands $ORIGIN
 $given || make_build "$build" '75-real;80-real;90a-real;90-virtual' '$ORIGIN/../lib'
@@ -87,7 +91,8 @@ copy_programs() { # FROM SUFFIX
 copy_programs "$build" ''
 [[ -z $build75 ]] || copy_programs "$build75" -75
 for p in "${programs[@]}"; do ldd "$build/bin/$p"; done | awk '/not found/ { next } $2 == "=>" { print $3 }' | sort -u |
-  grep -Ev '/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libpa|libcuda|libcublas|libcublasLt|libcudnn[a-z_]*|libnccl)\.so' |
+  grep -Ev '/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libpa)\.so' |
+  grep -Ev '/(libcuda|libcublas|libcublasLt|libcudnn[a-z_]*|libnccl)\.so' |
   while IFS= read -r library; do strip -o "$part/lib/$(basename "$library")" "$library"; done
 
 cp -r "$root/configs" "$part/"
@@ -95,7 +100,8 @@ cp "$root/tests/golden/golden.safetensors" "$part/tests/golden/"
 cp "$root"/bench/gpu*.py "$root/bench/gpu.sh" "$root/bench/train_on_gpu.sh" "$part/bench/"
 cp "$root/bench/peers/torch_worker.py" "$part/bench/peers/"
 { git -C "$root" describe --always --dirty 2> /dev/null || echo unknown; } > "$part/VERSION"
-python3 -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target "$part/python" perceiver-ar-pytorch==0.0.10 2> /dev/null ||
+python3 -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target "$part/python" \
+  perceiver-ar-pytorch==0.0.10 2> /dev/null ||
   say "cannot download perceiver_ar_pytorch: gpu.sh will skip PyTorch"
 mv "$part" "$out"
 tar -C "$(dirname "$out")" -c "$(basename "$out")" | gzip -9 > "$out.tar.gz"

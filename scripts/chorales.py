@@ -3,21 +3,24 @@
 
     scripts/chorales.py OUT_DIR [--corpus WHEEL_OR_DIR] [--cache DIR] [--keys LOW HIGH]
 
-The scores are the MusicXML files that the PyPI package music21 carries (music21/corpus/bach/bwv*.mxl). Its wheel, about 20 MB, is
-downloaded once with pip into the cache (default: $XDG_CACHE_HOME/patrain or ~/.cache/patrain), checked against its SHA-256, and only
-unpacked in memory: music21 itself is neither installed nor imported. The music is in the public domain. Of the encodings music21 says
-that they "have their own copyrights and licenses" and "are also either public domain or used by permission", some with restrictions on
-commercial use (music21/corpus/license.txt, and the README of the package); most of these carry the line "Margaret Greentree, used by
-permission". So they are read where they are, and nothing of them is part of this project.
+The scores are the MusicXML files that the PyPI package music21 carries (music21/corpus/bach/bwv*.mxl). Its wheel, about
+20 MB, is downloaded once with pip into the cache (default: $XDG_CACHE_HOME/patrain or ~/.cache/patrain), checked
+against its SHA-256, and only unpacked in memory: music21 itself is neither installed nor imported. The music is in the
+public domain. Of the encodings music21 says that they "have their own copyrights and licenses" and "are also either
+public domain or used by permission", some with restrictions on commercial use (music21/corpus/license.txt, and the
+README of the package); most of these carry the line "Margaret Greentree, used by permission". So they are read where
+they are, and nothing of them is part of this project.
 
-What is made of them: the soprano, alto, tenor and bass (other instruments mostly double them and are left out; so are repeats, first
-endings, ornaments and grace notes), played as a pianist might, without pedal: a tempo of its own for each piece, phrases that move on
-and broaden into the fermata, a breath after it, the soprano sung out, dynamics that rise and fall with the phrase, and small
-irregularities of the fingers. All of it is a function of the file's name and the key, so two runs write the same bytes.
+What is made of them: the soprano, alto, tenor and bass (other instruments mostly double them and are left out; so are
+repeats, first endings, ornaments and grace notes), played as a pianist might, without pedal: a tempo of its own for
+each piece, phrases that move on and broaden into the fermata, a breath after it, the soprano sung out, dynamics that
+rise and fall with the phrase, and small irregularities of the fingers. All of it is a function of the file's name and
+the key, so two runs write the same bytes.
 
-OUT_DIR/{train,validation,test}/*.mid and OUT_DIR/chorales.csv, in the columns of MAESTRO's metadata, which paprep --metadata reads.
-Training pieces are written in every key from LOW to HIGH semitones away (default -5 to 6), each played anew; held-out ones as they
-stand. Chorales on the same tune, which Bach set up to a dozen times, are all in one split; tunes are recognised by their intervals.
+OUT_DIR/{train,validation,test}/*.mid and OUT_DIR/chorales.csv, in the columns of MAESTRO's metadata, which paprep
+--metadata reads. Training pieces are written in every key from LOW to HIGH semitones away (default -5 to 6), each
+played anew; held-out ones as they stand. Chorales on the same tune, which Bach set up to a dozen times, are all in one
+split; tunes are recognised by their intervals.
 """
 import argparse
 import bisect
@@ -48,7 +51,7 @@ Note = collections.namedtuple("Note", "start end pitch voice")  # score time; vo
 Score = collections.namedtuple("Score", "name notes fermatas bars")  # fermatas: (start, end); bars: where each begins
 
 
-# ---- the scores -----------------------------------------------------------------------------------------------------------------
+# ---- the scores
 
 
 def fetch(cache):
@@ -59,11 +62,14 @@ def fetch(cache):
             if hashlib.sha256(wheel.read_bytes()).hexdigest() == SHA256:
                 return wheel
             if attempt:
-                sys.exit(f"chorales.py: {wheel} is not the file it should be (SHA-256 {SHA256}); delete it and try again")
+                sys.exit(f"chorales.py: {wheel} is not the file it should be (SHA-256 {SHA256}); delete it and try "
+                         f"again")
         print(f"chorales.py: downloading {PACKAGE} (20 MB) to {cache}", file=sys.stderr)
-        command = [sys.executable, "-m", "pip", "--quiet", "download", "--no-deps", "--only-binary=:all:", "--python-version=3.11", "-d", cache, PACKAGE]
+        command = [sys.executable, "-m", "pip", "--quiet", "download", "--no-deps", "--only-binary=:all:",
+                   "--python-version=3.11", "-d", cache, PACKAGE]
         if subprocess.run(command, check=False).returncode:
-            sys.exit("chorales.py: pip could not download the scores. It needs the network once, and pip (Debian: python3-pip, which\n"
+            sys.exit("chorales.py: pip could not download the scores. It needs the network once, and pip (Debian: "
+                     "python3-pip, which\n"
                      "scripts/setup.sh installs). A wheel that you fetched elsewhere can be named with --corpus.")
     sys.exit(f"chorales.py: pip left no {PACKAGE} wheel in {cache}")
 
@@ -114,7 +120,8 @@ def read_score(name, packed):
 
 
 def read_measure(measure, state):
-    """Notes and fermatas of one part's measure, in score time from its beginning. state: what attributes an earlier one has set."""
+    """Notes and fermatas of one part's measure, in score time from its beginning. state: what attributes an earlier one
+    has set."""
     notes, fermatas = [], []
     skipped = False
     position = furthest = begin = 0
@@ -124,10 +131,12 @@ def read_measure(measure, state):
             if element.find("divisions") is not None:
                 state["divisions"] = int(element.findtext("divisions"))
             if element.find("transpose") is not None:  # a transposing instrument sounds so many semitones away
-                state["transpose"] = int(element.findtext("transpose/chromatic")) + 12 * int(element.findtext("transpose/octave-change") or 0)
+                octaves = int(element.findtext("transpose/octave-change") or 0)
+                state["transpose"] = int(element.findtext("transpose/chromatic")) + 12 * octaves
         elif element.tag == "barline":
             ending = element.find("ending")
-            skipped = skipped or (ending is not None and "1" in ending.get("number") and "2" not in ending.get("number"))
+            skipped = skipped or (ending is not None and "1" in ending.get("number")
+                                  and "2" not in ending.get("number"))
         elif element.tag == "backup":
             position -= duration
         elif element.tag == "forward":
@@ -138,7 +147,8 @@ def read_measure(measure, state):
                 position += duration
             if element.find("pitch") is not None:
                 ties = {tie.get("type") for tie in element.findall("tie")}
-                notes.append((begin, begin + duration, midi_pitch(element.find("pitch")) + state.get("transpose", 0), "stop" in ties))
+                notes.append((begin, begin + duration, midi_pitch(element.find("pitch")) + state.get("transpose", 0),
+                              "stop" in ties))
                 if element.find(".//fermata") is not None:
                     fermatas.append((begin, begin + duration))
         furthest = max(furthest, position)
@@ -164,7 +174,8 @@ def join_ties(notes):
 
 
 def one_key_each(notes):
-    """A key that two voices share is struck once, by the higher voice; one struck again while it sounds is let go first."""
+    """A key that two voices share is struck once, by the higher voice; one struck again while it sounds is let go
+    first."""
     by_pitch = collections.defaultdict(list)
     for note in sorted(notes, key=lambda n: (n.start, n.voice)):
         line = by_pitch[note.pitch]
@@ -185,7 +196,7 @@ def last_of_each_end(fermatas):
     return sorted((start, end) for end, start in latest.items())
 
 
-# ---- which chorales belong together -----------------------------------------------------------------------------------------------
+# ---- which chorales belong together
 
 
 def tune(score):
@@ -200,7 +211,8 @@ def tune(score):
 
 
 def families(scores, share=0.2):
-    """Lists of indices of scores whose tunes have at least `share` of the shorter one's runs in common, directly or through others."""
+    """Lists of indices of scores whose tunes have at least `share` of the shorter one's runs in common, directly or
+    through others."""
     tunes = [tune(score) for score in scores]
     where = collections.defaultdict(list)
     for i, runs in enumerate(tunes):
@@ -225,7 +237,8 @@ def families(scores, share=0.2):
 
 
 def split(scores):
-    """The split of each score: whole families, in an order drawn from their first name, until the held-out splits are full."""
+    """The split of each score: whole families, in an order drawn from their first name, until the held-out splits are
+    full."""
     names = ["train"] * len(scores)
     order = sorted(families(scores), key=lambda family: hashlib.sha256(scores[family[0]].name.encode()).digest())
     for held_out, enough in HELD_OUT.items():
@@ -240,7 +253,7 @@ def split(scores):
     return names
 
 
-# ---- playing them -----------------------------------------------------------------------------------------------------------------
+# ---- playing them
 
 
 def perform(score, key, rng):
@@ -269,7 +282,8 @@ def perform(score, key, rng):
         # Legato into the next note of the voice, detached before the same key.
         again = following.get((note.voice, note.end)) == note.pitch
         end = release(note.end) + (-rng.uniform(0.05, 0.09) if again else rng.uniform(0.0, 0.02))
-        played.append([max(0.0, start + 0.1), max(end + 0.1, start + 0.15), note.pitch + key, round(min(110, max(24, velocity)))])
+        played.append([max(0.0, start + 0.1), max(end + 0.1, start + 0.15), note.pitch + key,
+                       round(min(110, max(24, velocity)))])
 
     # No key is struck while it is still down.
     sounding = {}
@@ -288,9 +302,11 @@ def phrase_ends(score, last):
 
 
 def tempo_curve(score, phrases, last, rng):
-    """Two functions from score time to seconds: of a note's start, and of its end, which comes before the breath at a phrase's end."""
+    """Two functions from score time to seconds: of a note's start, and of its end, which comes before the breath at a
+    phrase's end."""
     melody = statistics.median(note.end - note.start for note in score.notes if note.voice == 0)
-    beat = rng.uniform(62, 88) * min(2, max(1, melody / QUARTER))  # quarters a minute; chorales written in halves move in halves
+    # quarters a minute; chorales written in halves move in halves
+    beat = rng.uniform(62, 88) * min(2, max(1, melody / QUARTER))
     held = {end: (start, rng.uniform(1.25, 1.6)) for start, end in score.fermatas}
     held[last] = (held.get(last, (last - QUARTER, 0))[0], rng.uniform(1.6, 2.1))
     ends = sorted(held)
@@ -319,7 +335,7 @@ def tempo_curve(score, phrases, last, rng):
             lambda time: flowing(time) + pauses[bisect.bisect_left(ends, time)])
 
 
-# ---- files --------------------------------------------------------------------------------------------------------------------------
+# ---- files
 
 
 def variable_length(number):
@@ -334,7 +350,8 @@ def midi(notes):
     events = []
     for start, end, pitch, velocity in notes:
         first = round(1000 * start)
-        events += [(first, 1, bytes([0x90, pitch, velocity])), (max(first + 1, round(1000 * end)), 0, bytes([0x80, pitch, 0]))]
+        events += [(first, 1, bytes([0x90, pitch, velocity])),
+                   (max(first + 1, round(1000 * end)), 0, bytes([0x80, pitch, 0]))]
     track = b"\x00\xff\x51\x03" + (500000).to_bytes(3, "big") + b"\x00\xc0\x00"
     now = 0
     for time, _, event in sorted(events):  # at one tick, a key is let go before another is struck
@@ -353,19 +370,23 @@ def write_corpus(scores, out, keys):
             path = f"{name}/{score.name}{f'_{key:+d}' if key else ''}.mid"
             (out / path).write_bytes(midi(played))
             duration = max(end for _, end, _, _ in played)
-            rows.append(["Johann Sebastian Bach", f"Chorale {score.name.upper()}", name, "", path, "", f"{duration:.3f}"])
+            rows.append(["Johann Sebastian Bach", f"Chorale {score.name.upper()}", name, "", path, "",
+                         f"{duration:.3f}"])
             notes[name] += len(played)
     with open(out / "chorales.csv", "w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream, lineterminator="\n")
-        table.writerow(["canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename", "duration"])
+        table.writerow(["canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename",
+                        "duration"])
         table.writerows(rows)
     return rows, notes
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="More about what is made of them: the head of this file.")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     epilog="More about what is made of them: the head of this file.")
     parser.add_argument("out", metavar="OUT_DIR", type=pathlib.Path)
-    parser.add_argument("--corpus", type=pathlib.Path, help="music21's wheel, or a folder of .mxl files, instead of a download")
+    parser.add_argument("--corpus", type=pathlib.Path,
+                        help="music21's wheel, or a folder of .mxl files, instead of a download")
     parser.add_argument("--cache", type=pathlib.Path, help="where the download is kept")
     parser.add_argument("--keys", type=int, nargs=2, default=(-5, 6), metavar=("LOW", "HIGH"),
                         help="semitones, the keys that training pieces are written in (default: -5 6)")
@@ -373,7 +394,8 @@ def main():
     if not arguments.keys[0] <= arguments.keys[1] or max(map(abs, arguments.keys)) > 12:
         parser.error(f"--keys: expected LOW <= HIGH within an octave, found {arguments.keys[0]} {arguments.keys[1]}")
 
-    cache = arguments.cache or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "patrain"
+    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    cache = arguments.cache or caches / "patrain"
     files = score_files(arguments.corpus or fetch(cache))
     scores = [score for score in (read_score(name, packed) for name, packed in files) if score]
     if not scores:
@@ -383,7 +405,8 @@ def main():
         here = [row for row in rows if row[2] == name]
         chorales = len({row[1] for row in here})
         hours = sum(float(row[-1]) for row in here) / 3600
-        print(f"{name:10}  {chorales:4} chorales  {len(here):5} performances  {notes[name]:8} notes  {hours:6.2f} hours")
+        print(f"{name:10}  {chorales:4} chorales  {len(here):5} performances  "
+              f"{notes[name]:8} notes  {hours:6.2f} hours")
 
 
 if __name__ == "__main__":

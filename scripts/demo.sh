@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the programs, lets the model of models/piano continue the opening of a Bach prelude, then trains a small model on this machine and
-# lets it continue a piece: from a fresh Debian 12 in under ten minutes on two cores. Each continuation is written as MIDI, sound, picture
-# and a web page.
+# Builds the programs, lets the model of models/piano continue the opening of a Bach prelude, then trains a small model
+# on this machine and lets it continue a piece: from a fresh Debian 12 in under ten minutes on two cores. Each
+# continuation is written as MIDI, sound, picture and a web page.
 #
 #   scripts/demo.sh                    trains on Bach's chorales
 #   scripts/demo.sh --midi DIR         trains on your own folder of .mid files, subfolders included
@@ -14,7 +14,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-usage() { sed -n '2,13s/^# \{0,1\}//p' "$root/scripts/demo.sh"; }
+usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$root/scripts/demo.sh"; }
 refuse() { usage >&2; echo "demo.sh: $*" >&2; exit 2; }
 fail() { echo "demo.sh: $*" >&2; exit 1; }
 say() { printf '\n== %s\n' "$*" >&2; }
@@ -35,7 +35,8 @@ while [[ $# -gt 0 ]]; do
     --minutes)
       minutes=$2
       # patrain takes 0 for no limit.
-      [[ $minutes =~ ^[0-9]*\.?[0-9]+$ && $minutes == *[1-9]* ]] || refuse "--minutes: expected a number above 0, found $minutes"
+      [[ $minutes =~ ^[0-9]*\.?[0-9]+$ && $minutes == *[1-9]* ]] ||
+        refuse "--minutes: expected a number above 0, found $minutes"
       ;;
     --out) out=$(realpath -m -- "$2") ;;
   esac
@@ -71,8 +72,8 @@ fi
 continue_piece() {
   local name=$out/$3
   trap true INT # on Ctrl-C pagen writes what it has and exits 75
-  $bin/pagen "$1" --primer "$2" --length-seconds 60 --output "$name.mid" --mp3 "$name.mp3" --piano-roll "$name.png" --html "$name.html" \
-    "${@:4}" || [[ $? -eq 75 ]]
+  $bin/pagen "$1" --primer "$2" --length-seconds 60 --output "$name.mid" --mp3 "$name.mp3" \
+    --piano-roll "$name.png" --html "$name.html" "${@:4}" || [[ $? -eq 75 ]]
   trap - INT
 }
 
@@ -81,7 +82,9 @@ say "Playing: the first bars of Bach's Prelude in C, and a minute by models/pian
 mkdir -p "$out"
 continue_piece piano examples/prelude.mid prelude
 say "Heard and seen: $out/prelude.html (or prelude.mp3, prelude.png, prelude.mid)"
-if [[ -n ${DISPLAY:-}${WAYLAND_DISPLAY:-} ]] && command -v xdg-open > /dev/null; then xdg-open "$out/prelude.html" > /dev/null 2>&1 || true; fi
+if [[ -n ${DISPLAY:-}${WAYLAND_DISPLAY:-} ]] && command -v xdg-open > /dev/null; then
+  xdg-open "$out/prelude.html" > /dev/null 2>&1 || true
+fi
 
 # 3. Music to tokens, unless an earlier run has made them.
 source=${midi:-"Bach's chorales"}
@@ -122,7 +125,8 @@ case $status in
   75) echo "demo.sh: training stopped and saved; the same command resumes it" >&2 ;;
   *) fail "training failed with exit status $status; its error is above" ;;
 esac
-compgen -G "$out/checkpoints/step-*" > /dev/null || fail "training stopped before its first checkpoint, so there is no model yet; the same command starts again"
+compgen -G "$out/checkpoints/step-*" > /dev/null ||
+  fail "training stopped before its first checkpoint, so there is no model yet; the same command starts again"
 
 # 5. How good it is.
 say "Measuring"
@@ -131,7 +135,8 @@ read -r before after < <(python3 -c '
 import json, sys
 with open(sys.argv[1]) as lines:
     losses = {row["step"]: row["eval_loss"] for row in map(json.loads, lines) if "eval_loss" in row}
-print("%.3f" % losses[0] if 0 in losses else "unknown", "%.3f" % losses[max(losses)] if losses else "unknown")' "$out/metrics.jsonl")
+print("%.3f" % losses[0] if 0 in losses else "unknown")
+print("%.3f" % losses[max(losses)] if losses else "unknown")' "$out/metrics.jsonl" | paste -sd ' ')
 whole=$($bin/paeval "$out" "$test" --json | python3 -c 'import json, sys; print("%.3f" % json.load(sys.stdin)["loss"])')
 
 # 6. Music: the model continues the opening of a piece it has not seen.

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Turns a PyTorch checkpoint of perceiver_ar_pytorch, such as the original project's, into a patrain model file.
 
-    scripts/import_checkpoint.py IN.pt OUT.safetensors --config C.ini [--encoding midi-neural|performance] [--step N] [--half]
+    scripts/import_checkpoint.py IN.pt OUT.safetensors --config C.ini [--encoding midi-neural|performance] [--step N]
+                                 [--half]
 
-IN.pt is what torch.save wrote: a state_dict, or a dictionary that holds one as state_dict, model_state_dict or model. Names may have the
-prefixes that wrappers put before them: module. (DistributedDataParallel), net. (AutoregressiveWrapper), _orig_mod. (torch.compile).
-C.ini's [model] gives what shapes can't: prefix and heads; its other settings must agree with the file.
-The encoding is taken to be the original project's, midi-neural, unless --encoding names another.
+IN.pt is what torch.save wrote: a state_dict, or a dictionary that holds one as state_dict, model_state_dict or model.
+Names may have the prefixes that wrappers put before them: module. (DistributedDataParallel), net.
+(AutoregressiveWrapper), _orig_mod. (torch.compile). C.ini's [model] gives what shapes can't: prefix and heads; its
+other settings must agree with the file. The encoding is taken to be the original project's, midi-neural, unless
+--encoding names another.
 
 The file is read with torch.load(weights_only=True), so no code in it runs. Needs torch and numpy.
 Exit status: 0, 2 for wrong usage or configuration, 3 for a checkpoint that is refused, 1 for anything else.
@@ -23,10 +25,10 @@ USAGE, DATA = 2, 3
 PREFIXES = ("module.", "net.", "_orig_mod.")
 HOLDERS = ("state_dict", "model_state_dict", "model")
 FREQUENCIES = "rotary_pos_emb.inv_freq"
-SWITCHES = {"position": "learned+rotary", "activation": "gelu", "rotary_dims": "auto", "final_norm": "false", "qk_norm": "false",
-            "tie_embeddings": "false"}
-BLOCK_ENDS = {"perceive_layers": ["0.norm.weight", "0.norm.bias", "0.context_norm.weight", "0.context_norm.bias", "0.to_q.weight",
-                                  "0.to_kv.weight", "0.to_out.weight", "0.to_out.bias"],
+SWITCHES = {"position": "learned+rotary", "activation": "gelu", "rotary_dims": "auto", "final_norm": "false",
+            "qk_norm": "false", "tie_embeddings": "false"}
+BLOCK_ENDS = {"perceive_layers": ["0.norm.weight", "0.norm.bias", "0.context_norm.weight", "0.context_norm.bias",
+                                  "0.to_q.weight", "0.to_kv.weight", "0.to_out.weight", "0.to_out.bias"],
               "layers": ["0.norm.weight", "0.norm.bias", "0.to_qkv.weight", "0.to_out.weight"]}
 FEED_FORWARD_ENDS = ["1.0.weight", "1.0.bias", "1.1.weight", "1.4.weight"]
 
@@ -38,7 +40,8 @@ class Refused(Exception):
 
 
 def read_model_section(path: str) -> dict[str, str]:
-    parser = configparser.ConfigParser(inline_comment_prefixes=(";",), comment_prefixes=(";", "#"), interpolation=None, delimiters=("=",))
+    parser = configparser.ConfigParser(inline_comment_prefixes=(";",), comment_prefixes=(";", "#"), interpolation=None,
+                                       delimiters=("=",))
     try:
         with open(path, encoding="utf-8") as file:
             parser.read_file(file)
@@ -69,14 +72,17 @@ def load(path: str) -> dict:
     except OSError as error:
         raise Refused(1, f"{path}: {error.strerror}") from error
     except Exception as error:  # pickle's and torch's own kinds, many of them
-        raise Refused(DATA, f"{path}: torch.load(weights_only=True) refuses it: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise Refused(DATA, f"{path}: torch.load(weights_only=True) refuses it: {reason}") from error
     if not isinstance(data, dict):
         raise Refused(DATA, f"{path}: expected a dictionary, found {type(data).__name__}")
     state = next((data[key] for key in HOLDERS if isinstance(data.get(key), dict)), data)
     tensors = {}
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise Refused(DATA, f"{path}: expected a state_dict (or one under {', '.join(HOLDERS)}), found {name!r}: {type(value).__name__}")
+            raise Refused(DATA,
+                          f"{path}: expected a state_dict (or one under {', '.join(HOLDERS)}), found {name!r}: "
+                          f"{type(value).__name__}")
         while prefix := next((p for p in PREFIXES if name.startswith(p)), None):
             name = name[len(prefix):]
         if name in tensors:
@@ -109,7 +115,8 @@ def settings(tensors: dict, path: str, section: dict[str, str], config: str) -> 
     hidden, _ = shape_of(tensors, "perceive_layers.0.1.1.weight", 2, path)
     prefix, heads = number(section, "prefix", config), number(section, "heads", config)
     if heads < 1 or inner % heads:
-        raise Refused(USAGE, f"{config}: model.heads: expected a divisor of {inner}, the rows of to_q.weight, found {heads}")
+        raise Refused(USAGE,
+                      f"{config}: model.heads: expected a divisor of {inner}, the rows of to_q.weight, found {heads}")
     if not 0 <= prefix < context:
         raise Refused(USAGE, f"{config}: model.prefix: expected 0 to {context - 1}, found {prefix}")
     if hidden % dim:
@@ -121,9 +128,11 @@ def settings(tensors: dict, path: str, section: dict[str, str], config: str) -> 
         if key in section and number(section, key, config) != value:
             raise Refused(USAGE, f"{config}: model.{key}: {path} has {value}, found {section[key]}")
     for key, value in SWITCHES.items():
-        same = ("no", "off", "0") if value == "false" else ("0", str(max(32, inner // heads // 2))) if value == "auto" else ()
+        same = {"false": ("no", "off", "0"), "auto": ("0", str(max(32, inner // heads // 2)))}.get(value, ())
         if section.get(key, value) not in (value, *same):
-            raise Refused(USAGE, f"{config}: model.{key}: expected {value}, all that perceiver_ar_pytorch does, found {section[key]}")
+            raise Refused(USAGE,
+                          f"{config}: model.{key}: expected {value}, all that perceiver_ar_pytorch does, found "
+                          f"{section[key]}")
     return found
 
 
@@ -146,8 +155,9 @@ def check(tensors: dict, m: dict[str, int], path: str) -> dict:
     frequencies = tensors.pop(FREQUENCIES, None)
     rotary = max(32, m["dim_head"] // 2)
     if frequencies is not None and frequencies.shape != ((rotary + 1) // 2,):
-        raise Refused(DATA, f"{path}: rotary_pos_emb.inv_freq: expected {rotary // 2} numbers for heads of {m['dim_head']}, found "
-                            f"{frequencies.shape}: is model.heads right?")
+        raise Refused(DATA,
+                      f"{path}: rotary_pos_emb.inv_freq: expected {rotary // 2} numbers for heads of {m['dim_head']}, "
+                      f"found {frequencies.shape}: is model.heads right?")
     for name in shapes.keys() | tensors.keys():
         if name not in shapes:
             raise Refused(DATA, f"{path}: {name}: no tensor of this model")
@@ -159,7 +169,8 @@ def check(tensors: dict, m: dict[str, int], path: str) -> dict:
             raise Refused(DATA, f"{path}: {name}: expected finite numbers, found others")
     if frequencies is None:
         frequencies = (10000.0 ** (-numpy.arange(0, rotary, 2) / rotary)).astype(numpy.float32)
-    return {name: tensors[name] for name in shapes} | {FREQUENCIES: frequencies}  # so that load_state_dict takes our file too
+    # so that load_state_dict takes our file too
+    return {name: tensors[name] for name in shapes} | {FREQUENCIES: frequencies}
 
 
 def model_text(m: dict[str, int], section: dict[str, str]) -> str:
@@ -179,7 +190,8 @@ def crc32c(data: bytes) -> int:
     crc = numpy.zeros(lanes, numpy.uint32)  # without the usual ones at start and end, a CRC is linear
     for row in body:
         crc = table[(crc ^ row) & 0xFF] ^ crc >> 8
-    moved = numpy.uint32(1) << numpy.arange(32, dtype=numpy.uint32)  # each bit of a CRC, moved on by `steps` bytes of zeros
+    # each bit of a CRC, moved on by `steps` bytes of zeros
+    moved = numpy.uint32(1) << numpy.arange(32, dtype=numpy.uint32)
     for _ in range(steps):
         moved = table[moved & 0xFF] ^ moved >> 8
     moved, table, total = moved.tolist(), table.tolist(), 0xFFFFFFFF
@@ -207,7 +219,8 @@ def narrow(tensors: dict, path: str) -> dict:
 
 def write(path: str, tensors: dict, metadata: dict[str, str]) -> None:
     """A safetensors file beside its place, then renamed."""
-    data, header = b"".join(t.astype(t.dtype.newbyteorder("<")).tobytes() for t in tensors.values()), {"__metadata__": metadata}
+    data = b"".join(t.astype(t.dtype.newbyteorder("<")).tobytes() for t in tensors.values())
+    header = {"__metadata__": metadata}
     metadata["crc32c"] = f"{crc32c(data):08x}"
     at = 0
     for name, tensor in tensors.items():
@@ -244,8 +257,9 @@ def main() -> int:
         tensors = check(tensors, m, options.input)
         if options.half:
             tensors = narrow(tensors, options.input)
-        write(options.output, tensors, {"format": "patrain-checkpoint-1", "model": model_text(m, section), "encoding": options.encoding,
-                                        "step": str(options.step)})
+        write(options.output, tensors,
+              {"format": "patrain-checkpoint-1", "model": model_text(m, section), "encoding": options.encoding,
+               "step": str(options.step)})
     except Refused as error:
         print(f"import_checkpoint.py: {error}", file=sys.stderr)
         return error.status
@@ -253,7 +267,8 @@ def main() -> int:
         print(f"import_checkpoint.py: needs torch and numpy: {error}", file=sys.stderr)
         return 1
     parameters = sum(t.size for name, t in tensors.items() if name != FREQUENCIES)
-    print(f"{options.output}: {len(tensors) - 1} tensors, {parameters} parameters, context {m['context']}, prefix {m['prefix']}")
+    print(f"{options.output}: {len(tensors) - 1} tensors, {parameters} parameters, context {m['context']}, prefix "
+          f"{m['prefix']}")
     return 0
 
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Registers, stack and spills of every CUDA kernel for each architecture, as reported by ptxas.
 
-    scripts/kernel_registers.py             prints the table and compares it with cuda/registers.txt; exits 1 if they differ
+    scripts/kernel_registers.py             prints the table; exits 1 if cuda/registers.txt differs
     scripts/kernel_registers.py --update    writes cuda/registers.txt
 
-Exits 77 without comparing if nvcc is missing or is not the table's version: each version allocates registers differently.
---nvcc PATH selects the compiler.
+Exits 77 without comparing if nvcc is missing or is not the table's version: each version allocates registers
+differently. --nvcc PATH selects the compiler.
 
-Compiling all kernels takes minutes. A build that compiled them with "scripts/kernel_registers.py;--record" as CMAKE_CUDA_COMPILER_LAUNCHER
-has the reports beside its objects: --build FOLDER reads those that are up to date.
+Compiling all kernels takes minutes. A build that compiled them with "scripts/kernel_registers.py;--record" as
+CMAKE_CUDA_COMPILER_LAUNCHER has the reports beside its objects: --build FOLDER reads those that are up to date.
 """
 
 import argparse
@@ -27,7 +27,8 @@ ARCHITECTURES = ("75", "80", "90a")
 
 
 def version(nvcc):
-    return re.search(r", (V[0-9.]+)", subprocess.run([nvcc, "--version"], check=True, capture_output=True, text=True).stdout)[1]
+    said = subprocess.run([nvcc, "--version"], check=True, capture_output=True, text=True).stdout
+    return re.search(r", (V[0-9.]+)", said)[1]
 
 
 def record(command):
@@ -80,8 +81,9 @@ def resources(report):
 
 def readable(names):
     """Without arguments and the types' prefixes."""
-    lines = subprocess.run(["c++filt"], input="\n".join(names), check=True, capture_output=True, text=True).stdout.splitlines()
-    return [re.sub(r"^void |\((anonymous namespace|bool|int)\)|\(.*$", "", re.sub(r"\((bool|int)\)", "", line)) for line in lines]
+    done = subprocess.run(["c++filt"], input="\n".join(names), check=True, capture_output=True, text=True)
+    return [re.sub(r"^void |\((anonymous namespace|bool|int)\)|\(.*$", "", re.sub(r"\((bool|int)\)", "", line))
+            for line in done.stdout.splitlines()]
 
 
 def table(nvcc, build):
@@ -124,7 +126,8 @@ def main():
     for line in changed:
         print(f"{'was' if line in held else 'is '} {line}", file=sys.stderr)
     if changed:
-        print("cuda/registers.txt differs from the kernels; if the change is right, run scripts/kernel_registers.py --update", file=sys.stderr)
+        print("cuda/registers.txt differs from the kernels; if the change is right, run scripts/kernel_registers.py "
+              "--update", file=sys.stderr)
     return int(bool(changed))
 
 

@@ -3,8 +3,8 @@
 
     scripts/plot.py RUN... [--x step|epoch|hours] [--output loss.svg]
 
-A RUN is a run directory or a metrics.jsonl. Lines: training loss in nats a token, averaged over a fiftieth of the run. Dots: eval_loss. Hours
-are those of training steps alone. Needs only Python's standard library.
+A RUN is a run directory or a metrics.jsonl. Lines: training loss in nats a token, averaged over a fiftieth of the run.
+Dots: eval_loss. Hours are those of training steps alone. Needs only Python's standard library.
 """
 import argparse
 import html
@@ -73,7 +73,8 @@ def draw(runs, unit):
     def x_of(x): return LEFT + (WIDTH - LEFT - RIGHT) * x / right
     def y_of(y): return TOP + (HEIGHT - TOP - BOTTOM) * (high - min(y, high)) / (high - low)
 
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="13">',
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+           f'font-size="13">',
            f'<title>Loss of {html.escape(", ".join(name for name, _, _ in runs))}</title>',
            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>']
     for y in ticks(low, high):
@@ -82,14 +83,17 @@ def draw(runs, unit):
     for x in ticks(0, right):
         out.append(f'<text x="{x_of(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{x:.6g}</text>')
     out.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}" text-anchor="middle">{unit}</text>'
-               f'<text transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">nats a token</text>')
+               f'<text transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">nats a '
+               f'token</text>')
     for i, (name, line, evals) in enumerate(lines):
         colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
         path = "L".join(f"{x_of(x):.1f} {y_of(y):.1f}" for x, y in line)
         out.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.5" stroke-dasharray="{dash}"/>')
-        out += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3.5" fill="{colour}"/>' for x, y in evals if y <= high]
+        out += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3.5" fill="{colour}"/>'
+                for x, y in evals if y <= high]
         where = TOP + 16 + 20 * i
-        out.append(f'<path d="M{WIDTH - 210} {where}h30" stroke="{colour}" stroke-width="1.5" stroke-dasharray="{dash}"/>'
+        out.append(f'<path d="M{WIDTH - 210} {where}h30" stroke="{colour}" stroke-width="1.5" '
+                   f'stroke-dasharray="{dash}"/>'
                    f'<text x="{WIDTH - 172}" y="{where + 4}">{html.escape(name)}</text>')
     return "\n".join(out + ["</svg>\n"])
 

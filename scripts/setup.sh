@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Installs what patrain's build and tests need, on Debian 12. If all of it is there already, does nothing and needs no network.
+# Installs what patrain's build and tests need, on Debian 12. If all of it is there already, does nothing and needs no
+# network.
 #
 #   scripts/setup.sh            everything: build, tests, sanitizers, fuzzers, format checks
 #   scripts/setup.sh --build    what the build and the demo need, without the tests
 #   scripts/setup.sh --list     print the packages instead of installing them
 set -euo pipefail
 
-usage() { sed -n '2,6s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; }
 fail() { echo "setup.sh: $*" >&2; exit 1; }
 
 # pip downloads the demo's scores.
@@ -50,7 +51,9 @@ fi
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" >> "$log" 2>&1; }
+apt() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" >> "$log" 2>&1
+}
 
 echo "setup.sh: installing ${missing[*]}" >&2
 # The package lists of an earlier update may do, so a failed update matters only if the installation fails.

@@ -8,15 +8,17 @@
 #SBATCH --signal=USR1@180
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# An example of a run of many ranks under Slurm: one rank a GPU (without --gpus-per-node, one rank per --cpus-per-task cores). Three minutes
-# before the time limit Slurm sends SIGUSR1 to the ranks; they finish the step, save and exit with 75, and the job requeues itself.
-# If a rank dies, the run aborts (exit 1) and so does the job; the same sbatch resumes from the last checkpoint.
+# An example of a run of many ranks under Slurm: one rank a GPU (without --gpus-per-node, one rank per --cpus-per-task
+# cores). Three minutes before the time limit Slurm sends SIGUSR1 to the ranks; they finish the step, save and exit with
+# 75, and the job requeues itself. If a rank dies, the run aborts (exit 1) and so does the job; the same sbatch resumes
+# from the last checkpoint.
 #
-#   sbatch [--nodes=N ...] scripts/slurm.sh build/default/bin/patrain configs/v4.ini [section.key=value ...] --run-dir runs/v4
+#   sbatch [--nodes=N ...] scripts/slurm.sh \
+#     build/default/bin/patrain configs/v4.ini [section.key=value ...] --run-dir runs/v4
 #
 # The run directory must be on a file system that all nodes share. Ranks find each other by a file, with or without MPI.
 set -uo pipefail
-[[ $# -ge 2 && -n ${SLURM_JOB_ID:-} ]] || { sed -n '11,17s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[[ $# -ge 2 && -n ${SLURM_JOB_ID:-} ]] || { sed -n '/^# An example/,/^set /s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 srun --kill-on-bad-exit=1 "$@" --rendezvous "${SLURM_SUBMIT_DIR:-$PWD}/rendezvous-$SLURM_JOB_ID"
 status=$?

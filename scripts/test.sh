@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs all checks of the project and stops at the first failure. Ends with ctest's summary of the plain build.
 #
-#   scripts/test.sh             everything: format, sanitizers, fuzzers, clang, emulator, then all tests of the plain build
+#   scripts/test.sh             everything: format, sanitizers, fuzzers, clang, emulator, all tests of the plain build
 #   scripts/test.sh --quick     only the plain build and its tests
 #   scripts/test.sh --long      everything, with 100 kills in the crash test, every failed call and power cut, and ten
 #                               minutes per fuzzer
@@ -31,7 +31,8 @@ mkdir -p "$logs"
 # Tests share the cores, so waiting threads must not spin.
 export OMP_WAIT_POLICY=passive UBSAN_OPTIONS=print_stacktrace=1
 
-# check NAME COMMAND...: runs it with its output in the log NAME and prints the result; on failure also the end of the log.
+# check NAME COMMAND...: runs it with its output in the log NAME and prints the result; on failure also the end of the
+# log.
 check() {
   local name=$1 log=$logs/$1.log started=$SECONDS
   shift
@@ -51,8 +52,11 @@ configure() { cmake --preset "$@" -DPA_WERROR=ON -DBUILD_TESTING=ON; }
 # build PRESET [TARGET...]
 build() { configure "$1" && cmake --build --preset "$1" -j "$jobs" ${2:+--target "${@:2}"}; }
 
-# Tests labelled maestro need the whole of MAESTRO; .ci/run runs them. Some tests wait more than they compute: hence one more at a time.
-run_ctest() { ctest --test-dir "build/$1" --output-on-failure --no-tests=error -j $((jobs + 1)) -LE "maestro${once:-}" "${@:2}"; }
+# Tests labelled maestro need the whole of MAESTRO; .ci/run runs them. Some tests wait more than they compute: hence one
+# more at a time.
+run_ctest() {
+  ctest --test-dir "build/$1" --output-on-failure --no-tests=error -j $((jobs + 1)) -LE "maestro${once:-}" "${@:2}"
+}
 
 tracked() { git ls-files -z -- "$@"; }
 
@@ -63,7 +67,8 @@ formatted() {
 
 scripts_checked() {
   tracked '*.sh' .ci/run | xargs -0 -r shellcheck &&
-    tracked '*.py' | xargs -0 -r -n 1 python3 -c 'import ast, sys; ast.parse(open(sys.argv[1], "rb").read(), sys.argv[1])'
+    tracked '*.py' |
+      xargs -0 -r -n 1 python3 -c 'import ast, sys; ast.parse(open(sys.argv[1], "rb").read(), sys.argv[1])'
 }
 
 # has_tests PRESET ARGUMENT...: whether ctest's arguments select any test of that preset.
@@ -89,10 +94,13 @@ if ! $quick; then
   check clang-build build clang # for its warnings; tsan and fuzz run clang's optimised code
   [[ -z ${waiting:-} ]] || wait "$waiting"
 
-  # Under the address sanitizer: every kernel, one whole training step, one generated token. What passes there is not run again without.
-  check emulator-asan-build build emulator-asan test_emulator test_cuda_ops test_cuda_attention test_cuda_backend test_attend pabench
+  # Under the address sanitizer: every kernel, one whole training step, one generated token. What passes there is not
+  # run again without.
+  check emulator-asan-build build emulator-asan \
+    test_emulator test_cuda_ops test_cuda_attention test_cuda_backend test_attend pabench
   check emulator-asan-tests run_ctest emulator-asan -R '^(emulator|cuda_ops|cuda_attention|cuda_backend|attend)$'
-  check emulator-asan-pabench build/emulator-asan/bin/pabench --device cuda --quick --filter '^v1 (layernorm|head_norm|rotary|cast)'
+  check emulator-asan-pabench build/emulator-asan/bin/pabench --device cuda --quick \
+    --filter '^v1 (layernorm|head_norm|rotary|cast)'
   check emulator-build build emulator emulated
   check emulator-tests run_ctest emulator -L emulator -E '^(emulator|cuda_ops|cuda_backend|attend)$'
 

@@ -1,21 +1,24 @@
 #!/usr/bin/env python3
 """Times patrain beside the PyTorch programs it re-does, alternating in one run on this machine. Call it through run.sh.
 
-    compare.py [--bin DIR] [--tokens TOKENS.safetensors] [--models v1,v2] [--rounds N] [--generate v1,v3] [--prepare MIDI_DIR --seed-project DIR]
-               [--json OUT]
+    compare.py [--bin DIR] [--tokens TOKENS.safetensors] [--models v1,v2] [--rounds N] [--generate v1,v3]
+               [--prepare MIDI_DIR --seed-project DIR] [--json OUT]
 
 Training: batch 1, prefix dropout 0.7, Adam, a whole step (windows drawn, forward, backward, update). Peers:
     published      perceiver_ar_pytorch 0.0.10 as its user trains it, float32
     best fp32      scaled_dot_product_attention, fused Adam, eager and torch.compile: the faster of the two
     best bf16      the same under bf16 autocast
     patrain        configs/MODEL.ini with global_batch 1, in the same precisions
-Fairness: the same number of threads for all; one process at a time, the others wait without spinning; set-up, compilation and the first
-steps are not timed; each round times every peer once, so that a slow minute of the machine meets them all; the ratio is taken round by
-round and its median, least and most are printed. That all compute the same is checked first: the loss of PyTorch's first weights on one
-batch by perceiver_ar_pytorch, by the SDPA form, and by paeval --logits.
-Generation: seconds a token by the original project's method, a full forward pass in float32 over a full window a token, and by pagen as it comes
-(bf16 weights and caches), the mean of a window's tokens after a primer of P + 1, prefill included.
-Preparing: 100 files of MAESTRO by the original project's prep.py (its encode_midi and pickle, one process as published) and by paprep.
+Fairness: the same number of threads for all; one process at a time, the others wait without spinning; set-up,
+compilation and the first steps are not timed; each round times every peer once, so that a slow minute of the machine
+meets them all; the ratio is taken round by round and its median, least and most are printed. That all compute the same
+is checked first: the loss of PyTorch's first weights on one batch by perceiver_ar_pytorch, by the SDPA form, and by
+paeval --logits.
+Generation: seconds a token by the original project's method, a full forward pass in float32 over a full window a token,
+and by pagen as it comes (bf16 weights and caches), the mean of a window's tokens after a primer of P + 1, prefill
+included.
+Preparing: 100 files of MAESTRO by the original project's prep.py (its encode_midi and pickle, one process as published)
+and by paprep.
 """
 import argparse
 import json
@@ -51,10 +54,11 @@ class Torch:
 
     def __init__(self, name, model, threads, form, precision="fp32", compile=False, weights="", warm=1):
         self.name = name
-        options = dict(model=model, form=form, precision=precision, compile=compile, threads=threads, weights=str(weights), warm=warm)
+        options = dict(model=model, form=form, precision=precision, compile=compile, threads=threads,
+                       weights=str(weights), warm=warm)
         # torch's threads spin while they wait inside a step; between steps the process sleeps on its input.
-        self.process = subprocess.Popen([sys.executable, HERE / "torch_worker.py", json.dumps(options)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([sys.executable, HERE / "torch_worker.py", json.dumps(options)],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for line in self.process.stdout:
             if line.startswith("READY"):
                 self.loss = json.loads(line[6:])["loss"]
@@ -84,9 +88,10 @@ def run(*command) -> str:
 class Patrain:
     def __init__(self, name, config, precision, options, folder):
         self.name, self.folder = name, folder
-        self.command = [options.bin / "patrain", ROOT / f"configs/{config}.ini", f"data.train={options.tokens}", "data.validation=",
-                        "train.global_batch=1", "--device", "cpu", f"train.steps={STEPS + 1}", "log.eval_every=0", "checkpoint.every=0", "--precision",
-                        precision, "--fresh", "--run-dir", folder / "run"]
+        self.command = [options.bin / "patrain", ROOT / f"configs/{config}.ini", f"data.train={options.tokens}",
+                        "data.validation=", "train.global_batch=1", "--device", "cpu", f"train.steps={STEPS + 1}",
+                        "log.eval_every=0", "checkpoint.every=0", "--precision", precision, "--fresh", "--run-dir",
+                        folder / "run"]
 
     def time(self, what: str) -> float:
         run("rm", "-rf", self.folder / "run")
@@ -107,8 +112,9 @@ def check_losses(config: str, model: dict, options, folder: Path) -> dict:
     x = tensors.pop("x")
     save_file({k[len("model."):]: v for k, v in tensors.items()}, folder / "model.safetensors")
     save_file({"x": x}, folder / "x.safetensors")
-    run(options.bin / "paeval", folder / "model.safetensors", folder / "x.safetensors", "--config", ROOT / f"configs/{config}.ini",
-        "--precision", "fp32", "--device", "cpu", "--logits", folder / "logits.safetensors")
+    run(options.bin / "paeval", folder / "model.safetensors", folder / "x.safetensors", "--config",
+        ROOT / f"configs/{config}.ini", "--precision", "fp32", "--device", "cpu", "--logits",
+        folder / "logits.safetensors")
     logits = load_file(folder / "logits.safetensors")["logits"].astype(np.float64)[0]
     labels = x[0, model["prefix"]:]
     top = logits.max(axis=-1)
@@ -139,7 +145,8 @@ def alternate(peers: list, rounds: int, what: str, bases: list) -> dict:
 
 
 def show(title: str, table: dict, bases: list) -> None:
-    print(f"\n{title}\n| | median | least | most |" + "".join(f" as many times {b}'s |" for b in bases) + "\n" + "|---" * (4 + len(bases)) + "|")
+    print(f"\n{title}\n| | median | least | most |" + "".join(f" as many times {b}'s |" for b in bases) + "\n" +
+          "|---" * (4 + len(bases)) + "|")
     for name, t in table.items():
         ratios = [f" {r['median']:.2f} ({r['least']:.2f}–{r['most']:.2f}) |" for r in t["ratio"].values()]
         print(f"| {name} | {t['median']:.4g} s | {t['least']:.4g} | {t['most']:.4g} |{''.join(ratios)}", flush=True)
@@ -164,7 +171,8 @@ def training(config: str, options, folder: Path) -> dict:
     peers = []
     forms = [("published fp32", "published", "fp32", False)] if config not in options.skip_published else []
     for precision in precisions(options):
-        forms += [(f"best {precision} eager", "best", precision, False), (f"best {precision} compiled", "best", precision, True)]
+        forms += [(f"best {precision} eager", "best", precision, False),
+                  (f"best {precision} compiled", "best", precision, True)]
     for name, form, precision, compiled in forms:
         peers.append(Torch(name, model, options.threads, form, precision, compiled, warm=2))
     bases = [f"patrain {precision}" for precision in precisions(options)]
@@ -178,14 +186,16 @@ class Pagen:
     def __init__(self, config, model, options, folder):
         self.name, self.options, self.folder, self.model = "pagen", options, folder, model
         run("rm", "-rf", folder / "run")
-        run(options.bin / "patrain", ROOT / f"configs/{config}.ini", f"data.train={options.tokens}", "data.validation=", "train.global_batch=1",
-            "train.steps=1", "optimizer.warmup=0", "log.eval_every=0", "--device", "cpu", "--fresh", "--run-dir", folder / "run")
+        run(options.bin / "patrain", ROOT / f"configs/{config}.ini", f"data.train={options.tokens}", "data.validation=",
+            "train.global_batch=1", "train.steps=1", "optimizer.warmup=0", "log.eval_every=0", "--device", "cpu",
+            "--fresh", "--run-dir", folder / "run")
 
     def time(self, what: str) -> float:
         """Seconds a token from a primer of P + 1 tokens to the end of the window."""
         length = self.model["context"] - self.model["prefix"] - 1
-        said = run(self.options.bin / "pagen", self.folder / "run", "--primer", f"{self.options.tokens}:0", "--prime-tokens",
-                   self.model["prefix"] + 1, "--length-tokens", length, "--output", self.folder / "out.safetensors", "--seed", "1", "--device", "cpu")
+        said = run(self.options.bin / "pagen", self.folder / "run", "--primer", f"{self.options.tokens}:0",
+                   "--prime-tokens", self.model["prefix"] + 1, "--length-tokens", length, "--output",
+                   self.folder / "out.safetensors", "--seed", "1", "--device", "cpu")
         made, took = re.search(r"^(\d+) tokens in ([\d.]+) s", said, re.M).groups()
         return float(took) / int(made)
 
@@ -195,7 +205,8 @@ class Pagen:
 
 def generation(config: str, options, folder: Path) -> dict:
     model = settings(config)
-    print(f"\n{config}, seconds a generated token: a full pass in float32, or pagen's mean over a window in bf16", flush=True)
+    print(f"\n{config}, seconds a generated token: a full pass in float32, or pagen's mean over a window in bf16",
+          flush=True)
     peers = [Torch("full pass, published", model, options.threads, "published", warm=0),
              Torch("full pass, sdpa", model, options.threads, "best", warm=0), Pagen(config, model, options, folder)]
     table = alternate(peers, options.rounds, "forward", ["pagen"])
@@ -206,7 +217,8 @@ def generation(config: str, options, folder: Path) -> dict:
 class SeedPrep:
     def __init__(self, files, project):
         self.name = "prep.py"
-        code = ("import sys, time, pickle, io\nsys.path.insert(0, sys.argv[1])\nimport prep\nbegan = time.perf_counter()\n"
+        code = ("import sys, time, pickle, io\nsys.path.insert(0, sys.argv[1])\nimport prep\nbegan = "
+                "time.perf_counter()\n"
                 "for f in sys.argv[2:]:\n    pickle.dump(prep.encode_midi(f), io.BytesIO())\n"
                 "print('SECONDS', time.perf_counter() - began)\n")
         self.command = [sys.executable, "-c", code, project, *files]
@@ -239,7 +251,8 @@ def preparing(options, folder: Path) -> dict:
     for i, f in enumerate(files):
         (folder / "midi" / f"{i:03}.midi").write_bytes(f.read_bytes())
     copies = sorted((folder / "midi").iterdir())
-    table = alternate([SeedPrep(copies, options.seed_project), Paprep(options, folder)], min(options.rounds, 3), "", ["paprep"])
+    table = alternate([SeedPrep(copies, options.seed_project), Paprep(options, folder)], min(options.rounds, 3), "",
+                      ["paprep"])
     show("Preparing 100 MAESTRO files, midi-neural", table, ["paprep"])
     return table
 
@@ -247,14 +260,17 @@ def preparing(options, folder: Path) -> dict:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bin", type=Path, default=ROOT / "build/cpu/bin")
-    p.add_argument("--tokens", type=Path, required=True, help="a token file with pieces longer than the models' windows")
+    p.add_argument("--tokens", type=Path, required=True,
+                   help="a token file with pieces longer than the models' windows")
     p.add_argument("--models", default="v1,v2")
     p.add_argument("--skip-published", default="v3", help="models whose published form takes too long")
     p.add_argument("--generate", default="v1")
     p.add_argument("--prepare", default="", help="MAESTRO's folder")
     p.add_argument("--seed-project", default="", help="a checkout of tvergho/perceiver-ar-piano")
-    p.add_argument("--precisions", default="", help="of the best forms and of patrain: fp32, bf16 or both (default: what the processor has)")
-    p.add_argument("--bf16", action="store_true", help="bf16 autocast of PyTorch even where the processor has no bf16 products")
+    p.add_argument("--precisions", default="",
+                   help="of the best forms and of patrain: fp32, bf16 or both (default: what the processor has)")
+    p.add_argument("--bf16", action="store_true",
+                   help="bf16 autocast of PyTorch even where the processor has no bf16 products")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--json", type=Path)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Times patrain beside PyTorch and the original project's model on this machine: installs PyTorch (newest on PyPI), perceiver_ar_pytorch 0.0.10
-# and pretty_midi into a virtual environment outside the tree, then runs compare.py with the arguments given (compare.py --help).
+# Times patrain beside PyTorch and the original project's model on this machine: installs PyTorch (newest on PyPI),
+# perceiver_ar_pytorch 0.0.10 and pretty_midi into a virtual environment outside the tree, then runs compare.py with the
+# arguments given (compare.py --help).
 #
 #   bench/peers/run.sh --tokens data/maestro/train.safetensors
 #
@@ -13,5 +14,6 @@ if ! "$venv/bin/python" -c 'import torch, perceiver_ar_pytorch, pretty_midi, saf
   "$venv/bin/pip" install --quiet torch perceiver-ar-pytorch==0.0.10 safetensors numpy pretty_midi
 fi
 grep -m1 'model name' /proc/cpuinfo || true
-"$venv/bin/python" -c 'import platform, torch; print("Python", platform.python_version(), "PyTorch", torch.__version__, "threads", torch.get_num_threads())'
+"$venv/bin/python" -c 'import platform, torch; print("Python", platform.python_version(), "PyTorch", torch.__version__,
+  "threads", torch.get_num_threads())'
 exec "$venv/bin/python" "$here/compare.py" "$@"

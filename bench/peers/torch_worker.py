@@ -1,9 +1,10 @@
-"""One PyTorch peer in a process of its own, driven over stdin by compare.py: a line "step" runs one training step, "forward" one forward pass
-without gradients; the answer is a line of JSON with seconds (and the loss). Everything before READY is set-up and is not timed.
+"""One PyTorch peer in a process of its own, driven over stdin by compare.py: a line "step" runs one training step,
+"forward" one forward pass without gradients; the answer is a line of JSON with seconds (and the loss). Everything
+before READY is set-up and is not timed.
 
-Forms: "published" is perceiver_ar_pytorch 0.0.10 as it is, with the optimizer as its user calls it (torch.optim.Adam). "best" is the same
-model with scaled_dot_product_attention in both attentions and fused Adam; precision bf16 runs it under autocast, compile wraps it in
-torch.compile. The batch is random tokens: time does not depend on them.
+Forms: "published" is perceiver_ar_pytorch 0.0.10 as it is, with the optimizer as its user calls it (torch.optim.Adam).
+"best" is the same model with scaled_dot_product_attention in both attentions and fused Adam; precision bf16 runs it
+under autocast, compile wraps it in torch.compile. The batch is random tokens: time does not depend on them.
 """
 import contextlib
 import json
@@ -54,9 +55,9 @@ def build(m: dict, form: str):
         library.CausalAttention.forward = self_attention
         library.CausalPrefixAttention.forward = prefix_attention
     torch.manual_seed(1)
-    return PerceiverAR(num_tokens=VOCAB, dim=m["dim"], depth=m["depth"], max_seq_len=m["context"], cross_attn_seq_len=m["prefix"],
-                       dim_head=m["dim_head"], heads=m["heads"], ff_mult=m["ff_mult"], perceive_depth=m["perceive_depth"],
-                       cross_attn_dropout=m["prefix_dropout"])
+    return PerceiverAR(num_tokens=VOCAB, dim=m["dim"], depth=m["depth"], max_seq_len=m["context"],
+                       cross_attn_seq_len=m["prefix"], dim_head=m["dim_head"], heads=m["heads"], ff_mult=m["ff_mult"],
+                       perceive_depth=m["perceive_depth"], cross_attn_dropout=m["prefix_dropout"])
 
 
 def main(options: dict) -> None:
@@ -65,9 +66,11 @@ def main(options: dict) -> None:
     device, batch = options.get("device", "cpu"), options.get("batch", 1)
     model = build(m, form).to(device)
     torch.set_default_device(device)
-    adam = torch.optim.Adam(model.parameters(), lr=3e-4, betas=(0.9, 0.999), eps=1e-8, **({"fused": True} if form == "best" else {}))
+    adam = torch.optim.Adam(model.parameters(), lr=3e-4, betas=(0.9, 0.999), eps=1e-8,
+                            **({"fused": True} if form == "best" else {}))
     run = torch.compile(model) if options["compile"] else model
-    x = torch.randint(0, PAD - 1, (batch, m["context"]), generator=torch.Generator("cpu").manual_seed(2), device="cpu").to(device)
+    x = torch.randint(0, PAD - 1, (batch, m["context"]), generator=torch.Generator("cpu").manual_seed(2), device="cpu")
+    x = x.to(device)
     cast = torch.autocast(device, torch.bfloat16) if bf16 else contextlib.nullcontext()
     if options.get("cudnn"):  # cuDNN's attention wherever it takes the call, else the others in PyTorch's order
         from torch.nn.attention import SDPBackend as kind, sdpa_kernel
@@ -95,7 +98,8 @@ def main(options: dict) -> None:
         for _ in range(options["warm"]):
             step()
 
-    # The first loss, of the first weights with every prefix position kept, is the check that all forms compute the same.
+    # The first loss, of the first weights with every prefix position kept, is the check that all forms compute the
+    # same.
     first = None
     if device == "cpu":
         model.eval()

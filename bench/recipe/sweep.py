@@ -5,8 +5,8 @@
                           [--paeval TOKENS.safetensors] [--pieces N] [--bin build/cpu/bin]
     bench/recipe/sweep.py OUT --table
 
-bench/recipe/README.md explains MATRIX and the table. Ctrl-C stops the runs, which save; the same command resumes them. Standard library
-only.
+bench/recipe/README.md explains MATRIX and the table. Ctrl-C stops the runs, which save; the same command resumes them.
+Standard library only.
 """
 
 import argparse
@@ -40,7 +40,8 @@ def read_matrix(text):
 
 
 def in_turn(names, seeds):
-    """(name, seed) of all runs: all configurations with a seed, then with the next, each time beginning with another."""
+    """(name, seed) of all runs: all configurations with a seed, then with the next, each time beginning with
+    another."""
     for turn, seed in enumerate(seeds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
@@ -53,8 +54,8 @@ def error_of(values):
 
 
 def compare(rows):
-    """Of each name, in order: runs, mean, its error, the mean paired difference to the first name over common seeds, twice its error,
-    verdict, mean steps."""
+    """Of each name, in order: runs, mean, its error, the mean paired difference to the first name over common seeds,
+    twice its error, verdict, mean steps."""
     by_name = {}
     for row in rows:
         by_name.setdefault(row["name"], {})[row["seed"]] = row
@@ -67,8 +68,8 @@ def compare(rows):
         verdict = "" if of is first else "too few seeds" if len(pairs) < 3 else "noise"
         if verdict == "noise" and abs(difference) > bound:
             verdict = "lower" if difference < 0 else "higher"
-        yield name, len(values), statistics.fmean(values), error_of(values), difference, bound, verdict, statistics.fmean(
-            row["steps"] for row in of.values())
+        steps = statistics.fmean(row["steps"] for row in of.values())
+        yield name, len(values), statistics.fmean(values), error_of(values), difference, bound, verdict, steps
 
 
 def print_table(rows):
@@ -92,8 +93,10 @@ class Sweep:
     def check(self):
         """Results of another matrix are not to be mixed with this one's."""
         for row in self.rows:
-            if row["name"] in self.matrix and (row["config"], row["settings"]) != (str(self.options.config), self.settings(row["name"])):
-                raise ValueError(f"{self.results}: {row['name']} had other settings; name the new ones otherwise, or use another folder")
+            name, had = row["name"], (row["config"], row["settings"])
+            if name in self.matrix and had != (str(self.options.config), self.settings(name)):
+                raise ValueError(f"{self.results}: {name} had other settings; name the new ones otherwise, "
+                                 "or use another folder")
 
     def stop(self, *_):
         """patrain saves when it gets the signal, of which a terminal sends it one of its own."""
@@ -122,7 +125,8 @@ class Sweep:
     def value(self, run):
         """The measure of a finished run; None where the sweep is stopping."""
         if not self.options.paeval:
-            last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if '"eval_loss"' in line][-1:]
+            lines = (run / "metrics.jsonl").read_text().splitlines()
+            last = [json.loads(line) for line in lines if '"eval_loss"' in line][-1:]
             if not last or last[0].get(self.options.field) is None:
                 raise ValueError(f"{run}/metrics.jsonl: expected an evaluation with {self.options.field}, found none")
             return last[0][self.options.field]
@@ -137,7 +141,8 @@ class Sweep:
         run = self.options.out / f"{name}-{seed}"
         if any((row["name"], row["seed"]) == (name, seed) for row in self.rows):
             return
-        line = [self.options.bin / "patrain", self.options.config, *self.settings(name), f"train.seed={seed}", "--run-dir", run]
+        line = [self.options.bin / "patrain", self.options.config, *self.settings(name), f"train.seed={seed}",
+                "--run-dir", run]
         done = self.wait(self.start(line, stderr=subprocess.PIPE))
         if not done:
             return
@@ -146,9 +151,10 @@ class Sweep:
         value = self.value(run)
         if value is None:
             return
-        steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
-        row = {"number": list(self.matrix).index(name), "name": name, "seed": seed, "value": value, "steps": max(steps, default=0), "config": str(self.options.config),
-               "settings": self.settings(name)}
+        steps = [json.loads(line)["step"]
+                 for line in (run / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+        row = {"number": list(self.matrix).index(name), "name": name, "seed": seed, "value": value,
+               "steps": max(steps, default=0), "config": str(self.options.config), "settings": self.settings(name)}
         with self.lock:
             self.rows.append(row)
             with self.results.open("a") as f:
@@ -189,12 +195,17 @@ def arguments():
     parser.add_argument("matrix", type=pathlib.Path, nargs="?", help="file of configurations")
     parser.add_argument("config", type=pathlib.Path, nargs="?", help="configuration that all begin with")
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings of all runs")
-    parser.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[1, 2, 3], help="values of train.seed (default: 1,2,3)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1); OMP_NUM_THREADS is each one's threads")
-    parser.add_argument("--field", default="eval_loss", help="what is compared, of the last evaluation in metrics.jsonl (default: eval_loss)")
-    parser.add_argument("--paeval", type=pathlib.Path, metavar="TOKENS", help="compare paeval's nats a token of this file instead")
+    parser.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[1, 2, 3],
+                        help="values of train.seed (default: 1,2,3)")
+    parser.add_argument("--jobs", type=int, default=1,
+                        help="runs at a time (default: 1); OMP_NUM_THREADS is each one's threads")
+    parser.add_argument("--field", default="eval_loss",
+                        help="what is compared, of the last evaluation in metrics.jsonl (default: eval_loss)")
+    parser.add_argument("--paeval", type=pathlib.Path, metavar="TOKENS",
+                        help="compare paeval's nats a token of this file instead")
     parser.add_argument("--pieces", type=int, help="with --paeval: its first pieces only")
-    parser.add_argument("--bin", type=pathlib.Path, default=pathlib.Path("build/cpu/bin"), help="folder of the programs (default: build/cpu/bin)")
+    parser.add_argument("--bin", type=pathlib.Path, default=pathlib.Path("build/cpu/bin"),
+                        help="folder of the programs (default: build/cpu/bin)")
     parser.add_argument("--table", action="store_true", help="print the table of what is done, run nothing")
     return parser, parser.parse_intermixed_args()
 

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Writes golden.safetensors: what perceiver_ar_pytorch on PyTorch computes for tiny models.
 
-Needed only to make the file again:  python3 tests/golden/make_golden.py   (torch, perceiver-ar-pytorch, safetensors, numpy)
+Needed only to make the file again: python3 tests/golden/make_golden.py (torch, perceiver-ar-pytorch, safetensors,
+numpy)
 
-Each value is computed in float64 and beside it stands `…error`: how far PyTorch's own float32 is from the stored value (Euclidean norm),
-and `…error_bf16`: how far its bf16 autocast is. test_golden.c holds ours to a small multiple of those. Tensors of a case:
-    CASE/shape (12) I64             context prefix dim heads dim_head depth perceive_depth ff_mult vocab batch length latents
+Each value is computed in float64 and beside it stands `…error`: how far PyTorch's own float32 is from the stored value
+(Euclidean norm), and `…error_bf16`: how far its bf16 autocast is. test_golden.c holds ours to a small multiple of
+those. Tensors of a case:
+    CASE/shape (12) I64             context prefix dim heads dim_head depth perceive_depth ff_mult vocab batch length
+                                    latents
     CASE/input (B, M) CASE/target (B, N) U16, CASE/keep (B, K) I32 where prefix positions are dropped
     CASE/param/NAME F32, CASE/logits (B, N, V) F64, CASE/loss F64: mean over targets that are not PAD (vocab - 1)
     CASE/grad/NAME F32 of that mean, CASE/adam/NAME, CASE/adamw/NAME F32: parameters after three steps on that batch
@@ -26,9 +29,10 @@ import torch.nn.functional as F
 from perceiver_ar_pytorch import PerceiverAR
 from safetensors.numpy import save_file
 
-SHAPE = ["context", "prefix", "dim", "heads", "dim_head", "depth", "perceive_depth", "ff_mult", "vocab", "batch", "length", "latents"]
-# The seed's form, with heads * dim_head wider than dim; two cross-attentions with dropped prefix positions and dims that rotary passes;
-# a short window with one head, whose inner width is narrower than dim.
+SHAPE = ["context", "prefix", "dim", "heads", "dim_head", "depth", "perceive_depth", "ff_mult", "vocab", "batch",
+         "length", "latents"]
+# The seed's form, with heads * dim_head wider than dim; two cross-attentions with dropped prefix positions and dims
+# that rotary passes; a short window with one head, whose inner width is narrower than dim.
 CASES = {
     "default": dict(zip(SHAPE, [24, 9, 8, 2, 32, 2, 1, 4, 390, 2, 24, 15])),
     "dropped": dict(zip(SHAPE, [20, 11, 12, 3, 40, 1, 2, 3, 60, 2, 20, 9])) | {"keep": [[0, 3, 4, 10], [1, 2, 7, 8]]},
@@ -39,8 +43,9 @@ ADAM = dict(lr=1e-2, betas=(0.9, 0.999), eps=1e-8)
 
 def build(case: dict) -> PerceiverAR:
     model = PerceiverAR(num_tokens=case["vocab"], dim=case["dim"], depth=case["depth"], max_seq_len=case["context"],
-                        cross_attn_seq_len=case["length"] - case["latents"], dim_head=case["dim_head"], heads=case["heads"],
-                        ff_mult=case["ff_mult"], perceive_depth=case["perceive_depth"], cross_attn_dropout=0.7 if "keep" in case else 0)
+                        cross_attn_seq_len=case["length"] - case["latents"], dim_head=case["dim_head"],
+                        heads=case["heads"], ff_mult=case["ff_mult"], perceive_depth=case["perceive_depth"],
+                        cross_attn_dropout=0.7 if "keep" in case else 0)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.dim() == 1:  # the norms' ones and zeros would hide mistakes
@@ -54,13 +59,15 @@ def drawn(keep, prefix: int):
     if keep is None:
         yield
         return
-    with mock.patch.object(torch.Tensor, "uniform_", lambda self: torch.zeros_like(self).scatter_(1, torch.tensor(keep), 1.0)):
+    with mock.patch.object(torch.Tensor, "uniform_",
+                           lambda self: torch.zeros_like(self).scatter_(1, torch.tensor(keep), 1.0)):
         yield
 
 
 @contextlib.contextmanager
 def plain_bf16(enabled: bool):
-    """Autocast; the library masks scores, then bf16, with the lowest float32, which does not fit: let it be the lowest bf16."""
+    """Autocast; the library masks scores, then bf16, with the lowest float32, which does not fit: let it be the lowest
+    bf16."""
     lowest = torch.finfo(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
         with mock.patch.object(torch, "finfo", lambda dtype: lowest) if enabled else contextlib.nullcontext():
@@ -82,7 +89,8 @@ def decays(name: str, value) -> bool:
 def optimised(model, case: dict, tokens, target, kind, decay: float) -> dict:
     model = copy.deepcopy(model)
     named = list(model.named_parameters())
-    groups = [{"params": [v for n, v in named if decays(n, v) == wanted], "weight_decay": decay * wanted} for wanted in (True, False)]
+    groups = [{"params": [v for n, v in named if decays(n, v) == wanted], "weight_decay": decay * wanted}
+              for wanted in (True, False)]
     optimizer = kind(groups, **ADAM)
     for _ in range(3):
         optimizer.zero_grad()
@@ -151,8 +159,9 @@ def main() -> None:
     file: dict = {}
     for name, case in CASES.items():
         file |= make(name, case)
-    made_by = {"torch": torch.__version__, "perceiver_ar_pytorch": version("perceiver-ar-pytorch"), "numpy": np.__version__,
-               "safetensors": version("safetensors"), "python": platform.python_version(), "machine": platform.machine()}
+    made_by = {"torch": torch.__version__, "perceiver_ar_pytorch": version("perceiver-ar-pytorch"),
+               "numpy": np.__version__, "safetensors": version("safetensors"), "python": platform.python_version(),
+               "machine": platform.machine()}
     path = Path(__file__).with_name("golden.safetensors")
     save_file(file, path, metadata={"made_by": json.dumps(made_by)})  # one entry: their order in the file is not fixed
     print(f"{path}: {len(file)} tensors, {path.stat().st_size} bytes")

@@ -3,8 +3,9 @@
 
 Needed only to make the file again:  python3 tests/golden/make_muon.py   (torch 2.9 or newer, safetensors, numpy)
 
-PyTorch's Muon orthogonalises in bf16. Its code is run here in float64, which is stored, and in float32 and bf16, whose distances
-(Euclidean norm) from the stored values stand beside them. test_muon.c holds ours to a small multiple of those. Tensors:
+PyTorch's Muon orthogonalises in bf16. Its code is run here in float64, which is stored, and in float32 and bf16, whose
+distances (Euclidean norm) from the stored values stand beside them. test_muon.c holds ours to a small multiple of
+those. Tensors:
     shape (9) I64           context prefix dim heads dim_head depth perceive_depth ff_mult vocab
     param/NAME F32, grad/STEP/NAME F32
     STEP/NAME F32: parameters after steps 1, 2, 3; STEP/NAME/error, STEP/NAME/error_bf16 F64
@@ -19,7 +20,8 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-SHAPE = {"context": 8, "prefix": 4, "dim": 12, "heads": 2, "dim_head": 8, "depth": 1, "perceive_depth": 1, "ff_mult": 2, "vocab": 10}
+SHAPE = {"context": 8, "prefix": 4, "dim": 12, "heads": 2, "dim_head": 8, "depth": 1, "perceive_depth": 1, "ff_mult": 2,
+         "vocab": 10}
 STEPS = 3
 MUON = dict(lr=0.02, weight_decay=0.1, momentum=0.95, nesterov=True, adjust_lr_fn="original")
 ADAMW = dict(betas=(0.9, 0.99), eps=1e-8)
@@ -45,7 +47,8 @@ def tensors() -> dict:
 
 
 def trajectory(param: dict, grad: list, dtype, iteration) -> list:
-    """Parameters after each step, {name: float64 array}, of parameters in `dtype` and Newton-Schulz steps in `iteration`."""
+    """Parameters after each step, {name: float64 array}, of parameters in `dtype` and Newton-Schulz steps in
+    `iteration`."""
     parts, others = {}, {group: [] for group in RATES}
     for name, (_, count, group) in tensors().items():
         parts[name] = [torch.nn.Parameter(x.clone()) for x in param[name].to(dtype).chunk(count)]
@@ -54,7 +57,8 @@ def trajectory(param: dict, grad: list, dtype, iteration) -> list:
     matrices = [x for name, (_, _, group) in tensors().items() if group == "matrix" for x in parts[name]]
     optimisers = [torch.optim.Muon(matrices, **MUON)]
     for group, values in others.items():
-        optimisers.append(torch.optim.AdamW(values, lr=RATES[group], weight_decay=0.1 if group == "head" else 0, **ADAMW))
+        optimisers.append(torch.optim.AdamW(values, lr=RATES[group], weight_decay=0.1 if group == "head" else 0,
+                                            **ADAMW))
     out = []
     for step in range(STEPS):
         for name, values in parts.items():
@@ -70,11 +74,13 @@ def trajectory(param: dict, grad: list, dtype, iteration) -> list:
 def main() -> None:
     generator = torch.Generator().manual_seed(20241003)
     param = {name: torch.randn(shape, generator=generator) / 4 for name, (shape, _, _) in tensors().items()}
-    grad = [{name: torch.randn(shape, generator=generator) for name, (shape, _, _) in tensors().items()} for _ in range(STEPS)]
+    grad = [{name: torch.randn(shape, generator=generator) for name, (shape, _, _) in tensors().items()}
+            for _ in range(STEPS)]
     truth = trajectory(param, grad, torch.float64, torch.float64)
     single = trajectory(param, grad, torch.float32, torch.float32)
     coarse = trajectory(param, grad, torch.float32, torch.bfloat16)
-    file = {"shape": np.array(list(SHAPE.values()), np.int64)} | {f"param/{name}": x.numpy() for name, x in param.items()}
+    file = {"shape": np.array(list(SHAPE.values()), np.int64)} | {f"param/{name}": x.numpy()
+                                                                  for name, x in param.items()}
     for step in range(STEPS):
         file |= {f"grad/{step + 1}/{name}": x.numpy() for name, x in grad[step].items()}
         for name, value in truth[step].items():

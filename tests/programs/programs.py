@@ -1,4 +1,5 @@
-"""What the tests of patrain share, in Python's standard library: token files and weights written by hand, runs of the program, its files."""
+"""What the tests of patrain share, in Python's standard library: token files and weights written by hand, runs of the
+program, its files."""
 
 import json
 import os
@@ -79,7 +80,9 @@ def read_safetensors(path):
 def read_numbers(path):
     """({name: numbers}, metadata)"""
     tensors, meta = read_safetensors(path)
-    return {name: [x for (x,) in struct.iter_unpack("<" + KINDS[kind], data)] for name, (kind, _, data) in tensors.items()}, meta
+    numbers = {name: [x for (x,) in struct.iter_unpack("<" + KINDS[kind], data)]
+               for name, (kind, _, data) in tensors.items()}
+    return numbers, meta
 
 
 def write_tokens(path, lengths, encoding="performance", seed=1):
@@ -133,9 +136,11 @@ class WithCorpus(unittest.TestCase):
 
     def train_ranks(self, ranks, run, *arguments, **more):
         """The same with several ranks of one thread, which meet at a file. more: their environment's."""
-        line = [*command(self.folder, run, *arguments), "--rendezvous", f"{self.folder}/{run}.meet", "--world", str(ranks)]
+        line = [*command(self.folder, run, *arguments), "--rendezvous", f"{self.folder}/{run}.meet", "--world",
+                str(ranks)]
         started = [
-            subprocess.Popen([*line, "--rank", str(rank)], env=environment(OMP_NUM_THREADS="1", **more), stderr=subprocess.PIPE, text=True)
+            subprocess.Popen([*line, "--rank", str(rank)], env=environment(OMP_NUM_THREADS="1", **more),
+                             stderr=subprocess.PIPE, text=True)
             for rank in range(ranks)
         ]
         said = [process.communicate(timeout=120)[1] for process in started]

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Runs README's commands unchanged in an empty folder. A dozen generated pieces stand in for MAESTRO and for a user's own files, and patrain
-# trains a tiny model for three steps. The demo runs on the same pieces for some seconds, and only from its own build folder, build/cpu.
+# Runs README's commands unchanged in an empty folder. A dozen generated pieces stand in for MAESTRO and for a user's
+# own files, and patrain trains a tiny model for three steps. The demo runs on the same pieces for some seconds, and
+# only from its own build folder, build/cpu.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD bin=$(realpath "${PA_BIN:-build/cpu/bin}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-tiny=(model.context=128 model.prefix=48 model.dim=32 model.heads=1 model.depth=1 train.steps=3 train.minutes=0 train.epochs=0
-  train.global_batch=2 train.micro_batch=2 optimizer.warmup=1 log.eval_pieces=2)
+tiny=(model.context=128 model.prefix=48 model.dim=32 model.heads=1 model.depth=1
+  train.steps=3 train.minutes=0 train.epochs=0 train.global_batch=2 train.micro_batch=2
+  optimizer.warmup=1 log.eval_pieces=2)
 
 mkdir -p "$work/build/cpu"
 ln -s "$bin" "$work/build/cpu/bin"
@@ -33,8 +35,9 @@ END
 
 # An emulated build would use the GPU that it emulates, which is slow.
 export PA_EMULATOR_SM=0
-# mpirun refuses more ranks than cores, and root, unless told otherwise.
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_hwloc_base_binding_policy=none
+# By default mpirun refuses more ranks than cores, and root.
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
 ran=0
 while IFS= read -r line; do
@@ -46,7 +49,10 @@ while IFS= read -r line; do
       [[ $bin == "$root/build/cpu/bin" ]] || continue
       words=("$root/scripts/demo.sh" --midi "$work/maestro-v3.0.0" --minutes 0.05 --out "$work/runs/demo")
       ;;
-    scripts/*) [[ -x $root/${words[0]} ]] || { echo "README.md: ${words[0]} does not exist or is not executable"; exit 1; }; continue ;;
+    scripts/*)
+      [[ -x $root/${words[0]} ]] || { echo "README.md: ${words[0]} does not exist or is not executable"; exit 1; }
+      continue
+      ;;
     mpirun)
       command -v mpirun > /dev/null || continue
       words=(env ASAN_OPTIONS=detect_leaks=0 "${words[@]}" "${tiny[@]}") # MPI leaks in plugins that it unloads
@@ -56,7 +62,8 @@ while IFS= read -r line; do
   echo "\$ ${line}"
   (cd "$work" && "${words[@]}") || { echo "README.md: this command failed: $line"; exit 1; }
   ran=$((ran + 1))
-done < <(awk '/^```/ { inside = $0 == "```sh"; next } inside' README.md)
+done < <(awk '/^```/ { inside = $0 == "```sh"; next }
+  inside { end = sub(/ *\\$/, "") ? " " : "\n"; printf "%s%s", $0, end }' README.md)
 
 [[ $ran -ge 4 ]] || { echo "README.md: only $ran commands were found to run"; exit 1; }
 for file in continuation.mid mine.mid; do

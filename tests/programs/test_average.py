@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""patrain with train.ema: an average of the weights, which checkpoints hold as the model; the run itself is as without."""
+"""patrain with train.ema: an average of the weights, which checkpoints hold as the model; the run itself is as
+without."""
 
 import re
 import struct
@@ -50,14 +51,16 @@ class Average(programs.WithCorpus):
         steps, evaluations = programs.metrics(self.folder / "evaluated")
         self.assertTrue(all(e["eval_loss"] != e["eval_loss_ema"] for e in evaluations[1:]))
         last = evaluations[-1]
-        self.assertIn(f"evaluation: {last['eval_loss']:.4f} nats a token, {last['eval_loss_ema']:.4f} by the average, accuracy ", said)
+        self.assertIn(f"evaluation: {last['eval_loss']:.4f} nats a token, {last['eval_loss_ema']:.4f} by the average, "
+                      "accuracy ", said)
         self.train("begun", "--init", str(self.folder / "evaluated/latest"), "train.steps=1", "train.precision=fp32")
         self.assertEqual(programs.metrics(self.folder / "begun")[1][0]["eval_loss"], last["eval_loss_ema"])
         best = min(evaluations[1:], key=lambda e: e["eval_loss_ema"])["step"]
         self.assertEqual((self.folder / "evaluated/best").resolve().name, f"step-{best:08}")
 
     def test_it_evens_out_a_high_rate(self):
-        self.train("high", "train.ema=0.99", "optimizer.lr=0.03", "optimizer.schedule=constant", "train.steps=300", "log.eval_every=300")
+        self.train("high", "train.ema=0.99", "optimizer.lr=0.03", "optimizer.schedule=constant", "train.steps=300",
+                   "log.eval_every=300")
         last = programs.metrics(self.folder / "high")[1][-1]
         self.assertLess(last["eval_loss_ema"], last["eval_loss"] - 0.02)
 

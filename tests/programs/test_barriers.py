@@ -1,5 +1,6 @@
-"""A barrier, or a wait for cp.async, taken out of a kernel makes a test fail: each of these lines in turn is removed, its file compiled and
-linked into the emulated test program in place of the right one, and the program run. For a build by ninja."""
+"""A barrier, or a wait for cp.async, taken out of a kernel makes a test fail: each of these lines in turn is removed,
+its file compiled and linked into the emulated test program in place of the right one, and the program run. For a build
+by ninja."""
 import json
 import os
 import re
@@ -55,13 +56,16 @@ class Barriers(unittest.TestCase):
         compile_command = [{"-O3": "-O1", "-g": "-g0"}.get(word, word) for word in command_of(place[0])]
         compile_command[compile_command.index("-o") + 1:] = [made, "-c", source]
         subprocess.run(compile_command, cwd=BUILD, check=True)
-        commands = subprocess.run(["ninja", "-t", "commands", f"bin/{program[0]}"], cwd=BUILD, check=True, capture_output=True, text=True)
+        commands = subprocess.run(["ninja", "-t", "commands", f"bin/{program[0]}"], cwd=BUILD, check=True,
+                                  capture_output=True, text=True)
         link = commands.stdout.strip().split("\n")[-1]
         self.assertIn(f" -o bin/{program[0]} ", link)
         # Before the library, from which the right object is then not taken.
-        subprocess.run(link.replace(f" -o bin/{program[0]} ", f" {made} -o {mutant} "), cwd=BUILD, check=True, shell=True)
+        subprocess.run(link.replace(f" -o bin/{program[0]} ", f" {made} -o {mutant} "), cwd=BUILD, check=True,
+                       shell=True)
         # Killed once a test has failed: the others of the program are of no interest.
-        with subprocess.Popen([mutant, *program[1:]], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen([mutant, *program[1:]], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                              text=True) as process:
             failed = any("[  FAILED  ]" in line for line in process.stderr)
             process.kill()
         self.assertTrue(failed, f"nothing failed without {place}")

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""scripts/chorales.py on scores written here: what it reads of MusicXML, how it splits, that what it writes is sound MIDI."""
+"""scripts/chorales.py on scores written here: what it reads of MusicXML, how it splits, that what it writes is sound
+MIDI."""
 import csv
 import importlib.util
 import io
@@ -20,7 +21,8 @@ Q = chorales.QUARTER
 
 
 def note(step, octave, duration, inside="", after="", before=""):
-    return f"<note>{before}<pitch><step>{step}</step>{inside}<octave>{octave}</octave></pitch><duration>{duration}</duration>{after}</note>"
+    pitch = f"<pitch><step>{step}</step>{inside}<octave>{octave}</octave></pitch>"
+    return f"<note>{before}{pitch}<duration>{duration}</duration>{after}</note>"
 
 
 def rest(duration):
@@ -28,18 +30,21 @@ def rest(duration):
 
 
 def packed(parts, names=("Soprano", "Alto", "Tenor", "Bass")):
-    """A .mxl file's bytes. parts: for each voice, a list of the inner text of its measures (two divisions a quarter)."""
-    listed = "".join(f'<score-part id="P{i}"><part-name>{name}</part-name></score-part>' for i, name in enumerate(names))
+    """A .mxl file's bytes. parts: for each voice, a list of the inner text of its measures (two divisions a
+    quarter)."""
+    listed = "".join(f'<score-part id="P{i}"><part-name>{name}</part-name></score-part>'
+                     for i, name in enumerate(names))
     bodies = ""
     for i, measures in enumerate(parts):
-        inner = "".join(f"<measure>{'<attributes><divisions>2</divisions></attributes>' if not m else ''}{text}</measure>"
-                        for m, text in enumerate(measures))
+        first = "<attributes><divisions>2</divisions></attributes>"
+        inner = "".join(f"<measure>{'' if m else first}{text}</measure>" for m, text in enumerate(measures))
         bodies += f'<part id="P{i}">{inner}</part>'
     score = f"<score-partwise><part-list>{listed}</part-list>{bodies}</score-partwise>"
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("mimetype", "application/vnd.recordare.musicxml")
-        archive.writestr("META-INF/container.xml", '<container><rootfiles><rootfile full-path="score.xml"/></rootfiles></container>')
+        archive.writestr("META-INF/container.xml",
+                         '<container><rootfiles><rootfile full-path="score.xml"/></rootfiles></container>')
         archive.writestr("score.xml", score)
     return stream.getvalue()
 
@@ -99,15 +104,18 @@ class Reading(unittest.TestCase):
         return chorales.read_score("score", packed(*arguments, **keywords))
 
     def test_pitches_durations_and_accidentals(self):
-        soprano = [note("C", 5, 2) + note("F", 5, 1, inside="<alter>1</alter>") + note("B", 4, 5, inside="<alter>-1</alter>")]
+        soprano = [note("C", 5, 2) + note("F", 5, 1, inside="<alter>1</alter>") +
+                   note("B", 4, 5, inside="<alter>-1</alter>")]
         self.assertEqual(voice(self.read([soprano, *filler(1)]), 0), [(0, 1, 72), (1, 1.5, 78), (1.5, 4, 70)])
 
     def test_ties_join_across_bars_and_repeated_notes_do_not(self):
-        soprano = [note("C", 5, 8, after='<tie type="start"/>'), note("C", 5, 4, after='<tie type="stop"/>') + note("C", 5, 4)]
+        soprano = [note("C", 5, 8, after='<tie type="start"/>'),
+                   note("C", 5, 4, after='<tie type="stop"/>') + note("C", 5, 4)]
         self.assertEqual(voice(self.read([soprano, *filler(2)]), 0), [(0, 6, 72), (6, 8, 72)])
 
     def test_transposing_part(self):
-        horn = ["<attributes><transpose><chromatic>-5</chromatic><octave-change>-1</octave-change></transpose></attributes>" + note("C", 6, 8)]
+        horn = ["<attributes><transpose><chromatic>-5</chromatic><octave-change>-1</octave-change></transpose>"
+                "</attributes>" + note("C", 6, 8)]
         self.assertEqual(voice(self.read([horn, *filler(1)]), 0), [(0, 4, 67)])
 
     def test_grace_notes_are_left_out(self):
@@ -115,7 +123,8 @@ class Reading(unittest.TestCase):
         self.assertEqual(voice(self.read([soprano, *filler(1)]), 0), [(0, 4, 72)])
 
     def test_chords_and_backup(self):
-        soprano = [note("C", 5, 8) + note("A", 5, 8, before="<chord/>") + "<backup><duration>4</duration></backup>" + note("B", 5, 4)]
+        soprano = [note("C", 5, 8) + note("A", 5, 8, before="<chord/>") + "<backup><duration>4</duration></backup>" +
+                   note("B", 5, 4)]
         self.assertEqual(voice(self.read([soprano, *filler(1)]), 0), [(0, 4, 72), (0, 4, 81), (2, 4, 83)])
 
     def test_first_ending_is_left_out_of_all_voices(self):
@@ -141,7 +150,8 @@ class Reading(unittest.TestCase):
 
     def test_fermatas_hold_the_last_chord(self):
         held = "<notations><fermata/></notations>"
-        parts = [[note("C", 5, 4) + note("D", 5, 4, after=held)], [note("E", 4, 6) + note("D", 4, 2, after=held)], *filler(1)[1:]]
+        parts = [[note("C", 5, 4) + note("D", 5, 4, after=held)], [note("E", 4, 6) + note("D", 4, 2, after=held)],
+                 *filler(1)[1:]]
         self.assertEqual(self.read(parts).fermatas, [(3 * Q, 4 * Q)])
 
     def test_other_instruments_are_left_out_and_scores_without_four_voices_refused(self):
@@ -186,7 +196,8 @@ class Playing(unittest.TestCase):
 
     def test_midi_holds_the_performance(self):
         notes = read_midi(chorales.midi(self.played))
-        self.assertEqual(sorted(notes), sorted((round(1000 * start), round(1000 * end), *rest) for start, end, *rest in self.played))
+        self.assertEqual(sorted(notes),
+                         sorted((round(1000 * start), round(1000 * end), *rest) for start, end, *rest in self.played))
 
     def test_variable_length_numbers(self):
         for number, text in ((0, "00"), (127, "7f"), (128, "8100"), (16383, "ff7f"), (16384, "818000")):
@@ -216,7 +227,8 @@ class Program(unittest.TestCase):
             splits = {row["canonical_title"]: set() for row in rows}
             for row in rows:
                 splits[row["canonical_title"]].add(row["split"])
-                self.assertAlmostEqual(float(row["duration"]), max(n[1] for n in read_midi(trees[0][pathlib.Path(row["midi_filename"])])) / 1000, delta=0.002)
+                notes = read_midi(trees[0][pathlib.Path(row["midi_filename"])])
+                self.assertAlmostEqual(float(row["duration"]), max(n[1] for n in notes) / 1000, delta=0.002)
             self.assertTrue(all(len(found) == 1 for found in splits.values()))
             self.assertEqual(len(rows), sum(3 if found == {"train"} else 1 for found in splits.values()))
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Killed runs and failing disks: what they leave is whole, and the same command resumes to the same numbers.
 
-PA_CRASHES (default 12) is how many times ranks are killed, shared over runs of 1 to 4 ranks; PA_CRASHES=100 is the long form."""
+PA_CRASHES (default 12) is how many times ranks are killed, shared over runs of 1 to 4 ranks; PA_CRASHES=100 is the long
+form."""
 
 import errno
 import fcntl
@@ -25,7 +26,8 @@ MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OM
 
 
 def environment(shim=None):
-    more = {"OMP_NUM_THREADS": "1", "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0", **MPI}  # the leaks are MPI's
+    # the leaks are MPI's
+    more = {"OMP_NUM_THREADS": "1", "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0", **MPI}
     if shim:
         more |= {"LD_PRELOAD": SHIM, "FAILING_FS": shim}
     return programs.environment(**more)
@@ -37,12 +39,13 @@ class Crash(programs.WithCorpus):
         return ["mpirun", "-n", str(ranks), *line] if ranks > 1 else line
 
     def train(self, ranks, run, *arguments, shim=None):
-        done = subprocess.run(self.line(ranks, run, *arguments), env=environment(shim), capture_output=True, text=True, timeout=300)
+        done = subprocess.run(self.line(ranks, run, *arguments), env=environment(shim), capture_output=True, text=True,
+                              timeout=300)
         return done.returncode, done.stderr
 
     def assert_whole(self, run, whole, leavings=False, lost=False):
-        """Each checkpoint is the undisturbed run's of that step to the bit, and the links lead to one; its steps. lost: one may have been cut
-        short by a disk that lost it."""
+        """Each checkpoint is the undisturbed run's of that step to the bit, and the links lead to one; its steps. lost:
+        one may have been cut short by a disk that lost it."""
 
         def size(of, path):
             return (self.folder / of / "checkpoints" / path.name / "model.safetensors").stat().st_size
@@ -57,7 +60,8 @@ class Crash(programs.WithCorpus):
                 continue
             self.assert_same_tensors(whole, run, f"checkpoints/{path.name}")
             for name in ("model", "state"):
-                self.assertEqual(int(programs.read_safetensors(path / f"{name}.safetensors")[1]["step"]), int(path.name[5:]))
+                self.assertEqual(int(programs.read_safetensors(path / f"{name}.safetensors")[1]["step"]),
+                                 int(path.name[5:]))
             found.append(int(path.name[5:]))
         for link in (self.folder / run / "latest", self.folder / run / "best"):
             if link.is_symlink():
@@ -81,8 +85,10 @@ class Killed(Crash):
 
     ARGUMENTS = ("train.steps=60", "checkpoint.every=3", "checkpoint.keep=2", "log.eval_every=12")
     MOMENTS = [f"{call}:{where}:{n}:{how}" for how in ("kill", "killed") for call, where, n in (
-        ("fwrite", "checkpoints/", 20), ("fwrite", "checkpoints/", 70), ("fsync", "model.safetensors", 2), ("fsync", "checkpoints", 8),
-        ("rename", "state.safetensors", 2), ("rename", "/checkpoints/step", 6), ("rename", "/latest", 2), ("rename", "/best", 1),
+        ("fwrite", "checkpoints/", 20), ("fwrite", "checkpoints/", 70), ("fsync", "model.safetensors", 2),
+        ("fsync", "checkpoints", 8),
+        ("rename", "state.safetensors", 2), ("rename", "/checkpoints/step", 6), ("rename", "/latest", 2),
+        ("rename", "/best", 1),
         ("symlink", "/latest", 3))] + ["rename:/checkpoints/step:9:lost"]
 
     def ranks_of(self, process):
@@ -111,7 +117,8 @@ class Killed(Crash):
     def crash(self, ranks, run, how, rng):
         """Starts the run and kills it; whether it was killed before its end."""
         shim = rng.choice(self.MOMENTS) if how == "call" else None
-        process = subprocess.Popen(self.line(ranks, run, *self.ARGUMENTS), env=environment(shim), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(self.line(ranks, run, *self.ARGUMENTS), env=environment(shim),
+                                   stderr=subprocess.PIPE, text=True)
         fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.kill)
@@ -186,8 +193,8 @@ class Killed(Crash):
 
 
 class Disk(Crash):
-    """Each kind of failure at the calls of a save: an error that names file and cause, only the checkpoint before it, whole; then the
-    same command resumes to the same numbers."""
+    """Each kind of failure at the calls of a save: an error that names file and cause, only the checkpoint before it,
+    whole; then the same command resumes to the same numbers."""
 
     ARGUMENTS = ("optimizer.schedule=constant", "log.eval_every=0", "checkpoint.every=10", "train.steps=20")
 
@@ -226,7 +233,8 @@ class Disk(Crash):
         for n in ("1+", "2+", "35+", "70+"):
             self.disk_fails("fwrite", "checkpoints/", n, errno.ENOSPC, said)
         self.disk_fails("fflush", "checkpoints/", "2+", errno.ENOSPC, f"cannot write .*: {os.strerror(errno.ENOSPC)}$")
-        self.disk_fails("fwrite", "checkpoints/", "40+", errno.EDQUOT, said.replace(os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)), again=True)
+        self.disk_fails("fwrite", "checkpoints/", "40+", errno.EDQUOT,
+                        said.replace(os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)), again=True)
 
     def test_read_only(self):
         said = f": {os.strerror(errno.EROFS)}$"
@@ -237,29 +245,36 @@ class Disk(Crash):
     def test_input_output_error(self):
         said = f": {os.strerror(errno.EIO)}$"
         self.disk_fails("fclose", "checkpoints/", 1, errno.EIO, said)
-        for where, n in (("model.safetensors", 1), ("state.safetensors", 1), ("checkpoints/step", 2), ("checkpoints/step", 5)):
+        for where, n in (("model.safetensors", 1), ("state.safetensors", 1), ("checkpoints/step", 2),
+                         ("checkpoints/step", 5)):
             self.disk_fails("fsync", where, n, errno.EIO, said)
         self.disk_fails("fsync", "/checkpoints", 7, errno.EIO, said, left=(10, 20))  # in its place, if not for sure on the disk
         for n in (1, 2, 3):
             self.disk_fails("rename", "checkpoints/step", n, errno.EIO, said)
         self.disk_fails("rename", "/latest", 1, errno.EIO, said, left=(10, 20))
         self.disk_fails("symlink", "/latest", 1, errno.EIO, said, left=(10, 20))
-        for n in (1, 2, 3, 6):  # the checkpoint before is never taken for damaged, and none passed over: the disk may be mended
-            self.disk_fails("pread", "checkpoints/step-00000010", n, errno.EIO, r"cannot read .*step-00000010/\w+\.safetensors after \d+ of \d+ bytes" + said)
+        # the checkpoint before is never taken for damaged, and none passed over: the disk may be mended
+        for n in (1, 2, 3, 6):
+            self.disk_fails("pread", "checkpoints/step-00000010", n, errno.EIO,
+                            r"cannot read .*step-00000010/\w+\.safetensors after \d+ of \d+ bytes" + said)
 
     def test_torn(self):
         """A disk that says all is well: found when it is read back."""
         for n in (1, 2, 3, 34, 38):  # 36 rewrites the header, and only its first half changes
-            self.disk_fails("fwrite", "checkpoints/", n, "torn", r"tmp\.\w+/(model|state)\.safetensors: .*expected .*; it was just written")
+            self.disk_fails("fwrite", "checkpoints/", n, "torn",
+                            r"tmp\.\w+/(model|state)\.safetensors: .*expected .*; it was just written")
 
     def test_lost_fsync(self):
-        """A disk that acknowledges everything, and then loses power: the run resumes from the previous checkpoint and reports it."""
+        """A disk that acknowledges everything, and then loses power: the run resumes from the previous checkpoint and
+        reports it."""
         shutil.copytree(self.folder / "half", self.folder / "lost", symlinks=True)
         status, said = self.train(1, "lost", *self.ARGUMENTS, shim="rename:/checkpoints/step-00000020:3:lost")
         self.assertEqual(status, -signal.SIGKILL, said)
         status, said = self.train(1, "lost", *self.ARGUMENTS)
         self.assertEqual(status, 0, said)
-        self.assertRegex(said, r"(?m)^skipping a damaged checkpoint: .*step-00000020/model\.safetensors: .*\n.*: resuming from step 10$")
+        self.assertRegex(said,
+                         r"(?m)^skipping a damaged checkpoint: .*step-00000020/model\.safetensors: .*\n.*: resuming "
+                         r"from step 10$")
         self.assert_same_tensors("whole", "lost", "latest")
 
     def test_no_locks(self):
@@ -275,20 +290,24 @@ class Disk(Crash):
                     pass
                 status, said = self.train(1, run, *self.ARGUMENTS, shim=none)
                 self.assertEqual(status, 1, said)
-                self.assertEqual(said.splitlines()[-1], f"patrain: {self.folder}/{run} is in use by another run (process {first.pid} "
+                self.assertEqual(said.splitlines()[-1],
+                                 f"patrain: {self.folder}/{run} is in use by another run (process {first.pid} "
                                  f"on {socket.gethostname()})")
                 first.kill()
                 first.wait()
-                newest = max(int(path.name[5:]) for path in (self.folder / run / "checkpoints").iterdir() if ".tmp." not in path.name)
+                newest = max(int(path.name[5:])
+                             for path in (self.folder / run / "checkpoints").iterdir() if ".tmp." not in path.name)
                 status, said = self.train(1, run, *self.ARGUMENTS, f"train.steps={newest + 5}", shim=none)
                 self.assertEqual(status, 0, said)
                 self.assertIn(f"the previous start was killed (process {first.pid} on {socket.gethostname()})", said)
 
     def test_folders_that_cannot_be_exchanged(self):
-        """A step is saved over a damaged one of its number. Wherever that ends, one of the two is found under its name, and the run resumes."""
+        """A step is saved over a damaged one of its number. Wherever that ends, one of the two is found under its name,
+        and the run resumes."""
         none = f"renameat2:/checkpoints/:1+:{errno.EINVAL}"
         ends = [("", 0)] + [(f",rename:step-00000020:{n}:{how}", status) for n in (3, 4, 5)
-                            for how, status in (("kill", -signal.SIGKILL), ("killed", -signal.SIGKILL), (str(errno.EIO), 1))]
+                            for how, status in (("kill", -signal.SIGKILL), ("killed", -signal.SIGKILL),
+                                                (str(errno.EIO), 1))]
         for end, expected in ends:
             with self.subTest(end=end):
                 shutil.rmtree(self.folder / "run", ignore_errors=True)

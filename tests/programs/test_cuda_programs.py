@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""patrain, paeval and pagen with --device cuda in the emulator (tests/emulator) against --device cpu; each error of a GPU in one line.
+"""patrain, paeval and pagen with --device cuda in the emulator (tests/emulator) against --device cpu; each error of a
+GPU in one line.
 
-The rule: d is how far bf16 on the CPU is from float32 on the CPU (losses of a run, or logits, as one vector). bf16 with --device cuda may
-be twice as far, fp16 an eighth of that (three bits more), float32 2^-16 sqrt(n) of it, n = 390 the longest sum: as in test_model.c.
+The rule: d is how far bf16 on the CPU is from float32 on the CPU (losses of a run, or logits, as one vector). bf16 with
+--device cuda may be twice as far, fp16 an eighth of that (three bits more), float32 2^-16 sqrt(n) of it, n = 390 the
+longest sum: as in test_model.c.
 """
 
 import json
@@ -18,8 +20,8 @@ import programs
 BIN = pathlib.Path(os.environ["PA_BIN"])
 SHARE = {"bf16": 1, "fp16": 1 / 8, "fp32": 2**-16 * math.sqrt(390)}
 STEPS = 8
-RUN = ("optimizer.schedule=constant", "data.piece_starts=0.3", "train.global_batch=3", "train.micro_batch=2", "model.dropout=0.1",
-       "log.eval_every=0", "checkpoint.every=2")
+RUN = ("optimizer.schedule=constant", "data.piece_starts=0.3", "train.global_batch=3", "train.micro_batch=2",
+       "model.dropout=0.1", "log.eval_every=0", "checkpoint.every=2")
 
 
 class Programs(programs.WithCorpus):
@@ -38,7 +40,8 @@ class Programs(programs.WithCorpus):
 
     @classmethod
     def train(cls, run, device, *arguments, **options):
-        return cls.start("patrain", cls.folder / "tiny.ini", "--device", device, "--run-dir", cls.folder / run, *RUN, *arguments, **options)
+        return cls.start("patrain", cls.folder / "tiny.ini", "--device", device, "--run-dir", cls.folder / run, *RUN,
+                         *arguments, **options)
 
     @classmethod
     def run_losses(cls, run, device, precision, steps=STEPS):
@@ -70,7 +73,8 @@ class Same(Programs):
 
     def logits(self, device, precision):
         path = self.folder / f"{device}-{precision}.logits"
-        self.start("paeval", self.folder / "cpu-fp32", self.windows, "--device", device, "--precision", precision, "--logits", path)
+        self.start("paeval", self.folder / "cpu-fp32", self.windows, "--device", device, "--precision", precision,
+                   "--logits", path)
         raw = programs.read_safetensors(path)[0]["logits"][2]
         return struct.unpack(f"<{len(raw) // 4}f", raw)
 
@@ -83,8 +87,8 @@ class Same(Programs):
             self.assert_near(exact, coarse, self.logits("cuda", precision), precision)
         on = {}
         for device in ("cpu", "cuda"):
-            done = self.start("paeval", self.folder / "cpu-fp32", self.folder / "validation.safetensors", "--device", device,
-                              "--precision", "fp32", "--json")
+            done = self.start("paeval", self.folder / "cpu-fp32", self.folder / "validation.safetensors", "--device",
+                              device, "--precision", "fp32", "--json")
             on[device] = json.loads(done.stdout)
         numbers = [k for k, v in on["cpu"].items() if isinstance(v, float) and k not in ("tokens_per_s", "seconds")]
         self.assertGreater(len(numbers), 3)
@@ -96,8 +100,9 @@ class Same(Programs):
             made = {}
             for device in ("cpu", "cuda"):
                 path = self.folder / f"{device}{len(more)}.safetensors"
-                self.start("pagen", self.folder / "cpu-fp32", "--primer", f"{self.folder}/validation.safetensors:0", "--prime-tokens", 12,
-                           "--greedy", "--length-tokens", 40, "--output", path, "--device", device, "--precision", "fp32", *more)
+                self.start("pagen", self.folder / "cpu-fp32", "--primer", f"{self.folder}/validation.safetensors:0",
+                           "--prime-tokens", 12, "--greedy", "--length-tokens", 40, "--output", path, "--device",
+                           device, "--precision", "fp32", *more)
                 made[device] = programs.read_safetensors(path)[0]["tokens"][2]
             self.assertGreater(len(made["cpu"]), 80)
             self.assertEqual(made["cpu"], made["cuda"])
@@ -108,36 +113,45 @@ class Errors(Programs):
 
     def refuse(self, text, *arguments, device="cuda", status=1, **emulator):
         done = self.train("refused", device, "train.steps=2", *arguments, status=status, **emulator)
-        self.assertEqual([line for line in done.stderr.splitlines() if line.startswith("patrain: ")], ["patrain: " + text])
+        self.assertEqual([line for line in done.stderr.splitlines() if line.startswith("patrain: ")],
+                         ["patrain: " + text])
         return done
 
     def test_no_gpu(self):
         self.refuse("CUDA: no GPU here", PA_EMULATOR_SM="0")
         self.refuse('CUDA: no such GPU: CUDA_VISIBLE_DEVICES is "7"', PA_EMULATOR_SM="0", CUDA_VISIBLE_DEVICES="7")
         self.refuse("CUDA: no NVIDIA driver here; this build needs CUDA 13's, 580 or newer", PA_EMULATOR_DRIVER="0")
-        self.refuse("CUDA: the NVIDIA driver is of CUDA 12.4; this build needs CUDA 13's, 580 or newer", PA_EMULATOR_DRIVER="12040")
+        self.refuse("CUDA: the NVIDIA driver is of CUDA 12.4; this build needs CUDA 13's, 580 or newer",
+                    PA_EMULATOR_DRIVER="12040")
 
     def test_heads_that_the_kernels_do_not_take(self):
         for dims in (20, 136):
-            self.refuse(f"model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found {dims}", f"model.dim_head={dims}", status=2)
+            self.refuse(f"model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found {dims}",
+                        f"model.dim_head={dims}", status=2)
         self.train("refused", "cpu", "train.steps=1", "model.dim_head=20")
 
     def test_auto_falls_to_the_cpu_and_says_so(self):
         done = self.train("auto", "auto", "train.steps=1", PA_EMULATOR_DRIVER="0")
-        self.assertEqual(done.stderr.splitlines()[0], "CUDA: no NVIDIA driver here; this build needs CUDA 13's, 580 or newer; on the CPU")
+        self.assertEqual(done.stderr.splitlines()[0],
+                         "CUDA: no NVIDIA driver here; this build needs CUDA 13's, 580 or newer; on the CPU")
         self.assertRegex(done.stderr, r"memory plan, (fp32|bf16) on the CPU \(")
         done = self.train("auto-cuda", "auto", "train.steps=1", PA_EMULATOR_SM="75")
         self.assertIn("memory plan, fp16 on emulated sm_75:", done.stderr)
 
     def test_no_memory(self):
         done = self.train("large", "cuda", status=1, PA_EMULATOR_MEMORY="1000000")
-        self.assertRegex(done.stderr, r"patrain: CUDA: out of memory: arena [a-z0-9 -]+ wants \d+\.\d MB, \d+\.\d of 1\.0 MB are free "
-                         r"\(the plan needs \d+\.\d MB\); try train\.recompute = true or a smaller train\.micro_batch\n$")
+        self.assertRegex(done.stderr,
+                         r"patrain: CUDA: out of memory: arena [a-z0-9 -]+ wants \d+\.\d MB, \d+\.\d of 1\.0 MB are "
+                         r"free "
+                         r"\(the plan needs \d+\.\d MB\); try train\.recompute = true or a smaller "
+                         r"train\.micro_batch\n$")
         self.assertLess(done.stderr.index("memory plan"), done.stderr.index("out of memory"))
 
     def test_what_breaks_under_way(self):
-        # A tensor is written or read after a wait: T for the first weights, 3 T for a checkpoint; a step is one wait; some are for tables and timing.
-        tensors = sum(t[0] == "F32" for t in programs.checkpoint(self.folder / "cpu-fp32")[0].values()) - 1  # inv_freq is not the backend's
+        # A tensor is written or read after a wait: T for the first weights, 3 T for a checkpoint; a step is one wait;
+        # some are for tables and timing.
+        # inv_freq is not the backend's
+        tensors = sum(t[0] == "F32" for t in programs.checkpoint(self.folder / "cpu-fp32")[0].values()) - 1
         timing = 12
         for code, at, text in (
             (214, 4 * tensors + timing + 3,
@@ -157,8 +171,11 @@ class Errors(Programs):
     def test_a_dry_run_needs_no_gpu(self):
         done = self.train("dry", "cuda", "--dry-run", "--precision", "fp16", PA_EMULATOR_SM="0")
         self.assertRegex(done.stderr, r"million parameters in \d+ tensors")
-        self.assertRegex(done.stderr, r"memory plan, fp16 on a GPU \(none found\):\n  parameters +\d+\.\d MB\n(.*\n)+  all +\d+\.\d MB\n"
-                         r"  and from the first checkpoint on \d+\.\d MB of host memory for a copy of weights and moments\ncheckpoints: .*\n"
+        self.assertRegex(done.stderr,
+                         r"memory plan, fp16 on a GPU \(none found\):\n  parameters +\d+\.\d MB\n(.*\n)+  all +\d+\.\d "
+                         r"MB\n"
+                         r"  and from the first checkpoint on \d+\.\d MB of host memory for a copy of weights and "
+                         r"moments\ncheckpoints: .*\n"
                          r"dry run: CUDA: no GPU here; no step was run, nothing written\n$")
         self.assertFalse((self.folder / "dry").exists())
         self.assertIn("one window took", self.train("dry", "cuda", "--dry-run").stderr)

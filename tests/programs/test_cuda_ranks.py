@@ -47,12 +47,15 @@ class CudaRanks(programs.WithCorpus):
         for ranks, zero, micro, seed in ((2, 0, 1, 1), (2, 1, 0, 2), (3, 1, 1, 1), (4, 0, 0, 2)):
             with self.subTest(ranks=ranks, zero=zero):
                 run = f"ranks-{ranks}-{zero}"
-                said = self.train(ranks, run, f"train.zero={zero}", f"train.micro_batch={micro}", PA_EMULATOR_SEED=str(seed))
+                said = self.train(ranks, run, f"train.zero={zero}", f"train.micro_batch={micro}",
+                                  PA_EMULATOR_SEED=str(seed))
                 self.assert_close("one", run)
-                self.assertFalse({"sent_bytes", "waited"} & set(programs.metrics(self.folder / run)[0][0]))  # not counted with NCCL
+                # not counted with NCCL
+                self.assertFalse({"sent_bytes", "waited"} & set(programs.metrics(self.folder / run)[0][0]))
                 moments[ranks, zero] = float(re.search(r"moments +([\d.]+) MB", said)[1])
         self.assertAlmostEqual(moments[2, 1], moments[2, 0] / 2, delta=0.051)  # printed to 0.1
-        # In 16 bits, with the loss scaled: whoever keeps the moments, two ranks' sums are a + b = b + a, and only the norm's order differs.
+        # In 16 bits, with the loss scaled: whoever keeps the moments, two ranks' sums are a + b = b + a, and only the
+        # norm's order differs.
         for zero in (0, 1):
             self.train(2, f"fp16-{zero}", "train.precision=fp16", f"train.zero={zero}")
         self.assert_close("fp16-0", "fp16-1")
@@ -83,8 +86,8 @@ class CudaRanks(programs.WithCorpus):
         self.train(2, "joined-mpi", "train.zero=1")
         line = self.line(0, "joined", "train.zero=1", "--rendezvous", f"{self.folder}/meet", "--world", "2")
         script = 'exec "$@" --rank "${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"'
-        done = subprocess.run([MPIRUN, "-n", "2", "sh", "-c", script, "sh", *line], env=ENVIRONMENT | {"PA_EMULATOR_GPUS": "2"},
-                              capture_output=True, text=True, timeout=120)
+        done = subprocess.run([MPIRUN, "-n", "2", "sh", "-c", script, "sh", *line],
+                              env=ENVIRONMENT | {"PA_EMULATOR_GPUS": "2"}, capture_output=True, text=True, timeout=120)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stderr.count("million parameters"), 1)  # one run of two ranks
         self.assert_close("joined-mpi", "joined")
@@ -106,7 +109,8 @@ class CudaRanks(programs.WithCorpus):
         os.kill(ranks_below(process.pid)[1], signal.SIGSTOP)
         said = process.stderr.read()
         self.assertNotEqual(process.wait(timeout=120), 0)
-        self.assertRegex(said, r"patrain: communication: (NCCL: nothing for 10 s \(train.timeout\); no answer from rank 1;|"
+        self.assertRegex(said,
+                         r"patrain: communication: (NCCL: nothing for 10 s \(train.timeout\); no answer from rank 1;|"
                          r"nothing from rank 1 for 10 s \(train.timeout\);)")
         self.assertEqual(said.count("patrain: communication"), 1, said)
 

@@ -23,7 +23,8 @@ def tracked() -> list[pathlib.Path]:
         listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
                                 capture_output=True, text=True).stdout.split("\n")
     except (OSError, subprocess.CalledProcessError):
-        listed = [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.relative_to(ROOT).parts[0] not in ("build", "runs", "data")]
+        listed = [str(p.relative_to(ROOT))
+                  for p in ROOT.rglob("*") if p.relative_to(ROOT).parts[0] not in ("build", "runs", "data")]
     return [ROOT / name for name in listed if name and (ROOT / name).is_file()]
 
 
@@ -40,7 +41,8 @@ class DocsTest(unittest.TestCase):
         cls.files = tracked()
         cls.names = {path.name for path in cls.files}
         documents = [path for path in cls.files if path.suffix == ".md"]
-        sources = [path for path in cls.files if path.suffix in SOURCES and "golden" not in path.name and path.name != "test_docs.py"]
+        sources = [path for path in cls.files if path.suffix in SOURCES and "golden" not in path.name
+                   and path.name != "test_docs.py"]
         cls.documents = {path: path.read_text(encoding="utf-8") for path in documents}
         cls.texts = {**cls.documents, **{path: comments(path, path.read_text(encoding="utf-8")) for path in sources}}
 
@@ -57,11 +59,14 @@ class DocsTest(unittest.TestCase):
                                        if not glob.glob(pattern(name), root_dir=ROOT)})
 
     def test_names_of_files_exist(self):
-        described = (".md", ".c", ".h", ".cu", ".cuh", ".cpp")  # elsewhere names are mostly those of files that the code makes
-        self.check(lambda path, text: {name for name in NAME.findall(text) if path.suffix in described and name not in self.names | OTHERS})
+        # elsewhere names are mostly those of files that the code makes
+        described = (".md", ".c", ".h", ".cu", ".cuh", ".cpp")
+        self.check(lambda path, text: {name for name in NAME.findall(text) if path.suffix in described
+                                       and name not in self.names | OTHERS})
 
     def test_links_of_documents_resolve(self):
-        links = [(path, link) for path, text in self.documents.items() for link in LINK.findall(text) if "://" not in link]
+        links = [(path, link) for path, text in self.documents.items()
+                 for link in LINK.findall(text) if "://" not in link]
         self.assertGreater(len(links), 10)
         wrong = [f"{path.relative_to(ROOT)}: {link}" for path, link in links if not (path.parent / link).exists()]
         self.assertEqual([], wrong, "\n" + "\n".join(wrong))

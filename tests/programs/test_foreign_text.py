@@ -47,7 +47,8 @@ class ForeignText(programs.WithCorpus):
         return self.said(programs.PATRAIN, *arguments, "--device", "cpu", status=status)
 
     def test_settings(self):
-        for text in (b"[" + BYTES + b"]\n", b"[train]\n" + BYTES.replace(b"\n", b"") + b" = 3\n", b"[train]\nsteps = " + BYTES.replace(b"\n", b""),
+        for text in (b"[" + BYTES + b"]\n", b"[train]\n" + BYTES.replace(b"\n", b"") + b" = 3\n",
+                     b"[train]\nsteps = " + BYTES.replace(b"\n", b""),
                      b"[data]\ntrain = " + BYTES.replace(b"\n", b"").replace(b"\r", b""), BYTES):
             (self.folder / "evil.ini").write_bytes(text)
             self.patrain("evil.ini")
@@ -62,8 +63,9 @@ class ForeignText(programs.WithCorpus):
         for kind in ("train", "validation"):
             (pathlib.Path(os.fsdecode(os.fsencode(self.folder) + b"/" + name + kind.encode()))).write_bytes(
                 (self.folder / f"{kind}.safetensors").read_bytes())
-        out = self.patrain(self.folder / "tiny.ini", b"data.train=" + name + b"train", b"data.validation=" + name + b"validation", "train.steps=2",
-                           "--run-dir", name + b"run", status=0)
+        out = self.patrain(self.folder / "tiny.ini", b"data.train=" + name + b"train",
+                           b"data.validation=" + name + b"validation", "train.steps=2", "--run-dir", name + b"run",
+                           status=0)
         self.assertIn(rb"finished at step 2, loss ", out)
         self.assertIn(rb"\x1b]0;owned\x07", out)
         log = (pathlib.Path(os.fsdecode(os.fsencode(self.folder) + b"/" + name + b"run")) / "train.log").read_bytes()
@@ -87,7 +89,8 @@ class ForeignText(programs.WithCorpus):
         name = os.fsdecode(BYTES.replace(b"\n", b"").replace(b"\r", b"")[:60])
         (music / f"{name}.mid").write_bytes(midi())
         (music / f"{name}2.mid").write_bytes(b"nonsense")
-        for text in (b"midi_filename,split\n" + BYTES.replace(b"\n", b"") + b",train\n", BYTES + b",split\n", b"midi_filename,split\nx," + BYTES,
+        for text in (b"midi_filename,split\n" + BYTES.replace(b"\n", b"") + b",train\n", BYTES + b",split\n",
+                     b"midi_filename,split\nx," + BYTES,
                      b'{"split": {"' + BYTES.replace(b"\n", b"") + b'": 1}, "midi_filename": {}}'):
             (self.folder / "list").write_bytes(text)
             self.said(PAPREP, music, "out", "--metadata", self.folder / "list")
@@ -101,7 +104,8 @@ class Closed(programs.WithCorpus):
         """Of a pipe: the work is done all the same, and no error."""
         (self.folder / "music").mkdir()
         (self.folder / "music/a.mid").write_bytes(midi())
-        for line in ([PAPREP, self.folder / "music", self.folder / "out"], [PAPREP, "--help"], [programs.PATRAIN, "--print-config", "--help=man"]):
+        for line in ([PAPREP, self.folder / "music", self.folder / "out"], [PAPREP, "--help"],
+                     [programs.PATRAIN, "--print-config", "--help=man"]):
             ours, theirs = os.pipe()
             os.close(ours)
             done = subprocess.run(line, stdout=theirs, stderr=subprocess.PIPE, text=True)
@@ -121,8 +125,9 @@ class NoName(programs.WithCorpus):
             self.assertEqual(done.returncode, 2, f"{line}: {done.stderr}")
             self.assertRegex(done.stderr, r"^patrain: --run-dir: expected one, since \S+ does not name a run\n$")
         self.assertFalse((self.folder / "runs").exists() and any((self.folder / "runs").glob("[0-9.]*")))
-        done = subprocess.run(["bash", "-c", f"{programs.PATRAIN} --device cpu --run-dir piped <(cat tiny.ini) train.steps=2"], cwd=self.folder,
-                              capture_output=True, text=True, env=programs.environment())
+        line = f"{programs.PATRAIN} --device cpu --run-dir piped <(cat tiny.ini) train.steps=2"
+        done = subprocess.run(["bash", "-c", line], cwd=self.folder, capture_output=True, text=True,
+                              env=programs.environment())
         self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_settings_that_cannot_be_read(self):
@@ -133,7 +138,9 @@ class NoName(programs.WithCorpus):
 
     def test_a_maximum(self):
         done = programs.train(self.folder, "most", "train.steps=1e300")
-        self.assertIn('train.steps: expected a whole number of at least 0 and at most 9007199254740991, found "1e300"\n', done.stderr)
+        self.assertIn(
+            'train.steps: expected a whole number of at least 0 and at most 9007199254740991, found "1e300"\n',
+            done.stderr)
 
 
 if __name__ == "__main__":

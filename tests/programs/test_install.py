@@ -40,10 +40,11 @@ class Install(unittest.TestCase):
         cls.prefix = cls.folder / "a prefix"
         run("cmake", "--install", BUILD, "--prefix", cls.prefix)
         cls.library = next(cls.prefix.glob("lib*/**/libpatrain.so")).parent
-        cls.environment = programs.environment(PKG_CONFIG_PATH=str(cls.library / "pkgconfig"), LD_LIBRARY_PATH=str(cls.library))
+        cls.environment = programs.environment(PKG_CONFIG_PATH=str(cls.library / "pkgconfig"),
+                                               LD_LIBRARY_PATH=str(cls.library))
         programs.make_corpus(cls.folder)
-        run(cls.prefix / "bin/patrain", cls.folder / "tiny.ini", "--run-dir", cls.folder / "run", "train.steps=3", "checkpoint.every=3",
-            "--device", "cpu")
+        run(cls.prefix / "bin/patrain", cls.folder / "tiny.ini", "--run-dir", cls.folder / "run", "train.steps=3",
+            "checkpoint.every=3", "--device", "cpu")
         run(cls.prefix / "bin/paprep", "--decode", cls.folder / "validation.safetensors", cls.folder / "primer.mid")
 
     def flags(self, *options):
@@ -62,7 +63,8 @@ class Install(unittest.TestCase):
             self.assertEqual(run(self.prefix / "bin" / program, "--version"), f"{program} 0.1.0\n")
             self.assertIn(f".TH {program} 1", (share / f"man/man1/{program}.1").read_text())
             run("bash", "-n", share / "bash-completion/completions" / program)
-            self.assertTrue((share / "zsh/site-functions" / f"_{program}").read_text().startswith(f"#compdef {program}\n"))
+            self.assertTrue(
+                (share / "zsh/site-functions" / f"_{program}").read_text().startswith(f"#compdef {program}\n"))
         for file in ("configs/v1.ini", "configs/v5.ini", "docs/model.md", "docs/library.md"):
             self.assertTrue((share / "patrain" / file).is_file(), file)
         self.assertTrue((share / "doc/patrain/LICENSE").is_file())
@@ -75,10 +77,13 @@ class Install(unittest.TestCase):
 
     def test_symbols(self):
         shared, static = self.library / "libpatrain.so", self.library / "libpatrain.a"
-        names = [line.split()[-1].split("@")[0] for line in run("nm", "-D", "--defined-only", shared).splitlines() if " A " not in line]
-        declared = sorted(set(run("grep", "-oE", r"\bpatrain_[a-z_]+\(", self.prefix / "include/patrain.h").replace("(", "").split()))
+        names = [line.split()[-1].split("@")[0]
+                 for line in run("nm", "-D", "--defined-only", shared).splitlines() if " A " not in line]
+        declared = sorted(
+            set(run("grep", "-oE", r"\bpatrain_[a-z_]+\(", self.prefix / "include/patrain.h").replace("(", "").split()))
         self.assertEqual(sorted(names), declared)
-        names = [line.split()[2] for line in run("nm", "-g", "--defined-only", static).splitlines() if len(line.split()) == 3]
+        names = [line.split()[2]
+                 for line in run("nm", "-g", "--defined-only", static).splitlines() if len(line.split()) == 3]
         self.assertEqual(sorted(names), declared)
         needed = run("readelf", "-d", shared)
         self.assertIn("libpatrain.so.0]", needed)
@@ -95,12 +100,15 @@ class Install(unittest.TestCase):
         (user / "CMakeLists.txt").write_text(CMAKE.replace("@ROOT@", str(ROOT)))
         run("cmake", "-S", user, "-B", user / "build", f"-DCMAKE_PREFIX_PATH={self.prefix}")
         run("cmake", "--build", user / "build")
-        for program in (self.folder / "pc_shared", self.folder / "pc_static", user / "build/by_patrain", user / "build/by_static"):
+        for program in (self.folder / "pc_shared", self.folder / "pc_static", user / "build/by_patrain",
+                        user / "build/by_static"):
             made[program.name] = self.play(program)
-            self.assertEqual("libpatrain.so.0" in run("readelf", "-d", program), "static" not in program.name, program.name)
+            self.assertEqual("libpatrain.so.0" in run("readelf", "-d", program), "static" not in program.name,
+                             program.name)
         self.assertEqual(len(set(made.values())), 1)
         tokens, decoded = self.folder / "pagen.safetensors", self.folder / "pagen.mid"
-        run(self.prefix / "bin/pagen", self.folder / "run", "--primer", self.folder / "primer.mid", "--length-tokens", 500, "--output", tokens)
+        run(self.prefix / "bin/pagen", self.folder / "run", "--primer", self.folder / "primer.mid", "--length-tokens",
+            500, "--output", tokens)
         run(self.prefix / "bin/paprep", "--decode", tokens, decoded)
         self.assertEqual(decoded.read_bytes(), made["pc_shared"])  # pagen's music is the library's
         events = run(self.prefix / "bin/paprep", "--events", self.folder / "by_static.mid").splitlines()
@@ -108,7 +116,8 @@ class Install(unittest.TestCase):
         self.assertGreater(len(events), len(primer) + 100)
         done = subprocess.run([self.folder / "pc_static", "none", "x", "y"], capture_output=True, text=True)
         self.assertEqual((done.returncode, done.stderr),
-                         (2, "continue: none: expected a model file, a checkpoint, a run directory or a model's name, found nothing there; "
+                         (2, "continue: none: expected a model file, a checkpoint, a run directory or a model's name, "
+                             "found nothing there; "
                              "no folder of models found\n"))
 
     def test_models(self):
@@ -119,7 +128,8 @@ class Install(unittest.TestCase):
         (models / "tiny").mkdir(parents=True)
         self.addCleanup(shutil.rmtree, models / "tiny")
         shutil.copy(self.folder / "run/latest/model.safetensors", models / "tiny")
-        said = run(self.prefix / "bin/pagen", "tiny", "--output", self.folder / "named.mid", "--length-tokens", 20, cwd=self.folder)
+        said = run(self.prefix / "bin/pagen", "tiny", "--output", self.folder / "named.mid", "--length-tokens", 20,
+                   cwd=self.folder)
         self.assertIn(str(models / "tiny/model.safetensors"), said)
         source = self.folder / "by_name.c"
         source.write_text("""#include <patrain.h>
@@ -137,8 +147,10 @@ int main(void) {
 
     def test_cpp(self):
         source = self.folder / "main.cpp"
-        source.write_text('#include <patrain.h>\n#include <cstring>\nint main() { return std::strcmp(patrain_version(), "0.1.0"); }\n')
-        run("c++", "-Wall", "-Wextra", "-pedantic", "-Werror", source, *self.flags("--cflags", "--libs"), "-o", self.folder / "cpp")
+        source.write_text('#include <patrain.h>\n#include <cstring>\n'
+                          'int main() { return std::strcmp(patrain_version(), "0.1.0"); }\n')
+        run("c++", "-Wall", "-Wextra", "-pedantic", "-Werror", source, *self.flags("--cflags", "--libs"), "-o",
+            self.folder / "cpp")
         run(self.folder / "cpp", env=self.environment)
 
 

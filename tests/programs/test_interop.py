@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Models pass between perceiver_ar_pytorch on PyTorch and patrain, both ways, and give the same logits.
 
-Skipped (exit 77) where torch or perceiver_ar_pytorch cannot be imported. PA_BIN is the folder of patrain's programs, PA_DEVICE the device.
+Skipped (exit 77) where torch or perceiver_ar_pytorch cannot be imported. PA_BIN is the folder of patrain's programs,
+PA_DEVICE the device.
 
-The rule: in float32, patrain's logits may be four times as far from PyTorch's in float64 as PyTorch's own float32 ones are.
+The rule: in float32, patrain's logits may be four times as far from PyTorch's in float64 as PyTorch's own float32 ones
+are.
 """
 import contextlib
 import copy
@@ -40,16 +42,17 @@ MODELS = [dict(context=48, prefix=16, dim=96, heads=1, dim_head=64, depth=2, per
 def documented() -> dict:
     """load and save of docs/from-pytorch.md."""
     names: dict = {}
-    for code in re.findall(r"```python\n(.*?)```", (IMPORT.parent.parent / "docs" / "from-pytorch.md").read_text(), re.S):
+    for code in re.findall(r"```python\n(.*?)```", (IMPORT.parent.parent / "docs" / "from-pytorch.md").read_text(),
+                           re.S):
         exec(code, names)
     return names
 
 
 def build(m: dict) -> PerceiverAR:
     torch.manual_seed(5)
-    model = PerceiverAR(num_tokens=390, dim=m["dim"], depth=m["depth"], max_seq_len=m["context"], cross_attn_seq_len=m["prefix"],
-                        dim_head=m["dim_head"], heads=m["heads"], ff_mult=m["ff_mult"], perceive_depth=m["perceive_depth"],
-                        cross_attn_dropout=0.7)
+    model = PerceiverAR(num_tokens=390, dim=m["dim"], depth=m["depth"], max_seq_len=m["context"],
+                        cross_attn_seq_len=m["prefix"], dim_head=m["dim_head"], heads=m["heads"], ff_mult=m["ff_mult"],
+                        perceive_depth=m["perceive_depth"], cross_attn_dropout=0.7)
     with torch.no_grad():
         for value in model.parameters():
             if value.dim() == 1:
@@ -64,7 +67,8 @@ def ini(m: dict, keys=None, extra: str = "") -> str:
 def run(*command, status: int = 0) -> str:
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300)
     if done.returncode != status:
-        raise AssertionError(f"{' '.join(map(str, command))}\nexit {done.returncode}, expected {status}\n{done.stdout}{done.stderr}")
+        raise AssertionError(
+            f"{' '.join(map(str, command))}\nexit {done.returncode}, expected {status}\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
 
 
@@ -102,8 +106,8 @@ class Interop(unittest.TestCase):
     def check_logits(self, model: PerceiverAR, m: dict, checkpoint: Path, *more) -> None:
         """What paeval computes from the checkpoint against what the model does."""
         x = self.windows(m)
-        run(BIN / "paeval", checkpoint, self.at / "x.safetensors", "--logits", self.at / "logits.safetensors", "--device", DEVICE,
-            "--precision", "fp32", *more)
+        run(BIN / "paeval", checkpoint, self.at / "x.safetensors", "--logits", self.at / "logits.safetensors",
+            "--device", DEVICE, "--precision", "fp32", *more)
         ours = load_arrays(self.at / "logits.safetensors")["logits"]
         with torch.no_grad():
             near = model(torch.from_numpy(x)).double().numpy()
@@ -118,13 +122,16 @@ class Interop(unittest.TestCase):
         for i, m in enumerate(MODELS):
             model = build(m)
             optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-            model(torch.zeros(1, m["context"], dtype=torch.long), labels=torch.ones(1, m["context"], dtype=torch.long)).backward()
+            x = torch.zeros(1, m["context"], dtype=torch.long)
+            model(x, labels=torch.ones_like(x)).backward()
             optimizer.step()  # so that its state is in the file, as the seed saves it
             model.zero_grad()
             for j, state in enumerate([model.state_dict(), AutoregressiveWrapper(model).state_dict(),
                                        {f"module.{k}": v for k, v in model.state_dict().items()}]):
-                torch.save({"state_dict": state, "optimizer": optimizer.state_dict()} if j == 0 else state, self.at / "in.pt")
-                config = self.write("c.ini", ini(m, ("prefix", "heads"), "; comments stay out\nprefix_dropout = 0.7 ; here too\n[train]\n"))
+                torch.save({"state_dict": state, "optimizer": optimizer.state_dict()} if j == 0 else state,
+                           self.at / "in.pt")
+                config = self.write("c.ini", ini(m, ("prefix", "heads"),
+                                                 "; comments stay out\nprefix_dropout = 0.7 ; here too\n[train]\n"))
                 out = self.at / f"out{i}{j}.safetensors"
                 import_checkpoint(self.at / "in.pt", out, config)
                 self.check_logits(model, m, out)
@@ -149,7 +156,8 @@ class Interop(unittest.TestCase):
             model = build(m)
             save_file(model.state_dict(), self.at / "raw.safetensors")
             self.check_logits(model, m, self.at / "raw.safetensors", "--config", self.write("c.ini", ini(m)))
-            run(BIN / "paeval", self.at / "raw.safetensors", self.at / "x.safetensors", "--logits", self.at / "l.safetensors", status=2)
+            run(BIN / "paeval", self.at / "raw.safetensors", self.at / "x.safetensors", "--logits",
+                self.at / "l.safetensors", status=2)
 
     def test_trained_here_loads_there(self):
         rng = np.random.default_rng(11)
@@ -158,12 +166,16 @@ class Interop(unittest.TestCase):
             tokens = {"tokens": rng.integers(0, 388, lengths.sum()).astype(np.uint16),
                       "offsets": np.concatenate(([0], lengths.cumsum())).astype(np.int64),
                       "seconds": np.full(pieces, 9, np.float32), "notes": np.full(pieces, 20, np.int64)}
-            save_arrays(tokens, self.at / f"{split}.safetensors", metadata={"format": "patrain-tokens-1", "encoding": "performance",
-                                                                            "vocab": "390", "split": split, "names": "[]"})
+            save_arrays(tokens, self.at / f"{split}.safetensors",
+                        metadata={"format": "patrain-tokens-1", "encoding": "performance",
+                                                                            "vocab": "390", "split": split,
+                                  "names": "[]"})
         code = documented()
         for i, m in enumerate(MODELS + [MODELS[0] | {"position": "rotary"}]):
-            config = self.write("c.ini", ini(m, extra=f"prefix_dropout = 0.5\n[data]\ntrain = {self.at}/train.safetensors\n"
-                                             f"validation = {self.at}/validation.safetensors\n[train]\nglobal_batch = 2\nsteps = 4\n"
+            config = self.write("c.ini",
+                                ini(m, extra=f"prefix_dropout = 0.5\n[data]\ntrain = {self.at}/train.safetensors\n"
+                                             f"validation = {self.at}/validation.safetensors\n[train]\nglobal_batch = "
+                                             f"2\nsteps = 4\n"
                                              "[optimizer]\nlr = 0.01\nwarmup = 0\n"))
             run(BIN / "patrain", config, "--run-dir", self.at / f"run{i}", "--device", DEVICE)
             state = load_file(self.at / f"run{i}" / "latest" / "model.safetensors")
@@ -207,9 +219,11 @@ class ImportRefuses(unittest.TestCase):
         good = ini(MODELS[0])
         self.check(lambda s: s.pop("layers.1.0.to_out.weight"), good, 3, "layers.1.0.to_out.weight", "found none")
         self.check(lambda s: s.update(extra=torch.zeros(2)), good, 3, "extra")
-        self.check(lambda s: s.update({"to_logits.weight": torch.zeros(388, 96)}), good, 3, "to_logits.weight", "(390, 96)", "(388, 96)")
+        self.check(lambda s: s.update({"to_logits.weight": torch.zeros(388, 96)}), good, 3, "to_logits.weight",
+                   "(390, 96)", "(388, 96)")
         self.check(lambda s: s["layers.0.0.norm.bias"].fill_(float("nan")), good, 3, "layers.0.0.norm.bias", "finite")
-        self.check(lambda s: s.update({"module.to_logits.weight": s["to_logits.weight"]}), good, 3, "to_logits.weight", "twice")
+        self.check(lambda s: s.update({"module.to_logits.weight": s["to_logits.weight"]}), good, 3, "to_logits.weight",
+                   "twice")
         self.check(lambda s: s.update(epoch=3), good, 3, "epoch")
 
     def test_wrong_configurations(self):

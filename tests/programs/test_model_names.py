@@ -36,8 +36,8 @@ class Names(Program):
         return shutil.copy(self.run_dir / "latest/model.safetensors", folder / name / "model.safetensors")
 
     def program(self, name, *arguments, status=0):
-        done = subprocess.run([str(self.prefix / "bin" / name), *map(str, arguments), "--device", DEVICE], capture_output=True, text=True,
-                              timeout=120, cwd=self.here, env=self.environment)
+        done = subprocess.run([str(self.prefix / "bin" / name), *map(str, arguments), "--device", DEVICE],
+                              capture_output=True, text=True, timeout=120, cwd=self.here, env=self.environment)
         self.assertEqual(done.returncode, status, done.stderr)
         return done.stderr if status else done.stdout
 
@@ -82,12 +82,14 @@ class Names(Program):
         self.put(self.built, "organ")
         (self.built / "notes").mkdir()
         self.assertEqual(self.program("paeval", "violin", self.tokens, status=2),
-                         f"paeval: violin: {expected}; models in {self.own}: none; models in {self.built}: organ, piano\n")
+                         f"paeval: violin: {expected}; models in {self.own}: none; models in {self.built}: organ, "
+                         f"piano\n")
         self.assertIn("./violin: expected a model file, a checkpoint or a run directory, found nothing there\n",
                       self.program("paeval", "./violin", self.tokens, status=2))
         self.environment["PATRAIN_MODELS"] = ""
         shutil.rmtree(self.built)
-        self.assertIn(f"{expected}; no folder of models found\n", self.program("paeval", "violin", self.tokens, status=2))
+        self.assertIn(f"{expected}; no folder of models found\n",
+                      self.program("paeval", "violin", self.tokens, status=2))
 
 
 if __name__ == "__main__":

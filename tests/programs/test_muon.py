@@ -55,8 +55,8 @@ class Muon(programs.WithCorpus):
         self.assertIn("moment2.to_logits.weight", tensors)
 
     def test_ranks(self):
-        """However many ranks keep the moments, the same number has the same bits; another number sums in another order, whose rounding
-        (2^-24 of a sum of some 100 terms) each step may double."""
+        """However many ranks keep the moments, the same number has the same bits; another number sums in another order,
+        whose rounding (2^-24 of a sum of some 100 terms) each step may double."""
         steps = (*MUON, "train.steps=12", "log.eval_every=0", "--precision", "fp32")
         self.train("one", *steps)
         for ranks in (2, 3):
@@ -70,7 +70,8 @@ class Muon(programs.WithCorpus):
 
     def test_rates_unless_set(self):
         for name, rate in (("adam", 3e-4), ("adamw", 3e-4), ("muon", 0.02)):
-            self.train(f"auto-{name}", "train.steps=1", f"optimizer.name={name}", "optimizer.lr=auto", "log.eval_every=0")
+            self.train(f"auto-{name}", "train.steps=1", f"optimizer.name={name}", "optimizer.lr=auto",
+                       "log.eval_every=0")
             self.assertEqual(self.losses(f"auto-{name}")[0][0][2], rate)
             self.assertIn("\nlr = auto\n", (self.folder / f"auto-{name}/config.ini").read_text())
 

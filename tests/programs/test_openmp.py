@@ -36,13 +36,15 @@ class OpenMP(tiny.Program):
             expected = None
             for i, settings in enumerate(SETTINGS):
                 run, out = self.out(f"{precision}-{i}"), self.out(f"{precision}-{i}.safetensors")
-                self.under(settings, "patrain", self.at / "c.ini", "--run-dir", run, f"train.precision={precision}", "log.every=1")
+                self.under(settings, "patrain", self.at / "c.ini", "--run-dir", run, f"train.precision={precision}",
+                           "log.every=1")
                 steps, evaluations = programs.losses(run)
                 found, tokens = [x for row in steps + evaluations for x in row], []
                 if precision == "fp32":
-                    score = self.under(settings, "paeval", self.run_dir, self.tokens, "--precision", precision, "--json")
-                    self.under(settings, "pagen", self.run_dir, "--primer", self.primer, "--output", out, "--length-tokens", 80,
-                               "--seed", 3, "--precision", precision)
+                    score = self.under(settings, "paeval", self.run_dir, self.tokens, "--precision", precision,
+                                       "--json")
+                    self.under(settings, "pagen", self.run_dir, "--primer", self.primer, "--output", out,
+                               "--length-tokens", 80, "--seed", 3, "--precision", precision)
                     found.append(json.loads(score)["loss"])
                     tokens = tiny.pieces(out)
                 expected = expected or (found, tokens)

@@ -1,5 +1,5 @@
-"""The page of takes in a headless Chromium: it loads, plays, its cursor moves, keys work, and no error is in its console. Exits with
-77 where Chromium, or what the page needs, is missing."""
+"""The page of takes in a headless Chromium: it loads, plays, its cursor moves, keys work, and no error is in its
+console. Exits with 77 where Chromium, or what the page needs, is missing."""
 import os
 import subprocess
 import sys
@@ -84,7 +84,8 @@ class Page(unittest.TestCase):
         self.b.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
         time.sleep(0.2)
         self.assertLessEqual(self.b.run("document.documentElement.scrollWidth"), 360)
-        small = "[...document.querySelectorAll('button, input, .player a')].filter(e => e.getBoundingClientRect().height < 43).length"
+        small = ("[...document.querySelectorAll('button, input, .player a')]"
+                 ".filter(e => e.getBoundingClientRect().height < 43).length")
         self.assertEqual(self.b.run(small), 0)
 
     def test_everything_has_a_name_and_visible_focus(self):

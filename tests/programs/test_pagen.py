@@ -22,7 +22,8 @@ from tiny import CONTEXT, LATENTS, PREFIX, Program, command, events, pieces, run
 class Generate(Program):
     def test_same_seed_same_music(self):
         arguments = ("--length-tokens", 3 * CONTEXT)
-        a, b, c = self.generate("a.safetensors", *arguments), self.generate("b.safetensors", *arguments), self.generate("c.safetensors", *arguments, "--seed", 2)
+        a, b, c = self.generate("a.safetensors", *arguments), self.generate("b.safetensors", *arguments), self.generate(
+            "c.safetensors", *arguments, "--seed", 2)
         self.assertEqual(a, b)
         self.assertNotEqual(a, c)
         self.assertEqual(len(a[0]), 3 * CONTEXT)
@@ -39,14 +40,16 @@ class Generate(Program):
     def test_greedy_is_what_the_logits_say(self):
         """Cached decoding against whole forward passes, across windows."""
         piece, refill = pieces(self.tokens)[0], 30
-        made = self.generate("g.safetensors", "--greedy", "--long-notes", "--prime-tokens", PREFIX + refill, "--refill", refill, "--length-tokens", 24)[0]
+        made = self.generate("g.safetensors", "--greedy", "--long-notes", "--prime-tokens", PREFIX + refill,
+                             "--refill", refill, "--length-tokens", 24)[0]
         self.assertEqual(piece, pieces(self.tokens)[0])
         tokens, opened = piece[:PREFIX + refill] + made, 0
         for i in range(PREFIX + refill, len(tokens)):
             if i - opened > CONTEXT:
                 opened = i - PREFIX - refill
             save(self.out("x.safetensors"), {"tokens": ("U16", [i - opened], tokens[opened:i])})
-            run("paeval", self.run_dir, self.out("x.safetensors"), "--logits", self.out("l.safetensors"), "--precision", "fp32")
+            run("paeval", self.run_dir, self.out("x.safetensors"), "--logits", self.out("l.safetensors"), "--precision",
+                "fp32")
             last = list(programs.read_numbers(self.out("l.safetensors"))[0]["logits"][-390:])
             down = {t % 128 for n, t in enumerate(tokens[:i]) if t < 128 and t + 128 not in tokens[n:i]}
             for key in range(128):  # as the keys of a keyboard are
@@ -62,7 +65,8 @@ class Generate(Program):
         made = self.generate("s.safetensors", "--length-seconds", 4, "--prime-seconds", 3)[0]
         self.assertTrue(4 <= seconds(made) <= 14)
         out = self.out("w.safetensors")
-        run("pagen", self.run_dir, "--primer", f"{self.tokens}:0", "--output", out, "--length-tokens", 40, "--prime-seconds", 3, "--precision", "fp32")
+        run("pagen", self.run_dir, "--primer", f"{self.tokens}:0", "--output", out, "--length-tokens", 40,
+            "--prime-seconds", 3, "--precision", "fp32")
         both = pieces(out)[0]
         primer = both[:-40]
         self.assertEqual(primer[:-1], whole[:len(primer) - 1])
@@ -81,7 +85,8 @@ class Generate(Program):
     def ended(self, like):
         path, meta = self.out("ended.safetensors"), programs.read_numbers(like)[1]
         save(path, {"offsets": ("I64", [2], [0, 5]), "notes": ("I64", [1], [1]), "seconds": ("F32", [1], [0.4]),
-                    "tokens": ("U16", [5], [60, 300, 188, 388, 61])}, {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")})
+                    "tokens": ("U16", [5], [60, 300, 188, 388, 61])},
+             {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")})
         return path
 
     def test_a_primer_that_ends_with_a_strike(self):
@@ -108,7 +113,8 @@ class Generate(Program):
 
     def test_from_nothing(self):
         for name in ("a", "b"):
-            run("pagen", self.run_dir, "--output", self.out(name + ".safetensors"), "--length-tokens", 80, "--number", 3, "--precision", "fp32")
+            run("pagen", self.run_dir, "--output", self.out(name + ".safetensors"), "--length-tokens", 80, "--number",
+                3, "--precision", "fp32")
         a = pieces(self.out("a.safetensors"))
         self.assertEqual(a, pieces(self.out("b.safetensors")))
         for p in a:
@@ -118,7 +124,8 @@ class Generate(Program):
 
     def start(self, out, **more):
         """pagen, playing for hours."""
-        process = subprocess.Popen(command("pagen", self.run_dir, "--primer", self.primer, "--output", out, "--length-tokens", 1 << 30),
+        process = subprocess.Popen(command("pagen", self.run_dir, "--primer", self.primer, "--output", out,
+                                           "--length-tokens", 1 << 30),
                                    **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more})
         # Its caches are taken and it plays once it has used some processor time.
         ticks = os.sysconf("SC_CLK_TCK")
@@ -169,8 +176,8 @@ class Generate(Program):
             process.communicate(timeout=60)
             self.assertEqual(process.returncode, 75)
             self.assertTrue(events(self.out(name)))
-        done = subprocess.run(command("pagen", self.run_dir, "--output", self.out("results.mid"), "--length-tokens", 5), stdout=writer,
-                              stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(command("pagen", self.run_dir, "--output", self.out("results.mid"), "--length-tokens", 5),
+                              stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
         os.close(writer)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertTrue(events(self.out("results.mid")))
@@ -189,13 +196,17 @@ class Generate(Program):
         """Weights in BF16 play as the same numbers in float32 do, with the settings that the file carries."""
         tensors, meta = programs.read_safetensors(self.run_dir / "latest" / "model.safetensors")
         wide, narrow = self.out("wide.safetensors"), self.out("narrow.safetensors")
-        high = {name: b"".join(data[i + 2:i + 4] for i in range(0, len(data), 4)) for name, (_, _, data) in tensors.items()}
-        programs.write_safetensors(narrow, [(name, "BF16", shape, high[name]) for name, (_, shape, _) in tensors.items()], meta)
+        high = {name: b"".join(data[i + 2:i + 4] for i in range(0, len(data), 4))
+                for name, (_, _, data) in tensors.items()}
+        programs.write_safetensors(narrow,
+                                   [(name, "BF16", shape, high[name]) for name, (_, shape, _) in tensors.items()], meta)
         zeros = {name: b"".join(b"\0\0" + h[i:i + 2] for i in range(0, len(h), 2)) for name, h in high.items()}
-        programs.write_safetensors(wide, [(name, "F32", shape, zeros[name]) for name, (_, shape, _) in tensors.items()], meta)
+        programs.write_safetensors(wide, [(name, "F32", shape, zeros[name]) for name, (_, shape, _) in tensors.items()],
+                                   meta)
         made = []
         for model in (wide, narrow):
-            run("pagen", model, "--primer", self.primer, "--output", self.out("x.safetensors"), "--length-tokens", 60, "--precision", "fp32")
+            run("pagen", model, "--primer", self.primer, "--output", self.out("x.safetensors"), "--length-tokens", 60,
+                "--precision", "fp32")
             made.append(pieces(self.out("x.safetensors")))
         self.assertEqual(*made)
 
@@ -210,7 +221,8 @@ class Generate(Program):
             self.assertEqual(self.out(name).read_bytes()[:4], b"MThd")
         self.assertEqual(pieces(self.out("c.SafeTensors")), pieces(self.out("d.safetensors")))
         for suffix in ("", ":0"):
-            run("pagen", self.run_dir, "--primer", f"{primer['.SAFETENSORS']}{suffix}", "--output", self.out("e.safetensors"), *common)
+            run("pagen", self.run_dir, "--primer", f"{primer['.SAFETENSORS']}{suffix}", "--output",
+                self.out("e.safetensors"), *common)
             self.assertEqual(pieces(self.out("e.safetensors")), pieces(self.out("d.safetensors")))
 
     def test_output_spares_what_is_read(self):
@@ -222,21 +234,25 @@ class Generate(Program):
         self.out("link.safetensors").symlink_to(model)
         os.link(model, self.out("m-2.mid"))
         before = [p.read_bytes() for p in (model, tokens, config)]
-        for what, path, *more in (("the model", model), ("the model", run_dir.resolve() / os.readlink(run_dir / "best") / model.name),
-                                  ("the model", self.out("link.safetensors")), ("the model", self.out("m.mid"), "--number", 3),
-                                  ("the primer", tokens, "--primer", tokens), ("the primer", tokens, "--primer", f"{tokens}:1"),
+        for what, path, *more in (("the model", model),
+                                  ("the model", run_dir.resolve() / os.readlink(run_dir / "best") / model.name),
+                                  ("the model", self.out("link.safetensors")),
+                                  ("the model", self.out("m.mid"), "--number", 3),
+                                  ("the primer", tokens, "--primer", tokens),
+                                  ("the primer", tokens, "--primer", f"{tokens}:1"),
                                   ("--config", config, "--config", config)):
             for checkpoint in (run_dir, model):
-                self.refused("pagen", 2, f"--output: expected another file than {what}, found", checkpoint, "--output", path, "--length-tokens", 5,
-                             *more)
+                self.refused("pagen", 2, f"--output: expected another file than {what}, found", checkpoint, "--output",
+                             path, "--length-tokens", 5, *more)
         self.assertEqual([p.read_bytes() for p in (model, tokens, config)], before)
         self.assertFalse(self.out("m-1.mid").exists())
 
     def test_other_encoding(self):
         shutil.copy(self.at / "c.ini", self.out("c.ini"))
-        run("patrain", self.out("c.ini"), f"data.train={self.at}/neural/train.safetensors", f"data.validation={self.at}/neural/train.safetensors",
-            "--run-dir", self.out("run"))
-        self.refused("pagen", 3, "expected midi-neural", self.out("run"), "--primer", self.tokens, "--output", self.out("x.mid"))
+        run("patrain", self.out("c.ini"), f"data.train={self.at}/neural/train.safetensors",
+            f"data.validation={self.at}/neural/train.safetensors", "--run-dir", self.out("run"))
+        self.refused("pagen", 3, "expected midi-neural", self.out("run"), "--primer", self.tokens, "--output",
+                     self.out("x.mid"))
         neural = self.at / "neural" / "validation.safetensors"
         if pieces(neural) and pieces(neural)[0]:
             run("pagen", self.out("run"), "--primer", neural, "--output", self.out("x.mid"), "--length-tokens", 50)
@@ -253,10 +269,12 @@ class Generate(Program):
         broken = self.out("m.safetensors")
         broken.write_bytes(data)
         self.refused("pagen", 3, "m.safetensors", broken, "--output", self.out("x.mid"))  # found by the checksum
-        text = json.dumps({**header, "__metadata__": {k: v for k, v in header["__metadata__"].items() if "crc32c" not in k}},
+        text = json.dumps({**header,
+                           "__metadata__": {k: v for k, v in header["__metadata__"].items() if "crc32c" not in k}},
                           separators=(",", ":")).encode()
         broken.write_bytes(struct.pack("<Q", size) + text.ljust(size) + data[8 + size:])
-        self.refused("pagen", 1, ["token 1 of stream 0", "logits: expected finite numbers, found"], broken, "--output", self.out("x.mid"))
+        self.refused("pagen", 1, ["token 1 of stream 0", "logits: expected finite numbers, found"], broken, "--output",
+                     self.out("x.mid"))
         self.refused("paeval", 1, "expected a finite loss, found", broken, self.tokens)
         self.assertFalse(self.out("x.mid").exists())
 
@@ -265,7 +283,8 @@ class Generate(Program):
         good, own = (*base, "--output", self.out("x.mid")), self.out("own.mid")
         shutil.copy(self.primer, own)
         meta, empty = programs.read_numbers(self.tokens)[1], self.out("empty.safetensors")
-        save(empty, {"offsets": ("I64", [1], [0]), "notes": ("I64", [0], []), "seconds": ("F32", [0], []), "tokens": ("U16", [0], [])},
+        save(empty, {"offsets": ("I64", [1], [0]), "notes": ("I64", [0], []), "seconds": ("F32", [0], []),
+                     "tokens": ("U16", [0], [])},
              {k: meta[k] for k in ("format", "encoding", "vocab", "split", "names")})
         for status, says, arguments in (
                 (2, "expected --output", base),
@@ -274,8 +293,10 @@ class Generate(Program):
                 (2, "expected another file than the primer", (self.run_dir, "--primer", own, "--output", own)),
                 (2, "none.mid", (self.run_dir, "--primer", self.at / "none.mid", "--output", self.out("x.mid"))),
                 (3, "c.ini", (self.run_dir, "--primer", self.at / "c.ini", "--output", self.out("x.mid"))),
-                (3, "empty.safetensors: expected a piece, found none", (self.run_dir, "--primer", empty, "--output", self.out("x.mid"))),
-                (2, "expected a piece below 3, found 9", (self.run_dir, "--primer", f"{self.tokens}:9", "--output", self.out("x.mid"))),
+                (3, "empty.safetensors: expected a piece, found none",
+                 (self.run_dir, "--primer", empty, "--output", self.out("x.mid"))),
+                (2, "expected a piece below 3, found 9",
+                 (self.run_dir, "--primer", f"{self.tokens}:9", "--output", self.out("x.mid"))),
                 (2, "expected --primer", (self.run_dir, "--output", self.out("x.mid"), "--prime-seconds", 3)),
                 (2, "found 2 arguments", (*good, "more")),
                 (2, "found both", (*good, "--with-primer", "--without-primer")),
@@ -296,7 +317,8 @@ class Generate(Program):
         self.assertFalse(self.out("x.mid").exists())
         self.assertEqual(own.read_bytes(), self.primer.read_bytes())
         with open("/dev/full", "w") as full:
-            done = subprocess.run(command("pagen", *good, "--length-tokens", 5), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+            done = subprocess.run(command("pagen", *good, "--length-tokens", 5), stdout=full, stderr=subprocess.PIPE,
+                                  text=True, timeout=60)
         self.assertEqual(done.returncode, 1)
         self.assertIn("standard output", done.stderr)
 

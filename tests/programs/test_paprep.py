@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""paprep as a user runs it: usage, splits, copies, large corpora, full disks. Folders and lists are in test_paprep_folders.py."""
+"""paprep as a user runs it: usage, splits, copies, large corpora, full disks. Folders and lists are in
+test_paprep_folders.py."""
 
 import csv
 import fcntl
@@ -56,7 +57,8 @@ class Sets(Paprep):
         folder, events, decode = (self.midi, self.out), ("--events", self.midi / "a.mid"), ("--decode", tokens, again)
         before, reading = tokens.read_bytes(), ("--programs", "--lenient", "--sostenuto")
         for arguments, mode, allowed in (
-            (folder, "MIDI_DIR OUT_DIR", ("--encoding", "--metadata", "--jobs", "--strict", "--keep-duplicates", "--part-bytes", *reading)),
+            (folder, "MIDI_DIR OUT_DIR",
+             ("--encoding", "--metadata", "--jobs", "--strict", "--keep-duplicates", "--part-bytes", *reading)),
             (events, "--events", ("--encoding", *reading)),
             (decode, "--decode", ("--piece",)),
         ):
@@ -243,7 +245,8 @@ class Sets(Paprep):
         self.prepare("--part-bytes", 1)
         self.assertEqual(len(list(self.out.glob("train*"))), len(whole["train"][1]["names"]))
         self.prepare()
-        self.assertEqual(sorted(self.files()), ["duplicates.tsv", "rejected.tsv"] + [f"{s}.safetensors" for s in ("test", "train", "validation")])
+        self.assertEqual(sorted(self.files()), ["duplicates.tsv", "rejected.tsv"] +
+                         [f"{s}.safetensors" for s in ("test", "train", "validation")])
         sets = {read_tokens(self.out / f"{s}.safetensors")[1]["set"] for s in whole}
         self.assertEqual(sets, {whole["train"][1]["set"]})
         self.put("more.mid", tune(1000))
@@ -257,7 +260,9 @@ class Sets(Paprep):
         old = (self.out / "validation.safetensors").read_bytes()
         config = self.folder / "tiny.ini"
         config.write_text(programs.TINY)
-        train = [programs.PATRAIN, config, f"data.train={self.out}/train.safetensors", f"data.validation={self.out}/validation.safetensors", "train.steps=1", "--run-dir", self.folder / "run", "--fresh"]
+        train = [programs.PATRAIN, config, f"data.train={self.out}/train.safetensors",
+                 f"data.validation={self.out}/validation.safetensors", "train.steps=1", "--run-dir",
+                 self.folder / "run", "--fresh"]
         self.assertEqual(subprocess.run(train, capture_output=True, timeout=120).returncode, 0)
         for i in range(40, 50):
             self.put(f"{i}.mid", tune(i, notes=40))
@@ -266,7 +271,9 @@ class Sets(Paprep):
         (self.out / "validation.safetensors").write_bytes(old)
         done = subprocess.run(train, capture_output=True, text=True, timeout=120)
         self.assertEqual(done.returncode, 3)
-        self.assertRegex(done.stderr, "validation.safetensors: expected the set of .*/train.safetensors, [0-9a-f]{16}, found [0-9a-f]{16}: run paprep again")
+        self.assertRegex(done.stderr,
+                         "validation.safetensors: expected the set of .*/train.safetensors, [0-9a-f]{16}, found "
+                         "[0-9a-f]{16}: run paprep again")
 
     @unittest.skipIf(b"__asan_init" in pathlib.Path(PAPREP).read_bytes(), "a sanitizer takes memory of its own")
     def test_memory_does_not_grow_with_the_tokens(self):
@@ -288,8 +295,9 @@ class Sets(Paprep):
             self.put(f"{i}.mid", tune(i, notes))
         grown = peak() - before
         tokens = sum(path.stat().st_size for path in self.out.glob("*.safetensors"))
-        # Bytes per file: 76 in three tables, 32 for its name, 24 for its inode, some 80 for its path in the batch that is read, 28 in its
-        # part, four times its name in the header: 290, and never two thirds of that are held at once. Its tokens take over 1,600.
+        # Bytes per file: 76 in three tables, 32 for its name, 24 for its inode, some 80 for its path in the batch that
+        # is read, 28 in its part, four times its name in the header: 290, and never two thirds of that are held at
+        # once. Its tokens take over 1,600.
         self.assertGreater(tokens, 4 * 400 * (many - few))
         self.assertLess(grown, 400 * (many - few))
 
@@ -300,8 +308,9 @@ class Sets(Paprep):
         (self.out / ".paprep").mkdir()
         (self.out / ".paprep/mine").write_text("mine")
         self.prepare()
-        self.assertEqual(sorted(os.listdir(self.out)), [".paprep", "duplicates.tsv", "rejected.tsv", "test.safetensors", "train.safetensors",
-                                                        "validation.safetensors"])
+        self.assertEqual(sorted(os.listdir(self.out)),
+                         [".paprep", "duplicates.tsv", "rejected.tsv", "test.safetensors", "train.safetensors",
+                          "validation.safetensors"])
         self.assertEqual((self.out / ".paprep/mine").read_text(), "mine")
 
     def test_killed_between_its_files(self):
@@ -320,7 +329,8 @@ class Sets(Paprep):
             return {read_tokens(path)[1]["set"] for path in self.out.glob("*.safetensors")}
 
         mixed = kept = 0
-        (self.folder / "c.ini").write_text(f"[model]\ncontext = 32\nprefix = 4\n[data]\ntrain = {self.out}/train*.safetensors\nvalidation =\n")
+        (self.folder / "c.ini").write_text(
+            f"[model]\ncontext = 32\nprefix = 4\n[data]\ntrain = {self.out}/train*.safetensors\nvalidation =\n")
         calls = [("rename", 1), ("rename", 2), ("rename", 8), ("unlink", 1), ("unlink", 3)]
         for call, n in calls:
             shutil.rmtree(self.out)
@@ -328,8 +338,10 @@ class Sets(Paprep):
             more = () if call == "rename" else ("--part-bytes", "1000000")  # fewer files than before
             env = os.environ | {"LD_PRELOAD": os.environ["PA_SHIM"], "FAILING_FS": f"{call}:{self.out}/t:{n}:kill",
                                 "ASAN_OPTIONS": "verify_asan_link_order=0"}
-            status = subprocess.run([PAPREP, self.midi, self.out, *(more or small)], env=env, capture_output=True, timeout=60).returncode
-            done = subprocess.run([programs.PATRAIN, self.folder / "c.ini", "--dry-run", "--device", "cpu"], capture_output=True, text=True, timeout=60)
+            line = [PAPREP, self.midi, self.out, *(more or small)]
+            status = subprocess.run(line, env=env, capture_output=True, timeout=60).returncode
+            done = subprocess.run([programs.PATRAIN, self.folder / "c.ini", "--dry-run", "--device", "cpu"],
+                                  capture_output=True, text=True, timeout=60)
             found = len(sets())
             if found > 1:
                 mixed += 1
@@ -359,7 +371,8 @@ class Sets(Paprep):
         self.out.write_text("a file")
         self.expect_error("out", status=1)
         self.run_paprep(self.midi, "/proc/none/out", status=1)
-        self.assertIn("expected the name of a folder, found an empty one", self.run_paprep(self.midi, "", status=2).stderr)
+        self.assertIn("expected the name of a folder, found an empty one",
+                      self.run_paprep(self.midi, "", status=2).stderr)
 
     def test_full_disk(self):
         for i in range(400):
@@ -379,7 +392,8 @@ class Sets(Paprep):
             done = subprocess.run([PAPREP, self.midi, self.out], stdout=full, stderr=subprocess.PIPE, text=True)
         self.assertEqual(done.returncode, 1)
         self.assertIn("cannot write to standard output: No space left on device", done.stderr)
-        self.assertIn("cannot write to standard output: Bad file descriptor", self.prepare(status=1, preexec_fn=lambda: os.close(1)).stderr)
+        self.assertIn("cannot write to standard output: Bad file descriptor",
+                      self.prepare(status=1, preexec_fn=lambda: os.close(1)).stderr)
 
 
 if __name__ == "__main__":

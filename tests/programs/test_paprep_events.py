@@ -30,7 +30,8 @@ class Events(Paprep):
                 "# 0:00.25 long, music begins at 0:00.00",
             ],
         )
-        expected = [["0.00", "371", "VELOCITY 15"], ["0.00", "61", "NOTE_ON 61"], ["0.00", "280", "TIME_SHIFT 0.25 s"], ["0.25", "189", "NOTE_OFF 61"]]
+        expected = [["0.00", "371", "VELOCITY 15"], ["0.00", "61", "NOTE_ON 61"], ["0.00", "280", "TIME_SHIFT 0.25 s"],
+                    ["0.25", "189", "NOTE_OFF 61"]]
         self.assertEqual([line.split(None, 2) for line in events], expected)
         done = self.run_paprep("--events", PAPREP, status=3)
         self.assertIn("paprep: not a MIDI file: expected MThd at its start", done.stderr)
@@ -54,10 +55,12 @@ class Events(Paprep):
         self.assertEqual(self.run_paprep("--events", self.midi / "a.mid").stderr, "")
 
     def test_events_of_chosen_programs(self):
-        events = b"\0\xc0\x05\0\x90\x3c\x40\0\xc1\x28\0\x91\x48\x40\0\x99\x24\x40\x60\x80\x3c\0\0\x81\x48\0\0\x89\x24\0\0\xff\x2f\0"
+        events = (b"\0\xc0\x05\0\x90\x3c\x40\0\xc1\x28\0\x91\x48\x40\0\x99\x24\x40"
+                  b"\x60\x80\x3c\0\0\x81\x48\0\0\x89\x24\0\0\xff\x2f\0")
         self.put("a.mid", midi()[:14] + b"MTrk" + struct.pack(">I", len(events)) + events)
         for programs, pitches in (("0-7", ["60"]), ("40", ["72"]), ("all", ["60", "72"])):
-            header, events = self.split_events(self.run_paprep("--events", self.midi / "a.mid", "--programs", programs).stdout)
+            header, events = self.split_events(
+                self.run_paprep("--events", self.midi / "a.mid", "--programs", programs).stdout)
             self.assertEqual([line.split()[3] for line in events if "NOTE_ON" in line], pitches)
             self.assertIn("# 3 notes, programs 5, 40", header)
             self.assertIn("# 1 of them drums", header)
@@ -66,7 +69,8 @@ class Events(Paprep):
         self.assertIn("a.mid: no note of the programs asked for: 2 are of others and 1 are drums", done.stderr)
         done = self.run_paprep("--events", self.midi / "a.mid", "--programs", "0-128", status=2)
         self.assertIn("--programs: expected numbers from 0 to 127 such as 0-7,24, or all; found '0-128'", done.stderr)
-        done = self.run_paprep("--events", self.midi / "a.mid", "--programs", "0", "--encoding", "midi-neural", status=2)
+        done = self.run_paprep("--events", self.midi / "a.mid", "--programs", "0", "--encoding", "midi-neural",
+                               status=2)
         self.assertIn("--programs needs --encoding performance", done.stderr)
 
     def test_damaged_files(self):
@@ -108,14 +112,16 @@ class Events(Paprep):
         for piece, (pitch, ms) in enumerate([(60, 250), (70, 750)]):
             self.run_paprep("--decode", tokens, again, "--piece", piece)
             self.put("c.mid", midi(pitch, ms))
-            self.assertEqual(self.run_paprep("--events", again).stdout, self.run_paprep("--events", self.midi / "c.mid").stdout)
+            self.assertEqual(self.run_paprep("--events", again).stdout,
+                             self.run_paprep("--events", self.midi / "c.mid").stdout)
         done = self.run_paprep("--decode", tokens, again, "--piece", 2, status=2)
         self.assertIn("--piece: expected 0 to 1, found 2", done.stderr)
         done = self.run_paprep("--decode", tokens, again, "--piece", -1, status=2)
         self.assertIn("--piece: expected 0 to 1, found -1", done.stderr)
         self.run_paprep("--decode", tokens, again)
         self.put("c.mid", midi(60, 250))
-        self.assertEqual(self.run_paprep("--events", again).stdout, self.run_paprep("--events", self.midi / "c.mid").stdout)
+        self.assertEqual(self.run_paprep("--events", again).stdout,
+                         self.run_paprep("--events", self.midi / "c.mid").stdout)
         done = self.run_paprep("--decode", self.out / "test.safetensors", again, status=3)
         self.assertIn("test.safetensors: expected a piece, found none", done.stderr)
         done = self.run_paprep("--decode", self.midi / "a.mid", again, status=3)

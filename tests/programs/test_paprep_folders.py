@@ -18,7 +18,8 @@ class Folders(Paprep):
         for name in ("a.mid", "._a.mid", "b/._x.KAR", "notes.txt", "b/cover.jpg", "._notes.txt"):
             self.put(name)
         done = self.prepare("--strict")
-        self.assertEqual(done.stderr, "paprep: skipped 2 AppleDouble files (._*)\npaprep: skipped 3 files of other kinds\n")
+        self.assertEqual(done.stderr,
+                         "paprep: skipped 2 AppleDouble files (._*)\npaprep: skipped 3 files of other kinds\n")
         self.assertEqual(self.names()["train"], ["a.mid"])
 
     def test_links_end(self):
@@ -56,7 +57,8 @@ class Folders(Paprep):
         self.assertEqual(
             self.rejected(),
             {
-                "cut.mid": "track 1, byte 29: expected the rest of an event, found the end of the file; it is cut short",
+                "cut.mid": "track 1, byte 29: expected the rest of an event, found the end of the file; "
+                           "it is cut short",
                 "empty.mid": "not a MIDI file: expected MThd at its start",
                 "noise.mid": "not a MIDI file: expected MThd at its start",
                 "nowhere.mid": "a link to nothing",
@@ -87,8 +89,10 @@ class Folders(Paprep):
             more = {"user": 65534, "group": 65534, "extra_groups": [], "executable": str(program)}
         done = subprocess.run([PAPREP, self.midi, self.out], capture_output=True, text=True, timeout=120, **more)
         self.assertEqual((done.returncode, self.names()["train"]), (1, ["good.mid"]))
-        self.assertIn(f"midi: cannot read 2 of its files and folders; {self.out}/rejected.tsv names them\n", done.stderr)
-        self.assertEqual(self.rejected(), {"closed": "Permission denied", "secret.mid": "cannot open: Permission denied"})
+        self.assertIn(f"midi: cannot read 2 of its files and folders; {self.out}/rejected.tsv names them\n",
+                      done.stderr)
+        self.assertEqual(self.rejected(),
+                         {"closed": "Permission denied", "secret.mid": "cannot open: Permission denied"})
 
     @unittest.skipIf(b"__asan_init" in pathlib.Path(PAPREP).read_bytes(), "a sanitizer takes memory of its own")
     def test_little_memory(self):
@@ -99,7 +103,8 @@ class Folders(Paprep):
         def limit():
             resource.setrlimit(resource.RLIMIT_AS, (150 << 20, 150 << 20))
 
-        done = subprocess.run([PAPREP, self.midi, self.out, "--jobs", "2"], capture_output=True, text=True, timeout=120, preexec_fn=limit)
+        done = subprocess.run([PAPREP, self.midi, self.out, "--jobs", "2"], capture_output=True, text=True, timeout=120,
+                              preexec_fn=limit)
         if done.returncode == 0:  # it was enough
             self.assertEqual(self.rejected(), {})
         else:
@@ -116,7 +121,8 @@ class Folders(Paprep):
 
     def test_a_refusal_leaves_earlier_token_files(self):
         def before():
-            return {name: (self.out / name).read_bytes() for name in ("train.safetensors", "validation.safetensors", "test.safetensors")}
+            return {name: (self.out / name).read_bytes()
+                    for name in ("train.safetensors", "validation.safetensors", "test.safetensors")}
 
         self.put("bad.mid", b"")
         self.expect_error("no file could be read; no token files written\n", status=3)
@@ -152,12 +158,14 @@ class Folders(Paprep):
         )
         self.prepare()
         self.assertEqual(self.names(), {"train": ["a.mid"], "validation": ["b/b.mid"], "test": ["c.mid"]})
-        self.assertEqual(self.rejected(), {"a.mid": "listed twice", "gone.mid": "cannot open: No such file or directory"})
+        self.assertEqual(self.rejected(),
+                         {"a.mid": "listed twice", "gone.mid": "cannot open: No such file or directory"})
 
     def test_json(self):
         self.put("a.mid")
         self.put("b.mid")
-        self.put_list('{"split": {"0": "train", "1": "test"}, "midi_filename": {"1": "b.mid", "0": "a.mid"}}', "maestro-v9.json")
+        self.put_list('{"split": {"0": "train", "1": "test"}, "midi_filename": {"1": "b.mid", "0": "a.mid"}}',
+                      "maestro-v9.json")
         self.prepare()
         self.assertEqual(self.names(), {"train": ["a.mid"], "validation": [], "test": ["b.mid"]})
 
@@ -181,7 +189,8 @@ class Folders(Paprep):
         (self.midi / "also-b.mid").symlink_to("b.mid")
         self.assertEqual(self.prepare().stderr, refused)
         self.put("mine\x1b.MIDI", tune(2))
-        self.assertEqual(self.prepare().stderr, f"paprep: 1 MIDI file is not in {path} and is left out, mine .MIDI\n" + refused)
+        self.assertEqual(self.prepare().stderr,
+                         f"paprep: 1 MIDI file is not in {path} and is left out, mine .MIDI\n" + refused)
         more = ["2004/new.mid"] + [f"{i}.mid" for i in range(3000, 3020)]  # a folder gives them in any order
         for name in more:
             self.put(name)
@@ -200,14 +209,20 @@ class Folders(Paprep):
     def test_damaged_lists(self):
         self.put("a.mid")
         for text, message in (
-            ("midi_file,split\na.mid,train\n", "maestro-v9.csv: line 1: expected a column midi_filename, found the columns midi_file,split"),
-            ("midi_filename,Split\n", "maestro-v9.csv: line 1: expected a column split, found the columns midi_filename,Split"),
+            ("midi_file,split\na.mid,train\n",
+             "maestro-v9.csv: line 1: expected a column midi_filename, found the columns midi_file,split"),
+            ("midi_filename,Split\n",
+             "maestro-v9.csv: line 1: expected a column split, found the columns midi_filename,Split"),
             ("", "maestro-v9.csv: line 1: expected a header, found an empty file"),
-            ('""\n', "maestro-v9.csv: line 1: expected a column split, found the columns \n"),  # nothing before it is looked at
+            # nothing before it is looked at
+            ('""\n', "maestro-v9.csv: line 1: expected a column split, found the columns \n"),
             ("midi_filename,split\n", "maestro-v9.csv: expected .mid, .midi, .kar, .rmi or .smf files, found none"),
-            ("midi_filename,split\na.mid,train\na.mid\n", "maestro-v9.csv: line 3: expected at least 2 fields, found 1"),
-            ('midi_filename,split\n"x\ny",train\n"a.mid,train\n', "maestro-v9.csv: line 4: expected a closing quote, found the end of the file"),
-            ("midi_filename,split\na.mid,dev\n", "maestro-v9.csv: line 2: split: expected train, validation or test, found 'dev'"),
+            ("midi_filename,split\na.mid,train\na.mid\n",
+             "maestro-v9.csv: line 3: expected at least 2 fields, found 1"),
+            ('midi_filename,split\n"x\ny",train\n"a.mid,train\n',
+             "maestro-v9.csv: line 4: expected a closing quote, found the end of the file"),
+            ("midi_filename,split\na.mid,dev\n",
+             "maestro-v9.csv: line 2: split: expected train, validation or test, found 'dev'"),
             ("midi_filename,split\n,train\n", "maestro-v9.csv: line 2: midi_filename: expected a file, found nothing"),
         ):
             self.put_list(text)
@@ -218,9 +233,12 @@ class Folders(Paprep):
             ("{", "maestro-v9.json: expected JSON, found an error in it"),
             ("[]", "maestro-v9.json: expected an object split, as MAESTRO's list has it, found none"),
             ('{"split": {}}', "maestro-v9.json: expected an object midi_filename"),
-            ('{"split": {"0": "train"}, "midi_filename": {}}', "maestro-v9.json: row 0: expected texts for split and midi_filename"),
-            ('{"split": {"0": "dev"}, "midi_filename": {"0": "a.mid"}}', "maestro-v9.json: row 0: split: expected train, validation or test, found 'dev'"),
-            ('{"split": {"0": 1}, "midi_filename": {"0": "a.mid"}}', "maestro-v9.json: row 0: expected texts for split and midi_filename"),
+            ('{"split": {"0": "train"}, "midi_filename": {}}',
+             "maestro-v9.json: row 0: expected texts for split and midi_filename"),
+            ('{"split": {"0": "dev"}, "midi_filename": {"0": "a.mid"}}',
+             "maestro-v9.json: row 0: split: expected train, validation or test, found 'dev'"),
+            ('{"split": {"0": 1}, "midi_filename": {"0": "a.mid"}}',
+             "maestro-v9.json: row 0: expected texts for split and midi_filename"),
         ):
             self.put_list(text, "maestro-v9.json")
             self.expect_error(message, status=3)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""patrain over several ranks, started by mpirun (where it is there) and one by one: one trajectory, resumed on any number, stopped
-together; and what happens when a rank dies or falls silent. PA_MPIRUN: another mpirun than the path's."""
+"""patrain over several ranks, started by mpirun (where it is there) and one by one: one trajectory, resumed on any
+number, stopped together; and what happens when a rank dies or falls silent. PA_MPIRUN: another mpirun than the
+path's."""
 
 import os
 import pathlib
@@ -15,9 +16,11 @@ import programs
 
 SHIM = os.environ.get("PA_SHIM")  # of failing disks, tests/support/failing_fs.c
 MPIRUN = shutil.which(os.environ.get("PA_MPIRUN", "mpirun"))
-SETTINGS = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+SETTINGS = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+            "OMPI_MCA_rmaps_base_oversubscribe": "1"}
 # Buckets of 8 kB: the tiny model's gradients are some ten of them.
-ENVIRONMENT = programs.environment(**SETTINGS, OMP_NUM_THREADS="1", OMPI_MCA_hwloc_base_binding_policy="none", PATRAIN_BUCKET="8192")
+ENVIRONMENT = programs.environment(**SETTINGS, OMP_NUM_THREADS="1", OMPI_MCA_hwloc_base_binding_policy="none",
+                                   PATRAIN_BUCKET="8192")
 
 
 def ranks_below(pid):
@@ -43,7 +46,8 @@ class Ranks(programs.WithCorpus):
             self.skipTest("no mpirun here")
         lines = [[MPIRUN, "-n", str(ranks), *line]] if mpi else []
         for rank in range(0 if mpi else ranks):
-            lines.append([*line, "--rendezvous", f"{self.folder}/{run}.meet", "--rank", str(rank), "--world", str(ranks)])
+            lines.append([*line, "--rendezvous", f"{self.folder}/{run}.meet", "--rank", str(rank), "--world",
+                          str(ranks)])
         processes = [subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True) for line in lines]
         for process in processes:
             self.addCleanup(process.stderr.close)
@@ -92,7 +96,8 @@ class Ranks(programs.WithCorpus):
         self.assertEqual(len(self.losses("one")[0]), 40)
         for ranks in (2, 3, 4, 8):  # of 4 windows: four of the eight have none
             with self.subTest(ranks=ranks):
-                self.train(ranks, f"ranks-{ranks}", f"train.micro_batch={ranks % 3}", f"train.zero={ranks // 2 % 2}", "train.precision=fp32")
+                self.train(ranks, f"ranks-{ranks}", f"train.micro_batch={ranks % 3}", f"train.zero={ranks // 2 % 2}",
+                           "train.precision=fp32")
                 self.assert_close("one", f"ranks-{ranks}")
                 steps = programs.metrics(self.folder / f"ranks-{ranks}")[0]
                 self.assertTrue(all(m["sent_bytes"] > 0 <= m["waited"] <= m["seconds"] for m in steps))
@@ -129,7 +134,8 @@ class Ranks(programs.WithCorpus):
         said = self.wait_for_step(processes[0], 120)
         if mpi and "Open MPI" in subprocess.run([MPIRUN, "--version"], capture_output=True, text=True).stdout:
             self.assertIn(f"to save and stop: kill -USR1 {processes[0].pid} (", said)
-        processes[-1].send_signal(signal.SIGUSR1)  # one rank, or mpirun, which hands it on; SIGTERM it answers by killing the ranks
+        # one rank, or mpirun, which hands it on; SIGTERM it answers by killing the ranks
+        processes[-1].send_signal(signal.SIGUSR1)
         said, codes = self.finish(processes)
         self.assertEqual(set(codes), {75}, said)
         stopped = re.search(r"stopped on request at step (\d+), saved", said[0])
@@ -150,13 +156,16 @@ class Ranks(programs.WithCorpus):
 
     @unittest.skipUnless(MPIRUN, "needs mpirun")
     def test_readme_starts_no_more_ranks_than_two_cores_have(self):
-        """Its command's options where Open MPI has two slots, as on a machine with two cores; and what it says to do for more ranks."""
+        """Its command's options where Open MPI has two slots, as on a machine with two cores; and what it says to do
+        for more ranks."""
         text = (pathlib.Path(__file__).resolve().parent.parent.parent / "README.md").read_text()
         options = re.search(r"^mpirun (.+?) \S*/patrain ", text, re.M)[1].split()
-        environment = {name: value for name, value in ENVIRONMENT.items() if name != "OMPI_MCA_rmaps_base_oversubscribe"}
+        environment = {name: value
+                       for name, value in ENVIRONMENT.items() if name != "OMPI_MCA_rmaps_base_oversubscribe"}
         self.assertIn("`--oversubscribe`", text)
         for line in (options, ["-n", "4", "--oversubscribe"]):
-            done = subprocess.run([MPIRUN, "--host", "localhost:2", *line, "true"], env=environment, capture_output=True, text=True, timeout=60)
+            done = subprocess.run([MPIRUN, "--host", "localhost:2", *line, "true"], env=environment,
+                                  capture_output=True, text=True, timeout=60)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_an_error_of_one_rank_ends_all(self):
@@ -233,14 +242,18 @@ class Ranks(programs.WithCorpus):
         self.assertIn(named[0], ("1", "0, 1", "1, 2"))
         self.go_on("silent-mpi", True)
 
-    # What keeps ranks from looking for each other for much longer than ten seconds; the file that says it has begun; who is killed.
-    BUSY = {"step": (("model.dim=256", "train.global_batch=3000", "train.micro_batch=1", "log.eval_every=0"), "metrics.jsonl", 2),
-            "evaluation": (("model.dim=256", "model.context=256", "model.prefix=64", "log.eval_pieces=0"), "metrics.jsonl", 1),
-            "save": (("train.steps=100000", "checkpoint.every=5", "log.eval_every=0"), "checkpoints/*.tmp.*/model.safetensors*", 1)}
+    # What keeps ranks from looking for each other for much longer than ten seconds; the file that says it has begun;
+    # who is killed.
+    BUSY = {"step": (("model.dim=256", "train.global_batch=3000", "train.micro_batch=1", "log.eval_every=0"),
+                     "metrics.jsonl", 2),
+            "evaluation": (("model.dim=256", "model.context=256", "model.prefix=64", "log.eval_pieces=0"),
+                           "metrics.jsonl", 1),
+            "save": (("train.steps=100000", "checkpoint.every=5", "log.eval_every=0"),
+                     "checkpoints/*.tmp.*/model.safetensors*", 1)}
 
     def leave_within_ten_seconds(self, what, mpi):
-        """A rank is killed while the others are busy; ten seconds later they are gone. This process does nothing but sleep meanwhile: by as
-        much as the machine wakes it late, it may wake them late."""
+        """A rank is killed while the others are busy; ten seconds later they are gone. This process does nothing but
+        sleep meanwhile: by as much as the machine wakes it late, it may wake them late."""
         settings, begun, victim = self.BUSY[what]
         run = f"busy-{what}-{mpi}"
         disk = {"LD_PRELOAD": SHIM, "FAILING_FS": "fsync:model.safetensors:1:hang",
@@ -273,22 +286,26 @@ class Ranks(programs.WithCorpus):
                     self.leave_within_ten_seconds(what, mpi)
 
     def test_ranks_that_make_no_sense(self):
-        for arguments, text in ((["--rank", "1"], "need --rendezvous FILE"), (["--rendezvous", "x", "--rank", "2", "--world", "2"], "found 2")):
+        for arguments, text in ((["--rank", "1"], "need --rendezvous FILE"),
+                                (["--rendezvous", "x", "--rank", "2", "--world", "2"], "found 2")):
             done = programs.train(self.folder, "nonsense", *arguments)
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertIn(text, done.stderr)
 
     def test_slurm_queues_a_stopped_run_again(self):
-        """scripts/slurm.sh with a stand-in for srun, which starts two ranks and ends as the worse of them does, and for scontrol."""
+        """scripts/slurm.sh with a stand-in for srun, which starts two ranks and ends as the worse of them does, and for
+        scontrol."""
         tools = self.folder / "slurm"
         tools.mkdir()
         srun = """[[ $1 == --kill-on-bad-exit=1 ]] || exit 9
             for rank in 0 1; do SLURM_PROCID=$rank SLURM_NTASKS=2 "${@:2}" & echo $! >> pids; each+=($!); done
-            for process in "${each[@]}"; do wait "$process"; status=$?; ((status > worst)) && worst=$status; done; exit $((worst))"""
+            for process in "${each[@]}"; do wait "$process"; status=$?; ((status > worst)) && worst=$status; done
+            exit $((worst))"""
         for name, text in (("srun", srun), ("scontrol", 'echo "$@" > requeued')):
             (tools / name).write_text("#!/usr/bin/env bash\n" + text + "\n")
             (tools / name).chmod(0o755)
-        environment = ENVIRONMENT | {"PATH": f"{tools}:{ENVIRONMENT['PATH']}", "SLURM_JOB_ID": "42", "SLURM_SUBMIT_DIR": str(tools)}
+        environment = ENVIRONMENT | {"PATH": f"{tools}:{ENVIRONMENT['PATH']}", "SLURM_JOB_ID": "42",
+                                     "SLURM_SUBMIT_DIR": str(tools)}
         script = pathlib.Path(__file__).resolve().parent.parent.parent / "scripts/slurm.sh"
 
         def start(steps):

@@ -23,7 +23,8 @@ class Differ(programs.WithCorpus):
             last = rank == ranks - 1
             line = programs.command(self.folder, run, *arguments, *(other if last else ()))
             line += ["--rendezvous", f"{self.folder}/{run}.meet", "--rank", str(rank), "--world", str(ranks)]
-            process = subprocess.Popen(line, env=ENVIRONMENT | (environment or {} if last else {}), stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen(line, env=ENVIRONMENT | (environment or {} if last else {}),
+                                       stderr=subprocess.PIPE, text=True)
             for end in (process.stderr.close, process.wait, process.kill):
                 self.addCleanup(end)
             processes.append(process)
@@ -42,14 +43,16 @@ class Differ(programs.WithCorpus):
             ("train.precision", "auto", "bf16"),
         ]
         cases = [(f"{key}={other}", f"{key}: rank 0 has {one}, rank 2 has {other}") for key, one, other in cases]
-        cases += [(f"data.{data}={self.folder}/a.safetensors", rf"checksum of data.{data}: rank 0 has \w+, rank 2 has \w+")
+        cases += [(f"data.{data}={self.folder}/a.safetensors",
+                   rf"checksum of data.{data}: rank 0 has \w+, rank 2 has \w+")
                   for data in ("train", "validation")]
         cases += [("--dry-run", "--dry-run: rank 0 has false, rank 2 has true")]
         for i, (other, says) in enumerate(cases):
             self.refused(f"start-{i}", 2, f"{says}; ranks of a run need the same", other=[other])
         self.refused("isa", 2, r"instruction set: rank 0 has \w+, rank 2 has generic; ranks of a run need the same",
                      environment={"PATRAIN_ISA": "generic"})
-        self.refused("init", 1, "weights of rank 2 differ from rank 0's at step 0, which is not saved", other=["--init", f"{self.folder}/weights"])
+        self.refused("init", 1, "weights of rank 2 differ from rank 0's at step 0, which is not saved",
+                     other=["--init", f"{self.folder}/weights"])
 
     def refused(self, run, status, says, **options):
         processes = self.start(run, 3, **options)
@@ -85,7 +88,8 @@ class Differ(programs.WithCorpus):
         """Without train.zero, whose ranks send each other their weights at every step."""
         for ranks in (2, 3):
             run = f"drift-{ranks}"
-            processes = self.start(run, ranks, *STILL, "train.steps=100000000", "checkpoint.every=50", "log.eval_every=0")
+            processes = self.start(run, ranks, *STILL, "train.steps=100000000", "checkpoint.every=50",
+                                   "log.eval_every=0")
             while not (self.folder / run / "latest").exists():
                 self.assertIsNone(processes[0].poll())
                 time.sleep(0.01)
@@ -95,7 +99,8 @@ class Differ(programs.WithCorpus):
             for process in processes:
                 said = process.communicate(timeout=60)[1]
                 self.assertEqual(process.returncode, 1, said)
-                told = re.search(rf"(?m)^patrain: weights of rank {ranks - 1} differ from rank 0's at step (\d+), which is not saved$", said)
+                told = re.search(rf"(?m)^patrain: weights of rank {ranks - 1} differ from rank 0's "
+                                 r"at step (\d+), which is not saved$", said)
                 self.assertTrue(told, said)
             kept = programs.checkpoint(self.folder / run)[0]["token_emb.weight"][2]
             self.assertEqual(kept, weight)

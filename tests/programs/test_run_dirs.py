@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Run directories among other processes: moved or taken while a run has them, on file systems without locks, with a user's own files in them."""
+"""Run directories among other processes: moved or taken while a run has them, on file systems without locks, with a
+user's own files in them."""
 
 import errno
 import os
@@ -18,13 +19,15 @@ LONG = ("train.steps=1000000", "train.epochs=0", "checkpoint.every=0", "log.eval
 
 
 def environment(shim):
-    return programs.environment(LD_PRELOAD=SHIM, FAILING_FS=shim, ASAN_OPTIONS="verify_asan_link_order=0:detect_leaks=0")
+    return programs.environment(LD_PRELOAD=SHIM, FAILING_FS=shim,
+                                ASAN_OPTIONS="verify_asan_link_order=0:detect_leaks=0")
 
 
 class RunDirs(programs.WithCorpus):
     def start(self, run, *arguments, before=(), **options):
         line = [*before, *programs.command(self.folder, run, *arguments)]
-        process = subprocess.Popen(line, env=options.pop("env", programs.environment()), stderr=subprocess.PIPE, text=True, **options)
+        process = subprocess.Popen(line, env=options.pop("env", programs.environment()), stderr=subprocess.PIPE,
+                                   text=True, **options)
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.kill)
         return process
@@ -57,7 +60,8 @@ class Moved(RunDirs):
         process.send_signal(signal.SIGCONT)
         found = self.last_line(process, 1)
         (step,) = self.steps("elsewhere")
-        self.assertEqual(found, f"patrain: {self.folder}/moved was moved to {self.folder}/elsewhere while this run had it; "
+        self.assertEqual(found,
+                         f"patrain: {self.folder}/moved was moved to {self.folder}/elsewhere while this run had it; "
                          f"step {step} is saved there")
         self.assertEqual({p: p.read_bytes() for p in (self.folder / "moved").rglob("*") if p.is_file()}, before)
         done = programs.train(self.folder, "elsewhere", f"train.steps={step + 2}", "log.eval_every=0")
@@ -73,7 +77,8 @@ class Moved(RunDirs):
         self.assertEqual(second.returncode, 0, second.stderr)
         found = self.steps("taken")
         process.send_signal(signal.SIGCONT)
-        self.assertEqual(self.last_line(process, 1), f"patrain: {self.folder}/taken or its lock was moved, removed or taken while this run "
+        self.assertEqual(self.last_line(process, 1),
+                         f"patrain: {self.folder}/taken or its lock was moved, removed or taken while this run "
                          "had it; nothing more is written")
         self.assertEqual(self.steps("taken"), found)
 
@@ -91,7 +96,8 @@ class Moved(RunDirs):
             if process is not left:
                 said = process.communicate()[1]
                 self.assertEqual(process.returncode, 1, said)
-                self.assertRegex(said.splitlines()[-1], "is in use by another run|all names up to|moved, removed or taken|cannot ")
+                self.assertRegex(said.splitlines()[-1],
+                                 "is in use by another run|all names up to|moved, removed or taken|cannot ")
         self.wait_for(left, "step 2 ")
         left.terminate()
         left.communicate()
@@ -110,7 +116,8 @@ class NoLocks(RunDirs):
         first = self.start("apart", *LONG, env=environment(NO_LOCKS))
         self.wait_for(first, "step 3 ")
         second = self.start("apart", *LONG, env=environment(NO_LOCKS), before=unshare)
-        self.assertRegex(self.last_line(second, 1), rf"^patrain: {self.folder}/apart is in use by another run \(process {first.pid} on ")
+        self.assertRegex(self.last_line(second, 1),
+                         rf"^patrain: {self.folder}/apart is in use by another run \(process {first.pid} on ")
         first.terminate()
         first.communicate()
         self.assertEqual(first.returncode, 75)
@@ -153,7 +160,8 @@ class Leavings(RunDirs):
         process.communicate()
         self.assertEqual(process.returncode, -signal.SIGKILL)
         word = (run / "lock").read_text().split("\n")[1]
-        self.assertEqual(len([p for p in run.rglob("*") if p.name.endswith(f".tmp.{word}")]), 2)  # a folder and a file in it
+        # a folder and a file in it
+        self.assertEqual(len([p for p in run.rglob("*") if p.name.endswith(f".tmp.{word}")]), 2)
         (run / f"config.ini.tmp.{word}").write_text("half")
         self.assertEqual(programs.train(self.folder, "own", "train.steps=8", "log.eval_every=0").returncode, 0)
         self.assertEqual([p for p in run.rglob("*") if word in p.name and not p.name.startswith("events.")], [])
@@ -170,8 +178,8 @@ class Changed(RunDirs):
         for name in ("train", "validation"):
             shutil.copy(self.folder / f"{name}.safetensors", self.folder / f"{run}-{name}.safetensors")
         path = self.folder / f"{run}-{which}.safetensors"
-        process = self.start(run, *LONG, *(f"data.{name}={self.folder}/{run}-{name}.safetensors" for name in ("train", "validation")),
-                             "log.eval_every=10")
+        files = [f"data.{name}={self.folder}/{run}-{name}.safetensors" for name in ("train", "validation")]
+        process = self.start(run, *LONG, *files, "log.eval_every=10")
         self.wait_for(process, "step 3 ")
         process.send_signal(signal.SIGSTOP)
         change(path)
@@ -182,12 +190,14 @@ class Changed(RunDirs):
         tensors = programs.checkpoint(self.folder / run)
         for kind, _, data in (tensor for part in tensors for tensor in part.values()):
             self.assertTrue(all(x == x and abs(x) < 1e6 for x in struct.unpack(f"<{len(data) // 4}f", data)))
-        done = programs.train(self.folder, run, f"train.steps={step + 2}", "log.eval_every=0")  # with the files as they were
+        # with the files as they were
+        done = programs.train(self.folder, run, f"train.steps={step + 2}", "log.eval_every=0")
         self.assertIn(f"resuming from step {step}\n", done.stderr)
 
     def test_cut_short(self):
         for which in ("train", "validation"):
-            self.change(f"cut-{which}", which, lambda path: os.truncate(path, 100), "was changed while it was open: expected \\d+ bytes, found 100")
+            self.change(f"cut-{which}", which, lambda path: os.truncate(path, 100),
+                        "was changed while it was open: expected \\d+ bytes, found 100")
 
     def test_overwritten(self):
         def change(path):
@@ -204,7 +214,8 @@ class Changed(RunDirs):
                 f.write(data[:-50] + b"\x07" + data[-49:])
             os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
 
-        self.change("silent", "train", change, "was changed while it was open: expected data with CRC-32C \\w+, found \\w+")
+        self.change("silent", "train", change,
+                    "was changed while it was open: expected data with CRC-32C \\w+, found \\w+")
 
 
 class Kinds(RunDirs):
@@ -218,12 +229,15 @@ class Kinds(RunDirs):
                 os.mkfifo(self.folder / run / name)
                 done = programs.train(self.folder, run, "train.steps=2", timeout=20)
                 self.assertEqual(done.returncode, 1, done.stderr)
-                self.assertRegex(done.stderr.splitlines()[-1], f"^patrain: {self.folder}/{run}/{name}: expected a file.*, found a named pipe")
+                self.assertRegex(done.stderr.splitlines()[-1],
+                                 f"^patrain: {self.folder}/{run}/{name}: expected a file.*, found a named pipe")
 
     def test_configurations(self):
         os.mkfifo(self.folder / "pipe.ini")
-        for path, kind in ((f"{self.folder}/pipe.ini", "a named pipe that nobody writes to"), ("/dev/zero", "a device"), (str(self.folder), "a folder")):
-            done = subprocess.run([programs.PATRAIN, path], capture_output=True, text=True, timeout=20, env=programs.environment())
+        for path, kind in ((f"{self.folder}/pipe.ini", "a named pipe that nobody writes to"), ("/dev/zero", "a device"),
+                           (str(self.folder), "a folder")):
+            done = subprocess.run([programs.PATRAIN, path], capture_output=True, text=True, timeout=20,
+                                  env=programs.environment())
             self.assertEqual((done.returncode, done.stderr), (2, f"patrain: {path}: expected a file, found {kind}\n"))
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What pagen makes beside MIDI: sound, a piano roll, a page; and that a wrong name is refused before any work. Exits with 77 where the
-build lacks the libraries or no SoundFont is installed."""
+"""What pagen makes beside MIDI: sound, a piano roll, a page; and that a wrong name is refused before any work. Exits
+with 77 where the build lacks the libraries or no SoundFont is installed."""
 import base64
 import subprocess
 import sys
@@ -35,7 +35,8 @@ class Show(Program):
         kinds = ("wav", "flac", "ogg", "mp3")
         options = [word for kind in (*kinds, "html") for word in ("--" + kind, self.file("x." + kind))]
         self.pagen("--number", 2, "--piano-roll", self.file("x.svg"), *options)
-        self.assertEqual(self.files(), {"out-1.mid", "out-2.mid", "x.svg", "x.html"} | {f"x-{k}.{kind}" for k in (1, 2) for kind in kinds})
+        self.assertEqual(self.files(), {"out-1.mid", "out-2.mid", "x.svg", "x.html"} |
+                         {f"x-{k}.{kind}" for k in (1, 2) for kind in kinds})
         page = self.file("x.html").read_text()
         self.assertIn("1.mid, continued", page)
         self.assertEqual(page.count("data:audio/midi;base64,"), 2)
@@ -52,9 +53,11 @@ class Show(Program):
         self.assertAlmostEqual(self.seconds("both.wav") - self.seconds("continuation.wav"), 5, delta=0.3)
 
     def test_wrong_names_are_refused_before_any_work(self):
-        rows = [(["--wav", "x.mp3"], 2, "--wav: expected a name in .wav"), (["--html", "x.txt"], 2, "--html: expected a name in .html"),
+        rows = [(["--wav", "x.mp3"], 2, "--wav: expected a name in .wav"),
+                (["--html", "x.txt"], 2, "--html: expected a name in .html"),
                 (["--piano-roll", "x.pdf"], 2, "--piano-roll: expected a name in .png or .svg"),
-                (["--piano-roll", self.file("x.svg"), "--number", 97], 2, "--piano-roll: expected at most 96 continuations"),
+                (["--piano-roll", self.file("x.svg"), "--number", 97], 2,
+                 "--piano-roll: expected at most 96 continuations"),
                 (["--number", 2, "--wav", "x"], 2, "--wav: expected a name in .wav"),
                 (["--ogg", self.file("none/x.ogg")], 1, "none/x.ogg"),
                 (["--soundfont", self.primer, "--wav", self.file("x.wav")], 2, "not a SoundFont"),

@@ -20,7 +20,8 @@ import sweep  # noqa: E402
 
 def rows(**values):
     """Of each name its values by seed."""
-    return [{"name": name, "seed": seed, "value": value, "steps": 10} for name, of in values.items() for seed, value in of.items()]
+    return [{"name": name, "seed": seed, "value": value, "steps": 10} for name, of in values.items()
+            for seed, value in of.items()]
 
 
 class Arithmetic(unittest.TestCase):
@@ -63,20 +64,23 @@ class Sweep(programs.WithCorpus):
 
     def line(self, *arguments):
         (self.folder / "matrix.txt").write_text("slow optimizer.lr=1e-4\nfast optimizer.lr=1e-2\n")
-        return [sys.executable, str(SWEEP), str(self.out), str(self.folder / "matrix.txt"), str(self.folder / "tiny.ini"),
-                "--bin", os.environ["PA_BIN"], "--seeds", "1,2,3", "log.eval_every=0", *arguments]
+        return [sys.executable, str(SWEEP), str(self.out), str(self.folder / "matrix.txt"),
+                str(self.folder / "tiny.ini"), "--bin", os.environ["PA_BIN"], "--seeds", "1,2,3", "log.eval_every=0",
+                *arguments]
 
     def results(self):
         return [json.loads(line) for line in (self.out / "results.jsonl").read_text().splitlines()]
 
     def run_line(self, *arguments, status=0):
-        done = subprocess.run(self.line(*arguments), env=programs.environment(), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(self.line(*arguments), env=programs.environment(), capture_output=True, text=True,
+                              timeout=120)
         self.assertEqual(done.returncode, status, done.stderr)
         return done
 
     def test_interrupted_and_resumed(self):
         settings = ("log.eval_every=30", "train.steps=300", "checkpoint.every=100")
-        process = subprocess.Popen(self.line(*settings), env=programs.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(self.line(*settings), env=programs.environment(), stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
         self.addCleanup(process.kill)
         first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
@@ -88,24 +92,28 @@ class Sweep(programs.WithCorpus):
         out = self.run_line(*settings, "--jobs", "2").stdout
         after = self.results()
         self.assertEqual(after[: len(before)], before)
-        self.assertEqual(sorted((row["name"], row["seed"]) for row in after), [(name, seed) for name in ("fast", "slow") for seed in (1, 2, 3)])
+        self.assertEqual(sorted((row["name"], row["seed"]) for row in after),
+                         [(name, seed) for name in ("fast", "slow") for seed in (1, 2, 3)])
         for row in after:
             run = self.out / f"{row['name']}-{row['seed']}"
             steps, evaluations = programs.metrics(run)
             self.assertEqual((row["value"], row["steps"]), (evaluations[-1]["eval_loss"], len(steps)))
-        self.assertRegex(out, r"\nslow +3 +[\d.]+ +[\d.]+ +300\nfast +3 +[\d.]+ +[\d.]+ +-[\d.]+ +[\d.]+  lower +300\n$")
-        table = subprocess.run([sys.executable, str(SWEEP), str(self.out), "--table"], capture_output=True, text=True, check=True)
+        self.assertRegex(out,
+                         r"\nslow +3 +[\d.]+ +[\d.]+ +300\nfast +3 +[\d.]+ +[\d.]+ +-[\d.]+ +[\d.]+  lower +300\n$")
+        table = subprocess.run([sys.executable, str(SWEEP), str(self.out), "--table"], capture_output=True, text=True,
+                               check=True)
         self.assertTrue(out.endswith(table.stdout))
         other = self.run_line(*settings, "train.grad_clip=2", status=1).stderr
-        self.assertRegex(other, "results.jsonl: slow had other settings; name the new ones otherwise, or use another folder\n$")
+        self.assertRegex(other, "results.jsonl: slow had other settings; name the new ones otherwise, "
+                                "or use another folder\n$")
 
     def test_an_error_of_a_run_is_reported(self):
         done = self.run_line("model.depht=1", status=1)
         self.assertEqual(done.stderr, "sweep: patrain: unknown key 'model.depht' (did you mean 'model.depth'?)\n")
 
     def test_by_paeval(self):
-        done = self.run_line("--paeval", str(self.folder / "validation.safetensors"), "--pieces", "2", "--seeds", "1", "train.steps=5",
-                             "train.grad_clip=3")
+        done = self.run_line("--paeval", str(self.folder / "validation.safetensors"), "--pieces", "2", "--seeds", "1",
+                             "train.steps=5", "train.grad_clip=3")
         self.assertTrue(re.search(r"^slow +1 .*\nfast +1 .* too few seeds +5\n$", done.stdout, re.M), done.stdout)
 
 

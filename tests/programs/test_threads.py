@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Two ranks, each with a thread that watches the other, the first with one that writes a checkpoint every other step: what the thread
-sanitizer is to see. In a plain build the same runs are no more than a check that they end as they should."""
+"""Two ranks, each with a thread that watches the other, the first with one that writes a checkpoint every other step:
+what the thread sanitizer is to see. In a plain build the same runs are no more than a check that they end as they
+should."""
 
 import pathlib
 import shutil

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""patrain run as a program, interrupted in every way: it computes the bits of an uninterrupted run. Its messages, files and
-logs are in test_train_logs.py."""
+"""patrain run as a program, interrupted in every way: it computes the bits of an uninterrupted run. Its messages, files
+and logs are in test_train_logs.py."""
 
 import fcntl
 import json
@@ -44,9 +44,11 @@ class Run(programs.WithCorpus):
         return done
 
     def start(self, run, *arguments):
-        """Its stderr holds a page, so that it is never more than some 80 lines ahead of a reader who has to wait for a processor."""
+        """Its stderr holds a page, so that it is never more than some 80 lines ahead of a reader who has to wait for a
+        processor."""
         line = programs.command(self.folder, run, *arguments)
-        process = subprocess.Popen(line, env=programs.environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen(line, env=programs.environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                                   text=True)
         fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.wait)
@@ -85,7 +87,8 @@ class Stopped(Run):
             process.send_signal(number)
             said = process.stderr.read()
             self.assertEqual(process.wait(), 75, said)
-            stopped = re.search(r"stopped on request at step (\d+), saved; the same command resumes from there\n$", said)
+            stopped = re.search(r"stopped on request at step (\d+), saved; the same command resumes from there\n$",
+                                said)
             self.assertTrue(stopped, said)
             self.assertLess(int(stopped[1]), 400)
             latest = (self.folder / parts / "latest").resolve()
@@ -114,17 +117,20 @@ class Stopped(Run):
         done = self.train("finished", "--init", str(self.folder / "finished"))
         self.assertEqual((self.folder / "finished/metrics.jsonl").read_text(), before)
         self.assertIn("/finished: resuming from step 40; --init applies to new runs only\n", done.stderr)
-        self.assertTrue(done.stderr.endswith("already finished at step 40; raise train.steps, train.epochs or train.minutes to continue\n"), done.stderr)
+        self.assertTrue(done.stderr.endswith("already finished at step 40; raise train.steps, train.epochs or "
+                                             "train.minutes to continue\n"), done.stderr)
         done = self.train("finished", "train.steps=50")
         loss = programs.losses(self.folder / "finished")[0][-1][1]
-        self.assertTrue(done.stderr.endswith(f"finished at step 50, loss {loss:.4f}: {self.folder}/finished\n"), done.stderr)
+        self.assertTrue(done.stderr.endswith(f"finished at step 50, loss {loss:.4f}: {self.folder}/finished\n"),
+                        done.stderr)
         self.assertEqual([s[0] for s in programs.losses(self.folder / "finished")[0]], list(range(1, 51)))
 
 
 class Dropped(Run):
     """A step that outlasts train.grace after a signal: it leaves no trace."""
 
-    MODEL = ("model.context=512", "model.prefix=128", "model.dim=256", "optimizer.schedule=constant", "log.eval_every=0", "--precision", "fp32")
+    MODEL = ("model.context=512", "model.prefix=128", "model.dim=256", "optimizer.schedule=constant",
+             "log.eval_every=0", "--precision", "fp32")
     LONG = ("train.global_batch=128", "train.micro_batch=64", "train.recompute=true", "train.grace=0")  # seconds a step
 
     def drop(self, processes):
@@ -144,7 +150,8 @@ class Dropped(Run):
         self.train(run, *self.MODEL, "train.steps=3", "train.global_batch=2")
         said = self.drop(start(run, *self.MODEL, *self.LONG, "train.steps=5"))
         self.assertTrue(said.endswith("step 4 took longer than train.grace, 0 s, and was dropped\n"
-                                      "stopped on request at step 3, saved; the same command resumes from there\n"), said)
+                                      "stopped on request at step 3, saved; the same command resumes from there\n"),
+                        said)
         done = self.train(run, *self.MODEL, "train.steps=5", "train.global_batch=2")
         self.assertIn("resuming from step 3\n", done.stderr)
         self.assertNotIn("was killed", done.stderr)
@@ -178,7 +185,8 @@ class Dropped(Run):
 class Killed(Run):
     """kill -9 at ten random moments, half of them while a checkpoint is being written."""
 
-    ARGUMENTS = ("train.steps=300", "checkpoint.every=3", "checkpoint.keep=2", "log.eval_every=40", "--precision", "fp32")
+    ARGUMENTS = ("train.steps=300", "checkpoint.every=3", "checkpoint.keep=2", "log.eval_every=40", "--precision",
+                 "fp32")
 
     def kill_while_saving(self, process, folder):
         while process.poll() is None:
@@ -236,7 +244,8 @@ class PieceStarts(Run):
         steps = (*self.STARTS, "train.steps=12", "--precision", "fp32")
         self.train("all", *steps)
         self.train("one-by-one", *steps, "train.micro_batch=1")
-        for (step, loss, _, norm), (_, ours, _, our_norm) in zip(*(programs.losses(self.folder / run)[0] for run in ("all", "one-by-one"))):
+        for (step, loss, _, norm), (_, ours, _, our_norm) in zip(*(programs.losses(self.folder / run)[0]
+                                                                   for run in ("all", "one-by-one"))):
             self.assertAlmostEqual(ours, loss, delta=1e-6 * loss * 2 ** (step - 1))
             self.assertAlmostEqual(our_norm, norm, delta=1e-5 * norm * 2 ** (step - 1))
 
@@ -245,9 +254,10 @@ class PieceStarts(Run):
         programs.write_tokens(self.folder / "beginnings.safetensors", [8] * 20, seed=3)
         loss = {}
         for share in (0, 0.25):
-            self.train(f"share-{share}", "train.steps=300", "log.eval_every=0", "train.precision=fp32", f"data.piece_starts={share}",
-                       "model.prefix_dropout=0")
-            line = [str(BIN / "paeval"), str(self.folder / f"share-{share}"), str(self.folder / "beginnings.safetensors"), "--json"]
+            self.train(f"share-{share}", "train.steps=300", "log.eval_every=0", "train.precision=fp32",
+                       f"data.piece_starts={share}", "model.prefix_dropout=0")
+            line = [str(BIN / "paeval"), str(self.folder / f"share-{share}"),
+                    str(self.folder / "beginnings.safetensors"), "--json"]
             done = subprocess.run(line, capture_output=True, text=True, check=True, env=programs.environment())
             loss[share] = json.loads(done.stdout)["loss"]
         self.assertLess(loss[0.25], loss[0] - 0.3)
@@ -257,8 +267,8 @@ class PieceStarts(Run):
         short = f"data.train={self.folder}/short.safetensors"
         self.train("only-short", short, status=3)
         done = self.train("short-starts", short, "data.piece_starts=1", "log.eval_every=0")
-        self.assertIn("short.safetensors: 3 of 3 pieces are no longer than model.prefix, 8 tokens; the run trains on them only by data.piece_starts\n",
-                      done.stderr)
+        self.assertIn("short.safetensors: 3 of 3 pieces are no longer than model.prefix, 8 tokens; the run trains on "
+                      "them only by data.piece_starts\n", done.stderr)
         self.assertTrue(any(m["loss"] for m in programs.metrics(self.folder / "short-starts")[0]))
 
 
@@ -268,13 +278,15 @@ class Trajectory(Run):
     STEPS = ("train.steps=12", "log.eval_every=0", "--precision", "fp32")
 
     def test_micro_batches(self):
-        """A window's loss does not depend on its batch but for the rounding of products cut differently (2^-24 a sum of some 100 terms:
-        within 1e-6 of a loss), which each step of Adam may double while gradients near 0 make up their minds."""
+        """A window's loss does not depend on its batch but for the rounding of products cut differently (2^-24 a sum of
+        some 100 terms: within 1e-6 of a loss), which each step of Adam may double while gradients near 0 make up their
+        minds."""
         self.train("whole", *self.STEPS)
         expected = programs.losses(self.folder / "whole")[0]
         for micro in (1, 2, 3):
             self.train(f"micro-{micro}", *self.STEPS, f"train.micro_batch={micro}")
-            for (step, loss, lr, norm), (_, ours, our_lr, our_norm) in zip(expected, programs.losses(self.folder / f"micro-{micro}")[0]):
+            found = programs.losses(self.folder / f"micro-{micro}")[0]
+            for (step, loss, lr, norm), (_, ours, our_lr, our_norm) in zip(expected, found):
                 self.assertAlmostEqual(ours, loss, delta=1e-6 * loss * 2 ** (step - 1))
                 self.assertAlmostEqual(our_norm, norm, delta=1e-5 * norm * 2 ** (step - 1))
                 self.assertEqual(our_lr, lr)
@@ -282,7 +294,8 @@ class Trajectory(Run):
     def test_recomputation(self):
         for precision in ("fp32", "bf16"):
             for recompute in ("true", "false"):
-                self.train(f"recompute-{precision}-{recompute}", f"train.recompute={recompute}", "--precision", precision)
+                self.train(f"recompute-{precision}-{recompute}", f"train.recompute={recompute}", "--precision",
+                           precision)
             self.assert_same_run(f"recompute-{precision}-true", f"recompute-{precision}-false")
 
     def test_it_learns(self):
@@ -295,7 +308,8 @@ class Trajectory(Run):
     def test_seeds_differ(self):
         self.train("seed-1", *self.STEPS)
         self.train("seed-2", *self.STEPS, "train.seed=2")
-        self.assertNotEqual(programs.losses(self.folder / "seed-1")[0][0][1], programs.losses(self.folder / "seed-2")[0][0][1])
+        self.assertNotEqual(programs.losses(self.folder / "seed-1")[0][0][1],
+                            programs.losses(self.folder / "seed-2")[0][0][1])
 
     def test_learning_rates(self):
         n, warm, low, decay = 20, 4, 0.1, 0.25
@@ -306,8 +320,8 @@ class Trajectory(Run):
             "wsd": lambda p: 1 if p <= 1 - decay else low + (1 - low) * (1 - p) / decay,
         }
         for name, at in shape.items():
-            self.train(name, f"train.steps={n}", f"optimizer.schedule={name}", "optimizer.warmup=4", f"optimizer.decay={decay}",
-                       f"optimizer.final_lr={low}")
+            self.train(name, f"train.steps={n}", f"optimizer.schedule={name}", "optimizer.warmup=4",
+                       f"optimizer.decay={decay}", f"optimizer.final_lr={low}")
             rates = [m["lr"] for m in programs.metrics(self.folder / name)[0]]
             for step, rate in enumerate(rates):
                 self.assertAlmostEqual(rate, 3e-3 * min(1, (step + 1) / warm) * at(step / n), delta=1e-15)
@@ -321,8 +335,10 @@ class Trajectory(Run):
 
     def test_a_window_of_nothing_to_score(self):
         programs.write_tokens(self.folder / "short.safetensors", [3, 8, 5, 30])
-        done = self.train("short", "train.steps=20", "train.global_batch=1", "log.every=1", f"data.train={self.folder}/short.safetensors")
-        self.assertIn("short.safetensors: 3 of 4 pieces are no longer than model.prefix, 8 tokens; the run does not train on them\n", done.stderr)
+        done = self.train("short", "train.steps=20", "train.global_batch=1", "log.every=1",
+                          f"data.train={self.folder}/short.safetensors")
+        self.assertIn("short.safetensors: 3 of 4 pieces are no longer than model.prefix, 8 tokens; the run does not "
+                      "train on them\n", done.stderr)
         losses = [m["loss"] for m in programs.metrics(self.folder / "short")[0]]
         self.assertEqual((losses.count(None), len(losses)), (15, 20))
         self.assertEqual(done.stderr.count("nothing to score: no window reaches beyond model.prefix"), 15)

@@ -29,16 +29,20 @@ class Records(Run):
         self.train("starts", "train.steps=2", "--precision", "fp32")
         with open(self.folder / "starts/run.jsonl", "a") as f:
             f.write('{"torn')
-        done = self.train("starts", "train.steps=3", "--precision", "fp32", env=programs.environment(OMP_NUM_THREADS="1", PATRAIN_ISA="generic"))
+        done = self.train("starts", "train.steps=3", "--precision", "fp32",
+                          env=programs.environment(OMP_NUM_THREADS="1", PATRAIN_ISA="generic"))
         text = (self.folder / "starts/run.jsonl").read_text().splitlines()
         first, second = json.loads(text[0]), json.loads(text[2])
-        self.assertEqual(list(first), ["time", "version", "commit", "host", "processor", "backend", "device", "instruction_set", "threads",
-                                       "ranks", "precision", "deterministic", "corpus_crc32c", "step", "command"])
+        self.assertEqual(list(first),
+                         ["time", "version", "commit", "host", "processor", "backend", "device", "instruction_set",
+                          "threads", "ranks", "precision", "deterministic", "corpus_crc32c", "step", "command"])
         self.assertEqual([first[key] for key in ("host", "backend", "threads", "ranks", "precision", "step")],
                          [socket.gethostname(), "cpu", 2, 1, "fp32", 0])
         self.assertEqual([second[key] for key in ("threads", "instruction_set", "step")], [1, "generic", 2])
         self.assertTrue(second["command"].endswith("train.steps=3 --precision fp32"), second)
-        self.assertRegex(done.stderr, r"(?m)^rounding will differ from the previous start: instruction set was \S+, is generic; threads was 2, is 1$")
+        self.assertRegex(done.stderr,
+                         r"(?m)^rounding will differ from the previous start: instruction set was \S+, is generic; "
+                         r"threads was 2, is 1$")
 
     def test_log(self):
         """What is on stderr, over all starts, an error too."""
@@ -46,7 +50,8 @@ class Records(Run):
         said += self.train("log", "train.seed=3", status=2).stderr
         self.assertIn("memory plan", said)
         log = (self.folder / "log/train.log").read_text()
-        self.assertEqual(log, said[: said.rindex("0.02 million parameters")])  # refused before it got as far as the file
+        # refused before it got as far as the file
+        self.assertEqual(log, said[: said.rindex("0.02 million parameters")])
 
     def test_log_of_a_failure(self):
         done = self.train("failed", "checkpoint.every=0", "log.eval_every=0", "log.every=20", status=1,
@@ -57,12 +62,15 @@ class Records(Run):
     def test_a_long_warmup(self):
         said = self.train("warm", "train.steps=4", "optimizer.warmup=200", "optimizer.schedule=constant").stderr
         self.assertIn("warning: optimizer.warmup, 200 steps, is longer than the run: using 1\n", said)
-        said = self.train("warm-epochs", "train.steps=0", "train.epochs=20", "optimizer.warmup=200", "optimizer.schedule=constant").stderr
+        said = self.train("warm-epochs", "train.steps=0", "train.epochs=20", "optimizer.warmup=200",
+                          "optimizer.schedule=constant").stderr
         self.assertIn("is longer than the run: using 4\n", said)
-        self.assertEqual([m["lr"] for m in programs.metrics(self.folder / "warm-epochs")[0][:5]], [3e-3 * i / 4 for i in (1, 2, 3, 4, 4)])
+        self.assertEqual([m["lr"] for m in programs.metrics(self.folder / "warm-epochs")[0][:5]],
+                         [3e-3 * i / 4 for i in (1, 2, 3, 4, 4)])
 
     def test_a_long_warmup_in_minutes(self):
-        self.train("warm-minutes", "train.steps=0", "train.minutes=0.05", "optimizer.warmup=1000000", "optimizer.schedule=constant")
+        self.train("warm-minutes", "train.steps=0", "train.minutes=0.05", "optimizer.warmup=1000000",
+                   "optimizer.schedule=constant")
         self.assertEqual(programs.metrics(self.folder / "warm-minutes")[0][-1]["lr"], 3e-3)
 
     def test_days(self):
@@ -73,8 +81,8 @@ class Logs(Run):
     START = [(1, 1)]  # SessionLog's status
 
     def events(self, path):
-        """(step, tag, value) of a TensorBoard file, every frame's length and checksums checked; tag None for the version record and
-        the session's."""
+        """(step, tag, value) of a TensorBoard file, every frame's length and checksums checked; tag None for the
+        version record and the session's."""
         data, out = path.read_bytes(), []
 
         def check(raw, masked):
@@ -135,10 +143,12 @@ class Logs(Run):
         evaluated = [(s, v) for s, t, v in events if t == "eval/loss"]
         self.assertEqual([s for s, v in evaluated], [0, 100, 200])
         self.assertAlmostEqual(evaluated[2][1], evaluations[2]["eval_loss"], delta=1e-6)
-        self.assertEqual({t for _, t, _ in events[2:]}, {"train/loss", "train/lr", "train/grad_norm", "train/tokens_per_s", "eval/loss"})
+        self.assertEqual({t for _, t, _ in events[2:]},
+                         {"train/loss", "train/lr", "train/grad_norm", "train/tokens_per_s", "eval/loss"})
 
     def test_tensorboard_of_a_run_that_goes_on(self):
-        """At a start TensorBoard drops what it has read of that step and later ones (event_accumulator.py): as metrics.jsonl is cut."""
+        """At a start TensorBoard drops what it has read of that step and later ones (event_accumulator.py): as
+        metrics.jsonl is cut."""
         settings = ("log.every=1", "log.eval_every=4", "checkpoint.every=0")
         self.train("behind", "train.steps=5", *settings)
         shutil.copytree(self.folder / "behind", self.folder / "ahead", symlinks=True)
@@ -168,7 +178,8 @@ class Logs(Run):
             os.close(0)  # which the lock would take, and the metrics the other
             os.close(2)
 
-        done = self.train("closed", "train.steps=6", "log.eval_every=3", stdin=programs.subprocess.DEVNULL, preexec_fn=close)
+        done = self.train("closed", "train.steps=6", "log.eval_every=3", stdin=programs.subprocess.DEVNULL,
+                          preexec_fn=close)
         self.assertEqual(done.stderr, "")
         steps, evaluations = programs.metrics(self.folder / "closed")  # every line is one of these
         self.assertEqual((len(steps), len(evaluations)), (6, 3))
@@ -178,11 +189,13 @@ class Logs(Run):
         steps, evaluations = programs.metrics(self.folder / "metrics")
         self.assertEqual([m["step"] for m in steps], [1, 2, 3, 4, 5, 6])
         for m in steps:
-            self.assertEqual(list(m), ["step", "epoch", "loss", "lr", "grad_norm", "tokens_per_s", "mfu", "seconds", "time"])
+            self.assertEqual(list(m),
+                             ["step", "epoch", "loss", "lr", "grad_norm", "tokens_per_s", "mfu", "seconds", "time"])
             self.assertTrue(all(math.isfinite(v) for key, v in m.items() if key != "time"))
             self.assertLessEqual(m["mfu"], 1)
         self.assertEqual([m["step"] for m in evaluations], [0, 3, 6])
-        self.assertEqual(list(evaluations[0]), ["step", "eval_loss", "eval_loss_seed", "eval_accuracy", "eval_seconds", "time"])
+        self.assertEqual(list(evaluations[0]),
+                         ["step", "eval_loss", "eval_loss_seed", "eval_accuracy", "eval_seconds", "time"])
         times = [datetime.datetime.fromisoformat(m["time"]) for m in steps]
         self.assertEqual(times, sorted(times))
         self.assertLess(abs(times[-1].timestamp() - time.time()), 600)
@@ -190,8 +203,10 @@ class Logs(Run):
     def test_a_bar_on_a_terminal(self):
         """While steps take more than a second, from one micro-batch to the next."""
         terminal, other = pty.openpty()
-        line = programs.command(self.folder, "bar", *SLOW, "train.global_batch=128", "train.micro_batch=4", "train.steps=1", "checkpoint.every=0")
-        process = subprocess.Popen(line, env=programs.environment(TERM="xterm"), stderr=other, stdout=subprocess.DEVNULL)
+        line = programs.command(self.folder, "bar", *SLOW, "train.global_batch=128", "train.micro_batch=4",
+                                "train.steps=1", "checkpoint.every=0")
+        process = subprocess.Popen(line, env=programs.environment(TERM="xterm"), stderr=other,
+                                   stdout=subprocess.DEVNULL)
         os.close(other)
         said = b""
         try:
@@ -206,8 +221,8 @@ class Logs(Run):
 
     def test_progress_lines(self):
         done = self.train("lines", "train.steps=6", "log.every=3", "log.eval_every=0")
-        shown = re.findall(r"^step (\d+)  epoch \d\.\d\d  loss \d\.\d{4}  lr \S+  norm \S+  \d+ tokens/s  \d+\.\d% of measured peak  \d+\.\d\d GB  left 0:00:\d\d$",
-                           done.stderr, re.MULTILINE)
+        shown = re.findall(r"^step (\d+)  epoch \d\.\d\d  loss \d\.\d{4}  lr \S+  norm \S+  \d+ tokens/s  "
+                           r"\d+\.\d% of measured peak  \d+\.\d\d GB  left 0:00:\d\d$", done.stderr, re.MULTILINE)
         self.assertEqual(shown, ["1", "3", "6"])
 
     def test_a_torn_line_is_dropped(self):

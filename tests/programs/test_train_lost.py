@@ -36,16 +36,19 @@ class Lost(Run):
             if each == "state":
                 meta["model_crc32c"] = programs.read_safetensors(folder / "model.safetensors")[1]["crc32c"]
             meta.pop("crc32c")
-            programs.write_safetensors(folder / f"{each}.safetensors", [(name, *t) for name, t in tensors.items()], meta)
+            programs.write_safetensors(folder / f"{each}.safetensors", [(name, *t) for name, t in tensors.items()],
+                                       meta)
 
     def test_too_many_skips_stop_the_run(self):
         self.train("lost", "train.steps=10", "log.eval_every=0")
         self.spoil("lost", 3e38)
         before = tree(self.folder / "lost/checkpoints")
-        done = self.train("lost", "train.steps=40", "train.max_skips=3", "checkpoint.every=1", "log.eval_every=0", status=1)
+        done = self.train("lost", "train.steps=40", "train.max_skips=3", "checkpoint.every=1", "log.eval_every=0",
+                          status=1)
         self.assertEqual(done.stderr.count("  (skipped: not finite)\n"), 3)
         self.assertEqual(done.stderr.splitlines()[-1],
-                         "patrain: step 13: loss or gradient not finite 3 times in a row; the last checkpoint is step 10")
+                         "patrain: step 13: loss or gradient not finite 3 times in a row; the last checkpoint is step "
+                         "10")
         self.assertEqual(tree(self.folder / "lost/checkpoints"), before)
         steps = programs.metrics(self.folder / "lost")[0]
         self.assertEqual([(m["loss"], m["grad_norm"], m["skipped"]) for m in steps[10:]], [(None, None, True)] * 3)
@@ -58,11 +61,13 @@ class Lost(Run):
         for skips in (5, 0):
             done = self.train("ends", "train.steps=12", f"train.max_skips={skips}", "log.eval_every=1", status=1)
             self.assertEqual(done.stderr.splitlines()[-1],
-                             "patrain: step 12: loss or gradient not finite 2 times in a row; the last checkpoint is step 10")
+                             "patrain: step 12: loss or gradient not finite 2 times in a row; the last checkpoint is "
+                             "step 10")
             self.assertEqual(tree(self.folder / "ends/checkpoints"), before)
         self.assertEqual(os.readlink(self.folder / "ends/latest"), "checkpoints/step-00000010")
         self.assertFalse((self.folder / "ends/best").exists())
-        process = subprocess.Popen(programs.command(self.folder, "ends", "train.max_skips=0", "log.eval_every=0", "train.steps=1000000"),
+        process = subprocess.Popen(programs.command(self.folder, "ends", "train.max_skips=0", "log.eval_every=0",
+                                                    "train.steps=1000000"),
                                    env=programs.environment(), stderr=subprocess.PIPE, text=True)
         self.addCleanup(process.kill)
         for line in process.stderr:
@@ -71,23 +76,29 @@ class Lost(Run):
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=60)[1]
         self.assertEqual(process.returncode, 75, said)
-        self.assertRegex(said, r"stopped on request at step \d+, not saved: its loss is not finite; the same command resumes from step 10\n")
+        self.assertRegex(said,
+                         r"stopped on request at step \d+, not saved: its loss is not finite; the same command resumes "
+                         r"from step 10\n")
         self.assertEqual(tree(self.folder / "ends/checkpoints"), before)
 
     def test_a_checkpoint_that_is_not_finite(self):
         """The one before is taken, and the run says so."""
-        for i, (value, file, name) in enumerate(((math.nan, "model", "to_logits.weight"), (-math.inf, "state", "moment1.to_logits.weight"),
+        for i, (value, file, name) in enumerate(((math.nan, "model", "to_logits.weight"),
+                                                 (-math.inf, "state", "moment1.to_logits.weight"),
                                                  (math.nan, "state", "moment2.to_logits.weight"))):
             run = f"finite-{i}"
             self.train(run, "train.steps=20", "log.eval_every=0", "checkpoint.every=10")
             self.spoil(run, value, file, name)
             said = self.train(run, "train.steps=25", "log.eval_every=0").stderr
-            self.assertRegex(said, f"skipping a damaged checkpoint: .*step-00000020/{file}.safetensors: {name}: expected finite numbers, found others\n")
+            self.assertRegex(said,
+                             f"skipping a damaged checkpoint: .*step-00000020/{file}.safetensors: {name}: expected "
+                             f"finite numbers, found others\n")
             self.assertIn("resuming from step 10\n", said)
             self.assertEqual(os.readlink(self.folder / run / "latest"), "checkpoints/step-00000025")
 
     def test_spikes_are_counted(self):
-        """A rate that throws the weights about, after a hundred steps that went well. Stopped and gone on, the same are found."""
+        """A rate that throws the weights about, after a hundred steps that went well. Stopped and gone on, the same are
+        found."""
         quiet = ("log.every=1000", "log.eval_every=0", "optimizer.schedule=constant", "--precision", "fp32")
         self.train("spikes", "train.steps=100", *quiet)
         self.assertEqual([m for m in programs.metrics(self.folder / "spikes")[0] if "spike" in m], [])
@@ -96,13 +107,16 @@ class Lost(Run):
         for steps in (104, 115, 130):
             self.train("spikes-2", f"train.steps={steps}", "optimizer.lr=0.5", "train.grad_clip=0", *quiet)
         self.assertEqual(programs.losses(self.folder / "spikes"), programs.losses(self.folder / "spikes-2"))
-        found, again = ([(m["step"], m["spike"], m["spikes"]) for m in programs.metrics(self.folder / run)[0] if "spike" in m]
+        found, again = ([(m["step"], m["spike"], m["spikes"])
+                         for m in programs.metrics(self.folder / run)[0] if "spike" in m]
                         for run in ("spikes", "spikes-2"))
         self.assertEqual(found, again)
         self.assertEqual([f[2] for f in found], list(range(1, len(found) + 1)))
         self.assertLess(100, found[0][0])
         self.assertIn("loss", [f[1] for f in found])
-        self.assertEqual(len(re.findall(r"^step \d+ .*  \(spike: (?:loss|norm) above [\d.e+]+\)$", done.stderr, re.MULTILINE)), len(found))
+        self.assertEqual(
+            len(re.findall(r"^step \d+ .*  \(spike: (?:loss|norm) above [\d.e+]+\)$", done.stderr, re.MULTILINE)),
+            len(found))
 
     def test_without_a_checkpoint(self):
         self.train("source", "train.steps=5", "log.eval_every=0")
@@ -127,7 +141,8 @@ class FullDisk(Run):
         room = (newest / "state.safetensors").stat().st_size - 1
         done = self.train("full", *settings, status=1, preexec_fn=self.limited(room))
         self.assertRegex(done.stderr.splitlines()[-1],
-                         r"^patrain: cannot write .*step-00000020\.tmp\.\w+/state\.safetensors, \d+ bytes: File too large$")
+                         r"^patrain: cannot write .*step-00000020\.tmp\.\w+/state\.safetensors, \d+ bytes: File too "
+                         r"large$")
         self.assertEqual(tree(newest), before)
         self.assertEqual(sorted((self.folder / "full/checkpoints").iterdir())[-1], newest)
         self.train("full", *settings)
@@ -137,8 +152,10 @@ class FullDisk(Run):
         """The run does not depend on its metrics: it warns once, and ends as it would."""
         self.train("log-whole", "checkpoint.every=0", "log.eval_every=0", "train.steps=30")
         done = self.train("log", "checkpoint.every=0", "log.eval_every=0", "train.steps=30", env=programs.environment(
-            LD_PRELOAD=SHIM, FAILING_FS=f"write:metrics.jsonl:3+:{errno.ENOSPC}", ASAN_OPTIONS="verify_asan_link_order=0"))
-        self.assertEqual(done.stderr.count("warning: cannot write metrics.jsonl: No space left on device; training continues\n"), 1)
+            LD_PRELOAD=SHIM, FAILING_FS=f"write:metrics.jsonl:3+:{errno.ENOSPC}",
+            ASAN_OPTIONS="verify_asan_link_order=0"))
+        self.assertEqual(
+            done.stderr.count("warning: cannot write metrics.jsonl: No space left on device; training continues\n"), 1)
         self.assertEqual(programs.checkpoint(self.folder / "log"), programs.checkpoint(self.folder / "log-whole"))
         self.assertEqual([m["step"] for m in programs.metrics(self.folder / "log")[0]], [1, 2])
         done = self.train("log", "train.steps=32", "log.eval_every=0")
@@ -207,12 +224,15 @@ class Signals(Run):
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
         self.assertEqual(process.wait(), 130)
-        self.assertEqual(said, "\nstopping: finishing this step (60 s at most), then saving; Ctrl-C again exits at once, without saving\n")
+        self.assertEqual(said,
+                         "\nstopping: finishing this step (60 s at most), then saving; Ctrl-C again exits at once, "
+                         "without saving\n")
         self.assertEqual(list((self.folder / "twice/checkpoints").iterdir()), [])
 
     def pending(self, process):
         """Whether an interrupt was sent and not yet taken."""
-        masks = re.findall(r"^S(?:hd|ig)Pnd:\s*(\w+)", pathlib.Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+        masks = re.findall(r"^S(?:hd|ig)Pnd:\s*(\w+)", pathlib.Path(f"/proc/{process.pid}/status").read_text(),
+                           re.MULTILINE)
         return any(int(mask, 16) >> signal.SIGINT - 1 & 1 for mask in masks)
 
 

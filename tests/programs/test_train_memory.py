@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""patrain's memory: the plan is printed before anything is taken, and what a real step takes is the plan. `Small` is quick; `Large` runs a
-step of v4, 16,384 tokens, in less than 6 GB."""
+"""patrain's memory: the plan is printed before anything is taken, and what a real step takes is the plan. `Small` is
+quick; `Large` runs a step of v4, 16,384 tokens, in less than 6 GB."""
 
 import os
 import pathlib
@@ -23,9 +23,10 @@ class Memory(unittest.TestCase):
         programs.write_tokens(self.folder / "train.safetensors", [17000])
 
     def start(self, config, *arguments, run=("--dry-run",)):
-        line = [programs.PATRAIN, str(CONFIGS / f"{config}.ini"), f"data.train={self.folder}/train.safetensors", "data.validation=",
-                *run, "--device", "cpu", "--run-dir", str(self.folder / "run"), *arguments]
-        process = subprocess.Popen(line, env=programs.environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        line = [programs.PATRAIN, str(CONFIGS / f"{config}.ini"), f"data.train={self.folder}/train.safetensors",
+                "data.validation=", *run, "--device", "cpu", "--run-dir", str(self.folder / "run"), *arguments]
+        process = subprocess.Popen(line, env=programs.environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                                   text=True)
         for end in (process.stderr.close, process.wait, process.kill):  # the last is called first
             self.addCleanup(end)
         return process
@@ -51,13 +52,15 @@ class Memory(unittest.TestCase):
         return said, usage.ru_maxrss * 1024
 
     def check(self, config, *arguments, run=("--dry-run",), says="\ndry run: one window took "):
-        tiny = self.start("demo", "model.context=32", "model.prefix=8", "model.dim=16", "model.heads=1", "model.depth=1")
+        tiny = self.start("demo", "model.context=32", "model.prefix=8", "model.dim=16", "model.heads=1",
+                          "model.depth=1")
         bare = self.peak(tiny)[1]  # the program and its libraries, and the product that it measures the device by
         process = self.start(config, *arguments, run=run)
         planned = self.plan(process)["all"]
         said, taken = self.peak(process)
         self.assertIn(says, said)
-        self.assertLess(abs(taken - bare - planned), 0.1 * planned, f"{taken} bytes taken, {bare} of them by the program, {planned} planned")
+        self.assertLess(abs(taken - bare - planned), 0.1 * planned,
+                        f"{taken} bytes taken, {bare} of them by the program, {planned} planned")
         return taken
 
 
@@ -80,7 +83,8 @@ class Large(Memory):
     @unittest.skipIf(SANITIZED, "a sanitizer takes memory of its own")
     def test_v4_in_6_gb(self):
         """A whole step: a dry run computes only part of so long a window. The copy for the checkpoint comes on top."""
-        self.assertLess(self.check("v4", "train.global_batch=1", run=("train.steps=1",), says="\nfinished at step 1"), 6e9)
+        self.assertLess(self.check("v4", "train.global_batch=1", run=("train.steps=1",), says="\nfinished at step 1"),
+                        6e9)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""A tiny checkpoint that patrain makes from made-up pieces, and the programs run on it: for the tests of paeval and pagen.
+"""A tiny checkpoint that patrain makes from made-up pieces, and the programs run on it: for the tests of paeval and
+pagen.
 
 They are skipped (exit 77) where one of the programs is not built. PA_BIN is their folder, PA_DEVICE the device.
 """
@@ -38,7 +39,8 @@ def run(program, *arguments, status=0):
 
 def run_plain(program, *arguments):
     """The same without a device, where nothing is computed."""
-    return subprocess.run([str(BIN / program), *map(str, arguments)], capture_output=True, text=True, timeout=120, check=True).stdout
+    line = [str(BIN / program), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 def save(path, tensors, meta=None):
@@ -67,10 +69,13 @@ def variable_length(n):
 
 
 def midi(notes, seconds):
-    """A type-0 file of notes (start, end, pitch, velocity) whose tick is a millisecond, the pedal down for half of each second."""
-    played = [(1000 * s + half, 0, bytes([0xB0, 64, down])) for s in range(seconds) for half, down in ((0, 127), (500, 0))]
+    """A type-0 file of notes (start, end, pitch, velocity) whose tick is a millisecond, the pedal down for half of each
+    second."""
+    played = [(1000 * s + half, 0, bytes([0xB0, 64, down])) for s in range(seconds)
+              for half, down in ((0, 127), (500, 0))]
     for start, end, pitch, velocity in notes:
-        played += [(round(1000 * start), 2, bytes([0x90, pitch, velocity])), (round(1000 * end), 1, bytes([0x80, pitch, 0]))]
+        played += [(round(1000 * start), 2, bytes([0x90, pitch, velocity])),
+                   (round(1000 * end), 1, bytes([0x80, pitch, 0]))]
     track, now = b"", 0
     for at, _, event in sorted(played):
         track += variable_length(at - now) + event
@@ -81,7 +86,8 @@ def midi(notes, seconds):
 
 def make(folder):
     """A corpus, its tokens in both encodings, and a checkpoint."""
-    rng, rows = random.Random(3), ["canonical_composer,canonical_title,split,year,midi_filename,audio_filename,duration"]
+    rng = random.Random(3)
+    rows = ["canonical_composer,canonical_title,split,year,midi_filename,audio_filename,duration"]
     (folder / "midi").mkdir()
     for i in range(6):
         notes, at = [], 0.0
@@ -132,7 +138,8 @@ class Program(unittest.TestCase):
     def generate(self, name, *arguments, primer=None):
         """pagen's tokens, one list a continuation, without the primer."""
         out = self.out(name)
-        run("pagen", self.run_dir, "--primer", primer or self.primer, "--output", out, "--without-primer", "--precision", "fp32", *arguments)
+        run("pagen", self.run_dir, "--primer", primer or self.primer, "--output", out, "--without-primer",
+            "--precision", "fp32", *arguments)
         return pieces(out)
 
     def refused(self, program, status, says, *arguments):

@@ -25,10 +25,11 @@ class Browser:
             os.dup2(b, 4)
 
         self.process = subprocess.Popen(
-            [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute-audio", "--remote-debugging-pipe",
-             f"--user-data-dir={self.folder}", f"--window-size={width},{height}", "--autoplay-policy=no-user-gesture-required",
-             "about:blank"],
-            preexec_fn=connect, close_fds=False, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute-audio",
+             "--remote-debugging-pipe", f"--user-data-dir={self.folder}", f"--window-size={width},{height}",
+             "--autoplay-policy=no-user-gesture-required", "about:blank"],
+            preexec_fn=connect, close_fds=False, start_new_session=True, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL)
         os.close(to_read)
         os.close(to_write)
         self.rest, self.number, self.events, self.session = b"", 0, [], None
@@ -89,7 +90,8 @@ class Browser:
     def key(self, key, code=None):
         for kind in ("rawKeyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code or key,
-                      windowsVirtualKeyCode={" ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}[key])
+                      windowsVirtualKeyCode={" ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
+                                             "ArrowDown": 40, "Tab": 9}[key])
 
     def complaints(self):
         """What the page wrote as errors and warnings."""
