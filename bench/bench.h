@@ -28,11 +28,11 @@ pa_status bench_measure(const bench_job *job, bench_effort effort, bench_time *t
 // Leaves nothing of what was used before in any cache.
 void bench_flush(void);
 
-// What this machine reaches at this hour: the best of several sizes and runs, with all threads.
+// What this machine reaches now: the best of several sizes and runs, with all threads.
 typedef struct {
     double flops[2]; // of a matrix product, by pa_type; 0 where there is none of its own
-    double read,
-        copy; // bytes a second; copy: of memcpy or of a change in place, counting what is read and what is written
+    double read;     // bytes a second
+    double copy;     // of memcpy or of a change in place, counting what is read and what is written
 } bench_roof;
 pa_status bench_roofs(const pa_ops *ops, bool bf16, bench_roof *best, pa_err *err); // raises what it finds too low
 
@@ -46,8 +46,8 @@ typedef struct {
     case_error error;
 } bench_case;
 
-// On a GPU, with cuDNN's time for attention where it has the shape (cuda.c; only where that backend is built). half: it
-// has no bf16, and what rows call so is fp16. ops draw and prepare operands on the host.
+// On a GPU, with cuDNN's time for attention if it takes the shape (cuda.c; only in builds with that backend). half: the
+// GPU has no bf16, and rows named bf16 are fp16. ops draws and prepares operands on the host.
 pa_status bench_cuda(const case_row *row, const pa_ops *ops, bool half, int samples, bench_effort effort,
                      bench_case *to, pa_err *err);
 pa_status bench_cuda_roofs(const pa_ops *ops, bool half, bench_roof *best, pa_err *err);

@@ -176,7 +176,7 @@ static pa_status decode(void *what, pa_err *err) {
 // Each part as its share of the time of all calls, times the median.
 static pa_status run(bench *b, pa_status (*work)(void *, pa_err *), bench_effort effort, bench_model *row,
                      pa_err *err) {
-    pa_status s = work(b, err); // pages are first touched, primitives made
+    pa_status s = work(b, err); // first touches pages, creates primitives
     if (s) return s;
     double whole = pa_clock();
     bool cpu = b->be == pa_backend_cpu();

@@ -33,7 +33,7 @@ def read_pieces(path):
 
 
 def count_lengths(pieces):
-    """Of each pitch: how many notes have a length, in steps of 10 ms."""
+    """For each pitch, how many notes have each length, in steps of 10 ms."""
     lengths = [{} for _ in range(128)]
     for tokens in pieces:
         clock, begun = 0, [[] for _ in range(128)]

@@ -94,7 +94,7 @@ class Bench:
         return said[0][0]
 
     def train(self, ranks, windows, *settings, **environment):
-        """Of a run: seconds of its median step, bytes rank 0 sent in it, seconds rank 0 waited in it."""
+        """Returns seconds of a run's median step, bytes rank 0 sent in it, seconds rank 0 waited in it."""
         self.runs += 1
         run = self.folder / f"run-{self.runs}"
         line = [self.programs / "patrain", str(self.folder / "c.ini"), "--device", "cpu", "--run-dir", str(run),

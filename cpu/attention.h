@@ -11,7 +11,8 @@
 #include "cpu/simd.h"
 #include "host/base/philox.h"
 
-// Operations of host/model/ops.h. Numbers that are not finite reach whatever sees them, and what shares a tile with it.
+// Operations of host/model/ops.h. A number that is not finite reaches everything that sees it, and what shares a tile
+// with that.
 void CPU_ISA(attn_fwd)(pa_device *d, const pa_attn *a, void *o, float *lse, pa_work work);
 void CPU_ISA(attn_bwd)(pa_device *d, const pa_attn *a, const pa_attn_grads *g, pa_work work);
 size_t CPU_ISA(attn_work)(pa_device *d, const pa_attn *a, bool back);

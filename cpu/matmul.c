@@ -1,5 +1,5 @@
 // matmul.c: matrix products by oneDNN, one cached primitive a shape. Knows nothing of the model.
-// Where bf16 operands are widened to float32, that is done some rows at a time: the same numbers, for the time of the
+// bf16 operands that must be widened to float32 are widened some rows at a time: the same results, at the cost of
 // copies. (oneDNN has no products of bf16 there without AVX-512, and with it imitates them at a tenth of float32's
 // rate.)
 #include "cpu/matmul.h"
@@ -13,7 +13,7 @@
 
 typedef struct {
     pa_product key; // its types as the model has them; the primitive multiplies float32 where bf16 was widened
-    int threads;    // that it was made for
+    int threads;    // of the primitive
     dnnl_primitive_t primitive;
     dnnl_memory_t a, b, c, scratch;
 } entry;

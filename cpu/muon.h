@@ -1,5 +1,5 @@
-// muon.h: Muon's operations beside products on a CPU, which wait for memory on every instruction set; and how all
-// optimizers clip.
+// muon.h: Muon's operations on a CPU, except products: limited by memory on every instruction set, so compiled once.
+// And how all optimizers clip.
 #ifndef PA_CPU_MUON_H
 #define PA_CPU_MUON_H
 

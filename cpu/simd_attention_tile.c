@@ -10,8 +10,8 @@
 // for each unit of 4 loads of B and 6 broadcasts of A. 2 rows vectors VW flop a unit (4 with pairs).
 SIMD_INLINE void kernel(const bool pairs, const int rows, const int vectors, attn_operands x) {
     const uint32_t *a = x.a.p, *b = x.b.p;
-    vf sum[ATTN_ROWS *
-           ATTN_VECTORS]; // one index, for clang 14 does not unroll two loops in time to keep the sums in registers
+    // One index: clang 14 does not unroll two loops in time to keep the sums in registers.
+    vf sum[ATTN_ROWS * ATTN_VECTORS];
     SIMD_UNROLL
     for (int i = 0; i < rows * vectors; i++)
         sum[i] = x.add ? vf_load(x.c.p + i / vectors * x.c.row + i % vectors * VW) : (vf){0};
@@ -149,8 +149,10 @@ static void transpose_block(uint32_t *dst, ptrdiff_t dst_row, const uint32_t *sr
     for (int i = 0; i < 16; i++) x[i] = vu_load(src + i * src_row);
     SIMD_UNROLL
     for (int step = 1; step < 16; step *= 2) {
-        const vi odd = (lane & step) != 0, upper = (lane - step + 16) & odd,
-                 lower = lane & ~odd; // b[l - step] or a[l]; b[l] or a[l + step]
+        // b[l - step] or a[l]; b[l] or a[l + step]
+        const vi odd = (lane & step) != 0;
+        const vi upper = (lane - step + 16) & odd;
+        const vi lower = lane & ~odd;
         const __m512i first = (__m512i)(upper | lower),
                       second = (__m512i)((lane + 16) & odd) | (__m512i)((lane + step) & ~odd);
         SIMD_UNROLL

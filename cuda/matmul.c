@@ -147,8 +147,8 @@ static pa_status plan_create(cuda_matmul *mm, plan *p, const pa_product *key, co
     cublasOperation_t op_a = key->b_t ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = key->a_t ? CUBLAS_OP_T : CUBLAS_OP_N;
     const uint64_t m = (uint64_t)key->m, n = (uint64_t)key->n, k = (uint64_t)key->k;
     const uint64_t workspace = CUDA_MATMUL_WORKSPACE;
-    const uint32_t reduction =
-        CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; // parts of a sum in float32, never in the result's 16 bits
+    // Parts of a sum in float32, never in the result's 16 bits.
+    const uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     int found = 0;
     *p = (plan){.key = *key, .alignment = alignment_of(a, b, c)};
     TRY(cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));

@@ -1,6 +1,6 @@
-// nccl.h: the GPUs of a run's ranks, one each: sums in buckets beside the backward pass, and gathers, over NCCL. Every
-// call is made by all ranks in the same order. What it asks for is done in the order of streams, and may be captured.
-// Knows nothing of models.
+// nccl.h: the GPUs of a run's ranks, one each: sums in buckets beside the backward pass, and gathers, over NCCL. All
+// ranks make the same calls in the same order. The work runs in the order of streams, and may be captured. Knows
+// nothing of models.
 #ifndef PA_CUDA_NCCL_H
 #define PA_CUDA_NCCL_H
 
@@ -24,14 +24,14 @@ void cuda_ranks_destroy(cuda_ranks *r); // NULL is fine
 pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float *own, size_t count, size_t from,
                          pa_err *err);
 pa_status cuda_ranks_join(cuda_ranks *r, cudaStream_t stream, pa_err *err); // `stream` continues once those are done
-pa_status cuda_ranks_gather(cuda_ranks *r, cudaStream_t stream, float *data, size_t count,
-                            pa_err *err); // everyone's shares, to everyone
+// Everyone's shares, to everyone.
+pa_status cuda_ranks_gather(cuda_ranks *r, cudaStream_t stream, float *data, size_t count, pa_err *err);
 // Rank r's bytes of[r] (ranks), floats, to everyone.
 pa_status cuda_ranks_gather_spans(cuda_ranks *r, cudaStream_t stream, float *data, const pa_span *of, pa_err *err);
 pa_status cuda_ranks_sum_f64(cuda_ranks *r, cudaStream_t stream, double *x, pa_err *err);
 
-// PA_OK once the stream is done. Ends with an error when NCCL finds one or nothing was done for the run's timeout; then
-// nothing more can be asked for, and what had been is given up.
+// PA_OK once the stream is done. Fails if NCCL reports an error or makes no progress for the run's timeout; pending
+// work is then abandoned, and no further call is possible.
 pa_status cuda_ranks_wait(cuda_ranks *r, cudaStream_t stream, cudaError_t *status, pa_err *err);
 
 #endif

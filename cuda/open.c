@@ -55,7 +55,7 @@ static pa_status cuda_check_machine(pa_err *err) {
     return s ? s : count ? PA_OK : cuda_check(cudaErrorNoDevice, "looking for a GPU", err);
 }
 
-// Without a GPU the plan is still made, for one that has bf16.
+// Without a GPU the plan is still printed, for one that has bf16.
 static pa_status choose_type(pa_device *d, pa_precision precision, const struct cudaDeviceProp *p, pa_err *err) {
     bool bf16 = p->major >= 8;
     switch (precision) {

@@ -20,7 +20,7 @@ static inline size_t cuda_attn_work(const pa_attn *a) {
     return (size_t)a->batch * (size_t)a->heads * (size_t)a->latents * sizeof(float);
 }
 
-// Of the counters in decoding attention, before the partial results.
+// Bytes of the counters in decoding attention, before the partial results.
 static inline size_t cuda_decode_counters(int streams, int heads) {
     return ((size_t)streams * (size_t)heads * 4 + 255) / 256 * 256;
 }

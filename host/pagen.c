@@ -141,7 +141,7 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     patrain_sampling_default(&job.sampling, sizeof job.sampling);
     pa_status s = pa_cli_parse(&program, argc, argv, &given, &done, err);
     if (s || done) return s;
-    signal(SIGPIPE, SIG_IGN); // a reader of what is printed may go away; the music is still wanted
+    signal(SIGPIPE, SIG_IGN); // finish the music even if nobody reads what is printed
     if (given != 1)
         return pa_error(err, PA_USAGE, "expected only CHECKPOINT before the options, found %d arguments (pagen --help)",
                         given);

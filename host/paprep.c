@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char PERFORMANCE[] = "performance"; // the default: a word from the command line is another string
+static const char PERFORMANCE[] = "performance"; // the default; its address shows that --encoding was not given
 #define NOT_GIVEN INT64_MIN
 #define PART_BYTES ((int64_t)1 << 31)
 
@@ -122,7 +122,7 @@ static pa_status decode_piece(const char *tokens_path, const char *out, pa_err *
     return s;
 }
 
-// An option that the mode would not look at is a mistake of the user's.
+// An option that the mode would ignore is an error.
 static pa_status check_options(pa_err *err) {
     enum { FOLDER = 1, EVENTS = 2, DECODE = 4 };
     static const char folder[] = "MIDI_DIR OUT_DIR";

@@ -48,8 +48,8 @@ static void init_name(const char *path, char *out, size_t size) {
     if (ending && !ending[12]) *ending = 0;
 }
 
-// configs/v4.ini -> runs/v4; without a configuration, --init runs/v1 -> runs/v1-tuned. A pipe's name, /dev/fd/63, is
-// another run's next time.
+// configs/v4.ini -> runs/v4; without a configuration, --init runs/v1 -> runs/v1-tuned. A pipe's name, /dev/fd/63, names
+// no run: the next pipe has the same one.
 static pa_status default_run_dir(const arguments *a, char *out, size_t size, pa_err *err) {
     char name[256];
     struct stat info;

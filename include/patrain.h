@@ -1,5 +1,5 @@
-/* patrain.h: plays with models that patrain has trained: MIDI to tokens, tokens to MIDI, and what a model makes of
- * them.
+/* patrain.h: the library of patrain: encodes MIDI files as tokens, continues and scores them with a trained model, and
+ * writes MIDI files.
  *
  * Link with -lpatrain: see docs/library.md for pkg-config and CMake. Training is not in the library.
  *
@@ -10,18 +10,19 @@
  * model does not change after it is opened: any number of streams and scorers may use it at once. Functions without a
  * handle may be called at any time.
  *
- * Manners. The library prints nothing, installs no signal handler, does not end the process, and forks no other unless
- * asked to (patrain_midi_options.isolated). It reads the environment (OMP_NUM_THREADS and its kind) and never changes
- * it. It computes on OpenMP threads, fewer than asked for where OpenMP's settings allow fewer, one inside a parallel
- * region of the caller's, and leaves the caller's settings as they were; the first stream or scorer of a process
- * shortens the time for which idle OpenMP threads spin, as patrain's programs do, unless OMP_WAIT_POLICY or
- * GOMP_SPINCOUNT is set.
+ * Side effects. The library prints nothing, installs no signal handlers and never ends the process. It forks only if
+ * asked to (patrain_midi_options.isolated). It reads environment variables such as OMP_NUM_THREADS and sets none.
+ *
+ * OpenMP. The library computes on OpenMP threads: on fewer than asked for if OpenMP's settings allow fewer, on one
+ * inside a parallel region of the caller. The caller's OpenMP settings stay as they are, with one exception: unless
+ * OMP_WAIT_POLICY or GOMP_SPINCOUNT is set, the first stream or scorer of a process shortens the time for which idle
+ * threads spin.
  *
  * Buffers. Sizes are in elements. Input and output buffers of one call must not overlap. What the library allocates for
  * the caller is freed with patrain_free; it may be resized with realloc.
  *
- * Structs. One that may grow begins with `size`: set it to the struct's own sizeof (PATRAIN_BAD_USAGE for another
- * number). Structs that the library returns a pointer to are its own, and may grow at their end.
+ * Structs. A struct that may grow begins with `size`: set it to sizeof the struct (anything else is PATRAIN_BAD_USAGE).
+ * Structs that the library returns a pointer to belong to the library, and may grow at their end.
  *
  * The interface may change until version 1; the shared library's version (libpatrain.so.0) changes with it.
  */
@@ -40,8 +41,8 @@ extern "C" {
 typedef enum {
     PATRAIN_OK = 0,
     PATRAIN_FAILED = 1,    /* no memory, no disk, a device's error */
-    PATRAIN_BAD_USAGE = 2, /* an argument is out of range, or a file is not there */
-    PATRAIN_BAD_DATA = 3,  /* a file's or a buffer's content is refused */
+    PATRAIN_BAD_USAGE = 2, /* an argument is out of range, or a file does not exist */
+    PATRAIN_BAD_DATA = 3,  /* the content of a file or buffer is refused */
     PATRAIN_ENDED = 4,     /* the model ended every sequence; no error */
 } patrain_status;
 
@@ -55,7 +56,7 @@ PATRAIN_API const char *patrain_version(void); /* "0.1.0" */
 /* Frees what a function of this library allocated for the caller. NULL is allowed. */
 PATRAIN_API void patrain_free(void *memory);
 
-/* ---- Tokens: one of 390 numbers each (docs/tokens.md).
+/* ---- Tokens: numbers below 390 (docs/tokens.md).
  *
  * A key is struck (PATRAIN_NOTE_ON + pitch) as loudly as the last PATRAIN_VELOCITY + bin says, and released
  * (PATRAIN_NOTE_OFF + pitch); PATRAIN_TIME_SHIFT + n moves the clock by n + 1 hundredths of a second.
@@ -106,7 +107,7 @@ typedef struct {
     char first_mended[160];
 } patrain_midi_report;
 
-/* Reads a MIDI file and encodes it, without the silence before its first note. options may be NULL: zeros. *tokens:
+/* Reads a MIDI file and encodes it, without the silence before its first note. options may be NULL: all zeros. *tokens:
  * allocated, *count of them. report may be NULL. PATRAIN_BAD_DATA for a file without a note to encode;
  * PATRAIN_MIDI_NEURAL keeps no note of a file without a sustain pedal. Calls from several threads wait for each other.
  */
@@ -121,7 +122,7 @@ PATRAIN_API patrain_status patrain_encode_notes(const patrain_note *notes, size_
                                                 uint16_t **tokens, size_t *count, patrain_error *error);
 
 /* Decodes any sequence of tokens: up to PATRAIN_END; PATRAIN_PAD is skipped; a note that is never released ends with
- * the sequence. PATRAIN_BAD_DATA for a number that is no token. *notes: allocated, *note_count of them in order of
+ * the sequence. PATRAIN_BAD_DATA for a number that is not a token. *notes: allocated, *note_count of them in order of
  * start.
  */
 PATRAIN_API patrain_status patrain_decode(const uint16_t *tokens, size_t count, patrain_encoding encoding,
@@ -204,7 +205,7 @@ PATRAIN_API void patrain_stream_close(patrain_stream *stream);
 PATRAIN_API const patrain_options *patrain_stream_options(const patrain_stream *stream);
 
 /* Empties the stream, and then appends `count` tokens to each sequence: a primer, or none. PATRAIN_BAD_DATA for a
- * number that is no token, or for PATRAIN_END or PATRAIN_PAD; the stream is then empty.
+ * number that is not a token, or for PATRAIN_END or PATRAIN_PAD; the stream is then empty.
  */
 PATRAIN_API patrain_status patrain_stream_start(patrain_stream *stream, const uint16_t *tokens, size_t count,
                                                 patrain_error *error);
@@ -214,11 +215,14 @@ PATRAIN_API patrain_status patrain_stream_start(patrain_stream *stream, const ui
  */
 PATRAIN_API patrain_status patrain_stream_append(patrain_stream *stream, const uint16_t *tokens, patrain_error *error);
 
-/* How a token is chosen. Begin with patrain_sampling_default and change what you want; the defaults are pagen's. In
- * this order: the repetition penalty divides the probability of striking a key by it for each time that this key
- * followed the latest one in the window, an effect that fades within ten seconds; temperature; top_k most probable
- * tokens; of these the fewest that have a share of top_p; of these those at least min_p times as probable as the most
- * probable; one of the rest is drawn.
+/* How a token is chosen. Begin with patrain_sampling_default, which sets pagen's defaults. In this order:
+ *
+ * 1. The probability of striking a key is divided by repetition_penalty for each time that this key followed the latest
+ *    one in the window, an effect that fades within ten seconds.
+ * 2. All logits are divided by temperature.
+ * 3. Only the top_k most probable tokens are kept; of these, the fewest whose probabilities add up to top_p; of these,
+ *    those at least min_p times as probable as the most probable.
+ * 4. One of the rest is drawn.
  */
 typedef struct {
     size_t size;
@@ -228,10 +232,9 @@ typedef struct {
     double min_p;              /* 0: all; up to 1 */
     double repetition_penalty; /* 1: none; 0.01 to 100 */
     int stop_at_end;           /* 1: the model may end a sequence; 0: it never ends */
-    int refill;                /* tokens of a full window's latents that the next window begins with; 0: half of them */
+    int refill;                /* latents of a full window that the next window begins with; 0: half of them */
     int loose_keys;    /* 0: with PATRAIN_PERFORMANCE no key is struck while it is down or released while it is not */
-    int long_notes;    /* 0: notes that outlast 95 % of pianists' end as theirs do; 1: notes last as long as the model
-                          likes */
+    int long_notes;    /* 0: long notes end when a pianist's might; 1: when the model ends them */
     uint64_t seed;     /* 1; random seed */
     uint64_t sequence; /* index of the stream's first sequence: same seed and index, same music */
 } patrain_sampling;
@@ -262,8 +265,7 @@ typedef struct {
 } patrain_key;
 
 /* Draws and appends tokens until one strikes or releases a key, for playing while the model continues. PATRAIN_ENDED as
- * above. PATRAIN_FAILED if 1024 tokens strike and release none: such a model is of no use. PATRAIN_BAD_USAGE for a
- * stream of several sequences.
+ * above. PATRAIN_FAILED if 1024 tokens strike and release none. PATRAIN_BAD_USAGE for a stream of several sequences.
  */
 PATRAIN_API patrain_status patrain_stream_next_key(patrain_stream *stream, const patrain_sampling *sampling,
                                                    patrain_key *key, patrain_error *error);
@@ -289,7 +291,7 @@ PATRAIN_API const patrain_options *patrain_scorer_options(const patrain_scorer *
 
 /* nats[i] = -ln p(tokens[i] given those before it in its window), for `count` tokens and as many nats. nats[0] is 0:
  * nothing comes before it. Each token is scored once, as patrain_scorer_pieces does with stride 0. PATRAIN_BAD_DATA for
- * PATRAIN_PAD or a number that is no token.
+ * PATRAIN_PAD or a number that is not a token.
  */
 PATRAIN_API patrain_status patrain_scorer_score(patrain_scorer *scorer, const uint16_t *tokens, size_t count,
                                                 float *nats, patrain_error *error);
@@ -324,8 +326,8 @@ typedef struct {
     int latents; /* the last so many of them predict the token after each; at most context - prefix, and the rest at
                     most prefix */
     const uint16_t *input; /* (batch, length) */
-    const uint16_t
-        *target;    /* (batch, latents) the tokens after the latents; PATRAIN_PAD is not scored. NULL: none is */
+    /* (batch, latents) the tokens after the latents; PATRAIN_PAD is not scored. NULL: none is */
+    const uint16_t *target;
     float *nats;    /* (batch, latents) -ln p(target); 0 if it is not scored */
     uint16_t *best; /* (batch, latents) most probable token */
     float *logits;  /* (batch, latents, PATRAIN_VOCABULARY) */

@@ -189,7 +189,7 @@ def one_key_each(notes):
 
 
 def last_of_each_end(fermatas):
-    """Of the held notes that end together, the one that began last: the chord that is held."""
+    """The chord that is held: of the held notes that end together, the one that began last."""
     latest = {}
     for start, end in fermatas:
         latest[end] = max(start, latest.get(end, start))

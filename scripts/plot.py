@@ -4,7 +4,7 @@
     scripts/plot.py RUN... [--x step|epoch|hours] [--output loss.svg]
 
 A RUN is a run directory or a metrics.jsonl. Lines: training loss in nats a token, averaged over a fiftieth of the run.
-Dots: eval_loss. Hours are those of training steps alone. Needs only Python's standard library.
+Dots: eval_loss. Hours are those of training steps only. Needs only Python's standard library.
 """
 import argparse
 import html

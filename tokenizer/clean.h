@@ -1,4 +1,4 @@
-// clean.h: MIDI bytes, checked and rewritten so that libsmf 1.3 reads them right. Private to tokenizer/.
+// clean.h: checks MIDI bytes and rewrites them so that libsmf 1.3 reads them right. Private to tokenizer/.
 #ifndef PA_CLEAN_H
 #define PA_CLEAN_H
 

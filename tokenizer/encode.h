@@ -5,25 +5,25 @@
 #include "tokenizer/tokens.h"
 
 enum {
-    PA_LONGEST_PIECE = 24 * 60 * 60, // seconds; what is longer is a damaged file
+    PA_LONGEST_PIECE = 24 * 60 * 60, // seconds; a longer file is refused as damaged
     PA_LONGEST_FILE = 64 << 20,      // bytes
     PA_LONGEST_PAUSE = 60,           // seconds; for longest_pause below. MAESTRO's longest is 42.7 s
 };
 
-// All zero: the whole of a sound file.
+// All zero: everything but drums, in `performance`; a damaged file is refused.
 typedef struct {
     pa_encoding encoding;
     bool lenient;      // a damaged file is read as far as it can be
     bool trim_silence; // the first note is at 0
-    // Only for `performance`: `midi-neural` stays as the models that were trained with it know it.
+    // Only for `performance`: `midi-neural` stays as it was when models were trained with it.
     bool sostenuto;       // applies the middle pedal
     int longest_pause;    // seconds in which nothing begins or ends; longer ones are shortened to it. 0: none is
     pa_programs programs; // whose notes are encoded; empty: all but drums
 } pa_encode_options;
 
-// Reads a MIDI file and encodes it. In this process: a malformed file may abort it (libsmf asserts); pa_encode_isolated
-// does not. PA_DATA with a reason where the file is refused or holds nothing to encode; piece->report says what was
-// found up to there.
+// Reads a MIDI file and encodes it. A malformed file may abort the process (libsmf asserts); pa_encode_isolated
+// survives that. PA_DATA with a reason where the file is refused or holds nothing to encode; piece->report has what was
+// found before that.
 pa_status pa_encode_file(const char *path, const pa_encode_options *o, pa_piece *piece, pa_err *err);
 // The same from memory; the reason is without a path.
 pa_status pa_encode_bytes(const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_piece *piece, pa_err *err);

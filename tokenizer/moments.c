@@ -10,8 +10,8 @@ static bool is_after(const pa_moment *a, const pa_moment *b) {
 
 // Merges from[low .. middle) and from[middle .. high) into `to`.
 static void merge(const pa_moment *from, pa_moment *to, size_t low, size_t middle, size_t high) {
-    if (middle >= high ||
-        !is_after(&from[middle - 1], &from[middle])) { // in order already, as most of a performance is
+    // In order already, as most of a performance is.
+    if (middle >= high || !is_after(&from[middle - 1], &from[middle])) {
         memcpy(to + low, from + low, (high - low) * sizeof *to);
         return;
     }

@@ -1,8 +1,8 @@
-// scan.h: a MIDI file's bytes taken apart: container, header, tracks, events. Knows the framing of the format and
-// nothing of music.
+// scan.h: parses a MIDI file's bytes: container, header, tracks, events. Knows the framing of the format and nothing of
+// music.
 //
-// Strict, a damaged file is PA_DATA with the track and the byte. Lenient, what can be had is read, and what was mended
-// is counted.
+// A strict reader refuses a damaged file with PA_DATA, the track and the byte. A lenient one reads as much as it can,
+// and counts what it mended.
 #ifndef PA_SCAN_H
 #define PA_SCAN_H
 

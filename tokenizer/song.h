@@ -43,7 +43,7 @@ pa_part *pa_song_add_part(pa_song *song); // NULL without memory
 bool pa_part_add_note(pa_part *part, pa_note note);
 bool pa_part_add_pedal(pa_part *part, pa_pedal pedal);
 
-void *pa_grow(void *items, size_t *room, size_t count,
-              size_t size); // room for one more than count; NULL (items stay) without memory
+// Room for one more than count; NULL (items stay) without memory.
+void *pa_grow(void *items, size_t *room, size_t count, size_t size);
 
 #endif

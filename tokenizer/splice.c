@@ -329,8 +329,8 @@ pa_status pa_splice_write(const char *path, const pa_splice *s, pa_err *err) {
         status = copy_track(x, i, pedal_up, &track[i], err);
     }
     if (own)
-        between[tracks] =
-            pa_midi_foreign(&x->midi, own); // behind the continuation: many readers stop at what is no track
+        // Behind the continuation: many readers stop at a chunk that is no track.
+        between[tracks] = pa_midi_foreign(&x->midi, own);
     if (!status) status = put_continuation(x, &track[own], err);
     pa_smf file = {.format = s->bare ? 0 : 1, .track = track, .tracks = tracks, .between = between};
     memcpy(file.division, x->midi.division, 2);

@@ -1,5 +1,5 @@
-// tokens.h: the vocabulary, and what stands on either side of it: notes and pieces. Knows nothing of files or models.
-// The rules of the encodings are in docs/tokens.md.
+// tokens.h: the vocabulary of tokens; notes and pieces. Knows nothing of files or models. The rules of the encodings
+// are in docs/tokens.md.
 #ifndef PA_TOKENS_H
 #define PA_TOKENS_H
 

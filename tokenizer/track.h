@@ -1,5 +1,4 @@
-// track.h: MIDI files as they are written: tracks built event by event, then put into a file whole. Knows nothing of
-// tokens.
+// track.h: writes MIDI files: builds tracks event by event, then writes them as one file. Knows nothing of tokens.
 #ifndef PA_TRACK_H
 #define PA_TRACK_H
 

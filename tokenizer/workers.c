@@ -38,7 +38,7 @@ typedef struct {
     const size_t *order; // of the files, where not all are read; NULL: they are
     size_t *again;       // files to be read again
     size_t agains;
-    bool alone; // they are
+    bool second_try; // these are read, by one worker
     const pa_encode_options *options;
     pa_encoded *done;
     void *user;
@@ -143,7 +143,7 @@ static bool has_little(void) {
 
 // A file whose reader failed for a reason that may not be the file's. The second time it ends the work.
 static pa_status try_again(pool *p, size_t file, const char *reason, pa_err *err) {
-    if (p->alone) return pa_error(err, PA_FAIL, "%s, twice: is memory or time short?", reason);
+    if (p->second_try) return pa_error(err, PA_FAIL, "%s, twice: is memory or time short?", reason);
     p->again[p->agains++] = file;
     return PA_OK;
 }
@@ -201,7 +201,7 @@ static pa_status take_answer(pool *p, worker *w, pa_err *err) {
     pa_status s = PA_OK;
     if (!ok)
         s = bury_worker(p, w, err);
-    else if (a.status == PA_FAIL && (!p->alone || has_little()))
+    else if (a.status == PA_FAIL && (!p->second_try || has_little()))
         s = try_again(p, w->file, a.reason, err);
     else // the second time, with all that a worker may have, it is the file's fault
         p->done(p->user, w->file, a.status == PA_FAIL ? PA_DATA : a.status, a.piece, a.reason);
@@ -256,7 +256,7 @@ pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode
         *p = (pool){.path = path,
                     .count = p->agains,
                     .order = again,
-                    .alone = true,
+                    .second_try = true,
                     .options = o,
                     .done = done,
                     .user = user,

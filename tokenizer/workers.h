@@ -1,5 +1,5 @@
-// workers.h: encoding many files in forked processes, so that a file that kills its reader costs a row in a report and
-// no more.
+// workers.h: encodes many files in forked processes, so that a file that crashes its reader costs only a row in a
+// report.
 #ifndef PA_WORKERS_H
 #define PA_WORKERS_H
 
@@ -9,9 +9,9 @@
 // status is PA_OK.
 typedef void pa_encoded(void *user, size_t index, pa_status status, pa_piece piece, const char *reason);
 
-// Encodes path[0 .. count) in `jobs` processes. A refused file is done() with PA_DATA. PA_FAIL where there can be no
-// processes, or where one that has a file for itself is killed from outside or gets no memory: that says nothing of the
-// file.
+// Encodes path[0 .. count) in `jobs` processes. A refused file is done() with PA_DATA. PA_FAIL if processes can't be
+// started, or if a file's reader is killed from outside or runs out of memory twice, the second time with no other
+// reader running.
 pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode_options *o, int jobs, pa_encoded *done,
                           void *user, pa_err *err);
 

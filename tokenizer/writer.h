@@ -1,4 +1,4 @@
-// writer.h: tokens as they are written, one behind the other.
+// writer.h: a growing array of tokens.
 #ifndef PA_WRITER_H
 #define PA_WRITER_H
 

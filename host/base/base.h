@@ -24,9 +24,8 @@ typedef struct {
     char text[1024];
 } pa_err;
 
-// Fills err (may be NULL), its text escaped (pa_escape), and returns status, so that a check reads `return
-// pa_error(err, PA_DATA, "%s:
-// ...", path);`.
+// Fills err (may be NULL) with the text, escaped (pa_escape), and returns status: `return pa_error(err, PA_DATA,
+// ...);`.
 pa_status pa_error(pa_err *err, pa_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 double pa_clock(void); // seconds, monotonic
@@ -38,10 +37,10 @@ bool pa_mul_size(size_t a, size_t b, size_t *product);
 
 bool pa_all_finite(const float *x, size_t count);
 
-bool pa_is_utf8(const char *text, size_t length); // valid UTF-8, as RFC 3629 has it
+bool pa_is_utf8(const char *text, size_t length); // valid UTF-8 (RFC 3629)
 
-// Text from files and users, as it may go to a terminal: control characters, of C1 too, and bytes that are not UTF-8
-// become \x1b and the like; with `lines`, line breaks and tabs stay. Returns the length; what has no room is cut.
+// Makes text from files and users safe to print: control characters (C1 too) and bytes that are not UTF-8 become \x1b
+// and the like; with `lines`, line breaks and tabs stay. Returns the length; text beyond `size` is cut.
 size_t pa_escape(const char *text, size_t length, bool lines, char *out, size_t size);
 
 size_t pa_edit_distance(const char *a, const char *b); // Levenshtein's, of the first 63 bytes each

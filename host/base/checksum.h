@@ -7,7 +7,7 @@
 
 // CRC-32C (Castagnoli) of bytes, continued from crc (0 to start).
 uint32_t pa_crc32c(uint32_t crc, const void *bytes, size_t count);
-uint32_t pa_crc32c_plain(uint32_t crc, const void *bytes,
-                         size_t count); // the same without the CRC instruction, for tests
+// The same without the CRC instruction, for tests.
+uint32_t pa_crc32c_plain(uint32_t crc, const void *bytes, size_t count);
 
 #endif

@@ -103,7 +103,7 @@ static void hold_standard_streams(void) {
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
 }
 
-// Whatever a message quotes, nothing in it moves a cursor or sets a title. Progress bars write to the descriptor.
+// Escapes messages, so that no quoted text moves the cursor or sets the title. Progress bars write to the descriptor.
 static ssize_t write_escaped(void *descriptor, const char *text, size_t length) {
     char part[4096];
     for (size_t done = 0; done < length;) {
@@ -121,7 +121,7 @@ static ssize_t write_escaped(void *descriptor, const char *text, size_t length) 
     return (ssize_t)length;
 }
 
-// stderr always; stdout where it is a terminal: files and programs get what there is.
+// stderr always, stdout if it is a terminal: files and pipes get the text unchanged.
 static void escape_streams(void) {
     static int descriptor[] = {STDOUT_FILENO, STDERR_FILENO};
     FILE *out = isatty(STDOUT_FILENO)
@@ -145,7 +145,7 @@ pa_status pa_cli_parse(const pa_program *p, int argc, char **argv, int *position
     hold_standard_streams();
     escape_streams();
     signal(SIGXFSZ, SIG_IGN);
-    signal(SIGPIPE, SIG_IGN); // what is left to do is done, whoever has stopped reading
+    signal(SIGPIPE, SIG_IGN); // finish the work even if nobody reads the output any more
     // --help prints the defaults, so it comes before any option is set.
     for (int i = 1; i < argc && strcmp(argv[i], "--") && !*done; i++) {
         pa_status s = PA_OK;

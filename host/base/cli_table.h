@@ -27,7 +27,7 @@ typedef struct {
     const char *name;    // "paprep"
     const char *summary; // one line
     const char *usage;   // lines of synopsis without the program's name, separated by '\n'
-    const char *note;    // lines behind the synopsis, what its words mean; NULL: none
+    const char *note;    // lines after the synopsis that explain its words; NULL: none
     const char *example; // command lines, separated by '\n'
     const pa_option *option;
     size_t options;

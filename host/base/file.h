@@ -6,15 +6,15 @@
 
 #include "host/base/base.h"
 
-// 16 random hexadecimal digits, the same for the whole process: what it creates and renames later is named
-// PATH.tmp.WORD. Process ids won't do: two containers that share a folder have the same ones.
+// 16 random hexadecimal digits, constant in a process: an unfinished file or folder is named PATH.tmp.WORD. A process
+// id won't do: containers that share a folder may have the same one.
 const char *pa_process_word(void);
-// PATH.tmp.WORD, its name cut to what a folder can hold. False where it has no room.
+// PATH.tmp.WORD, its name cut to the longest that a folder can hold. False if it doesn't fit into `out`.
 bool pa_temporary_name(const char *path, char *out, size_t size);
 
 // A file written as PATH.tmp.WORD; pa_file_commit syncs it, renames it to PATH and syncs the folder. Until then PATH
-// stays as it was. An error leaves no temporary file. Write through file->stream; commit reports failed writes at the
-// latest. A file that is replaced gives its permissions to the new one; of a link, the target is replaced.
+// stays as it was. An error leaves no temporary file. Write through file->stream; commit reports earlier failed writes
+// too. The new file gets the permissions of the one it replaces; if PATH is a link, its target is replaced.
 typedef struct {
     FILE *stream;
     char path[4096], target[4096]; // as given; without links

@@ -7,9 +7,9 @@
 enum { PA_FORMAT_BYTES = 128 }; // enough to recognise a format
 typedef enum { PA_FORMAT_UNKNOWN, PA_FORMAT_MIDI, PA_FORMAT_AUDIO, PA_FORMAT_PYTORCH } pa_format;
 
-// Of a file's first `count` bytes.
+// The format of a file that begins with these bytes.
 pa_format pa_format_of(const uint8_t *bytes, size_t count);
-// The same of a file; unknown where it cannot be read.
+// The format of a file; unknown if it cannot be read.
 pa_format pa_format_of_file(const char *path);
 
 #endif

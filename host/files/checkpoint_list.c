@@ -25,8 +25,8 @@ static int newest_first(const void *a, const void *b) {
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-// What a save of a killed process left: a folder that was not finished goes, one that stood aside for another comes
-// back unless that one is there.
+// Cleans up after a save that was killed: removes an unfinished folder, and restores one that was moved aside unless
+// its replacement exists.
 static pa_status tidy_each(void *user, const char *folder, const char *name, pa_err *err) {
     const char *word = user, *ending = strchr(name, '.');
     char path[PATH + 300], place[PATH + 300];

@@ -39,8 +39,9 @@ typedef struct {
         double lr, lr_embedding, lr_head, lr_rest; // 0: chosen
         double momentum, beta1, beta2, eps, weight_decay;
         pa_schedule schedule;
-        double warmup, decay,
-            final_lr; // warmup: steps; decay: share of the run (wsd); final_lr: share of lr at the end
+        double warmup;   // steps
+        double decay;    // share of the run (wsd)
+        double final_lr; // share of lr, at the end
     } optimizer;
     struct {
         int64_t every; // steps; 0: only at the end

@@ -1,4 +1,4 @@
-// mapping.h: a file in memory that others may write to while it is read. Knows nothing of what is in it.
+// mapping.h: maps a file that others may change while it is read. Knows nothing of its content.
 #ifndef PA_MAPPING_H
 #define PA_MAPPING_H
 
@@ -20,8 +20,8 @@ pa_status pa_mapping_open(pa_mapping *m, int fd, size_t count, struct timespec c
 pa_status pa_mapping_check(const pa_mapping *m, const char *path, pa_err *err);
 void pa_mapping_close(pa_mapping *m);
 
-// For a program, once: from then on, pages of a mapping that can't be read are zeros, which pa_mapping_check reports,
-// and not SIGBUS.
+// For a program, once: from then on a page that can't be read becomes zeros instead of raising SIGBUS, and
+// pa_mapping_check reports it.
 void pa_mapping_guard(void);
 
 #endif

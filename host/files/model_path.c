@@ -42,7 +42,7 @@ typedef struct {
     int count;
 } folders;
 
-// The folder of the program, or of the shared library, that holds this code; empty where it can't be told.
+// The folder of the program, or of the shared library, that holds this code; empty if unknown.
 static void own_folder(char out[PATH]) {
     Dl_info info;
     struct link_map *map = NULL;

@@ -17,8 +17,8 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian and read in place");
 
 enum { MOST_HEADER = 100000000 }; // bytes, the reference implementation's limit
-static const double MOST_WHOLE =
-    9007199254740991; // 2^53 - 1: beyond it a JSON number, a double, may stand for its neighbour
+// 2^53 - 1: beyond it a JSON number, a double, may stand for its neighbour.
+static const double MOST_WHOLE = 9007199254740991;
 
 struct pa_st {
     char *path, *header; // the header's text, NUL-terminated

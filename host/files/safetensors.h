@@ -27,11 +27,11 @@ typedef struct pa_st pa_st;
 // be read. Metadata entries "crc32c" (8 hex digits over the data section) and "header_crc32c" (over the header with
 // these very digits as zeros) are verified if present.
 pa_status pa_st_open(pa_st **st, const char *path, pa_err *err);
-// Of a file whose tensors don't matter: reads and checks only its header, for pa_st_meta and pa_st_close.
+// Reads and checks only the header: enough for pa_st_meta and pa_st_close.
 pa_status pa_st_open_meta(pa_st **st, const char *path, pa_err *err);
 void pa_st_close(pa_st *st); // NULL is fine
-// Whether the file is as it was opened, by its size and time, and was readable: PA_DATA names it. pa_st_verify reads
-// all of it.
+// PA_DATA if the file was changed since it was opened, or could not be read: pa_st_check compares its size and time,
+// pa_st_verify reads all of it.
 pa_status pa_st_check(const pa_st *st, pa_err *err);
 pa_status pa_st_verify(const pa_st *st, pa_err *err);
 size_t pa_st_count(const pa_st *st);

@@ -60,7 +60,8 @@ static int take_weight(char *item) {
     return weight <= MOST_WEIGHT ? (int)weight : 0;
 }
 
-// One name or pattern of the list. A file with this very name is meant, whatever signs the name holds.
+// One name or pattern of the list. An existing file of exactly this name is meant, even if the name holds a pattern's
+// signs.
 static pa_status add_item(pa_token_set *s, char *item, bool weighted, pa_err *err) {
     item += strspn(item, " \t");
     for (size_t n = strlen(item); n && strchr(" \t", item[n - 1]);) item[--n] = 0;

@@ -32,13 +32,12 @@ typedef struct {
 // split: an old test.safetensors beside a new train.safetensors may hold what is trained on.
 pa_status pa_token_set_open(pa_token_set *s, const char *list, bool weighted, pa_err *err);
 void pa_token_set_close(pa_token_set *s);
-// Whether the files are as they were opened, by their sizes and times, with `whole` by their checksums: PA_DATA names
-// one that is not.
+// PA_DATA names a file that was changed since it was opened: by its size and time, with `whole` by its checksum.
 pa_status pa_token_set_check(const pa_token_set *s, bool whole, pa_err *err);
 pa_token_piece pa_token_set_piece(const pa_token_set *s, int64_t piece);
 // The piece that holds token `at` of the set, each piece's END counted as one of its tokens.
 int64_t pa_token_set_find(const pa_token_set *s, int64_t at);
-// Of how many files a split is, by the name that paprep gives to one of them; 0 for another name. Its first
+// Number of files of a split, from the name that paprep gives to one of them; 0 for other names. The first
 // *split_length letters are the split's name.
 int pa_set_parts(const char *name, size_t *split_length);
 

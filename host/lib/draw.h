@@ -13,8 +13,7 @@ typedef struct {
     bool stop_at_end;
     int refill;      // latents that a new window begins with; 0: N / 2
     uint64_t seed;   // random seed
-    uint64_t stream; // number of the first stream: draws are by (seed, stream, token), so a stream is the same in any
-                     // company
+    uint64_t stream; // number of the first stream: draws depend on (seed, stream, token), not on the other streams
     bool keys;       // off; pa_generator_draw only: no key is struck while it sounds, or released while it does not
     bool releases;   // off; pa_generator_draw only: long notes end as pianists' do (keys.h, pa_keys_release)
 } pa_sampling_options;

@@ -21,8 +21,8 @@ void pa_engine_close(pa_engine *e);
 // The options with their defaults, but for device and precision; PA_USAGE for those out of range.
 pa_status pa_engine_options(patrain_options *o, const patrain_options *given, pa_err *err);
 
-// A context computes on the threads that it was opened for, whichever thread calls and whatever that one has set; on
-// one where the caller is inside a parallel region of several. Computations stand between this and pa_threads_leave.
+// Call it before computations, and pa_threads_leave after them. In between, the context computes with as many threads
+// as it was opened for, whatever the calling thread has set, but with one inside a parallel region of several.
 pa_threads pa_engine_enter(const pa_engine *e);
 
 #endif

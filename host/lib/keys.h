@@ -20,10 +20,10 @@ void pa_keys_start(pa_keys *k);
 void pa_keys_follow(pa_keys *k, uint16_t token);
 // Adds the probability of striking a key that sounds to that of releasing it, and excludes the release of a silent one.
 void pa_keys_hold(const pa_keys *k, float *logits); // (PA_VOCAB)
-// Where a note has reached its greatest length, excludes all but the release of such notes. Lengths are drawn from
-// release.h's table by (seed, stream, stroke). paired: notes end first in, first out, as in `performance`; otherwise a
-// release ends the latest stroke, as in `midi-neural`, even again: then those that would make a note too long are
-// excluded.
+// Once a note has reached its greatest length, excludes everything but the release of such notes. Lengths are drawn
+// from release.h's table by (seed, stream, stroke). With `paired`, a release ends the oldest note of its key, as in
+// `performance`. Without, it ends the latest stroke, and a second release moves that end, as in `midi-neural`: releases
+// that would make a note too long are excluded too.
 void pa_keys_release(const pa_keys *k, bool paired, uint64_t seed, uint64_t stream, float *logits);
 
 #endif

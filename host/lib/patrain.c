@@ -62,8 +62,8 @@ static void fill_report(patrain_midi_report *r, const pa_piece *piece) {
 
 static pa_status read_midi(const char *path, patrain_encoding encoding, const patrain_midi_options *given,
                            pa_piece *piece, pa_err *err) {
-    static pthread_mutex_t reader =
-        PTHREAD_MUTEX_INITIALIZER; // libsmf reports through glib's log, one for the whole process
+    // libsmf reports through glib's log, one for the whole process.
+    static pthread_mutex_t reader = PTHREAD_MUTEX_INITIALIZER;
     pa_encode_options o = {.encoding = (pa_encoding)encoding, .lenient = !given->strict, .trim_silence = true};
     o.sostenuto = given->sostenuto != 0;
     for (int p = 0; p < 128 && given->programs; p++)
@@ -167,7 +167,7 @@ patrain_status patrain_decode(const uint16_t *tokens, size_t count, patrain_enco
     return pa_lib_result(s, &err, error);
 }
 
-// Of what falls on the cut only releases stay, and of these not the release of a note that was struck there.
+// At the time of the cut only releases are kept, and not those of notes struck at that time.
 static size_t cut(uint16_t *token, size_t count, int64_t end) {
     int64_t clock = 0;
     size_t kept = 0;

@@ -64,9 +64,9 @@ static bool add_window(plan *p, window w) {
     return true;
 }
 
-// The windows of a piece. Its last token is no input. Of the last window as many latents are computed as SHAPES steps
-// allow, a few too many, so that the last windows of pieces share shapes and can share batches; what lies behind the
-// end is seen by no token before it.
+// The windows of a piece. Its last token is only a target. The latents of the last window are rounded up to one of
+// SHAPES sizes, so that last windows of several pieces share shapes and batches; no token sees what lies behind the
+// end.
 static bool plan_piece(plan *p, const pa_pieces *x, size_t piece, int stride) {
     const pa_model *m = x->model;
     int64_t inputs = (int64_t)x->piece[piece].count - 1;

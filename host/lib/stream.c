@@ -12,7 +12,7 @@ struct patrain_stream {
     pa_engine engine;
     pa_generator generator;
     uint16_t *token; // (sequences) the latest that were drawn
-    // Of the first sequence, for its keys.
+    // For patrain_stream_next_key, of the first sequence:
     int64_t steps;     // of 10 ms since the start
     uint16_t velocity; // the latest VELOCITY token; PA_PAD: none yet
 };
@@ -156,10 +156,10 @@ patrain_status patrain_stream_next(patrain_stream *s, const patrain_sampling *sa
     return PATRAIN_ENDED;
 }
 
-// What the encoding makes of a key struck now.
+// The velocity at which a key struck now is decoded.
 static pa_status velocity_now(const patrain_stream *s, uint8_t pitch, uint8_t *velocity, pa_err *err) {
-    uint16_t token[] = {s->velocity, (uint16_t)(PA_NOTE_ON + pitch), PA_TIME_SHIFT,
-                        (uint16_t)(PA_NOTE_OFF + pitch)}; // PAD is skipped
+    // A velocity that is still PAD is skipped.
+    uint16_t token[] = {s->velocity, (uint16_t)(PA_NOTE_ON + pitch), PA_TIME_SHIFT, (uint16_t)(PA_NOTE_OFF + pitch)};
     pa_note *note;
     size_t count;
     pa_status e = pa_decode(token, sizeof token / sizeof *token, s->engine.model->weights.encoding, &note, &count, err);

@@ -57,7 +57,7 @@ void pa_layout_blocks(pa_arena *a, const pa_open *o, size_t size, size_t R, size
     bool keep_all = o->training && !o->recompute;
     int blocks = m->perceive_depth + m->depth;
     for (int i = 0; i <= blocks; i++) z[i] = o->training || i < 2 ? take_floats(a, R * C) : z[i - 2];
-    // Outside what blocks share: the next block's input is still made from it when that block's own buffers are first
+    // Not in what blocks share: the next block's input is computed from it, after that block's own buffers are first
     // written.
     float *z_mid = keep_all ? NULL : take_floats(a, R * C);
     size_t start = a->used, longest = start;

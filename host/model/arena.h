@@ -1,7 +1,7 @@
-// arena.h: the arenas that a backend takes all its memory in: counted by one walk over everything that lies in them,
-// printed, taken, and handed out by the same walk again; and what lies the same way in both backends' arenas. Where the
-// memory comes from is the backend's business. Letters as in host/model/params.h; R = B N latent rows, Q = B K prefix
-// rows, act: of the type of activations.
+// arena.h: a backend's memory. A walk over all buffers adds up the size of each arena; after the sizes are printed and
+// the arenas allocated, the same walk runs again and hands the buffers out. How memory is allocated is the backend's
+// business. Letters as in host/model/params.h; R = B N latent rows, Q = B K prefix rows, act: of the type of
+// activations.
 #ifndef PA_ARENA_H
 #define PA_ARENA_H
 
@@ -46,9 +46,9 @@ typedef struct {
 } pa_cache;
 
 const char *pa_arena_name(int kind);
-// Empties the walk of all (ARENAS); whatever is taken then begins on a multiple of align, a power of two.
+// Begins a walk over all arenas (ARENAS); every buffer starts on a multiple of align, a power of two.
 void pa_arenas_begin(pa_arena *a, size_t align);
-// Room for count things of so many bytes each. NULL while sizes are being counted, and for none.
+// A buffer of `count` items of `size` bytes. NULL while sizes are being counted, and if count is 0.
 void *pa_arena_take(pa_arena *a, size_t count, size_t size);
 // The residual streams z (blocks + 1), (R, C) each, two in turn where nothing is kept, and what every block keeps, acts
 // of `size` bytes. R: rows of latents, Q: rows of the prefix.
@@ -58,7 +58,7 @@ void pa_layout_caches(pa_arena *a, const pa_open *o, size_t size, pa_cache *cach
 // Rows of all weights of products, each with a scale for int8; scale_at (tensors): where a tensor's scales begin, -1
 // where it has none.
 size_t pa_layout_scales(const pa_params *p, ptrdiff_t *scale_at);
-// Both of (ARENAS).
+// a: (ARENAS).
 size_t pa_arenas_total(const pa_arena *a);
 void pa_arenas_print(const pa_arena *a, const char *precision, const char *device, FILE *out);
 

@@ -11,8 +11,8 @@ typedef enum { PA_PRECISION_AUTO, PA_PRECISION_FP32, PA_PRECISION_BF16, PA_PRECI
 
 typedef struct {
     const pa_params *params; // kept by reference
-    pa_precision
-        precision; // of matrix products and attention; parameters, norms, softmax, loss and optimiser stay float32
+    // Of matrix products and attention; parameters, norms, softmax, loss and optimiser stay float32.
+    pa_precision precision;
     int max_batch; // most sequences of one loss or loss_grad call; 0: neither will be called
     bool training; // allocates gradients and moments; without, loss_grad and update fail
     bool int8;     // rounds the weights of products to 8 bits, one scale a row, which decoding reads; not with training

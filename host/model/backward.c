@@ -95,7 +95,7 @@ static void unrotate(pa_context *c, int block, int Q, int ldq, int ldkv, void *d
     pa_turn_heads(c, dq, ldq, latent, c->R, -1);
     pa_turn_heads(c, dk, ldkv, all, Q + c->R, -1);
     if (!c->params->model.qk_norm) return;
-    // The norms' gradients are made from their outputs, which lie rotated in q and k: turn those back first.
+    // The norms' gradients are computed from their outputs, which are in q and k, rotated: rotate them back first.
     pa_turn_heads(c, s->q, ldq, latent, c->R, -1);
     pa_turn_heads(c, s->k, ldkv, all, Q + c->R, -1);
     norm_heads_backward(c, dq, s->q, ldq, s->q_rstd, t->q_norm, c->R);

@@ -59,7 +59,7 @@ pa_status pa_send_batch(pa_context *c, const pa_batch *b, pa_slot **slot, pa_err
     pa_slot *s = &c->slot[c->filled == c->slot];
     if (s == c->staged) s = c->filled;
     int i = (int)(s - c->slot);
-    // Its last batch was taken by the last call but one: this waits only where the host is two calls ahead.
+    // Its previous batch belonged to the call before the last: this waits only if the host is two calls ahead.
     pa_status e = c->ops->slot_wait(c->device, i, err);
     if (e || (e = fill(c, s, b, err))) return e;
     if ((e = c->ops->slot_send(c->device, i, s->device, s->host.token, c->input_bytes, err))) return e;

@@ -1,4 +1,4 @@
-// context.h: a model on a device: its arenas, the buffers laid out in them, and the shape of the call at hand. Private
+// context.h: a model on a device: its arenas, the buffers laid out in them, and the shape of the current call. Private
 // to host/model/ and to the backends' `open`. Letters as in host/model/ops.h.
 #ifndef PA_CONTEXT_H
 #define PA_CONTEXT_H
@@ -26,7 +26,7 @@ typedef struct {
     double (*marked)(pa_device *d, int i);
 } pa_device_info;
 
-// What a batch is on its way to the operations: one block, so that one copy carries it.
+// A batch as operations read it: one block of memory, so that one copy transfers it.
 typedef struct {
     int32_t *token, *position; // (Q + R)
     uint16_t *target;          // (R)
@@ -73,7 +73,7 @@ struct pa_context {
     pa_slot *filled;                    // the last one
     pa_slot *staged;                    // holds the next loss_grad's batch; NULL: none does
     pa_input in;                        // what operations read
-    pa_scalars *scalars, *host_scalars; // of the call at hand; the update's, the host's
+    pa_scalars *scalars, *host_scalars; // of the current call; of the update, the host's
     double *sums, *host_sums;           // (PA_SUMS)
     double sums_here[PA_SUMS];          // host_sums of a unified device
     void *workspace;                    // the device's
@@ -86,7 +86,7 @@ struct pa_context {
     float **z;              // blocks + 1 residual streams (R, C); two in turn where nothing is kept
     pa_saved *saved;        // a block
     float *y;               // (R, C) output of a block's last product
-    void *zf;               // (R, C) act: what the logits are made of
+    void *zf;               // (R, C) act: input of the logits' product
     float *mean_f, *rstd_f; // (R) with final_norm
     float *logits;          // (R, V)
     float *nats;            // (R)
@@ -106,9 +106,9 @@ struct pa_context {
     float *host_logits;              // (S, V)
     void *step_work;                 // of attention in a decoding step
 
-    int B, M, N, K, Q, R; // of the call at hand
+    int B, M, N, K, Q, R; // of the current call
     bool dropout;
-    bool last;           // the call at hand is the last of its step, and there are other ranks
+    bool last;           // the current call is the last of its step, and there are other ranks
     bool summing;        // since then, until the update
     float softmax_scale; // D^-1/2
     float loss_scaling;  // fp16: losses are multiplied by it before they are differentiated; 1 else
@@ -124,7 +124,7 @@ static inline const void *pa_weight(const pa_context *c, int t, size_t offset) {
 static inline float *pa_parameter(const pa_context *c, int t) {
     return t < 0 ? NULL : c->param + c->params->row[t].offset;
 }
-// A training batch of starts of pieces: of many shapes, few of which come again.
+// A training batch of windows that begin pieces: its shape seldom repeats.
 static inline bool pa_is_rare(const pa_context *c) {
     return c->dz && c->M - c->N < c->params->model.prefix;
 }

@@ -31,7 +31,7 @@ static pa_status keep_rows(pa_context *c, int block, int stream, pa_err *err) {
                               err);
 }
 
-// A stream whose tokens are the last one's, as all of a primer's are at first, has its keys and values too.
+// A stream with the tokens of the stream before it, as all streams of one primer have, has its keys and values too.
 static pa_status keep_again(pa_context *c, int stream, pa_err *err) {
     pa_status e = PA_OK;
     for (int i = 0; i < c->blocks && !e; i++) {

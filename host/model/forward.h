@@ -6,8 +6,8 @@
 
 // Called when a block's keys and values are ready.
 typedef pa_status (*pa_keep)(pa_context *c, int block, int stream, pa_err *err);
-// Embeds the batch that was taken and runs all blocks; zf is ready after it. With keep, zf is the last latent's row
-// only, and the last block computes no other.
+// Embeds the current batch and runs all blocks; the result is zf. With keep, the last block computes only the last
+// latent's row, and zf has only that.
 pa_status pa_forward(pa_context *c, pa_keep keep, int stream, pa_err *err);
 // Logits of zf's first `rows` rows.
 pa_status pa_logits(pa_context *c, int rows, pa_err *err);

@@ -1,6 +1,6 @@
-// ops.h: what the model asks of a backend. One table of functions: the operations of the model, and a smaller group for
-// memory, copies, waiting, replay and sums over ranks. The model (forward.c, backward.c, update.c, decode.c) is written
-// once over this table; cpu/ and cuda/ fill it in. No type of CUDA, MPI or oneDNN crosses it.
+// ops.h: what the model needs of a backend. One table of functions: the operations of the model, and a smaller group
+// for memory, copies, waiting, replay and sums over ranks. The model (forward.c, backward.c, update.c, decode.c) is
+// written once over this table; cpu/ and cuda/ fill it in. No type of CUDA, MPI or oneDNN crosses it.
 //
 // Letters as in host/model/params.h. R = B N latent rows, K kept prefix positions a sequence, Q = B K prefix rows, S
 // streams. Rows of a batch are laid out as all kept prefix rows, then all latent rows. "act" is the type of
@@ -35,7 +35,7 @@ static inline size_t pa_size(pa_type t) {
 // A backend's own state. Every operation gets it first; a CUDA operation finds its stream there.
 typedef struct pa_device pa_device;
 
-// Scratch memory of an operation; how much it needs follows from a *_work function.
+// Scratch memory of an operation; its *_work function returns how much it needs.
 typedef struct {
     void *at;
     size_t bytes;
@@ -358,8 +358,8 @@ typedef struct {
     pa_status (*start)(pa_device *d, pa_err *err);
     pa_status (*take)(pa_device *d, const char *arena, size_t bytes, size_t plan, void **base, pa_err *err);
     void (*give)(pa_device *d, void *base, size_t bytes);
-    pa_status (*take_host)(pa_device *d, size_t bytes, void **base,
-                           pa_err *err);         // the host's, fit for copies; NULL on a unified device
+    // The host's memory, fit for copies; NULL on a unified device.
+    pa_status (*take_host)(pa_device *d, size_t bytes, void **base, pa_err *err);
     void (*give_host)(pa_device *d, void *base); // waits for copies beside the operations
     pa_status (*ready)(pa_device *d, void *workspace, pa_err *err);
     void (*close)(pa_device *d); // waits for what is under way; frees d
@@ -370,16 +370,15 @@ typedef struct {
     pa_status (*copy)(pa_device *d, void *to, const void *from, size_t bytes, pa_err *err); // within the device
     pa_status (*upload)(pa_device *d, void *to, const void *from, size_t bytes, pa_err *err);
     pa_status (*download)(pa_device *d, void *to, const void *from, size_t bytes, pa_err *err);
-    pa_status (*wait)(pa_device *d, const char *what,
-                      pa_err *err); // for all of it; what: the words of an error, "computing a loss"
+    // For all of it. what: the words of an error, "computing a loss".
+    pa_status (*wait)(pa_device *d, const char *what, pa_err *err);
 
     // Batches on their way, in two slots: the next call's is copied while the last call still computes. All NULL where
     // unified.
     pa_status (*slot_wait)(pa_device *d, int slot, pa_err *err); // until the slot's host memory may be written
-    pa_status (*slot_send)(pa_device *d, int slot, void *to, const void *from, size_t bytes,
-                           pa_err *err); // beside the operations
-    pa_status (*slot_take)(pa_device *d, int slot, void *to, const void *from, size_t bytes,
-                           pa_err *err);                         // in their order, once sent
+    // slot_send copies beside the operations; slot_take in their order, once sent.
+    pa_status (*slot_send)(pa_device *d, int slot, void *to, const void *from, size_t bytes, pa_err *err);
+    pa_status (*slot_take)(pa_device *d, int slot, void *to, const void *from, size_t bytes, pa_err *err);
     pa_status (*slot_free)(pa_device *d, int slot, pa_err *err); // once the operations so far are done
 
     // Optional: runs `work`, which only calls operations and copies, and may replay what it did the last time the same
@@ -387,17 +386,17 @@ typedef struct {
     pa_status (*replay)(pa_device *d, const pa_step *step, pa_status (*work)(void *what, pa_err *err), void *what,
                         pa_err *err);
 
-    // Sums over ranks, where info.ranks. Every call is made by all ranks in the same order.
+    // Sums over ranks, if info.ranks. All ranks make the same calls in the same order.
     // sum_begin: `count` gradients are about to be summed; own: see own_apart, else NULL; scatter: each rank needs its
     // shares only.
     pa_status (*sum_begin)(pa_device *d, float *grad, float *own, size_t count, bool scatter, pa_err *err);
-    pa_status (*sum_ready)(pa_device *d, size_t from,
-                           pa_err *err);                        // gradients [from, count) are final; from 0 comes last
-    pa_status (*sum_end)(pa_device *d, pa_err *err);            // what follows sees the sums
-    pa_status (*sum_f64)(pa_device *d, double *x, pa_err *err); // one number
+    // Gradients [from, count) are final; from 0 comes last.
+    pa_status (*sum_ready)(pa_device *d, size_t from, pa_err *err);
+    pa_status (*sum_end)(pa_device *d, pa_err *err);                           // what follows sees the sums
+    pa_status (*sum_f64)(pa_device *d, double *x, pa_err *err);                // one number
     pa_status (*gather)(pa_device *d, float *data, size_t count, pa_err *err); // everyone's shares, to everyone
-    pa_status (*gather_spans)(pa_device *d, float *data, const pa_span *of,
-                              pa_err *err); // rank r's bytes of[r] (ranks), to everyone
+    // Rank r's bytes of[r] (ranks), to everyone.
+    pa_status (*gather_spans)(pa_device *d, float *data, const pa_span *of, pa_err *err);
     // Optional: the sum of squares over all gradients; each rank adds up its shares. NULL: sum_squares of all, or with
     // own_apart of this rank's, and sum_f64.
     pa_status (*squares_by_rank)(pa_device *d, double *sum, const float *grad, size_t count, pa_err *err);

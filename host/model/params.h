@@ -26,7 +26,7 @@ typedef struct {
 
 pa_model pa_model_default(void);                               // v1's shapes, every switch at its default
 pa_status pa_model_check(const pa_model *m, pa_err *err);      // PA_USAGE names the field, expected and found
-static inline bool pa_is_cross(const pa_model *m, int block) { // its keys are of the prefix too
+static inline bool pa_is_cross(const pa_model *m, int block) { // its keys include the prefix
     return block < m->perceive_depth;
 }
 static inline int pa_inner(const pa_model *m) {

@@ -20,10 +20,10 @@ typedef struct {
     pa_show show;
     bool json;                         // the summary, instead of a table
     void (*ready)(void);               // called before the first token; from then on `stop` is looked at
-    const volatile sig_atomic_t *stop; // becomes set to stop and write what there is
+    const volatile sig_atomic_t *stop; // nonzero: stop, and write what there is
 } pa_continuation;
 
-// PA_STOPPED where `stop` became set and something was written.
+// PA_STOPPED if `stop` ended it and something was written.
 pa_status pa_continue(const pa_continuation *c, pa_err *err);
 
 #endif

@@ -6,7 +6,8 @@
 #include "host/play/automaton.h"
 #include "tokenizer/tokens.h"
 
-// Symbols: tokens; of a transposed note the interval from the note before it, and what happens to its key.
+// Symbols: tokens; or, for transposed copies, a note's interval from the note before and whether it is struck or
+// released.
 enum { INTERVAL = 512 + 127, STRUCK = 800, RELEASED, BETWEEN_PIECES };
 
 // A piece as symbols. Room is for two a token.

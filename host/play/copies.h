@@ -1,5 +1,5 @@
-// copies.h: the longest stretches that pieces share with a corpus, such as what a model plays with what it was trained
-// on.
+// copies.h: the longest stretches that pieces share with a corpus, for example a model's continuations with the music
+// that it was trained on.
 #ifndef PA_COPIES_H
 #define PA_COPIES_H
 
@@ -7,7 +7,7 @@
 
 typedef enum {
     PA_COPY_TOKENS,            // the same tokens
-    PA_COPY_TOKENS_TRANSPOSED, // the same but for one distance in pitch; begins with a note's token
+    PA_COPY_TOKENS_TRANSPOSED, // the same after a transposition; begins with a note's token
     PA_COPY_NOTES,             // the pitches that are struck, in order, whatever their times and loudness
     PA_COPY_NOTES_TRANSPOSED,  // the intervals between them
     PA_COPIES

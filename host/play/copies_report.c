@@ -93,7 +93,7 @@ static pa_status print_table(const found *x, pa_err *err) {
     for (pa_copy_kind kind = 0; kind < PA_COPIES && !s; kind++) s = print_row(x, kind, err);
     printf("\nThe longest stretch that a piece shares with the corpus. tokens: the same ones; notes: the pitches that "
            "are struck, whatever\n"
-           "their times and loudness; transposed: the same but for one distance in pitch.\n");
+           "their times and loudness; transposed: the same after a transposition.\n");
     return s;
 }
 

@@ -62,7 +62,7 @@ static void print_classes(const pa_evaluation *r) {
     }
 }
 
-// base: NULL, or the other model's rows. Contexts differ between models, and then so do the tokens of a row.
+// base: NULL, or the other model's rows. If two models differ in context, so do the tokens of a row.
 static void print_rows(const char *name, const pa_measure_row *row, const pa_measure_row *base, int rows,
                        double tokens) {
     printf("\n%-12s%12s%10s%10s%s\n", name, "tokens", "share", "nats",

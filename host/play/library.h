@@ -19,8 +19,8 @@ pa_status pa_check_encoding(const pa_token_set *t, const patrain_model *model, c
 // Opens a token file or a list of them, which must have the model's encoding.
 pa_status pa_open_tokens(pa_token_set *t, const patrain_model *model, const char *list, pa_err *err);
 
-// PA_USAGE where `path`, the output file of --`option`, is `input` under any name: no program overwrites what it reads.
-// `what` is it in the message; NULL for `input` is fine.
+// PA_USAGE if `path`, the output file of --`option`, is the file `input`, under whatever name: no program overwrites
+// what it reads. `what` names the input in the message; NULL for `input` is fine.
 pa_status pa_check_spares(const char *option, const char *path, const char *what, const char *input, pa_err *err);
 
 #endif

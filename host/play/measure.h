@@ -40,7 +40,7 @@ typedef struct {
 } pa_estimate;
 
 pa_estimate pa_measure_mean(const pa_measure *m);
-// Of the paired difference m - base. PA_DATA unless both scored the same number of tokens of each piece.
+// The same of the paired difference m - base. PA_DATA unless both scored the same number of tokens of each piece.
 pa_status pa_measure_difference(const pa_measure *m, const pa_measure *base, pa_estimate *e, pa_err *err);
 
 #endif

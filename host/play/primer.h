@@ -15,7 +15,7 @@ typedef struct {
     pa_programs programs; // whose notes are continued; empty: all but drums
 } pa_primer_options;
 
-// All zero is no primer.
+// All zero: no primer.
 typedef struct {
     pa_encoding encoding;
     char name[256]; // of the file

@@ -100,7 +100,8 @@ static void add_crop(const scorer *r, int slot, bool seed_too, pa_score *score) 
     score->seed_crops++;
 }
 
-// What each piece gave, from all ranks, in the order of pieces: however many ranks, one answer.
+// Collects each piece's score from all ranks in the order of pieces, so that the sum does not depend on the number of
+// ranks.
 static pa_status add_crops(pa_comm *comm, pa_score *crop, int64_t pieces, bool stopped, pa_score *score, pa_err *err) {
     double stops = stopped;
     pa_status s = pa_comm_sum_f64(comm, &stops, 1, err);

@@ -1,4 +1,4 @@
-// show.h: what pagen makes of takes beside their MIDI files: a piano roll, sound, a page.
+// show.h: what pagen writes of takes besides MIDI files: a piano roll, sound, a page.
 #ifndef PA_SHOW_H
 #define PA_SHOW_H
 

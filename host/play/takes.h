@@ -32,8 +32,8 @@ typedef struct {
     size_t primer; // how many are the primer's
 } pa_take_notes;
 
-// The notes of a primer and a take; what still sounds at the end ends there. The primer's are those that begin with one
-// of its first `tokens` tokens: by token, for a primer's last chord may be at its very end.
+// The notes of a primer and a take; what still sounds at the end ends there. The primer's are those struck by its first
+// `tokens` tokens: not by time, because a primer's last chord may be at its very end.
 pa_status pa_take_decode(const pa_primer *p, const pa_take *take, size_t tokens, pa_take_notes *notes, pa_err *err);
 
 #endif

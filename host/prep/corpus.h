@@ -12,7 +12,7 @@ typedef struct {
     char *name;          // path below the folder
     const char *refused; // why it can't be read, where that is known already; else NULL
     uint8_t split;       // of a list: a pa_split
-    bool unseen;         // a folder or file that can't be looked at: what it holds is not known
+    bool unseen;         // a folder or file that can't be read: its content is unknown
 } pa_corpus_file;
 
 typedef struct {

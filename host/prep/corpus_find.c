@@ -169,7 +169,7 @@ static pa_status walk_folder(walk *w, const char *below, pa_err *err) {
     return s;
 }
 
-// Of the names of one file the first counts.
+// If a file has several names, the first counts.
 static pa_status skip_further_names(pa_corpus *c, pa_err *err) {
     size_t count = 0, kept = 0;
     target *t = malloc((c->count + 1) * sizeof *t);

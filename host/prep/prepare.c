@@ -134,7 +134,7 @@ static void tell_duplicates(const prep *p) {
     if (r->similar)
         fprintf(stderr, "paprep: %zu piece%s the notes of another, moved, stretched or transposed\n", r->similar,
                 r->similar == 1 ? " has" : "s have");
-    if (r->apart) fprintf(stderr, "paprep: %zu of these in another split than the first of their like\n", r->apart);
+    if (r->apart) fprintf(stderr, "paprep: %zu of these in another split than the piece that they repeat\n", r->apart);
     if (r->copies || r->similar) fprintf(stderr, "paprep: duplicates are listed in %s/duplicates.tsv\n", p->o->out);
 }
 

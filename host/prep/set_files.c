@@ -209,7 +209,8 @@ static int is_file_name(const struct dirent *e) {
     return strcmp(e->d_name, ".") && strcmp(e->d_name, "..");
 }
 
-// New files come before old ones go: whenever it ends, files of two runs in one folder tell that they are.
+// Moves new files in before it removes old ones: if it is interrupted, readers see that the folder holds files of two
+// runs.
 pa_status pa_set_install(const char *from, const char *to, pa_err *err) {
     struct dirent **name;
     int count = scandir(from, &name, is_file_name, NULL);

@@ -3,7 +3,7 @@
 // the run can't start. A file left by an earlier run leads nowhere, so ranks read it again until it is the right one.
 // Rank 0 removes it once all ranks have connected.
 //
-// Two ranks prove to each other that they know the word (comm_greet.h). Whatever else connects holds up nobody: all
+// Two ranks prove to each other that they know the word (comm_greet.h). A stranger that connects delays nobody: all
 // newcomers are polled at once.
 #include <arpa/inet.h>
 #include <errno.h>

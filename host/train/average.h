@@ -10,12 +10,12 @@ enum { PA_AVERAGE_EVERY = 10 }; // steps between updates
 size_t pa_average_bytes(const pa_params *p);
 // Takes memory for run->average, to be freed.
 pa_status pa_average_open(pa_run *run, pa_err *err);
-// The average becomes the weights.
+// Sets the average to the weights.
 pa_status pa_average_begin(const pa_run *run, pa_err *err);
 // After each step; acts every PA_AVERAGE_EVERY steps. A step counts 1 - decay, early on more, so that the first weights
 // don't last: decay = min(train.ema, (1 + step) / (10 + step)).
 pa_status pa_average_add(const pa_run *run, int64_t step, pa_err *err);
-// Exchanges weights and average on this rank's device. A second time restores both to the bit.
+// Exchanges weights and average on this rank's device. A second call restores both to the bit.
 pa_status pa_average_swap(const pa_run *run, pa_err *err);
 
 #endif

@@ -98,8 +98,7 @@ static bool start_beat(pa_lock *l) {
     return l->beats;
 }
 
-// Whether the holder has ended: its file stays as it is. False at once where the file changes; *gone if there is none
-// any more.
+// Whether the holder has ended: its file no longer changes. False as soon as it changes; *gone if it was removed.
 static bool is_stale(const pa_lock *l, owner *o, bool *gone) {
     *gone = false;
     for (int waited = 0; waited <= STALE_MS; waited += LOOK_MS) {
@@ -196,8 +195,7 @@ pa_status pa_lock_sign(pa_lock *l, pa_err *err) {
 
 pa_status pa_lock_check(const pa_lock *l, pa_err *err) {
     if (!l || is_at(l->fd, l->path)) return PA_OK;
-    return pa_error(err, PA_FAIL,
-                    "%s or its lock was moved, removed or taken while this run had it; nothing more is written",
+    return pa_error(err, PA_FAIL, "%s or its lock was moved, removed or taken during this run; nothing more is written",
                     l->run);
 }
 

@@ -20,8 +20,7 @@ static int64_t number_after(const char *line, const char *key) {
     return found ? atoll(found + strlen(key)) : -1;
 }
 
-// Of a block's whole lines, the end of the last one that stays; -1 where none does. *step: of that line. text is
-// NUL-terminated.
+// The end of the last whole line of a block that is kept; -1 if none is. *step: its step. text is NUL-terminated.
 static ssize_t last_kept(char *text, int64_t resumed, int64_t evaluated, int64_t *step) {
     ssize_t kept = -1;
     for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {

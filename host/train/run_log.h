@@ -36,8 +36,8 @@ typedef struct {
 } pa_eval_log;
 
 // Opens RUN's logs. Drops the metrics of steps after `resumed` (-1: a new run) and of evaluations after `evaluated`,
-// which will be repeated; tells TensorBoard to do the same. Reads only the end of metrics.jsonl. Prints which steps
-// before `resumed` it lacks at its end.
+// which will be repeated, and makes TensorBoard do the same. Reads only the end of metrics.jsonl. Prints which steps
+// before `resumed` are missing at its end.
 pa_status pa_runlog_open(pa_runlog *l, const char *run, int64_t resumed, int64_t evaluated, pa_err *err);
 bool pa_runlog_spike(const pa_step_log *s);
 // Writes a step's metrics and, with `show`, its progress line. The run does not depend on its metrics: where they can't

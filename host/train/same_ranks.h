@@ -1,4 +1,4 @@
-// same_ranks.h: whether all ranks run the same: build, settings and data at the start, weights from then on.
+// same_ranks.h: checks that all ranks have the same build, settings and data at the start, and the same weights later.
 #ifndef PA_SAME_RANKS_H
 #define PA_SAME_RANKS_H
 

@@ -1,5 +1,5 @@
-// starts.h: what each start of a run ran on, a line of RUN/run.jsonl each: program, machine, device, ranks, data,
-// command line.
+// starts.h: records each start of a run as a line of RUN/run.jsonl: program, machine, device, ranks, data, command
+// line.
 #ifndef PA_STARTS_H
 #define PA_STARTS_H
 

@@ -66,7 +66,7 @@ static void draw_windows(pa_trainer *t, int64_t step) {
     t->are_tokens = pa_greatest(t->tokens, (size_t)t->windows * length) < PA_VOCAB;
 }
 
-// Of a file that is written to, what was drawn may be anything.
+// If a file is overwritten meanwhile, windows drawn from it may hold anything.
 static pa_status check_windows(const pa_trainer *t, pa_err *err) {
     pa_status s = pa_token_set_check(&t->train, false, err);
     if (s || t->are_tokens) return s;
@@ -175,7 +175,7 @@ static double flop_of(const pa_trainer *t, int windows, int kept) {
     return f.linear_forward + f.linear_backward + f.attention_forward + f.attention_backward;
 }
 
-// Of the step just done, over all ranks.
+// Useful flop of the step just done, over all ranks.
 static double useful_flop(const pa_trainer *t) {
     const pa_config *c = t->run.config;
     int starts = t->options->dry_run ? 0 : pa_step_starts(c, (uint64_t)t->state.step - 1);

@@ -36,14 +36,14 @@ static void begin_bar(pa_trainer *t) {
 
 // ---- checkpoints
 
-// Where somebody moved the run directory to, lock and all, it is still this run's: what is saved goes there.
+// If somebody moved the run directory together with its lock, the run continues to save there.
 static void follow_directory(pa_trainer *t) {
     if (!pa_lock_check(t->lock, NULL) || *t->moved) return;
     if (t->saver) pa_saver_wait(t->saver, NULL); // it reads both
     if (pa_lock_follow(t->lock, t->moved, sizeof t->moved)) t->run.dir = t->moved;
 }
 
-// What follows from a loss that is not finite is of no use: exit 0, `latest` and `best` mean usable.
+// A step whose loss is not finite is not saved: exit 0, `latest` and `best` promise a usable model.
 static pa_status write_checkpoint(pa_trainer *t, bool best, pa_err *err) {
     if (t->bad_loss) return PA_OK;
     follow_directory(t);
@@ -76,8 +76,8 @@ static pa_status check_directory(pa_trainer *t, pa_err *err) {
     pa_status s = pa_lock_check(t->lock, err);
     bool can_save = !t->run.config->train.zero || t->comm->size == 1; // else saving needs all ranks
     if (s || !*t->moved || (can_save && (s = save_last(t, false, err)))) return s;
-    return pa_error(err, PA_FAIL, "%s was moved to %s while this run had it; step %lld is saved there",
-                    t->options->run_dir, t->moved, (long long)t->saved_step);
+    return pa_error(err, PA_FAIL, "%s was moved to %s during this run; step %lld is saved there", t->options->run_dir,
+                    t->moved, (long long)t->saved_step);
 }
 
 static void print_stopped(const pa_trainer *t, bool dropped) {
@@ -288,7 +288,7 @@ static pa_status agree(pa_trainer *t, pa_err *err) {
     return PA_OK;
 }
 
-// What the run was told is in err; weights and moments are those of the last step.
+// err holds the reason to stop; weights and moments are those of the last step.
 static pa_status save_and_end(pa_trainer *t, pa_status s, pa_err *err) {
     pa_err why;
     if (!t->state.step || t->options->no_save) return s;

@@ -95,8 +95,8 @@ static void share_windows(pa_trainer *t) {
     t->step_windows = batch < size ? batch : size;
 }
 
-// A warm-up longer than the run would never reach the learning rate. (How many steps fit into train.minutes, only the
-// run shows: step.c.)
+// A warm-up longer than the run would never reach the learning rate. (How many steps fit into train.minutes is known
+// only during the run: step.c.)
 static void clamp_warmup(pa_trainer *t) {
     const pa_config *c = t->run.config;
     double steps = c->train.steps ? (double)c->train.steps : INFINITY;

@@ -28,7 +28,7 @@ int pa_window_prefix(const pa_config *c, uint64_t w);
 // replacement.
 void pa_keep_positions(uint64_t seed, uint64_t w, int prefix, int kept, int32_t *keep);
 
-// The largest of some token ids: what was read from a file that is written to may be anything.
+// The largest of some token ids, which may be anything if their file was overwritten while it was read.
 uint16_t pa_greatest(const uint16_t *token, size_t count);
 
 #endif

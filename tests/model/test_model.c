@@ -165,8 +165,8 @@ static float *logits_of(const pa_backend *be, pa_context *c, const fixture *f) {
     return x;
 }
 
-// Changing token t moves the prediction made from t, and, to the last bit, none before it; nor any of another sequence.
-// Every third t, from the number of the shape on, so that the shapes together cover all.
+// Changing token t changes the prediction from t, and no bit of any before it, nor of another sequence. Every third t,
+// from the number of the shape on, so that the shapes together cover all.
 static void check_causality(const shape *s, int number, pa_precision precision) {
     const pa_backend *be = fixture_backend();
     fixture f;

@@ -232,10 +232,10 @@ static void the_plan_is_what_is_taken(void **state) {
     fixture f;
     fixture_step(&f, 0);
     pa_context *c = (pa_context *)&f;
-    double told = planned(be, &f, true, &c);
+    double plan = planned(be, &f, true, &c);
     assert_null(c);
-    assert_true(planned(be, &f, false, &c) == told);
-    assert_true(fabs((double)be->memory(c) - told) <= 0.05e6);             // as it is printed
+    assert_true(planned(be, &f, false, &c) == plan);
+    assert_true(fabs((double)be->memory(c) - plan) <= 0.05e6);             // as it is printed
     assert_true(be->memory(c) >= 4 * sizeof(float) * f.params.parameters); // parameters, gradients, two moments
     assert_int_equal(be->precision(c), PA_PRECISION_FP32);
     be->close(c);

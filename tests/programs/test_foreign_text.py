@@ -101,7 +101,7 @@ class ForeignText(programs.WithCorpus):
 
 class Closed(programs.WithCorpus):
     def test_a_reader_that_ends(self):
-        """Of a pipe: the work is done all the same, and no error."""
+        """A reader that closes its pipe is no error, and the work is finished."""
         (self.folder / "music").mkdir()
         (self.folder / "music/a.mid").write_bytes(midi())
         for line in ([PAPREP, self.folder / "music", self.folder / "out"], [PAPREP, "--help"],

@@ -216,7 +216,7 @@ class Sets(Paprep):
         done = self.prepare()
         self.assertEqual(self.names(), {"train": ["a.mid", "c.mid"], "validation": ["b.mid"], "test": ["d.mid"]})
         self.assertIn("paprep: kept 1 identical piece\n", done.stderr)
-        self.assertIn("paprep: 1 of these in another split than the first of their like\n", done.stderr)
+        self.assertIn("paprep: 1 of these in another split than the piece that they repeat\n", done.stderr)
 
     # ---- large corpora
 

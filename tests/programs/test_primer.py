@@ -67,7 +67,7 @@ FILES["riff.rmi"] = b"RIFF" + struct.pack("<I", 4 + len(RMID)) + b"RMID" + RMID
 
 
 def messages(path, limit=math.inf):
-    """Of each track: (tick, message) up to tick `limit`, without the end of the track."""
+    """For each track (tick, message) up to tick `limit`, without the end of the track."""
     data = path.read_bytes()
     if data[:4] == b"RIFF":
         path = path.with_suffix(".plain.mid")

@@ -61,7 +61,7 @@ class Moved(RunDirs):
         found = self.last_line(process, 1)
         (step,) = self.steps("elsewhere")
         self.assertEqual(found,
-                         f"patrain: {self.folder}/moved was moved to {self.folder}/elsewhere while this run had it; "
+                         f"patrain: {self.folder}/moved was moved to {self.folder}/elsewhere during this run; "
                          f"step {step} is saved there")
         self.assertEqual({p: p.read_bytes() for p in (self.folder / "moved").rglob("*") if p.is_file()}, before)
         done = programs.train(self.folder, "elsewhere", f"train.steps={step + 2}", "log.eval_every=0")
@@ -83,7 +83,7 @@ class Moved(RunDirs):
         self.assertEqual(self.steps("taken"), found)
 
     def test_fresh_starts_at_once(self):
-        """Of starts at one moment one has the directory; none is moved from under another."""
+        """One of several simultaneous starts gets the directory; none is moved from under another."""
         self.assertEqual(programs.train(self.folder, "many", "train.steps=1", "log.eval_every=0").returncode, 0)
         many = [self.start("many", "--fresh", *LONG, "train.grace=0") for _ in range(6)]
         self.one_stays(many, "many")

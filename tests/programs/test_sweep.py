@@ -19,7 +19,7 @@ import sweep  # noqa: E402
 
 
 def rows(**values):
-    """Of each name its values by seed."""
+    """For each name its values by seed."""
     return [{"name": name, "seed": seed, "value": value, "steps": 10} for name, of in values.items()
             for seed, value in of.items()]
 

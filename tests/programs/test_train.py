@@ -250,7 +250,7 @@ class PieceStarts(Run):
             self.assertAlmostEqual(our_norm, norm, delta=1e-5 * norm * 2 ** (step - 1))
 
     def test_beginnings_are_learned(self):
-        """Of pieces of 8 tokens all are a beginning. Without, the model never saw fewer than 9 tokens."""
+        """Pieces of 8 tokens are all beginnings. Without them the model never saw fewer than 9 tokens."""
         programs.write_tokens(self.folder / "beginnings.safetensors", [8] * 20, seed=3)
         loss = {}
         for share in (0, 0.25):

@@ -25,8 +25,9 @@ typedef struct {
     uint64_t window[4];
     tensor q, kp, vp, kn, vn, dout;
     double *exact[RESULTS], *plain[RESULTS];
-    double score, terms,
-        summand; // largest: sum of magnitudes in a score; the same in a summand of dq or dk; such a summand
+    double score;   // largest sum of magnitudes in a score
+    double terms;   // the same in a summand of dq or dk
+    double summand; // the largest such summand
 } problem;
 
 static uint64_t draws;

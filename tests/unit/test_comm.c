@@ -83,7 +83,7 @@ static float expected(int world, size_t i) {
     return sum;
 }
 
-// The array as it is made: from its end, with pauses, other ones on each rank.
+// The array as it becomes ready: from its end, with pauses that differ between ranks.
 static pa_status make_and_sum(pa_comm *c, float *data, size_t count, bool scatter) {
     unsigned seed = (unsigned)c->rank + 1;
     pa_status s = pa_comm_reduce_begin(c, data, count, scatter, &err);
