@@ -95,7 +95,7 @@ for p in "${programs[@]}"; do ldd "$build/bin/$p"; done | awk '/not found/ { nex
   grep -Ev '/(libcuda|libcublas|libcublasLt|libcudnn[a-z_]*|libnccl)\.so' |
   while IFS= read -r library; do strip -o "$part/lib/$(basename "$library")" "$library"; done
 
-cp -r "$root/configs" "$part/"
+cp -r "$root/configs" "$root/models" "$part/"
 cp "$root/tests/golden/golden.safetensors" "$part/tests/golden/"
 cp "$root"/bench/gpu*.py "$root/bench/gpu.sh" "$root/bench/train_on_gpu.sh" "$part/bench/"
 cp "$root/bench/peers/torch_worker.py" "$part/bench/peers/"

@@ -99,9 +99,10 @@ static pa_status assign(pa_config *c, const char *where, const pa_key *k, const 
 // Other programs' names for our keys.
 // clang-format off
 static const struct { const char *name, *key; } synonyms[] = {
-    {"activation_checkpointing", "train.recompute"}, {"batch", "train.global_batch"}, {"batch_size", "train.global_batch"},
-    {"block_size", "model.context"}, {"clip", "train.grad_clip"}, {"context_length", "model.context"},
-    {"d_model", "model.dim"}, {"dtype", "train.precision"}, {"epsilon", "optimizer.eps"}, {"eval_interval", "log.eval_every"}, {"gradient_checkpointing", "train.recompute"},
+    {"activation_checkpointing", "train.recompute"}, {"batch", "train.global_batch"},
+    {"batch_size", "train.global_batch"}, {"block_size", "model.context"}, {"clip", "train.grad_clip"},
+    {"context_length", "model.context"}, {"d_model", "model.dim"}, {"dtype", "train.precision"},
+    {"epsilon", "optimizer.eps"}, {"eval_interval", "log.eval_every"}, {"gradient_checkpointing", "train.recompute"},
     {"gradient_clip", "train.grad_clip"}, {"hidden_size", "model.dim"}, {"iterations", "train.steps"},
     {"layers", "model.depth"}, {"learning_rate", "optimizer.lr"}, {"lr_scheduler", "optimizer.schedule"},
     {"max_grad_norm", "train.grad_clip"}, {"max_seq_len", "model.context"}, {"max_steps", "train.steps"},

@@ -120,7 +120,7 @@ static pa_status or_environment(int *given, const char *one, const char *other, 
     if (*given >= 0 || !text) return PA_OK;
     long value = strtol(text, &end, 10);
     if (end == text || *end || value < 0 || value > INT_MAX)
-        return pa_error(err, PA_USAGE, "$%s: expected a whole number of at least 0, found something else", name);
+        return pa_error(err, PA_USAGE, "$%s: expected a whole number from 0 to %d, found '%.80s'", name, INT_MAX, text);
     *given = (int)value;
     return PA_OK;
 }
