@@ -87,12 +87,16 @@ static pa_status add_list(pa_token_set *s, const char *list, bool weighted, pa_e
 
 // ---- whole sets
 
+const char *pa_split_name(pa_split split) {
+    static const char *const name[PA_SPLITS] = {"train", "validation", "test"};
+    return name[split];
+}
+
 int pa_set_parts(const char *name, size_t *split_length) {
-    static const char *const splits[] = {"train", "validation", "test"};
-    for (size_t i = 0; i < sizeof splits / sizeof *splits; i++) {
-        size_t length = strlen(splits[i]);
+    for (pa_split s = 0; s < PA_SPLITS; s++) {
+        size_t length = strlen(pa_split_name(s));
         int parts = 0, end = 0;
-        if (strncmp(name, splits[i], length)) continue;
+        if (strncmp(name, pa_split_name(s), length)) continue;
         *split_length = length;
         if (!strcmp(name + length, ".safetensors")) return 1;
         if (sscanf(name + length, "-%*5[0-9]-of-%5d.safetensors%n", &parts, &end) == 1 && end == 27 &&

@@ -5,6 +5,9 @@
 
 #include "host/files/token_file.h"
 
+typedef enum { PA_SPLIT_TRAIN, PA_SPLIT_VALIDATION, PA_SPLIT_TEST, PA_SPLITS } pa_split;
+const char *pa_split_name(pa_split split); // "train"
+
 typedef struct {
     const pa_tokens *file;
     int64_t piece, token; // of the set, where the file begins

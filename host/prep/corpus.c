@@ -4,11 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *pa_split_name(pa_split split) {
-    static const char *const name[PA_SPLITS] = {"train", "validation", "test"};
-    return name[split];
-}
-
 void pa_corpus_clear(pa_corpus *c) {
     for (size_t i = 0; i < c->count; i++) free(c->file[i].name);
     free(c->file);

@@ -3,10 +3,7 @@
 #ifndef PA_CORPUS_H
 #define PA_CORPUS_H
 
-#include "host/base/base.h"
-
-typedef enum { PA_SPLIT_TRAIN, PA_SPLIT_VALIDATION, PA_SPLIT_TEST, PA_SPLITS } pa_split;
-const char *pa_split_name(pa_split split); // "train"
+#include "host/files/token_set.h"
 
 typedef struct {
     char *name;          // path below the folder
