@@ -188,9 +188,8 @@ int main(int argc, char **argv) {
          "Run"},
         {"fresh", PA_OPT_FLAG, &a.fresh, NULL, "new run; an existing run directory is renamed, not removed", NULL},
         {"init", PA_OPT_STRING, &a.init, "CHECKPOINT",
-         "run directory, checkpoint or model file to take weights and [model] from; without CONFIG all else is at its "
-         "default, and "
-         "data.validation is the validation.safetensors beside data.train",
+         "starting weights and [model], from a run directory, checkpoint or model file; without CONFIG other settings "
+         "have their defaults, and data.validation is the validation.safetensors beside data.train",
          NULL},
         {"dry-run", PA_OPT_FLAG, &a.dry_run, NULL,
          "parameters, memory, disk use and the time of one window; writes nothing", NULL},

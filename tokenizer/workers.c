@@ -164,7 +164,7 @@ static pa_status bury_worker(pool *p, worker *w, pa_err *err) {
                  strsignal(WTERMSIG(status)));
     else
         snprintf(reason, sizeof reason, "%s: the MIDI reader stopped with exit status %d", path, WEXITSTATUS(status));
-    bool repeats = signal == SIGXCPU || p->alone; // glib aborts for want of memory too
+    bool repeats = signal == SIGXCPU || p->second_try; // glib aborts for want of memory too
     if (!repeats || !own || has_little()) return try_again(p, w->file, reason, err);
     p->done(p->user, w->file, PA_DATA, (pa_piece){0}, reason);
     return PA_OK;
