@@ -33,8 +33,11 @@ ALONE = {
 }
 
 # Errors with another status than 1: a path of the command line cannot be read; a token file cannot be read any more.
-OTHERS = {2: r"cannot (open|read) .*: (Input/output error|Too many open files|Cannot allocate memory)$",
-          3: "; the run is saved at step"}
+OTHERS = {
+    2: r"cannot (open|read) .*: (Input/output error|Too many open files|Cannot allocate memory)$"
+       r"|tiny.ini: expected at most \d+ bytes of text and memory for them",
+    3: "; the run is saved at step",
+}
 # What could be read is converted; the report names what could not.
 PARTIAL = "cannot read [0-9]+ of its files and folders"
 
