@@ -3,8 +3,8 @@
 
     bench/scaling.py [--bin build/cpu/bin] [--ranks 1,2] [--steps 12] [--buckets 65536,1048576]
 
-Strong scaling: the same 8 windows a step. Weak: 4 windows a rank. One thread a rank, the model of
-configs/maestro-cpu.ini at half its context, made-up tokens, ranks joined by --rendezvous. Of each run the median step,
+Strong scaling: the same 8 windows a step. Weak: 4 windows a rank. One thread a rank, a model of dim
+256 and 5 layers at half its context, made-up tokens, ranks joined by --rendezvous. Of each run the median step,
 the share of it that rank 0 waits for others, and the bytes it sends a step against the least that any algorithm sends
 for its gradients, 2 (W - 1) / W of them. Standard library only.
 """
