@@ -248,6 +248,7 @@ static pa_status export(const char *checkpoint, pa_err *err) {
     pa_status s = pa_weights_open(&w, checkpoint, config, NULL, err);
     if (s) return s;
     s = pa_check_spares("export", export_path, "the model", w.path, err);
+    if (!s) s = pa_check_spares_runs("export", export_path, err);
     if (!s) s = pa_weights_export(&w, export_path, half, err);
     if (!s) printf("%s: %s weights of %s, step %lld\n", export_path, half ? "F16" : "F32", w.path, (long long)w.step);
     pa_weights_close(&w);
@@ -295,7 +296,8 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     if ((s = check_options(given, err))) return s;
     if (export_path) return export(argv[1], err);
     if (copies) return pa_copies_report(argv[1], copies, json, err);
-    if (logits_path && ((s = pa_check_spares("logits", logits_path, "the windows", argv[2], err)) ||
+    if (logits_path && ((s = pa_check_spares_runs("logits", logits_path, err)) ||
+                        (s = pa_check_spares("logits", logits_path, "the windows", argv[2], err)) ||
                         (s = pa_check_spares("logits", logits_path, "--config", config, err))))
         return s;
     chosen = pa_choose_device(device);

@@ -3,7 +3,6 @@
 // program. Knows nothing of what the tensors mean. Writing is in safetensors_write.c.
 #include "host/files/safetensors.h"
 
-#include <cJSON.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -13,12 +12,11 @@
 
 #include "host/base/checksum.h"
 #include "host/files/mapping.h"
+#include "host/files/safetensors_header.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian and read in place");
 
 enum { MOST_HEADER = 100000000 }; // bytes, the reference implementation's limit
-// 2^53 - 1: beyond it a JSON number, a double, may stand for its neighbour.
-static const double MOST_WHOLE = 9007199254740991;
 
 struct pa_st {
     char *path, *header; // the header's text, NUL-terminated
@@ -28,41 +26,9 @@ struct pa_st {
     const uint8_t *data;
     size_t header_bytes, data_bytes;
     uint32_t crc; // of the data
-    cJSON *json;  // holds names and metadata
-    const cJSON *meta;
-    pa_tensor *tensor; // ascending in the file
-    size_t count;
+    pa_st_header parsed;
     void **copy; // (count) of tensors that the file has misaligned
 };
-
-static const struct {
-    const char *name;
-    size_t size;
-} dtypes[PA_DTYPES] = {
-    [PA_F32] = {"F32", 4}, [PA_F64] = {"F64", 8}, [PA_BF16] = {"BF16", 2}, [PA_F16] = {"F16", 2},
-    [PA_U16] = {"U16", 2}, [PA_I32] = {"I32", 4}, [PA_I64] = {"I64", 8},   [PA_U8] = {"U8", 1},
-};
-
-size_t pa_dtype_size(pa_dtype t) {
-    return dtypes[t].size;
-}
-
-const char *pa_dtype_name(pa_dtype t) {
-    return dtypes[t].name;
-}
-
-// A name from a file as it may be shown on a terminal: no control characters, not endless.
-typedef struct {
-    char text[128];
-} shown;
-
-static shown show(const char *name) {
-    shown s;
-    snprintf(s.text, sizeof s.text, "%s", name);
-    for (char *p = s.text; *p; p++)
-        if ((unsigned char)*p < 32 || *p == 127) *p = '?';
-    return s;
-}
 
 static pa_status open_file(const char *path, int *out, struct stat *found, pa_err *err) {
     struct stat info;
@@ -142,155 +108,6 @@ static pa_status read_data(const pa_st *st, int fd, uint32_t *crc, pa_err *err) 
     return status;
 }
 
-// "\u0000" in a JSON string would end a C string early, and hide the rest of a name.
-static bool has_escaped_nul(const char *s) {
-    for (; *s; s++)
-        if (*s == '\\' && *++s == 'u' && !strncmp(s + 1, "0000", 4))
-            return true;
-        else if (!*s)
-            break;
-    return false;
-}
-
-static pa_status parse_header(pa_st *st, pa_err *err) {
-    size_t length = st->header_bytes;
-    const char *end = NULL;
-    if (st->header[0] != '{') return another_format(st, err);
-    if (strlen(st->header) != length || has_escaped_nul(st->header) || !pa_is_utf8(st->header, length))
-        return pa_error(err, PA_DATA, "%s: expected a header in UTF-8 without NUL, found another byte", st->path);
-    errno = 0;
-    st->json = cJSON_ParseWithLengthOpts(st->header, length + 1, &end, 1);
-    if (!st->json && errno == ENOMEM) return pa_error(err, PA_FAIL, "%s: no memory for its header", st->path);
-    if (!st->json)
-        return pa_error(err, PA_DATA, "%s: expected a header in JSON, found an error at its byte %td", st->path,
-                        end ? end - st->header : (ptrdiff_t)0);
-    return PA_OK;
-}
-
-static int by_text(const void *a, const void *b) {
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-// Refuses a JSON object that has a name twice: readers differ in which of the two they take.
-static pa_status check_names(const pa_st *st, const cJSON *object, size_t *count, pa_err *err) {
-    pa_status status = PA_OK;
-    size_t n = 0, i = 0;
-    for (const cJSON *e = object->child; e; e = e->next) n++;
-    const char **names = malloc((n + 1) * sizeof *names);
-    if (!names) return pa_error(err, PA_FAIL, "%s: no memory for %zu names", st->path, n);
-    for (const cJSON *e = object->child; e; e = e->next) names[i++] = e->string;
-    qsort(names, n, sizeof *names, by_text);
-    for (i = 1; i < n && !status; i++)
-        if (!strcmp(names[i - 1], names[i]))
-            status = pa_error(err, PA_DATA, "%s: expected each name once, found \"%s\" twice", st->path,
-                              show(names[i]).text);
-    free(names);
-    *count = n;
-    return status;
-}
-
-static bool whole_number(const cJSON *n, size_t *out) {
-    if (!cJSON_IsNumber(n) || !(n->valuedouble >= 0 && n->valuedouble <= MOST_WHOLE)) return false;
-    *out = (size_t)n->valuedouble;
-    return (double)*out == n->valuedouble;
-}
-
-// Of the whole file, as its header has it: up to the last byte of any tensor.
-static size_t told_bytes(const pa_st *st) {
-    size_t most = 0, end;
-    for (const cJSON *e = st->json->child; e; e = e->next) {
-        const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(e, "data_offsets");
-        if (whole_number(cJSON_GetArrayItem(offsets, 1), &end) && end > most) most = end;
-    }
-    return st->map_bytes - st->data_bytes + most;
-}
-
-// "tensor NAME: expected ..., found ..."
-#define REFUSE(entry, expected, ...)                                                                                   \
-    return pa_error(err, PA_DATA, "%s: tensor \"%s\": expected " expected, st->path, show((entry)->string).text,       \
-                    __VA_ARGS__)
-
-// One entry of the header but for its data's place, which goes to *begin until all of them are known to be sound.
-static pa_status parse_tensor(const pa_st *st, const cJSON *entry, pa_tensor *t, size_t *begin, pa_err *err) {
-    const cJSON *dtype = cJSON_GetObjectItemCaseSensitive(entry, "dtype"),
-                *shape = cJSON_GetObjectItemCaseSensitive(entry, "shape");
-    const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(entry, "data_offsets");
-    int members = cJSON_GetArraySize(entry);
-    size_t end, size, bytes;
-    t->name = entry->string;
-    if (!cJSON_IsObject(entry) || members != 3 || !dtype || !shape || !offsets)
-        REFUSE(entry, "an object of dtype, shape and data_offsets, found %s of %d",
-               cJSON_IsObject(entry) ? "one" : "none", members);
-    if (!cJSON_IsString(dtype)) REFUSE(entry, "a dtype in quotes, found %s", "something else");
-    for (t->dtype = 0; t->dtype < PA_DTYPES && strcmp(dtypes[t->dtype].name, dtype->valuestring);) t->dtype++;
-    if (t->dtype == PA_DTYPES)
-        REFUSE(entry, "F32, F64, BF16, F16, U16, I32, I64 or U8, found %s", show(dtype->valuestring).text);
-    if (!cJSON_IsArray(shape)) REFUSE(entry, "a shape in brackets, found %s", "something else");
-    bytes = dtypes[t->dtype].size;
-    for (const cJSON *d = shape->child; d; d = d->next) {
-        if (t->rank == PA_MAX_RANK)
-            REFUSE(entry, "at most %d dimensions, found %d", PA_MAX_RANK, cJSON_GetArraySize(shape));
-        if (!whole_number(d, &size))
-            REFUSE(entry, "dimension %d to be a whole number from 0 to 2^53 - 1, found another", t->rank);
-        t->shape[t->rank++] = (int64_t)size;
-        if (!pa_mul_size(bytes, size, &bytes))
-            REFUSE(entry, "a shape of at most 2^64 - 1 bytes, found more with dimension %d", t->rank - 1);
-    }
-    if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 || !whole_number(offsets->child, begin) ||
-        !whole_number(offsets->child->next, &end))
-        REFUSE(entry, "data_offsets of two whole numbers from 0 to 2^53 - 1, found %s", "something else");
-    if (*begin > end)
-        REFUSE(entry, "data_offsets in order within 0 to %zu, found %zu to %zu", st->data_bytes, *begin, end);
-    if (end > st->data_bytes)
-        REFUSE(entry,
-               "data_offsets in order within 0 to %zu, found %zu to %zu; the file is cut short: expected %zu bytes, "
-               "found %zu",
-               st->data_bytes, *begin, end, told_bytes(st), st->map_bytes);
-    if (end - *begin != bytes)
-        REFUSE(entry, "%zu bytes of data for its shape and dtype, found %zu", bytes, end - *begin);
-    t->bytes = bytes;
-    return PA_OK;
-}
-
-static int by_place(const void *a, const void *b) {
-    const pa_tensor *s = a, *t = b;
-    const uint8_t *p = s->data, *q = t->data;
-    return p != q ? (p < q ? -1 : 1) : s->bytes != t->bytes ? (s->bytes < t->bytes ? -1 : 1) : strcmp(s->name, t->name);
-}
-
-// Data must follow data without gap or overlap, from the first byte to the last.
-static pa_status check_places(const pa_st *st, pa_err *err) {
-    size_t at = 0;
-    for (size_t i = 0; i < st->count; i++) {
-        const pa_tensor *t = &st->tensor[i];
-        size_t begin = (size_t)((const uint8_t *)t->data - st->data);
-        if (begin != at)
-            return pa_error(err, PA_DATA, "%s: tensor \"%s\": expected its data at byte %zu, found it at %zu (%s)",
-                            st->path, show(t->name).text, at, begin, begin < at ? "an overlap" : "a gap");
-        at += t->bytes;
-    }
-    if (at == st->data_bytes) return PA_OK;
-    return pa_error(err, PA_DATA, "%s: expected %zu bytes of data, found %zu", st->path, at, st->data_bytes);
-}
-
-static pa_status parse_tensors(pa_st *st, pa_err *err) {
-    pa_status status = check_names(st, st->json, &st->count, err);
-    if (status) return status;
-    if (st->meta) st->count--;
-    st->tensor = calloc(st->count + 1, sizeof *st->tensor);
-    st->copy = calloc(st->count + 1, sizeof *st->copy);
-    if (!st->tensor || !st->copy) return pa_error(err, PA_FAIL, "%s: no memory for %zu tensors", st->path, st->count);
-    pa_tensor *t = st->tensor;
-    for (const cJSON *e = st->json->child; e; e = e->next) {
-        size_t begin;
-        if (e == st->meta) continue;
-        if ((status = parse_tensor(st, e, t, &begin, err))) return status;
-        t++->data = st->data + begin;
-    }
-    qsort(st->tensor, st->count, sizeof *st->tensor, by_place);
-    return check_places(st, err);
-}
-
 static bool is_sum(const char *text) {
     return strlen(text) == 8 && strspn(text, "0123456789abcdefABCDEF") == 8;
 }
@@ -312,26 +129,19 @@ static pa_status check_header(const pa_st *st, pa_err *err) {
     if (!sum) return PA_OK;
     snprintf(found, sizeof found, "%08x", pa_st_header_crc(st->header, st->header_bytes, &digits));
     if (digits && !strcmp(sum, found) && !strncmp(digits, found, 8)) return PA_OK;
-    return pa_error(err, PA_DATA, "%s: expected a header with CRC-32C %s, found %s: the file is damaged", st->path,
-                    show(sum).text, found);
+    return pa_error(err, PA_DATA, "%s: expected a header with CRC-32C %.127s, found %s: the file is damaged", st->path,
+                    sum, found);
 }
 
-static pa_status check_meta(const pa_st *st, pa_err *err) {
-    size_t count;
-    if (!st->meta) return PA_OK;
-    if (!cJSON_IsObject(st->meta))
-        return pa_error(err, PA_DATA, "%s: expected __metadata__ to be an object, found something else", st->path);
-    for (const cJSON *e = st->meta->child; e; e = e->next)
-        if (!cJSON_IsString(e))
-            return pa_error(err, PA_DATA, "%s: metadata \"%s\": expected text in quotes, found something else",
-                            st->path, show(e->string).text);
-    pa_status status = check_names(st, st->meta, &count, err);
-    if (status || (status = check_header(st, err))) return status;
+// Against the checksums that the metadata hold.
+static pa_status check_sums(const pa_st *st, pa_err *err) {
+    pa_status status = check_header(st, err);
+    if (status) return status;
     const char *sum = st->data ? pa_st_meta(st, "crc32c") : NULL;
     if (!sum) return PA_OK;
     if (!is_sum(sum))
-        return pa_error(err, PA_DATA, "%s: metadata \"crc32c\": expected 8 hexadecimal digits, found \"%s\"", st->path,
-                        show(sum).text);
+        return pa_error(err, PA_DATA, "%s: metadata \"crc32c\": expected 8 hexadecimal digits, found \"%.127s\"",
+                        st->path, sum);
     uint32_t expected = (uint32_t)strtoul(sum, NULL, 16);
     if (st->crc == expected) return PA_OK;
     return pa_error(err, PA_DATA, "%s: expected data with CRC-32C %08x, found %08x: the file is damaged", st->path,
@@ -339,12 +149,14 @@ static pa_status check_meta(const pa_st *st, pa_err *err) {
 }
 
 static pa_status align_tensors(pa_st *st, pa_err *err) {
-    for (size_t i = 0; i < st->count; i++) {
-        pa_tensor *t = &st->tensor[i];
-        if ((uintptr_t)t->data % dtypes[t->dtype].size == 0) continue;
+    st->copy = calloc(st->parsed.count + 1, sizeof *st->copy);
+    if (!st->copy) return pa_error(err, PA_FAIL, "%s: no memory for %zu tensors", st->path, st->parsed.count);
+    for (size_t i = 0; i < st->parsed.count; i++) {
+        pa_tensor *t = &st->parsed.tensor[i];
+        if ((uintptr_t)t->data % pa_dtype_size(t->dtype) == 0) continue;
         st->copy[i] = pa_alloc(t->bytes);
         if (!st->copy[i])
-            return pa_error(err, PA_FAIL, "%s: tensor \"%s\": no memory for %zu bytes", st->path, show(t->name).text,
+            return pa_error(err, PA_FAIL, "%s: tensor \"%.127s\": no memory for %zu bytes", st->path, t->name,
                             t->bytes);
         memcpy(st->copy[i], t->data, t->bytes);
         t->data = st->copy[i];
@@ -356,10 +168,16 @@ static pa_status open_tensors(pa_st *st, int fd, struct timespec changed, pa_err
     pa_status status = pa_mapping_open(&st->map, fd, st->map_bytes, changed, st->path, err);
     if (status) return status;
     st->data = st->map.bytes + st->map_bytes - st->data_bytes;
-    status = parse_tensors(st, err);
+    status = pa_st_header_tensors(&st->parsed, st->data, err);
     if (!status) status = read_data(st, fd, &st->crc, err);
-    if (!status) status = check_meta(st, err);
+    if (!status) status = check_sums(st, err);
     return status ? status : align_tensors(st, err);
+}
+
+static pa_status parse_header(pa_st *st, pa_err *err) {
+    if (st->header[0] != '{') return another_format(st, err);
+    st->parsed = (pa_st_header){.path = st->path, .file_bytes = st->map_bytes, .data_bytes = st->data_bytes};
+    return pa_st_header_parse(&st->parsed, st->header, st->header_bytes, err);
 }
 
 static pa_status open_parts(pa_st **out, const char *path, bool tensors, pa_err *err) {
@@ -378,8 +196,7 @@ static pa_status open_parts(pa_st **out, const char *path, bool tensors, pa_err 
         status = read_header(st, fd, err);
     }
     if (!status) status = parse_header(st, err);
-    st->meta = cJSON_GetObjectItemCaseSensitive(st->json, "__metadata__");
-    if (!status) status = tensors ? open_tensors(st, fd, info.st_mtim, err) : check_meta(st, err);
+    if (!status) status = tensors ? open_tensors(st, fd, info.st_mtim, err) : check_sums(st, err);
     if (status)
         pa_st_close(st);
     else
@@ -410,10 +227,9 @@ pa_status pa_st_verify(const pa_st *st, pa_err *err) {
 
 void pa_st_close(pa_st *st) {
     if (!st) return;
-    for (size_t i = 0; st->copy && i < st->count; i++) free(st->copy[i]);
+    for (size_t i = 0; st->copy && i < st->parsed.count; i++) free(st->copy[i]);
     free(st->copy);
-    free(st->tensor);
-    cJSON_Delete(st->json);
+    pa_st_header_clear(&st->parsed);
     free(st->header);
     pa_mapping_close(&st->map);
     free(st->path);
@@ -421,21 +237,21 @@ void pa_st_close(pa_st *st) {
 }
 
 size_t pa_st_count(const pa_st *st) {
-    return st->count;
+    return st->parsed.count;
 }
 
 const pa_tensor *pa_st_at(const pa_st *st, size_t index) {
-    return index < st->count ? &st->tensor[index] : NULL;
+    return index < st->parsed.count ? &st->parsed.tensor[index] : NULL;
 }
 
 const pa_tensor *pa_st_find(const pa_st *st, const char *name) {
-    for (size_t i = 0; i < st->count; i++)
-        if (!strcmp(st->tensor[i].name, name)) return &st->tensor[i];
+    for (size_t i = 0; i < st->parsed.count; i++)
+        if (!strcmp(st->parsed.tensor[i].name, name)) return &st->parsed.tensor[i];
     return NULL;
 }
 
 const char *pa_st_meta(const pa_st *st, const char *key) {
-    const cJSON *e = cJSON_GetObjectItemCaseSensitive(st->meta, key);
+    const cJSON *e = cJSON_GetObjectItemCaseSensitive(st->parsed.meta, key);
     return e ? e->valuestring : NULL;
 }
 
@@ -467,6 +283,6 @@ pa_status pa_st_need(const pa_st *st, const char *name, pa_dtype dtype, int rank
     char want[256] = "of any shape", have[256];
     if (rank >= 0) print_shape(want, sizeof want, rank, shape);
     print_shape(have, sizeof have, t->rank, t->shape);
-    return pa_error(err, PA_DATA, "%s: tensor \"%s\": expected %s %s, found %s %s", st->path, name, dtypes[dtype].name,
-                    want, dtypes[t->dtype].name, have);
+    return pa_error(err, PA_DATA, "%s: tensor \"%s\": expected %s %s, found %s %s", st->path, name,
+                    pa_dtype_name(dtype), want, pa_dtype_name(t->dtype), have);
 }

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char FORMAT[] = "patrain-tokens-1", VOCABULARY[] = "390";
+static const char FORMAT[] = PA_TOKENS_FORMAT, VOCABULARY[] = "390";
 
 static pa_status need_meta(const pa_st *file, const char *key, const char *expected, pa_err *err) {
     const char *found = pa_st_meta(file, key);

@@ -6,6 +6,8 @@
 #include "host/files/safetensors_write.h"
 #include "tokenizer/tokens.h"
 
+#define PA_TOKENS_FORMAT "patrain-tokens-1" // metadata "format"
+
 // A token file, memory-mapped and checked: `tokens` U16 [n], `offsets` I64 [pieces + 1], `seconds` F32, `notes` I64.
 typedef struct {
     pa_st *file;

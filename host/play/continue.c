@@ -186,7 +186,10 @@ pa_status pa_continue(const pa_continuation *job, pa_err *err) {
     if (stopped && x.takes.count) fprintf(stderr, "pagen: stopped on request; what there is so far is written\n");
     if ((s = pa_output_write(&job->output, &x.primer, &x.takes, err))) goto done;
     if ((s = pa_appraise(&appraisals, &x.primer, &x.takes, err))) goto done;
-    if ((s = show(&x, &appraisals, err))) goto done;
+    if ((s = show(&x, &appraisals, err))) {
+        pa_error(err, s, "%s; the continuations are written", err->text);
+        goto done;
+    }
     s = summarise(&x, &appraisals, err);
     if (!s && stopped) s = PA_STOPPED;
 done:

@@ -1,7 +1,9 @@
 // library.c: see library.h.
 #include "host/play/library.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "host/base/file.h"
 
@@ -38,4 +40,30 @@ pa_status pa_open_tokens(pa_token_set *t, const patrain_model *model, const char
 pa_status pa_check_spares(const char *option, const char *path, const char *what, const char *input, pa_err *err) {
     if (!input || !pa_same_file(input, path)) return PA_OK;
     return pa_error(err, PA_USAGE, "--%s: expected another file than %s, found %s", option, what, path);
+}
+
+static bool has(const char *folder, const char *name) {
+    char path[4096 + 32];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return !access(path, F_OK);
+}
+
+static bool is_run(const char *folder) {
+    return has(folder, "state.safetensors") ||
+           (has(folder, "checkpoints") && has(folder, "samples") && has(folder, "config.ini"));
+}
+
+pa_status pa_check_spares_runs(const char *option, const char *path, pa_err *err) {
+    enum { LEVELS = 3 }; // RUN/checkpoints/step-00000100/model.safetensors
+    char *folder = realpath(path, NULL);
+    bool found = false;
+    for (int i = 0; folder && i < LEVELS && !found; i++) {
+        char *slash = strrchr(folder, '/');
+        *slash = 0;
+        if (slash == folder) break;
+        found = is_run(folder);
+    }
+    free(folder);
+    if (!found) return PA_OK;
+    return pa_error(err, PA_USAGE, "--%s: expected a new file or one outside run directories, found %s", option, path);
 }

@@ -22,5 +22,8 @@ pa_status pa_open_tokens(pa_token_set *t, const patrain_model *model, const char
 // PA_USAGE if `path`, the output file of --`option`, is the file `input`, under whatever name: no program overwrites
 // what it reads. `what` names the input in the message; NULL for `input` is fine.
 pa_status pa_check_spares(const char *option, const char *path, const char *what, const char *input, pa_err *err);
+// PA_USAGE where `path` is there and lies in a run directory or a checkpoint: what a run has learned is not replaced by
+// what is made with it.
+pa_status pa_check_spares_runs(const char *option, const char *path, pa_err *err);
 
 #endif

@@ -4,8 +4,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "host/base/file.h"
+#include "host/play/library.h"
 #include "tokenizer/splice.h"
 #include "tokenizer/write.h"
 
@@ -22,6 +24,19 @@ pa_status pa_output_name(const pa_output *o, size_t k, char *name, size_t size, 
                          : pa_error(err, PA_USAGE, "--output: expected at most %zu bytes, found %d", size - 1, n);
 }
 
+// Tokens replace tokens, not weights.
+static pa_status check_replaced(const pa_output *o, const char *name, pa_err *err) {
+    pa_st *st;
+    struct stat info;
+    pa_status s = pa_check_spares_runs("output", name, err);
+    if (s || !pa_output_is_tokens(o) || stat(name, &info) || !info.st_size) return s;
+    const char *format = pa_st_open_meta(&st, name, NULL) ? NULL : pa_st_meta(st, "format");
+    bool tokens = format && !strcmp(format, PA_TOKENS_FORMAT);
+    pa_st_close(st);
+    return tokens ? PA_OK
+                  : pa_error(err, PA_USAGE, "--output: expected a new file or tokens to replace, found %s", name);
+}
+
 pa_status pa_output_check(const pa_output *o, const char *primer, pa_err *err) {
     char name[4096], file[4096];
     int64_t piece;
@@ -30,7 +45,7 @@ pa_status pa_output_check(const pa_output *o, const char *primer, pa_err *err) {
     for (int k = 0; k < o->number; k++) {
         pa_file created;
         pa_status s = pa_output_name(o, (size_t)k, name, sizeof name, err);
-        if (s || (s = pa_file_create(&created, name, err))) return s;
+        if (s || (s = check_replaced(o, name, err)) || (s = pa_file_create(&created, name, err))) return s;
         pa_file_abandon(&created);
     }
     if (!primer) return PA_OK;
@@ -132,6 +147,9 @@ pa_status pa_output_write(const pa_output *o, const pa_primer *p, const pa_takes
     for (size_t k = 0; k < t->count; k++) {
         pa_status s = pa_output_name(o, k, name, sizeof name, err);
         if (!s) s = p->bytes ? write_splice(o, p, &t->take[k], name, err) : write_notes(o, p, &t->take[k], name, err);
+        if (s && k)
+            return pa_error(err, s, "%s; %zu of %zu continuations %s written", err->text, k, t->count,
+                            k == 1 ? "is" : "are");
         if (s) return s;
     }
     return PA_OK;

@@ -100,6 +100,14 @@ static void add_crop(const scorer *r, int slot, bool seed_too, pa_score *score) 
     score->seed_crops++;
 }
 
+pa_status pa_share_lost(pa_comm *comm, pa_status s, pa_err *err) {
+    double lost = s != PA_OK;
+    pa_err why;
+    pa_status sent = pa_comm_sum_f64(comm, &lost, 1, &why);
+    if (sent) return pa_error(err, sent, "%s", why.text);
+    return lost > 0 ? pa_comm_first_error(comm, s, err) : PA_OK;
+}
+
 // Collects each piece's score from all ranks in the order of pieces, so that the sum does not depend on the number of
 // ranks.
 static pa_status add_crops(pa_comm *comm, pa_score *crop, int64_t pieces, bool stopped, pa_score *score, pa_err *err) {
@@ -162,6 +170,7 @@ pa_status pa_score_crops(const pa_scoring *x, const pa_crops *how, pa_score *sco
         if (shown) pa_progress_update(&bar, (double)(p + count - first));
     }
     if (shown) pa_progress_end(&bar);
+    if (!s || s == PA_DATA) s = pa_share_lost(comm, s, err);
     if (!s) s = add_crops(comm, crop, r.pieces, stopped, score, err);
     free(crop);
     pa_scored_batch_clear(&r.batch);

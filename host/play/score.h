@@ -48,6 +48,9 @@ typedef struct {
     const volatile sig_atomic_t *stop; // NULL, or a flag: PA_STOPPED and no score where it is set on any rank
 } pa_crops;
 
+// Where any rank has lost a token file (PA_DATA), all return that.
+pa_status pa_share_lost(pa_comm *comm, pa_status s, pa_err *err);
+
 // Scores one crop of each piece, its start drawn from (seed, piece), as the original project drew its own: context + 1
 // tokens where the piece has as many, else all of it, END as the last target, and PAD. The N latents' targets but PAD
 // are scored. The original project's definition: PAD is scored and token 0 is not (ignore_index), a mean over each crop

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "host/base/file.h"
+#include "host/play/library.h"
 #include "host/play/page.h"
 #include "host/play/roll.h"
 
@@ -19,9 +20,10 @@ static pa_status check_end(const char *path, const char *option, const char *end
                : pa_error(err, PA_USAGE, "--%s: expected a name in %s, found %s", option, end, path);
 }
 
-static pa_status check_created(const char *path, pa_err *err) {
+static pa_status check_created(const char *option, const char *path, pa_err *err) {
     pa_file created;
-    pa_status s = pa_file_create(&created, path, err);
+    pa_status s = pa_check_spares_runs(option, path, err);
+    if (!s) s = pa_file_create(&created, path, err);
     if (!s) pa_file_abandon(&created);
     return s;
 }
@@ -34,7 +36,7 @@ static pa_status check_sound(const char *path, pa_sound_format format, int numbe
     pa_status s = check_end(path, option, end, err);
     for (int k = 0; k < number && !s; k++) {
         s = pa_output_name(&o, (size_t)k, name, sizeof name, err);
-        if (!s) s = check_created(name, err);
+        if (!s) s = check_created(option, name, err);
     }
     return s;
 }
@@ -44,8 +46,8 @@ static pa_status check_pictures(const pa_show *show, int number, pa_err *err) {
     if (show->page) s = check_end(show->page, "html", ".html", err);
     if (!s && show->page) s = pa_roll_check("roll.svg", 1, err);
     if (!s && show->roll) s = pa_roll_check(show->roll, (size_t)number, err);
-    if (!s && show->page) s = check_created(show->page, err);
-    if (!s && show->roll) s = check_created(show->roll, err);
+    if (!s && show->page) s = check_created("html", show->page, err);
+    if (!s && show->roll) s = check_created("piano-roll", show->roll, err);
     return s;
 }
 

@@ -3,17 +3,15 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include "host/base/file.h"
 #include "host/files/token_set.h"
 #include "host/prep/corpus_find.h"
 #include "host/prep/set_files.h"
 #include "host/prep/split.h"
+#include "host/prep/work.h"
 
 enum { PATH = 4096 };
 
@@ -24,8 +22,7 @@ typedef struct {
     pa_split_report split;
     pa_set_options set;
     pa_set_totals total[PA_SPLITS];
-    char work[PATH]; // folder for what is not finished
-    int lock;
+    pa_work *work; // folder for what is not finished
 } prep;
 
 // ---- the reports
@@ -43,7 +40,7 @@ static void put_cell(FILE *out, const char *text) {
 
 static pa_status create_report(const prep *p, const char *name, const char *columns, pa_file *file, pa_err *err) {
     char path[PATH + 32];
-    snprintf(path, sizeof path, "%s/%s", p->work, name);
+    snprintf(path, sizeof path, "%s/%s", pa_work_path(p->work), name);
     pa_status s = pa_file_create(file, path, err);
     if (!s) fputs(columns, file->stream);
     return s;
@@ -164,55 +161,11 @@ static bool has_token_files(const char *folder) {
     return found;
 }
 
-static const char WORK[] = ".paprep-"; // and the process's word
-
-// Removes the folders of runs that were killed, once no other can be at work.
-static pa_status remove_left(const char *out, pa_err *err) {
-    char path[PATH + 300];
-    pa_status s = PA_OK;
-    DIR *d = opendir(out);
-    if (!d) return pa_error(err, PA_FAIL, "cannot open %s: %s", out, strerror(errno));
-    for (const struct dirent *e; !s && (errno = 0, e = readdir(d));) {
-        const char *word = e->d_name + sizeof WORK - 1;
-        if (strncmp(e->d_name, WORK, sizeof WORK - 1) || strlen(word) != 16 || strspn(word, "0123456789abcdef") != 16)
-            continue;
-        snprintf(path, sizeof path, "%s/%s", out, e->d_name);
-        s = pa_remove_tree(path, err);
-    }
-    if (!s && errno) s = pa_error(err, PA_FAIL, "cannot read folder %s: %s", out, strerror(errno));
-    closedir(d);
-    return s;
-}
-
-// On a file system without locks two may write at once: each in a folder of its own, and readers see that the files are
-// of two sets.
-static pa_status open_work(prep *p, pa_err *err) {
-    pa_status s = pa_make_dirs(p->o->out, err);
-    if (s) return s;
-    p->lock = open(p->o->out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (p->lock < 0) return pa_error(err, PA_FAIL, "cannot open %s: %s", p->o->out, strerror(errno));
-    bool locked = !flock(p->lock, LOCK_EX | LOCK_NB);
-    if (!locked && errno == EWOULDBLOCK)
-        return pa_error(err, PA_FAIL, "%s: another paprep is writing to it", p->o->out);
-    if (snprintf(p->work, sizeof p->work, "%s/%s%s", p->o->out, WORK, pa_process_word()) >= (int)sizeof p->work - 300) {
-        *p->work = 0;
-        return pa_error(err, PA_FAIL, "%.200s...: path too long", p->o->out);
-    }
-    if (locked) s = remove_left(p->o->out, err);
-    return s ? s : pa_make_dirs(p->work, err);
-}
-
-static pa_status close_work(prep *p, pa_status s, pa_err *err) {
-    pa_status removed = *p->work ? pa_remove_tree(p->work, s ? NULL : err) : PA_OK;
-    if (p->lock >= 0) close(p->lock);
-    return s ? s : removed;
-}
-
 static pa_status refuse_all(const prep *p, bool nothing, pa_err *err) {
     const char *left = has_token_files(p->o->out) ? "; those of an earlier run are left as they were" : "";
     pa_status s = write_rejected(p, err);
     char from[PATH + 32], to[PATH + 32];
-    snprintf(from, sizeof from, "%s/rejected.tsv", p->work);
+    snprintf(from, sizeof from, "%s/rejected.tsv", pa_work_path(p->work));
     snprintf(to, sizeof to, "%s/rejected.tsv", p->o->out);
     if (!s && rename(from, to)) s = pa_error(err, PA_FAIL, "cannot rename %s to %s: %s", from, to, strerror(errno));
     if (s) return s;
@@ -233,8 +186,8 @@ static pa_status write_set(prep *p, pa_err *err) {
     pa_status s = pa_split_pieces(&p->pieces, &p->split, err);
     if (!s) s = write_rejected(p, err);
     if (!s) s = write_duplicates(p, err);
-    if (!s) s = pa_set_write(&p->pieces, &p->set, p->work, p->total, err);
-    if (!s) s = pa_set_install(p->work, p->o->out, err);
+    if (!s) s = pa_set_write(&p->pieces, &p->set, pa_work_path(p->work), p->total, err);
+    if (!s) s = pa_set_install(pa_work_path(p->work), p->o->out, err);
     if (s) return s;
     print_table(p);
     pa_findings_print(stderr, &p->pieces.findings, sostenuto_fate(&p->o->encode), "paprep");
@@ -258,8 +211,8 @@ static pa_status prepare(prep *p, pa_err *err) {
     if (!c->count)
         return pa_error(err, PA_DATA, "%s: expected .mid, .midi, .kar, .rmi or .smf files, found none",
                         c->metadata ? c->metadata : o->midi);
-    if ((s = open_work(p, err))) return s;
-    const pa_pieces_options reading = {.folder = p->work, .encode = &o->encode, .jobs = o->jobs};
+    if ((s = pa_work_open(&p->work, o->out, err))) return s;
+    const pa_pieces_options reading = {.folder = pa_work_path(p->work), .encode = &o->encode, .jobs = o->jobs};
     if ((s = pa_pieces_read(&p->pieces, c, &reading, err))) return s;
     bool nothing = p->pieces.refused == c->count;
     s = nothing || (o->strict && p->pieces.refused) ? refuse_all(p, nothing, err) : write_set(p, err);
@@ -268,8 +221,9 @@ static pa_status prepare(prep *p, pa_err *err) {
 }
 
 pa_status pa_prepare(const pa_prepare_options *o, pa_err *err) {
-    prep p = {.o = o, .lock = -1};
-    pa_status s = close_work(&p, prepare(&p, err), err);
+    prep p = {.o = o};
+    pa_status s = prepare(&p, err), closed = pa_work_close(p.work, s ? NULL : err);
+    if (!s) s = closed;
     size_t unseen = p.corpus.unseen + p.pieces.unseen;
     if ((!s || s == PA_DATA) && unseen)
         s = pa_error(err, PA_FAIL, "%s: cannot read %zu of its files and folders; %s/rejected.tsv names them", o->midi,

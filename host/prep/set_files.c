@@ -206,7 +206,7 @@ static pa_status remove_old(const char *to, struct dirent **moved, int count, pa
 }
 
 static int is_file_name(const struct dirent *e) {
-    return strcmp(e->d_name, ".") && strcmp(e->d_name, "..");
+    return *e->d_name != '.'; // nor the marker of the folder
 }
 
 // Moves new files in before it removes old ones: if it is interrupted, readers see that the folder holds files of two

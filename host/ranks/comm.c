@@ -204,6 +204,32 @@ pa_status pa_comm_sum_f64(pa_comm *c, double *data, size_t count, pa_err *err) {
     return PA_OK;
 }
 
+typedef struct {
+    uint32_t status;
+    char text[sizeof((pa_err *)0)->text];
+} failure;
+
+pa_status pa_comm_first_error(pa_comm *c, pa_status s, pa_err *err) {
+    if (c->size == 1) return s;
+    size_t W = (size_t)c->size;
+    failure *all = calloc(W, sizeof *all);
+    pa_span *of = calloc(W, sizeof *of);
+    pa_status sent = all && of ? PA_OK : pa_error(err, PA_FAIL, "no memory");
+    if (sent) goto done;
+    all[c->rank].status = s;
+    if (s) memcpy(all[c->rank].text, err->text, sizeof err->text);
+    for (size_t r = 0; r < W; r++) of[r] = (pa_span){r * sizeof *all, (r + 1) * sizeof *all};
+    if ((sent = pa_comm_gather(c, all, of, err))) goto done;
+    for (size_t r = 0; r < W && !sent; r++)
+        if (all[r].status)
+            sent =
+                pa_error(err, (pa_status)all[r].status, "rank %zu: %.*s", r, (int)sizeof all[r].text - 1, all[r].text);
+done:
+    free(all);
+    free(of);
+    return sent;
+}
+
 void pa_comm_silent(pa_comm *c, double seconds, char names[PA_COMM_NAMES]) {
     double here = 1;
     *names = 0;

@@ -40,6 +40,10 @@ typedef struct {
 // Collects a buffer: bytes [of[r].from, of[r].to) come from rank r; afterwards every rank has all of them.
 pa_status pa_comm_gather(pa_comm *c, void *data, const pa_span *of, pa_err *err);
 
+// Where at least one rank has failed, and all of them know it: every rank returns the status and text of the first that
+// has.
+pa_status pa_comm_first_error(pa_comm *c, pa_status s, pa_err *err);
+
 // How ranks divide an array of floats: into buckets from its end to its start, and each bucket into one share per rank.
 size_t pa_comm_buckets(const pa_comm *c, size_t count);
 pa_span pa_comm_share(const pa_comm *c, size_t count, size_t bucket, int rank); // begins at a multiple of 16 floats

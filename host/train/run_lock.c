@@ -75,7 +75,7 @@ static void sleep_ms(int ms) {
 static void *beat(void *lock) {
     pa_lock *l = lock;
     struct timespec next;
-    clock_gettime(CLOCK_REALTIME, &next);
+    clock_gettime(CLOCK_MONOTONIC, &next); // the time of day may be set back
     pthread_mutex_lock(&l->mutex);
     while (!l->ending) {
         next.tv_sec += BEAT_MS / 1000;
@@ -89,8 +89,12 @@ static void *beat(void *lock) {
 
 static bool start_beat(pa_lock *l) {
     sigset_t all, before; // signals go to the training thread
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
     pthread_mutex_init(&l->mutex, NULL);
-    pthread_cond_init(&l->ends, NULL);
+    pthread_cond_init(&l->ends, &clock);
+    pthread_condattr_destroy(&clock);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     l->beats = !pthread_create(&l->thread, NULL, beat, l);

@@ -199,10 +199,13 @@ pa_status pa_train_step(pa_trainer *t, pa_step_log *log, pa_err *err) {
     const pa_backend *backend = t->run.backend;
     double began = pa_clock(), nats, progress;
     pa_comm_traffic before = pa_comm_sent(t->comm), after;
+    pa_err why;
     if (t->drawn != t->state.step) draw_windows(t, t->state.step);
-    double scored = t->scored; // over all ranks, below
-    pa_status s = check_windows(t, err);
-    if (s || (s = pa_comm_sum_f64(t->comm, &scored, 1, err))) return s;
+    pa_status s, lost = check_windows(t, err);
+    double shared[] = {t->scored, lost != PA_OK}; // over all ranks, below
+    if ((s = pa_comm_sum_f64(t->comm, shared, 2, &why))) return pa_error(err, s, "%s", why.text);
+    if (shared[1] > 0) return pa_comm_first_error(t->comm, lost, err);
+    const double scored = shared[0];
     pa_stop_allow();
     s = gradient(t, scored > 0 ? (float)(1 / scored) : 0, err);
     pa_stop_forbid();

@@ -160,14 +160,14 @@ static pa_status score_weights(pa_trainer *t, pa_score *score, pa_err *err) {
     const pa_crops crops = {
         .seed = (uint64_t)c->train.seed, .seed_too = true, .comm = t->comm, .stop = pa_stop_requested()};
     pa_status s = pa_score_crops(&scoring, &crops, score, err);
-    return s ? s : pa_token_set_check(&t->validation, false, err);
+    return s ? s : pa_share_lost(t->comm, pa_token_set_check(&t->validation, false, err), err);
 }
 
 static pa_status score_average(pa_trainer *t, pa_score *score, pa_err *err) {
     pa_status s = pa_average_swap(&t->run, err);
     if (s) return s;
     pa_status scored = score_weights(t, score, err);
-    if (scored && scored != PA_STOPPED) return scored;
+    if (scored && scored != PA_STOPPED && scored != PA_DATA) return scored;
     s = pa_average_swap(&t->run, err);
     return s ? s : scored;
 }
@@ -219,6 +219,10 @@ static pa_status write_sample(pa_trainer *t, pa_err *err) {
     if (!out) return pa_error(err, PA_FAIL, "no memory for a sample");
     if (primer > (size_t)m->prefix + 1) primer = (size_t)m->prefix + 1;
     memcpy(out, v.token, primer * sizeof *out);
+    if (pa_greatest(out, primer) >= PA_VOCAB) { // the next step will report the file
+        free(out);
+        return PA_OK;
+    }
     pa_sampling_options o = pa_sampling_default();
     o.seed = (uint64_t)t->state.step;
     o.keys = encoding == PA_PERFORMANCE;
@@ -227,7 +231,7 @@ static pa_status write_sample(pa_trainer *t, pa_err *err) {
                              .ctx = t->run.ctx,
                              .model = m,
                              .options = &o,
-                             .primer = v.token,
+                             .primer = out,
                              .primer_count = primer,
                              .streams = 1,
                              .length = LENGTH,
@@ -277,15 +281,12 @@ static pa_status check_tokens(pa_trainer *t, pa_err *err) {
 // file.
 static pa_status agree(pa_trainer *t, pa_err *err) {
     pa_err why;
-    pa_status s, lost = check_tokens(t, &why);
+    pa_status s, lost = check_tokens(t, err) ? PA_DATA : PA_OK; // what is sound is saved, whatever is wrong with them
     double shared[] = {t->is_root ? pa_train_progress(t) : 0, *pa_stop_requested() != 0, lost != PA_OK};
-    if ((s = pa_comm_sum_f64(t->comm, shared, 3, err))) return s;
+    if ((s = pa_comm_sum_f64(t->comm, shared, 3, &why))) return pa_error(err, s, "%s", why.text);
     t->progress = shared[0];
     t->stopping = shared[1] > 0;
-    if (shared[2] > 0)
-        return pa_error(err, PA_DATA, "%s",
-                        lost ? why.text : "a token file of another rank was changed while it was open");
-    return PA_OK;
+    return shared[2] > 0 ? pa_comm_first_error(t->comm, lost, err) : PA_OK;
 }
 
 // err holds the reason to stop; weights and moments are those of the last step.

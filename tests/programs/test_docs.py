@@ -71,6 +71,16 @@ class DocsTest(unittest.TestCase):
         wrong = [f"{path.relative_to(ROOT)}: {link}" for path, link in links if not (path.parent / link).exists()]
         self.assertEqual([], wrong, "\n" + "\n".join(wrong))
 
+    def test_limits_name_tests(self):
+        """In the last column of their tables, and in brackets."""
+        tests = set(re.findall(r"^pa_(?:test|script)\((\w+)", (ROOT / "tests/CMakeLists.txt").read_text(), re.M))
+        text = (ROOT / "docs/limits.md").read_text(encoding="utf-8")
+        cells = [line.split("|")[-2] for line in text.splitlines() if line.startswith("|")]
+        cells += re.findall(r"\((`\w+`)\)", text)
+        named = {name for cell in cells for name in re.findall(r"`([a-z][a-z_0-9]*)`", cell)}
+        self.assertGreater(len(named), 20)
+        self.assertEqual(named - tests, set())
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -16,6 +16,7 @@ import unittest
 from pathlib import Path
 
 import programs
+from test_train_files import tree
 from tiny import CONTEXT, LATENTS, PREFIX, Program, command, events, pieces, run, save, seconds
 
 
@@ -234,10 +235,7 @@ class Generate(Program):
         self.out("link.safetensors").symlink_to(model)
         os.link(model, self.out("m-2.mid"))
         before = [p.read_bytes() for p in (model, tokens, config)]
-        for what, path, *more in (("the model", model),
-                                  ("the model", run_dir.resolve() / os.readlink(run_dir / "best") / model.name),
-                                  ("the model", self.out("link.safetensors")),
-                                  ("the model", self.out("m.mid"), "--number", 3),
+        for what, path, *more in (("the model", self.out("m.mid"), "--number", 3),
                                   ("the primer", tokens, "--primer", tokens),
                                   ("the primer", tokens, "--primer", f"{tokens}:1"),
                                   ("--config", config, "--config", config)):
@@ -246,6 +244,53 @@ class Generate(Program):
                              path, "--length-tokens", 5, *more)
         self.assertEqual([p.read_bytes() for p in (model, tokens, config)], before)
         self.assertFalse(self.out("m-1.mid").exists())
+
+    def test_output_spares_runs(self):
+        """Any file of a run or a checkpoint, by any name; elsewhere tokens replace tokens alone."""
+        run_dir, copy = self.out("run"), self.out("copy")
+        shutil.copytree(self.run_dir, run_dir, symlinks=True)
+        shutil.copytree(run_dir / "latest", copy)
+        for path in (run_dir / "samples/step-00000003.mid", run_dir / "x.html", run_dir / "x.svg", run_dir / "x.wav",
+                     copy / "x.mid"):
+            path.write_bytes(b"mine")
+        self.out("link.safetensors").symlink_to(run_dir / "latest/state.safetensors")
+        before = tree(self.at)
+        none = self.out("none.mid")
+        spared = "expected a new file or one outside run directories, found"
+        for option, path in (("output", run_dir / "latest/model.safetensors"),
+                             ("output", run_dir / "best/state.safetensors"), ("output", copy / "state.safetensors"),
+                             ("output", copy / "model.safetensors"), ("output", copy / "x.mid"),
+                             ("output", self.out("link.safetensors")),
+                             ("output", run_dir / "samples/step-00000003.mid"), ("html", run_dir / "x.html"),
+                             ("piano-roll", run_dir / "x.svg"), ("wav", run_dir / "x.wav")):
+            more = () if option == "output" else ("--output", none)
+            self.refused("pagen", 2, f"pagen: --{option}: {spared} {path}\n", self.run_dir, f"--{option}", path, *more,
+                         "--length-tokens", 5)
+        for option in ("export", "logits"):
+            for path in (run_dir / "config.ini", run_dir / "latest/state.safetensors"):
+                self.refused("paeval", 2, f"paeval: --{option}: {spared} {path}\n", self.run_dir,
+                             *(() if option == "export" else (self.tokens,)), f"--{option}", path)
+        self.assertEqual(tree(self.at), before)
+        other, empty = self.out("other.safetensors"), self.out("empty.safetensors")
+        shutil.copy(run_dir / "latest/model.safetensors", other)
+        empty.touch()
+        self.refused("pagen", 2, f"pagen: --output: expected a new file or tokens to replace, found {other}\n",
+                     self.run_dir, "--output", other)
+        for path in (empty, empty, run_dir / "samples/mine.mid"):
+            run("pagen", self.run_dir, "--output", path, "--length-tokens", 5)
+
+    def test_what_is_written_before_an_error(self):
+        shim = os.environ | {"LD_PRELOAD": os.environ["PA_SHIM"], "ASAN_OPTIONS": "verify_asan_link_order=0"}
+        for option, value, fails, left in (("--number", 4, "o-3.mid", "; 2 of 4 continuations are written\n"),
+                                           ("--piano-roll", self.out("r.svg"), "r.svg",
+                                            "; the continuations are written\n")):
+            line = command("pagen", self.run_dir, "--output", self.out("o.mid"), "--length-tokens", 5, option, value)
+            done = subprocess.run(line, env=shim | {"FAILING_FS": f"rename:{self.out(fails)}:1:5"}, text=True,
+                                  capture_output=True, timeout=60)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertTrue(done.stderr.endswith(left), done.stderr)
+        self.assertEqual([self.out(f"o-{k}.mid").exists() for k in range(1, 5)], [True, True, False, False])
+        self.assertTrue(events(self.out("o.mid")))
 
     def test_other_encoding(self):
         shutil.copy(self.at / "c.ini", self.out("c.ini"))

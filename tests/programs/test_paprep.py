@@ -302,16 +302,42 @@ class Sets(Paprep):
         self.assertLess(grown, 400 * (many - few))
 
     def test_what_a_killed_run_left(self):
+        """Known by the marker in its folder, not by the folder's name."""
         self.put("a.mid")
-        (self.out / ".paprep-0123456789abcdef").mkdir(parents=True)
-        (self.out / ".paprep-0123456789abcdef/train-00001-of-00002.safetensors").write_text("half")
-        (self.out / ".paprep").mkdir()
-        (self.out / ".paprep/mine").write_text("mine")
+        mine = {self.out / name for name in (".paprep", ".paprep-0123456789abcdef", ".paprep-fedcba9876543210")}
+        for folder in mine:
+            folder.mkdir(parents=True)
+            (folder / ".owner").write_text("paprep 0123456789abcdee 1\n")
+        left = self.out / ".paprep-0123456789abcdee"
+        shutil.copytree(self.out / ".paprep", left)
+        (left / "train-00001-of-00002.safetensors").write_text("half")
         self.prepare()
-        self.assertEqual(sorted(os.listdir(self.out)),
-                         [".paprep", "duplicates.tsv", "rejected.tsv", "test.safetensors", "train.safetensors",
-                          "validation.safetensors"])
-        self.assertEqual((self.out / ".paprep/mine").read_text(), "mine")
+        self.assertEqual(set(self.out.glob(".*")), mine)
+
+    def test_what_a_killed_run_left_without_locks(self):
+        """Its marker is not written to any more, as a living one's is."""
+        self.put("a.mid")
+
+        def start(*faults):
+            shim = {"LD_PRELOAD": os.environ["PA_SHIM"], "FAILING_FS": ",".join((f"flock:{self.out}:1+:37", *faults)),
+                    "ASAN_OPTIONS": "verify_asan_link_order=0"}
+            return subprocess.Popen([PAPREP, self.midi, self.out], env=os.environ | shim, stdout=subprocess.DEVNULL,
+                                    stderr=subprocess.DEVNULL)
+
+        living = start(f"rename:{self.out}/train:1:hang")
+        self.addCleanup(living.kill)
+        while not list(self.out.glob(".paprep-*/train.safetensors")):
+            self.assertIsNone(living.poll())
+            time.sleep(0.01)
+        (own,) = self.out.glob(".paprep-*")
+        self.assertEqual(start(f"rename:{self.out}/train:1:kill").wait(timeout=60), -9)
+        self.assertEqual(len(list(self.out.glob(".paprep-*"))), 2)
+        self.assertEqual(start().wait(timeout=60), 0)
+        self.assertEqual(list(self.out.glob(".paprep-*")), [own])
+        living.kill()
+        living.wait()
+        self.assertEqual(start().wait(timeout=60), 0)
+        self.assertEqual(list(self.out.glob(".paprep-*")), [])
 
     def test_killed_between_its_files(self):
         """Whatever it leaves is one set, or refused by all who read it."""

@@ -4,6 +4,7 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import time
 import unittest
@@ -105,6 +106,32 @@ class Differ(programs.WithCorpus):
             kept = programs.checkpoint(self.folder / run)[0]["token_emb.weight"][2]
             self.assertEqual(kept, weight)
             self.assertLess(int(os.readlink(self.folder / run / "latest")[-8:]), int(told[1]))
+
+    def test_a_file_that_a_rank_loses(self):
+        """Between any two collective operations: all ranks save what is sound, and name the file."""
+        settings = ("train.steps=8", "log.eval_every=3", "train.ema=0.9", "checkpoint.every=0")
+        self.train_ranks(2, "whole", *settings)
+        # Checks of steps; the last two of an evaluation.
+        for which, calls in (("train", range(4, 6)), ("validation", range(5, 9))):
+            path = self.folder / f"{which}-1.safetensors"
+            shutil.copy(self.folder / f"{which}.safetensors", path)
+            for n in calls:
+                run = f"lost-{which}-{n}"
+                shim = {"LD_PRELOAD": os.environ["PA_SHIM"], "FAILING_FS": f"fstat:{path.name}:{n}:5",
+                        "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0"}
+                processes = self.start(run, 2, *settings, other=[f"data.{which}={path}"], environment=shim)
+                steps = set()
+                for process in processes:
+                    said = process.communicate(timeout=60)[1]
+                    self.assertEqual(process.returncode, 3, said)
+                    told = re.search(rf"(?m)^patrain: rank 1: {path} could not be read while it was open: Input/output "
+                                     r"error; the run is saved at step (\d+)$", said)
+                    self.assertTrue(told, said)
+                    steps.add(int(told[1]))
+                self.assertEqual(steps, {int(os.readlink(self.folder / run / "latest")[-8:])})
+                if steps == {3}:
+                    self.train_ranks(2, run, *settings)
+                    self.assertEqual(programs.checkpoint(self.folder / run), programs.checkpoint(self.folder / "whole"))
 
 
 if __name__ == "__main__":

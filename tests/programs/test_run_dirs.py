@@ -78,8 +78,8 @@ class Moved(RunDirs):
         found = self.steps("taken")
         process.send_signal(signal.SIGCONT)
         self.assertEqual(self.last_line(process, 1),
-                         f"patrain: {self.folder}/taken or its lock was moved, removed or taken while this run "
-                         "had it; nothing more is written")
+                         f"patrain: {self.folder}/taken or its lock was moved, removed or taken during this "
+                         "run; nothing more is written")
         self.assertEqual(self.steps("taken"), found)
 
     def test_fresh_starts_at_once(self):
@@ -108,20 +108,41 @@ class Moved(RunDirs):
 class NoLocks(RunDirs):
     """A file system without locks: what its holder writes each second shows whether it still is."""
 
+    UNSHARE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
     def test_another_container(self):
-        """One host name, another set of process ids: the holder's means nothing there, or somebody else."""
-        unshare = ["unshare", "--pid", "--fork", "--kill-child"]
-        if subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        """One host name, another set of process ids: the holder's means nothing there, or somebody else. With locks and
+        without."""
+        if subprocess.run([*self.UNSHARE, "true"], capture_output=True).returncode:
             self.skipTest("no namespaces here")
-        first = self.start("apart", *LONG, env=environment(NO_LOCKS))
-        self.wait_for(first, "step 3 ")
-        second = self.start("apart", *LONG, env=environment(NO_LOCKS), before=unshare)
-        self.assertRegex(self.last_line(second, 1),
-                         rf"^patrain: {self.folder}/apart is in use by another run \(process {first.pid} on ")
-        first.terminate()
-        first.communicate()
-        self.assertEqual(first.returncode, 75)
-        self.assertFalse((self.folder / "apart/lock.owner").exists())
+        for run, shim in (("apart", NO_LOCKS), ("locked", "none:none:1:1")):
+            with self.subTest(run):
+                first = self.start(run, *LONG, env=environment(shim))
+                self.wait_for(first, "step 3 ")
+                second = self.start(run, *LONG, env=environment(shim), before=self.UNSHARE)
+                self.assertRegex(self.last_line(second, 1), rf"^patrain: {self.folder}/{run} is in use by another run "
+                                 rf"\(process {first.pid} on ")
+                first.terminate()
+                first.communicate()
+                self.assertEqual(first.returncode, 75)
+                self.assertFalse((self.folder / run / "lock.owner").exists())
+
+    def test_containers_at_one_moment(self):
+        """All of them have the same process id."""
+        if subprocess.run([*self.UNSHARE, "true"], capture_output=True).returncode:
+            self.skipTest("no namespaces here")
+        many = [self.start("same", *LONG, env=environment(NO_LOCKS), before=self.UNSHARE) for _ in range(4)]
+        while sum(process.poll() is None for process in many) > 1:
+            time.sleep(0.05)
+        (left,) = [process for process in many if process.poll() is None]
+        for process in many:
+            if process is not left:
+                said = process.communicate()[1]
+                self.assertEqual(process.returncode, 1, said)
+                self.assertRegex(said.splitlines()[-1], r"is in use by another run|moved, removed or taken")
+        self.wait_for(left, "step 2 ")
+        left.kill()
+        left.communicate()
 
     def test_at_one_moment(self):
         for state in ("new", "killed"):

@@ -233,5 +233,54 @@ class Logs(Run):
         self.assertEqual([m["step"] for m in programs.metrics(self.folder / "torn")[0]], list(range(1, 15)))
 
 
+class Cost(Run):
+    """What a start, its steps and its saves read and write does not depend on the steps before."""
+
+    def at_step(self, run, step):
+        """A run of three steps becomes one of `step`."""
+        self.train(run, "train.steps=3", "log.eval_every=0")
+        folder = (self.folder / run / "latest").resolve()
+        for file in ("model", "state"):
+            tensors, meta = programs.read_safetensors(folder / f"{file}.safetensors")
+            meta |= {"step": str(step)} | ({"updates": str(step)} if file == "state" else {})
+            rows = [(name, *t) for name, t in tensors.items()]
+            programs.write_safetensors(folder / f"{file}.safetensors", rows, meta)
+        folder.rename(folder.parent / f"step-{step:08}")
+        line = (self.folder / run / "metrics.jsonl").read_text().splitlines()[-1]
+        rest = line[line.index(","):]
+        with open(self.folder / run / "metrics.jsonl", "w") as f:
+            f.writelines(f'{{"step":{i}{rest}\n' for i in range(1, step + 1))
+
+    def used(self, run, step):
+        """(bytes, calls) of 20 more steps and four saves; a process's numbers come to its parent's when it is waited
+        for."""
+
+        def now():
+            with open("/proc/self/io") as f:
+                return [int(line.split()[1]) for line in f][:4]
+
+        line = programs.command(self.folder, run, f"train.steps={step + 20}", "checkpoint.every=5", "log.eval_every=0",
+                                "log.every=1")
+        before = now()
+        with open(self.folder / f"{run}.txt", "w+") as said:
+            done = subprocess.run(line, env=programs.environment(), stderr=said)
+            after = now()
+            said.seek(0)
+            self.assertEqual(done.returncode, 0, said.read())
+        read, written, reads, writes = (b - a for a, b in zip(before, after))
+        return read + written, reads + writes
+
+    @unittest.skipUnless(os.path.exists("/proc/self/io"), "this system does not count a process's reads")
+    def test_a_million_steps(self):
+        used = {}
+        for step in (10**4, 10**6):
+            self.at_step(f"cost-{step}", step)
+            used[step] = self.used(f"cost-{step}", step)
+            self.assertIn(f"resuming from step {step}\n", (self.folder / f"cost-{step}.txt").read_text())
+            self.assertEqual(os.readlink(self.folder / f"cost-{step}/latest"), f"checkpoints/step-{step + 20:08}")
+        for few, many, slack in zip(used[10**4], used[10**6], (1 << 16, 100)):
+            self.assertLess(many, few + slack, used)
+
+
 if __name__ == "__main__":
     unittest.main()

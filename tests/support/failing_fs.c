@@ -9,8 +9,8 @@
 //   kill, killed        the process is killed before it, or after (fwrite: after half of it)
 //   lost                rename, then killed, and what was in the renamed folder is cut in half: a disk whose fsync
 //   lies, and no power
-// Calls: fwrite fflush fclose write fsync rename renameat2 unlink symlink mkdir open (for writing) pread flock. stdio's
-// own calls of write are its library's, so stdio's functions are replaced beside it.
+// Calls: fwrite fflush fclose write fsync rename renameat2 unlink symlink mkdir open (for writing) pread fstat flock.
+// stdio's own calls of write are its library's, so stdio's functions are replaced beside it.
 //
 // Load averages are those of a busy machine, on which OMP_DYNAMIC=true gives a region one thread.
 #include <dlfcn.h>
@@ -169,6 +169,11 @@ int open(const char *path, int flags, ...) {
 ssize_t pread(int fd, void *data, size_t count, off_t at) {
     outcome o = judge_file("pread", fd);
     return o == FAILS ? -1 : after(o, (int)CALL(pread)(fd, data, count, at));
+}
+
+int fstat(int fd, struct stat *info) {
+    outcome o = judge_file("fstat", fd);
+    return o == FAILS ? -1 : after(o, CALL(fstat)(fd, info));
 }
 
 int getloadavg(double *load, int count) {

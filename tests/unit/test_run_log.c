@@ -2,6 +2,9 @@
 #include "host/train/run_log.h"
 #include "tests/support/scratch.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 static pa_err err;
 
 // Steps first to last, an evaluation behind each tenth.
@@ -108,6 +111,27 @@ static void resuming_reads_the_end_only(void **state) {
     if (used[1] > used[0] + 4096) fail_msg("%lld bytes for 3,000 steps, %lld for 300,000", used[0], used[1]);
 }
 
+static void metrics_may_be_large(void **state) {
+    (void)state;
+    const off_t before = 5LL << 30;
+    char *kept;
+    size_t length;
+    struct stat info;
+    put_metrics(20, "");
+    assert_int_equal(truncate(scratch("metrics.jsonl"), before), 0); // a hole, which takes no room on the disk
+    FILE *f = fopen(scratch("metrics.jsonl"), "a");
+    putc('\n', f);
+    put_lines(f, 21, 40);
+    fclose(f);
+    assert_string_equal(resume(35, 30), "");
+    f = open_memstream(&kept, &length);
+    put_lines(f, 21, 35);
+    fclose(f);
+    free(kept);
+    assert_int_equal(stat(scratch("metrics.jsonl"), &info), 0);
+    assert_int_equal(info.st_size, before + 1 + (off_t)length);
+}
+
 static void event_files_of_one_second_are_apart(void **state) {
     (void)state;
     for (int i = 0; i < 3; i++) resume(-1, -1);
@@ -116,9 +140,8 @@ static void event_files_of_one_second_are_apart(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        SCRATCH_TEST(lines_after_the_checkpoint_go),
-        SCRATCH_TEST(what_a_disk_forgot_is_told),
-        SCRATCH_TEST(resuming_reads_the_end_only),
+        SCRATCH_TEST(lines_after_the_checkpoint_go),       SCRATCH_TEST(what_a_disk_forgot_is_told),
+        SCRATCH_TEST(resuming_reads_the_end_only),         SCRATCH_TEST(metrics_may_be_large),
         SCRATCH_TEST(event_files_of_one_second_are_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

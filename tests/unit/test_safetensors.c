@@ -69,7 +69,7 @@ static const struct {
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, "tensor \"a\": expected an object of dtype, shape and data_offsets, found one of 2"},
     {"{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "tensor \"a\": expected an object of dtype, shape and data_offsets, found one of 4"},
     {"{\"a\":{\"dtype\":\"U8\",\"SHAPE\":[1],\"data_offsets\":[0,1]}}", 1, "tensor \"a\": expected an object of dtype, shape and data_offsets, found one of 3"},
-    {"{" T("a\\u001b[2J", "U9", "1", "0,1") "}", 1, "tensor \"a?[2J\": expected F32, F64, BF16, F16, U16, I32, I64 or U8, found U9"},
+    {"{" T("a\\u001b[2J", "U9", "1", "0,1") "}", 1, "tensor \"a\\x1b[2J\": expected F32, F64, BF16, F16, U16, I32, I64 or U8, found U9"},
     {"{" T("a", "f32", "1", "0,4") "}", 4, "tensor \"a\": expected F32, F64, BF16, F16, U16, I32, I64 or U8, found f32"},
     {"{\"a\":{\"dtype\":5,\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "tensor \"a\": expected a dtype in quotes, found something else"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":1,\"data_offsets\":[0,1]}}", 1, "tensor \"a\": expected a shape in brackets, found something else"},
@@ -184,6 +184,42 @@ static void deep_nesting_is_refused(void **state) {
     assert_non_null(strstr(err.text, ": expected a header in JSON, found an error at its byte "));
 }
 
+// `before`, `count` times `sign`, `after`; free it.
+static char *repeat(const char *before, char sign, size_t count, const char *after) {
+    size_t first = strlen(before), last = strlen(after);
+    char *text = malloc(first + count + last + 1);
+    memcpy(text, before, first);
+    memset(text + first, sign, count);
+    memcpy(text + first + count, after, last + 1);
+    return text;
+}
+
+// Each takes a hundred times the memory of its two bytes.
+static void many_values_are_refused(void **state) {
+    (void)state;
+    enum { MOST = 1 << 20, AROUND = 4 }; // values beside the zeros: the header, the list, two of a metadata entry
+    static const struct {
+        size_t zeros;
+        const char *message;
+    } row[] = {
+        {MOST - AROUND, "tensor \"a\": expected an object of dtype, shape and data_offsets, found none of 1048572"},
+        {MOST - AROUND + 1, "expected a header of at most 1048576 values, found 1048577"},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        char *header = repeat("{\"__metadata__\":{\"k\":\"\\\"[,{\"},\"a\":[0", ' ', 2 * (row[i].zeros - 1), "]}");
+        for (char *at = strchr(header, ' '); *at == ' '; at += 2) memcpy(at, ",0", 2);
+        put_header(header, 0);
+        free(header);
+        expect_refused(PA_DATA, row[i].message);
+    }
+    char *header = repeat("{\"__metadata__\":{\"k\":\"", ',', MOST + 1, "\"}}"); // signs of a text are no values
+    put_header(header, 0);
+    free(header);
+    pa_st *st;
+    assert_int_equal(pa_st_open(&st, scratch("a"), &err), PA_OK);
+    pa_st_close(st);
+}
+
 static void what_is_no_file_is_refused(void **state) {
     (void)state;
     char missing[sizeof err.text];
@@ -255,6 +291,7 @@ int main(void) {
         SCRATCH_TEST(bad_size_is_refused),
         SCRATCH_TEST(another_format_is_refused_with_its_first_bytes),
         SCRATCH_TEST(deep_nesting_is_refused),
+        SCRATCH_TEST(many_values_are_refused),
         SCRATCH_TEST(what_is_no_file_is_refused),
         SCRATCH_TEST(unusual_but_valid_files_are_read),
         SCRATCH_TEST(misaligned_data_is_handed_out_aligned),
