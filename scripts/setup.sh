@@ -13,7 +13,7 @@ fail() { echo "setup.sh: $*" >&2; exit 1; }
 # pip downloads the demo's scores.
 build=(build-essential cmake ninja-build pkg-config git python3 python3-pip ca-certificates
   libsmf-dev libinih-dev libdnnl-dev libcjson-dev libopenmpi-dev openmpi-bin
-  libcairo2-dev libfluidsynth-dev libsndfile1-dev libebur128-dev musescore-general-soundfont-small)
+  libcairo2-dev libfluidsynth-dev libsndfile1-dev libebur128-dev libwebsockets-dev musescore-general-soundfont-small)
 tests=(libcmocka-dev clang clang-format libclang-rt-14-dev libomp-dev python3-venv python3-mido shellcheck xz-utils)
 
 packages=("${build[@]}" "${tests[@]}")

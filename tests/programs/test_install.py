@@ -14,7 +14,8 @@ import programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = os.environ["PA_BUILD"]
-PROGRAMS = ("paprep", "patrain", "paeval", "pagen")
+PROGRAMS = ["paprep", "patrain", "paeval", "pagen"]
+PROGRAMS += ["paserve"] if os.path.exists(os.path.join(os.environ["PA_BIN"], "paserve")) else []
 CMAKE = """cmake_minimum_required(VERSION 3.24)
 project(user C)
 find_package(patrain 0.1 REQUIRED)

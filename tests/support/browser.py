@@ -69,7 +69,7 @@ class Browser:
             self.events.append(answer)
 
     def open(self, path):
-        self.call("Page.navigate", url="file://" + os.path.abspath(path))
+        self.call("Page.navigate", url=path if path.startswith("http:") else "file://" + os.path.abspath(path))
         self.wait("document.readyState == 'complete'")
 
     def run(self, script):

@@ -1,0 +1,96 @@
+// message.c: see message.h.
+#include "host/serve/message.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <string.h>
+
+#include "host/serve/take.h"
+
+enum { TAKE = 1, TIME = 2, KEY = 4, TURN = 8, AT = 16, SECONDS = 32, HOW = 64, SESSION = 128 }; // fields
+
+static const struct {
+    const char *name;
+    int fields;
+} deed[] = {[PA_DO_HELLO] = {"hello", SESSION},
+            [PA_DO_CONTINUE] = {"continue", TAKE | AT | SECONDS | HOW},
+            [PA_DO_DUET] = {"duet", HOW},
+            [PA_DO_KEY] = {"key", TIME | KEY},
+            [PA_DO_ANSWER] = {"answer", TIME | TURN},
+            [PA_DO_LISTEN] = {"listen", TIME},
+            [PA_DO_STOP] = {"stop", TIME},
+            [PA_DO_TAKE] = {"take", TAKE},
+            [PA_DO_DROP] = {"drop", TAKE},
+            [PA_DO_MIDI] = {"midi", TAKE}};
+
+static const struct {
+    const char *name;
+    int field;
+    size_t offset;
+    double least, most;
+    bool whole;
+} number[] = {{"take", TAKE, offsetof(pa_message, take), 0, 1e9, true},
+              {"time", TIME, offsetof(pa_message, time), 0, PA_LONGEST_TAKE, false},
+              {"pitch", KEY, offsetof(pa_message, pitch), 0, 127, true},
+              {"velocity", KEY, offsetof(pa_message, velocity), 0, 127, true},
+              {"turn", TURN, offsetof(pa_message, turn), 0, 1e9, true},
+              {"at", AT, offsetof(pa_message, at), 0, PA_LONGEST_TAKE, false},
+              {"seconds", SECONDS, offsetof(pa_message, seconds), 1, 600, false},
+              {"temperature", HOW, offsetof(pa_message, temperature), 0, 2, false},
+              {"seed", HOW, offsetof(pa_message, seed), 0, 4294967295.0, true}};
+enum { NUMBERS = sizeof number / sizeof *number };
+
+static pa_status read_session(const cJSON *value, pa_message *m, pa_err *err) {
+    const char *text = cJSON_IsString(value) ? value->valuestring : NULL;
+    size_t length = text ? strlen(text) : 0;
+    if (!text || (length && length != PA_SESSION_ID) || strspn(text, "0123456789abcdef") != length)
+        return pa_error(err, PA_DATA, "session: expected %d hexadecimal digits or none", PA_SESSION_ID);
+    memcpy(m->session, text, length + 1);
+    return PA_OK;
+}
+
+static pa_status read_number(const cJSON *value, int i, pa_message *m, pa_err *err) {
+    double x = cJSON_IsNumber(value) ? value->valuedouble : (double)NAN;
+    bool whole = number[i].whole;
+    if (!(x >= number[i].least && x <= number[i].most) || (whole && x != floor(x)))
+        return pa_error(err, PA_DATA, "%s: expected a%s number from %g to %g", number[i].name, whole ? " whole" : "",
+                        number[i].least, number[i].most);
+    memcpy((char *)m + number[i].offset, &x, sizeof x);
+    return PA_OK;
+}
+
+// Every field of the object is one that the deed has, once, and none is missing.
+static pa_status read_fields(const cJSON *object, int fields, pa_message *m, pa_err *err) {
+    int wanted = 1 + !!(fields & SESSION), found = 0;
+    for (int i = 0; i < NUMBERS; i++) wanted += (number[i].field & fields) != 0;
+    for (const cJSON *item = object->child; item; item = item->next) found++;
+    pa_status s = fields & SESSION ? read_session(cJSON_GetObjectItemCaseSensitive(object, "session"), m, err) : PA_OK;
+    for (int i = 0; i < NUMBERS && !s; i++)
+        if (number[i].field & fields)
+            s = read_number(cJSON_GetObjectItemCaseSensitive(object, number[i].name), i, m, err);
+    if (!s && found != wanted)
+        s = pa_error(err, PA_DATA, "%s: expected %d fields, found %d", deed[m->deed].name, wanted, found);
+    return s;
+}
+
+static pa_status read_object(const cJSON *object, pa_message *m, pa_err *err) {
+    const cJSON *name = cJSON_GetObjectItemCaseSensitive(object, "do");
+    if (!cJSON_IsString(name)) return pa_error(err, PA_DATA, "expected an object with \"do\"");
+    for (size_t i = 0; i < sizeof deed / sizeof *deed; i++) {
+        if (strcmp(name->valuestring, deed[i].name)) continue;
+        m->deed = (pa_deed)i;
+        return read_fields(object, deed[i].fields, m, err);
+    }
+    return pa_error(err, PA_DATA, "do: unknown word '%.32s'", name->valuestring);
+}
+
+pa_status pa_message_parse(const char *text, size_t length, pa_message *m, pa_err *err) {
+    *m = (pa_message){0};
+    if (length > PA_LONGEST_MESSAGE)
+        return pa_error(err, PA_DATA, "expected at most %d bytes, found %zu", PA_LONGEST_MESSAGE, length);
+    cJSON *object = cJSON_ParseWithLength(text, length);
+    pa_status s =
+        cJSON_IsObject(object) ? read_object(object, m, err) : pa_error(err, PA_DATA, "expected a JSON object");
+    cJSON_Delete(object);
+    return s;
+}

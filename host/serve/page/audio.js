@@ -1,0 +1,144 @@
+// Sound: a piano of samples that the server rendered (plain tones where it has none), and music played on it by the audio clock.
+'use strict';
+
+const FADE = 0.08; // seconds to a third after a release
+
+export class Piano {
+  constructor(context, samples) {
+    this.context = context;
+    this.samples = samples; // {info, buffers}, or null
+    this.out = context.createGain();
+    this.out.gain.value = 0.7;
+    const limit = context.createDynamicsCompressor();
+    limit.threshold.value = -9;
+    limit.ratio.value = 8;
+    this.out.connect(limit).connect(context.destination);
+  }
+
+  source(pitch, velocity) {
+    if (!this.samples) {
+      const tone = this.context.createOscillator();
+      tone.type = 'triangle';
+      tone.frequency.value = 440 * 2 ** ((pitch - 69) / 12);
+      return [tone, 0.25 * (velocity / 127) ** 1.5, true];
+    }
+    const { info, buffers } = this.samples, i = Math.max(0, Math.min(info.pitches - 1, Math.round((pitch - info.lowest) / info.apart)));
+    const layer = velocity > (info.layers[0] + info.layers[1]) / 2 ? 1 : 0, sample = this.context.createBufferSource();
+    sample.buffer = buffers[layer * info.pitches + i];
+    sample.playbackRate.value = 2 ** ((pitch - info.lowest - info.apart * i) / 12);
+    return [sample, (velocity / info.layers[layer]) ** 1.3, false];
+  }
+
+  // A voice that sounds from `when` on, in the context's time.
+  strike(pitch, velocity, when = this.context.currentTime) {
+    const [source, level, fades] = this.source(pitch, velocity), gain = this.context.createGain();
+    gain.gain.setValueAtTime(level, when);
+    if (fades) gain.gain.setTargetAtTime(0, when + 0.01, 0.9);
+    source.connect(gain).connect(this.out);
+    source.start(when);
+    source.stop(when + 6);
+    return { source, gain, when, pitch };
+  }
+
+  release(voice, when = this.context.currentTime) {
+    const fade = voice.pitch > 89 ? 0.4 : FADE; // the highest strings have no dampers
+    if (when <= voice.when) when = voice.when + 0.03;
+    voice.gain.gain.setTargetAtTime(0, when, fade);
+    voice.source.stop(when + 8 * fade);
+  }
+
+  silence(voice) {
+    const now = this.context.currentTime;
+    if (voice.when > now) voice.source.stop(0);
+    else this.release(voice, now);
+  }
+}
+
+// The server's samples as buffers; null where it has none.
+export async function load(context, info) {
+  if (!info) return null;
+  const answer = await fetch('piano.pcm');
+  if (!answer.ok) throw new Error('the piano did not load');
+  const frames = new Int16Array(await answer.arrayBuffer()), buffers = [];
+  for (let at = 0; at + info.length <= frames.length; at += info.length) {
+    const buffer = context.createBuffer(1, info.length, info.rate), out = buffer.getChannelData(0);
+    for (let i = 0; i < info.length; i++) out[i] = frames[at + i] / 32768;
+    buffers.push(buffer);
+  }
+  return { info, buffers };
+}
+
+// Plays keys {time, pitch, velocity, model} of a list that may grow: time 0 is the context's time `base`. `wanted` says which.
+export class Player {
+  constructor(piano, keys, base, from, wanted = () => true) {
+    Object.assign(this, { piano, keys, base, wanted, next: 0, sounding: new Map(), started: [], late: 0, played: 0 });
+    while (this.next < keys.length && keys[this.next].time < from) this.next++;
+    this.timer = setInterval(() => this.tick(), 40);
+    this.tick();
+  }
+
+  get time() { return this.piano.context.currentTime - this.base; }
+
+  tick() {
+    const until = this.time + (document.hidden ? 1.5 : 0.2);
+    for (; this.next < this.keys.length && this.keys[this.next].time < until; this.next++) {
+      const key = this.keys[this.next];
+      if (this.wanted(key)) this.play(key);
+    }
+    this.started = this.started.filter(v => v.until === undefined || v.until > this.piano.context.currentTime);
+  }
+
+  play(key) {
+    const now = this.piano.context.currentTime, when = Math.max(now, this.base + key.time), before = this.sounding.get(key.pitch);
+    if (before) {
+      this.piano.release(before, when);
+      before.until = when + 1;
+      this.sounding.delete(key.pitch);
+    }
+    if (!key.velocity) return;
+    this.played++;
+    if (this.base + key.time < now - 0.005) this.late++;
+    const voice = this.piano.strike(key.pitch, key.velocity, when);
+    this.sounding.set(key.pitch, voice);
+    this.started.push(voice);
+  }
+
+  stop() {
+    clearInterval(this.timer);
+    for (const voice of this.started) this.piano.silence(voice);
+    this.started = [];
+    this.sounding.clear();
+  }
+}
+
+// A take as one buffer of sound.
+export function render(samples, keys, seconds) {
+  const rate = 44100, context = new OfflineAudioContext(1, Math.ceil((seconds + 2) * rate), rate), piano = new Piano(context, samples);
+  const sounding = new Map();
+  for (const key of keys) {
+    if (sounding.has(key.pitch)) piano.release(sounding.get(key.pitch), key.time);
+    sounding.delete(key.pitch);
+    if (key.velocity) sounding.set(key.pitch, piano.strike(key.pitch, key.velocity, key.time));
+  }
+  return context.startRendering();
+}
+
+// The bytes of a WAV file of 16 bits.
+export function wav(buffer) {
+  const samples = buffer.getChannelData(0), bytes = new DataView(new ArrayBuffer(44 + 2 * samples.length));
+  const text = (at, word) => [...word].forEach((c, i) => bytes.setUint8(at + i, c.charCodeAt(0)));
+  text(0, 'RIFF');
+  bytes.setUint32(4, 36 + 2 * samples.length, true);
+  text(8, 'WAVEfmt ');
+  bytes.setUint32(16, 16, true);
+  bytes.setUint16(20, 1, true);
+  bytes.setUint16(22, 1, true);
+  bytes.setUint32(24, buffer.sampleRate, true);
+  bytes.setUint32(28, 2 * buffer.sampleRate, true);
+  bytes.setUint16(32, 2, true);
+  bytes.setUint16(34, 16, true);
+  text(36, 'data');
+  bytes.setUint32(40, 2 * samples.length, true);
+  samples.forEach((x, i) => bytes.setInt16(44 + 2 * i, Math.max(-1, Math.min(1, x)) * 32767, true));
+  return bytes.buffer;
+}

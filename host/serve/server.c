@@ -1,0 +1,268 @@
+// server.c: see server.h.
+#include "host/serve/server.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <libwebsockets.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static_assert(PA_ROOM_BEFORE >= LWS_PRE, "room for libwebsockets' header");
+
+enum { PART = 32 << 10, HEADERS = 2048, HOST = 128 };
+
+// Of a connection.
+typedef struct {
+    uint64_t client; // 0: HTTP
+    unsigned char *in;
+    size_t held, room;
+    const pa_asset *asset;
+    size_t sent;
+} connection;
+
+struct pa_server {
+    struct lws_context *context;
+    struct lws_protocols protocol[2];
+    pa_hub *hub;
+    const pa_asset *asset;
+    size_t assets;
+    int port;
+};
+
+static void wake(void *arg) {
+    pa_server_wake(arg);
+}
+
+void pa_server_wake(pa_server *s) {
+    if (s->context) lws_cancel_service(s->context);
+}
+
+// ---- who may ask
+
+static bool is_our_host(const pa_server *s, const char *host) {
+    static const char *const name[] = {"127.0.0.1", "localhost"};
+    for (size_t i = 0; i < sizeof name / sizeof *name; i++) {
+        char ours[HOST];
+        snprintf(ours, sizeof ours, "%s:%d", name[i], s->port);
+        if (!strcmp(host, ours) || (s->port == 80 && !strcmp(host, name[i]))) return true;
+    }
+    return false;
+}
+
+static bool is_to_us(const pa_server *s, struct lws *wsi) {
+    char host[HOST];
+    return lws_hdr_copy(wsi, host, sizeof host, WSI_TOKEN_HOST) > 0 && is_our_host(s, host);
+}
+
+static bool is_from_us(struct lws *wsi) {
+    char host[HOST], origin[HOST + 8];
+    return lws_hdr_copy(wsi, host, sizeof host, WSI_TOKEN_HOST) > 0 &&
+           lws_hdr_copy(wsi, origin, sizeof origin, WSI_TOKEN_ORIGIN) > 0 && !strncmp(origin, "http://", 7) &&
+           !strcmp(origin + 7, host);
+}
+
+// ---- pages
+
+static int refuse(struct lws *wsi, unsigned code, const char *why) {
+    return lws_return_http_status(wsi, code, why) || lws_http_transaction_completed(wsi) ? -1 : 0;
+}
+
+static int begin_page(pa_server *s, struct lws *wsi, connection *c, const char *path) {
+    unsigned char header[LWS_PRE + HEADERS], *at = header + LWS_PRE, *const end = header + sizeof header - 1;
+    *c = (connection){0};
+    if (!is_to_us(s, wsi)) return refuse(wsi, HTTP_STATUS_FORBIDDEN, "This server answers to its own address only.");
+    if (!lws_hdr_total_length(wsi, WSI_TOKEN_GET_URI))
+        return refuse(wsi, HTTP_STATUS_METHOD_NOT_ALLOWED, "Only GET is allowed.");
+    for (size_t i = 0; i < s->assets && !c->asset; i++)
+        if (!strcmp(s->asset[i].path, path)) c->asset = &s->asset[i];
+    if (!c->asset) return refuse(wsi, HTTP_STATUS_NOT_FOUND, "No such page.");
+    if (lws_add_http_common_headers(wsi, HTTP_STATUS_OK, c->asset->type, c->asset->count, &at, end) ||
+        lws_add_http_header_by_name(wsi, (const unsigned char *)"cache-control:", (const unsigned char *)"no-cache", 8,
+                                    &at, end) ||
+        lws_finalize_write_http_header(wsi, header + LWS_PRE, &at, end))
+        return -1;
+    lws_callback_on_writable(wsi);
+    return 0;
+}
+
+static int proceed_with_page(struct lws *wsi, connection *c) {
+    unsigned char part[LWS_PRE + PART];
+    if (!c->asset) return 0;
+    size_t left = c->asset->count - c->sent, n = left < PART ? left : PART;
+    memcpy(part + LWS_PRE, c->asset->bytes + c->sent, n);
+    c->sent += n;
+    bool last = c->sent == c->asset->count;
+    if (lws_write(wsi, part + LWS_PRE, n, last ? LWS_WRITE_HTTP_FINAL : LWS_WRITE_HTTP) < (int)n) return -1;
+    if (!last) return lws_callback_on_writable(wsi) < 0 ? -1 : 0;
+    c->asset = NULL;
+    return lws_http_transaction_completed(wsi) ? -1 : 0;
+}
+
+// ---- sockets
+
+static int close_with(struct lws *wsi, enum lws_close_status status, const char *why) {
+    unsigned char text[120];
+    size_t n = strlen(why) < sizeof text ? strlen(why) : sizeof text;
+    memcpy(text, why, n);
+    lws_close_reason(wsi, status, text, n);
+    return -1;
+}
+
+static bool hold(connection *c, const void *bytes, size_t count) {
+    if (c->held + count > c->room) {
+        size_t room = 2 * (c->held + count) + 256;
+        unsigned char *larger = realloc(c->in, room);
+        if (!larger) return false;
+        c->in = larger;
+        c->room = room;
+    }
+    if (count) memcpy(c->in + c->held, bytes, count);
+    c->held += count;
+    return true;
+}
+
+// A message that has come whole.
+static int take_message(pa_server *s, struct lws *wsi, connection *c, bool binary) {
+    pa_message m = {.deed = PA_DO_UPLOAD, .bytes = c->in, .count = c->held};
+    pa_err why;
+    if (!binary) {
+        pa_status e = pa_message_parse((const char *)c->in, c->held, &m, &why);
+        c->held = 0;
+        if (e) return close_with(wsi, LWS_CLOSE_STATUS_POLICY_VIOLATION, why.text);
+    } else {
+        c->in = NULL;
+        c->held = c->room = 0;
+    }
+    return pa_hub_ask(s->hub, c->client, &m) ? 0
+                                             : close_with(wsi, LWS_CLOSE_STATUS_POLICY_VIOLATION, "too many requests");
+}
+
+static int receive(pa_server *s, struct lws *wsi, connection *c, const void *bytes, size_t count) {
+    bool binary = lws_frame_is_binary(wsi) != 0;
+    if (c->held + count > (size_t)(binary ? PA_LONGEST_UPLOAD : PA_LONGEST_MESSAGE))
+        return close_with(wsi, LWS_CLOSE_STATUS_MESSAGE_TOO_LARGE, binary ? "a file may have 1 MiB" : "too long");
+    if (!hold(c, bytes, count)) return -1;
+    if (lws_remaining_packet_payload(wsi) || !lws_is_final_fragment(wsi)) return 0;
+    return take_message(s, wsi, c, binary);
+}
+
+static int send_reply(pa_server *s, struct lws *wsi, connection *c) {
+    bool more;
+    if (pa_hub_is_slow(s->hub, c->client)) return close_with(wsi, LWS_CLOSE_STATUS_POLICY_VIOLATION, "too slow");
+    pa_reply *r = pa_hub_reply(s->hub, c->client, &more);
+    if (!r) return 0;
+    int sent = lws_write(wsi, r->room + PA_ROOM_BEFORE, r->count, r->binary ? LWS_WRITE_BINARY : LWS_WRITE_TEXT);
+    bool failed = sent < (int)r->count;
+    free(r);
+    if (more) lws_callback_on_writable(wsi);
+    return failed ? -1 : 0;
+}
+
+static int establish(pa_server *s, struct lws *wsi, connection *c) {
+    *c = (connection){.client = pa_hub_join(s->hub)};
+    return c->client ? 0 : close_with(wsi, LWS_CLOSE_STATUS_POLICY_VIOLATION, "too many connections");
+}
+
+static void leave(pa_server *s, connection *c) {
+    if (c->client) pa_hub_leave(s->hub, c->client);
+    free(c->in);
+    *c = (connection){0};
+}
+
+static int serve(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t length) {
+    struct lws_context *context = lws_get_context(wsi);
+    pa_server *s = context ? lws_context_user(context) : NULL;
+    connection *c = user;
+    switch (reason) {
+    case LWS_CALLBACK_HTTP:
+        return begin_page(s, wsi, c, in);
+    case LWS_CALLBACK_HTTP_WRITEABLE:
+        return proceed_with_page(wsi, c);
+    case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION:
+        if (is_to_us(s, wsi) && is_from_us(wsi)) return 0;
+        lws_return_http_status(wsi, HTTP_STATUS_FORBIDDEN, "Only this server's own pages may connect.");
+        return -1;
+    case LWS_CALLBACK_ESTABLISHED:
+        return establish(s, wsi, c);
+    case LWS_CALLBACK_RECEIVE:
+        return receive(s, wsi, c, in, length);
+    case LWS_CALLBACK_SERVER_WRITEABLE:
+        return send_reply(s, wsi, c);
+    case LWS_CALLBACK_CLOSED:
+        leave(s, c);
+        return 0;
+    case LWS_CALLBACK_EVENT_WAIT_CANCELLED:
+        lws_callback_on_writable_all_protocol(context, &s->protocol[0]);
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+// ---- life
+
+// Whether the port is free, with the reason where it isn't; of 0, one that is.
+static pa_status probe(int *port, pa_err *err) {
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)*port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof a;
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool bound = fd >= 0 && !setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) &&
+                 !bind(fd, (struct sockaddr *)&a, sizeof a) && !listen(fd, 1) &&
+                 !getsockname(fd, (struct sockaddr *)&a, &size);
+    pa_status s = bound ? PA_OK : pa_error(err, PA_FAIL, "cannot listen on 127.0.0.1:%d: %s", *port, strerror(errno));
+    if (bound) *port = ntohs(a.sin_port);
+    if (fd >= 0) close(fd);
+    return s;
+}
+
+pa_status pa_server_open(pa_server **server, int port, const pa_asset *asset, size_t assets, pa_err *err) {
+    static const lws_retry_bo_t idle = {.secs_since_valid_ping = 60, .secs_since_valid_hangup = 90};
+    pa_server *s = *server = calloc(1, sizeof *s);
+    if (!s || !(s->hub = pa_hub_open(wake, s))) return pa_error(err, PA_FAIL, "no memory for a server");
+    pa_status e = probe(&port, err);
+    if (e) return e;
+    s->asset = asset;
+    s->assets = assets;
+    s->port = port;
+    s->protocol[0] = (struct lws_protocols){
+        .name = "paserve", .callback = serve, .per_session_data_size = sizeof(connection), .rx_buffer_size = 4096};
+    struct lws_context_creation_info info = {.port = port,
+                                             .iface = "127.0.0.1",
+                                             .protocols = s->protocol,
+                                             .user = s,
+                                             .gid = (gid_t)-1,
+                                             .uid = (uid_t)-1,
+                                             .timeout_secs = 10,
+                                             .keepalive_timeout = 10,
+                                             .max_http_header_pool = 64,
+                                             .retry_and_idle_policy = &idle,
+                                             .server_string = "paserve"};
+    info.options = LWS_SERVER_OPTION_FAIL_UPON_UNABLE_TO_BIND | LWS_SERVER_OPTION_DISABLE_IPV6 |
+                   LWS_SERVER_OPTION_HTTP_HEADERS_SECURITY_BEST_PRACTICES_ENFORCE | LWS_SERVER_OPTION_VALIDATE_UTF8;
+    lws_set_log_level(0, NULL);
+    s->context = lws_create_context(&info);
+    return s->context ? PA_OK : pa_error(err, PA_FAIL, "cannot listen on 127.0.0.1:%d", port);
+}
+
+void pa_server_close(pa_server *s) {
+    if (!s) return;
+    if (s->context) lws_context_destroy(s->context);
+    s->context = NULL;
+    pa_hub_close(s->hub);
+    free(s);
+}
+
+int pa_server_port(const pa_server *s) {
+    return s->port;
+}
+
+pa_hub *pa_server_hub(pa_server *s) {
+    return s->hub;
+}
+
+void pa_server_run(pa_server *s, const volatile sig_atomic_t *stop) {
+    while (!*stop && lws_service(s->context, 0) >= 0) {}
+}

@@ -1,0 +1,55 @@
+// session.h: what a page works on: its takes, and what the model is doing with one of them. A session outlives its
+// connection. Only the computing thread touches it.
+#ifndef PA_SESSION_H
+#define PA_SESSION_H
+
+#include "host/serve/message.h"
+#include "host/serve/take.h"
+#include "include/patrain.h"
+
+enum {
+    PA_MOST_SESSIONS = 256,
+    PA_MOST_KEYS_OF_ALL = 8 << 20, // of all takes of all sessions: 64 MB
+};
+
+typedef enum {
+    PA_IDLE,
+    PA_CONTINUING, // as fast as it can, up to `until`
+    PA_LISTENING,  // reads what the player plays
+    PA_ANSWERING,  // a few seconds ahead of the page's clock
+} pa_activity;
+
+typedef struct {
+    char id[PA_SESSION_ID + 1]; // "": a free place
+    uint64_t client;            // 0: none is connected
+    double used;                // pa_clock() of its latest request
+    pa_take take[PA_MOST_TAKES];
+    int takes;
+    int numbers; // of takes so far
+    pa_activity activity;
+    int active;    // number of the take it is about
+    int32_t until; // CONTINUING: step where it ends; ANSWERING: where it begins
+    double origin; // ANSWERING: pa_clock() at the take's step 0
+    double asked;  // ANSWERING: pa_clock() of the trigger; 0: its first note has been sent
+    double turn;   // ANSWERING: the page's number of the answer
+    patrain_sampling how;
+} pa_session;
+
+pa_take *pa_session_take(pa_session *s, double number); // NULL: it has none of that number
+// A new one, empty. PA_DATA where there are too many.
+pa_status pa_session_add(pa_session *s, pa_take **take, pa_err *err);
+void pa_session_drop(pa_session *s, pa_take *take);
+void pa_session_clear(pa_session *s); // frees its takes and its place
+
+// Of all places: the one with that id; else, given that it is new, a free place or that of the session without a
+// connection that was used longest ago, which the caller must clear first. NULL: all are connected.
+pa_session *pa_session_find(pa_session *all, const char *id);
+pa_session *pa_session_place(pa_session *all);
+pa_session *pa_session_of(pa_session *all, uint64_t client);
+pa_status pa_session_name(char id[PA_SESSION_ID + 1], pa_err *err); // a random one
+
+pa_status pa_take_write_midi(const pa_take *t, const char *path, pa_err *err);
+// Saves what is the user's or the model's work: all but given files. Prints what it wrote.
+pa_status pa_session_save(const pa_session *s, const char *folder, pa_err *err);
+
+#endif

@@ -1,0 +1,51 @@
+"""A running paserve for tests, on a tiny checkpoint."""
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+
+import tiny
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "support"))
+PASERVE = tiny.BIN / "paserve"
+
+if not PASERVE.exists():
+    print("skipped: paserve is not built")
+    sys.exit(77)
+
+
+def checkpoint(folder):
+    """A run directory of the smallest model there is, with windows of 64 tokens."""
+    tiny.make(folder)
+    return folder / "run"
+
+
+class Server:
+    def __init__(self, model, folder, *arguments):
+        self.folder = pathlib.Path(folder)
+        self.scratch = tempfile.TemporaryDirectory()
+        line = [str(PASERVE), str(model), "--port", "0", "--folder", str(self.folder), "--device", tiny.DEVICE, *arguments]
+        self.process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        env=os.environ | {"TMPDIR": self.scratch.name, "OMP_NUM_THREADS": "1"})
+        first = self.process.stdout.readline()
+        if "http://127.0.0.1:" not in first:
+            raise AssertionError(first + self.process.stderr.read())
+        self.port = int(first.split("http://127.0.0.1:")[1].split()[0])
+
+    def stop(self, how=signal.SIGTERM):
+        """Its exit status, what it printed, what it complained of and what it left of its scratch folder."""
+        self.process.send_signal(how)
+        out, err = self.process.communicate(timeout=60)
+        left = os.listdir(self.scratch.name)
+        self.scratch.cleanup()
+        return self.process.returncode, out, err, left
+
+
+def piece(seconds=8, seed=1):
+    """A MIDI file."""
+    rng = random.Random(seed)
+    notes = [(t / 4, t / 4 + 0.2, 48 + rng.randrange(24), rng.randrange(40, 100)) for t in range(4 * seconds)]
+    return tiny.midi(notes, seconds)

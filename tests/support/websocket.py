@@ -1,0 +1,102 @@
+"""A WebSocket client on a plain socket, which can also break the protocol."""
+import base64
+import json
+import os
+import socket
+import struct
+
+
+def get(port, path, host=None, method="GET"):
+    """Status and body of a request."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as s:
+        s.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host or f'127.0.0.1:{port}'}\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while part := s.recv(1 << 16):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), head.decode(), body
+
+
+class Refused(Exception):
+    """The server's status in place of a WebSocket."""
+
+
+class Closed(Exception):
+    """The server closed: status and reason."""
+
+
+class Socket:
+    def __init__(self, port, host=None, origin=None):
+        host = host or f"127.0.0.1:{port}"
+        self.rest = b""
+        self.s = socket.create_connection(("127.0.0.1", port), timeout=60)
+        origin = f"http://{host}" if origin is None else origin
+        lines = [f"GET /socket HTTP/1.1\r\nHost: {host}", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+                 "Sec-WebSocket-Key: " + base64.b64encode(os.urandom(16)).decode()]
+        lines += [f"Origin: {origin}"] if origin else []
+        self.s.sendall("\r\n".join(lines + ["", ""]).encode())
+        while b"\r\n\r\n" not in self.rest:
+            self.rest += self.some()
+        head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        if b" 101 " not in head.split(b"\r\n")[0]:
+            self.s.close()
+            raise Refused(int(head.split()[1]))
+
+    def some(self):
+        part = self.s.recv(1 << 16)
+        if not part:
+            self.s.close()
+            raise Closed(0, "")
+        return part
+
+    def frame(self, code, payload, final=True, masked=True, length=None):
+        n = len(payload) if length is None else length
+        head = bytes([(128 if final else 0) | code])
+        mask = 128 if masked else 0
+        head += bytes([mask | n]) if n < 126 else bytes([mask | 126]) + struct.pack(">H", n) if n < 65536 else \
+            bytes([mask | 127]) + struct.pack(">Q", n)
+        key = os.urandom(4)
+        pad = key * (len(payload) // 4 + 1)
+        body = (int.from_bytes(payload, "big") ^ int.from_bytes(pad[:len(payload)], "big")).to_bytes(len(payload), "big")
+        self.s.sendall(head + key + body if masked else head + payload)
+
+    def say(self, **message):
+        self.frame(1, json.dumps(message).encode())
+
+    def exactly(self, n):
+        while len(self.rest) < n:
+            self.rest += self.some()
+        part, self.rest = self.rest[:n], self.rest[n:]
+        return part
+
+    def receive(self):
+        """The next message: a dictionary, or bytes."""
+        whole, kind = b"", 0
+        while True:
+            first, n = self.exactly(2)
+            n = struct.unpack(">H", self.exactly(2))[0] if n == 126 else struct.unpack(">Q", self.exactly(8))[0] if n == 127 else n
+            payload = self.exactly(n)
+            code = first & 15
+            if code == 8:
+                raise Closed(struct.unpack(">H", payload[:2])[0] if payload else 0, payload[2:].decode())
+            if code == 9:
+                self.frame(10, payload)
+            if code >= 8:
+                continue
+            kind, whole = code or kind, whole + payload
+            if first & 128:
+                return json.loads(whole) if kind == 1 else whole
+
+    def until(self, what):
+        """Messages up to one that `is` what."""
+        found = []
+        while True:
+            found.append(self.receive())
+            if isinstance(found[-1], dict):
+                if found[-1]["is"] == what:
+                    return found
+                if found[-1]["is"] == "error":
+                    raise AssertionError(found[-1]["text"])
+
+    def close(self):
+        self.s.close()
