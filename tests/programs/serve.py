@@ -27,9 +27,10 @@ class Server:
     def __init__(self, model, folder, *arguments):
         self.folder = pathlib.Path(folder)
         self.scratch = tempfile.TemporaryDirectory()
-        line = [str(PASERVE), str(model), "--port", "0", "--folder", str(self.folder), "--device", tiny.DEVICE, *arguments]
-        self.process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                        env=os.environ | {"TMPDIR": self.scratch.name, "OMP_NUM_THREADS": "1"})
+        line = [str(PASERVE), str(model), "--port", "0", "--folder", str(self.folder), "--device", tiny.DEVICE]
+        environment = os.environ | {"TMPDIR": self.scratch.name, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen([*line, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        env=environment)
         first = self.process.stdout.readline()
         if "http://127.0.0.1:" not in first:
             raise AssertionError(first + self.process.stderr.read())

@@ -9,7 +9,8 @@ import struct
 def get(port, path, host=None, method="GET"):
     """Status and body of a request."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as s:
-        s.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host or f'127.0.0.1:{port}'}\r\nConnection: close\r\n\r\n".encode())
+        host = host or f"127.0.0.1:{port}"
+        s.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         answer = b""
         while part := s.recv(1 << 16):
             answer += part
@@ -31,8 +32,8 @@ class Socket:
         self.rest = b""
         self.s = socket.create_connection(("127.0.0.1", port), timeout=60)
         origin = f"http://{host}" if origin is None else origin
-        lines = [f"GET /socket HTTP/1.1\r\nHost: {host}", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
-                 "Sec-WebSocket-Key: " + base64.b64encode(os.urandom(16)).decode()]
+        lines = [f"GET /socket HTTP/1.1\r\nHost: {host}", "Upgrade: websocket", "Connection: Upgrade",
+                 "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + base64.b64encode(os.urandom(16)).decode()]
         lines += [f"Origin: {origin}"] if origin else []
         self.s.sendall("\r\n".join(lines + ["", ""]).encode())
         while b"\r\n\r\n" not in self.rest:
@@ -56,8 +57,8 @@ class Socket:
         head += bytes([mask | n]) if n < 126 else bytes([mask | 126]) + struct.pack(">H", n) if n < 65536 else \
             bytes([mask | 127]) + struct.pack(">Q", n)
         key = os.urandom(4)
-        pad = key * (len(payload) // 4 + 1)
-        body = (int.from_bytes(payload, "big") ^ int.from_bytes(pad[:len(payload)], "big")).to_bytes(len(payload), "big")
+        pad = (key * (len(payload) // 4 + 1))[:len(payload)]
+        body = (int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")).to_bytes(len(payload), "big")
         self.s.sendall(head + key + body if masked else head + payload)
 
     def say(self, **message):
@@ -74,7 +75,10 @@ class Socket:
         whole, kind = b"", 0
         while True:
             first, n = self.exactly(2)
-            n = struct.unpack(">H", self.exactly(2))[0] if n == 126 else struct.unpack(">Q", self.exactly(8))[0] if n == 127 else n
+            n &= 127
+            if n > 125:
+                size = ">H" if n == 126 else ">Q"
+                n = struct.unpack(size, self.exactly(struct.calcsize(size)))[0]
             payload = self.exactly(n)
             code = first & 15
             if code == 8:

@@ -1,4 +1,5 @@
-// Sound: a piano of samples that the server rendered (plain tones where it has none), and music played on it by the audio clock.
+// Sound: a piano of samples that the server rendered (plain tones where it has none), and music played on it by the
+// audio clock.
 'use strict';
 
 const FADE = 0.08; // seconds to a third after a release
@@ -22,7 +23,8 @@ export class Piano {
       tone.frequency.value = 440 * 2 ** ((pitch - 69) / 12);
       return [tone, 0.25 * (velocity / 127) ** 1.5, true];
     }
-    const { info, buffers } = this.samples, i = Math.max(0, Math.min(info.pitches - 1, Math.round((pitch - info.lowest) / info.apart)));
+    const { info, buffers } = this.samples, nearest = Math.round((pitch - info.lowest) / info.apart);
+    const i = Math.max(0, Math.min(info.pitches - 1, nearest));
     const layer = velocity > (info.layers[0] + info.layers[1]) / 2 ? 1 : 0, sample = this.context.createBufferSource();
     sample.buffer = buffers[layer * info.pitches + i];
     sample.playbackRate.value = 2 ** ((pitch - info.lowest - info.apart * i) / 12);
@@ -68,7 +70,8 @@ export async function load(context, info) {
   return { info, buffers };
 }
 
-// Plays keys {time, pitch, velocity, model} of a list that may grow: time 0 is the context's time `base`. `wanted` says which.
+// Plays keys {time, pitch, velocity, model} of a list that may grow: time 0 is the context's time `base`. `wanted` says
+// which.
 export class Player {
   constructor(piano, keys, base, from, wanted = () => true) {
     Object.assign(this, { piano, keys, base, wanted, next: 0, sounding: new Map(), started: [], late: 0, played: 0 });
@@ -89,7 +92,8 @@ export class Player {
   }
 
   play(key) {
-    const now = this.piano.context.currentTime, when = Math.max(now, this.base + key.time), before = this.sounding.get(key.pitch);
+    const now = this.piano.context.currentTime, when = Math.max(now, this.base + key.time);
+    const before = this.sounding.get(key.pitch);
     if (before) {
       this.piano.release(before, when);
       before.until = when + 1;
@@ -113,8 +117,8 @@ export class Player {
 
 // A take as one buffer of sound.
 export function render(samples, keys, seconds) {
-  const rate = 44100, context = new OfflineAudioContext(1, Math.ceil((seconds + 2) * rate), rate), piano = new Piano(context, samples);
-  const sounding = new Map();
+  const rate = 44100, context = new OfflineAudioContext(1, Math.ceil((seconds + 2) * rate), rate);
+  const piano = new Piano(context, samples), sounding = new Map();
   for (const key of keys) {
     if (sounding.has(key.pitch)) piano.release(sounding.get(key.pitch), key.time);
     sounding.delete(key.pitch);

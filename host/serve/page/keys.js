@@ -1,15 +1,17 @@
 // What the player presses: the keyboard on the screen, the computer's keys, a MIDI keyboard.
 'use strict';
 
-const CODES = ['KeyA', 'KeyW', 'KeyS', 'KeyE', 'KeyD', 'KeyF', 'KeyT', 'KeyG', 'KeyY', 'KeyH', 'KeyU', 'KeyJ', 'KeyK', 'KeyO', 'KeyL',
-  'KeyP', 'Semicolon', 'Quote'];
+const CODES = [...[...'AWSEDFTGYHUJKOLP'].map(letter => 'Key' + letter), 'Semicolon', 'Quote'];
 const isBlack = pitch => [1, 3, 6, 8, 10].includes(pitch % 12);
 const SUSTAIN = 64, SOFT = 67;
 
 // Calls strike(pitch, velocity, ago), release(pitch, ago) and handover(); ago: seconds since it happened.
 export class Keys {
   constructor(element, { strike, release, handover }) {
-    Object.assign(this, { element, strike, release, handover, base: 60, held: new Map(), pointers: new Map(), sustain: false, waiting: new Set() });
+    Object.assign(this, { element, strike, release, handover, base: 60, sustain: false });
+    this.held = new Map(); // of the computer's keys: code -> pitch
+    this.pointers = new Map(); // on the screen's: id -> pitch
+    this.waiting = new Set(); // pitches that the pedal holds
     this.build();
     new ResizeObserver(() => this.build()).observe(element);
     for (const kind of ['pointerdown', 'pointermove', 'pointerup', 'pointercancel'])
@@ -85,7 +87,8 @@ export class Keys {
     if (event.type === 'pointermove' && before === undefined) return;
     const over = event.type === 'pointerup' || event.type === 'pointercancel';
     if (event.type === 'pointerdown') this.element.setPointerCapture(event.pointerId);
-    const key = over ? null : document.elementFromPoint(event.clientX, event.clientY), pitch = key && +key.dataset.pitch;
+    const key = over ? null : document.elementFromPoint(event.clientX, event.clientY);
+    const pitch = key && +key.dataset.pitch;
     event.preventDefault();
     if (pitch && pitch === before) return;
     if (before !== undefined) {
@@ -135,8 +138,8 @@ export class Keys {
   }
 
   message(event) {
-    const [status, a, b] = event.data, ago = event.timeStamp ? Math.max(0, Math.min(0.1, (performance.now() - event.timeStamp) / 1000)) : 0;
-    const kind = status & 0xf0;
+    const [status, a, b] = event.data, kind = status & 0xf0;
+    const ago = event.timeStamp ? Math.max(0, Math.min(0.1, (performance.now() - event.timeStamp) / 1000)) : 0;
     if (kind === 0x90 && b) {
       this.midi.down.add(a);
       this.press(a, b, ago);

@@ -175,8 +175,10 @@ function unpack(flat) {
 
 function addTake(m) {
   const parent = state.takes.get(m.parent), number = m.take;
-  const name = m.given ? state.files.shift() || 'File ' + (number + 1) : parent ? 'Take ' + (number + 1) : 'Duet ' + (number + 1);
-  const take = { number, name, parent: m.parent, begins: m.begins * STEP, end: m.end * STEP, given: m.given, keys: [], growing: false };
+  const kind = m.given ? 'File' : parent ? 'Take' : 'Duet';
+  const name = m.given && state.files.shift() || `${kind} ${number + 1}`;
+  const take = { number, name, parent: m.parent, given: m.given, keys: [], growing: false };
+  Object.assign(take, { begins: m.begins * STEP, end: m.end * STEP });
   state.takes.set(number, take);
   return take;
 }
@@ -274,6 +276,8 @@ const hear = {
   },
 };
 
+const stem = take => take.name.replace(/\.midi?$/, '');
+
 function save(bytes, name, type) {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([bytes], { type }));
@@ -287,13 +291,14 @@ function connect() {
   socket.binaryType = 'arraybuffer';
   socket.onopen = () => say({ do: 'hello', session: sessionStorage.getItem('session') || '' });
   socket.onmessage = event => {
-    if (typeof event.data !== 'string') return save(event.data, state.saving.name.replace(/\.midi?$/, '') + '.mid', 'audio/midi');
+    if (typeof event.data !== 'string') return save(event.data, stem(state.saving) + '.mid', 'audio/midi');
     const m = JSON.parse(event.data);
     hear[m.is](m);
   };
   socket.onclose = event => {
     if (state.mode !== 'idle') stop();
-    status(event.reason ? 'The server closed: ' + event.reason : 'No connection to the server. Is paserve running?', true);
+    status(event.reason ? 'The server closed: ' + event.reason
+      : 'No connection to the server. Is paserve running?', true);
     document.body.dataset.ready = '';
     show();
     setTimeout(connect, 2000);
@@ -332,23 +337,27 @@ function proceed(take) {
 async function saveSound(take) {
   status('Rendering ' + take.name + '…');
   const buffer = await render(state.samples, take.keys, take.end);
-  save(wav(buffer), take.name.replace(/\.midi?$/, '') + '.wav', 'audio/wav');
+  save(wav(buffer), stem(take) + '.wav', 'audio/wav');
   status('Ready.');
 }
 
 function card(take) {
   const item = document.createElement('li'), head = document.createElement('div'), line = document.createElement('div');
-  const name = document.createElement('span'), from = document.createElement('span'), parent = state.takes.get(take.parent);
+  const name = document.createElement('span'), from = document.createElement('span');
+  const parent = state.takes.get(take.parent);
   item.className = take === state.current ? 'current' : '';
   item.dataset.take = take.number;
   name.className = 'name';
   name.textContent = take.name;
   from.className = 'from';
-  from.textContent = (take.growing ? ' …' : ' ' + clock(take.end)) + (parent ? ', continues ' + parent.name + ' from ' + clock(take.begins) : '');
+  from.textContent = ' ' + (take.growing ? '…' : clock(take.end));
+  if (parent) from.textContent += `, continues ${parent.name} from ${clock(take.begins)}`;
   head.append(name, from);
   line.className = 'line';
-  line.append(button('Play', take.name, () => play(take, Math.max(0, take.begins - 4))), button('Continue', take.name, () => proceed(take)),
-    button('MIDI', take.name, () => say({ do: 'midi', take: take.number })), button('WAV', take.name, () => saveSound(take)),
+  line.append(button('Play', take.name, () => play(take, Math.max(0, take.begins - 4))),
+    button('Continue', take.name, () => proceed(take)),
+    button('MIDI', take.name, () => say({ do: 'midi', take: take.number })),
+    button('WAV', take.name, () => saveSound(take)),
     button('Remove', take.name, () => { if (take === state.current) stop(); say({ do: 'drop', take: take.number }); }));
   const picture = document.createElement('canvas');
   picture.addEventListener('click', event => select(take, event.offsetX / picture.clientWidth * take.end));
@@ -372,15 +381,16 @@ function picture(item, take) {
 
 // The one that grows; the others stay.
 function redraw() {
-  const take = state.current, item = take && take.growing && document.querySelector(`#takes li[data-take="${take.number}"]`);
+  const take = state.current;
+  const item = take && take.growing && document.querySelector(`#takes li[data-take="${take.number}"]`);
   if (item) picture(item, take);
 }
 
 // ---- what is seen
 
 function figures() {
-  const sorted = [...state.latency].sort((a, b) => a - b), n = sorted.length, late = state.late + (state.player ? state.player.late : 0);
-  const parts = [];
+  const sorted = [...state.latency].sort((a, b) => a - b), n = sorted.length, parts = [];
+  const late = state.late + (state.player ? state.player.late : 0);
   if (n) parts.push(`Answer: first note after ${sorted[n >> 1].toFixed(0)} ms (median of ${n}).`);
   if (state.mode === 'answering') {
     const keysNow = state.current.keys, ahead = keysNow.length ? keysNow[keysNow.length - 1].time - now() : 0;
@@ -439,7 +449,8 @@ $('file').addEventListener('change', () => { upload([...$('file').files]); $('fi
 $('midi-in').addEventListener('click', async () => {
   try {
     const names = await keys.connect();
-    status(names.length ? 'Connected: ' + names.join(', ') + '.' : 'No MIDI keyboard found; it may be connected at any time.');
+    status(names.length ? 'Connected: ' + names.join(', ') + '.'
+      : 'No MIDI keyboard found; it may be connected at any time.');
   } catch (error) {
     status('This browser gives no access to MIDI: ' + error.message, true);
   }
@@ -452,8 +463,8 @@ for (const kind of ['dragover', 'dragleave', 'drop'])
   });
 document.addEventListener('keydown', event => {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
-  const on = event.target.closest('button, a') && (event.key === ' ' || event.key === 'Enter'), slides = event.target.matches('input[type=range]');
-  const step = { ArrowLeft: -5, ArrowRight: 5 }[event.key];
+  const on = event.target.closest('button, a') && (event.key === ' ' || event.key === 'Enter');
+  const step = { ArrowLeft: -5, ArrowRight: 5 }[event.key], slides = event.target.matches('input[type=range]');
   if (event.key === 'Enter' && state.mode === 'listening' && !on) handover();
   else if (event.key === ' ' && !on && !event.target.matches('input[type=checkbox]')) toggle();
   else if (step && !slides) seek(now() + step);

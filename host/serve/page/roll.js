@@ -12,7 +12,8 @@ export function notesOf(keys, now = 0) {
     if (before) before.end = key.time;
     down.delete(key.pitch);
     if (!key.velocity) continue;
-    const note = { start: key.time, end: Math.max(now, key.time + 0.05), pitch: key.pitch, velocity: key.velocity, model: key.model };
+    const { pitch, velocity, model } = key;
+    const note = { start: key.time, end: Math.max(now, key.time + 0.05), pitch, velocity, model };
     notes.push(note);
     down.set(key.pitch, note);
   }
@@ -59,7 +60,8 @@ export class Roll {
   // begins: second where a continuation parts from its parent; null: nowhere.
   draw(keys, now, begins) {
     const { c, width, height } = prepare(this.canvas), notes = notesOf(keys, now), [low, high] = range(notes, 36);
-    const span = width < 600 ? 6 : 12, left = 34, plot = width - left, bottom = height - 18, row = bottom / (high - low + 1);
+    const span = width < 600 ? 6 : 12, left = 34, plot = width - left, bottom = height - 18;
+    const row = bottom / (high - low + 1);
     const from = this.calm.matches ? Math.floor(now / span) * span : now - span * 0.55; // calm: a page is turned
     const x = time => left + (time - from) / span * plot, y = pitch => (high - pitch) * row;
     c.save();
@@ -104,7 +106,8 @@ export class Roll {
     c.textBaseline = 'middle';
     c.textAlign = 'right';
     for (let pitch = s.low; pitch <= s.high; pitch++)
-      if (pitch % 12 === 0 && s.y(pitch) + s.row / 2 > 6) c.fillText('C' + (pitch / 12 - 1), s.left - 6, s.y(pitch) + s.row / 2);
+      if (pitch % 12 === 0 && s.y(pitch) + s.row / 2 > 6)
+        c.fillText('C' + (pitch / 12 - 1), s.left - 6, s.y(pitch) + s.row / 2);
     c.textAlign = 'center';
     for (let t = Math.ceil(Math.max(0, s.from)); t <= s.from + s.span; t++)
       if (s.x(t) < s.width - 12 && s.x(t) > s.left + 8)
@@ -114,15 +117,16 @@ export class Roll {
 
 // All of a take, small.
 export function overview(canvas, keys, seconds, begins) {
-  const { c, width, height } = prepare(canvas), notes = notesOf(keys), [low, high] = range(notes, 24), row = height / (high - low + 1);
+  const { c, width, height } = prepare(canvas), notes = notesOf(keys), [low, high] = range(notes, 24);
+  const row = height / (high - low + 1), x = time => time / seconds * width;
   c.fillStyle = '#f4f5f7';
   c.fillRect(0, 0, width, height);
   if (begins > 0) {
     c.fillStyle = '#8b9099';
-    c.fillRect(begins / seconds * width, 0, 1, height);
+    c.fillRect(x(begins), 0, 1, height);
   }
   for (const n of notes) {
     c.fillStyle = n.model ? MODEL : YOU;
-    c.fillRect(n.start / seconds * width, (high - n.pitch) * row, Math.max(1, (n.end - n.start) / seconds * width), Math.max(1.5, row));
+    c.fillRect(x(n.start), (high - n.pitch) * row, Math.max(1, x(n.end - n.start)), Math.max(1.5, row));
   }
 }
