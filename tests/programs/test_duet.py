@@ -96,6 +96,7 @@ class Duet(unittest.TestCase):
         self.b.key(" ", "Space")
         self.b.wait("paserve.state.mode == 'idle'")
         self.b.wait("![...paserve.state.takes.values()][1].growing")
+        self.assertAlmostEqual(self.b.run("paserve.state.current.end"), 36, delta=0.5)  # all of it
         at = self.b.run("paserve.state.at")
         self.b.key("ArrowLeft")
         self.assertAlmostEqual(self.b.run("paserve.state.at"), max(0, at - 5), delta=0.02)
@@ -130,7 +131,8 @@ class Duet(unittest.TestCase):
         self.phrase("(p, v) => made.send(0x90, p, v)", "p => made.send(0x80, p, 0)")
         self.b.run("made.send(0xb0, 67, 127)")  # the left pedal
         self.answered()
-        self.b.wait("paserve.state.player.played > 0")
+        self.b.wait("paserve.state.player.played > 0 && "
+                    "paserve.state.current.keys.some(k => k.model && k.velocity && k.time < paserve.now())")
         self.b.run("made.send(0x90, 72, 80)")  # takes the turn back at once
         self.assertEqual(self.b.run("paserve.state.mode"), "listening")
         coming = "paserve.state.current.keys.filter(k => k.model && k.time > paserve.now()).length"

@@ -68,7 +68,7 @@ class Serve(unittest.TestCase):
         self.assertEqual(status, 200)
         self.assertIn(b"<title>Duet</title>", body)
         self.assertIn("default-src 'none'", head)
-        for path in ("/page.css", "/page.js", "/audio.js", "/keys.js", "/roll.js"):
+        for path in ("/page.css", "/page.js", "/audio.js", "/keys.js", "/roll.js", "/takes.js"):
             self.assertEqual(websocket.get(self.port, path)[0], 200, path)
         for path in ("/piano.pcm", "/../paserve.c", "/%2e%2e/etc/passwd", "/page.js/", "/" + "a" * 3000):
             self.assertIn(websocket.get(self.port, path)[0], (403, 404, 414), path)

@@ -3,10 +3,10 @@
 import { Piano, Player, load, render, wav } from './audio.js';
 import { Roll, overview } from './roll.js';
 import { Keys } from './keys.js';
+import { STEP, card, clock, cut, save, stem, unpack } from './takes.js';
 
-const STEP = 0.01, PAUSE = 1.2; // seconds
+const PAUSE = 1.2; // seconds
 const $ = id => document.getElementById(id);
-const clock = s => Math.floor(s / 60) + ':' + String(Math.floor(s % 60)).padStart(2, '0');
 const calm = matchMedia('(prefers-reduced-motion: reduce)');
 
 const state = {
@@ -55,7 +55,6 @@ function stop() {
     state.at = now();
   }
   silence();
-  if (state.current && state.current.growing && state.mode === 'playing') say({ do: 'stop', time: 0 });
   state.mode = 'idle';
   keys.element.querySelectorAll('.model').forEach(key => key.classList.remove('model'));
   if (!$('status').classList.contains('error')) status('Ready.');
@@ -71,6 +70,12 @@ async function play(take, at) {
   state.mode = 'playing';
   status('Playing ' + take.name + '.');
   show();
+}
+
+// The model continues one take at a time: what grows keeps what it has.
+function halt() {
+  stop();
+  if ([...state.takes.values()].some(take => take.growing)) say({ do: 'stop', time: 0 });
 }
 
 const toggle = () => state.mode === 'idle' ? state.current && play(state.current, state.at) : stop();
@@ -96,7 +101,7 @@ function select(take, at = take.begins) {
 // ---- the duet
 
 async function startDuet() {
-  stop();
+  halt();
   await context.resume();
   state.mode = 'waiting';
   state.turn = 0;
@@ -131,14 +136,8 @@ function release(pitch, ago) {
 
 // The player plays again: what the model had prepared is gone.
 function interrupt(time) {
-  const take = state.current, down = new Map();
   silence();
-  while (take.keys.length && take.keys[take.keys.length - 1].time > time) take.keys.pop();
-  for (const key of take.keys) {
-    if (key.velocity) down.set(key.pitch, key);
-    else down.delete(key.pitch);
-  }
-  for (const key of down.values()) if (key.model) take.keys.push({ time, pitch: key.pitch, velocity: 0, model: true });
+  cut(state.current.keys, time);
   state.mode = 'listening';
   status('Listening.');
 }
@@ -165,13 +164,6 @@ const own = new Map(); // pitch -> voice that the player's key started
 const keys = new Keys($('keyboard'), { strike, release, handover });
 
 // ---- what the server says
-
-function unpack(flat) {
-  const list = [];
-  for (let i = 0; i + 3 < flat.length; i += 4)
-    list.push({ time: flat[i] * STEP, pitch: flat[i + 1], velocity: flat[i + 2], model: !!flat[i + 3] });
-  return list;
-}
 
 function addTake(m) {
   const parent = state.takes.get(m.parent), number = m.take;
@@ -207,6 +199,8 @@ const hear = {
       status('Your turn: play.');
     } else if (m.parent >= 0) {
       take.follow = true; // as soon as its keys are there
+    } else if (!take.given) {
+      say({ do: 'stop', time: 0 }); // a duet that is no longer wanted
     }
     list();
     show();
@@ -276,16 +270,6 @@ const hear = {
   },
 };
 
-const stem = take => take.name.replace(/\.midi?$/, '');
-
-function save(bytes, name, type) {
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([bytes], { type }));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-}
-
 function connect() {
   socket = new WebSocket('ws://' + location.host + '/socket');
   socket.binaryType = 'arraybuffer';
@@ -319,17 +303,9 @@ async function upload(files) {
 
 // ---- takes
 
-function button(text, label, act) {
-  const b = document.createElement('button');
-  b.textContent = text;
-  b.setAttribute('aria-label', text + ' ' + label);
-  b.addEventListener('click', act);
-  return b;
-}
-
 function proceed(take) {
   const at = take === state.current && state.at > 0 && state.at < take.end ? now() : take.end;
-  stop();
+  halt();
   say({ do: 'continue', take: take.number, at, seconds: 30, ...how() });
   status('The model continues ' + take.name + ' from ' + clock(at) + '.');
 }
@@ -341,33 +317,24 @@ async function saveSound(take) {
   status('Ready.');
 }
 
-function card(take) {
-  const item = document.createElement('li'), head = document.createElement('div'), line = document.createElement('div');
-  const name = document.createElement('span'), from = document.createElement('span');
-  const parent = state.takes.get(take.parent);
-  item.className = take === state.current ? 'current' : '';
-  item.dataset.take = take.number;
-  name.className = 'name';
-  name.textContent = take.name;
-  from.className = 'from';
-  from.textContent = ' ' + (take.growing ? '…' : clock(take.end));
-  if (parent) from.textContent += `, continues ${parent.name} from ${clock(take.begins)}`;
-  head.append(name, from);
-  line.className = 'line';
-  line.append(button('Play', take.name, () => play(take, Math.max(0, take.begins - 4))),
-    button('Continue', take.name, () => proceed(take)),
-    button('MIDI', take.name, () => say({ do: 'midi', take: take.number })),
-    button('WAV', take.name, () => saveSound(take)),
-    button('Remove', take.name, () => { if (take === state.current) stop(); say({ do: 'drop', take: take.number }); }));
-  const picture = document.createElement('canvas');
-  picture.addEventListener('click', event => select(take, event.offsetX / picture.clientWidth * take.end));
-  item.append(head, picture, line);
-  return item;
+function remove(take) {
+  if (take === state.current) stop();
+  if (take.growing) halt();
+  say({ do: 'drop', take: take.number });
 }
+
+const acts = {
+  Play: take => play(take, Math.max(0, take.begins - 4)),
+  Continue: proceed,
+  MIDI: take => say({ do: 'midi', take: take.number }),
+  WAV: saveSound,
+  Remove: remove,
+};
 
 function list() {
   $('none').hidden = state.takes.size > 0;
-  $('takes').replaceChildren(...[...state.takes.values()].reverse().map(card));
+  const cards = [...state.takes.values()].reverse().map(take => card(take, state.takes.get(take.parent), acts, select));
+  $('takes').replaceChildren(...cards);
   for (const item of $('takes').children) {
     const take = state.takes.get(+item.dataset.take);
     picture(item, take);

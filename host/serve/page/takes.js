@@ -1,0 +1,61 @@
+// Takes: their keys, a card for each in the list, and the files that they are saved as.
+'use strict';
+
+export const STEP = 0.01; // seconds, of the server's times
+
+export const clock = s => Math.floor(s / 60) + ':' + String(Math.floor(s % 60)).padStart(2, '0');
+export const stem = take => take.name.replace(/\.midi?$/, '');
+
+// The keys of a message.
+export function unpack(flat) {
+  const list = [];
+  for (let i = 0; i + 3 < flat.length; i += 4)
+    list.push({ time: flat[i] * STEP, pitch: flat[i + 1], velocity: flat[i + 2], model: !!flat[i + 3] });
+  return list;
+}
+
+// Drops what comes after a time, and releases the model's keys there.
+export function cut(keys, time) {
+  const down = new Map();
+  while (keys.length && keys[keys.length - 1].time > time) keys.pop();
+  for (const key of keys) {
+    if (key.velocity) down.set(key.pitch, key);
+    else down.delete(key.pitch);
+  }
+  for (const key of down.values()) if (key.model) keys.push({ time, pitch: key.pitch, velocity: 0, model: true });
+}
+
+export function save(bytes, name, type) {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([bytes], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}
+
+function button(text, label, act) {
+  const b = document.createElement('button');
+  b.textContent = text;
+  b.setAttribute('aria-label', text + ' ' + label);
+  b.addEventListener('click', act);
+  return b;
+}
+
+// acts: what each button does with the take; choose(take, second): its picture was clicked there.
+export function card(take, parent, acts, choose) {
+  const item = document.createElement('li'), head = document.createElement('div'), line = document.createElement('div');
+  const name = document.createElement('span'), from = document.createElement('span');
+  item.dataset.take = take.number;
+  name.className = 'name';
+  name.textContent = take.name;
+  from.className = 'from';
+  from.textContent = ' ' + (take.growing ? '…' : clock(take.end));
+  if (parent) from.textContent += `, continues ${parent.name} from ${clock(take.begins)}`;
+  head.append(name, from);
+  line.className = 'line';
+  line.append(...Object.entries(acts).map(([text, act]) => button(text, take.name, () => act(take))));
+  const picture = document.createElement('canvas');
+  picture.addEventListener('click', event => choose(take, event.offsetX / picture.clientWidth * take.end));
+  item.append(head, picture, line);
+  return item;
+}
