@@ -213,7 +213,7 @@ const hear = {
       state.asked = null;
     }
     if (!take.growing || !duet()) take.end = Math.max(take.end, m.keys[m.keys.length - 4] * STEP);
-    take.keys.push(...unpack(m.keys));
+    (take.fresh || take.keys).push(...unpack(m.keys));
     if (duet() && take === state.current) state.player && state.player.tick();
     if (take.follow && take.end > take.begins) {
       take.follow = false;
@@ -234,7 +234,7 @@ const hear = {
     }
     if (state.ended === take.number) { // the server's record of a duet
       state.ended = null;
-      take.keys.length = 0;
+      take.fresh = [];
       say({ do: 'take', take: take.number });
     }
     list();
@@ -245,6 +245,8 @@ const hear = {
     if (!take) return;
     take.end = m.number * STEP;
     take.growing = false;
+    if (take.fresh) take.keys = take.fresh;
+    take.fresh = null;
     if (!state.current || (take.given && state.mode === 'idle')) select(take, 0);
     list();
     show();
