@@ -14,7 +14,7 @@ PATH = re.compile(rf"(?<![\w/.$}}-])((?:{FOLDERS})/[\w./*-]*[\w*/])")
 NAME = re.compile(r"(?<![\w/.*<%$}{-])(\w[\w-]*\.(?:c|h|cu|cuh|md|ini))\b(?![\w/*(-])")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 # Names of examples, of what programs and the build write.
-OTHERS = {"results.md", "C.ini", "CONFIG.ini", "config.ini", "pa_version.h", "pa_commit.h", "page_html.h"}
+OTHERS = {"results.md", "C.ini", "CONFIG.ini", "config.ini", "pa_version.h", "pa_commit.h", "page_html.h", "serve_pages.h"}
 
 
 def tracked() -> list[pathlib.Path]:
