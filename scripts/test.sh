@@ -81,8 +81,8 @@ if ! $quick; then
   check scripts scripts_checked
 
   check asan-build build asan
-  # Without those that look for wrong numbers in what other tests run too, or at a page in a browser.
-  check asan-tests run_ctest asan -E '^(gradcheck|counts|page_browser)$'
+  # Without those that look for wrong numbers in what other tests run too, or at pages in a browser.
+  check asan-tests run_ctest asan -E '^(gradcheck|counts|page_browser|duet)$'
 
   check tsan-configure configure tsan
   check clang-configure configure clang -DCMAKE_BUILD_TYPE=Debug
