@@ -111,7 +111,7 @@ static int close_with(struct lws *wsi, enum lws_close_status status, const char 
 }
 
 static bool hold(connection *c, const void *bytes, size_t count) {
-    if (c->held + count > c->room) {
+    if (!c->in || c->held + count > c->room) { // an empty message has memory too
         size_t room = 2 * (c->held + count) + 256;
         unsigned char *larger = realloc(c->in, room);
         if (!larger) return false;

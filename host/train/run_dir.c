@@ -68,11 +68,11 @@ pa_status pa_rundir_open(const char *run, bool fresh, pa_lock **lock, FILE *out,
         return pa_error(err, PA_USAGE, "--run-dir: expected a path of 1 to %d bytes, found %zu", MOST, strlen(run));
     pa_status s = fresh ? start_afresh(run, out, err) : PA_OK;
     if (s) return s;
-    snprintf(path, sizeof path, "%s/samples", run);
-    if ((s = pa_make_dirs(path, err))) return s;
+    // Checkpoints first: with them a folder is a run directory, for --fresh at the same time too.
     snprintf(path, sizeof path, "%s/checkpoints", run);
-    if ((s = pa_make_dirs(path, err)) || (s = pa_lock_take(lock, run, before, out, err))) return s;
+    if ((s = pa_make_dirs(path, err))) return s;
     snprintf(path, sizeof path, "%s/samples", run);
+    if ((s = pa_make_dirs(path, err)) || (s = pa_lock_take(lock, run, before, out, err))) return s;
     if (*before &&
         ((s = tidy(run, before, err)) || (s = tidy(path, before, err)) || (s = pa_checkpoint_tidy(run, before, err))))
         return s;

@@ -79,10 +79,11 @@ static void expect_loaded(const draft *d, const pa_weights *w) {
     be->close(c);
 }
 
-static void refuse(const char *from, const char *config, const pa_model *m, pa_status status, const char *message) {
+static void refuse(const char *name, const char *config, const pa_model *m, pa_status status, const char *message) {
     pa_weights w;
     pa_err err = {""};
-    char expected[1024];
+    char from[SCRATCH_PATH], expected[1024];
+    snprintf(from, sizeof from, "%s", scratch(name));
     assert_int_equal(pa_weights_open(&w, from, config, m, &err), status);
     assert_null(w.file);
     snprintf(expected, sizeof expected, "%s%s", *message == ':' ? from : "", message);
@@ -152,39 +153,36 @@ static void a_run_directory_means_its_best_or_latest(void **state) {
 static void what_is_given_must_agree(void **state) {
     (void)state;
     draft d;
-    char from[SCRATCH_PATH];
     begin(&d);
     put(&d, "model.safetensors", true);
-    snprintf(from, sizeof from, "%s", scratch("model.safetensors"));
     pa_model other = d.model;
     other.depth = 3;
-    refuse(from, NULL, &other, PA_USAGE, "model.depth: checkpoint 2, configuration 3");
-    refuse(from, put_config(&other, "other.ini"), NULL, PA_USAGE, "model.depth: checkpoint 2, configuration 3");
+    refuse("model.safetensors", NULL, &other, PA_USAGE, "model.depth: checkpoint 2, configuration 3");
+    refuse("model.safetensors", put_config(&other, "other.ini"), NULL, PA_USAGE,
+           "model.depth: checkpoint 2, configuration 3");
     end(&d);
 }
 
 static void no_model_is_said(void **state) {
     (void)state;
-    char from[SCRATCH_PATH];
-    snprintf(from, sizeof from, "%s", scratch("none"));
-    refuse(from, NULL, NULL, PA_USAGE, ": expected a model file, a checkpoint or a run directory, found nothing there");
-    refuse(scratch_folder, NULL, NULL, PA_USAGE,
-           ": expected a run directory or a checkpoint, found no checkpoint in it");
-    snprintf(from, sizeof from, "%s", scratch("a.mid"));
+    refuse("none", NULL, NULL, PA_USAGE,
+           ": expected a model file, a checkpoint or a run directory, found nothing there");
+    refuse(".", NULL, NULL, PA_USAGE, ": expected a run directory or a checkpoint, found no checkpoint in it");
     scratch_put("a.mid", "Mhd\n\x1b[2J");
-    refuse(from, NULL, NULL, PA_DATA, ": expected a safetensors file, found one that begins with \"Mhd\\x0a\\x1b[2J\"");
+    refuse("a.mid", NULL, NULL, PA_DATA,
+           ": expected a safetensors file, found one that begins with \"Mhd\\x0a\\x1b[2J\"");
     for (int cut = 4; cut <= 12; cut += 8) {
         char message[SCRATCH_PATH + 128];
         snprintf(message, sizeof message,
-                 ": expected a model, found a MIDI file; the model comes first: pagen MODEL --primer %s", from);
+                 ": expected a model, found a MIDI file; the model comes first: pagen MODEL --primer %s",
+                 scratch("a.mid"));
         scratch_put_bytes("a.mid", "MThd\0\0\0\6\0\0\0\1", (size_t)cut);
-        refuse(from, NULL, NULL, PA_DATA, message);
+        refuse("a.mid", NULL, NULL, PA_DATA, message);
     }
     scratch_put_bytes("a.mid", "RIFF\1\1\1\1WAVE", 12);
-    refuse(from, NULL, NULL, PA_DATA, ": expected a model, found audio");
-    snprintf(from, sizeof from, "%s", scratch("a.pt"));
+    refuse("a.mid", NULL, NULL, PA_DATA, ": expected a model, found audio");
     scratch_put_bytes("a.pt", "PK\3\4\0\0\0\0\0\0\0\0a/data.pkl", 22);
-    refuse(from, NULL, NULL, PA_DATA,
+    refuse("a.pt", NULL, NULL, PA_DATA,
            ": expected a safetensors file, found a PyTorch checkpoint; convert it with scripts/import_checkpoint.py");
 }
 
@@ -202,12 +200,10 @@ static void damaged_metadata_is_refused(void **state) {
          ":2: model.dim: expected a whole number from 1 to 65536, found \"0\""},
     };
     EACH_ROW (i, kase, kase[i].message) {
-        char from[SCRATCH_PATH];
         size_t count = 0;
         while (count < 3 && kase[i].meta[count].key) count++;
-        snprintf(from, sizeof from, "%s", scratch("model.safetensors"));
-        fixture_ok(pa_st_write(from, NULL, 0, kase[i].meta, count, NULL), &(pa_err){""});
-        refuse(from, NULL, NULL, PA_DATA, kase[i].message);
+        fixture_ok(pa_st_write(scratch("model.safetensors"), NULL, 0, kase[i].meta, count, NULL), &(pa_err){""});
+        refuse("model.safetensors", NULL, NULL, PA_DATA, kase[i].message);
     }
 }
 
@@ -325,20 +321,18 @@ static void positions_of_a_rotary_model_are_zeros(void **state) {
         draft d;
         pa_weights w;
         pa_err err;
-        char from[SCRATCH_PATH];
         begin(&d); // learned+rotary: a table that is not zero
         float *positions = d.data + d.params.row[d.params.pos_emb].offset;
         if (zero) memset(positions, 0, d.tensor[d.params.pos_emb].bytes);
         d.model.position = PA_POSITION_ROTARY;
         put(&d, "model.safetensors", true);
-        snprintf(from, sizeof from, "%s", scratch("model.safetensors"));
         if (zero) {
-            fixture_ok(pa_weights_open(&w, from, NULL, NULL, &err), &err);
+            fixture_ok(pa_weights_open(&w, scratch("model.safetensors"), NULL, NULL, &err), &err);
             assert_int_equal(w.model.position, PA_POSITION_ROTARY);
             pa_weights_close(&w);
         } else {
             refuse(
-                from, NULL, NULL, PA_DATA,
+                "model.safetensors", NULL, NULL, PA_DATA,
                 ": pos_emb.weight: expected zeros with model.position = rotary, found others: is it learned+rotary?");
         }
         end(&d);
@@ -377,15 +371,14 @@ static void wrappers_are_taken_off_names(void **state) {
 static void theirs_need_settings(void **state) {
     (void)state;
     draft d;
-    char from[SCRATCH_PATH], config[SCRATCH_PATH], message[SCRATCH_PATH + 128];
+    char config[SCRATCH_PATH], message[SCRATCH_PATH + 128];
     begin(&d);
     put(&d, "theirs.safetensors", false);
-    snprintf(from, sizeof from, "%s", scratch("theirs.safetensors"));
-    refuse(from, NULL, NULL, PA_USAGE,
+    refuse("theirs.safetensors", NULL, NULL, PA_USAGE,
            ": has no settings of its own; expected --config FILE.ini, whose [model] describes it");
     snprintf(config, sizeof config, "%s", scratch("none.ini"));
     snprintf(message, sizeof message, "cannot open %s: No such file or directory", config);
-    refuse(from, config, NULL, PA_USAGE, message);
+    refuse("theirs.safetensors", config, NULL, PA_USAGE, message);
     end(&d);
 }
 
@@ -434,12 +427,10 @@ static void each_tensor_must_be_there_once_with_its_shape(void **state) {
     };
     EACH_ROW (i, kase, kase[i].message) {
         draft d;
-        char from[SCRATCH_PATH];
         begin(&d);
         kase[i].change(&d);
         put(&d, "theirs.safetensors", false);
-        snprintf(from, sizeof from, "%s", scratch("theirs.safetensors"));
-        refuse(from, NULL, &d.model, PA_DATA, kase[i].message);
+        refuse("theirs.safetensors", NULL, &d.model, PA_DATA, kase[i].message);
         end(&d);
     }
 }
