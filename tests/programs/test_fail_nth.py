@@ -5,7 +5,7 @@ A run ends as if nothing had failed, or with one line that says what did and exi
 its name, the same command succeeds, and its outputs are those of a run that nothing disturbed, without a temporary
 file beside them.
 
-A sample is drawn unless PA_FAULTS=all. PA_SEED=N draws the same again; PA_FAULTS=SCENARIO:KIND:N tries one.
+A sample is drawn unless PA_FAULTS=all, always the same: PA_SEED=N draws another. PA_FAULTS=SCENARIO:KIND:N tries one.
 """
 
 import os
@@ -22,8 +22,8 @@ import prep
 import programs
 
 WANTED = os.environ.get("PA_FAULTS", "")
-SEED = int(os.environ.get("PA_SEED", random.SystemRandom().randrange(10**6)))
-SAMPLE = 10  # of a scenario's calls of one kind
+SEED = int(os.environ.get("PA_SEED", 1))
+SAMPLE = 6  # of a scenario's calls of one kind
 
 # Libraries that end the process by themselves where the call failed in them: how, and why nothing is done about it.
 ALONE = {
@@ -38,8 +38,8 @@ OTHERS = {
        r"|tiny.ini: expected at most \d+ bytes of text and memory for them",
     3: "; the run is saved at step",
 }
-# What could be read is converted; the report names what could not.
-PARTIAL = "cannot read [0-9]+ of its files and folders"
+# What could be read is converted, and what was trained is saved, at a step where an undisturbed run saves nothing.
+PARTIAL = "cannot read [0-9]+ of its files and folders|; the run is saved at step [0-9]+$"
 
 
 def without_times(text):
@@ -156,7 +156,7 @@ class FailNth(unittest.TestCase):
                 self.assertTrue((scenario.folder / name).exists(), f"{name} leads nowhere after {done}")
                 continue
             whole = [files[name] for files in (scenario.before, scenario.between, scenario.after) if name in files]
-            self.assertIn(what, whole, f"{name} after {done}")
+            self.assertTrue(what in whole, f"{name} is torn after {done}")
 
     def assert_same(self, scenario, done, warned=False, stays=False):
         """The outputs are those of an undisturbed run; warned: but for those that a warning was about; stays: a
@@ -171,7 +171,7 @@ class FailNth(unittest.TestCase):
                 continue
             self.assertIn(name, now, done)
             self.assertIn(name, scenario.after, done)
-            self.assertEqual(now[name], scenario.after[name], f"{name} after {done}")
+            self.assertTrue(now[name] == scenario.after[name], f"{name} differs after {done}")
         self.assertEqual(without_times(done.stdout), without_times(scenario.stdout), done)
 
     def is_alone(self, done):
@@ -198,7 +198,7 @@ class FailNth(unittest.TestCase):
             says = done.stderr.splitlines()[-1]
             if not any(done.status == status and re.search(words, says) for status, words in OTHERS.items()):
                 self.assertEqual(done.status, 1, done)
-        if not re.search(PARTIAL, done.stderr):
+        if not re.search(PARTIAL, done.stderr, re.M):
             self.assert_nothing_torn(scenario, done)
         again = scenario.run()
         self.assertEqual(again.status, 0, (done, again))
