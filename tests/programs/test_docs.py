@@ -73,7 +73,7 @@ class DocsTest(unittest.TestCase):
 
     def test_limits_name_tests(self):
         """In the last column of their tables, and in brackets."""
-        tests = set(re.findall(r"^pa_(?:test|script)\((\w+)", (ROOT / "tests/CMakeLists.txt").read_text(), re.M))
+        tests = set(re.findall(r"^ *pa_(?:test|script)\((\w+)", (ROOT / "tests/CMakeLists.txt").read_text(), re.M))
         text = (ROOT / "docs/limits.md").read_text(encoding="utf-8")
         cells = [line.split("|")[-2] for line in text.splitlines() if line.startswith("|")]
         cells += re.findall(r"\((`\w+`)\)", text)
