@@ -52,7 +52,7 @@ static pa_status start_afresh(const char *run, FILE *out, pa_err *err) {
     struct stat there;
     pa_lock *old;
     snprintf(path, sizeof path, "%s/checkpoints", run);
-    if (!stat(run, &there) && access(path, F_OK) && rmdir(run))
+    if (!stat(run, &there) && access(path, F_OK) && rmdir(run) && access(path, F_OK)) // another start may make it now
         return pa_error(err, PA_USAGE, "--fresh: expected a run directory, found %s, which has no checkpoints", run);
     if (stat(run, &there)) return move_aside(run, out, err); // nothing, or a link to nothing
     pa_status s = pa_lock_take(&old, run, before, out, err);
