@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "host/base/file.h"
@@ -52,8 +53,12 @@ static pa_status start_afresh(const char *run, FILE *out, pa_err *err) {
     struct stat there;
     pa_lock *old;
     snprintf(path, sizeof path, "%s/checkpoints", run);
-    if (!stat(run, &there) && access(path, F_OK) && rmdir(run) && access(path, F_OK)) // another start may make it now
-        return pa_error(err, PA_USAGE, "--fresh: expected a run directory, found %s, which has no checkpoints", run);
+    for (int looks = 0; !stat(run, &there) && access(path, F_OK) && rmdir(run); looks++) {
+        if (looks == 20)
+            return pa_error(err, PA_USAGE, "--fresh: expected a run directory, found %s, which has no checkpoints",
+                            run);
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL); // another start may be creating it
+    }
     if (stat(run, &there)) return move_aside(run, out, err); // nothing, or a link to nothing
     pa_status s = pa_lock_take(&old, run, before, out, err);
     if (!s) s = move_aside(run, out, err);
@@ -72,7 +77,9 @@ pa_status pa_rundir_open(const char *run, bool fresh, pa_lock **lock, FILE *out,
     snprintf(path, sizeof path, "%s/checkpoints", run);
     if ((s = pa_make_dirs(path, err))) return s;
     snprintf(path, sizeof path, "%s/samples", run);
-    if ((s = pa_make_dirs(path, err)) || (s = pa_lock_take(lock, run, before, out, err))) return s;
+    if (mkdir(path, 0777) && errno != EEXIST) // not its parent, which another start may have moved aside just now
+        return pa_error(err, PA_FAIL, "cannot create %s: %s", path, strerror(errno));
+    if ((s = pa_lock_take(lock, run, before, out, err))) return s;
     if (*before &&
         ((s = tidy(run, before, err)) || (s = tidy(path, before, err)) || (s = pa_checkpoint_tidy(run, before, err))))
         return s;
