@@ -22,7 +22,7 @@ static void append(char *text, size_t size, const char *format, ...) {
     va_end(list);
 }
 
-// The NAMED features of which there is the most, the greatest first. Returns how many there are at all.
+// The NAMED features with the largest amounts, the largest first. Returns how many amounts are above 0.
 static int greatest(const double *amount, int *feature) {
     bool taken[PA_FEATURES] = {false};
     int count = 0;

@@ -4,8 +4,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -13,20 +11,17 @@
 #include <unistd.h>
 
 #include "host/base/file.h"
+#include "host/base/heartbeat.h"
 
-enum { PATH = 4096, WORD = 16, BEAT_S = 1, STALE_MS = 5000, LOOK_MS = 200 };
+enum { PATH = 4096, WORD = 16, STALE_MS = 5000, LOOK_MS = 200 };
 static const char NAME[] = ".paprep-"; // and the process's word
 
 // The marker in the folder says "paprep WORD N". Without locks N grows each second while its process lives.
 struct pa_work {
     char out[PATH], path[PATH];
     int lock, marker; // descriptors, or -1
-    bool beats;
     int beat;
-    pthread_t thread;
-    pthread_mutex_t mutex;
-    pthread_cond_t ends;
-    bool ending;
+    pa_heartbeat heartbeat;
 };
 
 typedef struct {
@@ -39,34 +34,14 @@ static bool write_mark(const pa_work *w) {
     return pwrite(w->marker, text, (size_t)n, 0) == n;
 }
 
-static void *beat(void *work) {
+static void beat(void *work) {
     pa_work *w = work;
-    struct timespec next;
-    clock_gettime(CLOCK_MONOTONIC, &next);
-    pthread_mutex_lock(&w->mutex);
-    while (!w->ending) {
-        next.tv_sec += BEAT_S;
-        if (pthread_cond_timedwait(&w->ends, &w->mutex, &next) != ETIMEDOUT) continue;
-        w->beat++;
-        if (!write_mark(w)) {} // a full disk, which the files will report
-    }
-    pthread_mutex_unlock(&w->mutex);
-    return NULL;
+    w->beat++;
+    if (!write_mark(w)) {} // a full disk, which the files will report
 }
 
 static pa_status start_beat(pa_work *w, pa_err *err) {
-    sigset_t all, before; // signals go to the main thread
-    pthread_condattr_t clock;
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    pthread_mutex_init(&w->mutex, NULL);
-    pthread_cond_init(&w->ends, &clock);
-    pthread_condattr_destroy(&clock);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&w->thread, NULL, beat, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    w->beats = !failed;
+    int failed = pa_heartbeat_start(&w->heartbeat, beat, w);
     return failed ? pa_error(err, PA_FAIL, "cannot start a thread: %s", strerror(failed)) : PA_OK;
 }
 
@@ -189,13 +164,7 @@ const char *pa_work_path(const pa_work *w) {
 
 pa_status pa_work_close(pa_work *w, pa_err *err) {
     if (!w) return PA_OK;
-    if (w->beats) {
-        pthread_mutex_lock(&w->mutex);
-        w->ending = true;
-        pthread_cond_signal(&w->ends);
-        pthread_mutex_unlock(&w->mutex);
-        pthread_join(w->thread, NULL);
-    }
+    pa_heartbeat_stop(&w->heartbeat);
     if (w->marker >= 0) close(w->marker);
     pa_status s = *w->path ? remove_own(w, err) : PA_OK;
     if (w->lock >= 0) close(w->lock);

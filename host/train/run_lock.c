@@ -4,8 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -14,19 +12,16 @@
 #include <unistd.h>
 
 #include "host/base/file.h"
+#include "host/base/heartbeat.h"
 
-enum { PATH = 4096, BEAT_MS = 1000, STALE_MS = 5000, LOOK_MS = 200 };
+enum { PATH = 4096, STALE_MS = 5000, LOOK_MS = 200 };
 
 struct pa_lock {
     int fd;
     char run[PATH], path[PATH + 32];
     bool is_ours; // the file has our text
-    bool beats;   // and is lock.owner
     int beat;
-    pthread_t thread;
-    pthread_mutex_t mutex;
-    pthread_cond_t ends;
-    bool ending;
+    pa_heartbeat heartbeat; // beats if the file is lock.owner
 };
 
 // What a lock's file says. text: all of it.
@@ -72,34 +67,10 @@ static void sleep_ms(int ms) {
 
 // ---- without the kernel's locks
 
-static void *beat(void *lock) {
+static void beat(void *lock) {
     pa_lock *l = lock;
-    struct timespec next;
-    clock_gettime(CLOCK_MONOTONIC, &next); // the time of day may be set back
-    pthread_mutex_lock(&l->mutex);
-    while (!l->ending) {
-        next.tv_sec += BEAT_MS / 1000;
-        if (pthread_cond_timedwait(&l->ends, &l->mutex, &next) != ETIMEDOUT) continue;
-        l->beat++;
-        if (!write_owner(l)) {} // a full disk: others will see a lock that has stopped, this process that it is taken
-    }
-    pthread_mutex_unlock(&l->mutex);
-    return NULL;
-}
-
-static bool start_beat(pa_lock *l) {
-    sigset_t all, before; // signals go to the training thread
-    pthread_condattr_t clock;
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    pthread_mutex_init(&l->mutex, NULL);
-    pthread_cond_init(&l->ends, &clock);
-    pthread_condattr_destroy(&clock);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    l->beats = !pthread_create(&l->thread, NULL, beat, l);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return l->beats;
+    l->beat++;
+    if (!write_owner(l)) {} // a full disk: others will see a lock that has stopped, this process that it is taken
 }
 
 // Whether the holder has ended: its file no longer changes. False as soon as it changes; *gone if it was removed.
@@ -149,7 +120,7 @@ static pa_status take_owner(pa_lock *l, owner *killed, pa_err *err) {
         }
     }
     if (!write_owner(l)) return pa_error(err, PA_FAIL, "cannot write %s: %s", l->path, strerror(errno));
-    return start_beat(l) ? PA_OK : pa_error(err, PA_FAIL, "cannot start a thread");
+    return pa_heartbeat_start(&l->heartbeat, beat, l) ? pa_error(err, PA_FAIL, "cannot start a thread") : PA_OK;
 }
 
 // ----
@@ -226,12 +197,8 @@ static void write_ended(pa_lock *l) {
 
 void pa_lock_release(pa_lock *l) {
     if (!l) return;
-    if (l->beats) {
-        pthread_mutex_lock(&l->mutex);
-        l->ending = true;
-        pthread_cond_signal(&l->ends);
-        pthread_mutex_unlock(&l->mutex);
-        pthread_join(l->thread, NULL);
+    if (l->heartbeat.beats) {
+        pa_heartbeat_stop(&l->heartbeat);
         if (is_at(l->fd, l->path)) unlink(l->path);
     } else if (l->is_ours) {
         write_ended(l);

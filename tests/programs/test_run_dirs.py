@@ -43,6 +43,18 @@ class RunDirs(programs.WithCorpus):
         self.assertEqual(process.returncode, status, said)
         return said.splitlines()[-1]
 
+    def the_one_left(self, many, others):
+        """Of several starts the one that runs; the others have ended with an error that matches."""
+        while sum(process.poll() is None for process in many) > 1:
+            time.sleep(0.05)
+        (left,) = [process for process in many if process.poll() is None]
+        for process in many:
+            if process is not left:
+                said = process.communicate()[1]
+                self.assertEqual(process.returncode, 1, said)
+                self.assertRegex(said.splitlines()[-1], others)
+        return left
+
     def steps(self, run):
         return sorted(int(path.name[5:]) for path in (self.folder / run / "checkpoints").iterdir())
 
@@ -89,15 +101,7 @@ class Moved(RunDirs):
         self.one_stays(many, "many")
 
     def one_stays(self, many, run):
-        while sum(process.poll() is None for process in many) > 1:
-            time.sleep(0.05)
-        (left,) = [process for process in many if process.poll() is None]
-        for process in many:
-            if process is not left:
-                said = process.communicate()[1]
-                self.assertEqual(process.returncode, 1, said)
-                self.assertRegex(said.splitlines()[-1],
-                                 "is in use by another run|all names up to|moved, removed or taken|cannot ")
+        left = self.the_one_left(many, "is in use by another run|all names up to|moved, removed or taken|cannot ")
         self.wait_for(left, "step 2 ")
         left.terminate()
         left.communicate()
@@ -132,14 +136,7 @@ class NoLocks(RunDirs):
         if subprocess.run([*self.UNSHARE, "true"], capture_output=True).returncode:
             self.skipTest("no namespaces here")
         many = [self.start("same", *LONG, env=environment(NO_LOCKS), before=self.UNSHARE) for _ in range(4)]
-        while sum(process.poll() is None for process in many) > 1:
-            time.sleep(0.05)
-        (left,) = [process for process in many if process.poll() is None]
-        for process in many:
-            if process is not left:
-                said = process.communicate()[1]
-                self.assertEqual(process.returncode, 1, said)
-                self.assertRegex(said.splitlines()[-1], r"is in use by another run|moved, removed or taken")
+        left = self.the_one_left(many, r"is in use by another run|moved, removed or taken")
         self.wait_for(left, "step 2 ")
         left.kill()
         left.communicate()
