@@ -186,8 +186,8 @@ static bool write_events(pa_writer *w, const pa_note *note, const pa_moment *eve
         }
         if (!pa_writer_shift(w, pause)) return false;
         clock = step;
-        if (!end && (n->velocity - 1) / 4 != bin) {
-            bin = (n->velocity - 1) / 4;
+        if (!end && pa_performance_bin(n->velocity) != bin) {
+            bin = pa_performance_bin(n->velocity);
             if (!pa_writer_add(w, PA_VELOCITY + bin)) return false;
         }
         if (!pa_writer_add(w, (end ? PA_NOTE_OFF : PA_NOTE_ON) + n->pitch)) return false;
@@ -244,7 +244,7 @@ bool pa_performance_decode(const uint16_t *token, size_t count, pa_part *part) {
             part->note[n].end = (double)clock / PA_STEPS_A_SECOND;
             first[pitch] = n == newest[pitch] ? NONE : next[n];
         } else if (pa_is_velocity(t)) {
-            velocity = pa_velocity_bin(t) * 4 + 1;
+            velocity = pa_performance_velocity(t);
         }
         clock += pa_shift_steps(t);
         if (pa_is_note(t)) last = clock;

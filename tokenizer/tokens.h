@@ -44,6 +44,13 @@ static inline uint16_t pa_shift_of(int steps) { // 1 to PA_MOST_STEPS
 static inline int pa_velocity_bin(int token) {
     return token - PA_VELOCITY;
 }
+// Of the encoding performance.
+static inline int pa_performance_bin(int velocity) { // 1 to 127
+    return (velocity - 1) / 4;
+}
+static inline int pa_performance_velocity(int token) {
+    return pa_velocity_bin(token) * 4 + 1;
+}
 
 typedef enum { PA_PERFORMANCE, PA_MIDI_NEURAL } pa_encoding;
 const char *pa_encoding_name(pa_encoding e);

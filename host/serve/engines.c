@@ -80,6 +80,6 @@ pa_status pa_engine_play(pa_engine_slot *slot, const pa_session *s, pa_take *t, 
     if (step > (double)PA_LONGEST_TAKE * PA_STEPS_A_SECOND)
         return pa_error(err, PA_DATA, "a take lasts at most %d hours", PA_LONGEST_TAKE / 3600);
     status = pa_take_add(t, (pa_stroke){(int32_t)step, key.pitch, key.velocity, true}, err);
-    slot->at = (pa_take_writer){t->keys, (int32_t)step, key.velocity ? (key.velocity - 1) / 4 : -1};
+    slot->at = (pa_take_writer){t->keys, (int32_t)step, key.velocity ? pa_performance_bin(key.velocity) : -1};
     return status;
 }

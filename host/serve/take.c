@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "tokenizer/tokens.h"
+#include "tokenizer/writer.h"
 
 void pa_take_clear(pa_take *t) {
     free(t->key);
@@ -61,35 +62,34 @@ pa_status pa_take_copy(pa_take *t, const pa_take *from, int32_t until, pa_err *e
     return s ? s : pa_take_cut(t, until, true, err);
 }
 
-static size_t write_shift(pa_take_writer *w, int32_t step, uint16_t *token) {
-    size_t n = 0;
-    while (w->step < step) {
-        int part = step - w->step < PA_MOST_STEPS ? step - w->step : PA_MOST_STEPS;
-        token[n++] = pa_shift_of(part);
-        w->step += part;
+static bool write_shift(pa_take_writer *w, int32_t step, pa_writer *out) {
+    bool ok = pa_writer_shift(out, step - w->step);
+    if (step > w->step) w->step = step;
+    return ok;
+}
+
+static bool write_key(pa_take_writer *w, const pa_stroke *key, pa_writer *out) {
+    if (!write_shift(w, key->step, out)) return false;
+    if (key->velocity && pa_performance_bin(key->velocity) != w->velocity) {
+        w->velocity = pa_performance_bin(key->velocity);
+        if (!pa_writer_add(out, PA_VELOCITY + w->velocity)) return false;
     }
-    return n;
+    return pa_writer_add(out, (key->velocity ? PA_NOTE_ON : PA_NOTE_OFF) + key->pitch);
 }
 
 pa_status pa_take_write(const pa_take *t, int32_t until, pa_take_writer *w, uint16_t **token, size_t *count,
                         pa_err *err) {
-    int32_t last = until > t->end ? until : t->end;
-    size_t n = 0, room = 3 * (t->keys - w->keys) + (size_t)(last > w->step ? last - w->step : 0) / PA_MOST_STEPS + 1;
-    uint16_t *out = *token = malloc(room * sizeof *out);
+    pa_writer out = {0};
+    bool ok = true;
+    *token = NULL;
     *count = 0;
-    if (!out) return pa_error(err, PA_FAIL, "no memory for %zu tokens", room);
-    for (; w->keys < t->keys; w->keys++) {
-        const pa_stroke *key = &t->key[w->keys];
-        n += write_shift(w, key->step, out + n);
-        int bin = (key->velocity - 1) / 4;
-        if (key->velocity && bin != w->velocity) {
-            out[n++] = (uint16_t)(PA_VELOCITY + bin);
-            w->velocity = bin;
-        }
-        out[n++] = (uint16_t)((key->velocity ? PA_NOTE_ON : PA_NOTE_OFF) + key->pitch);
+    for (; w->keys < t->keys && ok; w->keys++) ok = write_key(w, &t->key[w->keys], &out);
+    if (!ok || !write_shift(w, until, &out)) {
+        free(out.token);
+        return pa_error(err, PA_FAIL, "no memory for %zu tokens", out.count + 1);
     }
-    n += write_shift(w, until, out + n);
-    *count = n;
+    *token = out.token;
+    *count = out.count;
     return PA_OK;
 }
 
@@ -99,7 +99,7 @@ pa_status pa_take_from_tokens(pa_take *t, const uint16_t *token, size_t count, p
     pa_status s = PA_OK;
     for (size_t i = 0; i < count && !s; i++) {
         step += pa_shift_steps(token[i]);
-        if (pa_is_velocity(token[i])) velocity = 4 * pa_velocity_bin(token[i]) + 1;
+        if (pa_is_velocity(token[i])) velocity = pa_performance_velocity(token[i]);
         if (step > PA_LONGEST_TAKE * PA_STEPS_A_SECOND)
             return pa_error(err, PA_DATA, "a take lasts at most %d hours", PA_LONGEST_TAKE / 3600);
         if (!pa_is_note(token[i])) continue;

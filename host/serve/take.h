@@ -44,7 +44,7 @@ typedef struct {
     int32_t step;
     int velocity; // bin of the latest VELOCITY; -1: none yet
 } pa_take_writer;
-// What follows: the take's other keys, and the time to `until`. *token is allocated, *count of them.
+// What follows: the take's other keys, and the time to `until`. *token is allocated, *count of them; NULL for none.
 pa_status pa_take_write(const pa_take *t, int32_t until, pa_take_writer *w, uint16_t **token, size_t *count,
                         pa_err *err);
 // Appends the keys of a token sequence, as the player's.
