@@ -188,7 +188,7 @@ PATRAIN_API patrain_status patrain_device_check(const char *device, patrain_erro
 
 /* ---- Streams: sequences of tokens that grow at their ends, and a model that predicts each next token.
  *
- * A stream sees as many of the latest tokens as the model's window holds; there is no limit to its length. All
+ * A stream sees as many of the latest tokens as the model's window holds; it keeps all, two bytes each. All
  * sequences of a stream have the same length and are computed together, which takes less time than one stream for each.
  */
 
@@ -215,10 +215,25 @@ PATRAIN_API patrain_status patrain_stream_start(patrain_stream *stream, const ui
  */
 PATRAIN_API patrain_status patrain_stream_append(patrain_stream *stream, const uint16_t *tokens, patrain_error *error);
 
+/* Tokens of each sequence. */
+PATRAIN_API size_t patrain_stream_length(const patrain_stream *stream);
+
+/* Drops all but the first `count` tokens of each sequence, as if the others had never been there: sequences that ended
+ * in those are open again. PATRAIN_BAD_USAGE if there are fewer.
+ *
+ * If the current window has latents among those that are left, it stays, and the next prediction costs one token. It is
+ * to the bit what the stream predicted there in this window; to within rounding what it would have predicted, if it
+ * read that part of the window at once. Otherwise the next prediction begins a new window, as after
+ * patrain_stream_start.
+ */
+PATRAIN_API patrain_status patrain_stream_rewind(patrain_stream *stream, size_t count, patrain_error *error);
+
 /* How a token is chosen. Begin with patrain_sampling_default, which sets pagen's defaults. In this order:
  *
  * 1. The probability of striking a key is divided by repetition_penalty for each time that this key followed the latest
  *    one in the window, an effect that fades within ten seconds.
+ *    The probability of a wait (PATRAIN_TIME_SHIFT) of 250 ms or more is divided by density, that of shorter ones by
+ *    less, in proportion to their logarithm: 2 plays more notes a second, 0.5 fewer.
  * 2. All logits are divided by temperature.
  * 3. Only the top_k most probable tokens are kept; of these, the fewest whose probabilities add up to top_p; of these,
  *    those at least min_p times as probable as the most probable.
@@ -231,6 +246,7 @@ typedef struct {
     double top_p;              /* 1: all; above 0 */
     double min_p;              /* 0: all; up to 1 */
     double repetition_penalty; /* 1: none; 0.01 to 100 */
+    double density;            /* 1: as the model plays; 0.25 to 4 */
     int stop_at_end;           /* 1: the model may end a sequence; 0: it never ends */
     int refill;                /* latents of a full window that the next window begins with; 0: half of them */
     int loose_keys;    /* 0: with PATRAIN_PERFORMANCE no key is struck while it is down or released while it is not */

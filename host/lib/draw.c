@@ -11,7 +11,7 @@ typedef struct {
 } candidate;
 
 pa_sampling_options pa_sampling_default(void) {
-    return (pa_sampling_options){.temperature = 0.9, .top_p = 1, .repetition_penalty = 1, .seed = 1};
+    return (pa_sampling_options){.temperature = 0.9, .top_p = 1, .repetition_penalty = 1, .density = 1, .seed = 1};
 }
 
 pa_status pa_sampling_check(const pa_sampling_options *o, const pa_model *m, pa_err *err) {
@@ -30,6 +30,8 @@ pa_status pa_sampling_check(const pa_sampling_options *o, const pa_model *m, pa_
     if (o->refill < 0 || o->refill > N)
         return pa_error(err, PA_USAGE, "refill: expected 1 to %d, the latents of a window, or 0 for half, found %d", N,
                         o->refill);
+    if (!(o->density >= 0.25 && o->density <= 4))
+        return pa_error(err, PA_USAGE, "density: expected 0.25 to 4, found %g", o->density);
     return PA_OK;
 }
 

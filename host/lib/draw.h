@@ -10,6 +10,7 @@ typedef struct {
     int top_k;                 // 0: off
     double top_p, min_p;       // 1: off; 0: off
     double repetition_penalty; // 1: off; pa_generator_draw only: of notes (repeats.h)
+    double density; // 1: off; pa_generator_draw only: waits of 250 ms or more are so many times less probable
     bool stop_at_end;
     int refill;      // latents that a new window begins with; 0: N / 2
     uint64_t seed;   // random seed

@@ -1,6 +1,7 @@
 // generate.c: windows that follow one another while tokens are drawn. See generate.h.
 #include "host/lib/generate.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +10,9 @@
 
 // A piece without a primer begins between mezzo piano and forte.
 enum { FIRST_BIN = 12, FIRST_BINS = 10 };
+// Steps that `density` applies to in full. Only short waits grow: a bias that grew with the whole shift of up to a
+// second would make a pause endless.
+enum { FULL_WAIT = 25 };
 
 pa_status pa_generator_init(pa_generator *g, const pa_backend *backend, pa_context *ctx, const pa_model *m,
                             int sequences, pa_err *err) {
@@ -18,11 +22,10 @@ pa_status pa_generator_init(pa_generator *g, const pa_backend *backend, pa_conte
                         .model = m,
                         .sequences = sequences,
                         .ended = malloc(S * sizeof *g->ended),
-                        .token = malloc(2 * places * sizeof *g->token),
                         .packed = malloc(places * sizeof *g->packed),
                         .logits = malloc(2 * S * PA_VOCAB * sizeof *g->logits),
                         .keys = malloc(S * sizeof *g->keys)};
-    if (!g->ended || !g->token || !g->packed || !g->logits || !g->keys)
+    if (!g->ended || !g->packed || !g->logits || !g->keys)
         return pa_error(err, PA_FAIL, "no memory for %d sequences of %d tokens", sequences, m->context);
     pa_generator_start(g);
     return PA_OK;
@@ -31,6 +34,7 @@ pa_status pa_generator_init(pa_generator *g, const pa_backend *backend, pa_conte
 void pa_generator_clear(pa_generator *g) {
     free(g->ended);
     free(g->token);
+    free(g->was_drawn);
     free(g->packed);
     free(g->logits);
     free(g->keys);
@@ -38,7 +42,7 @@ void pa_generator_clear(pa_generator *g) {
 }
 
 void pa_generator_start(pa_generator *g) {
-    g->held = g->total = g->seen = g->drawn = 0;
+    g->total = g->seen = g->drawn = 0;
     g->length = g->prefix = 0;
     g->open = g->sequences;
     memset(g->ended, 0, (size_t)g->sequences * sizeof *g->ended);
@@ -46,26 +50,81 @@ void pa_generator_start(pa_generator *g) {
 }
 
 static uint16_t *row_of(const pa_generator *g, int sequence) {
-    return g->token + 2 * (size_t)sequence * (size_t)g->model->context;
+    return g->token + (size_t)sequence * g->room;
 }
 
-void pa_generator_append(pa_generator *g, const uint16_t *token) {
-    size_t context = (size_t)g->model->context;
-    bool full = g->held == 2 * context; // only a window's worth is ever needed
+static pa_status make_room(pa_generator *g, pa_err *err) {
+    if (g->total < g->room) return PA_OK;
+    size_t room = g->room ? 2 * g->room : 1024, S = (size_t)g->sequences;
+    uint16_t *token = malloc(S * room * sizeof *token);
+    bool *was_drawn = realloc(g->was_drawn, room * sizeof *was_drawn);
+    if (was_drawn) g->was_drawn = was_drawn;
+    if (!token || !was_drawn) {
+        free(token);
+        return pa_error(err, PA_FAIL, "no memory for %zu sequences of %zu tokens", S, room);
+    }
+    for (size_t k = 0; k < S && g->total; k++) memcpy(token + k * room, row_of(g, (int)k), g->total * sizeof *token);
+    free(g->token);
+    g->token = token;
+    g->room = room;
+    return PA_OK;
+}
+
+static pa_status push(pa_generator *g, const uint16_t *token, bool was_drawn, pa_err *err) {
+    pa_status e = make_room(g, err);
+    if (e) return e;
     for (int s = 0; s < g->sequences; s++) {
-        uint16_t *row = row_of(g, s);
-        if (full) memmove(row, row + context, context * sizeof *row);
-        row[full ? context : g->held] = g->ended[s] ? PA_PAD : token[s];
+        row_of(g, s)[g->total] = g->ended[s] ? PA_PAD : token[s];
         if (!g->ended[s]) pa_keys_follow(&g->keys[s], token[s]);
     }
-    g->held = full ? context + 1 : g->held + 1;
-    g->total++;
+    g->was_drawn[g->total++] = was_drawn;
+    g->drawn += was_drawn;
+    return PA_OK;
+}
+
+pa_status pa_generator_append(pa_generator *g, const uint16_t *token, pa_err *err) {
+    return push(g, token, false, err);
+}
+
+// What pa_generator_start and then the tokens that are left made of it.
+static void follow_again(pa_generator *g) {
+    g->drawn = 0;
+    g->open = 0;
+    for (size_t i = 0; i < g->total; i++) g->drawn += g->was_drawn[i];
+    for (int s = 0; s < g->sequences; s++) {
+        const uint16_t *row = row_of(g, s);
+        pa_keys *keys = &g->keys[s];
+        pa_keys_start(keys);
+        for (size_t i = 0; i < g->total && row[i] != PA_PAD; i++) {
+            if (g->was_drawn[i] && keys->begun < 0) keys->begun = keys->clock;
+            pa_keys_follow(keys, row[i]);
+        }
+        g->ended[s] = g->total && row[g->total - 1] == PA_PAD;
+        g->open += !g->ended[s];
+    }
+}
+
+pa_status pa_generator_rewind(pa_generator *g, size_t total, pa_err *err) {
+    if (total > g->total)
+        return pa_error(err, PA_USAGE, "rewind: expected at most %zu tokens, found %zu", g->total, total);
+    if (total < g->seen) {
+        // The last token that is left is decoded again, for its logits.
+        size_t before = g->seen - (size_t)g->length; // the window
+        size_t length = total > before ? total - before - 1 : 0;
+        bool held = length && length >= (size_t)g->prefix && !g->backend->rewind(g->ctx, (int)length, err);
+        g->length = held ? (int)length : 0;
+        g->seen = held ? total - 1 : 0;
+    }
+    g->total = total;
+    follow_again(g);
+    return PA_OK;
 }
 
 // Of each sequence the `count` tokens that begin `back` tokens before the end, one sequence after the other.
 static const uint16_t *pack(pa_generator *g, size_t back, int count) {
     for (int s = 0; s < g->sequences; s++)
-        memcpy(g->packed + (size_t)s * (size_t)count, row_of(g, s) + g->held - back, (size_t)count * sizeof *g->packed);
+        memcpy(g->packed + (size_t)s * (size_t)count, row_of(g, s) + g->total - back,
+               (size_t)count * sizeof *g->packed);
     return g->packed;
 }
 
@@ -96,6 +155,12 @@ pa_status pa_generator_advance(pa_generator *g, int refill, pa_err *err) {
     return s;
 }
 
+// Of all that moves the clock, for a pause is several tokens.
+static void weigh_waits(double density, float *logits) {
+    for (int steps = 1; steps <= 100; steps++)
+        logits[PA_TIME_SHIFT + steps - 1] -= (float)(log(density) * fmin(1, (double)steps / FULL_WAIT));
+}
+
 static pa_status draw_one(pa_generator *g, const pa_sampling_options *o, int sequence, uint16_t *token, pa_err *err) {
     uint64_t number = o->stream + (uint64_t)sequence;
     float *logits = g->logits + (size_t)(g->sequences + sequence) * PA_VOCAB;
@@ -109,7 +174,8 @@ static pa_status draw_one(pa_generator *g, const pa_sampling_options *o, int seq
     memcpy(logits, g->logits + (size_t)sequence * PA_VOCAB, PA_VOCAB * sizeof *logits);
     if (keys->begun < 0) keys->begun = keys->clock;
     if (o->repetition_penalty != 1)
-        pa_repeats_penalise(row_of(g, sequence) + g->held - g->length, g->length, o->repetition_penalty, logits);
+        pa_repeats_penalise(row_of(g, sequence) + g->total - g->length, g->length, o->repetition_penalty, logits);
+    if (o->density != 1) weigh_waits(o->density, logits);
     if (o->keys) pa_keys_hold(keys, logits);
     if (o->releases) pa_keys_release(keys, o->keys, o->seed, number, logits);
     pa_draw d = {.logits = logits, .stream = number, .index = g->drawn};
@@ -131,17 +197,15 @@ pa_status pa_generator_draw(pa_generator *g, const pa_sampling_options *o, uint1
         g->open--;
     }
     if (!g->open) return PA_OK;
-    pa_generator_append(g, token);
-    g->drawn++;
-    return PA_OK;
+    return push(g, token, true, err);
 }
 
 static pa_status generate(const pa_generation *t, pa_generator *g, uint16_t *token, pa_err *err) {
     pa_status s = PA_OK;
     memset(t->count, 0, (size_t)t->streams * sizeof *t->count);
-    for (size_t i = 0; i < t->primer_count; i++) {
+    for (size_t i = 0; i < t->primer_count && !s; i++) {
         for (int k = 0; k < t->streams; k++) token[k] = t->primer[i];
-        pa_generator_append(g, token);
+        s = pa_generator_append(g, token, err);
     }
     for (size_t done = 0; done < t->length && g->open && !s; done++) {
         s = pa_generator_draw(g, t->options, token, err);

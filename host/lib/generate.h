@@ -16,8 +16,9 @@ typedef struct {
     int sequences;    // as ctx was opened for
     int open;         // of these, the ones that have not ended
     bool *ended;      // (sequences)
-    uint16_t *token;  // (sequences, 2 context) the latest tokens; PAD behind a sequence's end
-    size_t held;      // of each, in `token`
+    uint16_t *token;  // (sequences, room) all tokens since the start; PAD behind a sequence's end
+    bool *was_drawn;  // (room) by pa_generator_draw
+    size_t room;      // tokens of each
     size_t total;     // of each, since the start
     size_t seen;      // of these, by the model
     size_t drawn;     // of these, by pa_generator_draw: the index of the next draw
@@ -34,7 +35,11 @@ pa_status pa_generator_init(pa_generator *g, const pa_backend *backend, pa_conte
 void pa_generator_clear(pa_generator *g);
 void pa_generator_start(pa_generator *g); // empties the sequences
 
-void pa_generator_append(pa_generator *g, const uint16_t *token); // (sequences); ignored where a sequence has ended
+// token (sequences): ignored where a sequence has ended.
+pa_status pa_generator_append(pa_generator *g, const uint16_t *token, pa_err *err);
+// Drops all but the first `total` tokens, as if the others had never been there. The caches stay where they hold the
+// window of those that are left; otherwise the next prediction opens a window.
+pa_status pa_generator_rewind(pa_generator *g, size_t total, pa_err *err);
 // Brings `logits` up to the latest tokens. refill as in pa_sampling_options. Needs a token.
 pa_status pa_generator_advance(pa_generator *g, int refill, pa_err *err);
 // Draws and appends a token for each sequence that has not ended; token (sequences) is END for the others. Appends

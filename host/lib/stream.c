@@ -74,9 +74,9 @@ static pa_status append(patrain_stream *s, const uint16_t *token, pa_err *err) {
         if (!g->ended[k] && token[k] >= PA_END)
             return pa_error(err, PA_DATA, "token %zu: expected a number below %d, found %d", g->total, PA_END,
                             token[k]);
-    if (!g->ended[0]) follow(s, *token);
-    pa_generator_append(g, token);
-    return PA_OK;
+    pa_status e = pa_generator_append(g, token, err);
+    if (!e && !g->ended[0]) follow(s, *token);
+    return e;
 }
 
 patrain_status patrain_stream_start(patrain_stream *s, const uint16_t *tokens, size_t count, patrain_error *error) {
@@ -96,6 +96,21 @@ patrain_status patrain_stream_append(patrain_stream *s, const uint16_t *tokens, 
     return pa_lib_result(append(s, tokens, &err), &err, error);
 }
 
+size_t patrain_stream_length(const patrain_stream *s) {
+    return s->generator.total;
+}
+
+patrain_status patrain_stream_rewind(patrain_stream *s, size_t count, patrain_error *error) {
+    pa_err err = {""};
+    const pa_generator *g = &s->generator;
+    pa_status e = pa_generator_rewind(&s->generator, count, &err);
+    if (e) return pa_lib_result(e, &err, error);
+    s->steps = 0;
+    s->velocity = PA_PAD;
+    for (size_t i = 0; i < count && g->token[i] != PA_PAD; i++) follow(s, g->token[i]);
+    return pa_lib_result(PA_OK, &err, error);
+}
+
 // ---- sampling
 
 void patrain_sampling_default(patrain_sampling *sampling, size_t size) {
@@ -106,6 +121,7 @@ void patrain_sampling_default(patrain_sampling *sampling, size_t size) {
                                        .top_p = o.top_p,
                                        .min_p = o.min_p,
                                        .repetition_penalty = o.repetition_penalty,
+                                       .density = o.density,
                                        .seed = o.seed};
     memset(sampling, 0, size);
     memcpy(sampling, &defaults, size < sizeof defaults ? size : sizeof defaults);
@@ -119,6 +135,7 @@ static pa_status options_of(const patrain_sampling *p, const patrain_model *m, p
                                .top_p = p->top_p,
                                .min_p = p->min_p,
                                .repetition_penalty = p->repetition_penalty,
+                               .density = p->density,
                                .stop_at_end = p->stop_at_end != 0,
                                .refill = p->refill,
                                .seed = p->seed,

@@ -104,6 +104,9 @@ typedef struct {
     pa_status (*prefill)(pa_context *ctx, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err);
     // Appends one token a stream as one more latent; PA_USAGE when the window is full.
     pa_status (*decode)(pa_context *ctx, const uint16_t *tokens, float *logits, pa_err *err);
+    // Drops what follows the first `length` tokens of the caches, at least 1 and all of the prefix, so that decode
+    // appends there; PA_USAGE where they hold fewer.
+    pa_status (*rewind)(pa_context *ctx, int length, pa_err *err);
     // Installs `set` if non-NULL; returns the current scaling, which checkpoints store. Optional.
     pa_scaling (*scaling)(pa_context *ctx, const pa_scaling *set);
     size_t (*memory)(const pa_context *ctx); // bytes of all arenas

@@ -220,3 +220,12 @@ pa_status pa_context_decode(pa_context *c, const uint16_t *tokens, float *logits
     c->cached++;
     return PA_OK;
 }
+
+// Later rows of the caches stay, to be written over.
+pa_status pa_context_rewind(pa_context *c, int length, pa_err *err) {
+    int least = c->cached_prefix > 1 ? c->cached_prefix : 1;
+    if (!c->cached || length < least || length > c->cached)
+        return pa_error(err, PA_USAGE, "rewind: expected %d to %d tokens, found %d", least, c->cached, length);
+    c->cached = length;
+    return PA_OK;
+}

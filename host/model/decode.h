@@ -7,5 +7,6 @@
 pa_status pa_context_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits,
                              pa_err *err);
 pa_status pa_context_decode(pa_context *c, const uint16_t *tokens, float *logits, pa_err *err);
+pa_status pa_context_rewind(pa_context *c, int length, pa_err *err);
 
 #endif

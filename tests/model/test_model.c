@@ -226,8 +226,21 @@ static void dropped_positions_are_not_seen(void **state) {
     fixture_clear(&f);
 }
 
-// Fills caches with the first `first` latents of each sequence of f, then appends the others; logits into the same
-// places as loss's.
+// Goes back by a token and appends it again: the same logits to the bit where it was appended, else taken instead.
+static void decode_again(const pa_backend *be, pa_context *c, int at, const uint16_t *token, bool appended, float *last,
+                         size_t count) {
+    pa_err err;
+    float *again = calloc(count, sizeof *again);
+    assert_non_null(again);
+    fixture_ok(be->rewind(c, at, &err), &err);
+    fixture_ok(be->decode(c, token, again, &err), &err);
+    if (appended) assert_memory_equal(again, last, count * sizeof *again);
+    memcpy(last, again, count * sizeof *again);
+    free(again);
+}
+
+// Fills caches with the first `first` latents of each sequence of f, then appends the others, each twice; logits into
+// the same places as loss's.
 static void cached_logits(const pa_backend *be, pa_context *c, const fixture *f, int first, float *logits) {
     int S = f->batch.batch, N = f->batch.latents, M = f->batch.length, P = M - N;
     size_t V = (size_t)f->params.model.vocab;
@@ -241,9 +254,12 @@ static void cached_logits(const pa_backend *be, pa_context *c, const fixture *f,
             for (int b = 0; b < S; b++)
                 memcpy(tokens + (size_t)b * (size_t)length, f->input + (size_t)b * (size_t)M, (size_t)length * 2);
             fixture_ok(be->prefill(c, length, first, tokens, last, &err), &err);
+            for (int b = 0; b < S; b++) tokens[b] = f->input[b * M + P + n];
+            if (P + n) decode_again(be, c, P + n, tokens, false, last, (size_t)S * V);
         } else {
             for (int b = 0; b < S; b++) tokens[b] = f->input[b * M + P + n];
             fixture_ok(be->decode(c, tokens, last, &err), &err);
+            decode_again(be, c, P + n, tokens, true, last, (size_t)S * V);
         }
         for (int b = 0; b < S; b++)
             memcpy(logits + ((size_t)b * (size_t)N + (size_t)n) * V, last + (size_t)b * V, V * sizeof *last);
@@ -404,6 +420,7 @@ static void what_is_wrong_is_refused(void **state) {
     assert_int_equal(be->loss_grad(c, &good, 1, &sum, &err), PA_USAGE); // not opened for training
     assert_int_equal(be->update(c, &(pa_update){.lr = 1, .step = 1}, &sum, NULL, &err), PA_USAGE);
     assert_int_equal(be->decode(c, unknown, logits, &err), PA_USAGE); // nothing was prefilled
+    assert_int_equal(be->rewind(c, 1, &err), PA_USAGE);
     assert_int_equal(be->prefill(c, 25, 15, unknown, logits, &err), PA_USAGE);
     assert_int_equal(be->prefill(c, 24, 16, unknown, logits, &err), PA_USAGE);
     fixture_ok(be->loss(c, &good, &sum, NULL, &err), &err);

@@ -129,7 +129,13 @@ static inline pa_status fake_decode(pa_context *c, const uint16_t *tokens, float
     return PA_OK;
 }
 
+static inline pa_status fake_rewind(pa_context *c, int length, pa_err *err) {
+    if (length < 1 || length < c->prefix || length > c->cached) return pa_error(err, PA_USAGE, "rewind to %d", length);
+    c->cached = length;
+    return PA_OK;
+}
+
 static const pa_backend fake_backend = {
-    .name = "fake", .loss = fake_loss, .prefill = fake_prefill, .decode = fake_decode};
+    .name = "fake", .loss = fake_loss, .prefill = fake_prefill, .decode = fake_decode, .rewind = fake_rewind};
 
 #endif

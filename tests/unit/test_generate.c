@@ -200,6 +200,95 @@ static void keys_are_up_or_down(void **state) {
     assert_int_equal(slips[1], 0);
 }
 
+// The weights of waits by the rule of draw.h, computed anew; and the denser, the less time passes.
+static void waits_by_density(void **state) {
+    (void)state;
+    enum { LENGTH = 600 };
+    const double density[] = {0.25, 1, 4};
+    const uint16_t primer[4] = {64, 60, 260, 67};
+    uint16_t all[4 + LENGTH], *out = all + 4;
+    size_t made;
+    int waited[3] = {0};
+    for (int d = 0; d < 3; d++) {
+        pa_sampling_options o = pa_sampling_default();
+        pa_context ctx = fake_context(12, 4, 0, 1);
+        o.seed = 9;
+        o.density = density[d];
+        memcpy(all, primer, sizeof primer);
+        assert_int_equal(generate(&ctx, &o, primer, 4, LENGTH, out, &made), PA_OK);
+        for (int i = 0; i < LENGTH; i++) {
+            int visible, prefix;
+            float logits[PA_VOCAB];
+            uint16_t token;
+            rule(&ctx.model, 4, 4, 4 + i, &visible, &prefix);
+            fake_logits(all + 4 + i - visible, visible, prefix, logits);
+            for (int n = 0; n < 100; n++)
+                logits[PA_TIME_SHIFT + n] -= (float)(log(density[d]) * (n < 24 ? (n + 1) / 25.0 : 1));
+            assert_int_equal(draw_at(&o, logits, 0, (uint64_t)i, &token), PA_OK);
+            assert_int_equal(out[i], token);
+            waited[d] += pa_shift_steps(out[i]);
+        }
+    }
+    assert_true(waited[0] > 3 * waited[1] / 2 && waited[1] > 3 * waited[2] / 2);
+}
+
+// A generator that went back into its window predicts from the window up to there, without a new one; before it, as one
+// that starts with the tokens that are left. Where it predicted before, it continues as if it had never been ahead.
+static void rewinds(void **state) {
+    (void)state;
+    enum { S = 2, START = 7, ALL = 40 };
+    pa_sampling_options o = pa_sampling_default();
+    o.seed = 3;
+    o.keys = o.releases = true;
+    int held = 0, same = 0;
+    for (size_t back = 1; back <= ALL; back++) {
+        pa_context ctx = fake_context(16, 6, 0, S), again = fake_context(16, 6, 0, S);
+        pa_generator g, fresh;
+        uint16_t token[S], other[S];
+        float logits[PA_VOCAB];
+        size_t opened = 0;
+        assert_int_equal(pa_generator_init(&g, &fake_backend, &ctx, &ctx.model, S, &err), PA_OK);
+        assert_int_equal(pa_generator_init(&fresh, &fake_backend, &again, &again.model, S, &err), PA_OK);
+        for (size_t i = 0; i < ALL; i++) {
+            int prefills = ctx.prefills;
+            token[0] = (uint16_t)(40 + i);
+            token[1] = (uint16_t)(300 + i);
+            bool drawn = i >= START && i % 5;
+            assert_int_equal(drawn ? pa_generator_draw(&g, &o, token, &err) : pa_generator_append(&g, token, &err), 0);
+            if (ctx.prefills > prefills) opened = i;
+            if (i >= back) continue;
+            assert_int_equal(
+                drawn ? pa_generator_draw(&fresh, &o, other, &err) : pa_generator_append(&fresh, token, &err), 0);
+        }
+        size_t window = g.seen - (size_t)g.length;
+        int prefix = g.prefix, prefills = ctx.prefills;
+        bool inside = back > window + (size_t)prefix;
+        assert_int_equal(pa_generator_rewind(&g, ALL + 1, &err), PA_USAGE);
+        assert_int_equal(pa_generator_rewind(&g, back, &err), PA_OK);
+        assert_int_equal(g.total, back);
+        assert_int_equal(g.drawn, fresh.drawn);
+        assert_memory_equal(g.keys, fresh.keys, S * sizeof *g.keys);
+        assert_int_equal(pa_generator_advance(&g, 0, &err), PA_OK);
+        assert_int_equal(ctx.prefills - prefills, !inside);
+        if (!inside) window = back - (size_t)g.length;
+        if (!inside) prefix = back > 6 ? 6 : (int)back - 1;
+        for (int s = 0; s < S; s++) {
+            fake_logits(g.token + (size_t)s * g.room + window, (int)(back - window), prefix, logits);
+            assert_memory_equal(g.logits + (size_t)s * PA_VOCAB, logits, sizeof logits);
+        }
+        for (int i = 0; i < 3 && back >= opened; i++, same++) {
+            assert_int_equal(pa_generator_draw(&g, &o, token, &err), PA_OK);
+            assert_int_equal(pa_generator_draw(&fresh, &o, other, &err), PA_OK);
+            assert_memory_equal(token, other, sizeof token);
+        }
+        held += inside;
+        pa_generator_clear(&g);
+        pa_generator_clear(&fresh);
+    }
+    assert_in_range(held, 3, ALL - 3);
+    assert_true(same > 6);
+}
+
 static void endings(void **state) {
     (void)state;
     uint16_t primer[3] = {60, 64, 67}, out[3 * 30];
@@ -365,6 +454,9 @@ static void refuses(void **state) {
         {"repetition-penalty: expected 0.01 to 100, found 0", {.temperature = 1, .top_p = 1, .repetition_penalty = 0}},
         {"refill: expected 1 to 1024", {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .refill = 1025}},
         {"refill", {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .refill = -1}},
+        {"density: expected 0.25 to 4, found 0", {.temperature = 1, .top_p = 1, .repetition_penalty = 1}},
+        {"density", {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .density = 4.1}},
+        {"density", {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .density = (double)NAN}},
     };
     pa_sampling_options o = pa_sampling_default();
     assert_int_equal(pa_sampling_check(&o, &m, &err), PA_OK);
@@ -389,6 +481,8 @@ int main(void) {
         cmocka_unit_test(streams_are_their_own),
         cmocka_unit_test(begins_with_a_velocity),
         cmocka_unit_test(keys_are_up_or_down),
+        cmocka_unit_test(waits_by_density),
+        cmocka_unit_test(rewinds),
         cmocka_unit_test(endings),
         cmocka_unit_test(distributions),
         cmocka_unit_test(nucleus_edges),

@@ -217,6 +217,51 @@ static void test_keys(void **state) {
     }
 }
 
+// A stream that went back within its window predicts as it did there, and plays the same keys again.
+static void test_rewind(void **state) {
+    (void)state;
+    enum { KEYS = 40 };
+    library_player p = library_open(scratch("model.safetensors"), "performance");
+    patrain_error error;
+    patrain_sampling o = library_sampling();
+    patrain_key key[KEYS], again;
+    size_t length[KEYS];
+    static float before[KEYS][PATRAIN_VOCABULARY];
+    float logits[PATRAIN_VOCABULARY];
+    int first = KEYS;
+    library_ok(patrain_stream_start(p.stream, primer, PRIMER, &error), &error);
+    for (int i = 0; i < KEYS; i++) {
+        library_ok(patrain_stream_next_key(p.stream, &o, &key[i], &error), &error);
+        library_ok(patrain_stream_logits(p.stream, before[i], &error), &error);
+        length[i] = patrain_stream_length(p.stream);
+    }
+    while (first) {
+        library_ok(patrain_stream_rewind(p.stream, length[first - 1], &error), &error);
+        library_ok(patrain_stream_logits(p.stream, logits, &error), &error);
+        if (memcmp(logits, before[first - 1], sizeof logits)) break;
+        first--;
+    }
+    assert_in_range(first, 1, KEYS - 3);
+    library_ok(patrain_stream_start(p.stream, primer, PRIMER, &error), &error);
+    for (int i = 0; i < KEYS; i++) library_ok(patrain_stream_next_key(p.stream, &o, &again, &error), &error);
+    library_ok(patrain_stream_rewind(p.stream, length[first], &error), &error);
+    assert_int_equal(patrain_stream_length(p.stream), length[first]);
+    for (int i = first + 1; i < KEYS; i++) {
+        library_ok(patrain_stream_next_key(p.stream, &o, &again, &error), &error);
+        assert_true(again.seconds == key[i].seconds); // to the step
+        assert_int_equal(again.pitch, key[i].pitch);
+        assert_int_equal(again.velocity, key[i].velocity);
+    }
+    char text[100];
+    size_t all = patrain_stream_length(p.stream);
+    snprintf(text, sizeof text, "rewind: expected at most %zu tokens, found %zu", all, all + 1);
+    library_refused(patrain_stream_rewind(p.stream, all + 1, &error), &error, PATRAIN_BAD_USAGE, text);
+    library_ok(patrain_stream_rewind(p.stream, 0, &error), &error);
+    library_refused(patrain_stream_logits(p.stream, logits, &error), &error, PATRAIN_BAD_USAGE,
+                    "expected a token to predict from, found an empty stream");
+    library_close(p);
+}
+
 // What a stream predicts from is what a scorer's window predicts from.
 static void test_predict(void **state) {
     (void)state;
@@ -395,6 +440,7 @@ int main(void) {
         SCRATCH_TEST(test_sequences),
         SCRATCH_TEST(test_predict),
         SCRATCH_TEST(test_keys),
+        SCRATCH_TEST(test_rewind),
         SCRATCH_TEST(test_score),
         SCRATCH_TEST(test_threads),
         SCRATCH_TEST(test_callers_own_openmp),
