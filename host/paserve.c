@@ -122,6 +122,7 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     player.how.device = pa_choose_device(player.how.device);
     e = render(&samples, err);
     player.piano = samples.json;
+    player.font = font;
     if (!e) e = serve(&samples, err);
     pa_samples_clear(&samples);
     return e;

@@ -28,6 +28,7 @@ struct pa_hub {
     uint64_t joined;
     waiting *request, **last;
     size_t uploaded; // bytes
+    size_t files;    // bytes of replies
     bool stopped;
 };
 
@@ -46,19 +47,22 @@ pa_hub *pa_hub_open(void (*wake)(void *arg), void *arg) {
     return h;
 }
 
-static void drop_replies(client *c) {
-    while (c->reply) {
-        pa_reply *first = c->reply;
-        c->reply = first->next;
-        free(first);
-    }
-    c->last = &c->reply;
-    c->unsent = 0;
+static pa_reply *take_reply(pa_hub *h, client *c) {
+    pa_reply *first = c->reply;
+    if (!first) return NULL;
+    c->reply = first->next;
+    if (!c->reply) c->last = &c->reply;
+    *(first->file ? &h->files : &c->unsent) -= first->count;
+    return first;
+}
+
+static void drop_replies(pa_hub *h, client *c) {
+    for (pa_reply *r; (r = take_reply(h, c));) free(r);
 }
 
 void pa_hub_close(pa_hub *h) {
     if (!h) return;
-    for (int i = 0; i < PA_MOST_CLIENTS; i++) drop_replies(&h->client[i]);
+    for (int i = 0; i < PA_MOST_CLIENTS; i++) drop_replies(h, &h->client[i]);
     while (h->request) {
         waiting *first = h->request;
         h->request = first->next;
@@ -102,7 +106,7 @@ void pa_hub_leave(pa_hub *h, uint64_t id) {
     pthread_mutex_lock(&h->lock);
     client *c = find(h, id);
     if (c) {
-        drop_replies(c);
+        drop_replies(h, c);
         c->id = 0;
         put(h, id, &(pa_message){.deed = PA_DO_LEAVE});
     }
@@ -142,6 +146,13 @@ bool pa_hub_next(pa_hub *h, pa_request *r, double wait) {
     return w != NULL;
 }
 
+bool pa_hub_is_asked(pa_hub *h) {
+    pthread_mutex_lock(&h->lock);
+    bool asked = h->request || h->stopped;
+    pthread_mutex_unlock(&h->lock);
+    return asked;
+}
+
 void pa_hub_stop(pa_hub *h) {
     pthread_mutex_lock(&h->lock);
     h->stopped = true;
@@ -158,23 +169,31 @@ bool pa_hub_is_stopped(pa_hub *h) {
 
 // ---- replies
 
-void pa_hub_say(pa_hub *h, uint64_t id, bool binary, const void *bytes, size_t count) {
+static pa_reply *make_reply(const void *bytes, size_t count, bool binary, bool file) {
     pa_reply *r = malloc(sizeof *r + PA_ROOM_BEFORE + count);
+    if (!r) return NULL;
+    *r = (pa_reply){.count = count, .binary = binary, .file = file};
+    if (count) memcpy(r->room + PA_ROOM_BEFORE, bytes, count);
+    return r;
+}
+
+static void put_reply(pa_hub *h, client *c, pa_reply *r) {
+    *c->last = r;
+    c->last = &r->next;
+    *(r->file ? &h->files : &c->unsent) += r->count;
+}
+
+void pa_hub_say(pa_hub *h, uint64_t id, const char *text, size_t length) {
+    pa_reply *r = make_reply(text, length, false, false);
     bool first = false;
     pthread_mutex_lock(&h->lock);
     client *c = id ? find(h, id) : NULL;
-    if (c && !c->slow && (!r || c->unsent + count > PA_MOST_UNSENT)) {
-        drop_replies(c);
+    if (c && !c->slow && (!r || c->unsent + length > PA_MOST_UNSENT)) {
+        drop_replies(h, c);
         c->slow = first = true;
     } else if (c && !c->slow) {
-        r->next = NULL;
-        r->count = count;
-        r->binary = binary;
-        memcpy(r->room + PA_ROOM_BEFORE, bytes, count);
         first = !c->reply;
-        *c->last = r;
-        c->last = &r->next;
-        c->unsent += count;
+        put_reply(h, c, r);
         r = NULL;
     }
     pthread_mutex_unlock(&h->lock);
@@ -182,15 +201,30 @@ void pa_hub_say(pa_hub *h, uint64_t id, bool binary, const void *bytes, size_t c
     if (first) h->wake(h->arg);
 }
 
+bool pa_hub_say_file(pa_hub *h, uint64_t id, const char *text, const void *bytes, size_t count) {
+    size_t length = strlen(text);
+    pa_reply *head = make_reply(text, length, false, true), *file = make_reply(bytes, count, true, true);
+    bool first = false;
+    pthread_mutex_lock(&h->lock);
+    client *c = id ? find(h, id) : NULL;
+    bool fits = head && file && h->files + length + count <= PA_MOST_FILES;
+    if (fits && c && !c->slow) {
+        first = !c->reply;
+        put_reply(h, c, head);
+        put_reply(h, c, file);
+        head = file = NULL;
+    }
+    pthread_mutex_unlock(&h->lock);
+    free(head);
+    free(file);
+    if (first) h->wake(h->arg);
+    return fits;
+}
+
 pa_reply *pa_hub_reply(pa_hub *h, uint64_t id, bool *more) {
     pthread_mutex_lock(&h->lock);
     client *c = id ? find(h, id) : NULL;
-    pa_reply *r = c ? c->reply : NULL;
-    if (r) {
-        c->reply = r->next;
-        c->unsent -= r->count;
-        if (!c->reply) c->last = &c->reply;
-    }
+    pa_reply *r = c ? take_reply(h, c) : NULL;
     *more = c && c->reply;
     pthread_mutex_unlock(&h->lock);
     return r;

@@ -9,7 +9,8 @@ enum {
     PA_MOST_CLIENTS = 256,
     PA_MOST_WAITING = 256,       // requests of a client that are not yet answered for
     PA_MOST_UPLOADED = 32 << 20, // bytes of files that wait to be read, of all clients
-    PA_MOST_UNSENT = 4 << 20,    // bytes of replies that a client has not yet read
+    PA_MOST_UNSENT = 4 << 20,    // bytes of replies that a client has not yet read, files apart
+    PA_MOST_FILES = 64 << 20,    // bytes of files that clients have not yet read, of all
     PA_ROOM_BEFORE = 32,         // bytes before a reply, for the header that the socket puts there
 };
 
@@ -25,6 +26,7 @@ typedef struct pa_reply {
     struct pa_reply *next;
     size_t count;
     bool binary;
+    bool file;            // or says that one follows
     unsigned char room[]; // PA_ROOM_BEFORE, then `count` bytes
 } pa_reply;
 
@@ -42,7 +44,10 @@ bool pa_hub_is_slow(pa_hub *h, uint64_t client);                // its replies w
 
 // The computing thread's.
 bool pa_hub_next(pa_hub *h, pa_request *r, double wait); // waits for a request at most so many seconds
-void pa_hub_say(pa_hub *h, uint64_t client, bool binary, const void *bytes, size_t count);
+bool pa_hub_is_asked(pa_hub *h);                         // a request waits
+void pa_hub_say(pa_hub *h, uint64_t client, const char *text, size_t length);
+// Any thread: a text, directly followed by a file. False: PA_MOST_FILES, or no memory.
+bool pa_hub_say_file(pa_hub *h, uint64_t client, const char *text, const void *bytes, size_t count);
 void pa_hub_stop(pa_hub *h); // any thread: pa_hub_next no longer waits
 bool pa_hub_is_stopped(pa_hub *h);
 

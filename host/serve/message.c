@@ -7,21 +7,35 @@
 
 #include "host/serve/take.h"
 
-enum { TAKE = 1, TIME = 2, KEY = 4, TURN = 8, AT = 16, SECONDS = 32, HOW = 64, SESSION = 128 }; // fields
+enum {
+    TAKE = 1,
+    TIME = 2,
+    KEY = 4,
+    TURN = 8,
+    AT = 16,
+    SECONDS = 32,
+    TEMPERATURE = 64,
+    DENSITY = 128,
+    SEED = 256,
+    NUMBER = 512,
+    SESSION = 1024,
+};
 
 static const struct {
     const char *name;
-    int fields;
-} deed[] = {[PA_DO_HELLO] = {"hello", SESSION},
-            [PA_DO_CONTINUE] = {"continue", TAKE | AT | SECONDS | HOW},
-            [PA_DO_DUET] = {"duet", HOW},
-            [PA_DO_KEY] = {"key", TIME | KEY},
-            [PA_DO_ANSWER] = {"answer", TIME | TURN},
-            [PA_DO_LISTEN] = {"listen", TIME},
-            [PA_DO_STOP] = {"stop", TIME},
-            [PA_DO_TAKE] = {"take", TAKE},
-            [PA_DO_DROP] = {"drop", TAKE},
-            [PA_DO_MIDI] = {"midi", TAKE}};
+    int fields, optional;
+} deed[] = {[PA_DO_HELLO] = {"hello", SESSION, 0},
+            [PA_DO_CONTINUE] = {"continue", TAKE | AT | SECONDS | TEMPERATURE | SEED, DENSITY | NUMBER},
+            [PA_DO_DUET] = {"duet", TEMPERATURE | SEED, DENSITY},
+            [PA_DO_HOW] = {"how", TEMPERATURE | DENSITY, 0},
+            [PA_DO_KEY] = {"key", TIME | KEY, 0},
+            [PA_DO_ANSWER] = {"answer", TIME | TURN, 0},
+            [PA_DO_LISTEN] = {"listen", TIME, 0},
+            [PA_DO_STOP] = {"stop", TIME, 0},
+            [PA_DO_TAKE] = {"take", TAKE, 0},
+            [PA_DO_DROP] = {"drop", TAKE, 0},
+            [PA_DO_MIDI] = {"midi", TAKE, 0},
+            [PA_DO_PAGE] = {"page", TAKE, 0}};
 
 static const struct {
     const char *name;
@@ -36,8 +50,10 @@ static const struct {
               {"turn", TURN, offsetof(pa_message, turn), 0, 1e9, true},
               {"at", AT, offsetof(pa_message, at), 0, PA_LONGEST_TAKE, false},
               {"seconds", SECONDS, offsetof(pa_message, seconds), 1, 600, false},
-              {"temperature", HOW, offsetof(pa_message, temperature), 0, 2, false},
-              {"seed", HOW, offsetof(pa_message, seed), 0, 4294967295.0, true}};
+              {"temperature", TEMPERATURE, offsetof(pa_message, temperature), 0, 2, false},
+              {"density", DENSITY, offsetof(pa_message, density), 0.25, 4, false},
+              {"seed", SEED, offsetof(pa_message, seed), 0, 4294967295.0, true},
+              {"number", NUMBER, offsetof(pa_message, number), 1, PA_MOST_AT_ONCE, true}};
 enum { NUMBERS = sizeof number / sizeof *number };
 
 static pa_status read_session(const cJSON *value, pa_message *m, pa_err *err) {
@@ -59,17 +75,19 @@ static pa_status read_number(const cJSON *value, int i, pa_message *m, pa_err *e
     return PA_OK;
 }
 
-// Every field of the object is one that the deed has, once, and none is missing.
-static pa_status read_fields(const cJSON *object, int fields, pa_message *m, pa_err *err) {
-    int wanted = 1 + !!(fields & SESSION), found = 0;
-    for (int i = 0; i < NUMBERS; i++) wanted += (number[i].field & fields) != 0;
+// Every field of the object is one that the deed has, once, and none that it needs is missing.
+static pa_status read_fields(const cJSON *object, int fields, int optional, pa_message *m, pa_err *err) {
+    int known = 1 + !!(fields & SESSION), found = 0;
     for (const cJSON *item = object->child; item; item = item->next) found++;
     pa_status s = fields & SESSION ? read_session(cJSON_GetObjectItemCaseSensitive(object, "session"), m, err) : PA_OK;
-    for (int i = 0; i < NUMBERS && !s; i++)
-        if (number[i].field & fields)
-            s = read_number(cJSON_GetObjectItemCaseSensitive(object, number[i].name), i, m, err);
-    if (!s && found != wanted)
-        s = pa_error(err, PA_DATA, "%s: expected %d fields, found %d", deed[m->deed].name, wanted, found);
+    for (int i = 0; i < NUMBERS && !s; i++) {
+        const cJSON *value = cJSON_GetObjectItemCaseSensitive(object, number[i].name);
+        if (!(number[i].field & (value ? fields | optional : fields))) continue;
+        s = read_number(value, i, m, err);
+        known++;
+    }
+    if (!s && found != known)
+        s = pa_error(err, PA_DATA, "%s: expected %d fields, found %d", deed[m->deed].name, known, found);
     return s;
 }
 
@@ -79,13 +97,13 @@ static pa_status read_object(const cJSON *object, pa_message *m, pa_err *err) {
     for (size_t i = 0; i < sizeof deed / sizeof *deed; i++) {
         if (strcmp(name->valuestring, deed[i].name)) continue;
         m->deed = (pa_deed)i;
-        return read_fields(object, deed[i].fields, m, err);
+        return read_fields(object, deed[i].fields, deed[i].optional, m, err);
     }
     return pa_error(err, PA_DATA, "do: unknown word '%.32s'", name->valuestring);
 }
 
 pa_status pa_message_parse(const char *text, size_t length, pa_message *m, pa_err *err) {
-    *m = (pa_message){0};
+    *m = (pa_message){.density = 1, .number = 1};
     if (length > PA_LONGEST_MESSAGE)
         return pa_error(err, PA_DATA, "expected at most %d bytes, found %zu", PA_LONGEST_MESSAGE, length);
     cJSON *object = cJSON_ParseWithLength(text, length);

@@ -10,26 +10,32 @@ enum {
     PA_LONGEST_UPLOAD = 1 << 20, // bytes of a MIDI file
     PA_SESSION_ID = 32,          // hexadecimal digits
     PA_MOST_TAKES = 32,          // of a session
+    PA_MOST_AT_ONCE = 4,         // takes that grow together
 };
 
+// Fields in brackets may be missing.
 typedef enum {
     PA_DO_HELLO,    // session: "" for a new one
-    PA_DO_CONTINUE, // take, at, seconds, temperature, seed: a new take that continues another from second `at` on
-    PA_DO_DUET,     // temperature, seed: a new take, listening
+    PA_DO_CONTINUE, // take, at, seconds, temperature, seed, [density], [number]: so many new takes (1), each of which
+                    // continues that take from second `at` on
+    PA_DO_DUET,     // temperature, seed, [density]: a new take, listening
+    PA_DO_HOW,      // temperature, density: of what the model plays from now on
     PA_DO_KEY,      // time, pitch, velocity: the player strikes a key, or releases it (0)
     PA_DO_ANSWER,   // time, turn: the model's turn
     PA_DO_LISTEN,   // time: the player's turn
-    PA_DO_STOP,     // time: ends a duet there, or a continuation at what it has
+    PA_DO_STOP,     // time: ends a duet there, or continuations at what they have
     PA_DO_TAKE,     // take: sends all of it
     PA_DO_DROP,     // take
     PA_DO_MIDI,     // take: sends it as a MIDI file
+    PA_DO_PAGE,     // take: sends it as an HTML page with sound, a while later
     PA_DO_UPLOAD,   // bytes, count: a MIDI file; a binary message
     PA_DO_LEAVE,    // the connection has ended
 } pa_deed;
 
 typedef struct {
     pa_deed deed;
-    double take, time, pitch, velocity, turn, at, seconds, temperature, seed; // whole numbers where they mean such
+    // Whole numbers where they mean such.
+    double take, time, pitch, velocity, turn, at, seconds, temperature, density, seed, number;
     char session[PA_SESSION_ID + 1];
     uint8_t *bytes; // of an upload; the receiver frees them
     size_t count;

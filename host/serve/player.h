@@ -10,6 +10,7 @@ typedef struct {
     const char *model;  // as for patrain_model_open
     const char *folder; // where sessions are saved
     const char *piano;  // JSON about the samples, for the pages
+    const char *font;   // SoundFont of takes as pages; NULL: an installed one
     patrain_options how;
     int streams; // duets that compute without reading their piece again
 } pa_player_options;

@@ -15,6 +15,17 @@ pa_take *pa_session_take(pa_session *s, double number) {
     return NULL;
 }
 
+pa_take *pa_session_growing(pa_session *s, int k) {
+    return s->growing >> k & 1 ? pa_session_take(s, s->active + k) : NULL;
+}
+
+pa_take *pa_session_active(pa_session *s) {
+    int k = 0;
+    if (!s->growing) return NULL;
+    while (!(s->growing >> k & 1)) k++;
+    return pa_session_take(s, s->active + k);
+}
+
 pa_status pa_session_add(pa_session *s, pa_take **take, pa_err *err) {
     if (s->takes == PA_MOST_TAKES)
         return pa_error(err, PA_DATA, "a session holds at most %d takes; remove one first", PA_MOST_TAKES);
@@ -64,17 +75,25 @@ pa_status pa_session_name(char id[PA_SESSION_ID + 1], pa_err *err) {
 
 // ---- files
 
-pa_status pa_take_write_midi(const pa_take *t, const char *path, pa_err *err) {
+pa_status pa_take_decode(const pa_take *t, patrain_note **note, size_t *notes, pa_err *err) {
     pa_take_writer w = {.velocity = -1};
     uint16_t *token = NULL;
-    patrain_note *note = NULL;
     patrain_error why;
-    size_t count, notes;
+    size_t count;
+    *note = NULL;
     pa_status s = pa_take_write(t, t->end, &w, &token, &count, err);
-    if (!s) s = pa_from_library(patrain_decode(token, count, PATRAIN_PERFORMANCE, &note, &notes, &why), &why, err);
+    if (!s) s = pa_from_library(patrain_decode(token, count, PATRAIN_PERFORMANCE, note, notes, &why), &why, err);
+    free(token);
+    return s;
+}
+
+pa_status pa_take_write_midi(const pa_take *t, const char *path, pa_err *err) {
+    patrain_note *note;
+    patrain_error why;
+    size_t notes;
+    pa_status s = pa_take_decode(t, &note, &notes, err);
     if (!s) s = pa_from_library(patrain_write_midi(path, note, notes, &why), &why, err);
     patrain_free(note);
-    free(token);
     return s;
 }
 

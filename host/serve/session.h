@@ -3,6 +3,7 @@
 #ifndef PA_SESSION_H
 #define PA_SESSION_H
 
+#include "host/serve/load.h"
 #include "host/serve/message.h"
 #include "host/serve/take.h"
 #include "include/patrain.h"
@@ -14,10 +15,22 @@ enum {
 
 typedef enum {
     PA_IDLE,
-    PA_CONTINUING, // as fast as it can, up to `until`
+    PA_CONTINUING, // one or several takes, as fast as it can, up to `until`
     PA_LISTENING,  // reads what the player plays
     PA_ANSWERING,  // a few seconds ahead of the page's clock
 } pa_activity;
+
+// Times are pa_clock()'s, but for `turn`.
+typedef struct {
+    double origin; // of the take's step 0
+    double began;  // when it was asked for
+    double asked;  // the same; 0: its first note has been sent
+    double turn;   // the page's number of the answer
+    double told;   // when the page was told the margin
+    double least;  // seconds that a note was ahead, a second after it began or later
+    size_t notes, late;
+    pa_load load;
+} pa_answer;
 
 typedef struct {
     char id[PA_SESSION_ID + 1]; // "": a free place
@@ -27,15 +40,17 @@ typedef struct {
     int takes;
     int numbers; // of takes so far
     pa_activity activity;
-    int active;    // number of the take it is about
-    int32_t until; // CONTINUING: step where it ends; ANSWERING: where it begins
-    double origin; // ANSWERING: pa_clock() at the take's step 0
-    double asked;  // ANSWERING: pa_clock() of the trigger; 0: its first note has been sent
-    double turn;   // ANSWERING: the page's number of the answer
+    int active;       // number of the first take it is about
+    unsigned growing; // bit k: take `active` + k still grows; 0: IDLE
+    int32_t until;    // CONTINUING: step where it ends; ANSWERING: where it begins
+    pa_answer answer; // ANSWERING
+    double density;   // as the page wants it
     patrain_sampling how;
 } pa_session;
 
 pa_take *pa_session_take(pa_session *s, double number); // NULL: it has none of that number
+pa_take *pa_session_growing(pa_session *s, int k);      // NULL: take `active` + k does not grow
+pa_take *pa_session_active(pa_session *s);              // the first that grows; NULL: idle
 // A new one, empty. PA_DATA where there are too many.
 pa_status pa_session_add(pa_session *s, pa_take **take, pa_err *err);
 void pa_session_drop(pa_session *s, pa_take *take);
@@ -48,6 +63,7 @@ pa_session *pa_session_place(pa_session *all);
 pa_session *pa_session_of(pa_session *all, uint64_t client);
 pa_status pa_session_name(char id[PA_SESSION_ID + 1], pa_err *err); // a random one
 
+pa_status pa_take_decode(const pa_take *t, patrain_note **note, size_t *notes, pa_err *err); // patrain_free(*note)
 pa_status pa_take_write_midi(const pa_take *t, const char *path, pa_err *err);
 // Saves what is the user's or the model's work: all but given files. Prints what it wrote.
 pa_status pa_session_save(const pa_session *s, const char *folder, pa_err *err);

@@ -49,6 +49,7 @@ pa_status pa_take_cut(pa_take *t, int32_t step, bool all, pa_err *err) {
     pa_status s = PA_OK;
     while (t->keys && t->key[t->keys - 1].step > step) t->keys--;
     find_down(t);
+    t->cuts++;
     t->end = step;
     for (int pitch = 0; pitch < 128 && !s; pitch++)
         if (t->down[pitch] && (all || t->model[pitch]))
@@ -93,18 +94,19 @@ pa_status pa_take_write(const pa_take *t, int32_t until, pa_take_writer *w, uint
     return PA_OK;
 }
 
+pa_status pa_take_read(pa_take *t, uint16_t token, pa_take_reader *r, bool model, pa_err *err) {
+    r->step += pa_shift_steps(token);
+    if (pa_is_velocity(token)) r->velocity = pa_performance_velocity(token);
+    if (r->step > PA_LONGEST_TAKE * PA_STEPS_A_SECOND)
+        return pa_error(err, PA_DATA, "a take lasts at most %d hours", PA_LONGEST_TAKE / 3600);
+    if (!pa_is_note(token)) return PA_OK;
+    uint8_t loud = pa_is_note_on(token) ? (uint8_t)r->velocity : 0;
+    return pa_take_add(t, (pa_stroke){r->step, (uint8_t)pa_pitch_of(token), loud, model}, err);
+}
+
 pa_status pa_take_from_tokens(pa_take *t, const uint16_t *token, size_t count, pa_err *err) {
-    int32_t step = t->end;
-    int velocity = 64;
+    pa_take_reader r = {t->end, 64};
     pa_status s = PA_OK;
-    for (size_t i = 0; i < count && !s; i++) {
-        step += pa_shift_steps(token[i]);
-        if (pa_is_velocity(token[i])) velocity = pa_performance_velocity(token[i]);
-        if (step > PA_LONGEST_TAKE * PA_STEPS_A_SECOND)
-            return pa_error(err, PA_DATA, "a take lasts at most %d hours", PA_LONGEST_TAKE / 3600);
-        if (!pa_is_note(token[i])) continue;
-        uint8_t loud = pa_is_note_on(token[i]) ? (uint8_t)velocity : 0;
-        s = pa_take_add(t, (pa_stroke){step, (uint8_t)pa_pitch_of(token[i]), loud, false}, err);
-    }
-    return s ? s : pa_take_cut(t, step, true, err);
+    for (size_t i = 0; i < count && !s; i++) s = pa_take_read(t, token[i], &r, false, err);
+    return s ? s : pa_take_cut(t, r.step, true, err);
 }

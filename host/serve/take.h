@@ -26,6 +26,7 @@ typedef struct {
     pa_stroke *key; // in order of time
     size_t keys;
     size_t room;
+    unsigned cuts;   // pa_take_cut so far: keys before its end may be others than they were
     bool down[128];  // at its end
     bool model[128]; // who struck it
 } pa_take;
@@ -47,6 +48,14 @@ typedef struct {
 // What follows: the take's other keys, and the time to `until`. *token is allocated, *count of them; NULL for none.
 pa_status pa_take_write(const pa_take *t, int32_t until, pa_take_writer *w, uint16_t **token, size_t *count,
                         pa_err *err);
+
+// Where a token sequence stands that a take is read from.
+typedef struct {
+    int32_t step;
+    int velocity;
+} pa_take_reader;
+// Appends the key of a token, if it has one. PA_DATA where the take is too long.
+pa_status pa_take_read(pa_take *t, uint16_t token, pa_take_reader *r, bool model, pa_err *err);
 // Appends the keys of a token sequence, as the player's.
 pa_status pa_take_from_tokens(pa_take *t, const uint16_t *token, size_t count, pa_err *err);
 

@@ -94,6 +94,9 @@ class Serve(unittest.TestCase):
                      b'{"do":"duet","temperature":1e999,"seed":1}', b'{"do":"key","time":0,"pitch":128,"velocity":1}',
                      b'{"do":"key","time":-1,"pitch":60,"velocity":1}',
                      b'{"do":"key","time":0,"pitch":60.5,"velocity":1}',
+                     b'{"do":"duet","temperature":1,"seed":1,"density":5}',
+                     b'{"do":"continue","take":0,"at":0,"seconds":5,"temperature":1,"seed":1,"number":5}',
+                     b'{"do":"how","temperature":1}', b'{"do":"answer","time":0,"turn":1,"density":1}',
                      b'{"do":"midi","take":-1}', b'{"do":"midi","take":0,"take":1}', b"[" * 900,
                      b'{"do":"midi","take":' + b"9" * 400 + b"}",
                      b"x" * 2000):
@@ -175,6 +178,8 @@ class Serve(unittest.TestCase):
         self.assertIn("duet", self.error(s, do="answer", time=0, turn=1))
         self.assertIn("found 7", self.error(s, do="continue", take=7, at=0, seconds=5, temperature=1, seed=1))
         self.assertIn("found 0", self.error(s, do="midi", take=0))
+        self.assertIn("found 0", self.error(s, do="page", take=0))
+        self.assertIn("duet", self.error(s, do="how", temperature=1, density=1))
         s.say(do="stop", time=0)  # nothing to stop
         s.say(do="duet", temperature=1, seed=1)
         s.until("take")
@@ -210,17 +215,28 @@ class Serve(unittest.TestCase):
 
     # ---- many
 
-    def test_fifty_clients(self):
-        clients = [self.connect() for _ in range(50)]
-        self.assertEqual(len({welcome["session"] for _, welcome in clients}), 50)
-        for s, _ in clients:
+    def test_two_hundred_clients(self):
+        """All are served, beside one that reads nothing, and others that break off or break the protocol."""
+        clients = [self.connect() for _ in range(200)]
+        self.assertEqual(len({welcome["session"] for _, welcome in clients}), 200)
+        slow, _ = self.connect()
+        self.upload(slow, 60)
+        for i, (s, _) in enumerate(clients):
             s.frame(2, serve.piece())
+            if i % 10:
+                continue
+            slow.say(do="take", take=0)
+            for code, payload, length in ((2, b"MThd" * 100, 50000), (1, b"{", None), (11, b"", None)):
+                bad, _ = self.connect()
+                bad.frame(code, payload, length=length)
+                bad.close()
         for s, _ in clients:
             s.until("loaded")
         for i, (s, _) in enumerate(clients):
-            s.say(do="continue", take=0, at=8, seconds=1, temperature=1, seed=i)
-        for s, _ in clients:
-            s.until("done")
+            s.say(do="continue", take=0, at=8, seconds=1, temperature=1, seed=i, number=1 + i % 2)
+        for i, (s, _) in enumerate(clients):
+            for _ in range(1 + i % 2):
+                s.until("done")
 
     def test_too_many_connections(self):
         clients, refused = [], 0
@@ -265,6 +281,83 @@ class Serve(unittest.TestCase):
         s.until("midi")
         self.assertEqual(s.receive()[:4], b"MThd")
 
+    def test_several_takes(self):
+        """Together they are what they are one by one; each is complete; stop ends all."""
+        s, _ = self.connect()
+        self.upload(s)
+        how = {"take": 0, "at": 4, "seconds": 3, "temperature": 0.9, "seed": 5}
+        s.say(do="continue", number=3, density=2, **how)
+        said = []
+        for _ in range(3):
+            said += s.until("done")
+        takes = [m["take"] for m in said if m["is"] == "take"]
+        self.assertEqual(takes, [1, 2, 3])
+        self.assertEqual([m["number"] for m in said if m["is"] == "done"], [700] * 3)
+        together = [self.keys([m for m in said if m.get("take") == take]) for take in takes]
+        for keys in together:
+            self.assertEqual([k for k in keys if k[0] < 400], [k for k in together[0] if k[0] < 400])
+            self.assertEqual([k[0] for k in keys], sorted(k[0] for k in keys))
+            self.assertEqual(sum(1 if k[2] else -1 for k in keys), 0)
+            self.assertTrue(all(k[3] for k in keys if k[0] > 400))
+        self.assertEqual(len({str(keys) for keys in together}), 3)
+        s.say(do="continue", density=2, **how)
+        self.assertEqual(self.keys(s.until("done")), together[0])
+        s.say(do="continue", number=4, **(how | {"seconds": 600}))
+        s.until("take")
+        self.assertIn("stop first", self.refused(s, do="drop", take=7))
+        s.say(do="stop", time=0)
+        for _ in range(4):
+            s.until("done")
+        for take in range(8):
+            s.say(do="drop", take=take)
+            s.until("dropped")
+
+    def test_several_takes_of_several_sessions(self):
+        """One session's grow together, the others' one after another."""
+        clients = [self.connect()[0] for _ in range(3)]
+        for s in clients:
+            self.upload(s)
+            s.say(do="continue", take=0, at=8, seconds=5, temperature=1, seed=1, number=4)
+        for s in clients:
+            for _ in range(4):
+                s.until("done")
+        clients[0].say(do="continue", take=1, at=10, seconds=1, temperature=1, seed=1, number=2)
+        clients[0].until("done")
+
+    def test_density(self):
+        s, _ = self.connect()
+        self.upload(s)
+        strokes = []
+        for density in (0.25, 1, 4):
+            s.say(do="continue", take=0, at=8, seconds=60, temperature=1, seed=2, density=density)
+            strokes.append(sum(1 for k in self.keys(s.until("done")) if k[2] and k[3]))
+        self.assertGreater(strokes[1], 1.2 * strokes[0])
+        self.assertGreater(strokes[2], 1.2 * strokes[1])
+
+    def test_page(self):
+        s, _ = self.connect()
+        self.upload(s)
+        s.say(do="continue", take=0, at=4, seconds=3, temperature=0.9, seed=5)
+        s.until("done")
+        s.say(do="page", take=1)
+        answer = s.receive()
+        if answer["is"] == "error":
+            self.skipTest(answer["text"])
+        self.assertEqual((answer["is"], answer["take"]), ("page", 1))
+        page = s.receive()
+        self.assertEqual(len(page), answer["number"])
+        self.assertTrue(page.startswith(b"<!doctype html>"))
+        for part in (b"<h2 id=\"take0\">Take 2", b"data:audio/mpeg;base64,", b"download=\"Take 2.mid\"",
+                     b"data-begins=\"4\"", b"<svg"):
+            self.assertIn(part, page)
+
+    def refused(self, s, **message):
+        """The text of the error; other messages may come before it."""
+        s.say(**message)
+        while (answer := s.receive())["is"] != "error":
+            pass
+        return answer["text"]
+
     @staticmethod
     def keys(messages):
         flat = [n for m in messages if m["is"] == "keys" for n in m["keys"]]
@@ -303,6 +396,8 @@ class Serve(unittest.TestCase):
         self.assertLessEqual(record[-1][0], 750)
         out = self.stop()
         self.assertIn("answers: 2; first note sent after the trigger: median", out)
+        self.assertRegex(out, r"session \w{8}: answer of \d+ notes, \d+ of them late")
+        self.assertRegex(out, r"answers' notes: \d+; late: \d+\n")
         self.assertEqual(len(list(self.server.folder.glob("*-1.mid"))), 1)
 
     def test_held_keys_are_released_by_the_model(self):

@@ -1,0 +1,206 @@
+// files.c: see files.h.
+#include "host/serve/files.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "host/base/file.h"
+#include "host/play/library.h"
+#include "host/play/page.h"
+#include "host/play/sound.h"
+#include "host/serve/say.h"
+
+typedef struct {
+    uint64_t client;
+    int take;
+    char name[32];
+    double begins; // seconds
+    patrain_note *note;
+    size_t notes;
+} page_job;
+
+struct pa_files {
+    pa_hub *hub;
+    const char *model, *font;
+    char scratch[64]; // folder
+    pthread_mutex_t lock;
+    pthread_cond_t wanted;
+    pthread_t thread;
+    bool started, stopped;
+    page_job job[PA_MOST_PAGES];
+    int jobs;
+};
+
+// ---- MIDI
+
+static pa_status read_midi(const char *path, uint16_t **token, size_t *count, pa_err *err) {
+    const patrain_midi_options how = {.size = sizeof how, .isolated = 1};
+    patrain_error why;
+    pa_err longer;
+    pa_status e =
+        pa_from_library(patrain_encode_midi(path, PATRAIN_PERFORMANCE, &how, token, count, NULL, &why), &why, &longer);
+    size_t name = strlen(path);
+    bool named = !strncmp(longer.text, path, name);
+    return e ? pa_error(err, e, "this file: %s", longer.text + (named ? name + 2 : 0)) : PA_OK;
+}
+
+pa_status pa_files_read(pa_files *f, const pa_message *m, pa_take *t, pa_err *err) {
+    char path[96];
+    uint16_t *token = NULL;
+    size_t count;
+    pa_file file;
+    snprintf(path, sizeof path, "%s/upload.mid", f->scratch);
+    pa_status e = pa_file_create(&file, path, err);
+    if (e) return e;
+    fwrite(m->bytes, 1, m->count, file.stream);
+    e = pa_file_commit(&file, err);
+    if (!e) e = read_midi(path, &token, &count, err);
+    if (!e) e = pa_take_from_tokens(t, token, count, err);
+    patrain_free(token);
+    unlink(path);
+    return e;
+}
+
+// Sends a file of the scratch folder and removes it.
+static pa_status send(pa_files *f, uint64_t client, const char *is, int take, const char *path, pa_err *err) {
+    char *bytes;
+    size_t count;
+    pa_status e = pa_read_text(path, &bytes, &count, err);
+    unlink(path);
+    if (e) return e;
+    bool sent = pa_say_file(f->hub, client, is, take, bytes, count);
+    free(bytes);
+    return sent ? PA_OK : pa_error(err, PA_FAIL, "the server is busy with files; try again later");
+}
+
+pa_status pa_files_send_midi(pa_files *f, uint64_t client, const pa_take *t, pa_err *err) {
+    char path[96];
+    if (!t->keys) return pa_error(err, PA_DATA, "take %d has no notes", t->number + 1);
+    snprintf(path, sizeof path, "%s/take.mid", f->scratch);
+    pa_status e = pa_take_write_midi(t, path, err);
+    return e ? e : send(f, client, "midi", t->number, path, err);
+}
+
+// ---- pages
+
+typedef struct {
+    const pa_rendition *take;
+    const char *font;
+} sound_job;
+
+static pa_status write_sound(void *arg, size_t k, FILE *mp3, pa_err *err) {
+    const sound_job *x = arg;
+    pa_piano *piano;
+    pa_sound sound = {0};
+    (void)k;
+    pa_status e = pa_piano_open(&piano, x->font, err);
+    if (!e) e = pa_piano_play(piano, x->take, &sound, err);
+    pa_piano_close(piano);
+    if (!e) e = pa_sound_encode(&sound, mp3, PA_SOUND_MP3, x->take->name, err);
+    pa_sound_clear(&sound);
+    return e;
+}
+
+static pa_status make_page(pa_files *f, const page_job *j, pa_err *err) {
+    char path[96], midi[128], facts[300];
+    const char *const file[] = {midi};
+    patrain_error why;
+    pa_note *note = malloc(j->notes * sizeof *note);
+    if (!note) return pa_error(err, PA_FAIL, "no memory for a page");
+    for (size_t i = 0; i < j->notes; i++) {
+        const patrain_note *n = &j->note[i];
+        note[i] = (pa_note){n->start, n->end, n->pitch, n->velocity, n->token};
+    }
+    const pa_rendition take = {.name = j->name, .note = note, .notes = j->notes, .begins = j->begins};
+    sound_job sound = {&take, f->font};
+    snprintf(path, sizeof path, "%s/page.html", f->scratch);
+    snprintf(midi, sizeof midi, "%s/%s.mid", f->scratch, j->name);
+    snprintf(facts, sizeof facts, "Played with the model %s.", f->model);
+    const pa_page page = {
+        .title = j->name, .facts = facts, .take = &take, .takes = 1, .midi = file, .sound = write_sound, .arg = &sound};
+    pa_status e = pa_from_library(patrain_write_midi(midi, j->note, j->notes, &why), &why, err);
+    if (!e) e = pa_page_write(path, &page, err);
+    unlink(midi);
+    free(note);
+    return e ? e : send(f, j->client, "page", j->take, path, err);
+}
+
+// One at a time, at a lower priority: a duet comes first.
+static void *render(void *arg) {
+    pa_files *f = arg;
+    if (nice(10) < 0) errno = 0; // this thread's; as it is, otherwise
+    pthread_mutex_lock(&f->lock);
+    for (;;) {
+        pa_err why;
+        while (!f->jobs && !f->stopped) pthread_cond_wait(&f->wanted, &f->lock);
+        if (f->stopped) break;
+        page_job j = f->job[0];
+        memmove(f->job, f->job + 1, (size_t)--f->jobs * sizeof *f->job);
+        pthread_mutex_unlock(&f->lock);
+        if (make_page(f, &j, &why)) pa_say_error(f->hub, j.client, why.text);
+        patrain_free(j.note);
+        pthread_mutex_lock(&f->lock);
+    }
+    pthread_mutex_unlock(&f->lock);
+    return NULL;
+}
+
+pa_status pa_files_send_page(pa_files *f, uint64_t client, const pa_take *t, pa_err *err) {
+    page_job j = {.client = client, .take = t->number};
+    if (!t->keys) return pa_error(err, PA_DATA, "take %d has no notes", t->number + 1);
+    if (t->end > PA_LONGEST_PAGE * PA_STEPS_A_SECOND)
+        return pa_error(err, PA_DATA, "a page holds at most %d minutes", PA_LONGEST_PAGE / 60);
+    snprintf(j.name, sizeof j.name, "%s %d", t->given ? "File" : t->parent >= 0 ? "Take" : "Duet", t->number + 1);
+    if (t->parent >= 0) j.begins = (double)t->begins / PA_STEPS_A_SECOND;
+    pa_status e = pa_take_decode(t, &j.note, &j.notes, err);
+    if (e) return e;
+    pthread_mutex_lock(&f->lock);
+    bool full = f->jobs == PA_MOST_PAGES;
+    if (!full) f->job[f->jobs++] = j;
+    pthread_cond_signal(&f->wanted);
+    pthread_mutex_unlock(&f->lock);
+    if (!full) return PA_OK;
+    patrain_free(j.note);
+    return pa_error(err, PA_FAIL, "%d pages wait to be rendered; try again later", PA_MOST_PAGES);
+}
+
+// ---- life
+
+pa_status pa_files_open(pa_files **files, pa_hub *hub, const char *model, const char *font, pa_err *err) {
+    pa_files *f = *files = calloc(1, sizeof *f);
+    if (!f) return pa_error(err, PA_FAIL, "no memory for files");
+    f->hub = hub;
+    f->model = model;
+    f->font = font;
+    pthread_mutex_init(&f->lock, NULL);
+    pthread_cond_init(&f->wanted, NULL);
+    const char *temporary = getenv("TMPDIR");
+    int n = snprintf(f->scratch, sizeof f->scratch, "%s/paserve-XXXXXX", temporary ? temporary : "/tmp");
+    if (n >= (int)sizeof f->scratch) snprintf(f->scratch, sizeof f->scratch, "/tmp/paserve-XXXXXX");
+    if (!mkdtemp(f->scratch)) {
+        pa_error(err, PA_FAIL, "cannot create %s: %s", f->scratch, strerror(errno));
+        *f->scratch = 0;
+        return PA_FAIL;
+    }
+    int e = pthread_create(&f->thread, NULL, render, f);
+    f->started = !e;
+    return e ? pa_error(err, PA_FAIL, "cannot start a thread: %s", strerror(e)) : PA_OK;
+}
+
+void pa_files_close(pa_files *f) {
+    pa_err why;
+    if (!f) return;
+    pthread_mutex_lock(&f->lock);
+    f->stopped = true;
+    pthread_cond_signal(&f->wanted);
+    pthread_mutex_unlock(&f->lock);
+    if (f->started) pthread_join(f->thread, NULL);
+    for (int i = 0; i < f->jobs; i++) patrain_free(f->job[i].note);
+    if (*f->scratch && pa_remove_tree(f->scratch, &why)) fprintf(stderr, "paserve: %s\n", why.text);
+    pthread_cond_destroy(&f->wanted);
+    pthread_mutex_destroy(&f->lock);
+    free(f);
+}
