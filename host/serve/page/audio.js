@@ -5,6 +5,8 @@
 const FADE = 0.08; // seconds to a third after a release
 
 export class Piano {
+  ahead = 0.2; // seconds from the schedule of a note to its sound
+
   constructor(context, samples) {
     this.context = context;
     this.samples = samples; // {info, buffers}, or null
@@ -54,6 +56,10 @@ export class Piano {
     if (voice.when > now) voice.source.stop(0);
     else this.release(voice, now);
   }
+
+  clear() {} // silence() takes back what is scheduled
+
+  quiet() {}
 }
 
 // The server's samples as buffers; null where it has none.
@@ -70,48 +76,73 @@ export async function load(context, info) {
   return { info, buffers };
 }
 
-// Plays keys {time, pitch, velocity, model} of a list that may grow: time 0 is the context's time `base`. `wanted` says
-// which.
+const LEAST_KNOWN = 0.3, AMPLE = 3; // seconds of a growing list where the player starts to wait, and stops
+
+// Plays keys {time, pitch, velocity, model} of a list that may grow: time 0 is the context's time `base`. wanted(key)
+// says which; known() up to what second there are all: the player waits for more.
 export class Player {
-  constructor(piano, keys, base, from, wanted = () => true) {
-    Object.assign(this, { piano, keys, base, wanted, next: 0, sounding: new Map(), started: [], late: 0, played: 0 });
+  constructor(sound, keys, base, from, { wanted = () => true, known = () => Infinity } = {}) {
+    Object.assign(this, { sound, keys, base, wanted, known, sounding: new Map(), started: [] });
+    Object.assign(this, { next: 0, late: 0, played: 0, held: null });
     while (this.next < keys.length && keys[this.next].time < from) this.next++;
     this.timer = setInterval(() => this.tick(), 40);
     this.tick();
   }
 
-  get time() { return this.piano.context.currentTime - this.base; }
+  get time() { return this.held !== null ? this.held : this.sound.context.currentTime - this.base; }
+
+  // Waits while it knows too little.
+  pace() {
+    const left = this.known() - this.time;
+    if (this.held === null && left < LEAST_KNOWN) {
+      this.held = this.time;
+      this.change(this.sound);
+      while (this.next && this.keys[this.next - 1].time >= this.held) this.next--;
+    } else if (this.held !== null && left > AMPLE) {
+      this.base = this.sound.context.currentTime + 0.08 - this.held;
+      this.held = null;
+    }
+  }
 
   tick() {
-    const until = this.time + (document.hidden ? 1.5 : 0.2);
+    this.pace();
+    if (this.held !== null) return;
+    const until = this.time + (document.hidden ? 1.5 : this.sound.ahead);
     for (; this.next < this.keys.length && this.keys[this.next].time < until; this.next++) {
       const key = this.keys[this.next];
       if (this.wanted(key)) this.play(key);
     }
-    this.started = this.started.filter(v => v.until === undefined || v.until > this.piano.context.currentTime);
+    this.started = this.started.filter(v => v.until === undefined || v.until > this.sound.context.currentTime);
   }
 
   play(key) {
-    const now = this.piano.context.currentTime, when = Math.max(now, this.base + key.time);
+    const now = this.sound.context.currentTime, when = Math.max(now, this.base + key.time);
     const before = this.sounding.get(key.pitch);
     if (before) {
-      this.piano.release(before, when);
+      this.sound.release(before, when);
       before.until = when + 1;
       this.sounding.delete(key.pitch);
     }
     if (!key.velocity) return;
     this.played++;
     if (this.base + key.time < now - 0.005) this.late++;
-    const voice = this.piano.strike(key.pitch, key.velocity, when);
+    const voice = this.sound.strike(key.pitch, key.velocity, when);
     this.sounding.set(key.pitch, voice);
     this.started.push(voice);
   }
 
-  stop() {
-    clearInterval(this.timer);
-    for (const voice of this.started) this.piano.silence(voice);
+  // Plays on there; what sounds ends.
+  change(sound) {
+    this.sound.clear();
+    for (const voice of this.started) this.sound.silence(voice);
     this.started = [];
     this.sounding.clear();
+    this.sound = sound;
+  }
+
+  stop() {
+    clearInterval(this.timer);
+    this.change(this.sound);
   }
 }
 

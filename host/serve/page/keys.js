@@ -3,15 +3,19 @@
 
 const CODES = [...[...'AWSEDFTGYHUJKOLP'].map(letter => 'Key' + letter), 'Semicolon', 'Quote'];
 const isBlack = pitch => [1, 3, 6, 8, 10].includes(pitch % 12);
+const LETTERS = [...'AWSEDFTGYHUJKOLP', ';', "'"];
 const SUSTAIN = 64, SOFT = 67;
+const LOOP = /^Midi Through/; // Linux's: it returns what is sent to it
 
-// Calls strike(pitch, velocity, ago), release(pitch, ago) and handover(); ago: seconds since it happened.
+// Calls strike(pitch, velocity, ago, midi), release(pitch, ago) and pass(), the left pedal; ago: seconds since it
+// happened; midi: on a MIDI keyboard.
 export class Keys {
-  constructor(element, { strike, release, handover }) {
-    Object.assign(this, { element, strike, release, handover, base: 60, sustain: false });
+  constructor(element, { strike, release, pass }) {
+    Object.assign(this, { element, strike, release, pass, base: 60, sustain: false });
     this.held = new Map(); // of the computer's keys: code -> pitch
     this.pointers = new Map(); // on the screen's: id -> pitch
     this.waiting = new Set(); // pitches that the pedal holds
+    this.midi = new Set(); // pitches that are down on MIDI keyboards
     this.build();
     new ResizeObserver(() => this.build()).observe(element);
     for (const kind of ['pointerdown', 'pointermove', 'pointerup', 'pointercancel'])
@@ -42,6 +46,8 @@ export class Keys {
         white++;
         if (pitch % 12 === 0) key.textContent = 'C' + (pitch / 12 - 1);
       }
+      const letter = LETTERS[pitch - this.base];
+      if (letter) key.dataset.letter = letter;
       this.element.append(key);
       this.keys.set(pitch, key);
     }
@@ -54,10 +60,10 @@ export class Keys {
 
   // ---- all of them
 
-  press(pitch, velocity, ago = 0) {
+  press(pitch, velocity, ago = 0, midi = false) {
     this.waiting.delete(pitch);
     this.light(pitch, 'you', true);
-    this.strike(pitch, velocity, ago);
+    this.strike(pitch, velocity, ago, midi);
   }
 
   lift(pitch, ago = 0) {
@@ -78,7 +84,7 @@ export class Keys {
     this.held.clear();
   }
 
-  get down() { return this.held.size + this.pointers.size + this.waiting.size + (this.midi ? this.midi.down.size : 0); }
+  get down() { return this.held.size + this.pointers.size + this.waiting.size + this.midi.size; }
 
   // ---- the screen's
 
@@ -124,32 +130,42 @@ export class Keys {
     this.lift(pitch);
   }
 
-  // ---- MIDI; the names of the inputs
+  // ---- MIDI
 
-  async connect() {
-    const access = await navigator.requestMIDIAccess();
-    this.midi = { access, down: new Set() };
+  // Listens to the keyboards of a MIDIAccess, now and as they come. Returns their names, changed(names) tells new ones.
+  attach(access, changed) {
     const listen = () => {
-      for (const input of access.inputs.values()) input.onmidimessage = event => this.message(event);
+      const inputs = [...access.inputs.values()].filter(port => port.state !== 'disconnected' && !LOOP.test(port.name));
+      for (const input of inputs) input.onmidimessage = event => this.message(event);
+      return inputs.map(input => input.name);
     };
-    access.onstatechange = listen;
-    listen();
-    return [...access.inputs.values()].map(input => input.name);
+    access.onstatechange = event => {
+      if (event.port && event.port.type === 'input' && event.port.state === 'disconnected') this.unplug();
+      changed(listen());
+    };
+    return listen();
+  }
+
+  // What was down when the cable was pulled.
+  unplug() {
+    this.pedal(false);
+    for (const pitch of this.midi) this.lift(pitch);
+    this.midi.clear();
   }
 
   message(event) {
     const [status, a, b] = event.data, kind = status & 0xf0;
     const ago = event.timeStamp ? Math.max(0, Math.min(0.1, (performance.now() - event.timeStamp) / 1000)) : 0;
     if (kind === 0x90 && b) {
-      this.midi.down.add(a);
-      this.press(a, b, ago);
+      this.midi.add(a);
+      this.press(a, b, ago, true);
     } else if (kind === 0x90 || kind === 0x80) {
-      this.midi.down.delete(a);
+      this.midi.delete(a);
       this.lift(a, ago);
     } else if (kind === 0xb0 && a === SUSTAIN) {
       this.pedal(b >= 64, ago);
     } else if (kind === 0xb0 && a === SOFT && b >= 64) {
-      this.handover();
+      this.pass();
     }
   }
 }

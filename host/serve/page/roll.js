@@ -1,11 +1,13 @@
 // The piano roll: notes against time, what has sounded to the left of the line and what is coming to the right of it.
 'use strict';
 
-const YOU = '#1f4fae', MODEL = '#b4500b', YOU_LATER = '#b9c9ea', MODEL_LATER = '#efcdb2';
+const YOU = '#1f4fae', MODEL = '#b4500b', YOU_LATER = '#dbe4f6', MODEL_LATER = '#f9dfca';
+const LINE = '#d9730d', LATER = '#fdf8f2', BLACK = '#f4f5f7', BLACK_LATER = '#f6efe6', OCTAVE = '#d9dce2';
+const PALE = '#5b6069';
 const isBlack = pitch => [1, 3, 6, 8, 10].includes(pitch % 12);
 
-// Notes {start, end, pitch, velocity, model} from keys; those still down end at `now`, or later.
-export function notesOf(keys, now = 0) {
+// Notes {start, end, pitch, velocity, model} from keys; end Infinity: still down after the last key.
+export function notesOf(keys) {
   const notes = [], down = new Map();
   for (const key of keys) {
     const before = down.get(key.pitch);
@@ -13,12 +15,14 @@ export function notesOf(keys, now = 0) {
     down.delete(key.pitch);
     if (!key.velocity) continue;
     const { pitch, velocity, model } = key;
-    const note = { start: key.time, end: Math.max(now, key.time + 0.05), pitch, velocity, model };
+    const note = { start: key.time, end: Infinity, pitch, velocity, model };
     notes.push(note);
     down.set(key.pitch, note);
   }
   return notes;
 }
+
+const lastOf = keys => keys.length ? keys[keys.length - 1] : { time: 0 };
 
 function range(notes, least) {
   let low = 127, high = 0;
@@ -55,63 +59,97 @@ export class Roll {
   constructor(canvas) {
     this.canvas = canvas;
     this.calm = matchMedia('(prefers-reduced-motion: reduce)');
+    this.of = {};
   }
+
+  // Notes and range of keys, which change by their number or their last one.
+  read(keys) {
+    const { keys: before, count, last } = this.of;
+    if (keys === before && keys.length === count && lastOf(keys) === last) return this.of;
+    const notes = notesOf(keys);
+    this.of = { keys, count: keys.length, last: lastOf(keys), notes, range: range(notes, 36) };
+    return this.of;
+  }
+
+  timeAt(x) { return this.from + (x - this.left) / this.plot * this.span; }
+
+  seconds(dx) { return dx / this.plot * this.span; }
+
+  x(time) { return this.left + (time - this.from) / this.span * this.plot; }
 
   // begins: second where a continuation parts from its parent; null: nowhere.
   draw(keys, now, begins) {
-    const { c, width, height } = prepare(this.canvas), notes = notesOf(keys, now), [low, high] = range(notes, 36);
-    const span = width < 600 ? 6 : 12, left = 34, plot = width - left, bottom = height - 18;
-    const row = bottom / (high - low + 1);
-    const from = this.calm.matches ? Math.floor(now / span) * span : now - span * 0.55; // calm: a page is turned
-    const x = time => left + (time - from) / span * plot, y = pitch => (high - pitch) * row;
+    const { c, width, height } = prepare(this.canvas), { notes, range: [low, high], last } = this.read(keys);
+    const left = 34, bottom = height - 20, row = bottom / (high - low + 1), span = width < 600 ? 6 : 12;
+    const half = span / 2, from = this.calm.matches ? Math.floor(now / half) * half : now - half; // calm: a page turns
+    const plot = width - left, y = pitch => (high - pitch) * row;
+    Object.assign(this, { left, plot, span, from });
     c.save();
     c.beginPath();
     c.rect(left, 0, plot, bottom);
     c.clip();
+    this.rows(c, { low, high, y, row, bottom, line: Math.max(left, this.x(now)) });
+    if (begins !== null) {
+      c.fillStyle = '#6d727b';
+      for (let dash = 0; dash < bottom; dash += 8) c.fillRect(this.x(begins), dash, 1, 4);
+    }
+    const horizon = Math.max(now, last.time); // a key that is down may last longer
+    for (const n of notes) this.note(c, n, { now, end: Math.min(n.end, Math.max(horizon, n.start + 0.05)), y, row });
+    c.restore();
+    c.fillStyle = LINE;
+    c.fillRect(this.x(now) - 1, 0, 2, bottom);
+    this.label(c, { low, high, y, row, bottom, width });
+  }
+
+  // Those of black keys are darker, and what is to come has a ground of its own.
+  rows(c, { low, high, y, row, bottom, line }) {
+    const later = this.left + this.plot - line;
+    c.fillStyle = LATER;
+    c.fillRect(line, 0, later, bottom);
     for (let pitch = low; pitch <= high; pitch++) {
       if (isBlack(pitch)) {
-        c.fillStyle = '#f4f5f7';
-        c.fillRect(left, y(pitch), plot, row);
+        c.fillStyle = BLACK;
+        c.fillRect(this.left, y(pitch), this.plot, row);
+        c.fillStyle = BLACK_LATER;
+        c.fillRect(line, y(pitch), later, row);
       }
-      if (pitch % 12 === 0) {
-        c.fillStyle = '#d9dce2';
-        c.fillRect(left, y(pitch) + row - 1, plot, 1);
-      }
+      if (pitch % 12) continue;
+      c.fillStyle = OCTAVE;
+      c.fillRect(this.left, y(pitch) + row - 1, this.plot, 1);
     }
-    if (begins !== null) {
-      c.fillStyle = '#8b9099';
-      for (let dash = 0; dash < bottom; dash += 8) c.fillRect(x(begins), dash, 1, 4);
-    }
-    for (const n of notes) {
-      if (n.end < from || n.start > from + span) continue;
-      const later = n.start > now;
-      box(c, x(n.start), y(n.pitch) + 0.5, (n.end - n.start) / span * plot - 1, row - 1);
-      c.globalAlpha = later ? 1 : 0.45 + 0.55 * n.velocity / 127;
-      c.fillStyle = n.model ? (later ? MODEL_LATER : MODEL) : (later ? YOU_LATER : YOU);
-      c.fill();
-      c.globalAlpha = 1;
-      if (!later) continue;
+  }
+
+  // What has sounded is filled; what is coming is an outline.
+  note(c, n, { now, end, y, row }) {
+    if (end < this.from || n.start > this.from + this.span) return;
+    const part = until => box(c, this.x(n.start) + 0.5, y(n.pitch) + 0.5, this.x(until) - this.x(n.start) - 1, row - 1);
+    if (end > now) {
+      part(end);
+      c.fillStyle = n.model ? MODEL_LATER : YOU_LATER;
       c.strokeStyle = n.model ? MODEL : YOU;
+      c.fill();
       c.stroke();
     }
-    c.fillStyle = '#d9730d';
-    c.fillRect(x(now) - 1, 0, 2, bottom);
-    c.restore();
-    this.label(c, { low, high, y, row, x, from, span, bottom, left, width });
+    if (n.start > now) return;
+    part(Math.min(end, now));
+    c.fillStyle = n.model ? MODEL : YOU;
+    c.globalAlpha = 0.55 + 0.45 * n.velocity / 127;
+    c.fill();
+    c.globalAlpha = 1;
   }
 
   label(c, s) {
-    c.fillStyle = '#5b6069';
-    c.font = '11px system-ui, sans-serif';
+    c.fillStyle = PALE;
+    c.font = '12px system-ui, sans-serif';
     c.textBaseline = 'middle';
     c.textAlign = 'right';
     for (let pitch = s.low; pitch <= s.high; pitch++)
       if (pitch % 12 === 0 && s.y(pitch) + s.row / 2 > 6)
-        c.fillText('C' + (pitch / 12 - 1), s.left - 6, s.y(pitch) + s.row / 2);
+        c.fillText('C' + (pitch / 12 - 1), this.left - 6, s.y(pitch) + s.row / 2);
     c.textAlign = 'center';
-    for (let t = Math.ceil(Math.max(0, s.from)); t <= s.from + s.span; t++)
-      if (s.x(t) < s.width - 12 && s.x(t) > s.left + 8)
-        c.fillText(Math.floor(t / 60) + ':' + String(t % 60).padStart(2, '0'), s.x(t), s.bottom + 10);
+    for (let t = Math.ceil(Math.max(0, this.from)); t <= this.from + this.span; t++)
+      if (this.x(t) < s.width - 14 && this.x(t) > this.left + 10)
+        c.fillText(Math.floor(t / 60) + ':' + String(t % 60).padStart(2, '0'), this.x(t), s.bottom + 11);
   }
 }
 
@@ -122,11 +160,12 @@ export function overview(canvas, keys, seconds, begins) {
   c.fillStyle = '#f4f5f7';
   c.fillRect(0, 0, width, height);
   if (begins > 0) {
-    c.fillStyle = '#8b9099';
+    c.fillStyle = '#6d727b';
     c.fillRect(x(begins), 0, 1, height);
   }
   for (const n of notes) {
     c.fillStyle = n.model ? MODEL : YOU;
-    c.fillRect(x(n.start), (high - n.pitch) * row, Math.max(1, x(n.end - n.start)), Math.max(1.5, row));
+    const wide = x(Math.min(n.end, seconds) - n.start);
+    c.fillRect(x(n.start), (high - n.pitch) * row, Math.max(1, wide), Math.max(1.5, row));
   }
 }

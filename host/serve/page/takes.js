@@ -14,7 +14,7 @@ export function unpack(flat) {
   return list;
 }
 
-// Drops what comes after a time, and releases the model's keys there.
+// Drops what comes after a time, and releases the model's keys there. Returns the player's that are down.
 export function cut(keys, time) {
   const down = new Map();
   while (keys.length && keys[keys.length - 1].time > time) keys.pop();
@@ -23,6 +23,7 @@ export function cut(keys, time) {
     else down.delete(key.pitch);
   }
   for (const key of down.values()) if (key.model) keys.push({ time, pitch: key.pitch, velocity: 0, model: true });
+  return [...down.values()].filter(key => !key.model).map(key => key.pitch);
 }
 
 export function save(bytes, name, type) {
@@ -33,29 +34,42 @@ export function save(bytes, name, type) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
-function button(text, label, act) {
+function button(act, text, take, run) {
   const b = document.createElement('button');
+  b.dataset.act = act;
   b.textContent = text;
-  b.setAttribute('aria-label', text + ' ' + label);
-  b.addEventListener('click', act);
+  b.setAttribute('aria-label', `${text.replace('↓', 'Save as')}: ${take.name}`);
+  b.addEventListener('click', () => run(take));
   return b;
 }
 
-// acts: what each button does with the take; choose(take, second): its picture was clicked there.
-export function card(take, parent, acts, choose) {
-  const item = document.createElement('li'), head = document.createElement('div'), line = document.createElement('div');
+function line(take, acts, kind) {
+  const element = document.createElement('div');
+  element.className = 'line ' + kind;
+  element.append(...Object.entries(acts).map(([act, [text, run]]) => button(act, text, take, run)));
+  return element;
+}
+
+function describe(take, parent) {
+  if (take.growing) return parent ? clock(take.end) + ', the model composes…' : 'in progress';
+  return clock(take.end) + (parent ? `, continues ${parent.name} from ${clock(take.begins)}` : '');
+}
+
+// A take in the list. main, more: text and action of its buttons; choose(take, second): its picture was clicked there.
+export function card(take, parent, { main, more }, choose) {
+  const item = document.createElement('li'), head = document.createElement('div');
   const name = document.createElement('span'), from = document.createElement('span');
   item.dataset.take = take.number;
+  item.classList.toggle('kept', !!take.kept);
   name.className = 'name';
   name.textContent = take.name;
   from.className = 'from';
-  from.textContent = ' ' + (take.growing ? '…' : clock(take.end));
-  if (parent) from.textContent += `, continues ${parent.name} from ${clock(take.begins)}`;
-  head.append(name, from);
-  line.className = 'line';
-  line.append(...Object.entries(acts).map(([text, act]) => button(text, take.name, () => act(take))));
+  head.append(name, ' ', from);
   const picture = document.createElement('canvas');
   picture.addEventListener('click', event => choose(take, event.offsetX / picture.clientWidth * take.end));
-  item.append(head, picture, line);
+  item.append(head, picture, line(take, main, 'main'), line(take, more, 'more'));
+  item.button = Object.fromEntries([...item.querySelectorAll('button')].map(b => [b.dataset.act, b]));
+  item.tell = () => { from.textContent = describe(take, parent); };
+  item.tell();
   return item;
 }

@@ -1,0 +1,169 @@
+// What the server says, and the connection to it.
+'use strict';
+import { Piano, load } from './audio.js';
+import { begin } from './duet.js';
+import { $, context, duet, growing, marks, remember, say, state, status } from './state.js';
+import { STEP, save, stem, unpack } from './takes.js';
+import { play, select, setSound, silence, stop } from './transport.js';
+import { list, show } from './view.js';
+
+function addTake(m, mark) {
+  const number = m.take, kind = m.given ? 'File' : state.takes.has(m.parent) ? 'Take' : 'Duet';
+  const name = mark ? mark.name : m.given && state.files.shift() || `${kind} ${number + 1}`;
+  const take = { number, name, parent: m.parent, given: m.given, kept: !!mark && mark.kept, keys: [], growing: false };
+  Object.assign(take, { begins: m.begins * STEP, end: m.end * STEP });
+  state.takes.set(number, take);
+  return take;
+}
+
+async function loadPiano(info) {
+  const built_in = state.sound === state.piano;
+  state.samples = await load(context, info);
+  state.piano = new Piano(context, state.samples);
+  if (built_in) setSound(state.piano);
+}
+
+// Of several takes that a request makes, the first is played as soon as its keys are there.
+function follow(take) {
+  take.follow = state.follow;
+  state.follow = false;
+}
+
+const velocities = keys => keys.filter((_, i) => i % 4 === 2);
+
+const hear = {
+  async session(m) {
+    const known = sessionStorage.getItem('session') === m.session ? marks() : {};
+    sessionStorage.setItem('session', m.session);
+    $('model').textContent = 'with the model ' + m.model;
+    state.takes.clear();
+    state.current = null;
+    for (const take of m.takes) say({ do: 'take', take: addTake(take, known[take.take]).number });
+    remember();
+    list();
+    status(m.takes.length ? 'Ready.' : 'Ready: start a duet, or drop a MIDI file.');
+    await loadPiano(m.piano);
+    document.body.dataset.ready = 'true';
+  },
+  take(m) {
+    const take = addTake(m);
+    take.growing = !take.given;
+    remember();
+    if (state.mode === 'waiting') {
+      state.mode = 'idle';
+      select(take, 0);
+      begin();
+    } else if (m.parent >= 0) {
+      follow(take);
+    } else if (!take.given) {
+      say({ do: 'stop', time: 0 }); // a duet that is no longer wanted
+    }
+    list();
+    show();
+  },
+  keys(m) {
+    const take = state.takes.get(m.take);
+    if (!take || (duet() && take === state.current && (m.turn !== state.turn || state.mode !== 'answering'))) return;
+    const answers = take === state.current && state.mode === 'answering' && velocities(m.keys).some(v => v);
+    if (state.asked !== null && answers) {
+      state.latency.push(performance.now() - state.asked);
+      state.asked = null;
+    }
+    if (!take.growing || !duet()) take.end = Math.max(take.end, m.keys[m.keys.length - 4] * STEP);
+    (take.fresh || take.keys).push(...unpack(m.keys));
+    if (duet() && take === state.current) state.player.tick();
+    if (take.follow && take.end > take.begins) {
+      take.follow = false;
+      play(take, Math.max(0, take.begins - 4));
+    }
+  },
+  // number: milliseconds that the server needed for the first note.
+  first(m) {
+    if (state.latency.length) state.trip.push(Math.max(0, state.latency[state.latency.length - 1] - m.number));
+  },
+  done(m) {
+    const take = state.takes.get(m.take);
+    if (!take) return;
+    take.growing = false;
+    take.end = m.number * STEP;
+    if (!take.keys.length && m.number === 0) {
+      say({ do: 'drop', take: take.number });
+      return;
+    }
+    if (duet() && take === state.current) stop();
+    else if (!growing() && state.mode === 'idle') status('Ready.');
+    if (state.ended === take.number) { // the server's record of a duet
+      state.ended = null;
+      take.fresh = [];
+      say({ do: 'take', take: take.number });
+    }
+    list();
+    show();
+  },
+  loaded(m) {
+    const take = state.takes.get(m.take);
+    if (!take) return;
+    take.end = m.number * STEP;
+    take.growing = false;
+    if (take.fresh) take.keys = take.fresh;
+    take.fresh = null;
+    if (!state.current || (take.given && state.mode === 'idle')) select(take, 0);
+    list();
+    show();
+  },
+  dropped(m) {
+    state.takes.delete(m.take);
+    remember();
+    list();
+    show();
+  },
+  midi(m) { state.saving = { take: state.takes.get(m.take), end: '.mid', type: 'audio/midi' }; },
+  thinned(m) {
+    state.thinned = m.number;
+    show();
+  },
+  error(m) {
+    state.follow = false;
+    if (state.mode === 'waiting') state.mode = 'idle';
+    status(m.text.replace(/^this file/, () => state.files.shift() || 'this file'), true);
+    show();
+  },
+};
+
+function receive(event) {
+  if (typeof event.data !== 'string') {
+    const { take, end, type } = state.saving;
+    save(event.data, stem(take) + end, type);
+    return;
+  }
+  const m = JSON.parse(event.data);
+  if (hear[m.is]) hear[m.is](m); // a newer server may say more
+}
+
+export function connect() {
+  state.socket = new WebSocket('ws://' + location.host + '/socket');
+  state.socket.binaryType = 'arraybuffer';
+  state.socket.onopen = () => say({ do: 'hello', session: sessionStorage.getItem('session') || '' });
+  state.socket.onmessage = receive;
+  state.socket.onclose = event => {
+    if (state.mode !== 'idle') stop();
+    state.asked = null;
+    status(event.reason ? 'The server closed the connection: ' + event.reason
+      : 'No connection to the server. Is paserve running?', true);
+    document.body.dataset.ready = '';
+    show();
+    setTimeout(connect, 2000);
+  };
+}
+
+export async function upload(files) {
+  for (const file of files) {
+    if (file.size > 1 << 20) {
+      status(file.name + ': a file may have at most 1 MiB', true);
+      continue;
+    }
+    if (state.mode !== 'idle') stop();
+    state.files.push(file.name);
+    state.socket.send(await file.arrayBuffer());
+  }
+}

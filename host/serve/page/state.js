@@ -1,0 +1,48 @@
+// What the parts of the page share: the state of the session, the audio context, and the line to the server.
+'use strict';
+
+export const $ = id => document.getElementById(id);
+export const context = new AudioContext({ latencyHint: 'interactive' });
+
+export const state = {
+  mode: 'idle', // waiting for a duet, listening, answering, playing
+  takes: new Map(), // number -> take: see addTake
+  current: null, at: 0, // what the stage shows, and where it stands
+  base: null, // in a duet: the context's time at the take's second 0; null before the first key
+  player: null, turn: 0, asked: null,
+  struck: 0, touched: 0, // keys of the player in this turn; performance.now() of the latest
+  latency: [], trip: [], late: 0, played: 0, thinned: 0,
+  files: [], // names of uploads that are under way
+  piano: null, sound: null, samples: null, // the built-in piano; what plays: it, or an Instrument; the piano's samples
+  socket: null,
+};
+
+export function status(text, error = false) {
+  $('status').textContent = text;
+  $('status').classList.toggle('error', error);
+}
+
+export function say(message) {
+  const { socket } = state;
+  if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+}
+
+export const duet = () => state.mode === 'listening' || state.mode === 'answering';
+export const growing = () => [...state.takes.values()].some(take => take.growing);
+
+// The second of the current take that the stage shows.
+export function now() {
+  if (duet()) return state.base === null ? 0 : Math.max(0, context.currentTime - state.base);
+  return state.player ? Math.min(state.player.time, state.current.end) : state.at;
+}
+
+export const how = () => ({ temperature: +$('temperature').value });
+export const seed = () => Math.floor(Math.random() * 4294967296);
+
+// Names of takes and which are kept: the server knows of neither.
+export function remember() {
+  const marks = [...state.takes.values()].map(({ number, name, kept }) => [number, { name, kept }]);
+  sessionStorage.setItem('marks', JSON.stringify(Object.fromEntries(marks)));
+}
+
+export const marks = () => JSON.parse(sessionStorage.getItem('marks') || '{}');

@@ -1,0 +1,138 @@
+"""paserve's page in a headless Chromium, for tests: one server and one browser, with a stand-in for Web MIDI. Exits
+with 77 where Chromium or paserve is missing."""
+import base64
+import os
+import pathlib
+import sys
+import tempfile
+import unittest
+
+import serve
+import browser
+
+PROGRAM = browser.find()
+if not PROGRAM:
+    print("skipped: Chromium is not installed")
+    sys.exit(77)
+
+MIDI = """window.made = { sent: [], started: 0 };
+navigator.requestMIDIAccess = async () => {
+  const input = { id: 'in', type: 'input', name: 'Stand-in', state: 'connected', onmidimessage: null };
+  const loop = { id: 'loop', type: 'input', name: 'Midi Through Port-0', state: 'connected', onmidimessage: null };
+  const output = { id: 'out', type: 'output', name: 'Stand-in piano', state: 'connected',
+    send(data, at = performance.now()) { made.sent.push({ data: [...data], at, ahead: at - performance.now() }); } };
+  const access = { inputs: new Map([['in', input], ['loop', loop]]), outputs: new Map([['out', output]]) };
+  made.send = (...data) => input.onmidimessage({ data, timeStamp: performance.now() });
+  made.set = (port, state) => { port.state = state; access.onstatechange({ port }); };
+  return Object.assign(made, { input, loop, output }) && access;
+};
+for (const { prototype } of [AudioBufferSourceNode, OscillatorNode]) {
+  const start = prototype.start;
+  prototype.start = function (...when) {
+    made.started++;
+    return start.apply(this, when);
+  };
+}"""
+# Of all text that shows, what has a contrast under 4.5 with its ground.
+CONTRAST = """(() => {
+  const colour = text => text.match(/[\\d.]+/g).map(Number);
+  const linear = x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4; // WCAG 2.2, relative luminance
+  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+  const ground = e => { for (; e; e = e.parentElement) {
+    const c = colour(getComputedStyle(e).backgroundColor);
+    if (c.length < 4 || c[3] === 1) return c;
+  } return [255, 255, 255]; };
+  return [...document.body.querySelectorAll('*')]
+    .filter(e => e.checkVisibility() && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
+    .map(e => { const a = light(colour(getComputedStyle(e).color)), b = light(ground(e));
+      return [e.id || e.className || e.tagName, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]; })
+    .filter(([, contrast]) => contrast < 4.5);
+})()"""
+PHRASE = """async (press, lift, ms = 90) => {
+  const wait = ms => new Promise(done => setTimeout(done, ms));
+  for (let i = 0; i < 16; i++) {
+    const pitch = [48, 60, 64, 67, 72, 67, 64, 60][i % 8] + [0, 5][i >> 3];
+    press(pitch, 56 + i % 5 * 9); await wait(ms); lift(pitch);
+  }
+}"""
+
+
+class Page(unittest.TestCase):
+    """One server and one browser; each test opens a session of its own."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.at = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+        cls.model = os.environ.get("PA_MODEL") or serve.checkpoint(cls.at)
+        (cls.at / "mine.mid").write_bytes(serve.piece(6))
+        (cls.at / "long.mid").write_bytes(serve.piece(120))
+        (cls.at / "broken.mid").write_bytes(b"MThd\0\0\0\6")
+        cls.server = serve.Server(cls.model, cls.at / "saved")
+        cls.addClassCleanup(cls.server.stop)
+        cls.b = browser.Browser(PROGRAM, 1200, 1000)
+        cls.addClassCleanup(cls.b.close)
+        cls.b.call("Page.addScriptToEvaluateOnNewDocument", source=MIDI)
+        cls.b.call("DOM.enable")
+
+    def setUp(self):
+        self.open()
+        self.b.run("sessionStorage.clear(); localStorage.clear()")
+        self.open()
+        self.b.events.clear()
+
+    def open(self, port=None):
+        self.b.open(f"http://127.0.0.1:{port or self.server.port}/")
+        self.b.wait("document.body.dataset.ready == 'true'")
+
+    def click(self, what):
+        self.b.run(f"document.querySelector({what!r}).click()")
+
+    def choose(self, name):
+        root = self.b.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.b.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+        self.b.call("DOM.setFileInputFiles", nodeId=node, files=[str(self.at / name)])
+
+    def status(self):
+        return self.b.run("document.getElementById('status').textContent")
+
+    def saved(self, press):
+        """The bytes of the file that a click downloads."""
+        self.b.run("""window.blobs = []; const make = URL.createObjectURL;
+            URL.createObjectURL = b => { blobs.push(b); return make.call(URL, b); }; 0""")
+        press()
+        self.b.wait("blobs.length")
+        return base64.b64decode(self.b.run("""new Promise(done => { const r = new FileReader();
+            r.onload = () => done(r.result.split(',')[1]); r.readAsDataURL(blobs[0]); })"""))
+
+    def press(self, key, code=None):
+        for kind in ("rawKeyDown", "keyUp"):
+            text = {"text": "\r"} if key == "Enter" and kind == "rawKeyDown" else {}
+            number = {"Enter": 13, " ": 32}.get(key, 0)
+            kind = "keyDown" if text else kind
+            self.b.call("Input.dispatchKeyEvent", type=kind, key=key, code=code or key, windowsVirtualKeyCode=number,
+                        **text)
+
+    def connect(self):
+        self.click("#connect")
+        self.b.wait("document.getElementById('status').textContent.includes('Stand-in')")
+
+    def mouse(self, x, y, *more):
+        """Presses there, moves to the other points and releases."""
+        self.b.call("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, button="left", clickCount=1)
+        for x, y in more:
+            self.b.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, button="left")
+        self.b.call("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
+
+    def load(self):
+        self.choose("mine.mid")
+        self.b.wait("paserve.state.takes.size == 1 && paserve.state.current && paserve.state.current.keys.length == 48")
+
+    def start_duet(self):
+        self.click("#duet")
+        self.b.wait("paserve.state.mode == 'listening'")
+
+    def phrase(self, press="(p, v) => paserve.keys.press(p, v)", lift="p => paserve.keys.lift(p)", ms=90):
+        self.b.run(f"({PHRASE})({press}, {lift}, {ms})")
+
+    def answered(self):
+        self.b.wait("paserve.state.mode == 'answering' && paserve.state.current.keys.some(k => k.model)")

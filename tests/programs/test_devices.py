@@ -1,0 +1,148 @@
+"""paserve's page with a stand-in for Web MIDI: keyboards and pedals, turns, the user's own instrument, and devices that
+come and go. Exits with 77 where Chromium or paserve is missing."""
+import unittest
+
+import duet
+
+
+class Devices(duet.Page):
+    def test_duet_on_a_midi_keyboard(self):
+        self.connect()
+        self.start_duet()
+        self.phrase("(p, v) => made.send(0x90, p, v)", "p => made.send(0x80, p, 0)")
+        self.b.run("made.send(0xb0, 67, 127)")  # the left pedal
+        self.answered()
+        self.b.wait("paserve.state.player.played > 0 && "
+                    "paserve.state.current.keys.some(k => k.model && k.velocity && k.time < paserve.now())")
+        self.b.run("made.send(0x90, 72, 80)")  # takes the turn back at once
+        self.assertEqual(self.b.run("paserve.state.mode"), "listening")
+        coming = "paserve.state.current.keys.filter(k => k.model && k.time > paserve.now()).length"
+        self.assertEqual(self.b.run(coming), 0)
+        self.b.run("made.send(0x90, 72, 0)")
+        self.click("#answer")
+        self.b.wait("paserve.state.latency.length == 2")
+        self.click("#duet")
+        self.b.wait("paserve.state.mode == 'idle' && "
+                    "paserve.state.current.keys.filter(k => !k.model && k.velocity).length == 17 && "
+                    "paserve.state.current.fresh === null")  # the server's record
+        self.assertGreater(self.b.run("paserve.state.current.keys.filter(k => k.model).length"), 0)
+        self.assertEqual(self.b.run("paserve.state.current.keys.reduce((n, k) => n + (k.velocity ? 1 : -1), 0)"), 0)
+        self.assertEqual(self.b.complaints(), [])
+
+    def test_pedal_holds(self):
+        self.connect()
+        self.start_duet()
+        self.b.run("made.send(0xb0, 64, 127); made.send(0x90, 60, 80); made.send(0x80, 60, 0); 0")
+        self.assertEqual(self.b.run("paserve.state.current.keys.length"), 1)
+        self.b.run("made.send(0xb0, 64, 0)")
+        self.assertEqual(self.b.run("paserve.state.current.keys.length"), 2)
+
+    def test_turns_pass_by_key_button_and_pedal(self):
+        self.connect()
+        self.click("#pause")
+        self.start_duet()
+        self.press("Enter")  # the focus is on Answer, not on End the duet
+        self.assertIn("Play something", self.status())
+        self.phrase()
+        self.press("Enter")
+        self.answered()
+        self.assertEqual(self.b.run("document.getElementById('turn').textContent"), "My turn")
+        self.press("Enter")
+        self.assertEqual(self.b.run("paserve.state.mode"), "listening")
+        self.click("#answer")
+        self.answered()
+        self.b.run("made.send(0xb0, 67, 127)")
+        self.assertEqual(self.b.run("paserve.state.mode"), "listening")
+        self.assertEqual(self.b.run("paserve.state.current.keys.filter(k => k.time > paserve.now()).length"), 0)
+        self.b.run("made.send(0xb0, 67, 127)")
+        self.answered()
+        self.assertEqual(self.b.complaints(), [])
+
+    def test_held_keys_count_as_held(self):
+        self.connect()
+        self.click("#pause")
+        self.start_duet()
+        self.phrase()
+        self.b.run("made.send(0x90, 36, 80)")
+        self.click("#answer")
+        self.answered()
+        self.b.wait("paserve.now() > paserve.state.current.keys.find(k => k.model).time + 0.3")
+        self.b.run("made.send(0x80, 36, 0)")  # in the model's turn
+        self.b.run("made.send(0x90, 90, 80)")
+        down = "paserve.state.current.keys.reduce((n, k) => k.pitch == 36 ? n + (k.velocity ? 1 : -1) : n, 0)"
+        self.assertEqual(self.b.run(down), 0)
+        handed = self.b.run("paserve.state.current.keys.find(k => k.model).time")
+        self.click("#duet")
+        self.b.wait("paserve.state.mode == 'idle' && paserve.state.current.fresh === null")
+        low = self.b.run("paserve.state.current.keys.filter(k => k.pitch == 36 && !k.model)")
+        self.assertEqual([k["velocity"] > 0 for k in low][:2], [True, False])
+        self.assertGreaterEqual(low[1]["time"], handed - 0.06)
+
+    def test_own_instrument(self):
+        self.connect()
+        self.b.run("document.getElementById('sound').value = 'out'; "
+                   "document.getElementById('sound').dispatchEvent(new Event('change'))")
+        self.assertFalse(self.b.run("document.getElementById('own').checked"))
+        self.b.run("made.started = 0; made.sent.length = 0")
+        self.click("#pause")
+        self.start_duet()
+        self.phrase("(p, v) => made.send(0x90, p, v)", "p => made.send(0x80, p, 0)")
+        strokes = "made.sent.filter(m => m.data[0] == 0x90)"
+        self.assertEqual(self.b.run(strokes + ".length"), 0)  # the piano sounds its own keys
+        self.click("#answer")
+        self.b.wait(strokes + ".length > 6")
+        self.b.run("made.send(0x90, 100, 80)")  # takes over
+        sent = self.b.run(strokes + ".map(m => [m.data[1], m.data[2]])")
+        model = "paserve.state.current.keys.filter(k => k.model && k.velocity)"
+        played = self.b.run(model + ".map(k => [k.pitch, k.velocity])")
+        self.assertEqual(sent[: len(played)], played)
+        # Their times are those of the notes, on another clock.
+        clock = self.b.run(strokes + ".filter(m => m.ahead > 1).map(m => m.at)")
+        self.assertGreater(len(clock), len(sent) // 2)
+        shift = self.b.run(f"{model}.map((k, i) => [{strokes}[i], k]).filter(([m]) => m.ahead > 1)"
+                           ".map(([m, k]) => m.at - 1000 * k.time)")
+        self.assertLess(max(shift) - min(shift), 50)
+        for pitch, _ in sent:
+            last = self.b.run(f"made.sent.filter(m => m.data[1] == {pitch} && m.data[0] < 0xb0)"
+                              ".sort((a, b) => a.at - b.at).pop().data[0]")
+            self.assertEqual((pitch, last), (pitch, 0x80))
+        self.assertEqual(self.b.run("made.started"), 0)  # nothing sounds here
+        self.b.run("made.sent.length = 0")
+        self.click("#duet")
+        self.assertIn([0xB0, 123, 0], self.b.run("made.sent.map(m => m.data)"))
+        self.b.run("document.getElementById('own').click(); made.send(0x90, 61, 70)")
+        self.assertEqual(self.b.run("made.sent.pop().data"), [0x90, 61, 70])
+        self.assertEqual(self.b.complaints(), [])
+
+    def test_instrument_that_goes(self):
+        self.connect()
+        self.b.run("document.getElementById('sound').value = 'out'; "
+                   "document.getElementById('sound').dispatchEvent(new Event('change'))")
+        self.choose("long.mid")
+        self.b.wait("paserve.state.current && paserve.state.current.keys.length")
+        self.click("#play")
+        self.b.wait("made.sent.some(m => m.data[0] == 0x90)")
+        self.b.run("paserve.state.socket.close()")
+        self.b.wait("made.sent.some(m => m.data[1] == 123)")
+        self.b.wait("document.body.dataset.ready == 'true' && paserve.state.current")
+        self.click("#play")
+        self.b.wait("paserve.state.mode == 'playing'")
+        self.b.run("made.set(made.output, 'disconnected')")
+        self.assertIn("has gone", self.status())
+        self.b.run("made.started = 0")
+        self.b.wait("made.started > 0")
+        self.b.run("made.set(made.output, 'connected')")  # and comes back
+        self.assertEqual(self.b.run("document.getElementById('sound').value"), "out")
+
+    def test_keyboard_that_goes(self):
+        self.connect()
+        self.assertIsNone(self.b.run("made.loop.onmidimessage"))  # it would return what is sent
+        self.b.run("made.send(0x90, 60, 80)")
+        self.assertEqual(self.b.run("paserve.keys.down"), 1)
+        self.b.run("made.set(made.input, 'disconnected')")
+        self.assertEqual(self.b.run("paserve.keys.down"), 0)
+        self.assertFalse(self.b.run("document.getElementById('connect').hidden"))
+
+
+if __name__ == "__main__":
+    unittest.main()
