@@ -1,7 +1,6 @@
-// decode.cu: what a decoding step needs beyond the row kernels: attention of one query a stream against a cache, and
-// products of few rows with a matrix. Both are limited by reading: 2 S H (length + 1) D elements of cache; in out
-// elements of weights, once for up to 4 streams. What an SM has on its way decides how fast that is: an H100 wants some
-// 18 KB (3.35 TB/s times 0.7 us over 132 SMs), a T4 5 KB.
+// decode.cu: attention of one query a stream against a cache, with what the heads go through before it. Limited by
+// reading 2 S H (length + 1) D elements of cache. What an SM has on its way decides how fast that is: an H100 wants
+// some 18 KB (3.35 TB/s times 0.7 us over 132 SMs), a T4 5 KB.
 #include "cuda/rows.cuh"
 
 enum { THREADS = 128, WARPS = THREADS / 32, UNROLL = 4, SPLIT_KEYS = 128, MOST_SPLITS = CUDA_DECODE_SPLITS };
@@ -93,6 +92,43 @@ static __device__ partial attend(const T *k, const T *v, const float q[8], int f
     return p;
 }
 
+// What queries and new keys go through before attention (host/model/ops.h, pa_attn_decode).
+struct turn {
+    const float *q_norm, *k_norm;
+    const int32_t *position;
+    const float *table;
+    int half; // dims / 2
+};
+
+// Dims 8 part, .. of a head (D) of this stream, normalised and turned; zeros beyond D. `lanes` neighbouring lanes share
+// a head, and all lanes of a warp meet here. Reads as much again of the head for the other halves of pairs.
+static __device__ void turned(float x[8], const float *head, const float *norm, const turn &t, int stream, int part,
+                              int D, int lanes) {
+    const bool mine = part * 8 < D;
+    float s = 1;
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] = 0;
+    if (mine) cuda_load8(x, head + part * 8);
+    if (norm) {
+        float squares = 0;
+#pragma unroll
+        for (int i = 0; i < 8; i++) squares += x[i] * x[i];
+        for (int step = lanes / 2; step; step /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, step);
+        s = 1 / sqrtf(squares / D + 1e-6f);
+    }
+    if (!mine) return;
+    const float *angle = t.half ? t.table + (size_t)t.position[stream] * t.half * 2 : NULL;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const int d = part * 8 + i, other = d < t.half ? d + t.half : d - t.half, pair = d < t.half ? d : other;
+        if (norm) x[i] *= s * norm[d];
+        if (d >= 2 * t.half) continue;
+        const float y = norm ? head[other] * (s * norm[other]) : head[other];
+        const float c = angle[2 * pair], sine = angle[2 * pair + 1];
+        x[i] = d < t.half ? x[i] * c - y * sine : x[i] * c + y * sine;
+    }
+}
+
 // Grid (splits, S H): about 128 keys a block, at most 64 blocks a head. Each block's result goes to work, 5 D bytes
 // written and read, then the last block of a head joins them in one order. 72 registers, so up to 7 blocks an SM, 4 KB
 // a warp on its way; 4 D flop a key.
@@ -100,7 +136,7 @@ template <typename T>
 __global__ void __launch_bounds__(THREADS)
     attn_decode_kernel(int H, int D, int lanes, const int *length, int capacity, float scale, ptrdiff_t ldq,
                        ptrdiff_t ldkv, const float *q, const float *k_new, const float *v_new, T *k, T *v, float *o,
-                       partial *work, unsigned *arrived) {
+                       partial *work, unsigned *arrived, turn t) {
     __shared__ partial shared[WARPS][16];
     __shared__ bool last;
     const int splits = gridDim.x, head = blockIdx.y, n = *length + 1, each = (n + splits - 1) / splits;
@@ -109,16 +145,19 @@ __global__ void __launch_bounds__(THREADS)
     const ptrdiff_t row = head / H, h = (ptrdiff_t)(head % H) * D;
     k += (size_t)head * capacity * D, v += (size_t)head * capacity * D;
     q += row * ldq + h, k_new += row * ldkv + h, v_new += row * ldkv + h;
+    float x[8];
     if (from < n && to == n) { // this position's own key and value
-        for (int d = threadIdx.x; d < D; d += THREADS) {
-            k[(size_t)(n - 1) * D + d] = cuda_from_float<T>(k_new[d]);
-            v[(size_t)(n - 1) * D + d] = cuda_from_float<T>(v_new[d]);
+        turned(x, k_new, t.k_norm, t, (int)row, part, D, lanes);
+        if (threadIdx.x < parts) {
+            cuda_store8(k + (size_t)(n - 1) * D + part * 8, x);
+            cuda_load8(x, v_new + part * 8);
+            cuda_store8(v + (size_t)(n - 1) * D + part * 8, x);
         }
         __syncthreads();
     }
-    float x[8];
+    turned(x, q, t.q_norm, t, (int)row, part, D, lanes);
 #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = part < parts ? q[part * 8 + i] * (scale * 1.44269504f) : 0.0f;
+    for (int i = 0; i < 8; i++) x[i] *= scale * 1.44269504f;
     partial p = join_block(attend(k, v, x, from, to, D, lanes), shared, lanes, parts);
     work += (size_t)head * splits * parts;
     if (threadIdx.x < parts) {
@@ -149,121 +188,11 @@ template <typename T> static void attn_decode(cudaStream_t stream, const pa_attn
     while (lanes * 8 < D) lanes *= 2;
     dim3 grid(splits_of(a->capacity), a->streams * H);
     partial *parts = (partial *)((char *)a->work + cuda_decode_counters(a->streams, H));
+    const turn t = {a->q_norm, a->k_norm, a->position, a->table, a->dims / 2};
     CUDA_LAUNCH((attn_decode_kernel<T>), grid, dim3(THREADS), 0, stream, H, D, lanes, a->length, a->capacity, a->scale,
-                a->ldq, a->ldkv, a->q, a->k_new, a->v_new, (T *)a->k, (T *)a->v, a->o, parts, (unsigned *)a->work);
+                a->ldq, a->ldkv, a->q, a->k_new, a->v_new, (T *)a->k, (T *)a->v, a->o, parts, (unsigned *)a->work, t);
 }
 
 void cuda_attn_decode(pa_device *d, const pa_attn_decode *a) {
     CUDA_TYPED(a->type, attn_decode, d->stream, a);
-}
-
-enum { GEMV_STREAMS = 4, GEMV_ROWS = 4 }; // streams a pass over the weights; rows a block, a warp each
-
-template <> __device__ __forceinline__ float cuda_to_float(int8_t x) {
-    return (float)x;
-}
-template <> __device__ __forceinline__ void cuda_load8<int8_t>(float x[8], const int8_t *p) {
-    uint2 bits = *reinterpret_cast<const uint2 *>(p);
-    const int8_t *t = reinterpret_cast<const int8_t *>(&bits);
-#pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = (float)t[i];
-}
-
-// Eight neighbours of a row a lane, in GROUPS turns at once, then the rest in fewer. All of w is asked for before any
-// is used: nothing is read across __syncwarp, without which ptxas asks for one after another to save registers.
-template <typename T, int STREAMS, int GROUPS>
-static __device__ __forceinline__ void gemv_row(float sum[STREAMS], const float *x, const T *row, int first,
-                                                int streams, int in) {
-    const int lane = threadIdx.x % 32;
-    for (; GROUPS > 1 ? first + 256 * GROUPS <= in : first + 8 * lane < in; first += 256 * GROUPS) {
-        float a[GROUPS][8], b[8];
-#pragma unroll
-        for (int g = 0; g < GROUPS; g++) cuda_load8(a[g], row + first + 256 * g + 8 * lane);
-        if (GROUPS > 1) __syncwarp();
-#pragma unroll
-        for (int s = 0; s < STREAMS; s++) {
-            if (s && s >= streams) break;
-#pragma unroll
-            for (int g = 0; g < GROUPS; g++) {
-                cuda_load8(b, x + (size_t)s * in + first + 256 * g + 8 * lane);
-#pragma unroll
-                for (int j = 0; j < 8; j++) sum[s] += a[g][j] * b[j];
-            }
-        }
-    }
-    if constexpr (GROUPS > 1) gemv_row<T, STREAMS, GROUPS / 2>(sum, x, row, first, streams, in);
-}
-
-// A warp a row. WIDE: rows are whole groups of eight; 64 bytes of w a lane are on their way at once. STREAMS: most of
-// them. scale NULL: 1. in out elements of w read, 2 in out flop a stream; x comes from the cache. A block's four warps
-// have 8 KB of w on their way, and up to 11 blocks are on an SM with one stream, 6 with more (4 in int8), where `out`
-// has rows enough: 4 a block.
-template <typename T, bool WIDE, int STREAMS>
-__global__ void __launch_bounds__(32 * GEMV_ROWS) gemv_kernel(float *y, const float *x, const T *w, const float *scale,
-                                                              const float *bias, int streams, int in, int out) {
-    const int row = blockIdx.x * GEMV_ROWS + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (row >= out) return;
-    const T *from = w + (size_t)row * in;
-    float sum[STREAMS] = {};
-    if (WIDE) {
-        gemv_row<T, STREAMS, 8 / sizeof(T)>(sum, x, from, 0, streams, in);
-    } else {
-        for (int i = lane; i < in; i += 32)
-            for (int s = 0; s < STREAMS && s < streams; s++) sum[s] += cuda_to_float(from[i]) * x[(size_t)s * in + i];
-    }
-#pragma unroll
-    for (int s = 0; s < STREAMS; s++) {
-        if (s >= streams) break;
-        float all = cuda_warp_sum(sum[s]);
-        if (scale) all *= scale[row];
-        if (lane == 0) y[(size_t)s * out + row] = bias ? all + bias[row] : all;
-    }
-}
-
-template <typename T> static void gemv(cudaStream_t stream, const pa_gemv *a, const float *scale) {
-    const int in = a->in, out = a->out;
-    dim3 grid((out + GEMV_ROWS - 1) / GEMV_ROWS), block(32 * GEMV_ROWS);
-    const T *w = (const T *)a->w;
-    for (int s = 0; s < a->streams; s += GEMV_STREAMS) {
-        int n = a->streams - s < GEMV_STREAMS ? a->streams - s : GEMV_STREAMS;
-        const float *x = a->x + (size_t)s * in;
-        float *y = a->y + (size_t)s * out;
-        if (!cuda_wide(w, in) || !cuda_wide(x, in))
-            CUDA_LAUNCH((gemv_kernel<T, false, GEMV_STREAMS>), grid, block, 0, stream, y, x, w, scale, a->bias, n, in,
-                        out);
-        else if (n == 1)
-            CUDA_LAUNCH((gemv_kernel<T, true, 1>), grid, block, 0, stream, y, x, w, scale, a->bias, n, in, out);
-        else
-            CUDA_LAUNCH((gemv_kernel<T, true, GEMV_STREAMS>), grid, block, 0, stream, y, x, w, scale, a->bias, n, in,
-                        out);
-    }
-}
-
-void cuda_gemv(pa_device *d, const pa_gemv *a) {
-    CUDA_TYPED(a->type, gemv, d->stream, a, NULL);
-}
-void cuda_gemv_int8(pa_device *d, const pa_gemv *a) {
-    gemv<int8_t>(d->stream, a, a->scale);
-}
-
-// A warp a row, read twice: 8 in bytes read, 5 in written.
-static __global__ void __launch_bounds__(32 * GEMV_ROWS)
-    round_int8_kernel(int8_t *q, float *scale, float *w, int rows, int in) {
-    const int row = blockIdx.x * GEMV_ROWS + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (row >= rows) return;
-    w += (size_t)row * in, q += (size_t)row * in;
-    float most = 0, sum = 0;
-    for (int i = lane; i < in; i += 32) most = fmaxf(most, fabsf(w[i])), sum += w[i] * 0;
-    most = cuda_warp_max(most) + cuda_warp_sum(sum);                            // what is not finite stays so
-    const float step = most / 127, inverse = most > 1e-30f ? 127 / most : 0.0f; // else not a number of 8 bits
-    for (int i = lane; i < in; i += 32) {
-        float x = w[i] * inverse;
-        q[i] = (int8_t)(x == x ? rintf(x) : 0.0f);
-        w[i] = step * q[i];
-    }
-    if (lane == 0) scale[row] = step;
-}
-void cuda_round_int8(pa_device *d, int8_t *q, float *scale, float *w, int rows, int in) {
-    CUDA_LAUNCH(round_int8_kernel, dim3(cuda_blocks(rows, GEMV_ROWS)), dim3(32 * GEMV_ROWS), 0, d->stream, q, scale, w,
-                rows, in);
 }

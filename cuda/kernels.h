@@ -34,8 +34,10 @@ int cuda_arch(void);
 void cuda_attn_fwd(cudaStream_t stream, const pa_attn *a, void *o, float *lse);
 void cuda_attn_bwd(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, void *work);
 
-// cuda/decode.cu. gemv reads w once for every 4 streams; its work is not used.
+// cuda/decode.cu
 void cuda_attn_decode(pa_device *d, const pa_attn_decode *a);
+
+// cuda/gemv.cu. Reads w once for every 8 streams; work is not used.
 void cuda_gemv(pa_device *d, const pa_gemv *a);
 void cuda_gemv_int8(pa_device *d, const pa_gemv *a);
 void cuda_round_int8(pa_device *d, int8_t *q, float *scale, float *w, int rows, int in);

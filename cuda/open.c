@@ -126,6 +126,7 @@ static pa_status prepare(pa_device *d, const pa_open *o, pa_device_info *info, p
                              .align = CUDA_ALIGN,
                              .multiple = cuda_multiple(o->comm->size),
                              .workspace = CUDA_MATMUL_WORKSPACE + d->decay_bytes,
+                             .fuses = true,
                              .muon = d->type,
                              .ranks = d->wants_ranks,
                              .own_apart = true,

@@ -17,6 +17,7 @@ typedef struct {
     size_t workspace; // bytes that the device wants for itself
     bool unified;     // computes in the host's memory: the model copies nothing back and forth
     bool ranks;       // gradients are summed over ranks
+    bool fuses;       // in decoding, gemv and attn_decode do what stands before and after them too
     pa_type muon;     // of Muon's products
     bool own_apart;   // with train.zero, the sums of this rank's shares lie one after the other in memory of their own,
                       // not in place

@@ -73,20 +73,55 @@ pa_status pa_context_prefill(pa_context *c, int length, int latents, const uint1
     return PA_OK;
 }
 
-// y (S, out) = x (S, in) w^T (+ bias), w tensor t.
-static void product(const pa_context *c, float *y, const float *x, int t, const float *bias, int in, int out) {
+// Rows that products of a step read: normalised, or to be normalised by the products themselves.
+typedef struct {
+    const float *x, *norm_w, *norm_b;
+} input;
+
+// x += rest (NULL: nothing), and its norm, which a device that fuses leaves to the products.
+static input normalised(const pa_context *c, const pa_step_rows *rows, const float *rest, int w, int b) {
+    const float *norm_w = pa_parameter(c, w), *norm_b = pa_parameter(c, b);
+    if (c->info.fuses) return (input){rows->x, norm_w, norm_b};
+    c->ops->layernorm_fwd(c->device, &(pa_layernorm){.type = PA_TYPE_F32,
+                                                     .z = rows->x,
+                                                     .y = rows->xn,
+                                                     .mean = rows->mean,
+                                                     .rstd = rows->rstd,
+                                                     .x = rows->x,
+                                                     .r = rest,
+                                                     .w = norm_w,
+                                                     .b = norm_b,
+                                                     .rows = c->open.streams,
+                                                     .C = c->params->model.dim});
+    return (input){rows->xn, NULL, NULL};
+}
+
+// Runs `a` with tensor t as its weight.
+static void product(const pa_context *c, pa_gemv a, int t) {
     bool int8 = c->weight8 && c->scale_at[t] >= 0;
-    pa_gemv a = {.type = c->type,
-                 .y = y,
-                 .x = x,
-                 .bias = bias,
-                 .streams = c->open.streams,
-                 .in = in,
-                 .out = out,
-                 .work = c->work.at};
+    a.type = c->type;
+    a.streams = c->open.streams;
+    a.work = c->work.at;
     a.w = int8 ? c->weight8 + c->params->row[t].offset : pa_weight(c, t, 0);
     a.scale = int8 ? c->scale + c->scale_at[t] : NULL;
     (int8 ? c->ops->gemv_int8 : c->ops->gemv)(c->device, &a);
+}
+
+// y (S, out) = in w^T, w tensor t.
+static void project(const pa_context *c, input in, int t, float *y, int out) {
+    pa_gemv a = {.y = y, .x = in.x, .norm_w = in.norm_w, .norm_b = in.norm_b, .in = c->params->model.dim, .out = out};
+    product(c, a, t);
+}
+
+// rows->x += x (S, in) w^T + bias, w tensor t: at once where the device fuses, else with the next norm, for which this
+// returns what is to be added.
+static const float *add_product(const pa_context *c, const pa_step_rows *rows, const float *x, int t, int bias,
+                                int in) {
+    const bool fuses = c->info.fuses;
+    float *y = fuses ? rows->x : rows->y;
+    pa_gemv a = {.y = y, .x = x, .bias = pa_parameter(c, bias), .in = in, .out = c->params->model.dim, .adds = fuses};
+    product(c, a, t);
+    return fuses ? NULL : y;
 }
 
 static void norm_heads(const pa_context *c, float *x, int ld, float *rstd, int norm) {
@@ -115,63 +150,89 @@ static void turn_heads(const pa_context *c, float *x, int ld, int heads) {
                                            .sign = 1});
 }
 
-static void attend(pa_context *c, int block, const pa_step_rows *r) {
+// Norm and rotation of a's queries and new keys, k; a device that fuses leaves them to attention.
+static void prepare_heads(const pa_context *c, int block, const pa_step_rows *r, float *k, pa_attn_decode *a) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
-    pa_cache *cache = &c->cache[block];
-    int S = c->open.streams, C = m->dim, I = pa_inner(m), H = m->heads;
+    float *q = r->qkv;
+    int ldq = (int)a->ldq, ldkv = (int)a->ldkv;
     bool cross = pa_is_cross(m, block);
-    // One row a stream of queries, keys and values; with cross-attention, of queries, and then of keys and values.
-    float *q = r->qkv, *k = cross ? q + S * I : q + I, *v = k + I;
-    int ldq = cross ? I : 3 * I, ldkv = cross ? 2 * I : 3 * I;
-    product(c, q, r->xn, cross ? t->q : t->qkv, NULL, C, ldq);
-    if (cross) product(c, k, r->xn, t->kv, NULL, C, 2 * I);
+    if (c->info.fuses) {
+        a->q_norm = pa_parameter(c, m->qk_norm ? t->q_norm : -1);
+        a->k_norm = pa_parameter(c, m->qk_norm ? t->k_norm : -1);
+        a->position = c->step_in + 2 + c->open.streams;
+        a->table = c->rotary_table;
+        a->dims = pa_rotary_dims(m);
+        return;
+    }
     if (m->qk_norm) {
         norm_heads(c, q, ldq, r->head_rstd, t->q_norm);
         norm_heads(c, k, ldkv, r->head_rstd, t->k_norm);
     }
-    turn_heads(c, q, ldq, cross ? H : 2 * H); // the keys' heads follow the queries'
-    if (cross) turn_heads(c, k, ldkv, H);
-    c->ops->attn_decode(c->device, &(pa_attn_decode){.type = c->type,
-                                                     .streams = S,
-                                                     .heads = H,
-                                                     .dim_head = m->dim_head,
-                                                     .length = c->step_in + (cross ? 1 : 0),
-                                                     .capacity = cache->capacity,
-                                                     .scale = c->softmax_scale,
-                                                     .ldq = ldq,
-                                                     .ldkv = ldkv,
-                                                     .q = q,
-                                                     .k_new = k,
-                                                     .v_new = v,
-                                                     .k = cache->k,
-                                                     .v = cache->v,
-                                                     .o = r->o,
-                                                     .work = c->step_work});
-    product(c, r->y, r->o, t->out_w, pa_parameter(c, t->out_b), I, C);
+    turn_heads(c, q, ldq, cross ? m->heads : 2 * m->heads); // the keys' heads follow the queries'
+    if (cross) turn_heads(c, k, ldkv, m->heads);
 }
 
-// x += r, then its norm in xn.
-static void normalise(const pa_context *c, const pa_step_rows *rows, const float *r, int w, int b) {
-    c->ops->layernorm_fwd(c->device, &(pa_layernorm){.type = PA_TYPE_F32,
-                                                     .z = rows->x,
-                                                     .y = rows->xn,
-                                                     .mean = rows->mean,
-                                                     .rstd = rows->rstd,
-                                                     .x = rows->x,
-                                                     .r = r,
-                                                     .w = pa_parameter(c, w),
-                                                     .b = pa_parameter(c, b),
-                                                     .rows = c->open.streams,
-                                                     .C = c->params->model.dim});
+// Both halves of a block return what `add_product` returned.
+static const float *attend(const pa_context *c, int block, const pa_step_rows *r, const float *rest) {
+    const pa_model *m = &c->params->model;
+    const pa_block_index *t = &c->params->block[block];
+    const pa_cache *cache = &c->cache[block];
+    int S = c->open.streams, I = pa_inner(m);
+    bool cross = pa_is_cross(m, block);
+    // One row a stream of queries, keys and values; with cross-attention, of queries, and then of keys and values.
+    float *q = r->qkv, *k = cross ? q + S * I : q + I;
+    int ldq = cross ? I : 3 * I, ldkv = cross ? 2 * I : 3 * I;
+    input in = normalised(c, r, rest, t->norm_w, t->norm_b);
+    project(c, in, cross ? t->q : t->qkv, q, ldq);
+    if (cross) project(c, in, t->kv, k, ldkv);
+    pa_attn_decode a = {.type = c->type,
+                        .streams = S,
+                        .heads = m->heads,
+                        .dim_head = m->dim_head,
+                        .length = c->step_in + (cross ? 1 : 0),
+                        .capacity = cache->capacity,
+                        .scale = c->softmax_scale,
+                        .ldq = ldq,
+                        .ldkv = ldkv,
+                        .q = q,
+                        .k_new = k,
+                        .v_new = k + I,
+                        .k = cache->k,
+                        .v = cache->v,
+                        .o = r->o,
+                        .work = c->step_work};
+    prepare_heads(c, block, r, k, &a);
+    c->ops->attn_decode(c->device, &a);
+    return add_product(c, r, r->o, t->out_w, t->out_b, I);
+}
+
+static const float *feed_forward(const pa_context *c, int block, const pa_step_rows *r, const float *rest) {
+    const pa_model *m = &c->params->model;
+    const pa_block_index *t = &c->params->block[block];
+    int F = pa_ff(m);
+    input in = normalised(c, r, rest, t->ff_norm_w, t->ff_norm_b);
+    if (c->info.fuses) {
+        pa_gemv a = {.y = r->g, .x = in.x, .norm_w = in.norm_w, .norm_b = in.norm_b, .in = m->dim, .out = F};
+        a.activates = true;
+        a.kind = m->activation;
+        product(c, a, t->ff_1);
+    } else {
+        pa_activate a = {.type = PA_TYPE_F32, .kind = m->activation, .g = r->g, .h = r->hidden, .F = F, .sequence = 1};
+        a.rows = c->open.streams;
+        project(c, in, t->ff_1, r->hidden, F);
+        c->ops->activation_fwd(c->device, &a);
+    }
+    return add_product(c, r, r->g, t->ff_4, -1, F);
 }
 
 static pa_status step(void *what, pa_err *err) {
     pa_context *c = what;
     const pa_params *p = c->params;
     const pa_model *m = &p->model;
-    int S = c->open.streams, C = m->dim, F = pa_ff(m);
+    int S = c->open.streams;
     pa_step_rows r;
+    const float *rest = NULL; // what r.x still lacks
     pa_plan_step(c, c->step, &r);
     pa_status e = c->ops->upload(c->device, c->step_in, c->host_step_in, (2 + 2 * (size_t)S) * sizeof *c->step_in, err);
     if (e) return e;
@@ -181,21 +242,12 @@ static pa_status step(void *what, pa_err *err) {
                                   .token_emb = pa_parameter(c, p->token_emb),
                                   .pos_emb = pa_parameter(c, p->pos_emb),
                                   .rows = S,
-                                  .C = C});
+                                  .C = m->dim});
     for (int i = 0; i < c->blocks; i++) {
-        const pa_block_index *t = &p->block[i];
-        normalise(c, &r, i ? r.y : NULL, t->norm_w, t->norm_b);
-        attend(c, i, &r);
-        normalise(c, &r, r.y, t->ff_norm_w, t->ff_norm_b);
-        product(c, r.hidden, r.xn, t->ff_1, NULL, C, F);
-        c->ops->activation_fwd(
-            c->device,
-            &(pa_activate){
-                .type = PA_TYPE_F32, .kind = m->activation, .g = r.g, .h = r.hidden, .rows = S, .F = F, .sequence = 1});
-        product(c, r.y, r.g, t->ff_4, NULL, F, C);
+        rest = attend(c, i, &r, rest);
+        rest = feed_forward(c, i, &r, rest);
     }
-    normalise(c, &r, r.y, p->final_norm_w, p->final_norm_b);
-    product(c, r.logits, r.xn, p->logits, NULL, C, m->vocab);
+    project(c, normalised(c, &r, rest, p->final_norm_w, p->final_norm_b), p->logits, r.logits, m->vocab);
     return c->ops->download(c->device, c->host_logits, r.logits, (size_t)S * (size_t)m->vocab * sizeof *r.logits, err);
 }
 

@@ -83,6 +83,12 @@ typedef struct {
     void *k, *v;                // (S, H, capacity, D) of `type`
     float *o;                   // (S, H D)
     void *work;                 // decode_work bytes, zero before the first call and not touched between calls
+    // For a device that fuses (pa_device_info.fuses), unset for others: heads of q and k_new are first normalised as by
+    // head_norm_fwd, then turned as by rotary. q and k_new themselves stay as they are.
+    const float *q_norm, *k_norm; // (D) or NULL
+    const int32_t *position;      // (S)
+    const float *table;           // (positions, dims / 2, 2)
+    int dims;                     // 0: not turned
 } pa_attn_decode;
 
 // Copies keys and values of one sequence, rows of (H, D) that are ld apart, into stream's part of a cache (S, H,
@@ -270,6 +276,11 @@ typedef struct {
     const float *bias;  // (out) or NULL
     int streams, in, out;
     void *work; // (S, in) float32
+    // For a device that fuses, unset for others: x is first normalised as by layernorm_fwd; the result goes through the
+    // activation, and is added to y.
+    const float *norm_w, *norm_b; // (in) or NULL
+    bool activates, adds;
+    pa_activation kind;
 } pa_gemv;
 
 // Which call a captured step stands for.

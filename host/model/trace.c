@@ -218,12 +218,13 @@ static pa_status product(pa_device *d, const pa_product *p, const void *a, const
 }
 static void gemv(pa_device *d, const pa_gemv *a) {
     of(d)->ops->gemv(enter(of(d)), a);
-    leave(of(d), "gemv", 0, (double)pa_size(a->type) * numbers(a->in, a->out), "S %d %d x %d", a->streams, a->out,
-          a->in);
+    leave(of(d), "gemv", 0, (double)pa_size(a->type) * numbers(a->in, a->out), "S %d %d x %d%s%s%s", a->streams, a->out,
+          a->in, a->norm_w ? " norm" : "", a->activates ? " activation" : "", a->adds ? " +=" : "");
 }
 static void gemv_int8(pa_device *d, const pa_gemv *a) {
     of(d)->ops->gemv_int8(enter(of(d)), a);
-    leave(of(d), "gemv_int8", 0, numbers(a->in, a->out), "S %d %d x %d", a->streams, a->out, a->in);
+    leave(of(d), "gemv_int8", 0, numbers(a->in, a->out), "S %d %d x %d%s%s%s", a->streams, a->out, a->in,
+          a->norm_w ? " norm" : "", a->activates ? " activation" : "", a->adds ? " +=" : "");
 }
 static void round_int8(pa_device *d, int8_t *q, float *scale, float *w, int rows, int in) {
     of(d)->ops->round_int8(enter(of(d)), q, scale, w, rows, in);

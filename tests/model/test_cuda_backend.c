@@ -120,6 +120,34 @@ static void a_token_is_one_graph_and_one_wait(void **state) {
     fixture_clear(&f);
 }
 
+// v3's blocks: five kernels each and one more for the cross-attention, embedding, logits, and two copies; as many for
+// eight streams, which read weights once.
+static void a_token_of_v3_is_50_launches(void **state) {
+    (void)state;
+    const pa_backend *be = pa_backend_cuda();
+    pa_model m = fixture_model();
+    m.depth = 8; // and one block of cross-attention
+    for (int i = 0; i < 8; i++) {
+        const int streams = i % 2 ? 8 : 1;
+        fixture f;
+        pa_err err;
+        float logits[8 * 40];
+        m.qk_norm = i / 4;
+        fixture_init(&f, &m, 31);
+        fixture_batch(&f, 8, 24, 15, -1, 37);
+        pa_open o = {.precision = PA_PRECISION_FP16, .streams = streams, .int8 = i / 2 % 2};
+        pa_context *c = fixture_open(be, &f, o);
+        fixture_ok(be->prefill(c, 12, 3, f.input, logits, &err), &err);
+        emulator_counts start = emulator_count();
+        fixture_ok(be->decode(c, f.input, logits, &err), &err);
+        emulator_counts token = since(start); // the first, which is not replayed
+        assert_int_equal(token.graphs, 0);
+        if (token.launches > 50) fail_msg("%d streams: %zu launches, expected at most 50", streams, token.launches);
+        be->close(c);
+        fixture_clear(&f);
+    }
+}
+
 // Three steps of two micro-batches, given as they are needed or ahead, with an evaluation between: the same bits.
 static double *trained(const fixture *f, bool ahead, double *nats) {
     const pa_backend *be = pa_backend_cuda();
@@ -317,6 +345,7 @@ int main(void) {
         cmocka_unit_test(a_step_is_two_graphs_and_one_wait),
         cmocka_unit_test(a_deterministic_run_times_nothing),
         cmocka_unit_test(a_token_is_one_graph_and_one_wait),
+        cmocka_unit_test(a_token_of_v3_is_50_launches),
         cmocka_unit_test(a_batch_given_ahead_is_the_one_computed_on),
         cmocka_unit_test(loss_scaling_halves_and_grows),
         cmocka_unit_test_setup_teardown(a_resumed_run_scales_as_before, scratch_setup, scratch_teardown),

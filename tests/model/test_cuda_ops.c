@@ -145,14 +145,14 @@ static void fetch(void *to, const void *from, size_t bytes) {
 // that take each of the kernel's ways, 8 bits as a fourth type.
 static void products_of_few_rows_are_exact(void **state) {
     (void)state;
-    enum { out = 6, most = 3880, streams = 5 };
+    enum { out = 6, most = 3880, streams = 9 };
     static const int width[] = {8, 37, 264, 1024, most};
     static float x[streams * most], y[streams * out], wide[out * most];
     static int8_t narrow[out * most];
     const float scale[out] = {1, 2, 0.5f, 4, 1, 8}, bias[out] = {1, -2, 3, 0, 0.125f, 7};
     for (int type = 0; type <= 3; type++)
         for (size_t i = 0; i < sizeof width / sizeof *width; i++)
-            for (int S = 1; S <= streams; S += 2) {
+            for (int S = 1; S <= streams; S += 4) {
                 const int in = width[i];
                 for (int j = 0; j < S * in; j++) x[j] = eighths((size_t)j, 9);
                 for (int j = 0; j < out * in; j++) {
@@ -186,81 +186,193 @@ static void products_of_few_rows_are_exact(void **state) {
             }
 }
 
+// What a product's result is to be, in double, and how far rounding may take it from there.
+typedef struct {
+    double value, off;
+} bounded;
+
+static bounded around_product(const pa_gemv *g, const float *x, const int8_t *w, double scale, double bias, double y) {
+    double mean = 0, squares = 0, sum = 0, terms = 0;
+    for (int i = 0; i < g->in; i++) mean += (double)x[i] / g->in;
+    for (int i = 0; i < g->in; i++) squares += ((double)x[i] - mean) * ((double)x[i] - mean) / g->in;
+    for (int i = 0; i < g->in; i++) {
+        double b = (double)x[i];
+        if (g->norm_w) b = (b - mean) / sqrt(squares + 1e-5) * (double)g->norm_w[i] + (double)g->norm_b[i];
+        sum += b * w[i] * scale, terms += fabs(b * w[i] * scale);
+    }
+    bounded r = {sum + bias, ((sqrt(g->in) + 24) * terms + 2 * fabs(bias)) * 0x1p-24};
+    if (g->activates && g->kind == PA_GELU) {
+        const double v = r.value, phi = erfc(-v / sqrt(2)) / 2; // GELU's slope is at most 1.13
+        r.off = 1.2 * r.off + 0x1p-24 * fabs(v) * (4 + (12 + 2 * v * v) * fmin(phi, 1 - phi));
+        r.value = v * phi;
+    } else if (g->activates) {
+        r.off = 2 * fabs(r.value) * r.off + r.off * r.off;
+        r.value = r.value > 0 ? r.value * r.value : 0;
+    }
+    r.off += 2 * 0x1p-24 * (fabs(r.value) + fabs(y));
+    r.value += g->adds ? y : 0;
+    return r;
+}
+
+// Layer norm before, activation and residual after a product of few rows, each with and without the others.
+static void what_stands_around_a_product(void **state) {
+    (void)state;
+    enum { out = 6, most = 1024, streams = 9, variants = 12 };
+    static const int width[] = {8, 37, 264, most};
+    static float x[streams * most], y[streams * out], found[streams * out], norm[2][most], wide[out * most];
+    static int8_t narrow[out * most];
+    const float scale[out] = {1, 2, 0.5f, 4, 1, 8}, bias[out] = {1, -2, 3, 0, 0.125f, 7};
+    for (int j = 0; j < streams * most; j++) x[j] = 1 + eighths((size_t)j, 9);
+    for (int j = 0; j < out * most; j++) narrow[j] = (int8_t)(8 * eighths((size_t)j + 7, 8) / 4);
+    for (int j = 0; j < most; j++) norm[0][j] = 1 + eighths((size_t)j + 1, 4), norm[1][j] = eighths((size_t)j + 5, 4);
+    for (int j = 0; j < streams * out; j++) y[j] = eighths((size_t)j + 2, 30);
+    for (int k = 0; k < 4 * 4 * 3 * variants; k++) {
+        const int type = k % 4, in = width[k / 4 % 4], S = 1 + 4 * (k / 16 % 3), variant = k / 48;
+        for (int j = 0; type < 3 && j < out * in; j++) put((pa_type)type, wide, (size_t)j, (float)narrow[j] / 8);
+        void *w = type < 3 ? device(wide, (size_t)(out * in) * pa_size((pa_type)type)) : device(narrow, sizeof narrow);
+        void *a = device(x, sizeof x), *b = device(bias, sizeof bias), *c = device(scale, sizeof scale);
+        void *z = device(y, sizeof y), *n[2] = {device(norm[0], sizeof *norm), device(norm[1], sizeof *norm)};
+        pa_device null_stream = {.stream = 0};
+        pa_gemv g = {.type = type < 3 ? (pa_type)type : PA_TYPE_F32, .y = z, .x = a, .w = w, .scale = c, .streams = S};
+        g.in = in, g.out = out;
+        g.norm_w = variant % 2 ? n[0] : NULL, g.norm_b = variant % 2 ? n[1] : NULL;
+        g.adds = variant / 2 % 2;
+        g.bias = g.adds ? b : NULL;
+        g.activates = variant / 4 > 0, g.kind = variant / 4 == 1 ? PA_GELU : PA_SQRELU;
+        (type < 3 ? cuda_gemv : cuda_gemv_int8)(&null_stream, &g);
+        fetch(found, z, sizeof found);
+        if (g.norm_w) g.norm_w = norm[0], g.norm_b = norm[1];
+        for (int r = 0; r < S * out; r++) {
+            const int o = r % out;
+            const bounded e = around_product(&g, x + r / out * in, narrow + o * in, type < 3 ? 0.125 : (double)scale[o],
+                                             g.bias ? (double)bias[o] : 0, (double)y[r]);
+            if (!(fabs((double)found[r] - e.value) <= e.off))
+                fail_msg("type %d, %d columns, %d streams, variant %d, number %d: expected %.9g, found %.9g, %.3g off",
+                         type, in, S, variant, r, e.value, (double)found[r], fabs((double)found[r] - e.value) / e.off);
+        }
+        cudaFree(a), cudaFree(b), cudaFree(c), cudaFree(w), cudaFree(z), cudaFree(n[0]), cudaFree(n[1]);
+    }
+}
+
+static double get(pa_type type, const void *from, size_t i) {
+    return (double)(type == PA_TYPE_F32 ? ((const float *)from)[i]
+                                        : number(type == PA_TYPE_F16, ((const uint16_t *)from)[i]));
+}
+
+// A head normalised (norm NULL: not) and turned by angle (half, 2), in double.
+static void prepare(double *to, const float *head, const float *norm, const float *angle, int D, int half) {
+    double squares = 0;
+    for (int d = 0; d < D; d++) squares += (double)head[d] * (double)head[d] / D;
+    for (int d = 0; d < D; d++) to[d] = (double)head[d] * (norm ? (double)norm[d] / sqrt(squares + 1e-6) : 1);
+    for (int d = 0; d < half; d++) {
+        const double c = (double)angle[2 * d], s = (double)angle[2 * d + 1], p = to[d], q = to[d + half];
+        to[d] = p * c - q * s, to[d + half] = q * c + p * s;
+    }
+}
+
+enum { POSITIONS = 5 };
+typedef struct {
+    pa_type type;
+    int D, length, capacity;
+    bool prepares; // norm and rotation of heads
+} decode_shape;
+
 // Attention of one query against a cache, twice on the same work. What lies behind the last row is no number.
-// Exponents, of base 2, are off by the scores' rounding, 2^-24 of their terms' magnitude each; sums of n by sqrt(n) + 8
-// roundings.
-static void decode_case(pa_type type, int D, int length, int capacity) {
+// Exponents, of base 2, are off by the scores' rounding, 2^-24 of their terms' magnitude each, 8 more where heads are
+// prepared; sums of n by sqrt(n) + 8 roundings.
+static void decode_case(decode_shape t) {
     enum { S = 2, H = 2 };
+    const pa_type type = t.type;
+    const int D = t.D, length = t.length, capacity = t.capacity, half = t.prepares ? D / 4 : 0;
     const size_t I = (size_t)(H * D), each = (size_t)capacity * (size_t)D, size = pa_size(type), all = S * H * each;
     float *row = malloc(S * 3 * I * 4), *found = malloc(S * I * 4), *again = malloc(S * I * 4),
-          scale = (float)(1 / sqrt(D));
+          *table = calloc(POSITIONS, (size_t)D * 4), norm[2][128], scale = (float)(1 / sqrt(D));
+    const int32_t position[S] = {4, 1};
     char *cache[2] = {malloc(all * size), malloc(all * size)};
-    double *p = malloc(sizeof *p * (size_t)(length + 1));
-    assert_true(row && found && again && cache[0] && cache[1] && p);
+    double *p = malloc(sizeof *p * (size_t)(length + 1)), q[128], key[128];
+    assert_true(row && found && again && table && cache[0] && cache[1] && p);
     for (size_t i = 0; i < S * 3 * I; i++) row[i] = eighths(i + 3, 12);
+    for (int i = 0; i < POSITIONS * half; i++) table[2 * i] = (float)cos(i), table[2 * i + 1] = (float)sin(i);
+    for (size_t i = 0; i < 256; i++) norm[i / 128][i % 128] = 1 + eighths(i, 4);
     memset(cache[0], 0xff, all * size), memset(cache[1], 0xff, all * size);
     for (size_t i = 0; i < all; i++)
         for (int kv = 0; kv < 2 && i % each < (size_t)length * (size_t)D; kv++)
             put(type, cache[kv], i, eighths(2 * i + (size_t)kv, 12));
     void *r = device(row, S * 3 * I * 4), *k = device(cache[0], all * size), *v = device(cache[1], all * size),
-         *o = device(found, S * I * 4);
+         *o = device(found, S * I * 4), *where = device(position, sizeof position);
+    void *angles = device(table, POSITIONS * (size_t)D * 4), *norms = device(norm, sizeof norm);
     void *n = device(&length, sizeof length), *zeros = calloc(1, cuda_attn_decode_work(S, H, D));
     void *work = device(zeros, cuda_attn_decode_work(S, H, D));
     for (int turn = 0; turn < 2; turn++) {
-        float *q = r;
+        float *from = r, *w = norms;
         pa_device null_stream = {.stream = 0};
-        cuda_attn_decode(&null_stream, &(pa_attn_decode){.type = type,
-                                                         .streams = S,
-                                                         .heads = H,
-                                                         .dim_head = D,
-                                                         .length = n,
-                                                         .capacity = capacity,
-                                                         .scale = scale,
-                                                         .ldq = (ptrdiff_t)(3 * I),
-                                                         .ldkv = (ptrdiff_t)(3 * I),
-                                                         .q = q,
-                                                         .k_new = q + I,
-                                                         .v_new = q + 2 * I,
-                                                         .k = k,
-                                                         .v = v,
-                                                         .o = o,
-                                                         .work = work});
+        pa_attn_decode a = {.type = type,
+                            .streams = S,
+                            .heads = H,
+                            .dim_head = D,
+                            .length = n,
+                            .capacity = capacity,
+                            .scale = scale,
+                            .ldq = (ptrdiff_t)(3 * I),
+                            .ldkv = (ptrdiff_t)(3 * I),
+                            .q = from,
+                            .k_new = from + I,
+                            .v_new = from + 2 * I,
+                            .k = k,
+                            .v = v,
+                            .o = o,
+                            .work = work};
+        if (t.prepares) a.q_norm = w, a.k_norm = w + 128, a.position = where, a.table = angles, a.dims = 2 * half;
+        cuda_attn_decode(&null_stream, &a);
         fetch(turn ? again : found, o, S * I * 4);
     }
     assert_memory_equal(found, again, S * I * 4);
+    fetch(cache[0], k, all * size), fetch(cache[1], v, all * size);
+    const double stored = type == PA_TYPE_F32 ? 0x1p-24 : type == PA_TYPE_BF16 ? 0x1p-8 : 0x1p-11;
     for (size_t head = 0; head < S * H; head++) {
-        const float *q = row + head / H * 3 * I + head % H * (size_t)D;
-        double top = -INFINITY, sum = 0, terms = 0;
+        const float *from = row + head / H * 3 * I + head % H * (size_t)D,
+                    *angle = table + (size_t)(position[head / H] * half * 2);
+        const size_t last = head * each + (size_t)(length * D);
+        double top = -INFINITY, sum = 0, terms = 0, largest = 0;
+        prepare(q, from, t.prepares ? norm[0] : NULL, angle, D, half);
+        prepare(key, from + I, t.prepares ? norm[1] : NULL, angle, D, half);
+        for (int d = 0; d < D; d++) largest = fmax(largest, fabs(key[d]));
+        for (int d = 0; d < D; d++) { // what was put there: the key that scores are of
+            const double is = get(type, cache[0], last + (size_t)d);
+            if (!(fabs(is - key[d]) <= stored * fabs(key[d]) + (t.prepares ? 16 * 0x1p-24 * largest : 0)))
+                fail_msg("D %d, %d of %d rows: key %d is %g, expected %g", D, length, capacity, d, is, key[d]);
+            assert_true(get(type, cache[1], last + (size_t)d) == (double)from[2 * I + (size_t)d]);
+        }
         for (int m = 0; m <= length; m++) {
-            double s = 0, t = 0;
+            double s = 0, x = 0;
             for (int d = 0; d < D; d++) {
-                const float key = m < length ? eighths(2 * (head * each + (size_t)(m * D + d)), 12) : q[I + (size_t)d];
-                s += (double)q[d] * (double)key, t += fabs((double)q[d] * (double)key);
+                const double product = q[d] * get(type, cache[0], head * each + (size_t)(m * D + d));
+                s += product, x += fabs(product);
             }
-            p[m] = s * (double)scale, top = fmax(top, p[m]), terms = fmax(terms, t * (double)scale);
+            p[m] = s * (double)scale, top = fmax(top, p[m]), terms = fmax(terms, x * (double)scale);
         }
         for (int m = 0; m <= length; m++) sum += p[m] = exp(p[m] - top);
         for (int d = 0; d < D; d++) {
             double exact = 0;
             for (int m = 0; m <= length; m++)
-                exact += p[m] / sum *
-                         (double)(m < length ? eighths(2 * (head * each + (size_t)(m * D + d)) + 1, 12)
-                                             : q[2 * I + (size_t)d]);
+                exact += p[m] / sum * get(type, cache[1], head * each + (size_t)(m * D + d));
             const double off = fabs((double)found[head * (size_t)D + (size_t)d] - exact),
-                         allowed = (2 * terms + sqrt(length) + 8) * 0x1p-24 * 1.5;
+                         allowed = ((t.prepares ? 10 : 2) * terms + sqrt(length) + 8) * 0x1p-24 * 1.5;
             if (!(off <= allowed))
-                fail_msg("D %d, %d of %d rows: off by %g, allowed %g", D, length, capacity, off, allowed);
+                fail_msg("D %d, %d of %d rows%s: off by %g, allowed %g", D, length, capacity,
+                         t.prepares ? ", prepared" : "", off, allowed);
         }
     }
     cudaFree(r), cudaFree(k), cudaFree(v), cudaFree(o), cudaFree(n), cudaFree(work);
-    free(row), free(found), free(again), free(cache[0]), free(cache[1]), free(p), free(zeros);
+    cudaFree(where), cudaFree(angles), cudaFree(norms);
+    free(row), free(found), free(again), free(table), free(cache[0]), free(cache[1]), free(p), free(zeros);
 }
 static void attention_to_a_cache(void **state) {
     (void)state;
     static const int dims[] = {8, 40, 64, 128}, lengths[] = {0, 1, 130, 699};
-    for (int type = PA_TYPE_F32; type <= PA_TYPE_F16; type++)
-        for (int i = 0; i < 16; i++) decode_case((pa_type)type, dims[i / 4], lengths[i % 4], 700);
-    decode_case(PA_TYPE_BF16, 64, 3000, 9000); // as many parts as there can be
+    for (int i = 0; i < 3 * 16 * 2; i++)
+        decode_case((decode_shape){(pa_type)(i / 32), dims[i / 4 % 4], lengths[i % 4], 700, i / 16 % 2});
+    decode_case((decode_shape){PA_TYPE_BF16, 64, 3000, 9000, false}); // as many parts as there can be
 }
 
 int main(void) {
@@ -270,6 +382,7 @@ int main(void) {
         cmocka_unit_test(dropout_is_the_cpus),
         cmocka_unit_test(gelu_is_its_integral),
         cmocka_unit_test(products_of_few_rows_are_exact),
+        cmocka_unit_test(what_stands_around_a_product),
         cmocka_unit_test(attention_to_a_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -21,6 +21,7 @@ MUTANTS = [
     ("test_cuda_attention fp16", "attention_bwd.cu", "dq_mma_kernel", "__syncthreads();", 1),
     ("test_cuda_ops", "decode.cu", "join_block", "__syncthreads();", 0),
     ("test_cuda_ops", "decode.cu", "attn_decode_kernel", "__syncthreads();", 0),
+    ("test_cuda_ops", "gemv.cu", "gemv_kernel", "__syncthreads();", 0),
     ("test_cuda_ops", "norm.cu", "reduce_kernel", "__syncthreads();", 0),
     ("test_cuda_ops", "optimizer.cu", "adam_kernel", "__syncthreads();", 0),
 ]
