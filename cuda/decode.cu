@@ -139,6 +139,8 @@ __global__ void __launch_bounds__(THREADS)
                        partial *work, unsigned *arrived, turn t) {
     __shared__ partial shared[WARPS][16];
     __shared__ bool last;
+    cuda_let_next_start();
+    cuda_await_earlier();
     const int splits = gridDim.x, head = blockIdx.y, n = *length + 1, each = (n + splits - 1) / splits;
     const int from = min((int)blockIdx.x * each, n), to = min(from + each, n), part = threadIdx.x % lanes,
               parts = D / 8;
@@ -189,8 +191,9 @@ template <typename T> static void attn_decode(cudaStream_t stream, const pa_attn
     dim3 grid(splits_of(a->capacity), a->streams * H);
     partial *parts = (partial *)((char *)a->work + cuda_decode_counters(a->streams, H));
     const turn t = {a->q_norm, a->k_norm, a->position, a->table, a->dims / 2};
-    CUDA_LAUNCH((attn_decode_kernel<T>), grid, dim3(THREADS), 0, stream, H, D, lanes, a->length, a->capacity, a->scale,
-                a->ldq, a->ldkv, a->q, a->k_new, a->v_new, (T *)a->k, (T *)a->v, a->o, parts, (unsigned *)a->work, t);
+    CUDA_LAUNCH_EARLY((attn_decode_kernel<T>), grid, dim3(THREADS), stream, H, D, lanes, a->length, a->capacity,
+                      a->scale, a->ldq, a->ldkv, a->q, a->k_new, a->v_new, (T *)a->k, (T *)a->v, a->o, parts,
+                      (unsigned *)a->work, t);
 }
 
 void cuda_attn_decode(pa_device *d, const pa_attn_decode *a) {

@@ -12,6 +12,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <stdint.h>
+#include <utility>
 
 // Which code of this build the GPU runs: 75, 80 or 90 (sm_90a; GPUs that are newer run PTX, which lacks what is
 // peculiar to it: 80). 0 where no GPU or none of the code suits.
@@ -59,6 +60,34 @@ __device__ __forceinline__ float cuda_warp_max(float x) {
 // A kernel whose name has commas stands in parentheses.
 #define CUDA_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                    \
     (kernel)<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
+// The same without dynamic shared memory, for a kernel that may start before the stream's kernel before it has ended
+// (on sm_90: as soon as all its blocks have called cuda_let_next_start or ended). Each of its threads calls
+// cuda_await_earlier.
+#define CUDA_LAUNCH_EARLY(kernel, grid, block, stream, ...) cuda_launch_early(kernel, grid, block, stream, __VA_ARGS__)
+template <typename... P, typename... A>
+static void cuda_launch_early(void (*kernel)(P...), dim3 grid, dim3 block, cudaStream_t stream, A &&...given) {
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t c = {};
+    c.gridDim = grid, c.blockDim = block, c.stream = stream;
+    c.attrs = &early, c.numAttrs = cuda_arch() == 90;
+    cudaLaunchKernelEx(&c, kernel, std::forward<A>(given)...);
+}
+
+// Until the stream's earlier kernels have ended, where this one was launched early. Before it a kernel reads only what
+// none of them writes, and writes nothing.
+__device__ __forceinline__ void cuda_await_earlier() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The stream's next kernel may start, if it is launched early. It still awaits this one's end.
+__device__ __forceinline__ void cuda_let_next_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 // In a kernel: T *name, the dynamic shared memory.
 #define CUDA_SHARED(T, name)                                                                                           \
     extern __shared__ __align__(16) unsigned char cuda_shared_[];                                                      \

@@ -8,6 +8,7 @@ enum { THREADS = 256, WARPS = THREADS / 32, EACH = 4, CHUNK = THREADS * EACH, CO
 static __global__ void __launch_bounds__(128)
     embed_kernel(float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb,
                  int C, bool wide) {
+    cuda_let_next_start(); // in decoding, a product
     const size_t row = blockIdx.x;
     const float *t = token_emb + (size_t)token[row] * C, *p = pos_emb ? pos_emb + (size_t)position[row] * C : NULL;
     x += row * C;

@@ -114,11 +114,13 @@ __global__ void __launch_bounds__(32 * WARPS) gemv_kernel(float *y, const float 
     const T *from[ROWS];
     eight<T> a[ROWS][eight<T>::TURN];
     float sum[ROWS][STREAMS] = {}, mine = 0;
+    cuda_let_next_start();
 #pragma unroll
     for (int k = 0; k < ROWS; k++) {
         from[k] = w + (size_t)min(row + k, out - 1) * in;
-        if (WIDE) ask_turn(a[k], from[k], 0, in);
+        if (WIDE) ask_turn(a[k], from[k], 0, in); // weights: nothing writes them meanwhile
     }
+    cuda_await_earlier();
     if (r.norm_w) {
         for (int s = threadIdx.x / 32; s < streams; s += WARPS)
             statistics<WIDE>(&mean[s], &rstd[s], x + (size_t)s * in, in);
@@ -162,8 +164,8 @@ template <typename T> static void gemv(cudaStream_t stream, const pa_gemv *a, co
         const float *x = a->x + (size_t)s * in;
         float *y = a->y + (size_t)s * out;
 #define LAUNCH(WIDE, STREAMS, ROWS)                                                                                    \
-    CUDA_LAUNCH((gemv_kernel<T, WIDE, STREAMS, ROWS>), dim3(cuda_blocks(out, WARPS *ROWS)), dim3(32 * WARPS), 0,       \
-                stream, y, x, w, scale, a->bias, r, n, in, out)
+    CUDA_LAUNCH_EARLY((gemv_kernel<T, WIDE, STREAMS, ROWS>), dim3(cuda_blocks(out, WARPS *ROWS)), dim3(32 * WARPS),    \
+                      stream, y, x, w, scale, a->bias, r, n, in, out)
         if (!cuda_wide(w, in) || !cuda_wide(x, in) || !cuda_wide(r.norm_w, in) || !cuda_wide(r.norm_b, in))
             LAUNCH(false, MOST_STREAMS, 1);
         else if (n == 1)

@@ -20,6 +20,7 @@ dim3 block_dim, grid_dim;
 
 static const char *kernel_name;
 static const std::function<void()> *kernel_body;
+static bool kernel_early; // it may start before earlier kernels have ended
 static thread threads[1024];
 static int live;                                               // threads of the block that have not ended
 static int arrived;                                            // of them, at the block's barrier
@@ -147,6 +148,7 @@ static void wait() {
 
 static void end(thread *t) {
     const unsigned bit = 1u << t->lane;
+    if (kernel_early && !t->awaited) fault("the thread ends without cuda_await_earlier()");
     t->ended = true;
     live--;
     warps[t->warp].live &= ~bit;
@@ -290,7 +292,7 @@ static void run_block() {
     }
     for (int i = 0; i < all; i++) {
         thread &t = threads[i];
-        t.on = nullptr, t.at = nullptr, t.ended = false;
+        t.on = nullptr, t.at = nullptr, t.ended = t.awaited = false;
         if (!t.copies.empty()) t.copies.clear();
         if (!t.commits.empty()) t.commits.clear();
     }
@@ -304,9 +306,9 @@ static void trace(const char *kernel, dim3 grid, dim3 block) {
     if (file) fprintf(file, "%s %ux%ux%u %ux%ux%u\n", kernel, grid.x, grid.y, grid.z, block.x, block.y, block.z);
 }
 
-void run_grid(const char *kernel, const std::function<void()> &body, dim3 grid, dim3 block, size_t shared) {
+void run_grid(const char *kernel, const std::function<void()> &body, dim3 grid, dim3 block, size_t shared, bool early) {
     trace(kernel, grid, block);
-    kernel_name = kernel, kernel_body = &body, block_dim = block, grid_dim = grid;
+    kernel_name = kernel, kernel_body = &body, kernel_early = early, block_dim = block, grid_dim = grid;
     // Exactly as much as was asked for, so that the address sanitizer sees what lies beyond.
     void *memory = nullptr;
     if (shared && posix_memalign(&memory, 128, shared)) abort();

@@ -1,5 +1,5 @@
 // device.h: the twins of device.cuh's PTX, after the fragment layouts of the PTX manual ("Matrix multiply-accumulate
-// operation using mma instruction", "ldmatrix", "cp.async"). Included by cuda/device.cuh only.
+// operation using mma instruction", "ldmatrix", "cp.async", "griddepcontrol"). Included by cuda/device.cuh only.
 #ifndef PA_EMULATOR_DEVICE_H
 #define PA_EMULATOR_DEVICE_H
 
@@ -23,6 +23,13 @@ void copy_start(void *shared, const void *global, bool valid);
 void copies_commit();
 void needs(int arch, const char *what); // ends the program where the emulated GPU is older
 } // namespace emulator
+
+// Kernels run one after another here, so what one reads too early goes unseen; that each thread awaits the others does
+// not.
+inline void cuda_await_earlier() {
+    emulator::self->awaited = true;
+}
+inline void cuda_let_next_start() {}
 
 inline float cuda_exp2(float x) {
     float y = exp2f(x);

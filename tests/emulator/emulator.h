@@ -35,6 +35,7 @@ struct thread {
     const char *file;
     int line;
     bool ended;
+    bool awaited;                // earlier kernels
     std::vector<copy> copies;    // not yet made, oldest first
     std::vector<size_t> commits; // ends of the groups among them
 };
@@ -56,8 +57,8 @@ bool is_shared(const void *p, size_t bytes); // lies in the block's shared memor
 void copies_wait(size_t newest);             // makes this thread's copies, but for its `newest` latest groups
 [[noreturn]] void fault(const char *format, ...) __attribute__((format(printf, 1, 2))); // of the thread that runs
 
-// Runs a grid now. body is called in each thread.
-void run_grid(const char *kernel, const std::function<void()> &body, dim3 grid, dim3 block, size_t shared);
+// Runs a grid now. body is called in each thread. early: each thread must await earlier kernels.
+void run_grid(const char *kernel, const std::function<void()> &body, dim3 grid, dim3 block, size_t shared, bool early);
 
 // runtime.cpp: what a stream is asked to do, done now, later, or recorded while the stream is captured.
 void enqueue(cudaStream_t stream, std::function<void()> work);
@@ -67,7 +68,7 @@ cudaError_t set_function_attribute(const void *kernel, cudaFuncAttribute attribu
 // cudaSuccess, or why such a launch would fail on the GPU (kept for cudaGetLastError).
 cudaError_t check_launch(const void *kernel, dim3 grid, dim3 block, size_t shared);
 
-template <typename... P, typename... A>
+template <bool EARLY = false, typename... P, typename... A>
 void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
             A &&...given) {
     if (check_launch((const void *)kernel, grid, block, shared)) return;
@@ -75,7 +76,7 @@ void launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_
     static_assert(sizeof arguments <= 4096, "a kernel takes at most 4 KB of arguments");
     enqueue(stream, [=] {
         run_grid(
-            name, [&] { std::apply(kernel, arguments); }, grid, block, shared);
+            name, [&] { std::apply(kernel, arguments); }, grid, block, shared, EARLY);
     });
 }
 

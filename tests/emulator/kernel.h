@@ -30,6 +30,8 @@ inline constexpr int warpSize = 32;
 
 #define CUDA_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                    \
     ::emulator::launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define CUDA_LAUNCH_EARLY(kernel, grid, block, stream, ...)                                                            \
+    ::emulator::launch<true>(#kernel, kernel, grid, block, 0, stream, __VA_ARGS__)
 #define CUDA_SHARED(T, name) T *const name = static_cast<T *>(::emulator::shared_memory())
 
 // Every meeting point takes the place that it is called from.
