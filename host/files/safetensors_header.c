@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// A value takes about 100 bytes of memory. A tensor of two dimensions has eight.
-enum { MOST_VALUES = 1 << 20 };
+#include "host/base/json.h"
+
 static const double MOST_WHOLE =
     9007199254740991; // 2^53 - 1: beyond it a JSON number, a double, may stand for its neighbour
 
@@ -36,19 +36,6 @@ static bool has_escaped_nul(const char *s) {
         else if (!*s)
             break;
     return false;
-}
-
-// How many values a parser will find in JSON at most: one after each of these signs outside strings.
-static size_t count_values(const char *text) {
-    size_t count = 1;
-    for (bool quoted = false; *text; text++)
-        if (*text == '"')
-            quoted = !quoted;
-        else if (quoted && *text == '\\' && text[1])
-            text++;
-        else if (!quoted && strchr("[{,", *text))
-            count++;
-    return count;
 }
 
 static int by_text(const void *a, const void *b) {
@@ -88,9 +75,9 @@ pa_status pa_st_header_parse(pa_st_header *h, const char *text, size_t length, p
     const char *end = NULL;
     if (strlen(text) != length || has_escaped_nul(text) || !pa_is_utf8(text, length))
         return pa_error(err, PA_DATA, "%s: expected a header in UTF-8 without NUL, found another byte", h->path);
-    size_t values = count_values(text);
-    if (values > MOST_VALUES)
-        return pa_error(err, PA_DATA, "%s: expected a header of at most %d values, found %zu", h->path, MOST_VALUES,
+    size_t values = pa_json_values(text); // a tensor of two dimensions has eight
+    if (values > PA_JSON_VALUES)
+        return pa_error(err, PA_DATA, "%s: expected a header of at most %d values, found %zu", h->path, PA_JSON_VALUES,
                         values);
     errno = 0;
     h->json = cJSON_ParseWithLengthOpts(text, length + 1, &end, 1);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "host/base/json.h"
 #include "host/play/copies.h"
 #include "tokenizer/tokens.h"
 
@@ -49,7 +50,12 @@ static pa_status read_names(found *x, pa_err *err) {
     x->names = calloc(x->corpus.parts + 1, sizeof(cJSON *));
     if (!x->names) return pa_error(err, PA_FAIL, "no memory for %zu lists of names", x->corpus.parts);
     for (size_t i = 0; i < x->corpus.parts; i++) {
-        const char *text = pa_st_meta(x->corpus.part[i].file->file, "names");
+        const pa_st *file = x->corpus.part[i].file->file;
+        const char *text = pa_st_meta(file, "names");
+        size_t values = text ? pa_json_values(text) : 0;
+        if (values > PA_JSON_VALUES)
+            return pa_error(err, PA_DATA, "%s: names: expected at most %d values, found %zu", pa_st_path(file),
+                            PA_JSON_VALUES, values);
         errno = 0;
         x->names[i] = text ? cJSON_Parse(text) : NULL;
         if (!x->names[i] && errno == ENOMEM) return pa_error(err, PA_FAIL, "no memory for the names of pieces");

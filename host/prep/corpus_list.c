@@ -10,6 +10,7 @@
 #include <strings.h>
 
 #include "host/base/file.h"
+#include "host/base/json.h"
 
 enum { MOST_FIELDS = 256 };
 static const char SPLIT[] = "split", NAME[] = "midi_filename";
@@ -106,6 +107,10 @@ static pa_status read_csv(pa_corpus *corpus, const char *path, char *text, pa_er
 
 // The two columns have the same members in the same order in MAESTRO; else they are looked up.
 static pa_status read_json(pa_corpus *corpus, const char *path, const char *text, pa_err *err) {
+    size_t values = pa_json_values(text);
+    if (values > PA_JSON_VALUES)
+        return pa_error(err, PA_DATA, "%s: expected at most %d values in JSON, found %zu", path, PA_JSON_VALUES,
+                        values);
     errno = 0;
     cJSON *json = cJSON_Parse(text);
     if (!json && errno == ENOMEM) return pa_error(err, PA_FAIL, "%s: no memory to read it", path);

@@ -23,13 +23,13 @@ class Copies(unittest.TestCase):
         cls.pieces, cls.corpus = cls.put("pieces", PIECES), cls.put("corpus", CORPUS)
 
     @classmethod
-    def put(cls, name, files, encoding="performance"):
+    def put(cls, name, files, encoding="performance", names=None):
         path, offsets = cls.at / f"{name}.safetensors", [sum(map(len, files[:i])) for i in range(len(files) + 1)]
         save(path, {"offsets": ("I64", [len(offsets)], offsets), "notes": ("I64", [len(files)], [4] * len(files)),
                     "seconds": ("F32", [len(files)], [1.0] * len(files)),
                     "tokens": ("U16", [offsets[-1]], sum(files, []))},
              {"format": "patrain-tokens-1", "encoding": encoding, "vocab": "390", "split": "train",
-              "names": json.dumps([f"{name} {i}" for i in range(len(files))])})
+              "names": names or json.dumps([f"{name} {i}" for i in range(len(files))])})
         return path
 
     def refused(self, status, says, *arguments):
@@ -74,6 +74,8 @@ class Copies(unittest.TestCase):
         self.refused(2, "none.safetensors", self.pieces, "--copies", self.at / "none.safetensors")
         self.refused(3, "encoding: expected midi-neural, that of the corpus, found performance", self.pieces,
                      "--copies", self.put("neural", CORPUS, "midi-neural"))
+        self.refused(3, "many.safetensors: names: expected at most 1048576 values, found 1048578", self.pieces,
+                     "--copies", self.put("many", CORPUS, names=f"[{'0,' * (1 << 20)}0]"))
         self.refused(3, "expected a piece, found none", self.put("empty", []), "--copies", self.corpus)
 
 

@@ -233,6 +233,8 @@ class Folders(Paprep):
             ("{", "maestro-v9.json: expected JSON, found an error in it"),
             ("[]", "maestro-v9.json: expected an object split, as MAESTRO's list has it, found none"),
             ('{"split": {}}', "maestro-v9.json: expected an object midi_filename"),
+            (f'{{"split": [{"0," * (1 << 20)}0]}}',
+             "maestro-v9.json: expected at most 1048576 values in JSON, found 1048579"),
             ('{"split": {"0": "train"}, "midi_filename": {}}',
              "maestro-v9.json: row 0: expected texts for split and midi_filename"),
             ('{"split": {"0": "dev"}, "midi_filename": {"0": "a.mid"}}',
