@@ -1,7 +1,6 @@
 // file.c: files that are never half-written, and folders. Knows nothing of what the files contain.
 #include "host/base/file.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -32,6 +31,11 @@ static void folder_of(const char *path, char *folder, size_t size) {
         snprintf(folder, size, "%.*s", slash == path ? 1 : (int)(slash - path), path);
 }
 
+static bool in_same_folder(const char *a, const char *b) {
+    const char *x = strrchr(a, '/'), *y = strrchr(b, '/');
+    return x && y ? x - a == y - b && !strncmp(a, b, (size_t)(x - a)) : x == y;
+}
+
 static char process_word[17];
 
 static void draw_word(void) {
@@ -60,8 +64,9 @@ bool pa_temporary_name(const char *path, char *out, size_t size) {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     char ending[32];
     int added = snprintf(ending, sizeof ending, ".tmp.%s", pa_process_word());
-    int kept = (int)strnlen(name, (size_t)(LONGEST - added));
-    return snprintf(out, size, "%.*s%.*s%s", (int)(name - path), path, kept, name, ending) < (int)size;
+    size_t length = strlen(name), most = (size_t)(LONGEST - added);
+    const char *kept = length > most ? name + length - most : name; // names of one command differ at their ends
+    return snprintf(out, size, "%.*s%s%s", (int)(name - path), path, kept, ending) < (int)size;
 }
 
 // Where a link leads, else the path itself. False with errno.
@@ -104,8 +109,77 @@ pa_status pa_file_create(pa_file *file, const char *path, pa_err *err) {
     return pa_error(err, PA_FAIL, "cannot create %s: %s", path, strerror(errno));
 }
 
+// Finished files that wait for the others of their command.
+typedef struct {
+    char *path, *temporary, *target;
+} finished;
+static _Thread_local struct {
+    bool begun;
+    finished *file;
+    size_t count;
+} together;
+
+static void clear_finished(finished *f) {
+    free(f->path);
+    free(f->temporary);
+    free(f->target);
+}
+
+static pa_status wait_for_others(const pa_file *file, pa_err *err) {
+    finished f = {strdup(file->path), strdup(file->temporary), strdup(file->target)};
+    finished *grown = realloc(together.file, (together.count + 1) * sizeof *grown);
+    if (grown) together.file = grown;
+    if (grown && f.path && f.temporary && f.target) {
+        grown[together.count++] = f;
+        return PA_OK;
+    }
+    clear_finished(&f);
+    unlink(file->temporary);
+    return pa_error(err, PA_FAIL, "%s: no memory for its name", file->path);
+}
+
+static pa_status place(const char *path, const char *temporary, const char *target, pa_err *err) {
+    if (!rename(temporary, target)) return PA_OK;
+    int why = errno;
+    unlink(temporary);
+    return pa_error(err, PA_FAIL, "cannot rename a new file to %s: %s", path, strerror(why));
+}
+
+static pa_status sync_folder_of(const char *target, pa_err *err) {
+    char folder[sizeof(pa_file){0}.target];
+    folder_of(target, folder, sizeof folder);
+    return pa_sync_dir(folder, err);
+}
+
+void pa_files_begin(void) {
+    together.begun = true;
+}
+
+pa_status pa_files_end(pa_status s, pa_err *err) {
+    size_t count = together.count, placed = 0;
+    finished *f = together.file;
+    pa_err why;
+    while (!s && placed < count) {
+        s = place(f[placed].path, f[placed].temporary, f[placed].target, &why);
+        placed += !s;
+        if (s && count > 1)
+            pa_error(err, s, "%s; %zu of %zu files %s written", why.text, placed, count, placed == 1 ? "is" : "are");
+        else if (s)
+            pa_error(err, s, "%s", why.text);
+    }
+    for (size_t i = placed; i < count; i++) unlink(f[i].temporary);
+    for (size_t i = 0; i < placed; i++) {
+        if (i && in_same_folder(f[i].target, f[i - 1].target)) continue;
+        pa_status synced = sync_folder_of(f[i].target, s ? NULL : err);
+        if (!s) s = synced;
+    }
+    for (size_t i = 0; i < count; i++) clear_finished(&f[i]);
+    free(f);
+    memset(&together, 0, sizeof together);
+    return s;
+}
+
 pa_status pa_file_commit(pa_file *file, pa_err *err) {
-    char folder[sizeof file->target];
     bool failed = ferror(file->stream) != 0;
     errno = 0;
     failed = fflush(file->stream) || failed || fsync(fileno(file->stream));
@@ -120,13 +194,9 @@ pa_status pa_file_commit(pa_file *file, pa_err *err) {
         return pa_error(err, PA_FAIL, "cannot write %s: %s", file->path,
                         why ? strerror(why) : "an earlier write failed (a full disk?)");
     }
-    if (rename(file->temporary, file->target)) {
-        why = errno;
-        unlink(file->temporary);
-        return pa_error(err, PA_FAIL, "cannot rename a new file to %s: %s", file->path, strerror(why));
-    }
-    folder_of(file->target, folder, sizeof folder);
-    return pa_sync_dir(folder, err);
+    if (together.begun) return wait_for_others(file, err);
+    pa_status s = place(file->path, file->temporary, file->target, err);
+    return s ? s : sync_folder_of(file->target, err);
 }
 
 void pa_file_abandon(pa_file *file) {
@@ -194,6 +264,19 @@ pa_status pa_sync_dir(const char *path, pa_err *err) {
     return failed ? pa_error(err, PA_FAIL, "cannot sync folder %s: %s", path, strerror(why)) : PA_OK;
 }
 
+const struct dirent *pa_next_entry(DIR *folder, const char *path, pa_status *s, pa_err *err) {
+    const struct dirent *e;
+    do {
+        errno = 0;
+        e = readdir(folder);
+    } while (e && (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")));
+    int why = errno;
+    if (e || !why) return e;
+    *s = pa_error(err, PA_FAIL, "cannot read folder %s: %s", path, strerror(why));
+    errno = why;
+    return NULL;
+}
+
 // Removes `name` in the open folder `at`. Opening refuses symbolic links, so none is followed even if the tree changes
 // meanwhile.
 static int remove_at(int at, const char *name) {
@@ -204,15 +287,15 @@ static int remove_at(int at, const char *name) {
         close(fd);
         return -1;
     }
-    int failed = 0, why = 0;
-    for (const struct dirent *e; !failed && (errno = 0, e = readdir(folder));)
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) failed = remove_at(fd, e->d_name);
-    why = errno;
-    if (why) failed = -1;
+    pa_status listed = PA_OK;
+    int failed = 0;
+    for (const struct dirent *e; !failed && (e = pa_next_entry(folder, name, &listed, NULL));)
+        failed = remove_at(fd, e->d_name);
+    int why = errno;
     closedir(folder);
-    if (!failed) return unlinkat(at, name, AT_REMOVEDIR);
+    if (!failed && !listed) return unlinkat(at, name, AT_REMOVEDIR);
     errno = why;
-    return failed;
+    return -1;
 }
 
 pa_status pa_remove_tree(const char *path, pa_err *err) {

@@ -2,6 +2,7 @@
 #ifndef PA_FILE_H
 #define PA_FILE_H
 
+#include <dirent.h>
 #include <stdio.h>
 
 #include "host/base/base.h"
@@ -9,7 +10,8 @@
 // 16 random hexadecimal digits, constant in a process: an unfinished file or folder is named PATH.tmp.WORD. A process
 // id won't do: containers that share a folder may have the same one.
 const char *pa_process_word(void);
-// PATH.tmp.WORD, its name cut to the longest that a folder can hold. False if it doesn't fit into `out`.
+// PATH.tmp.WORD, without the first letters of a name that would be too long for a folder. False if it doesn't fit into
+// `out`.
 bool pa_temporary_name(const char *path, char *out, size_t size);
 
 // A file written as PATH.tmp.WORD; pa_file_commit syncs it, renames it to PATH and syncs the folder. Until then PATH
@@ -24,12 +26,21 @@ pa_status pa_file_create(pa_file *file, const char *path, pa_err *err);
 pa_status pa_file_commit(pa_file *file, pa_err *err);
 void pa_file_abandon(pa_file *file); // harmless after commit
 
+// Files that appear together. After pa_files_begin a committed file of this thread is synced but keeps its temporary
+// name; pa_files_end renames all of them, one right after the other. If s is an error, it removes them instead and
+// returns s. Where a rename fails, the error states how many files appeared.
+void pa_files_begin(void);
+pa_status pa_files_end(pa_status s, pa_err *err);
+
 // Opens a regular file without waiting: -1 and an error for a named pipe, device, socket or folder. flags: as for
 // open(2).
 int pa_open_regular(const char *path, int flags, pa_err *err);
 
 // mkdir -p, and syncs the folder of each new one, where it can be read; an empty path is PA_USAGE.
 pa_status pa_make_dirs(const char *path, pa_err *err);
+// The next entry of an open folder, without "." and ".."; NULL at its end. Where the listing breaks off, also NULL, and
+// *s is PA_FAIL, with errno set. path: the folder's, for the message.
+const struct dirent *pa_next_entry(DIR *folder, const char *path, pa_status *s, pa_err *err);
 pa_status pa_sync_dir(const char *path, pa_err *err); // fsync of a folder, so that renames in it survive a crash
 pa_status pa_remove_tree(const char *path,
                          pa_err *err);           // rm -r; a missing path is no error; never follows symbolic links

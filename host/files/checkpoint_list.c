@@ -1,7 +1,6 @@
 // checkpoint_list.c: see checkpoint_list.h.
 #include "host/files/checkpoint_list.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,11 +46,8 @@ static pa_status walk(const char *run, pa_status (*each)(void *user, const char 
     if (!d)
         return errno == ENOENT ? PA_OK : pa_error(err, PA_FAIL, "cannot read folder %s: %s", folder, strerror(errno));
     pa_status s = PA_OK;
-    for (struct dirent *e; !s && (errno = 0, e = readdir(d));)
+    for (const struct dirent *e; !s && (e = pa_next_entry(d, folder, &s, err));)
         if (!strncmp(e->d_name, "step-", 5)) s = each(user, folder, e->d_name, err);
-    if (!s && errno)
-        s = pa_error(err, PA_FAIL, "cannot read folder %s: %s", folder,
-                     strerror(errno)); // not a run without checkpoints
     closedir(d);
     return s;
 }

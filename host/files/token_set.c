@@ -1,8 +1,6 @@
 // token_set.c: see token_set.h.
 #include "host/files/token_set.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -147,8 +145,8 @@ static pa_status check_folder(const pa_tokens *t, pa_err *err) {
     DIR *d = opendir(path);
     if (!d) return PA_OK; // a folder may be closed, and its files open
     pa_status s = PA_OK;
-    for (const struct dirent *e; !s && (errno = 0, e = readdir(d));) s = check_neighbour(t, id, e->d_name, &found, err);
-    if (!s && errno) s = pa_error(err, PA_FAIL, "cannot read folder %s: %s", path, strerror(errno));
+    for (const struct dirent *e; !s && (e = pa_next_entry(d, path, &s, err));)
+        s = check_neighbour(t, id, e->d_name, &found, err);
     closedir(d);
     if (s || found >= parts) return s;
     return pa_error(err, PA_DATA, "%s: expected all %d files of its split beside it, found %d: run paprep again",

@@ -137,14 +137,17 @@ typedef struct {
     pa_piano *piano;
 } sounds;
 
-static pa_status copy_file(const char *path, FILE *out, pa_err *err) {
+static pa_status copy_to_file(FILE *in, const char *path, pa_err *err) {
     char part[1 << 14];
-    FILE *in = fopen(path, "rb");
-    if (!in) return pa_error(err, PA_FAIL, "cannot open %s: %s", path, strerror(errno));
-    for (size_t n; (n = fread(part, 1, sizeof part, in));) fwrite(part, 1, n, out);
-    bool failed = ferror(in);
-    fclose(in);
-    return failed ? pa_error(err, PA_FAIL, "cannot read %s", path) : PA_OK;
+    pa_file file;
+    if (fflush(in)) return pa_error(err, PA_FAIL, "cannot write a temporary file: %s", strerror(errno));
+    pa_status s = pa_file_create(&file, path, err);
+    if (s) return s;
+    rewind(in);
+    for (size_t n; (n = fread(part, 1, sizeof part, in));) fwrite(part, 1, n, file.stream);
+    if (!ferror(in)) return pa_file_commit(&file, err);
+    pa_file_abandon(&file);
+    return pa_error(err, PA_FAIL, "cannot read a temporary file: %s", strerror(errno));
 }
 
 // Writes take k's files, and its MP3 to a stream of the page's; NULL: there is no page.
@@ -154,14 +157,14 @@ static pa_status write_sound(void *arg, size_t k, FILE *mp3, pa_err *err) {
     pa_sound sound;
     char name[PATH_SIZE];
     pa_status s = pa_piano_play(x->piano, r, &sound, err);
+    if (!s && mp3) s = pa_sound_encode(&sound, mp3, PA_SOUND_MP3, r->name, err);
     for (pa_sound_format f = 0; f < PA_SOUND_FORMATS && !s; f++) {
         const pa_output o = {.path = x->show->sound[f], .number = x->number};
         if (!o.path) continue;
         s = pa_output_name(&o, k, name, sizeof name, err);
-        if (!s) s = pa_sound_write(&sound, name, f, r->name, err);
-        if (!s && f == PA_SOUND_MP3 && mp3) s = copy_file(name, mp3, err);
+        if (s) break;
+        s = f == PA_SOUND_MP3 && mp3 ? copy_to_file(mp3, name, err) : pa_sound_write(&sound, name, f, r->name, err);
     }
-    if (!s && mp3 && !x->show->sound[PA_SOUND_MP3]) s = pa_sound_encode(&sound, mp3, PA_SOUND_MP3, r->name, err);
     pa_sound_clear(&sound);
     return s;
 }
@@ -186,10 +189,12 @@ pa_status pa_show_write(const pa_show *show, const pa_shown *given, pa_err *err)
     bool files = false;
     for (pa_sound_format f = 0; f < PA_SOUND_FORMATS; f++) files = files || show->sound[f];
     pa_status s = take_all(&takes, given, err);
+    pa_files_begin();
     if (!s && show->roll) s = pa_roll_write(show->roll, takes.take, takes.count, err);
     if (!s && (files || show->page)) s = pa_piano_open(&x.piano, show->font, err);
     if (!s && show->page) s = write_page(&x, given, err);
     for (size_t k = 0; k < takes.count && files && !show->page && !s; k++) s = write_sound(&x, k, NULL, err);
+    s = pa_files_end(s, err);
     pa_piano_close(x.piano);
     clear(&takes);
     return s;

@@ -1,7 +1,6 @@
 // corpus_find.c: see corpus_find.h.
 #include "host/prep/corpus_find.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fnmatch.h>
 #include <search.h>
@@ -10,6 +9,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "host/base/file.h"
 #include "host/prep/corpus_list.h"
 
 enum { PATH = 4096 };
@@ -157,10 +157,10 @@ static pa_status walk_folder(walk *w, const char *below, pa_err *err) {
         closedir(d);
         return again ? PA_OK : pa_error(err, PA_FAIL, "no memory for the names of folders");
     }
-    const struct dirent *e;
-    while (!s && (errno = 0, e = readdir(d)))
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) s = look_at(w, below, e, &folders, err);
-    if (!s && errno) s = add_unseen(w->corpus, below, errno, err);
+    pa_status listed = PA_OK;
+    for (const struct dirent *e; !s && (e = pa_next_entry(d, path, &listed, NULL));)
+        s = look_at(w, below, e, &folders, err);
+    if (listed) s = add_unseen(w->corpus, below, errno, err);
     closedir(d); // before its folders are opened: they may lie deep
     if (folders.count) qsort(folders.name, folders.count, sizeof *folders.name, by_text);
     for (size_t i = 0; i < folders.count && !s; i++) s = walk_folder(w, folders.name[i], err);
@@ -200,36 +200,40 @@ static pa_status find_files(pa_corpus *c, pa_err *err) {
 
 // ---- lists
 
-// MAESTRO's own list in the folder: its CSV, else its JSON. *path is malloc'ed, NULL without one.
-static pa_status find_list(const char *folder, char **path, pa_err *err) {
-    static const char *const pattern[] = {"maestro-v*.csv", "maestro-v*.json"};
-    *path = NULL;
-    for (int i = 0; i < 2 && !*path; i++) {
-        DIR *d = opendir(folder);
-        if (!d) return pa_error(err, PA_USAGE, "cannot open folder %s: %s", folder, strerror(errno));
-        for (const struct dirent *e; (errno = 0, e = readdir(d));) {
-            if (fnmatch(pattern[i], e->d_name, FNM_PERIOD)) continue;
-            char *old = *path;
-            bool ok = asprintf(path, "%s/%s", folder, e->d_name) >= 0;
-            if (ok && !old) continue;
-            pa_status s = ok ? pa_error(err, PA_USAGE,
-                                        "%s and %s: expected one list, found two; choose with --metadata", old, *path)
-                             : pa_error(err, PA_FAIL, "no memory for a path");
-            free(old);
-            if (ok) free(*path);
-            *path = NULL;
-            closedir(d);
-            return s;
-        }
-        int why = errno;
-        closedir(d);
-        if (why) {
-            free(*path);
-            *path = NULL;
-            return pa_error(err, PA_FAIL, "cannot read folder %s: %s", folder, strerror(why));
+// The one list of that name in an open folder; *path is malloc'ed, NULL without one.
+static pa_status match_list(DIR *d, const char *folder, const char *pattern, char **path, pa_err *err) {
+    pa_status s = PA_OK;
+    for (const struct dirent *e; !s && (e = pa_next_entry(d, folder, &s, err));) {
+        char *found;
+        if (fnmatch(pattern, e->d_name, FNM_PERIOD)) continue;
+        if (asprintf(&found, "%s/%s", folder, e->d_name) < 0) {
+            s = pa_error(err, PA_FAIL, "no memory for a path");
+        } else if (*path) {
+            s = pa_error(err, PA_USAGE, "%s and %s: expected one list, found two; choose with --metadata", *path,
+                         found);
+            free(found);
+        } else {
+            *path = found;
         }
     }
-    return PA_OK;
+    if (!s) return PA_OK;
+    free(*path);
+    *path = NULL;
+    return s;
+}
+
+// MAESTRO's own list in the folder: its CSV, else its JSON. *path as in match_list.
+static pa_status find_list(const char *folder, char **path, pa_err *err) {
+    static const char *const pattern[] = {"maestro-v*.csv", "maestro-v*.json"};
+    pa_status s = PA_OK;
+    *path = NULL;
+    for (int i = 0; i < 2 && !*path && !s; i++) {
+        DIR *d = opendir(folder);
+        if (!d) return pa_error(err, PA_USAGE, "cannot open folder %s: %s", folder, strerror(errno));
+        s = match_list(d, folder, pattern[i], path, err);
+        closedir(d);
+    }
+    return s;
 }
 
 // Counts the MIDI files below the folder that a list leaves out, by what the names lead to: a list may write a path in

@@ -1,7 +1,6 @@
 // prepare.c: see prepare.h.
 #include "host/prep/prepare.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,7 +155,9 @@ static bool has_token_files(const char *folder) {
     DIR *d = opendir(folder);
     if (!d) return false;
     size_t length;
-    for (const struct dirent *e; !found && (e = readdir(d));) found = pa_set_parts(e->d_name, &length);
+    pa_status listed = PA_OK;
+    for (const struct dirent *e; !found && (e = pa_next_entry(d, folder, &listed, NULL));)
+        found = pa_set_parts(e->d_name, &length);
     closedir(d);
     return found;
 }

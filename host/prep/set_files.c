@@ -1,7 +1,6 @@
 // set_files.c: see set_files.h.
 #include "host/prep/set_files.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -195,12 +194,11 @@ static pa_status remove_old(const char *to, struct dirent **moved, int count, pa
     DIR *d = opendir(to);
     if (!d) return pa_error(err, PA_FAIL, "cannot open %s: %s", to, strerror(errno));
     pa_status s = PA_OK;
-    for (const struct dirent *e; !s && (errno = 0, e = readdir(d));) {
+    for (const struct dirent *e; !s && (e = pa_next_entry(d, to, &s, err));) {
         if (!pa_set_parts(e->d_name, &length) || is_among(moved, count, e->d_name)) continue;
         snprintf(path, sizeof path, "%s/%s", to, e->d_name);
         if (unlink(path)) s = pa_error(err, PA_FAIL, "cannot remove %s: %s", path, strerror(errno));
     }
-    if (!s && errno) s = pa_error(err, PA_FAIL, "cannot read folder %s: %s", to, strerror(errno));
     closedir(d);
     return s;
 }

@@ -1,7 +1,6 @@
 // work.c: see work.h.
 #include "host/prep/work.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -93,7 +92,7 @@ static pa_status remove_left(const pa_work *w, bool locked, pa_err *err) {
     mark m;
     DIR *d = opendir(w->out);
     if (!d) return pa_error(err, PA_FAIL, "cannot open %s: %s", w->out, strerror(errno));
-    for (const struct dirent *e; !s && (errno = 0, e = readdir(d));) {
+    for (const struct dirent *e; !s && (e = pa_next_entry(d, w->out, &s, err));) {
         if (!strcmp(e->d_name, own) || !has_name(e->d_name)) continue;
         if (!read_mark(w->out, e->d_name, &m)) {
             if (locked) unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR); // if it is empty, of one that was about to go
@@ -101,7 +100,6 @@ static pa_status remove_left(const pa_work *w, bool locked, pa_err *err) {
             s = remove_one(w, e->d_name, err);
         }
     }
-    if (!s && errno) s = pa_error(err, PA_FAIL, "cannot read folder %s: %s", w->out, strerror(errno));
     closedir(d);
     return s;
 }
@@ -148,12 +146,11 @@ static pa_status remove_own(const pa_work *w, pa_err *err) {
     pa_status s = PA_OK;
     DIR *d = opendir(w->path);
     if (!d) return errno == ENOENT ? PA_OK : pa_error(err, PA_FAIL, "cannot open %s: %s", w->path, strerror(errno));
-    for (const struct dirent *e; !s && (errno = 0, e = readdir(d));) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !strcmp(e->d_name, ".owner")) continue;
+    for (const struct dirent *e; !s && (e = pa_next_entry(d, w->path, &s, err));) {
+        if (!strcmp(e->d_name, ".owner")) continue;
         snprintf(path, sizeof path, "%s/%s", w->path, e->d_name);
         s = pa_remove_tree(path, err);
     }
-    if (!s && errno) s = pa_error(err, PA_FAIL, "cannot read folder %s: %s", w->path, strerror(errno));
     closedir(d);
     return s ? s : pa_remove_tree(w->path, err);
 }

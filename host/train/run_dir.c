@@ -1,7 +1,6 @@
 // run_dir.c: see run_dir.h.
 #include "host/train/run_dir.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -37,12 +36,11 @@ static pa_status tidy(const char *folder, const char *word, pa_err *err) {
     if (!d) return pa_error(err, PA_FAIL, "cannot read %s: %s", folder, strerror(errno));
     size_t length = (size_t)snprintf(ending, sizeof ending, ".tmp.%s", word);
     pa_status s = PA_OK;
-    for (const struct dirent *e; !s && (errno = 0, e = readdir(d));) {
+    for (const struct dirent *e; !s && (e = pa_next_entry(d, folder, &s, err));) {
         size_t n = strlen(e->d_name);
         if (n > length && !strcmp(e->d_name + n - length, ending) && unlinkat(dirfd(d), e->d_name, 0))
             s = pa_error(err, PA_FAIL, "cannot remove %s/%s: %s", folder, e->d_name, strerror(errno));
     }
-    if (!s && errno) s = pa_error(err, PA_FAIL, "cannot read %s: %s", folder, strerror(errno));
     closedir(d);
     return s;
 }

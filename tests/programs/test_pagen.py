@@ -282,7 +282,7 @@ class Generate(Program):
     def test_what_is_written_before_an_error(self):
         shim = os.environ | {"LD_PRELOAD": os.environ["PA_SHIM"],
                              "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0"}  # fontconfig's own
-        for option, value, fails, left in (("--number", 4, "o-3.mid", "; 2 of 4 continuations are written\n"),
+        for option, value, fails, left in (("--number", 4, "o-3.mid", "; 2 of 4 files are written\n"),
                                            ("--piano-roll", self.out("r.svg"), "r.svg",
                                             "; the continuations are written\n")):
             line = command("pagen", self.run_dir, "--output", self.out("o.mid"), "--length-tokens", 5, option, value)
@@ -292,6 +292,29 @@ class Generate(Program):
             self.assertTrue(done.stderr.endswith(left), done.stderr)
         self.assertEqual([self.out(f"o-{k}.mid").exists() for k in range(1, 5)], [True, True, False, False])
         self.assertTrue(events(self.out("o.mid")))
+
+    def test_files_of_several_takes_appear_together(self):
+        """An error before the first rename, or a kill, leaves the files of an earlier run."""
+        names = [f"t-{k}.mid" for k in range(1, 5)]
+        for fails, status, new, whole in (("fsync:t-3.mid:1:5", 1, 0, 0),  # whole: finished files beside them
+                                          ("rename:t-1.mid:1:kill", -9, 0, 4),
+                                          ("rename:t-4.mid:1:kill", -9, 3, 1)):
+            with self.subTest(fails):
+                for name in names:
+                    self.out(name).write_bytes(b"an earlier run's")
+                done = subprocess.run(
+                    command("pagen", self.run_dir, "--output", self.out("t.mid"), "--length-tokens", 5, "--number", 4),
+                    env=os.environ | {"LD_PRELOAD": os.environ["PA_SHIM"], "FAILING_FS": fails,
+                                      "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0"},
+                    text=True, capture_output=True, timeout=60)
+                self.assertEqual(done.returncode, status, done.stderr)
+                kept = [self.out(name).read_bytes() == b"an earlier run's" for name in names]
+                self.assertEqual(kept, [False] * new + [True] * (4 - new))
+                beside = list(self.at.glob(self.out("t-*.tmp.*").name))
+                self.assertEqual(len(beside), whole)
+                for path in beside:
+                    self.assertEqual(path.read_bytes()[-4:], b"\0\xff\x2f\0")  # as MIDI ends
+                    path.unlink()
 
     def test_other_encoding(self):
         shutil.copy(self.at / "c.ini", self.out("c.ini"))

@@ -2,12 +2,13 @@
 """What pagen makes beside MIDI: sound, a piano roll, a page; and that a wrong name is refused before any work. Exits
 with 77 where the build lacks the libraries or no SoundFont is installed."""
 import base64
+import os
 import subprocess
 import sys
 import unittest
 import wave
 
-from tiny import BIN, Program, run
+from tiny import BIN, Program, command, run
 
 SKIPPED = subprocess.run([BIN / "test_page", "/dev/null/x"], capture_output=True, check=False).returncode == 77
 
@@ -51,6 +52,19 @@ class Show(Program):
         self.pagen("--wav", self.file("both.wav"))
         self.pagen("--without-primer", "--wav", self.file("continuation.wav"))
         self.assertAlmostEqual(self.seconds("both.wav") - self.seconds("continuation.wav"), 5, delta=0.3)
+
+    def test_files_of_several_takes_appear_together(self):
+        """The second take's sound can't be written: neither is the first one's."""
+        done = subprocess.run(
+            command("pagen", self.run_dir, "--output", self.file("out.mid"), "--length-tokens", 5, "--number", 2,
+                    "--wav", self.file("x.wav"), "--piano-roll", self.file("x.svg"), "--html", self.file("x.html")),
+            env=os.environ | {"LD_PRELOAD": os.environ["PA_SHIM"], "FAILING_FS": "fsync:x-2.wav:1:5",
+                              "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0"},
+            text=True, capture_output=True, timeout=120)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn(f"cannot write {self.file('x-2.wav')}: Input/output error; the continuations are written\n",
+                      done.stderr)
+        self.assertEqual(self.files(), {"out-1.mid", "out-2.mid"})
 
     def test_wrong_names_are_refused_before_any_work(self):
         rows = [(["--wav", "x.mp3"], 2, "--wav: expected a name in .wav"),

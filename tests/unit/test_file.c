@@ -84,6 +84,70 @@ static void of_a_link_the_target_is_replaced(void **state) {
     assert_non_null(strstr(err.text, "/dangling, a link: No such file or directory"));
 }
 
+// ---- files that appear together
+
+static void files_appear_together(void **state) {
+    (void)state;
+    scratch_put("a", "old");
+    assert_int_equal(mkdir(scratch("there"), 0777), 0);
+    pa_files_begin();
+    write_file("a", "new");
+    write_file("b", "new");
+    write_file("there/c", "new");
+    scratch_expect("a", "old");
+    assert_int_equal(access(scratch("b"), F_OK), -1);
+    assert_int_equal(pa_files_end(PA_OK, &err), PA_OK);
+    scratch_expect("a", "new");
+    scratch_expect("b", "new");
+    scratch_expect("there/c", "new");
+    assert_int_equal(scratch_entries(), 3);
+    write_file("d", "new"); // by itself again
+    scratch_expect("d", "new");
+}
+
+static void an_error_leaves_none_of_them(void **state) {
+    (void)state;
+    scratch_put("a", "old");
+    pa_files_begin();
+    write_file("a", "new");
+    write_file("b", "new");
+    assert_int_equal(pa_files_end(PA_DATA, &err), PA_DATA);
+    scratch_expect("a", "old");
+    assert_int_equal(scratch_entries(), 1);
+}
+
+static void a_failed_rename_states_what_is_written(void **state) {
+    (void)state;
+    pa_files_begin();
+    write_file("a", "new");
+    write_file("b", "new");
+    write_file("c", "new");
+    assert_int_equal(mkdir(scratch("b"), 0777), 0);
+    assert_int_equal(pa_files_end(PA_OK, &err), PA_FAIL);
+    assert_non_null(strstr(err.text, "/b: Is a directory; 1 of 3 files is written"));
+    scratch_expect("a", "new");
+    assert_int_equal(scratch_entries(), 2);
+}
+
+// Their temporary names are as long as a folder holds, and differ all the same.
+static void long_names_wait_side_by_side(void **state) {
+    (void)state;
+    char name[256];
+    memset(name, 'x', 255);
+    name[255] = 0;
+    pa_files_begin();
+    for (char k = '1'; k < '4'; k++) {
+        name[254] = k;
+        pa_file f;
+        char path[SCRATCH_PATH + 256];
+        snprintf(path, sizeof path, "%s/%s", scratch_folder, name);
+        assert_int_equal(pa_file_create(&f, path, &err), PA_OK);
+        assert_int_equal(pa_file_commit(&f, &err), PA_OK);
+    }
+    assert_int_equal(pa_files_end(PA_OK, &err), PA_OK);
+    assert_int_equal(scratch_entries(), 3);
+}
+
 // ---- what is no file
 
 static void make_socket(const char *path) {
@@ -152,6 +216,10 @@ int main(void) {
         SCRATCH_TEST(names_as_long_as_a_folder_holds),
         SCRATCH_TEST(a_replaced_file_keeps_its_permissions),
         SCRATCH_TEST(of_a_link_the_target_is_replaced),
+        SCRATCH_TEST(files_appear_together),
+        SCRATCH_TEST(an_error_leaves_none_of_them),
+        SCRATCH_TEST(a_failed_rename_states_what_is_written),
+        SCRATCH_TEST(long_names_wait_side_by_side),
         SCRATCH_TEST(only_files_are_opened),
         SCRATCH_TEST(a_slow_writer_is_waited_for),
     };
