@@ -99,6 +99,9 @@ typedef struct {
     // clears them. A norm that is not finite leaves parameters and moments unchanged and clears the gradients. *nats
     // (may be NULL): the sum of this rank's loss_grad calls since the last update.
     pa_status (*update)(pa_context *ctx, const pa_update *u, double *norm, double *nats, pa_err *err);
+    // PA_FAIL if parameters or moments changed since the last update, write or call of this: a bit flipped. Only in the
+    // host's memory, as a GPU's corrects its own, and only with `zero` on several ranks. update begins with this.
+    pa_status (*check)(pa_context *ctx, pa_err *err);
     // Fills the caches with `streams` sequences of `length` tokens, the last `latents` of them latents; logits
     // (streams, V) of the last.
     pa_status (*prefill)(pa_context *ctx, int length, int latents, const uint16_t *tokens, float *logits, pa_err *err);

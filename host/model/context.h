@@ -67,6 +67,8 @@ struct pa_context {
     float *scale;        // one for each of their rows; tensor t's from scale[scale_at[t]], -1 where it has none
     ptrdiff_t *scale_at; // (tensors), the host's
     bool weight_stale;   // param was written, weight and weight8 were not
+    uint32_t crc;        // CRC-32C of param and moments when they were last looked at,
+    bool guarded;        // if nothing was written to them since
 
     void *host; // the host's memory for copies; NULL on a unified device
     size_t input_bytes;

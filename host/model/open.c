@@ -190,7 +190,10 @@ pa_status pa_context_read(pa_context *c, pa_kind kind, int t, float *out, pa_err
 pa_status pa_context_write(pa_context *c, pa_kind kind, int t, const float *in, pa_err *err) {
     float *to = tensor(c, kind, t);
     if (!to) return pa_error(err, PA_USAGE, "write: no tensor %d of kind %d here", t, (int)kind);
-    if (is_shared(c, kind)) return copy_shares(c, kind, t, NULL, in, err);
+    if (is_shared(c, kind)) {
+        c->guarded = false;
+        return copy_shares(c, kind, t, NULL, in, err);
+    }
     size_t n = c->params->row[t].size;
     float *scaled = NULL;
     if (kind == PA_GRAD && c->loss_scaling != 1) {
@@ -200,6 +203,7 @@ pa_status pa_context_write(pa_context *c, pa_kind kind, int t, const float *in, 
     pa_status s = send(c, to, scaled ? scaled : in, n * sizeof *in, "writing a tensor", err);
     free(scaled);
     if (kind == PA_PARAM) c->weight_stale = true;
+    if (kind != PA_GRAD) c->guarded = false;
     return s;
 }
 

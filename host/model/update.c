@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "host/base/checksum.h"
 #include "host/model/backward.h"
 #include "host/model/muon.h"
 
@@ -153,6 +154,33 @@ pa_scaling pa_context_scaling(pa_context *c, const pa_scaling *set) {
     return (pa_scaling){c->loss_scaling, c->good_steps};
 }
 
+// ---- bits that flip
+
+// With train.zero a rank's numbers become everybody's at each step. Without, ranks compare their weights; a GPU's
+// memory corrects its own.
+static bool needs_guard(const pa_context *c) {
+    return c->info.unified && c->shared;
+}
+
+static void guard(pa_context *c) {
+    c->crc = pa_crc32c(0, c->param, c->floats * sizeof *c->param);
+    c->crc = pa_crc32c(c->crc, c->moment1, c->own * sizeof *c->moment1);
+    c->crc = pa_crc32c(c->crc, c->moment2, c->second * sizeof *c->moment2);
+    c->guarded = true;
+}
+
+pa_status pa_context_check(pa_context *c, pa_err *err) {
+    const uint32_t before = c->crc;
+    const bool guarded = c->guarded;
+    if (!needs_guard(c)) return PA_OK;
+    guard(c);
+    if (!guarded || c->crc == before) return PA_OK;
+    return pa_error(err, PA_FAIL, "rank %d: weights or moments changed in memory between two updates (bad memory?)",
+                    c->open.comm->rank);
+}
+
+// ---- the step
+
 // Sums over ranks what loss_grad has not.
 static pa_status sum_gradients(pa_context *c, pa_err *err) {
     pa_status e = PA_OK;
@@ -167,8 +195,8 @@ static pa_status sum_gradients(pa_context *c, pa_err *err) {
 
 pa_status pa_context_update(pa_context *c, const pa_update *u, double *norm, double *nats, pa_err *err) {
     if (!c->grad) return pa_error(err, PA_USAGE, "update: this context was not opened for training");
-    pa_status e = sum_gradients(c, err);
-    if (e) return e;
+    pa_status e = pa_context_check(c, err);
+    if (e || (e = sum_gradients(c, err))) return e;
     *c->host_scalars = (pa_scalars){.grad_scale = 1 / c->loss_scaling,
                                     .clip = u->clip,
                                     .lr = {[PA_GROUP_MATRIX] = u->lr,
@@ -189,5 +217,6 @@ pa_status pa_context_update(pa_context *c, const pa_update *u, double *norm, dou
     *norm = sqrt(c->host_sums[PA_SUM_SQUARES]) / (double)c->loss_scaling;
     if (nats) *nats = c->host_sums[PA_SUM_TOTAL];
     rescale_loss(c, isfinite(*norm));
+    if (needs_guard(c)) guard(c);
     return PA_OK;
 }

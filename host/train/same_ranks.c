@@ -131,9 +131,10 @@ done:
 pa_status pa_same_weights(const pa_trainer *t, pa_err *err) {
     const pa_params *p = &t->params;
     uint32_t digest = 0;
-    if (t->comm->size == 1) return PA_OK;
+    pa_status s = t->run.backend->check(t->run.ctx, err);
+    if (s || t->comm->size == 1) return s;
     float *values = malloc(pa_params_largest(p) * sizeof *values);
-    pa_status s = values ? PA_OK : pa_error(err, PA_FAIL, "no memory to compare weights");
+    if (!values) s = pa_error(err, PA_FAIL, "no memory to compare weights");
     for (int i = 0; i < p->count && !s; i++) {
         s = t->run.backend->read(t->run.ctx, PA_PARAM, i, values, err);
         digest = pa_crc32c(digest, values, p->row[i].size * sizeof *values);

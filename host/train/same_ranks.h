@@ -13,8 +13,9 @@ pa_status pa_same_start(const pa_trainer *t, pa_err *err);
 // Likewise what the opened backend computes with.
 pa_status pa_same_device(const pa_trainer *t, pa_err *err);
 
-// Compares the weights' checksums, 4 bytes a rank. On a difference every rank returns PA_FAIL and names the ranks that
-// differ from most. Reads all weights.
+// Checks that weights and moments are those of the last update (backend.h), and compares the weights' checksums, 4
+// bytes a rank. On a difference every rank returns PA_FAIL and names the ranks that differ from most. Reads all
+// weights.
 pa_status pa_same_weights(const pa_trainer *t, pa_err *err);
 
 // The parts of these that know nothing of a trainer.

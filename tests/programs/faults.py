@@ -1,10 +1,12 @@
 """Runs of the programs with a call that fails, or with a record of what they do to their files: support/faults.c."""
 
+import atexit
 import collections
 import hashlib
 import os
 import pathlib
 import re
+import select
 import struct
 import subprocess
 
@@ -41,27 +43,55 @@ sample_every = 0
 Run = collections.namedtuple("Run", "status stdout stderr counts failed trace")
 
 
+def environment(scratch, threads, **more):
+    return programs.environment(LD_PRELOAD=SHIM, PA_COUNTS=f"{scratch}/counts", OMP_NUM_THREADS=str(threads), **more)
+
+
+class Server:
+    """A program whose libraries are loaded, to be run many times."""
+
+    def __init__(self, command, scratch, threads):
+        self.process = subprocess.Popen(command, env=environment(scratch, threads, PA_SERVER="1"), bufsize=0,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        atexit.register(self.end)
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def run(self, fault, timeout):
+        """The exit status, -N after signal N; None: it was killed after `timeout` seconds."""
+        self.process.stdin.write(f"{fault or '-'}\n".encode())
+        child = int(self.process.stdout.readline())
+        ended = select.select([self.process.stdout], [], [], timeout)[0]
+        if not ended:
+            os.killpg(child, 9)
+        status = os.waitstatus_to_exitcode(int(self.process.stdout.readline()))
+        return status if ended else None
+
+
+SERVERS = {}
+
+
 def run(command, scratch, fault=None, record=None, timeout=60, threads=1):
     """status None: it was killed after `timeout` seconds. trace: the functions in which the call failed."""
-    counts, trace = scratch / "counts", scratch / "counts.trace"
+    counts, *texts = [pathlib.Path(f"{scratch}/counts{ending}") for ending in ("", ".out", ".err", ".trace")]
     counts.write_bytes(bytes(4096))
-    trace.write_text("")
-    more = {"LD_PRELOAD": SHIM, "PA_COUNTS": str(counts), "OMP_NUM_THREADS": str(threads)}
-    if fault:
-        more["PA_FAULT"] = fault
+    for path in texts:
+        path.write_text("")
     if record:
-        more["PA_RECORD"] = str(record)
-    process = subprocess.Popen(command, env=programs.environment(**more), stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-        status = process.returncode
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        stdout, stderr = process.communicate()
-        status = None
+        with open(texts[0], "wb") as out, open(texts[1], "wb") as err:
+            status = subprocess.run(command, env=environment(scratch, threads, PA_RECORD=str(record)), stdout=out,
+                                    stderr=err, timeout=timeout).returncode
+    else:
+        key = (*map(str, command), threads)
+        if key not in SERVERS:
+            SERVERS[key] = Server(command, scratch, threads)
+        status = SERVERS[key].run(fault, timeout)
     *calls, failed = struct.unpack_from(f"<{len(KINDS) + 1}q", counts.read_bytes())
-    return Run(status, stdout, stderr, dict(zip(KINDS, calls)), failed, trace.read_text())
+    stdout, stderr, trace = [path.read_text(errors="replace") for path in texts]
+    return Run(status, stdout, stderr, dict(zip(KINDS, calls)), failed, trace)
 
 
 def content(path):

@@ -5,9 +5,12 @@ A run ends as if nothing had failed, or with one line that says what did and exi
 its name, the same command succeeds, and its outputs are those of a run that nothing disturbed, without a temporary
 file beside them.
 
-A sample is drawn unless PA_FAULTS=all, always the same: PA_SEED=N draws another. PA_FAULTS=SCENARIO:KIND:N tries one.
+A sample is drawn unless PA_FAULTS is set, always the same: PA_SEED=N draws another. PA_FAULTS=all tries all,
+PA_FAULTS=SCENARIO those of one scenario, SCENARIO:KIND those of one kind, SCENARIO:KIND:N+ from the Nth on, and
+SCENARIO:KIND:N one.
 """
 
+import itertools
 import os
 import pathlib
 import random
@@ -21,7 +24,7 @@ import faults
 import prep
 import programs
 
-WANTED = os.environ.get("PA_FAULTS", "")
+SCENARIO, KIND, FIRST = (os.environ.get("PA_FAULTS", "").split(":") + ["", ""])[:3]
 SEED = int(os.environ.get("PA_SEED", 1))
 SAMPLE = 6  # of a scenario's calls of one kind
 
@@ -210,47 +213,43 @@ class FailNth(unittest.TestCase):
 
     def numbers(self, scenario, kind, rng):
         calls = scenario.calls[kind]
-        if WANTED == "all":
-            return range(1, 10**9)
-        return sorted(rng.sample(range(1, calls + 1), min(calls, SAMPLE)))
+        if SCENARIO and (not FIRST or FIRST.endswith("+")):
+            return itertools.count(int(FIRST[:-1] or 1))
+        return [int(FIRST)] if FIRST else sorted(rng.sample(range(1, calls + 1), min(calls, SAMPLE)))
 
     def check_all(self, name):
+        if SCENARIO not in ("", "all", name):
+            self.skipTest("another is asked for")
         scenario = self.scenarios[name]
         scenario.learn()
         print(f"{name}: {scenario.calls}", flush=True)
         rng = random.Random(f"{SEED} {name}")
-        for kind in faults.KINDS:
+        for kind in [KIND] if KIND else faults.KINDS:
+            before = self.tried
             for n in self.numbers(scenario, kind, rng):
                 with self.subTest(replay=f"PA_FAULTS={name}:{kind}:{n}"):
                     if not self.check(scenario, kind, n):
+                        self.assertFalse(FIRST.isdigit(), "no such call")
                         break
-
-    def check_named(self, name):
-        if WANTED in ("", "all"):
-            return self.check_all(name)
-        which, kind, n = WANTED.split(":")
-        if which != name:
-            self.skipTest("another is asked for")
-        self.scenarios[name].learn()
-        self.assertTrue(self.check(self.scenarios[name], kind, int(n)), "no such call")
+            print(f"{name}, {kind}: {self.tried - before} calls failed", flush=True)
 
     def test_train(self):
-        self.check_named("train")
+        self.check_all("train")
 
     def test_resume(self):
-        self.check_named("resume")
+        self.check_all("resume")
 
     def test_paprep(self):
-        self.check_named("paprep")
+        self.check_all("paprep")
 
     def test_pagen(self):
-        self.check_named("pagen")
+        self.check_all("pagen")
 
     def test_paeval(self):
-        self.check_named("paeval")
+        self.check_all("paeval")
 
     def test_export(self):
-        self.check_named("export")
+        self.check_all("export")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,29 @@ class Differ(programs.WithCorpus):
                     at = data.find(weight, at + 1)
         return found
 
+    def test_a_bit_that_flips_in_memory(self):
+        """With train.zero no other rank could find it: they get the weight."""
+        self.train("weights", "train.steps=1")
+        weight = programs.checkpoint(self.folder / "weights")[0]["token_emb.weight"][2]
+        for rank in (0, 1):
+            run = f"flip-{rank}"
+            processes = self.start(run, 2, *STILL, "train.zero=1", "train.steps=100000000", "checkpoint.every=0",
+                                   "log.eval_every=0", "--init", f"{self.folder}/weights")
+            metrics = self.folder / run / "metrics.jsonl"
+            while not metrics.exists() or not metrics.stat().st_size:
+                self.assertIsNone(processes[0].poll())
+                time.sleep(0.01)
+            flips = 0
+            while processes[rank].poll() is None and self.flip_weight(processes[rank].pid, weight[4 * flips : 4096]):
+                flips += 1  # one that flips during an update is not found
+                time.sleep(0.05)
+            self.assertGreater(flips, 0)
+            said = [process.communicate(timeout=60)[1] for process in processes]
+            self.assertEqual([process.returncode for process in processes], [1, 1], said)
+            self.assertIn(f"patrain: rank {rank}: weights or moments changed in memory between two updates (bad "
+                          "memory?)\n", said[rank])
+            self.assertFalse((self.folder / run / "latest").exists())
+
     def test_a_replica_that_drifts(self):
         """Without train.zero, whose ranks send each other their weights at every step."""
         for ranks in (2, 3):

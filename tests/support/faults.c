@@ -6,6 +6,10 @@
 //                      the order of `kind`. FILE.trace: where the first call failed.
 //   PA_RECORD=FILE     every successful change of files in order, as lines "CALL INODE NUMBER BYTES" with so many bytes
 //                      after each: the data written, or paths with a NUL between them
+//   PA_SERVER=1        loads the program once and runs it many times, which is faster: waits in front of main, and for
+//                      each line "KIND:N" or "-" of stdin forks a child that runs on from there, its stdout and stderr
+//                      to FILE.out and FILE.err. Prints its process and, when it has ended, its status as wait(2) has
+//                      it.
 //
 // System calls are trapped by seccomp, as a preloaded function would miss those that stdio makes inside libc: each
 // raises SIGSYS, whose handler fails it or makes it itself, from the one address that the filter lets through.
@@ -32,6 +36,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -333,9 +338,50 @@ static void read_settings(void) {
     backtrace(frame, 4); // the first one loads a library
 }
 
+// ---- the server
+
+static void put_stream(int fd, const char *ending) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s%s", getenv("PA_COUNTS"), ending);
+    int file = open(fd == STDIN_FILENO ? "/dev/null" : path,
+                    fd == STDIN_FILENO ? O_RDONLY : O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (file < 0 || dup2(file, fd) < 0) _exit(99);
+    close(file);
+}
+
+static bool read_line(char *line, size_t size) {
+    size_t n = 0;
+    while (n + 1 < size && read(STDIN_FILENO, line + n, 1) == 1 && line[n] != '\n') n++;
+    line[n] = 0;
+    return n;
+}
+
+// Returns in the children only.
+static void serve(void) {
+    char fault[64];
+    int status;
+    while (read_line(fault, sizeof fault)) {
+        pid_t child = fork();
+        setpgid(child, child);
+        if (!child) {
+            unsetenv("PA_SERVER");
+            if (*fault != '-') setenv("PA_FAULT", fault, 1);
+            put_stream(STDIN_FILENO, "");
+            put_stream(STDOUT_FILENO, ".out");
+            put_stream(STDERR_FILENO, ".err");
+            return;
+        }
+        dprintf(STDOUT_FILENO, "%d\n", child);
+        if (waitpid(child, &status, 0) != child) _exit(99);
+        dprintf(STDOUT_FILENO, "%d\n", status);
+    }
+    _exit(0);
+}
+
 static int (*program_main)(int, char **, char **);
 
 static int begin(int count, char **arguments, char **environment) {
+    if (getenv("PA_SERVER")) serve();
     read_settings();
     if (counts || record >= 0 || chosen >= OPEN) set_traps();
     armed = true;
