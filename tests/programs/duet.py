@@ -100,7 +100,7 @@ class Page(unittest.TestCase):
         self.b.run("""window.blobs = []; const make = URL.createObjectURL;
             URL.createObjectURL = b => { blobs.push(b); return make.call(URL, b); }; 0""")
         press()
-        self.b.wait("blobs.length")
+        self.b.wait("blobs.length", 240)  # a page is rendered at a low priority
         return base64.b64decode(self.b.run("""new Promise(done => { const r = new FileReader();
             r.onload = () => done(r.result.split(',')[1]); r.readAsDataURL(blobs[0]); })"""))
 

@@ -3,6 +3,7 @@ the screen's keys and the computer's. Exits with 77 where Chromium or paserve is
 
 The pictures of docs/duet.md: PA_PICTURES=docs/images PA_MODEL=piano PA_BIN=... test_duet.py Duet.test_pictures
 """
+import json
 import os
 import pathlib
 import unittest
@@ -14,6 +15,7 @@ import tiny
 
 class Duet(duet.Page):
     def test_open_continue_hear_save(self):
+        self.b.run("document.getElementById('number').value = '1'")
         self.choose("mine.mid")
         self.b.wait("paserve.state.takes.size == 1 && paserve.state.current")
         self.assertEqual(self.b.run("document.querySelector('#takes .name').textContent"), "mine.mid")
@@ -86,6 +88,7 @@ class Duet(duet.Page):
         self.assertGreater(self.b.run("paserve.state.at"), at + 0.5)
         at = self.b.run("paserve.state.at")
         self.assertIn("Continue from 0:0", self.b.run("document.querySelector('[data-act=Continue]').textContent"))
+        self.b.run("document.getElementById('number').value = '1'")
         self.click("[data-act=Continue]")
         self.b.wait("paserve.state.takes.size == 2 && ![...paserve.state.takes.values()][1].growing")
         begins, parent, child = self.b.run("""(() => { const [a, b] = paserve.state.takes.values();
@@ -94,6 +97,31 @@ class Duet(duet.Page):
         self.assertAlmostEqual(begins, at, delta=0.02)
         self.assertEqual(parent, child)
         self.assertTrue(self.b.run("[...paserve.state.takes.values()][1].keys.some(k => k.model)"))
+        self.assertEqual(self.b.complaints(), [])
+
+    def test_several_takes_density_and_page(self):
+        self.load()
+        self.b.run('''window.told = []; const send = paserve.state.socket.send;
+            paserve.state.socket.send = text => { told.push(text); send.call(paserve.state.socket, text); }; 0''')
+        self.b.run("document.getElementById('density').value = 1; "
+                   "document.getElementById('density').dispatchEvent(new Event('input'))")
+        self.assertEqual(self.b.run("document.getElementById('factor').textContent"), "× 2")
+        self.b.run("document.getElementById('number').value = '3'")
+        self.click("[data-act=Continue]")
+        self.b.wait("paserve.state.takes.size == 4")
+        self.b.wait("![...paserve.state.takes.values()].some(t => t.growing)")
+        self.assertEqual(self.b.run("JSON.parse(told[0])['density'] + JSON.parse(told[0])['number']"), 5)
+        keys = self.b.run("[...paserve.state.takes.values()].slice(1).map(t => JSON.stringify(t.keys))")
+        self.assertEqual(len(set(keys)), 3)
+        self.assertEqual(self.b.run("[...paserve.state.takes.values()].filter(t => t.parent == 0 && t.begins == "
+                                    "[...paserve.state.takes.values()][0].end).length"), 3)
+        self.b.run("paserve.state.mode == 'playing' && document.getElementById('play').click()")
+        page = self.saved(lambda: self.click("#takes li button[data-act=Page]"))
+        self.assertTrue(page.startswith(b"<!doctype html>"), page[:40])
+        self.start_duet()
+        self.b.run("document.getElementById('density').value = -1; "
+                   "document.getElementById('density').dispatchEvent(new Event('change'))")
+        self.assertIn({"do": "how", "temperature": 0.9, "density": 0.5}, map(json.loads, self.b.run("told")))
         self.assertEqual(self.b.complaints(), [])
 
     def test_keep_and_remove(self):
@@ -136,7 +164,7 @@ class Duet(duet.Page):
         self.assertTrue(seen["status"] >= 2 and seen["heading"] >= 3 and seen["group"] >= 1, seen)
         self.connect()
         self.load()
-        self.assertEqual(check()["combobox"], 1)
+        self.assertEqual(check()["combobox"], 2)
         self.start_duet()
         self.phrase()
         check()
@@ -189,6 +217,7 @@ class Duet(duet.Page):
         self.b.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
         x, y = self.b.run("(({ x, y }) => [x + 9, y + 9])(document.getElementById('duet').getBoundingClientRect())")
         self.mouse(x, y)  # so that no ring of the focus is seen
+        self.b.call("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
         self.b.wait("paserve.state.mode == 'listening'")
         self.phrase(ms=170)
         self.answered()
@@ -197,7 +226,7 @@ class Duet(duet.Page):
         self.click("#duet")
         self.b.wait("paserve.state.mode == 'idle'")
         self.click("#takes li button[data-act=Continue]")
-        self.b.wait("paserve.state.takes.size == 2 && ![...paserve.state.takes.values()][1].growing")
+        self.b.wait("paserve.state.takes.size > 2 && ![...paserve.state.takes.values()].some(t => t.growing)")
         self.b.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
         self.b.call("Emulation.setTouchEmulationEnabled", enabled=True)
         self.b.wait("paserve.now() > paserve.state.current.begins + 3")

@@ -118,6 +118,10 @@ const hear = {
     show();
   },
   midi(m) { state.saving = { take: state.takes.get(m.take), end: '.mid', type: 'audio/midi' }; },
+  page(m) {
+    state.saving = { take: state.takes.get(m.take), end: '.html', type: 'text/html' };
+    status('Ready.');
+  },
   thinned(m) {
     state.thinned = m.number;
     show();

@@ -20,7 +20,7 @@ function proceed(take) {
   const inside = take === state.current && now() > 0.05 && now() < take.end - 0.05, at = inside ? now() : take.end;
   halt();
   state.follow = true;
-  say({ do: 'continue', take: take.number, at, seconds: 30, ...how(), seed: seed() });
+  say({ do: 'continue', take: take.number, at, seconds: 30, number: +$('number').value, ...how(), seed: seed() });
   status(`The model continues ${take.name} from ${clock(at)}.`);
 }
 
@@ -37,6 +37,11 @@ function keep(take) {
 }
 
 const saveMidi = take => say({ do: 'midi', take: take.number });
+
+function savePage(take) {
+  status('Rendering ' + take.name + '…');
+  say({ do: 'page', take: take.number });
+}
 
 async function saveSound(take) {
   status('Rendering ' + take.name + '…');
@@ -80,7 +85,8 @@ function restore(take) {
 
 setActs({
   main: { Play: ['Play', playOrStop], Continue: ['Continue', proceed], Keep: ['☆ Keep', keep] },
-  more: { MIDI: ['↓ MIDI', saveMidi], WAV: ['↓ WAV', saveSound], Remove: ['Remove', remove] },
+  more: { MIDI: ['↓ MIDI', saveMidi], WAV: ['↓ WAV', saveSound], Page: ['↓ Page', savePage],
+    Remove: ['Remove', remove] },
 }, select);
 
 // ---- the clock
@@ -130,14 +136,25 @@ function press(event) {
 }
 
 function change() {
-  $('degree').textContent = (+$('temperature').value).toFixed(2);
+  const { temperature, density } = how(), factor = '× ' + +density.toFixed(2);
+  $('degree').textContent = temperature.toFixed(2);
+  $('factor').textContent = factor;
+  $('density').setAttribute('aria-valuetext', factor);
+}
+
+// From the model's next note on.
+function apply() {
+  if (duet() || growing()) say({ do: 'how', ...how() });
 }
 
 $('play').addEventListener('click', toggle);
 $('duet').addEventListener('click', () => duet() ? stop() : startDuet());
 $('answer').addEventListener('click', passTurn);
 $('seek').addEventListener('input', () => seek(+$('seek').value));
-$('temperature').addEventListener('input', change);
+for (const id of ['temperature', 'density']) {
+  $(id).addEventListener('input', change);
+  $(id).addEventListener('change', apply);
+}
 $('open').addEventListener('click', () => $('file').click());
 $('file').addEventListener('change', () => {
   upload([...$('file').files]);

@@ -36,7 +36,7 @@ export function now() {
   return state.player ? Math.min(state.player.time, state.current.end) : state.at;
 }
 
-export const how = () => ({ temperature: +$('temperature').value });
+export const how = () => ({ temperature: +$('temperature').value, density: 2 ** $('density').value });
 export const seed = () => Math.floor(Math.random() * 4294967296);
 
 // Names of takes and which are kept: the server knows of neither.
