@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 
-PATIENCE = 60  # seconds for a reply, on a machine however slow
+PATIENCE = 300  # seconds for a reply, on a machine however slow
 
 
 class Page:

@@ -82,10 +82,9 @@ void pa_work_begin_answer(pa_session *s, const pa_take *t, double asked, double 
     s->how.sequence++; // another answer to the same notes
 }
 
-// The first note of an answer has been sent.
-static void measure(pa_work *w, pa_session *s, const pa_take *t) {
-    double sent = pa_clock() - s->answer.asked,
-           sounds = (double)(t->end - s->until + PA_HEAD_START) / PA_STEPS_A_SECOND;
+// The first note of an answer was sent at `when`.
+static void measure(pa_work *w, pa_session *s, const pa_take *t, double when) {
+    double sent = when - s->answer.asked, sounds = (double)(t->end - s->until + PA_HEAD_START) / PA_STEPS_A_SECOND;
     pa_latency_add(&w->latency, sent);
     printf("session %.8s: first note sent %.1f ms after the trigger, sounds at %.0f ms\n", s->id, 1000 * sent,
            1000 * sounds);
@@ -122,14 +121,14 @@ static void answer(pa_work *w, pa_session *s, pa_take *t) {
         fail(w, s, &why);
         return;
     }
+    double sent = pa_clock(), margin = margin_of(s, t); // before the thread that serves takes over
     pa_say_keys(w->hub, s, t, before);
     if (t->keys == before) return;
     if (t->key[t->keys - 1].velocity) {
-        double margin = margin_of(s, t);
         s->answer.notes++;
         s->answer.late += margin < 0;
-        if (pa_clock() - s->answer.began >= 1 && margin < s->answer.least) s->answer.least = margin;
-        if (s->answer.asked > 0) measure(w, s, t);
+        if (sent - s->answer.began >= 1 && margin < s->answer.least) s->answer.least = margin;
+        if (s->answer.asked > 0) measure(w, s, t, sent);
     }
     if (!(s->answer.asked > 0)) watch(w, s, t);
 }
