@@ -407,10 +407,9 @@ class Serve(unittest.TestCase):
         for i in range(8):
             s.say(do="key", time=i / 4, pitch=50 + i, velocity=70)  # and held
         s.say(do="answer", time=2.2, turn=1)
-        s.until("first")
-        s.say(do="key", time=2.3, pitch=50, velocity=0)
-        for _ in range(2):
-            s.until("margin")  # the model plays on
+        for i in range(8):
+            s.say(do="key", time=2.3, pitch=50 + i, velocity=0)
+        s.until("margin")  # the model plays
         s.say(do="stop", time=600)
         s.until("done")
         s.say(do="take", take=0)
