@@ -8,15 +8,13 @@
 #include <unistd.h>
 
 #include "host/files/mapping.h"
-#include "host/lib/generate.h"
 #include "host/play/score.h"
 #include "host/train/average.h"
 #include "host/train/run_dir.h"
 #include "host/train/same_ranks.h"
+#include "host/train/sample.h"
 #include "host/train/step.h"
 #include "host/train/stop.h"
-#include "tokenizer/encode.h"
-#include "tokenizer/write.h"
 
 enum { QUIET_S = 60 }; // seconds after which a step prints its line whatever log.every
 
@@ -128,7 +126,7 @@ static bool can_drop(const pa_trainer *t) {
     return !t->run.backend->own_transport && !(t->run.config->train.zero && t->comm->size > 1);
 }
 
-// ---- evaluation and samples
+// ---- evaluation
 
 static pa_status predict(void *arg, const patrain_windows *w, pa_err *err) {
     const pa_trainer *t = arg;
@@ -201,65 +199,10 @@ static pa_status evaluate(pa_trainer *t, pa_err *err) {
     return save(t, true, err);
 }
 
-static void sample_path(const pa_trainer *t, char *path, size_t size) {
-    snprintf(path, size, "%s/samples/step-%08lld.mid", t->run.dir, (long long)t->state.step);
-}
-
-// The run does not depend on the file.
-static pa_status write_sample(pa_trainer *t, pa_err *err) {
-    enum { LENGTH = 1024 };
-    const pa_token_piece v = pa_token_set_piece(&t->validation, 0);
-    pa_encoding encoding = t->validation.encoding;
-    const pa_model *m = &t->run.config->model;
-    uint16_t *out = malloc(((size_t)m->context + LENGTH) * sizeof *out);
-    pa_note *notes = NULL;
-    size_t generated = 0, count = 0, primer = (size_t)v.count;
-    char path[4096 + 64];
-    pa_err why;
-    if (!out) return pa_error(err, PA_FAIL, "no memory for a sample");
-    if (primer > (size_t)m->prefix + 1) primer = (size_t)m->prefix + 1;
-    memcpy(out, v.token, primer * sizeof *out);
-    if (pa_greatest(out, primer) >= PA_VOCAB) { // the next step will report the file
-        free(out);
-        return PA_OK;
-    }
-    pa_sampling_options o = pa_sampling_default();
-    o.seed = (uint64_t)t->state.step;
-    o.keys = encoding == PA_PERFORMANCE;
-    o.releases = true;
-    const pa_generation g = {.backend = t->run.backend,
-                             .ctx = t->run.ctx,
-                             .model = m,
-                             .options = &o,
-                             .primer = out,
-                             .primer_count = primer,
-                             .streams = 1,
-                             .length = LENGTH,
-                             .out = out + primer,
-                             .count = &generated};
-    pa_status s = pa_generate(&g, err);
-    if (!s) s = pa_decode(out, primer + generated, encoding, &notes, &count, err);
-    sample_path(t, path, sizeof path);
-    if (!s && pa_midi_write(path, notes, count, &why)) fprintf(t->out, "warning: no sample: %s\n", why.text);
-    free(notes);
-    free(out);
-    return s;
-}
-
-// Writes a continuation of the first validation piece's opening, by what a checkpoint holds as the model.
-static pa_status sample(pa_trainer *t, pa_err *err) {
-    if (!t->run.average) return write_sample(t, err);
-    pa_status s = pa_average_swap(&t->run, err);
-    if (!s) s = write_sample(t, err);
-    return s ? s : pa_average_swap(&t->run, err);
-}
-
 // The run was killed between a checkpoint and its sample.
 static bool lacks_sample(const pa_trainer *t) {
-    char path[4096 + 64];
-    sample_path(t, path, sizeof path);
     return t->is_root && t->has_validation && t->state.step && due(t->state.step, t->run.config->log.sample_every) &&
-           access(path, F_OK);
+           !pa_sample_exists(t);
 }
 
 // ---- the loop
@@ -325,7 +268,7 @@ static pa_status after_step(pa_trainer *t, const pa_step_log *log, pa_err *err) 
     if (t->has_validation && due(step, c->log.eval_every) && (s = evaluate(t, err))) return s;
     if (due(step, c->checkpoint.every) && !log->skipped && t->saved_step != step && (s = save(t, false, err))) return s;
     if (due(step, PA_COMPARE_EVERY) && t->saved_step != step && (s = pa_same_weights(t, err))) return s;
-    return t->is_root && t->has_validation && due(step, c->log.sample_every) ? sample(t, err) : PA_OK;
+    return t->is_root && t->has_validation && due(step, c->log.sample_every) ? pa_sample_write(t, err) : PA_OK;
 }
 
 static pa_status run_steps(pa_trainer *t, pa_err *err) {
@@ -337,7 +280,7 @@ static pa_status run_steps(pa_trainer *t, pa_err *err) {
     if (evaluates && due(t->state.step, c->log.eval_every) && t->state.evaluated != t->state.step &&
         (s = evaluate(t, err)))
         return s;
-    if (lacks_sample(t) && (s = sample(t, err))) return s;
+    if (lacks_sample(t) && (s = pa_sample_write(t, err))) return s;
     t->verified = epoch_of(t);
     begin_bar(t);
     while (!dropped && !(s = agree(t, err)) && t->progress < 1 && !t->stopping) {

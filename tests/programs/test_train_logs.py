@@ -2,6 +2,7 @@
 """What patrain records: run.jsonl, train.log, metrics.jsonl, TensorBoard events, and the lines of progress."""
 
 import datetime
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import struct
 import subprocess
 import time
 import unittest
+import wave
 
 import programs
 from test_train import SLOW, Run
@@ -102,7 +104,9 @@ class Logs(Run):
                 ((number, value),) = self.fields(fields[5])
                 value = dict(self.fields(value))
                 self.assertEqual(number, 1)
-                out.append((fields[2], value[1].decode(), struct.unpack("<f", value[2])[0]))
+                media = value.get(4, value.get(6))  # an image, or audio
+                shown = dict(self.fields(media)) if media else struct.unpack("<f", value[2])[0]
+                out.append((fields[2], value[1].decode(), shown))
         return out
 
     def fields(self, data):
@@ -145,6 +149,27 @@ class Logs(Run):
         self.assertAlmostEqual(evaluated[2][1], evaluations[2]["eval_loss"], delta=1e-6)
         self.assertEqual({t for _, t, _ in events[2:]},
                          {"train/loss", "train/lr", "train/grad_norm", "train/tokens_per_s", "eval/loss"})
+
+    def test_samples(self):
+        """Each has a picture and a sound, as files and in TensorBoard."""
+        self.train("samples", "train.steps=6", "log.sample_every=3", "log.eval_every=0")
+        (path,) = (self.folder / "samples").glob("events.out.tfevents.*")
+        shown = {(tag, step): value for step, tag, value in self.events(path) if tag and tag.startswith("sample/")}
+        self.assertEqual(sorted(shown), [("sample/roll", 3), ("sample/roll", 6), ("sample/sound", 3),
+                                         ("sample/sound", 6)])
+        for step in (3, 6):
+            name = self.folder / f"samples/samples/step-{step:08}"
+            roll, sound = shown["sample/roll", step], shown["sample/sound", step]
+            png = roll.pop(4)
+            self.assertEqual(roll, {1: 176, 2: 1000, 3: 3})  # height, width, RGB
+            self.assertEqual(png, name.with_suffix(".png").read_bytes())
+            wav = sound.pop(4)
+            self.assertEqual((struct.unpack("<f", sound.pop(1)), sound), ((22050,), {2: 1, 3: 441000, 5: b"audio/wav"}))
+            self.assertEqual(wav, name.with_suffix(".wav").read_bytes())
+            with wave.open(io.BytesIO(wav)) as w:
+                self.assertEqual(w.getparams()[:4], (1, 2, 22050, 441000))
+                self.assertAlmostEqual(max(map(abs, struct.unpack("<441000h", w.readframes(441000)))), 29490, delta=1)
+            self.assertTrue(name.with_suffix(".mid").exists())
 
     def test_tensorboard_of_a_run_that_goes_on(self):
         """At a start TensorBoard drops what it has read of that step and later ones (event_accumulator.py): as

@@ -179,7 +179,8 @@ class FullDisk(Run):
         done = self.train("samples", "train.steps=12", *settings)
         self.assertIn("warning: no sample: ", done.stderr)
         (self.folder / "samples/samples/step-00000005.mid").unlink()
-        self.assertEqual([p.name for p in (self.folder / "samples/samples").iterdir()], ["step-00000010.mid"])
+        self.assertEqual(sorted(p.name for p in (self.folder / "samples/samples").iterdir()),
+                         [f"step-000000{name}" for name in ("05.png", "05.wav", "10.mid", "10.png", "10.wav")])
         sample = (self.folder / "samples/samples/step-00000010.mid").read_bytes()
         shutil.rmtree(self.folder / "samples/checkpoints/step-00000012")
         (self.folder / "samples/samples/step-00000010.mid").unlink()
