@@ -250,7 +250,7 @@ typedef struct {
     int stop_at_end;           /* 1: the model may end a sequence; 0: it never ends */
     int refill;                /* latents of a full window that the next window begins with; 0: half of them */
     int loose_keys;    /* 0: with PATRAIN_PERFORMANCE no key is struck while it is down or released while it is not */
-    int long_notes;    /* 0: long notes end when a pianist's might; 1: when the model ends them */
+    int long_notes;    /* 0: long notes that the model leaves down end as pianists' do; 1: when the model ends them */
     uint64_t seed;     /* 1; random seed */
     uint64_t sequence; /* index of the stream's first sequence: same seed and index, same music */
 } patrain_sampling;

@@ -1,6 +1,7 @@
 // draw.c: see draw.h.
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "host/base/philox.h"
 #include "host/lib/draw.h"
@@ -73,7 +74,11 @@ pa_status pa_draw_token(const pa_sampling_options *o, const pa_draw *d, uint16_t
     pa_status s = list(o, d, c, &count, &top, err);
     if (s) return s;
     *token = (uint16_t)c[top].token;
-    if (o->temperature == 0) return PA_OK;
+    if (d->chance) memset(d->chance, 0, PA_VOCAB * sizeof *d->chance);
+    if (o->temperature == 0) {
+        if (d->chance) d->chance[*token] = 1;
+        return PA_OK;
+    }
     double most = c[top].weight;
     for (int i = 0; i < count; i++) c[i].weight = exp((c[i].weight - most) / o->temperature); // the most probable: 1
     if (o->top_k || o->top_p < 1) {
@@ -83,10 +88,11 @@ pa_status pa_draw_token(const pa_sampling_options *o, const pa_draw *d, uint16_t
     for (int i = 0; i < count; i++)
         if (c[i].weight >= o->min_p) sum += c[i].weight;
     double left = pa_uniform(pa_random(o->seed, PA_RANDOM_SAMPLE, d->stream, d->index)) * sum;
-    for (int i = 0; i < count && left >= 0; i++) {
+    for (int i = 0; i < count; i++) {
         if (c[i].weight < o->min_p || c[i].weight == 0) continue;
+        if (d->chance) d->chance[c[i].token] = c[i].weight / sum;
+        if (left >= 0) last = i; // the last one, should rounding leave a rest
         left -= c[i].weight;
-        last = i; // the last one, should rounding leave a rest
     }
     *token = (uint16_t)c[last].token;
     return PA_OK;

@@ -25,6 +25,7 @@ pa_status pa_sampling_check(const pa_sampling_options *o, const pa_model *m, pa_
 typedef struct {
     const float *logits;    // (PA_VOCAB)
     uint64_t stream, index; // of the token
+    double *chance;         // (PA_VOCAB) receives the probabilities by which it is drawn; NULL: not wanted
 } pa_draw;
 
 // Draws a token, in this order:

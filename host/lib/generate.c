@@ -165,6 +165,7 @@ static pa_status draw_one(pa_generator *g, const pa_sampling_options *o, int seq
     uint64_t number = o->stream + (uint64_t)sequence;
     float *logits = g->logits + (size_t)(g->sequences + sequence) * PA_VOCAB;
     pa_keys *keys = &g->keys[sequence];
+    double chance[PA_VOCAB];
     pa_err why;
     if (!g->total) {
         *token = (uint16_t)(PA_VELOCITY + FIRST_BIN +
@@ -177,10 +178,12 @@ static pa_status draw_one(pa_generator *g, const pa_sampling_options *o, int seq
         pa_repeats_penalise(row_of(g, sequence) + g->total - g->length, g->length, o->repetition_penalty, logits);
     if (o->density != 1) weigh_waits(o->density, logits);
     if (o->keys) pa_keys_hold(keys, logits);
-    if (o->releases) pa_keys_release(keys, o->keys, o->seed, number, logits);
-    pa_draw d = {.logits = logits, .stream = number, .index = g->drawn};
+    bool due = o->releases && pa_keys_release(keys, o->keys, o->seed, number, logits);
+    pa_draw d = {.logits = logits, .stream = number, .index = g->drawn, .chance = chance};
     pa_status s = pa_draw_token(o, &d, token, &why);
-    return s ? pa_error(err, s, "token %zu of stream %d: %s", g->drawn, sequence, why.text) : PA_OK;
+    if (s) return pa_error(err, s, "token %zu of stream %d: %s", g->drawn, sequence, why.text);
+    if (o->releases && !due) pa_keys_spare(keys, chance);
+    return PA_OK;
 }
 
 pa_status pa_generator_draw(pa_generator *g, const pa_sampling_options *o, uint16_t *token, pa_err *err) {

@@ -46,7 +46,7 @@ pa_status pa_generator_advance(pa_generator *g, int refill, pa_err *err);
 // nothing if all have. Empty sequences begin with a VELOCITY of medium strength drawn from the seed. With o->keys the
 // probability of striking a key that sounds is added to that of releasing it, and a silent one is not released, as in
 // every sequence of the performance encoding: otherwise one slip leaves the key's releases a note behind from there on.
-// With o->releases a note that has sounded as long as keys.h's draw of a pianist's long note is released next.
+// With o->releases long notes that the model leaves down end as pianists' do (keys.h, pa_keys_release).
 pa_status pa_generator_draw(pa_generator *g, const pa_sampling_options *o, uint16_t *token, pa_err *err);
 
 typedef struct {

@@ -15,12 +15,15 @@ void pa_keys_start(pa_keys *k) {
 
 void pa_keys_follow(pa_keys *k, uint16_t token) {
     int key = pa_pitch_of(token);
-    k->clock += pa_shift_steps(token);
-    if (pa_is_note_on(token)) {
+    if (pa_is_time_shift(token)) {
+        k->moment = k->clock;
+        k->clock += pa_shift_steps(token);
+    } else if (pa_is_note_on(token)) {
         k->down[key]++;
         k->sounds[key] = true;
         k->struck[key] = k->clock;
         k->stroke[key] = k->tokens;
+        k->kept[key] = 1;
     } else if (pa_is_note_off(token)) {
         if (k->down[key]) k->down[key]--;
         k->sounds[key] = false;
@@ -41,18 +44,26 @@ void pa_keys_hold(const pa_keys *k, float *logits) {
     }
 }
 
-// Whether the latest note of a key has sounded, or would if it were released now, as long as it may.
+static bool is_long(const pa_keys *k, int key, int64_t time) {
+    return k->struck[key] >= 0 && time - k->struck[key] >= pa_release_least(key);
+}
+
+// Whether the latest note of a key had sounded, or would have if it were released, as long as it may when the previous
+// moment ended. At the present one the model has not had its turn.
 static bool is_due(const pa_keys *k, int key, uint64_t seed, uint64_t stream) {
-    int64_t age = k->clock - k->struck[key];
-    if (k->struck[key] < 0 || age < pa_release_least(key)) return false;
-    if (age >= pa_release_most(key)) return true;
+    if (!is_long(k, key, k->moment)) return false;
     // The primer's player held the note until the first draw: its length is above that.
     double held = k->begun > k->struck[key] ? (double)(k->begun - k->struck[key]) : 0;
     double u = pa_uniform(pa_random(seed, PA_RANDOM_RELEASE, stream, k->stroke[key]));
-    return (double)age >= pa_release_length(key, held, u);
+    return (double)(k->moment - k->struck[key]) >= pa_release_length(key, held, 1 - (1 - u) * k->kept[key]);
 }
 
-void pa_keys_release(const pa_keys *k, bool paired, uint64_t seed, uint64_t stream, float *logits) {
+void pa_keys_spare(pa_keys *k, const double *chance) {
+    for (int key = 0; key < PA_KEYS; key++)
+        if (k->sounds[key] && is_long(k, key, k->clock)) k->kept[key] *= 1 - chance[PA_NOTE_OFF + key];
+}
+
+bool pa_keys_release(const pa_keys *k, bool paired, uint64_t seed, uint64_t stream, float *logits) {
     bool release[PA_KEYS];
     int releases = 0;
     for (int key = 0; key < PA_KEYS; key++) {
@@ -63,4 +74,5 @@ void pa_keys_release(const pa_keys *k, bool paired, uint64_t seed, uint64_t stre
     }
     for (int t = 0; t < PA_VOCAB && releases; t++)
         if (!pa_is_note_off(t) || !release[pa_pitch_of(t)]) logits[t] = never;
+    return releases > 0;
 }

@@ -11,7 +11,9 @@ typedef struct {
     bool sounds[PA_KEYS];     // the key's latest token struck it
     int64_t struck[PA_KEYS];  // time of its latest stroke, in steps of 10 ms; -1: none yet
     uint64_t stroke[PA_KEYS]; // that stroke's token: how many came before it
+    double kept[PA_KEYS];     // probability with which the model has let that note sound since it is long
     int64_t clock;            // time of the latest token
+    int64_t moment;           // the time before the latest TIME_SHIFT
     int64_t begun;            // time of the first token that was drawn; -1: none yet
     uint64_t tokens;
 } pa_keys;
@@ -20,10 +22,15 @@ void pa_keys_start(pa_keys *k);
 void pa_keys_follow(pa_keys *k, uint16_t token);
 // Adds the probability of striking a key that sounds to that of releasing it, and excludes the release of a silent one.
 void pa_keys_hold(const pa_keys *k, float *logits); // (PA_VOCAB)
-// Once a note has reached its greatest length, excludes everything but the release of such notes. Lengths are drawn
-// from release.h's table by (seed, stream, stroke). With `paired`, a release ends the oldest note of its key, as in
-// `performance`. Without, it ends the latest stroke, and a second release moves that end, as in `midi-neural`: releases
-// that would make a note too long are excluded too.
-void pa_keys_release(const pa_keys *k, bool paired, uint64_t seed, uint64_t stream, float *logits);
+// Ends long notes that the model doesn't: of those that have reached pa_release_least, the share that still sounds at
+// any time is the smaller of what the model leaves and what pianists leave, by release.h's table. Excludes everything
+// but the release of the notes that are due: each has a greatest length, drawn by (seed, stream, stroke), which grows
+// with every release that the model could have drawn and did not. With `paired`, a release ends the oldest note of its
+// key, as in `performance`. Without, it ends the latest stroke, and a second release moves that end, as in
+// `midi-neural`: releases that would make a note too long are excluded too. True if a note is due.
+bool pa_keys_release(const pa_keys *k, bool paired, uint64_t seed, uint64_t stream, float *logits);
+// Tells it the probabilities by which the model's next token is drawn, unless a note is due. Before pa_keys_follow gets
+// that token.
+void pa_keys_spare(pa_keys *k, const double *chance); // (PA_VOCAB)
 
 #endif

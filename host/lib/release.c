@@ -35,24 +35,18 @@ int pa_release_least(int pitch) {
     return row_of(pitch)[0];
 }
 
-int pa_release_most(int pitch) {
-    return row_of(pitch)[LEVELS - 1];
-}
-
-// Between two levels the hazard is constant: the share falls exponentially.
+// Between two levels, and behind the last two, the hazard is constant: the share falls exponentially.
 static double share_beyond(const int *steps, double age) {
+    int i = 1;
     if (age <= steps[0]) return level[0];
-    for (int i = 1; i < LEVELS; i++)
-        if (age < steps[i])
-            return level[i - 1] * pow(level[i] / level[i - 1], (age - steps[i - 1]) / (steps[i] - steps[i - 1]));
-    return 0;
+    while (i < LEVELS - 1 && age >= steps[i]) i++;
+    return level[i - 1] * pow(level[i] / level[i - 1], (age - steps[i - 1]) / (steps[i] - steps[i - 1]));
 }
 
 double pa_release_length(int pitch, double age, double u) {
     const int *steps = row_of(pitch);
     double share = (1 - u) * share_beyond(steps, age);
-    for (int i = 1; i < LEVELS; i++)
-        if (share >= level[i])
-            return steps[i - 1] + (steps[i] - steps[i - 1]) * log(share / level[i - 1]) / log(level[i] / level[i - 1]);
-    return steps[LEVELS - 1];
+    int i = 1;
+    while (i < LEVELS - 1 && share < level[i]) i++;
+    return steps[i - 1] + (steps[i] - steps[i - 1]) * log(share / level[i - 1]) / log(level[i] / level[i - 1]);
 }
