@@ -49,7 +49,7 @@ static const pa_option option[] = {
     {"html", PA_OPT_STRING, &job.show.page, "F.html", "web page of rolls, sound, notes and downloads", NULL},
     {"seed", PA_OPT_INT, &seed, "N", "random seed", "Sampling"},
     {"temperature", PA_OPT_FLOAT, &job.sampling.temperature, "T",
-     "sampling temperature: below 1 more predictable, above 1 bolder; 0: greedy", NULL},
+     "sampling temperature of pitches and velocities: below 1 more predictable, above 1 bolder; 0: greedy", NULL},
     {"top-k", PA_OPT_INT, &top_k, "K", "sample from the K most probable tokens; 0: all", NULL},
     {"top-p", PA_OPT_FLOAT, &job.sampling.top_p, "P",
      "sample from the smallest set of most probable tokens with total probability P", NULL},

@@ -234,7 +234,8 @@ PATRAIN_API patrain_status patrain_stream_rewind(patrain_stream *stream, size_t 
  *    one in the window, an effect that fades within ten seconds.
  *    The probability of a wait (PATRAIN_TIME_SHIFT) of 250 ms or more is divided by density, that of shorter ones by
  *    less, in proportion to their logarithm: 2 plays more notes a second, 0.5 fewer.
- * 2. All logits are divided by temperature.
+ * 2. Logits of struck keys are divided by temperature, and those of velocities, each among themselves. When a key is
+ *    struck or released, and which is released, stays as probable as the model has it: colder times make music denser.
  * 3. Only the top_k most probable tokens are kept; of these, the fewest whose probabilities add up to top_p; of these,
  *    those at least min_p times as probable as the most probable.
  * 4. One of the rest is drawn.

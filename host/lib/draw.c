@@ -67,6 +67,28 @@ static int truncate_sorted(const pa_sampling_options *o, const candidate *c, int
     return count;
 }
 
+// Shares the probability of the tokens first to last - 1, of all together as it is, by the temperature among them.
+static void temper(const pa_draw *d, candidate *c, int count, int first, int last, double temperature) {
+    double top = -HUGE_VAL, mass = 0, sum = 0;
+    for (int i = 0; i < count; i++) {
+        if (c[i].token < first || c[i].token >= last) continue;
+        top = fmax(top, (double)d->logits[c[i].token]);
+        mass += c[i].weight;
+    }
+    if (mass == 0) return;
+    for (int i = 0; i < count; i++)
+        if (c[i].token >= first && c[i].token < last)
+            sum += c[i].weight = exp(((double)d->logits[c[i].token] - top) / temperature);
+    for (int i = 0; i < count; i++)
+        if (c[i].token >= first && c[i].token < last) c[i].weight *= mass / sum;
+}
+
+static double largest(const candidate *c, int count) {
+    double most = 0;
+    for (int i = 0; i < count; i++) most = fmax(most, c[i].weight);
+    return most;
+}
+
 pa_status pa_draw_token(const pa_sampling_options *o, const pa_draw *d, uint16_t *token, pa_err *err) {
     candidate c[PA_VOCAB];
     int count, top, last = 0;
@@ -80,16 +102,19 @@ pa_status pa_draw_token(const pa_sampling_options *o, const pa_draw *d, uint16_t
         return PA_OK;
     }
     double most = c[top].weight;
-    for (int i = 0; i < count; i++) c[i].weight = exp((c[i].weight - most) / o->temperature); // the most probable: 1
+    for (int i = 0; i < count; i++) c[i].weight = exp(c[i].weight - most);
+    temper(d, c, count, PA_NOTE_ON, PA_NOTE_OFF, o->temperature);
+    temper(d, c, count, PA_VELOCITY, PA_END, o->temperature);
+    double least = o->min_p * largest(c, count);
     if (o->top_k || o->top_p < 1) {
         qsort(c, (size_t)count, sizeof *c, by_weight);
         count = truncate_sorted(o, c, count);
     }
     for (int i = 0; i < count; i++)
-        if (c[i].weight >= o->min_p) sum += c[i].weight;
+        if (c[i].weight >= least) sum += c[i].weight;
     double left = pa_uniform(pa_random(o->seed, PA_RANDOM_SAMPLE, d->stream, d->index)) * sum;
     for (int i = 0; i < count; i++) {
-        if (c[i].weight < o->min_p || c[i].weight == 0) continue;
+        if (c[i].weight < least || c[i].weight == 0) continue;
         if (d->chance) d->chance[c[i].token] = c[i].weight / sum;
         if (left >= 0) last = i; // the last one, should rounding leave a rest
         left -= c[i].weight;

@@ -30,7 +30,9 @@ typedef struct {
 
 // Draws a token, in this order:
 //   1. PAD is excluded, END too unless stop_at_end;
-//   2. temperature: divides logits; 0 returns the largest one, of equals the lowest id;
+//   2. temperature: divides the logits of keys struck among themselves, and of velocities; how probable a stroke, a
+//   release, a velocity or a time shift is, and which shift or release, stays the model's. 0 returns the token of the
+//   largest logit, of equals the lowest id;
 //   3. top-k: keeps the k most probable;
 //   4. top-p (Holtzman et al., 2020): of these, keeps the fewest most probable whose share reaches p, at least one;
 //   5. min-p: drops what is less than min_p times as probable as the most probable;

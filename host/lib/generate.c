@@ -35,6 +35,7 @@ void pa_generator_clear(pa_generator *g) {
     free(g->ended);
     free(g->token);
     free(g->was_drawn);
+    free(g->spared);
     free(g->packed);
     free(g->logits);
     free(g->keys);
@@ -42,7 +43,7 @@ void pa_generator_clear(pa_generator *g) {
 }
 
 void pa_generator_start(pa_generator *g) {
-    g->total = g->seen = g->drawn = 0;
+    g->total = g->seen = g->drawn = g->spareds = 0;
     g->length = g->prefix = 0;
     g->open = g->sequences;
     memset(g->ended, 0, (size_t)g->sequences * sizeof *g->ended);
@@ -86,16 +87,43 @@ pa_status pa_generator_append(pa_generator *g, const uint16_t *token, pa_err *er
     return push(g, token, false, err);
 }
 
+static pa_status note_spared(pa_generator *g, int sequence, int key, pa_err *err) {
+    if (g->spareds == g->spared_room) {
+        size_t room = g->spared_room ? 2 * g->spared_room : 1024;
+        pa_spared *larger = realloc(g->spared, room * sizeof *larger);
+        if (!larger) return pa_error(err, PA_FAIL, "no memory for %zu long notes", room);
+        g->spared = larger;
+        g->spared_room = room;
+    }
+    g->spared[g->spareds++] = (pa_spared){g->total, sequence, key, g->keys[sequence].kept[key]};
+    return PA_OK;
+}
+
+static pa_status spare(pa_generator *g, int sequence, const double *chance, pa_err *err) {
+    double before[PA_KEYS];
+    pa_keys *keys = &g->keys[sequence];
+    pa_status s = PA_OK;
+    memcpy(before, keys->kept, sizeof before);
+    pa_keys_spare(keys, chance);
+    for (int key = 0; key < PA_KEYS && !s; key++)
+        if (keys->kept[key] != before[key]) s = note_spared(g, sequence, key, err);
+    return s;
+}
+
 // What pa_generator_start and then the tokens that are left made of it.
 static void follow_again(pa_generator *g) {
     g->drawn = 0;
+    while (g->spareds && g->spared[g->spareds - 1].token >= g->total) g->spareds--;
     g->open = 0;
     for (size_t i = 0; i < g->total; i++) g->drawn += g->was_drawn[i];
     for (int s = 0; s < g->sequences; s++) {
         const uint16_t *row = row_of(g, s);
         pa_keys *keys = &g->keys[s];
+        size_t at = 0;
         pa_keys_start(keys);
         for (size_t i = 0; i < g->total && row[i] != PA_PAD; i++) {
+            for (; at < g->spareds && g->spared[at].token <= i; at++)
+                if (g->spared[at].sequence == s) keys->kept[g->spared[at].key] = g->spared[at].kept;
             if (g->was_drawn[i] && keys->begun < 0) keys->begun = keys->clock;
             pa_keys_follow(keys, row[i]);
         }
@@ -182,8 +210,7 @@ static pa_status draw_one(pa_generator *g, const pa_sampling_options *o, int seq
     pa_draw d = {.logits = logits, .stream = number, .index = g->drawn, .chance = chance};
     pa_status s = pa_draw_token(o, &d, token, &why);
     if (s) return pa_error(err, s, "token %zu of stream %d: %s", g->drawn, sequence, why.text);
-    if (o->releases && !due) pa_keys_spare(keys, chance);
-    return PA_OK;
+    return o->releases && !due ? spare(g, sequence, chance, err) : PA_OK;
 }
 
 pa_status pa_generator_draw(pa_generator *g, const pa_sampling_options *o, uint16_t *token, pa_err *err) {

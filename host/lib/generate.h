@@ -8,6 +8,13 @@
 #include "host/lib/draw.h"
 #include "host/lib/keys.h"
 
+// What draws have left of a long note's pa_keys.kept, to draw the same again after pa_generator_rewind.
+typedef struct {
+    size_t token; // index of the one that was drawn
+    int sequence, key;
+    double kept;
+} pa_spared;
+
 // Sequences that grow together.
 typedef struct {
     const pa_backend *backend;
@@ -27,6 +34,8 @@ typedef struct {
     uint16_t *packed; // (sequences, context)
     float *logits;    // (sequences, V) of the next tokens, after pa_generator_advance; behind them as many to draw from
     pa_keys *keys;    // (sequences)
+    pa_spared *spared; // (spareds, of spared_room) in order of tokens
+    size_t spareds, spared_room;
 } pa_generator;
 
 // ctx is open for `sequences`. Clear it also after a failure.

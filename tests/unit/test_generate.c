@@ -383,6 +383,34 @@ static void distributions(void **state) {
     expect(&o, logits, (double[]){0, 1, 0, 0, 0}, 5);
 }
 
+// The temperature is of keys struck and of velocities, each among themselves: releases, times, and the sum of each kind
+// stay as they are.
+static void temperature_is_of_pitch_and_velocity(void **state) {
+    (void)state;
+    enum { DRAWS = 20000, TOKENS = 8 };
+    const int token[TOKENS] = {60, 61, 188, 189, 300, 301, 360, 361};
+    const double p[TOKENS] = {0.1, 0.2, 0.05, 0.15, 0.1, 0.2, 0.05, 0.15};
+    const double expected[TOKENS] = {0.3 / 5, 1.2 / 5, 0.05, 0.15, 0.1, 0.2, 0.2 / 10, 1.8 / 10}; // squares
+    float logits[PA_VOCAB];
+    double found[TOKENS] = {0};
+    pa_sampling_options o = pa_sampling_default();
+    o.temperature = 0.5;
+    for (int v = 0; v < PA_VOCAB; v++) logits[v] = -1e4f;
+    for (int i = 0; i < TOKENS; i++) logits[token[i]] = (float)log(p[i]);
+    for (uint64_t n = 0; n < DRAWS; n++)
+        for (int i = 0, t = draw(&o, logits, n); i < TOKENS; i++) found[i] += t == token[i];
+    for (int i = 0; i < TOKENS; i++) {
+        double error = 4 * sqrt(expected[i] * (1 - expected[i]) / DRAWS);
+        if (fabs(found[i] / DRAWS - expected[i]) > error)
+            fail_msg("token %d: expected %g, found %g", token[i], expected[i], found[i] / DRAWS);
+    }
+    o.min_p = 0.8; // of the most probable after the temperature, 0.24
+    for (uint64_t n = 0; n < 100; n++) {
+        int t = draw(&o, logits, n);
+        assert_true(t == 61 || t == 301);
+    }
+}
+
 // Four tokens as probable as each other: sums of their shares are exact, so each border can be met exactly. Of equals
 // the first stay.
 static void nucleus_edges(void **state) {
@@ -485,6 +513,7 @@ int main(void) {
         cmocka_unit_test(rewinds),
         cmocka_unit_test(endings),
         cmocka_unit_test(distributions),
+        cmocka_unit_test(temperature_is_of_pitch_and_velocity),
         cmocka_unit_test(nucleus_edges),
         cmocka_unit_test(the_most_probable),
         cmocka_unit_test(never_pad),
