@@ -145,11 +145,11 @@ static void fetch(void *to, const void *from, size_t bytes) {
 // that take each of the kernel's ways, 8 bits as a fourth type.
 static void products_of_few_rows_are_exact(void **state) {
     (void)state;
-    enum { out = 6, most = 3880, streams = 9 };
+    enum { out = 7, most = 3880, streams = 9 };
     static const int width[] = {8, 37, 264, 1024, most};
     static float x[streams * most], y[streams * out], wide[out * most];
     static int8_t narrow[out * most];
-    const float scale[out] = {1, 2, 0.5f, 4, 1, 8}, bias[out] = {1, -2, 3, 0, 0.125f, 7};
+    const float scale[out] = {1, 2, 0.5f, 4, 1, 8, 2}, bias[out] = {1, -2, 3, 0, 0.125f, 7, -1};
     for (int type = 0; type <= 3; type++)
         for (size_t i = 0; i < sizeof width / sizeof *width; i++)
             for (int S = 1; S <= streams; S += 4) {
@@ -217,11 +217,11 @@ static bounded around_product(const pa_gemv *g, const float *x, const int8_t *w,
 // Layer norm before, activation and residual after a product of few rows, each with and without the others.
 static void what_stands_around_a_product(void **state) {
     (void)state;
-    enum { out = 6, most = 1024, streams = 9, variants = 12 };
+    enum { out = 7, most = 1024, streams = 9, variants = 12 };
     static const int width[] = {8, 37, 264, most};
     static float x[streams * most], y[streams * out], found[streams * out], norm[2][most], wide[out * most];
     static int8_t narrow[out * most];
-    const float scale[out] = {1, 2, 0.5f, 4, 1, 8}, bias[out] = {1, -2, 3, 0, 0.125f, 7};
+    const float scale[out] = {1, 2, 0.5f, 4, 1, 8, 2}, bias[out] = {1, -2, 3, 0, 0.125f, 7, -1};
     for (int j = 0; j < streams * most; j++) x[j] = 1 + eighths((size_t)j, 9);
     for (int j = 0; j < out * most; j++) narrow[j] = (int8_t)(8 * eighths((size_t)j + 7, 8) / 4);
     for (int j = 0; j < most; j++) norm[0][j] = 1 + eighths((size_t)j + 1, 4), norm[1][j] = eighths((size_t)j + 5, 4);
