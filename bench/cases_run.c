@@ -134,7 +134,8 @@ static void run_cross_entropy(case_run *r) {
                                                          .scalars = x[X_SCALARS],
                                                          .z_loss = case_z_loss,
                                                          .rows = r->row.rows,
-                                                         .V = r->row.vocab});
+                                                         .V = r->row.vocab,
+                                                         .ld = r->row.vocab});
 }
 
 static void run_embed(case_run *r) {

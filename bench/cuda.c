@@ -118,8 +118,8 @@ static pa_status gpu_open(gpu *g, const case_row *row, const pa_ops *ops, bool h
     if (!e) e = cudaEventCreate(&g->stop);
     g->flush_bytes = 2 * (size_t)p.l2CacheSize;
     if (!e && row->cold) e = cudaMalloc(&g->flush, g->flush_bytes);
-    if (!e && row->kind == CASE_ADAM) e = cudaMalloc((void **)&g->device.decays, row->count / 16 + 16);
-    if (!e && row->kind == CASE_ADAM) e = cudaMemset(g->device.decays, 1, row->count / 16);
+    if (!e && row->kind == CASE_ADAM) e = cudaMalloc((void **)&g->device.flags, row->count / 16 + 16);
+    if (!e && row->kind == CASE_ADAM) e = cudaMemset(g->device.flags, CUDA_DECAYS, row->count / 16);
     if ((s = cuda_check(e, "taking memory for a case", err))) return s;
     if (row->kind == CASE_MATMUL &&
         (s = cuda_matmul_create(&g->device.mm, g->device.stream, g->run.at[X_WORK], true, err)))
@@ -130,7 +130,7 @@ static pa_status gpu_open(gpu *g, const case_row *row, const pa_ops *ops, bool h
 static void gpu_close(gpu *g) {
     cuda_matmul_destroy(g->device.mm);
     for (int i = 0; i < CASE_OPERANDS; i++) cudaFree(g->run.at[i]);
-    cudaFree(g->device.decays);
+    cudaFree(g->device.flags);
     cudaFree(g->workspace);
     cudaFree(g->flush);
     if (g->start) cudaEventDestroy(g->start);

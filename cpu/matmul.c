@@ -225,7 +225,7 @@ static pa_status run_wide(cpu_matmul *mm, const pa_product *p, const void *a, co
     const operand all[3] = {{p->a_t ? p->k : p->m, p->a_t ? p->m : p->k, p->a, a},
                             {p->b_t ? p->n : p->k, p->b_t ? p->k : p->n, p->b, b},
                             {p->m, p->n, p->c, c}};
-    if (p->a_t && (p->b_t || !p->add || p->c != PA_TYPE_F32))
+    if (p->a_t && (p->b_t || p->c != PA_TYPE_F32))
         return pa_error(err, PA_FAIL, "matrix product: no such product of bf16 here");
     operand right = all[B];
     pa_status s = p->a_t ? PA_OK : widen(mm, B, &right, true, err);
@@ -234,7 +234,7 @@ static pa_status run_wide(cpu_matmul *mm, const pa_product *p, const void *a, co
         operand left = rows_of(&all[A], r, count), out = p->a_t ? all[C] : rows_of(&all[C], r, count), to = out;
         pa_product part = *p;
         if (p->a_t)
-            right = rows_of(&all[B], r, count), part.k = count;
+            right = rows_of(&all[B], r, count), part.k = count, part.add = p->add || r;
         else
             part.m = count;
         s = widen(mm, A, &left, true, err);
@@ -249,6 +249,8 @@ static pa_status run_wide(cpu_matmul *mm, const pa_product *p, const void *a, co
 
 pa_status cpu_matmul_run(cpu_matmul *mm, const pa_product *p, const void *a, const void *b, void *c, pa_err *err) {
     if (p->m == 0 || p->n == 0) return PA_OK;
+    if (p->lda || p->ldc || p->onto)
+        return pa_error(err, PA_FAIL, "matrix product: expected rows without gaps and no addend");
     bool wide = mm->widens && (p->a == PA_TYPE_BF16 || p->b == PA_TYPE_BF16 || p->c == PA_TYPE_BF16);
     return wide ? run_wide(mm, p, a, b, c, err) : run(mm, p, a, b, c, err);
 }

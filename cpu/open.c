@@ -56,6 +56,7 @@ static pa_status cpu_open(pa_context **out, const pa_open *o, pa_err *err) {
     pa_device_info info = {.type = d->type,
                            .align = 64,
                            .multiple = 16,
+                           .row = 1,
                            .workspace = widens ? cpu_matmul_room(d->row, d->matrix) : 0,
                            .unified = true,
                            .muon = d->type == PA_TYPE_BF16 && !cpu_matmul_widens(d->isa) ? PA_TYPE_BF16 : PA_TYPE_F32,

@@ -195,7 +195,7 @@ size_t CPU_ISA(norm_work)(pa_device *d, int width) {
 
 SIMD_INLINE void cross_entropy_row(pa_type t, const pa_cross_entropy *a, int row) {
     const int V = a->V, target = a->target ? a->target[row] : -1;
-    const size_t from = (size_t)row * (size_t)V;
+    const size_t from = (size_t)row * (size_t)a->ld;
     const float *x = a->logits + from, scale = a->scalars->loss_scale;
     float top = x[0], sum = 0;
 #pragma omp simd reduction(max : top)

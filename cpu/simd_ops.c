@@ -164,7 +164,8 @@ static size_t sum_work(pa_device *d) {
 // by 2e-5 of itself.
 static void adam_range(const pa_adam *a, float g_scale, double decay, size_t from, size_t n) {
     const pa_scalars *s = a->scalars;
-    float *p = a->p + from, *g = a->g + from, *m = a->m + from, *v = a->v + from;
+    const float *g = a->g + from;
+    float *p = a->p + from, *m = a->m + from, *v = a->v + from;
     uint16_t *copy = a->copy ? (uint16_t *)a->copy + from : NULL;
     const float keep = s->decoupled ? (float)(1 - s->lr[a->group] * decay) : 1, l2 = s->decoupled ? 0 : (float)decay;
     const float step = (float)(s->lr[a->group] / s->c1), root = (float)(1 / sqrt(s->c2)), eps = (float)s->eps;
@@ -175,7 +176,6 @@ static void adam_range(const pa_adam *a, float g_scale, double decay, size_t fro
         m[i] = b1 * m[i] + a1 * gradient;
         v[i] = b2 * v[i] + a2 * gradient * gradient;
         p[i] = p[i] * keep - step * m[i] / (sqrtf(v[i]) * root + eps);
-        g[i] = 0;
     }
     if (!copy) return;
 #pragma omp parallel for simd schedule(static) if (n > SMALL)
@@ -193,7 +193,9 @@ static void adam(pa_device *d, const pa_adam *a) {
         const pa_param *row = &a->params->row[i];
         size_t end = row->offset + row->size, from = row->offset > a->from ? row->offset : a->from,
                to = end < a->to ? end : a->to;
-        if (from < to) adam_range(a, scale, row->decays ? s->decay : 0, from - a->from, to - from);
+        if (from >= to) continue;
+        adam_range(a, scale, row->decays ? s->decay : 0, from - a->from, to - from);
+        if (!row->linear) memset(a->g + (from - a->from), 0, (to - from) * sizeof *a->g);
     }
 }
 

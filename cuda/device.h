@@ -15,7 +15,8 @@ typedef struct {
     bool seen;
     cudaGraphExec_t run; // NULL: not captured yet
 } cuda_graph;
-enum { CUDA_SHAPES = 4, CUDA_GRAPHS = CUDA_SHAPES + 2 }; // shapes of gradients; an update's and a decoding step's
+enum { CUDA_DECAYS = 1, CUDA_LINEAR = 2 }; // flags of parameters, as pa_param has them
+enum { CUDA_SHAPES = 6, CUDA_GRAPHS = CUDA_SHAPES + 2 }; // shapes of gradients; an update's and a decoding step's
 
 struct pa_device {
     cudaStream_t stream, copies;
@@ -30,8 +31,8 @@ struct pa_device {
     pa_comm *comm;
     bool wants_ranks, deterministic;
     const pa_params *params;
-    size_t decay_bytes;
-    uint8_t *decays; // one for each 16 parameters: whether weight decay applies
+    size_t flag_bytes;
+    uint8_t *flags; // one for each 16 parameters
     pa_status missing;
     pa_err absent;
     float *grad, *own; // being summed over ranks

@@ -65,7 +65,7 @@ void cuda_widen(pa_device *d, pa_type type, float *y, const void *x, size_t n);
 void cuda_cross_entropy(pa_device *d, const pa_cross_entropy *a);
 void cuda_sum(pa_device *d, double *sum, double *total, const float *x, size_t n);
 
-// cuda/optimizer.cu. adam takes all numbers at once; where weight decay applies it reads from the device's `decays`,
+// cuda/optimizer.cu. adam takes all numbers at once; where weight decay applies it reads from the device's `flags`,
 // not from params.
 void cuda_sum_squares(pa_device *d, double *sum, const float *x, size_t n, void *work);
 void cuda_adam(pa_device *d, const pa_adam *a);

@@ -9,10 +9,10 @@ enum { WARPS = 4, SUM_THREADS = 1024 };
 template <typename T, int HELD>
 static __global__ void __launch_bounds__(32 * WARPS)
     cross_entropy_kernel(T *d, float *nats, uint16_t *best, const float *logits, const uint16_t *target,
-                         const pa_scalars *scalars, float z_loss, int rows, int V) {
+                         const pa_scalars *scalars, float z_loss, int rows, int V, int ld) {
     const int row = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32, turns = HELD ? HELD : (V + 31) / 32;
     if (row >= rows) return; // a whole warp
-    const float *x = logits + (size_t)row * V;
+    const float *x = logits + (size_t)row * ld;
     float held[HELD ? HELD : 1], top = -INFINITY, sum = 0;
     int at = V;
 #pragma unroll
@@ -49,7 +49,7 @@ static __global__ void __launch_bounds__(32 * WARPS)
         int i = lane + 32 * k;
         if (i >= V) continue;
         float p = scored ? factor * (HELD ? held[k] : expf(x[i] - top)) : 0.0f;
-        d[(size_t)row * V + i] = cuda_from_float<T>(i == t ? p - scale : p);
+        d[(size_t)row * ld + i] = cuda_from_float<T>(i == t ? p - scale : p);
     }
 }
 
@@ -58,7 +58,7 @@ template <typename T> static void cross_entropy(cudaStream_t stream, const pa_cr
     if (!a->rows) return;
 #define LAUNCH(held)                                                                                                   \
     CUDA_LAUNCH((cross_entropy_kernel<T, held>), grid, block, 0, stream, (T *)a->dlogits, a->nats, a->best, a->logits, \
-                a->target, a->scalars, a->z_loss, a->rows, a->V)
+                a->target, a->scalars, a->z_loss, a->rows, a->V, a->ld)
     if (a->V <= 32 * 13)
         LAUNCH(13);
     else if (a->V <= 32 * 32)

@@ -78,7 +78,7 @@ static cudaDataType_t data_type(pa_type t) {
 
 static cublasStatus_t launch(const cuda_matmul *mm, const plan *p, const cublasLtMatmulAlgo_t *algorithm, const void *a,
                              const void *b, const void *c, void *d) {
-    const float one = 1, beta = p->key.add ? 1 : 0;
+    const float one = 1, beta = p->key.add || p->key.onto ? 1 : 0;
     return cublasLtMatmul(mm->handle, p->operation, &one, b, p->a, a, p->b, &beta, c, p->c, d, p->c, algorithm,
                           mm->workspace, CUDA_MATMUL_WORKSPACE, mm->stream);
 }
@@ -113,27 +113,29 @@ done:
 // added where the residual is.
 static void choose(cuda_matmul *mm, plan *p, const cublasLtMatmulHeuristicResult_t *candidate, int found, const void *a,
                    const void *b, void *c) {
+    const void *from = p->key.onto ? p->key.onto : c;
     enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     p->algorithm = candidate[0].algo;
     void *d = c;
     if (!mm->timed) return;
     if (cudaStreamIsCapturing(mm->stream, &capture) || capture != cudaStreamCaptureStatusNone)
         return; // nothing may be timed now
-    if (found < 2 || (p->key.add && cudaMalloc(&d, (size_t)p->key.m * (size_t)p->key.n * pa_size(p->key.c)))) {
+    if (found < 2 || (p->key.add && cudaMalloc(&d, (size_t)p->key.m * (size_t)(p->key.ldc ? p->key.ldc : p->key.n) *
+                                                       pa_size(p->key.c)))) {
         cudaGetLastError(); // no room to time: the library's first choice
         return;
     }
-    float best = time_of(mm, p, &candidate[0].algo, a, b, c, d) * 0.95f;
+    float best = time_of(mm, p, &candidate[0].algo, a, b, from, d) * 0.95f;
     for (int i = 1; i < found; i++) {
-        float ms = time_of(mm, p, &candidate[i].algo, a, b, c, d);
+        float ms = time_of(mm, p, &candidate[i].algo, a, b, from, d);
         if (ms >= 0 && (best < 0 || ms < best)) best = ms, p->algorithm = candidate[i].algo;
     }
     if (d != c) cudaFree(d);
 }
 
 // What all operands are aligned to: 16 bytes, which is as much as the library's algorithms can use, or less.
-static uint32_t alignment_of(const void *a, const void *b, const void *c) {
-    uintptr_t bits = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | 16;
+static uint32_t alignment_of(const pa_product *p, const void *a, const void *b, const void *c) {
+    uintptr_t bits = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | (uintptr_t)p->onto | 16;
     return (uint32_t)(bits & -bits);
 }
 
@@ -146,17 +148,18 @@ static pa_status plan_create(cuda_matmul *mm, plan *p, const pa_product *key, co
     cublasLtMatmulHeuristicResult_t candidate[CANDIDATES];
     cublasOperation_t op_a = key->b_t ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = key->a_t ? CUBLAS_OP_T : CUBLAS_OP_N;
     const uint64_t m = (uint64_t)key->m, n = (uint64_t)key->n, k = (uint64_t)key->k;
+    const int64_t lda = key->lda ? key->lda : key->a_t ? key->m : key->k, ldc = key->ldc ? key->ldc : key->n;
     const uint64_t workspace = CUDA_MATMUL_WORKSPACE;
     // Parts of a sum in float32, never in the result's 16 bits.
     const uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     int found = 0;
-    *p = (plan){.key = *key, .alignment = alignment_of(a, b, c)};
+    *p = (plan){.key = *key, .alignment = alignment_of(key, a, b, c)};
     TRY(cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     TRY(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof op_a));
     TRY(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof op_b));
     TRY(cublasLtMatrixLayoutCreate(&p->a, data_type(key->b), key->b_t ? k : n, key->b_t ? n : k, key->b_t ? k : n));
-    TRY(cublasLtMatrixLayoutCreate(&p->b, data_type(key->a), key->a_t ? m : k, key->a_t ? k : m, key->a_t ? m : k));
-    TRY(cublasLtMatrixLayoutCreate(&p->c, data_type(key->c), n, m, n));
+    TRY(cublasLtMatrixLayoutCreate(&p->b, data_type(key->a), key->a_t ? m : k, key->a_t ? k : m, lda));
+    TRY(cublasLtMatrixLayoutCreate(&p->c, data_type(key->c), n, m, ldc));
     TRY(cublasLtMatmulPreferenceCreate(&preference));
     TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
                                              sizeof workspace));
@@ -181,12 +184,13 @@ done:
 
 static bool same(const pa_product *x, const pa_product *y) {
     return x->m == y->m && x->n == y->n && x->k == y->k && x->a == y->a && x->b == y->b && x->c == y->c &&
-           x->a_t == y->a_t && x->b_t == y->b_t && x->add == y->add;
+           x->a_t == y->a_t && x->b_t == y->b_t && x->add == y->add && x->lda == y->lda && x->ldc == y->ldc &&
+           !x->onto == !y->onto;
 }
 
 static pa_status find(cuda_matmul *mm, const pa_product *key, const plan **found, const void *a, const void *b, void *c,
                       pa_err *err) {
-    const uint32_t alignment = alignment_of(a, b, c);
+    const uint32_t alignment = alignment_of(key, a, b, c);
     for (int i = 0; i < mm->count; i++)
         if (mm->plans[i].alignment == alignment && same(&mm->plans[i].key, key)) {
             *found = &mm->plans[i];
@@ -209,6 +213,6 @@ pa_status cuda_matmul_run(cuda_matmul *mm, const pa_product *p, const void *a, c
     if (p->m == 0 || p->n == 0) return PA_OK;
     pa_status s = find(mm, p, &use, a, b, c, err);
     if (s) return s;
-    cublasStatus_t status = launch(mm, use, &use->algorithm, a, b, c, c);
+    cublasStatus_t status = launch(mm, use, &use->algorithm, a, b, p->onto ? p->onto : c, c);
     return status == CUBLAS_STATUS_SUCCESS ? PA_OK : blas_error(err, "cublasLtMatmul", status);
 }

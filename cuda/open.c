@@ -121,14 +121,16 @@ static pa_status prepare(pa_device *d, const pa_open *o, pa_device_info *info, p
                         "model.dim_head: expected a multiple of 8 up to 128 with --device cuda, found %d", m->dim_head);
     if (!d->missing && cuda_attend_pays(pa_latents(m), m->dim_head))
         d->attend = cuda_attend_create(o->deterministic, !o->comm->rank);
-    d->decay_bytes = o->training ? cuda_decay_bytes(o->params->floats, o->comm->size) : 0;
+    d->flag_bytes = o->training ? cuda_flag_bytes(o->params->floats, o->comm->size) : 0;
     *info = (pa_device_info){.type = d->type,
                              .align = CUDA_ALIGN,
                              .multiple = cuda_multiple(o->comm->size),
-                             .workspace = CUDA_MATMUL_WORKSPACE + d->decay_bytes,
+                             .workspace = CUDA_MATMUL_WORKSPACE + d->flag_bytes,
                              .fuses = true,
                              .muon = d->type,
                              .ranks = d->wants_ranks,
+                             .row = 8,
+                             .adds = true,
                              .own_apart = true,
                              .mark = mark,
                              .marked = marked};

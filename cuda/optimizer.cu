@@ -82,25 +82,27 @@ static __device__ __forceinline__ void adam(const adam_constants &k, bool decays
     p = p * (decays ? k.keep : 1.0f) - k.step * m / (sqrtf(v) * k.root + k.eps);
 }
 
-// n a multiple of 16; four neighbours a turn. 16 n bytes read, 16 n and the copy written, 16 n flop.
+// n a multiple of 16; four neighbours a turn. 16 n bytes read, 12 n (16 n where cleared) and the copy written, 16 n
+// flop.
 template <typename T>
 static __global__ void __launch_bounds__(THREADS)
-    adam_kernel(float4 *p, float4 *g, float4 *m, float4 *v, T *copy, const uint8_t *decays, pa_group group, size_t n,
+    adam_kernel(float4 *p, float4 *g, float4 *m, float4 *v, T *copy, const uint8_t *flags, pa_group group, size_t n,
                 const double *squares, const pa_scalars *scalars) {
     __shared__ adam_constants shared;
     if (threadIdx.x == 0) shared = constants_of(scalars, group, *squares);
     __syncthreads();
     const adam_constants k = shared;
     for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < n / 4; i += (size_t)gridDim.x * THREADS) {
+        const uint8_t flag = flags[i / 4];
         if (k.finite) {
             float4 a = p[i], b = g[i], c = m[i], d = v[i];
-            bool decay = decays[i / 4];
+            const bool decay = flag & CUDA_DECAYS;
             adam(k, decay, a.x, b.x, c.x, d.x), adam(k, decay, a.y, b.y, c.y, d.y);
             adam(k, decay, a.z, b.z, c.z, d.z), adam(k, decay, a.w, b.w, c.w, d.w);
             p[i] = a, m[i] = c, v[i] = d;
             if (copy) store4(copy + i * 4, a);
         }
-        g[i] = make_float4(0, 0, 0, 0);
+        if (!(flag & CUDA_LINEAR)) g[i] = make_float4(0, 0, 0, 0);
     }
 }
 
@@ -109,7 +111,7 @@ template <typename T> static void launch_adam(const pa_device *d, const pa_adam 
     unsigned blocks = cuda_blocks(n, 4 * THREADS);
     if (!n) return;
     CUDA_LAUNCH((adam_kernel<T>), dim3(blocks < 2048 ? blocks : 2048), dim3(THREADS), 0, d->stream, (float4 *)a->p,
-                (float4 *)a->g, (float4 *)a->m, (float4 *)a->v, (T *)a->copy, d->decays + a->from / 16, a->group, n,
+                (float4 *)a->g, (float4 *)a->m, (float4 *)a->v, (T *)a->copy, d->flags + a->from / 16, a->group, n,
                 a->squares, a->scalars);
 }
 

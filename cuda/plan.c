@@ -59,13 +59,14 @@ static pa_status open_plan(pa_context **out, const pa_open *o, pa_err *err) {
     pa_type type = o->precision == PA_PRECISION_FP32   ? PA_TYPE_F32
                    : o->precision == PA_PRECISION_FP16 ? PA_TYPE_F16
                                                        : PA_TYPE_BF16;
-    size_t decays = o->training ? cuda_decay_bytes(o->params->floats, o->comm->size) : 0;
+    size_t flags = o->training ? cuda_flag_bytes(o->params->floats, o->comm->size) : 0;
     const pa_device_info info = {.name = "a GPU (none found)",
                                  .type = type,
                                  .align = CUDA_ALIGN,
                                  .multiple = cuda_multiple(o->comm->size),
-                                 .workspace = CUDA_MATMUL_WORKSPACE + decays,
+                                 .workspace = CUDA_MATMUL_WORKSPACE + flags,
                                  .muon = type,
+                                 .row = 8,
                                  .own_apart = true};
     return pa_context_open(out, o, &table, NULL, &info, err);
 }

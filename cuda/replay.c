@@ -3,7 +3,7 @@
 
 static bool same(const pa_step *x, const pa_step *y) {
     return x->kind == y->kind && x->B == y->B && x->M == y->M && x->N == y->N && x->K == y->K &&
-           x->dropout == y->dropout && x->last == y->last;
+           x->dropout == y->dropout && x->first == y->first && x->last == y->last;
 }
 
 // The step's graph; NULL where that is one shape too many.

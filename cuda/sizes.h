@@ -44,7 +44,7 @@ static inline size_t cuda_multiple(int ranks) {
 }
 
 // Bytes of flags, one for each 16 parameters.
-static inline size_t cuda_decay_bytes(size_t floats, int ranks) {
+static inline size_t cuda_flag_bytes(size_t floats, int ranks) {
     size_t multiple = cuda_multiple(ranks);
     return (floats + multiple - 1) / multiple * multiple / 16;
 }

@@ -106,29 +106,30 @@ static void give_host(pa_device *d, void *base) {
     cudaFreeHost(base);
 }
 
-// Which parameters decay, on the device.
-static pa_status send_decays(pa_device *d, pa_err *err) {
-    if (!d->decay_bytes) return PA_OK;
-    uint8_t *decays = calloc(d->decay_bytes, 1);
-    if (!decays) return pa_error(err, PA_FAIL, "no memory");
+// What Adam reads of the table of parameters.
+static pa_status send_flags(pa_device *d, pa_err *err) {
+    if (!d->flag_bytes) return PA_OK;
+    uint8_t *flags = calloc(d->flag_bytes, 1);
+    if (!flags) return pa_error(err, PA_FAIL, "no memory");
     for (int t = 0; t < d->params->count; t++) {
         const pa_param *row = &d->params->row[t];
-        if (row->decays) memset(decays + row->offset / 16, 1, (row->size + 15) / 16);
+        const int flag = (row->decays ? CUDA_DECAYS : 0) | (row->linear ? CUDA_LINEAR : 0);
+        memset(flags + row->offset / 16, flag, (row->size + 15) / 16);
     }
     // In the stream that computes: a plain copy from pageable memory may return before its bytes are there, and that
     // stream waits for no other.
-    pa_status s = cuda_check(cudaMemcpyAsync(d->decays, decays, d->decay_bytes, cudaMemcpyHostToDevice, d->stream),
+    pa_status s = cuda_check(cudaMemcpyAsync(d->flags, flags, d->flag_bytes, cudaMemcpyHostToDevice, d->stream),
                              "copying tables", err);
     if (!s) s = cuda_wait(d, "copying tables", err);
-    free(decays);
+    free(flags);
     return s;
 }
 
 static pa_status ready(pa_device *d, void *workspace, pa_err *err) {
-    d->decays = (uint8_t *)workspace + CUDA_MATMUL_WORKSPACE;
+    d->flags = (uint8_t *)workspace + CUDA_MATMUL_WORKSPACE;
     pa_status s = d->wants_ranks ? cuda_ranks_create(&d->ranks, d->comm, err) : PA_OK;
     if (!s) s = cuda_matmul_create(&d->mm, d->stream, workspace, !d->deterministic, err);
-    return s ? s : send_decays(d, err);
+    return s ? s : send_flags(d, err);
 }
 
 static void close_device(pa_device *d) {

@@ -13,15 +13,21 @@ static pa_status gradients_final(pa_context *c, int t, pa_err *err) {
     return c->last ? c->ops->sum_ready(c->device, from, err) : PA_OK;
 }
 
+// Numbers from row to row of a gradient of tensor t's output; 0: no gaps.
+static int gradient_ld(const pa_context *c, int t) {
+    return t == c->params->logits && c->logits_ld > c->params->model.vocab ? c->logits_ld : 0;
+}
+
 // dx (rows, in) (+)= dy (rows, out) w
 static pa_status input_gradient(pa_context *c, int rows, const void *dy, int t, void *dx, bool add, pa_err *err) {
     const pa_param *w = &c->params->row[t];
     pa_product p = {
         .m = rows, .n = w->shape[1], .k = w->shape[0], .a = c->type, .b = c->type, .c = c->type, .add = add};
+    p.lda = gradient_ld(c, t);
     return c->ops->product(c->device, &p, dy, pa_weight(c, t, 0), dx, err);
 }
 
-// dw (out, in) += dy^T x
+// dw (out, in) += dy^T x; a step's first overwrites what the last step left there.
 static pa_status weight_gradient(pa_context *c, int rows, const void *dy, const void *x, int t, pa_err *err) {
     const pa_param *w = &c->params->row[t];
     pa_product p = {.m = w->shape[0],
@@ -31,7 +37,8 @@ static pa_status weight_gradient(pa_context *c, int rows, const void *dy, const 
                     .b = c->type,
                     .c = PA_TYPE_F32,
                     .a_t = true,
-                    .add = true};
+                    .lda = gradient_ld(c, t),
+                    .add = !c->first || !w->linear};
     return c->ops->product(c->device, &p, dy, x, pa_gradient(c, t), err);
 }
 
@@ -91,13 +98,10 @@ static void norm_heads_backward(pa_context *c, void *dy, void *x, int ld, const 
 static void unrotate(pa_context *c, int block, int Q, int ldq, int ldkv, void *dq, void *dk) {
     const pa_block_index *t = &c->params->block[block];
     pa_saved *s = &c->saved[block];
-    const int32_t *latent = c->in.position + c->Q, *all = latent - Q;
-    pa_turn_heads(c, dq, ldq, latent, c->R, -1);
-    pa_turn_heads(c, dk, ldkv, all, Q + c->R, -1);
+    pa_turn_heads(c, block, dq, dk, -1);
     if (!c->params->model.qk_norm) return;
     // The norms' gradients are computed from their outputs, which are in q and k, rotated: rotate them back first.
-    pa_turn_heads(c, s->q, ldq, latent, c->R, -1);
-    pa_turn_heads(c, s->k, ldkv, all, Q + c->R, -1);
+    pa_turn_heads(c, block, s->q, s->k, -1);
     norm_heads_backward(c, dq, s->q, ldq, s->q_rstd, t->q_norm, c->R);
     norm_heads_backward(c, dk, s->k, ldkv, s->k_rstd, t->k_norm, Q + c->R);
 }
@@ -244,7 +248,7 @@ static pa_status forward_and_backward(void *what, pa_err *err) {
     pa_context *c = what;
     const pa_model *m = &c->params->model;
     pa_status e = pa_forward(c, NULL, 0, err);
-    if (e || (e = pa_logits(c, c->R, err))) return e;
+    if (e || (e = pa_logits(c, c->R, c->logits_ld, err))) return e;
     c->ops->cross_entropy(c->device, &(pa_cross_entropy){.type = c->type,
                                                          .dlogits = c->dlogits,
                                                          .nats = c->nats,
@@ -253,7 +257,8 @@ static pa_status forward_and_backward(void *what, pa_err *err) {
                                                          .scalars = c->scalars,
                                                          .z_loss = (float)m->z_loss,
                                                          .rows = c->R,
-                                                         .V = m->vocab});
+                                                         .V = m->vocab,
+                                                         .ld = c->logits_ld});
     c->ops->sum(c->device, &c->sums[PA_SUM_NATS], &c->sums[PA_SUM_TOTAL], c->nats, (size_t)c->R);
     if (c->Q && (e = c->ops->clear(c->device, c->dxp, (size_t)c->Q * (size_t)m->dim * sizeof *c->dxp, err))) return e;
     if (c->last && (e = c->ops->sum_begin(c->device, c->grad, c->own_grad, c->floats, c->shared, err))) return e;
@@ -273,7 +278,9 @@ pa_status pa_context_loss_grad(pa_context *c, const pa_batch *b, float scale, do
     pa_status e = b ? pa_send_batch(c, b, &slot, err) : PA_OK;
     if (e || (e = pa_take_batch(c, slot, scale * c->loss_scaling, err))) return e;
     pa_refresh_weights(c);
-    pa_step step = {PA_STEP_GRADIENTS, c->B, c->M, c->N, c->K, c->dropout, c->last};
+    c->first = c->grad_stale;
+    c->grad_stale = false;
+    pa_step step = {PA_STEP_GRADIENTS, c->B, c->M, c->N, c->K, c->dropout, c->first, c->last};
     e = pa_is_rare(c) ? forward_and_backward(c, err) : pa_replay(c, &step, forward_and_backward, err);
     c->summing = c->last;
     if (e || !sum) return e;

@@ -18,6 +18,8 @@ typedef struct {
     bool unified;     // computes in the host's memory: the model copies nothing back and forth
     bool ranks;       // gradients are summed over ranks
     bool fuses;       // in decoding, gemv and attn_decode do what stands before and after them too
+    int row;          // in training, rows of logits and of their gradient are padded to a multiple of so many numbers
+    bool adds;        // products add the residual (pa_product.onto); else the layer norm behind them does
     pa_type muon;     // of Muon's products
     bool own_apart;   // with train.zero, the sums of this rank's shares lie one after the other in memory of their own,
                       // not in place
@@ -69,6 +71,7 @@ struct pa_context {
     bool weight_stale;   // param was written, weight and weight8 were not
     uint32_t crc;        // CRC-32C of param and moments when they were last looked at,
     bool guarded;        // if nothing was written to them since
+    bool grad_stale;     // no gradient since the update: those of `linear` tensors are the last step's, the others 0
 
     void *host; // the host's memory for copies; NULL on a unified device
     size_t input_bytes;
@@ -91,16 +94,17 @@ struct pa_context {
     float *y;               // (R, C) output of a block's last product
     void *zf;               // (R, C) act: input of the logits' product
     float *mean_f, *rstd_f; // (R) with final_norm
-    float *logits;          // (R, V)
-    float *nats;            // (R)
-    uint16_t *best;         // (R)
-    pa_work work;           // of attention and reductions
+    float *logits;          // (R, V), of loss_grad (R, logits_ld)
+    int logits_ld;
+    float *nats;    // (R)
+    uint16_t *best; // (R)
+    pa_work work;   // of attention and reductions
 
     float *dz, *dxp;       // (R, C), (Q, C)
     void *dza, *dxn;       // (R, C), (Q + R, C) act
     void *dff;             // (R, F) act
     void *dq, *dkv, *dout; // (R, 3 I) or (R, I) and (Q + R, 2 I); (R, I) act
-    void *dlogits;         // (R, V) act
+    void *dlogits;         // (R, logits_ld) act
 
     pa_cache *cache;                 // a block
     int cached, cached_prefix;       // tokens in the window so far, and how many of them are prefix
@@ -112,6 +116,7 @@ struct pa_context {
     int B, M, N, K, Q, R; // of the current call
     bool dropout;
     bool last;           // the current call is the last of its step, and there are other ranks
+    bool first;          // the current call is the first of its step
     bool summing;        // since then, until the update
     float softmax_scale; // D^-1/2
     float loss_scaling;  // fp16: losses are multiplied by it before they are differentiated; 1 else

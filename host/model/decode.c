@@ -50,7 +50,7 @@ static pa_status prefill_stream(pa_context *c, const pa_batch *b, int stream, pa
     if (e || (e = pa_take_batch(c, slot, 0, err))) return e;
     pa_refresh_weights(c);
     if ((e = pa_forward(c, keep_rows, stream, err))) return e;
-    return pa_logits(c, 1, err);
+    return pa_logits(c, 1, c->params->model.vocab, err);
 }
 
 pa_status pa_context_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits,

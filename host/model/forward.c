@@ -1,5 +1,6 @@
-// forward.c: see forward.h. Follows docs/model.md block by block. A feed-forward's residual is added where the next
-// block begins, with its layer norm; the last layer norm only adds where the model has no final_norm. Keys and values
+// forward.c: see forward.h. Follows docs/model.md block by block. A residual is added by the product before it where
+// the device's products can, else by the layer norm behind it: a feed-forward's where the next block begins; the last
+// layer norm does nothing else where the model has no final_norm. Keys and values
 // interleave: rows of (k, v), or (q, k, v).
 #include "host/model/forward.h"
 
@@ -11,6 +12,20 @@ static pa_status linear(pa_context *c, int rows, const void *x, int t, void *y, 
     const pa_param *w = &c->params->row[t];
     pa_product p = {
         .m = rows, .n = w->shape[0], .k = w->shape[1], .a = c->type, .b = c->type, .c = y_type, .b_t = true};
+    return c->ops->product(c->device, &p, x, pa_weight(c, t, 0), y, err);
+}
+
+// The same in float32, added to the residual `onto` (rows, out) unless that is NULL.
+static pa_status linear_onto(pa_context *c, int rows, const void *x, int t, const float *onto, float *y, pa_err *err) {
+    const pa_param *w = &c->params->row[t];
+    pa_product p = {.m = rows,
+                    .n = w->shape[0],
+                    .k = w->shape[1],
+                    .a = c->type,
+                    .b = c->type,
+                    .c = PA_TYPE_F32,
+                    .b_t = true,
+                    .onto = onto};
     return c->ops->product(c->device, &p, x, pa_weight(c, t, 0), y, err);
 }
 
@@ -71,18 +86,27 @@ void pa_enter(pa_context *c, int block, const float *x, const float *r, float *z
                                                      .C = C});
 }
 
-void pa_turn_heads(pa_context *c, void *x, int ld, const int32_t *position, int rows, float sign) {
+void pa_turn_heads(pa_context *c, int block, void *q, void *k, float sign) {
     const pa_model *m = &c->params->model;
-    c->ops->rotary(c->device, &(pa_rotary){.type = c->type,
-                                           .x = x,
-                                           .ld = ld,
-                                           .position = position,
-                                           .table = c->rotary_table,
-                                           .rows = rows,
-                                           .H = m->heads,
-                                           .D = m->dim_head,
-                                           .dims = pa_rotary_dims(m),
-                                           .sign = sign});
+    const bool cross = pa_is_cross(m, block);
+    const int I = pa_inner(m), Q = cross ? c->Q : 0;
+    pa_rotary r = {.type = c->type,
+                   .x = q,
+                   .ld = cross ? I : 3 * I,
+                   .position = c->in.position + c->Q,
+                   .table = c->rotary_table,
+                   .rows = c->R,
+                   .H = cross ? m->heads : 2 * m->heads, // a latent layer's keys follow the queries in their row
+                   .D = m->dim_head,
+                   .dims = pa_rotary_dims(m),
+                   .sign = sign};
+    c->ops->rotary(c->device, &r);
+    if (!cross) return;
+    r.x = k;
+    r.ld = 2 * I;
+    r.position -= Q;
+    r.rows += Q;
+    c->ops->rotary(c->device, &r);
 }
 
 static void norm_heads(pa_context *c, void *x, int ld, float *rstd, int norm, int rows) {
@@ -104,7 +128,6 @@ static pa_status project(pa_context *c, int block, pa_err *err) {
     pa_saved *s = &c->saved[block];
     bool cross = pa_is_cross(m, block);
     int C = m->dim, I = pa_inner(m), Q = cross ? c->Q : 0, ldq = cross ? I : 3 * I, ldkv = cross ? 2 * I : 3 * I;
-    const int32_t *latent = c->in.position + c->Q;
     pa_status e;
     if (cross) {
         const void *latents = pa_at(c, s->zn, (size_t)Q * (size_t)C);
@@ -117,8 +140,7 @@ static pa_status project(pa_context *c, int block, pa_err *err) {
         norm_heads(c, s->q, ldq, s->q_rstd, t->q_norm, c->R);
         norm_heads(c, s->k, ldkv, s->k_rstd, t->k_norm, Q + c->R);
     }
-    pa_turn_heads(c, s->q, ldq, latent, c->R, 1);
-    pa_turn_heads(c, s->k, ldkv, latent - Q, Q + c->R, 1);
+    pa_turn_heads(c, block, s->q, s->k, 1);
     return PA_OK;
 }
 
@@ -142,22 +164,24 @@ static void attend(pa_context *c, int block, int first) {
 }
 
 // From a block's queries, keys and values to z_mid and the feed-forward's activation, of the latents from `first` on;
-// with last_product also the feed-forward's output in y.
+// with last_product also the feed-forward's output: in y, or where products add, the next block's z.
 static pa_status finish(pa_context *c, int block, int first, bool last_product, pa_err *err) {
     const pa_model *m = &c->params->model;
     const pa_block_index *t = &c->params->block[block];
     pa_saved *s = &c->saved[block];
     int C = m->dim, F = pa_ff(m), R = c->R - first;
+    const float *z = c->z[block] + (size_t)first * (size_t)C;
+    const bool adds = c->info.adds && t->out_b < 0; // with a bias, the layer norm adds both
     pa_status e;
     attend(c, block, first);
-    if ((e = linear(c, R, s->o, t->out_w, c->y, PA_TYPE_F32, err))) return e;
+    if ((e = linear_onto(c, R, s->o, t->out_w, adds ? z : NULL, adds ? s->z_mid : c->y, err))) return e;
     c->ops->layernorm_fwd(c->device, &(pa_layernorm){.type = c->type,
                                                      .z = s->z_mid,
                                                      .y = s->zn2,
                                                      .mean = s->mean2,
                                                      .rstd = s->rstd2,
-                                                     .x = c->z[block] + (size_t)first * (size_t)C,
-                                                     .r = c->y,
+                                                     .x = adds ? s->z_mid : z,
+                                                     .r = adds ? NULL : c->y,
                                                      .bias = pa_parameter(c, t->out_b),
                                                      .w = pa_parameter(c, t->ff_norm_w),
                                                      .b = pa_parameter(c, t->ff_norm_b),
@@ -173,7 +197,9 @@ static pa_status finish(pa_context *c, int block, int first, bool last_product, 
                                                      .F = F,
                                                      .dropout = &drop,
                                                      .sequence = c->N});
-    return last_product ? linear(c, R, s->g, t->ff_4, c->y, PA_TYPE_F32, err) : PA_OK;
+    if (!last_product) return PA_OK;
+    if (c->info.adds) return linear_onto(c, R, s->g, t->ff_4, s->z_mid, c->z[block + 1], err);
+    return linear_onto(c, R, s->g, t->ff_4, NULL, c->y, err);
 }
 
 pa_status pa_recompute(pa_context *c, int block, pa_err *err) {
@@ -205,15 +231,19 @@ pa_status pa_forward(pa_context *c, pa_keep keep, int stream, pa_err *err) {
         if ((e = project(c, i, err))) return e;
         if (keep && (e = keep(c, i, stream, err))) return e;
         if ((e = finish(c, i, i == last ? first : 0, true, err))) return e;
-        if (i < last) pa_enter(c, i + 1, c->saved[i].z_mid, c->y, c->z[i + 1]);
+        if (i == last) break;
+        if (c->info.adds)
+            pa_enter(c, i + 1, c->z[i + 1], NULL, NULL);
+        else
+            pa_enter(c, i + 1, c->saved[i].z_mid, c->y, c->z[i + 1]);
     }
     c->ops->layernorm_fwd(c->device, &(pa_layernorm){.type = c->type,
                                                      .z = c->z[c->blocks],
                                                      .y = c->zf,
                                                      .mean = c->mean_f,
                                                      .rstd = c->rstd_f,
-                                                     .x = c->saved[last].z_mid,
-                                                     .r = c->y,
+                                                     .x = c->info.adds ? c->z[c->blocks] : c->saved[last].z_mid,
+                                                     .r = c->info.adds ? NULL : c->y,
                                                      .w = pa_parameter(c, p->final_norm_w),
                                                      .b = pa_parameter(c, p->final_norm_b),
                                                      .rows = c->R - first,
@@ -221,8 +251,17 @@ pa_status pa_forward(pa_context *c, pa_keep keep, int stream, pa_err *err) {
     return PA_OK;
 }
 
-pa_status pa_logits(pa_context *c, int rows, pa_err *err) {
-    return linear(c, rows, c->zf, c->params->logits, c->logits, PA_TYPE_F32, err);
+pa_status pa_logits(pa_context *c, int rows, int ld, pa_err *err) {
+    const int V = c->params->model.vocab;
+    pa_product p = {.m = rows,
+                    .n = V,
+                    .k = c->params->model.dim,
+                    .a = c->type,
+                    .b = c->type,
+                    .c = PA_TYPE_F32,
+                    .b_t = true,
+                    .ldc = ld > V ? ld : 0};
+    return c->ops->product(c->device, &p, c->zf, pa_weight(c, c->params->logits, 0), c->logits, err);
 }
 
 static pa_status fetch_scores(pa_context *c, const pa_scores *s, pa_err *err) {
@@ -240,7 +279,7 @@ pa_status pa_context_loss(pa_context *c, const pa_batch *b, double *sum, const p
     pa_status e = pa_send_batch(c, b, &slot, err);
     if (e || (e = pa_take_batch(c, slot, 0, err))) return e;
     pa_refresh_weights(c);
-    if ((e = pa_forward(c, NULL, 0, err)) || (e = pa_logits(c, c->R, err))) return e;
+    if ((e = pa_forward(c, NULL, 0, err)) || (e = pa_logits(c, c->R, c->params->model.vocab, err))) return e;
     c->ops->cross_entropy(c->device, &(pa_cross_entropy){.type = c->type,
                                                          .nats = c->nats,
                                                          .best = scores && scores->best ? c->best : NULL,
@@ -248,7 +287,8 @@ pa_status pa_context_loss(pa_context *c, const pa_batch *b, double *sum, const p
                                                          .target = c->in.target,
                                                          .scalars = c->scalars,
                                                          .rows = c->R,
-                                                         .V = c->params->model.vocab});
+                                                         .V = c->params->model.vocab,
+                                                         .ld = c->params->model.vocab});
     c->ops->sum(c->device, &c->sums[PA_SUM_NATS], NULL, c->nats, (size_t)c->R);
     if ((e = fetch_scores(c, scores, err))) return e;
     e = c->ops->download(c->device, &c->host_sums[PA_SUM_NATS], &c->sums[PA_SUM_NATS], sizeof(double), err);

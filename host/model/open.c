@@ -103,6 +103,8 @@ pa_status pa_context_open(pa_context **out, const pa_open *o, const pa_ops *ops,
     c->second = second_floats(c);
     c->softmax_scale = 1 / sqrtf((float)p->model.dim_head);
     c->loss_scaling = c->type == PA_TYPE_F16 ? 65536 : 1;
+    c->grad_stale = true;
+    c->logits_ld = (p->model.vocab + info->row - 1) / info->row * info->row;
     c->blocks = p->model.perceive_depth + p->model.depth;
     c->saved = calloc((size_t)c->blocks, sizeof *c->saved);
     c->cache = calloc((size_t)c->blocks, sizeof *c->cache);
@@ -172,6 +174,12 @@ static pa_status copy_shares(pa_context *c, pa_kind kind, int t, float *out, con
     return s ? s : c->ops->wait(c->device, "copying moments", err);
 }
 
+pa_status pa_settle_gradients(pa_context *c, pa_err *err) {
+    if (!c->grad || !c->grad_stale) return PA_OK;
+    c->grad_stale = false;
+    return c->ops->clear(c->device, c->grad, c->floats * sizeof *c->grad, err);
+}
+
 pa_status pa_context_read(pa_context *c, pa_kind kind, int t, float *out, pa_err *err) {
     const float *from = tensor(c, kind, t);
     if (!from) return pa_error(err, PA_USAGE, "read: no tensor %d of kind %d here", t, (int)kind);
@@ -180,7 +188,8 @@ pa_status pa_context_read(pa_context *c, pa_kind kind, int t, float *out, pa_err
         pa_status s = copy_shares(c, kind, t, out, NULL, err);
         return s ? s : pa_comm_gather_part(c->open.comm, NULL, c->floats, offset, offset + n, out, err);
     }
-    pa_status s = c->ops->download(c->device, out, from, n * sizeof *out, err);
+    pa_status s = kind == PA_GRAD ? pa_settle_gradients(c, err) : PA_OK;
+    if (!s) s = c->ops->download(c->device, out, from, n * sizeof *out, err);
     if (!s) s = c->ops->wait(c->device, "reading a tensor", err);
     // Gradients are kept times the loss scaling, a power of two.
     for (size_t i = 0; !s && kind == PA_GRAD && c->loss_scaling != 1 && i < n; i++) out[i] /= c->loss_scaling;
@@ -200,7 +209,8 @@ pa_status pa_context_write(pa_context *c, pa_kind kind, int t, const float *in, 
         if (!(scaled = malloc(n * sizeof *scaled))) return pa_error(err, PA_FAIL, "no memory to write a gradient");
         for (size_t i = 0; i < n; i++) scaled[i] = in[i] * c->loss_scaling;
     }
-    pa_status s = send(c, to, scaled ? scaled : in, n * sizeof *in, "writing a tensor", err);
+    pa_status s = kind == PA_GRAD ? pa_settle_gradients(c, err) : PA_OK;
+    if (!s) s = send(c, to, scaled ? scaled : in, n * sizeof *in, "writing a tensor", err);
     free(scaled);
     if (kind == PA_PARAM) c->weight_stale = true;
     if (kind != PA_GRAD) c->guarded = false;

@@ -14,6 +14,8 @@ size_t pa_context_memory(const pa_context *c);
 double pa_context_peak(pa_context *c);
 void pa_context_describe(const pa_context *c, pa_hardware *hardware);
 pa_precision pa_context_precision(const pa_context *c);
+// Clears what the last step left of gradients, before they are read or added to from outside.
+pa_status pa_settle_gradients(pa_context *c, pa_err *err);
 // Casts, and with int8 rounds, the parameters again if any was written since.
 void pa_refresh_weights(pa_context *c);
 

@@ -195,14 +195,14 @@ typedef struct {
 
 typedef struct {
     pa_type type;
-    void *dlogits;          // (rows, V) of `type`; NULL: loss only
+    void *dlogits;          // (rows, ld) of `type`; NULL: loss only
     float *nats;            // (rows)
     uint16_t *best;         // (rows) or NULL
-    const float *logits;    // (rows, V)
+    const float *logits;    // (rows, ld)
     const uint16_t *target; // (rows); V - 1 and above: not scored. NULL: nothing is
     const pa_scalars *scalars;
     float z_loss;
-    int rows, V;
+    int rows, V, ld; // columns from V on are not touched
 } pa_cross_entropy;
 
 // The update of parameters [from, to) of the table. All arrays begin at parameter `from`; both are multiples of 16.
@@ -263,7 +263,9 @@ typedef struct {
     int m, n, k;
     pa_type a, b, c; // a and b alike; sums are float32
     bool a_t, b_t;
-    bool add; // c += instead of c =
+    int lda, ldc;      // numbers from row to row of a as stored and of c, where the device pads them; 0: no gaps
+    bool add;          // c += instead of c =
+    const float *onto; // (m, n), float32 as c is: c = a b + onto. NULL: c = a b. Only where the device adds (context.h)
 } pa_product;
 
 // y (S, out) = x (S, in) w^T (+ bias), for few rows.
@@ -287,8 +289,8 @@ typedef struct {
 typedef enum { PA_STEP_GRADIENTS, PA_STEP_UPDATE, PA_STEP_DECODE } pa_step_kind;
 typedef struct {
     pa_step_kind kind;
-    int B, M, N, K;     // of PA_STEP_GRADIENTS
-    bool dropout, last; // likewise
+    int B, M, N, K;            // of PA_STEP_GRADIENTS
+    bool dropout, first, last; // likewise
 } pa_step;
 
 typedef struct {
@@ -339,8 +341,8 @@ typedef struct {
     void (*sum_squares)(pa_device *d, double *sum, const float *x, size_t n, void *work);
     size_t (*sum_work)(pa_device *d);
     // Adam as in PyTorch. g is multiplied by grad_scale, and by clip / norm where the norm, grad_scale sqrt(*squares),
-    // is larger than clip; then cleared. Where the norm is not finite p, m, v and copy stay and g is cleared. copy = p.
-    // 32 + s bytes a number, 16 flop.
+    // is larger than clip; then cleared but in `linear` tensors, where it need not be: the next product overwrites it.
+    // Where the norm is not finite p, m, v and copy stay. copy = p. 28 + s bytes a number, 16 flop.
     void (*adam)(pa_device *d, const pa_adam *a);
     // Muon's operations on a matrix beside products; host/model/muon.c has the order. Where the norm of all gradients
     // is not finite, m and p stay and g is cleared. g is scaled and clipped as by adam; m = momentum m + (1 - momentum)
@@ -354,8 +356,8 @@ typedef struct {
     void (*widen)(pa_device *d, pa_type type, float *y, const void *x, size_t n); // y = x. 4 + s bytes a number.
     // Adds the columns of x (rows, C) to sum (C). 4 n bytes. work: norm_work(C) bytes.
     void (*column_sum)(pa_device *d, float *sum, const float *x, int rows, int C, void *work);
-    // 2 m n k flop; m k + k n numbers read, m n written (read too with `add`). PA_FAIL where the library has no such
-    // product.
+    // 2 m n k flop; m k + k n numbers read, m n written (read too with `add` or `onto`). PA_FAIL where the library has
+    // no such product.
     pa_status (*product)(pa_device *d, const pa_product *p, const void *a, const void *b, void *c, pa_err *err);
     void (*gemv)(pa_device *d, const pa_gemv *a);      // s in out bytes, 2 S in out flop
     void (*gemv_int8)(pa_device *d, const pa_gemv *a); // in out bytes, 2 S in out flop

@@ -60,7 +60,7 @@ pa_status pa_model_check(const pa_model *m, pa_err *err) {
 // Appends a row and returns its index.
 static int add(pa_params *p, const char *prefix, const char *name, int rows, int columns, pa_init init, double scale) {
     pa_param *row = &p->row[p->count];
-    snprintf(row->name, sizeof row->name, "%s%s", prefix, name);
+    snprintf(row->name, sizeof row->name, "%.31s%.31s", prefix, name);
     row->rank = columns ? 2 : 1;
     row->shape[0] = rows;
     row->shape[1] = columns ? columns : 1;
@@ -68,7 +68,7 @@ static int add(pa_params *p, const char *prefix, const char *name, int rows, int
     row->offset = p->floats;
     row->init = init;
     row->scale = (float)scale;
-    row->decays = false;
+    row->decays = row->linear = false;
     row->group = PA_GROUP_REST;
     row->parts = 1;
     p->floats += (row->size + 15) & ~(size_t)15;
@@ -80,7 +80,7 @@ static int add(pa_params *p, const char *prefix, const char *name, int rows, int
 static int add_linear(pa_params *p, const char *prefix, const char *name, int parts, int out, int in) {
     int t = add(p, prefix, name, parts * out, in, PA_INIT_UNIFORM, 1 / sqrt(in));
     p->row[t].group = PA_GROUP_MATRIX;
-    p->row[t].decays = true;
+    p->row[t].decays = p->row[t].linear = true;
     p->row[t].parts = parts;
     return t;
 }

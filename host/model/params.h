@@ -64,6 +64,7 @@ typedef struct {
     pa_init init;
     float scale;
     bool decays; // weight decay applies: matrices yes; norms, biases and embeddings no
+    bool linear; // a matrix of products only: each call writes its gradient by one product
     pa_group group;
     int parts; // matrices of equal shape that share the tensor, one below the other: 3 of to_qkv
 } pa_param;

@@ -75,7 +75,7 @@ static void plan_activations(pa_context *c, pa_arena *a, size_t B, size_t N, siz
     c->zf = take_acts(c, a, R * C);
     c->mean_f = take_floats(a, R);
     c->rstd_f = take_floats(a, R);
-    c->logits = take_floats(a, R * (size_t)m->vocab);
+    c->logits = take_floats(a, R * (size_t)(c->open.training ? c->logits_ld : m->vocab));
     c->nats = take_floats(a, R);
     c->best = pa_arena_take(a, R, 2);
     c->work.bytes = work_bytes(c, B, N, K);
@@ -93,7 +93,7 @@ static void plan_backward(pa_context *c, pa_arena *a, size_t B, size_t N, size_t
     c->dq = take_acts(c, a, R * 3 * I);
     c->dkv = take_acts(c, a, (Q + R) * 2 * I);
     c->dout = take_acts(c, a, R * I);
-    c->dlogits = take_acts(c, a, R * (size_t)m->vocab);
+    c->dlogits = take_acts(c, a, R * (size_t)c->logits_ld);
 }
 
 size_t pa_plan_step(const pa_context *c, float *base, pa_step_rows *r) {

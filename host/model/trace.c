@@ -177,7 +177,7 @@ static size_t sum_work(pa_device *d) {
 }
 static void adam(pa_device *d, const pa_adam *a) {
     of(d)->ops->adam(enter(of(d)), a);
-    leave(of(d), "adam", 0, (32 + (a->copy ? (double)pa_size(a->type) : 0)) * (double)(a->to - a->from), "%zu",
+    leave(of(d), "adam", 0, (28 + (a->copy ? (double)pa_size(a->type) : 0)) * (double)(a->to - a->from), "%zu",
           a->to - a->from);
 }
 static void momentum(pa_device *d, const pa_momentum *a) {

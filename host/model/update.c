@@ -6,6 +6,7 @@
 #include "host/base/checksum.h"
 #include "host/model/backward.h"
 #include "host/model/muon.h"
+#include "host/model/open.h"
 
 enum { SCALING_STEPS = 2000 };
 
@@ -128,7 +129,7 @@ static pa_status apply(void *what, pa_err *err) {
     else
         update_span(c, (pa_span){0, c->floats}, c->grad, 0, 0);
     if (!e && c->open.muon) e = pa_muon_matrices(c, err);
-    if (!e && c->open.muon) e = c->ops->clear(c->device, c->grad, c->floats * sizeof *c->grad, err);
+    if (!e && c->open.muon && c->shared) e = c->ops->clear(c->device, c->grad, c->floats * sizeof *c->grad, err);
     if (!e) e = c->ops->download(c->device, c->host_sums, c->sums, PA_SUMS * sizeof *c->sums, err);
     return e ? e : c->ops->clear(c->device, &c->sums[PA_SUM_TOTAL], sizeof *c->sums, err);
 }
@@ -196,6 +197,7 @@ static pa_status sum_gradients(pa_context *c, pa_err *err) {
 pa_status pa_context_update(pa_context *c, const pa_update *u, double *norm, double *nats, pa_err *err) {
     if (!c->grad) return pa_error(err, PA_USAGE, "update: this context was not opened for training");
     pa_status e = pa_context_check(c, err);
+    if (!e) e = pa_settle_gradients(c, err);
     if (e || (e = sum_gradients(c, err))) return e;
     *c->host_scalars = (pa_scalars){.grad_scale = 1 / c->loss_scaling,
                                     .clip = u->clip,
@@ -212,6 +214,7 @@ pa_status pa_context_update(pa_context *c, const pa_update *u, double *norm, dou
                                     .c2 = 1 - pow(u->beta2, (double)u->step),
                                     .decoupled = u->decoupled};
     e = pa_replay(c, &(pa_step){.kind = PA_STEP_UPDATE}, apply, err);
+    c->grad_stale = true;
     c->weight_stale |= c->shared || (c->open.muon && c->info.ranks);
     if (e || (e = c->ops->wait(c->device, "computing a step", err))) return e;
     *norm = sqrt(c->host_sums[PA_SUM_SQUARES]) / (double)c->loss_scaling;

@@ -116,6 +116,42 @@ static void micro_batches_add_up(void **state) {
     fixture_clear(&f);
 }
 
+// A step's first call overwrites what the last step left of products' gradients, and later ones add: the same bits as
+// if every call added to what was cleared before (as a tensor that is written clears all).
+static void the_first_gradient_of_a_step_overwrites(void **state) {
+    (void)state;
+    const pa_backend *be = fixture_backend();
+    const pa_update u = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .step = 1};
+    for (pa_precision p = PA_PRECISION_FP32; p <= PA_PRECISION_FP16; p++) {
+        if (!fixture_has(be, p)) continue;
+        fixture f;
+        pa_err err;
+        fixture_step(&f, 0.2);
+        const float zeros[16] = {0}, scale = fixture_scale(p);
+        const int bias = pa_params_find(&f.params, "layers.1.0.norm.bias");
+        pa_context *c[2] = {fixture_training(be, &f, p, false), fixture_training(be, &f, p, false)};
+        for (int step = 0; step < 2; step++) {
+            fixture_ok(be->write(c[1], PA_GRAD, bias, zeros, &err), &err);
+            for (int call = 0; call < 2; call++) {
+                double *g[2];
+                for (int i = 0; i < 2; i++) {
+                    add_gradient(be, c[i], &f.batch, scale);
+                    g[i] = fixture_read(be, c[i], &f.params, PA_GRAD);
+                }
+                for (size_t i = 0; i < f.params.floats; i++) assert_true(g[0][i] == g[1][i]);
+                free(g[0]);
+                free(g[1]);
+            }
+            double norm;
+            for (int i = 0; i < 2; i++) fixture_ok(be->update(c[i], &u, &norm, NULL, &err), &err);
+            assert_true(isfinite(norm) && norm > 0);
+        }
+        be->close(c[0]);
+        be->close(c[1]);
+        fixture_clear(&f);
+    }
+}
+
 static void loss_leaves_gradients_alone(void **state) {
     (void)state;
     const pa_backend *be = fixture_backend();
@@ -247,6 +283,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(recomputation_changes_no_bit),     cmocka_unit_test(a_second_run_gives_the_same_bits),
         cmocka_unit_test(scale_multiplies_the_gradient),    cmocka_unit_test(micro_batches_add_up),
+        cmocka_unit_test(the_first_gradient_of_a_step_overwrites),
         cmocka_unit_test(loss_leaves_gradients_alone),      cmocka_unit_test(tensors_come_back_as_written),
         cmocka_unit_test(only_the_first_step_takes_memory), cmocka_unit_test(the_plan_is_what_is_taken),
     };

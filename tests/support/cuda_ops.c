@@ -291,21 +291,21 @@ static size_t sum_work(pa_device *unused) {
     (void)unused;
     return 0;
 }
-// The kernel takes multiples of 16 numbers, and reads from the device whether they decay.
+// The kernel takes multiples of 16 numbers, and reads their flags from the device.
 static void adam(pa_device *unused, const pa_adam *a) {
     const size_t n = a->to, all = (n + 15) / 16 * 16;
     float *x[4] = {a->p, a->g, a->m, a->v}, *padded[4];
     uint16_t *narrow = calloc(all, 2);
-    uint8_t *decays = malloc(all / 16);
+    uint8_t *flags = malloc(all / 16);
     (void)unused;
     for (int i = 0; i < 4; i++)
         if (!(padded[i] = calloc(all, 4)))
             abort();
         else
             memcpy(padded[i], x[i], n * 4);
-    if (!narrow || !decays || a->from) abort();
-    memset(decays, a->params->row[0].decays, all / 16);
-    pa_device d = {.decays = change(decays, all / 16)};
+    if (!narrow || !flags || a->from) abort();
+    memset(flags, a->params->row[0].decays ? CUDA_DECAYS : 0, all / 16);
+    pa_device d = {.flags = change(flags, all / 16)};
     cuda_adam(&d, &(pa_adam){.to = all,
                              .p = change(padded[0], all * 4),
                              .g = change(padded[1], all * 4),
@@ -318,7 +318,7 @@ static void adam(pa_device *unused, const pa_adam *a) {
     done();
     for (int i = 0; i < 4; i++) memcpy(x[i], padded[i], n * 4), free(padded[i]);
     if (a->copy) memcpy(a->copy, narrow, n * 2);
-    free(narrow), free(decays);
+    free(narrow), free(flags);
 }
 
 // Attention. Gradients of keys and values may lie in one array, each in a part of its rows.
