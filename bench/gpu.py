@@ -243,6 +243,13 @@ def operations(r: Run) -> None:
     table_of(r, "pabench", "pabench", *more, limit=88)
 
 
+def ladder(r: Run) -> None:
+    """Attention's kernels in versions: what other tiles and launch bounds bring here."""
+    done = r.command("ladder", [ROOT / "bin/pabench_attention", *(("--quick",) if r.o.smoke else ())], 30)
+    if done.text.strip():
+        r.sections.append(f"## Versions of the attention kernels\n\n```\n{done.text.strip()}\n```")
+
+
 def turing(r: Run) -> None:
     """The T4's code, fp16, compiled by the driver from its PTX."""
     if not (ROOT / "bin-75").is_dir():
@@ -291,7 +298,7 @@ CALLS = {  # parts and the seconds each may take, then those of the call
            ("tokens", tokens, 20)], 118),
     "b": ([("tests", tests, 110), ("versus", versus, 150), ("generation", long_generation, 60),
            ("published", published, 60)], 295),
-    "c": ([("operations", operations, 90), ("turing", turing, 45), ("nccl", nccl, 60),
+    "c": ([("operations", operations, 90), ("ladder", ladder, 30), ("turing", turing, 45), ("nccl", nccl, 60),
            ("sanitizer", sanitizer, 130)], 290)}
 
 
@@ -299,7 +306,8 @@ def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="gpu.sh", description=__doc__, formatter_class=raw)
     p.add_argument("call", choices=CALLS,
-                   help="a: kernels, traces; b: PyTorch, tests; c: operations, T4's path, NCCL, sanitizer")
+                   help="a: kernels, traces; b: PyTorch, tests; c: operations, versions of attention, T4's path, NCCL, "
+                        "sanitizer")
     p.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "out"),
                    help="results (default: $OUT, else out)")
     p.add_argument("--work", type=Path, default=ROOT / "work",

@@ -262,7 +262,7 @@ static pa_status choose(options *o, pa_err *err) {
 }
 
 static pa_status bench_all(options *o, pa_err *err) {
-    int models = o->quick ? 1 : 5;
+    int models = o->quick && !o->filter ? 1 : 5;
     pa_threads_enter(omp_get_max_threads());
     o->threads = omp_get_max_threads();
     pa_status s = choose(o, err);
@@ -302,7 +302,7 @@ int main(int argc, char **argv) {
         {"precision", PA_OPT_CHOICE, &o.precision, "auto|fp32|bf16",
          "auto: both, bf16 where the processor has it; a GPU without it takes fp16 instead", NULL},
         {"filter", PA_OPT_STRING, &o.filter, "REGEX", "rows to measure, by name, such as \"v1 (train|matmul)\"", NULL},
-        {"quick", PA_OPT_FLAG, &o.quick, NULL, "only v1, with few repetitions", NULL},
+        {"quick", PA_OPT_FLAG, &o.quick, NULL, "few repetitions, and only v1 unless --filter names others", NULL},
         {"json", PA_OPT_STRING, &o.json, "OUT", "output file for all results, as bench/roofline.py reads them",
          "Output"},
     };

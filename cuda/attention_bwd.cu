@@ -157,9 +157,15 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
 // registers (250 of them), 3 with D up to 64 and dropout; on a T4 2, and one for 128.
 template <int ARCH, int DIMS, bool DROP> struct dkv_shape {
     enum {
+        MT = 1,
         HELD = DIMS <= 64 && !DROP,
-        KEYS = 64,
         ROWS = ARCH >= 80 ? (HELD ? 64 : 32) : (HELD ? 48 : 16),
+        BLOCKS = ARCH >= 80 && DIMS <= 64 && DROP ? 3 : 2
+    };
+};
+template <int DIMS, int MT, int ROWS, bool HELD> struct dkv_memory {
+    enum {
+        KEYS = 64 * MT,
         TILE = ROWS * DIMS,
         STAGE = 2 * TILE + 4 * ROWS, // numbers of T: q, dout, two floats a row
         LEFT = 2 * KEYS * DIMS,      // keys and values; where they are held they pass through the second stage
@@ -173,168 +179,183 @@ static __device__ __forceinline__ float row_statistic(const float *lse, const fl
     return which ? delta[n] : lse[n] * 1.44269504f;
 }
 
-template <typename T, int ARCH, int DIMS, bool DROP>
-static __global__ void __launch_bounds__(ATTN_THREADS)
+template <typename T, int ARCH, int DIMS, bool DROP, int MT, int ROWS, bool HELD, int BLOCKS>
+static __global__ void __launch_bounds__(ATTN_THREADS, BLOCKS)
     dkv_mma_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dkp, T *dvp,
                    T *dkn, T *dvn) {
     typedef attn_mma<T, ARCH, DIMS> M;
-    typedef dkv_shape<ARCH, DIMS, DROP> S;
-    enum { ROWS = S::ROWS, N = ROWS / 8 };
+    typedef dkv_memory<DIMS, MT, ROWS, HELD> S;
+    enum { N = ROWS / 8, LATE = ARCH < 80 };
     if (!M::here()) return;
     CUDA_SHARED(T, shared);
     const int m0 = (int)blockIdx.x * S::KEYS, h = blockIdx.y, b = blockIdx.z, D = a.dim_head, keys = a.kept + a.latents;
-    const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16, m = m0 + own; // of this warp's keys
+    const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16 * MT, m = m0 + own; // of this warp's keys
     const float c = a.scale * 1.44269504f;
     const uint64_t window = DROP ? dropout.window[b] : 0;
     const size_t head = ((size_t)b * a.heads + h) * a.latents;
-    const auto load = [&](T *stage, int n0) {
-        M::template copy<ROWS>(stage, D, [&](int i) {
-            return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr;
-        });
-        M::template copy<ROWS>(stage + S::TILE, D, [&](int i) {
-            return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr;
-        });
+    const auto queries = M::queries(a, a.q, a.ldq, b, h), douts = M::queries(a, dout, a.ldo, b, h);
+    typename M::template moving<ROWS> next_q, next_d;
+    const auto fetch = [&](T *stage, int n0) {
+        M::fetch(next_q, stage, D, queries, n0, a.latents), M::fetch(next_d, stage + S::TILE, D, douts, n0, a.latents);
         M::commit();
     };
+    const auto land = [&](T *stage) { M::land(next_q, stage), M::land(next_d, stage + S::TILE); };
     const auto statistic = [&](int n0) {
         return row_statistic(lse + head, delta + head, n0 + threadIdx.x % ROWS, a.latents, threadIdx.x / ROWS);
     };
-    T *const left = shared + (S::HELD ? S::STAGE : 2 * S::STAGE); // keys, then values
-    M::template copy<S::KEYS>(
-        left, D, [&](int i) { return m0 + i < keys ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
-    M::template copy<S::KEYS>(left + S::KEYS * DIMS, D, [&](int i) {
-        return m0 + i < keys ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr;
-    });
+    T *const left = shared + (HELD ? S::STAGE : 2 * S::STAGE); // keys, then values
+    M::template copy<S::KEYS>(left, D, M::keys(a, a.kp, a.kn, b, h), m0, keys);
+    M::template copy<S::KEYS>(left + S::KEYS * DIMS, D, M::keys(a, a.vp, a.vn, b, h), m0, keys);
     int n0 = max(0, m0 - a.kept) / ROWS * ROWS;
-    load(shared, n0);
+    fetch(shared, n0), land(shared);
     if (threadIdx.x < 2 * ROWS) reinterpret_cast<float *>(shared + 2 * S::TILE)[threadIdx.x] = statistic(n0);
     M::wait();
     __syncthreads();
-    uint32_t k[1][M::STEPS][4], v[1][M::STEPS][4];
-    if (S::HELD) {
+    uint32_t k[MT][M::STEPS][4], v[MT][M::STEPS][4];
+    if (HELD) {
 #pragma unroll
-        for (int step = 0; step < M::STEPS; step++)
-            M::rows(k[0][step], left, own, step), M::rows(v[0][step], left + S::KEYS * DIMS, own, step);
+        for (int i = 0; i < MT * M::STEPS; i++) {
+            M::rows(k[i / M::STEPS][i % M::STEPS], left, own + i / M::STEPS * 16, i % M::STEPS);
+            M::rows(v[i / M::STEPS][i % M::STEPS], left + S::KEYS * DIMS, own + i / M::STEPS * 16, i % M::STEPS);
+        }
     }
-    float dk[1][M::CHUNKS][4], dv[1][M::CHUNKS][4];
-    M::template zero<1, M::CHUNKS>(dk), M::template zero<1, M::CHUNKS>(dv);
+    float dk[MT][M::CHUNKS][4], dv[MT][M::CHUNKS][4];
+    M::template zero<MT, M::CHUNKS>(dk), M::template zero<MT, M::CHUNKS>(dv);
     for (int stage = 0; n0 < a.latents; n0 += ROWS, stage ^= 1) {
         M::wait();
         __syncthreads(); // this tile is there, and the other stage is read no more
         T *const q = shared + stage * S::STAGE, *const other = shared + (stage ^ 1) * S::STAGE;
-        const bool more = n0 + ROWS < a.latents && threadIdx.x < 2 * ROWS;
-        if (n0 + ROWS < a.latents) load(other, n0 + ROWS);
-        const float next = more ? statistic(n0 + ROWS) : 0.0f;
+        const bool more = n0 + ROWS < a.latents;
+        if (more) fetch(other, n0 + ROWS);
+        if (more && !LATE) land(other);
+        const float next = more && threadIdx.x < 2 * ROWS ? statistic(n0 + ROWS) : 0.0f;
         if (m <= a.kept + n0 + ROWS - 1) {
             const float *const row = reinterpret_cast<const float *>(q + 2 * S::TILE);
-            float s[1][N][4], ds[1][N][4];
-            if (S::HELD) {
-                M::template product<1, N>(s, k, q);
-                M::template product<1, N>(ds, v, q + S::TILE);
+            float s[MT][N][4], ds[MT][N][4];
+            if (HELD) {
+                M::template product<MT, N>(s, k, q);
+                M::template product<MT, N>(ds, v, q + S::TILE);
             } else {
-                M::template product<N>(s, left, own, q);
-                M::template product<N>(ds, left + S::KEYS * DIMS, own, q + S::TILE);
+                M::template product<MT, N>(s, left, own, q);
+                M::template product<MT, N>(ds, left + S::KEYS * DIMS, own, q + S::TILE);
             }
-            const bool border = m + 15 > a.kept + n0;
+            const bool border = m + 16 * MT - 1 > a.kept + n0;
 #pragma unroll
-            for (int j = 0; j < N; j++) {
-                float keep[4] = {1, 1, 1, 1};
-                if (DROP) attn_keep_columns(keep, dropout, window, h, n0 + j * 8, m);
+            for (int j = 0; j < N; j++)
 #pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    const int i = j * 8 + lane % 4 * 2 + e % 2;
-                    float p = cuda_exp2(s[0][j][e] * c - row[i]);
-                    if (border && m + lane / 4 + e / 2 * 8 > a.kept + n0 + i) p = 0;
-                    s[0][j][e] = p * keep[e], ds[0][j][e] = p * (ds[0][j][e] * keep[e] - row[ROWS + i]);
+                for (int i = 0; i < MT; i++) {
+                    const int key = m + i * 16;
+                    float keep[4] = {1, 1, 1, 1};
+                    if (DROP) attn_keep_columns(keep, dropout, window, h, n0 + j * 8, key);
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        const int n = j * 8 + lane % 4 * 2 + e % 2;
+                        float p = cuda_exp2(s[i][j][e] * c - row[n]);
+                        if (border && key + lane / 4 + e / 2 * 8 > a.kept + n0 + n) p = 0;
+                        s[i][j][e] = p * keep[e], ds[i][j][e] = p * (ds[i][j][e] * keep[e] - row[ROWS + n]);
+                    }
                 }
-            }
-            M::template accumulate<1, N>(dv, s, q + S::TILE);
-            M::template accumulate<1, N>(dk, ds, q);
+            M::template accumulate<MT, N>(dv, s, q + S::TILE);
+            M::template accumulate<MT, N>(dk, ds, q);
         }
-        if (more) reinterpret_cast<float *>(other + 2 * S::TILE)[threadIdx.x] = next;
+        if (more && LATE) land(other);
+        if (more && threadIdx.x < 2 * ROWS) reinterpret_cast<float *>(other + 2 * S::TILE)[threadIdx.x] = next;
     }
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int at = m + half * 8 + lane / 4;
+    for (int i = 0; i < 2 * MT; i++) {
+        const int at = m + i * 8 + lane / 4;
         if (at >= keys) continue;
-        M::store(attn_key<T>(a, dkp, dkn, b, h, at), dk[0], half, a.scale, D);
-        M::store(attn_key<T>(a, dvp, dvn, b, h, at), dv[0], half, 1.0f, D);
+        M::store(attn_key<T>(a, dkp, dkn, b, h, at), dk[i / 2], i % 2, a.scale, D);
+        M::store(attn_key<T>(a, dvp, dvn, b, h, at), dv[i / 2], i % 2, 1.0f, D);
     }
 }
 
 // A block has 64 queries of a head, 16 a warp, fragments of q and dout in registers, and goes through the keys that
 // they see by tiles of 64: keys and values are read once for every 64 queries, 6 D flop a pair. Shared memory: two
 // stages of keys and values, 512 DP bytes; q and dout pass through the second. Blocks an SM: 3 by registers for D up to
-// 64 (2 on a T4, and on an H100 with dropout), 2 for 128 (one on a T4).
-template <typename T, int ARCH, int DIMS, bool DROP>
-static __global__ void __launch_bounds__(ATTN_THREADS)
+// 64 (2 on a T4), 2 for 128 (one on a T4).
+template <int ARCH, int DIMS> struct dq_shape {
+    enum { MT = 1, KEYS = 64, BLOCKS = ARCH >= 80 && DIMS <= 64 ? 3 : 2 };
+};
+
+template <typename T, int ARCH, int DIMS, bool DROP, int MT, int KEYS, int BLOCKS>
+static __global__ void __launch_bounds__(ATTN_THREADS, BLOCKS)
     dq_mma_kernel(pa_attn a, attn_dropout dropout, const float *lse, const float *delta, const T *dout, T *dq) {
     typedef attn_mma<T, ARCH, DIMS> M;
-    enum { ROWS = 64, KEYS = 64, N = KEYS / 8, TILE = KEYS * DIMS };
+    enum { ROWS = 64 * MT, TILE = KEYS * DIMS, LATE = ARCH < 80 && DIMS <= 64 };
+    enum { PART = !DROP ? KEYS : DIMS > 64 ? 16 : 32, N = PART / 8 };
     if (!M::here()) return;
     CUDA_SHARED(T, shared);
     const int n0 = (int)(gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z, D = a.dim_head;
-    const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16, n = n0 + own,
+    const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16 * MT, n = n0 + own,
               seen = a.kept + min(n0 + ROWS, a.latents);
     const float c = a.scale * 1.44269504f;
     const uint64_t window = DROP ? dropout.window[b] : 0;
     const size_t head = ((size_t)b * a.heads + h) * a.latents;
-    const auto load = [&](T *stage, int m0) {
-        M::template copy<KEYS>(
-            stage, D, [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
-        M::template copy<KEYS>(stage + TILE, D, [&](int i) {
-            return m0 + i < seen ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr;
-        });
+    const auto keys = M::keys(a, a.kp, a.kn, b, h), values = M::keys(a, a.vp, a.vn, b, h);
+    typename M::template moving<KEYS> next_k, next_v;
+    const auto fetch = [&](T *stage, int m0) {
+        M::fetch(next_k, stage, D, keys, m0, seen), M::fetch(next_v, stage + TILE, D, values, m0, seen);
         M::commit();
     };
+    const auto land = [&](T *stage) { M::land(next_k, stage), M::land(next_v, stage + TILE); };
     T *const left = shared + 2 * TILE;
-    M::template copy<ROWS>(left, D, [&](int i) {
-        return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr;
-    });
-    M::template copy<ROWS>(left + TILE, D, [&](int i) {
-        return n0 + i < a.latents ? attn_query<const T>(a, dout, a.ldo, b, h, n0 + i) : nullptr;
-    });
-    load(shared, 0);
+    M::template copy<ROWS>(left, D, M::queries(a, a.q, a.ldq, b, h), n0, a.latents);
+    M::template copy<ROWS>(left + ROWS * DIMS, D, M::queries(a, dout, a.ldo, b, h), n0, a.latents);
+    fetch(shared, 0), land(shared);
     M::wait();
     __syncthreads();
-    uint32_t q[1][M::STEPS][4], d_o[1][M::STEPS][4];
+    uint32_t q[MT][M::STEPS][4], d_o[MT][M::STEPS][4];
 #pragma unroll
-    for (int step = 0; step < M::STEPS; step++)
-        M::rows(q[0][step], left, own, step), M::rows(d_o[0][step], left + TILE, own, step);
-    float sum[1][M::CHUNKS][4], top[2], mean[2];
-    M::template zero<1, M::CHUNKS>(sum);
+    for (int i = 0; i < MT * M::STEPS; i++) {
+        M::rows(q[i / M::STEPS][i % M::STEPS], left, own + i / M::STEPS * 16, i % M::STEPS);
+        M::rows(d_o[i / M::STEPS][i % M::STEPS], left + ROWS * DIMS, own + i / M::STEPS * 16, i % M::STEPS);
+    }
+    float sum[MT][M::CHUNKS][4], top[2 * MT], mean[2 * MT]; // rows n + 8 i + lane / 4
+    M::template zero<MT, M::CHUNKS>(sum);
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int i = n + half * 8 + lane / 4;
-        top[half] = i < a.latents ? lse[head + i] * 1.44269504f : 0, mean[half] = i < a.latents ? delta[head + i] : 0;
+    for (int i = 0; i < 2 * MT; i++) {
+        const int at = n + i * 8 + lane / 4;
+        top[i] = at < a.latents ? lse[head + at] * 1.44269504f : 0, mean[i] = at < a.latents ? delta[head + at] : 0;
     }
     for (int m0 = 0, stage = 0; m0 < seen; m0 += KEYS, stage ^= 1) {
         M::wait();
         __syncthreads(); // this tile is there, and the other stage is read no more
-        if (m0 + KEYS < seen) load(shared + (stage ^ 1) * 2 * TILE, m0 + KEYS);
-        if (m0 > a.kept + n + 15) continue;
-        T *const k = shared + stage * 2 * TILE;
-        float s[1][N][4], ds[1][N][4];
-        M::template product<1, N>(s, q, k);
-        M::template product<1, N>(ds, d_o, k + TILE);
-        const bool border = m0 + KEYS - 1 > a.kept + n;
+        T *const k = shared + stage * 2 * TILE, *const other = shared + (stage ^ 1) * 2 * TILE;
+        const bool more = m0 + KEYS < seen;
+        if (more) fetch(other, m0 + KEYS);
+        if (more && !LATE) land(other);
+        if (m0 <= a.kept + n + 16 * MT - 1) {
+            // By PART keys: with dropout, scores of 64 would take more registers than there are.
 #pragma unroll
-        for (int j = 0; j < N; j++) {
-            float keep[4] = {1, 1, 1, 1};
-            if (DROP) attn_keep_rows(keep, dropout, window, h, n, m0 + j * 8);
+            for (int part = 0; part < KEYS; part += PART) {
+                float s[MT][N][4], ds[MT][N][4];
+                M::template product<MT, N>(s, q, k + part * DIMS);
+                M::template product<MT, N>(ds, d_o, k + TILE + part * DIMS);
+                const bool border = m0 + part + PART - 1 > a.kept + n;
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                float p = cuda_exp2(s[0][j][e] * c - top[e / 2]);
-                if (border && m0 + j * 8 + lane % 4 * 2 + e % 2 > a.kept + n + lane / 4 + e / 2 * 8) p = 0;
-                ds[0][j][e] = p * (ds[0][j][e] * keep[e] - mean[e / 2]);
+                for (int j = 0; j < N; j++)
+#pragma unroll
+                    for (int i = 0; i < MT; i++) {
+                        const int row = n + i * 16, key = m0 + part + j * 8;
+                        float keep[4] = {1, 1, 1, 1};
+                        if (DROP) attn_keep_rows(keep, dropout, window, h, row, key);
+#pragma unroll
+                        for (int e = 0; e < 4; e++) {
+                            float p = cuda_exp2(s[i][j][e] * c - top[2 * i + e / 2]);
+                            if (border && key + lane % 4 * 2 + e % 2 > a.kept + row + lane / 4 + e / 2 * 8) p = 0;
+                            ds[i][j][e] = p * (ds[i][j][e] * keep[e] - mean[2 * i + e / 2]);
+                        }
+                    }
+                M::template accumulate<MT, N>(sum, ds, k + part * DIMS);
             }
         }
-        M::template accumulate<1, N>(sum, ds, k);
+        if (more && LATE) land(other);
     }
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int i = n + half * 8 + lane / 4;
-        if (i < a.latents) M::store(attn_query<T>(a, dq, a.ldq, b, h, i), sum[0], half, a.scale, D);
+    for (int i = 0; i < 2 * MT; i++) {
+        const int at = n + i * 8 + lane / 4;
+        if (at < a.latents) M::store(attn_query<T>(a, dq, a.ldq, b, h, at), sum[i / 2], i % 2, a.scale, D);
     }
 }
 
@@ -359,16 +380,20 @@ static void bwd_plain(cudaStream_t stream, const pa_attn *a, const pa_attn_grads
         bwd_plain_dims<T, 128>(stream, a, g, delta);
 }
 
-template <typename T, int ARCH, int DIMS, bool DROP>
-static void bwd_mma(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, float *delta) {
-    const dim3 keys(cuda_blocks((size_t)a->kept + a->latents, 64), a->heads, a->batch),
-        queries(cuda_blocks(a->latents, 64), a->heads, a->batch);
-    const attn_dropout dropout = attn_dropout_of(a->dropout);
-    ATTN_LAUNCH((dkv_mma_kernel<T, ARCH, DIMS, DROP>), keys, dim3(ATTN_THREADS), (dkv_shape<ARCH, DIMS, DROP>::BYTES),
-                stream, *a, dropout, g->lse, delta, (const T *)g->dout, (T *)g->dkp, (T *)g->dvp, (T *)g->dkn,
-                (T *)g->dvn);
-    ATTN_LAUNCH((dq_mma_kernel<T, ARCH, DIMS, DROP>), queries, dim3(ATTN_THREADS), 512 * DIMS, stream, *a, dropout,
-                g->lse, delta, (const T *)g->dout, (T *)g->dq);
+template <typename T, int ARCH, int DIMS, bool DROP, int MT, int ROWS, bool HELD, int BLOCKS>
+static void dkv_mma_of(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, const float *delta) {
+    const dim3 grid(cuda_blocks((size_t)a->kept + a->latents, 64 * MT), a->heads, a->batch);
+    ATTN_LAUNCH((dkv_mma_kernel<T, ARCH, DIMS, DROP, MT, ROWS, HELD, BLOCKS>), grid, dim3(ATTN_THREADS),
+                (dkv_memory<DIMS, MT, ROWS, HELD>::BYTES), stream, *a, attn_dropout_of(a->dropout), g->lse, delta,
+                (const T *)g->dout, (T *)g->dkp, (T *)g->dvp, (T *)g->dkn, (T *)g->dvn);
+}
+
+template <typename T, int ARCH, int DIMS, bool DROP, int MT, int KEYS, int BLOCKS>
+static void dq_mma_of(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, const float *delta) {
+    const dim3 grid(cuda_blocks(a->latents, 64 * MT), a->heads, a->batch);
+    ATTN_LAUNCH((dq_mma_kernel<T, ARCH, DIMS, DROP, MT, KEYS, BLOCKS>), grid, dim3(ATTN_THREADS),
+                4 * DIMS * (KEYS + (KEYS > 64 * MT ? KEYS : 64 * MT)), stream, *a, attn_dropout_of(a->dropout), g->lse,
+                delta, (const T *)g->dout, (T *)g->dq);
 }
 
 template <typename T>
@@ -376,6 +401,15 @@ static void find_delta(cudaStream_t stream, const pa_attn *a, const pa_attn_grad
     const size_t rows = (size_t)a->batch * a->latents * a->heads;
     CUDA_LAUNCH((delta_kernel<T>), dim3(cuda_blocks(rows, ATTN_THREADS / 32)), dim3(ATTN_THREADS), 0, stream, *a,
                 (const T *)g->o, (const T *)g->dout, delta, rows);
+}
+
+#ifndef PA_ATTENTION_LADDER // which takes shapes of its own (bench/ladder.cu)
+template <typename T, int ARCH, int DIMS, bool DROP>
+static void bwd_mma(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, float *delta) {
+    typedef dkv_shape<ARCH, DIMS, DROP> K;
+    typedef dq_shape<ARCH, DIMS> Q;
+    dkv_mma_of<T, ARCH, DIMS, DROP, K::MT, K::ROWS, (bool)K::HELD, K::BLOCKS>(stream, a, g, delta);
+    dq_mma_of<T, ARCH, DIMS, DROP, Q::MT, Q::KEYS, Q::BLOCKS>(stream, a, g, delta);
 }
 
 void cuda_attn_bwd(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g, void *work) {
@@ -387,3 +421,4 @@ void cuda_attn_bwd(cudaStream_t stream, const pa_attn *a, const pa_attn_grads *g
     else
         CUDA_TYPED(a->type, bwd_plain, stream, a, g, delta);
 }
+#endif

@@ -118,11 +118,15 @@ static __device__ __forceinline__ void online_softmax(float (&s)[N][4], float (&
 // 64, 64 KB for 128; the queries pass through the second. Rows of 128 bytes or more with their chunks exchanged:
 // neither copies nor ldmatrix meet in a bank. Blocks an SM: 2 by registers (D up to 64 without dropout: 255, all that a
 // thread can have; so 8 warps), 3 with dropout, 2 of 64 KB on an A100 or H100; on a T4 2 and 1 by memory.
-template <typename T, int ARCH, int DIMS, bool DROP>
-static __global__ void __launch_bounds__(ATTN_THREADS)
+template <int DIMS, bool DROP> struct fwd_shape {
+    enum { MT = DIMS > 64 || DROP ? 1 : 2, KEYS = 64, BLOCKS = DIMS <= 64 && DROP ? 3 : 2 };
+};
+
+template <typename T, int ARCH, int DIMS, bool DROP, int MT, int KEYS, int BLOCKS>
+static __global__ void __launch_bounds__(ATTN_THREADS, BLOCKS)
     fwd_mma_kernel(pa_attn a, attn_dropout dropout, T *o, float *lse) {
     typedef attn_mma<T, ARCH, DIMS> M;
-    enum { MT = DIMS > 64 || DROP ? 1 : 2, ROWS = 64 * MT, KEYS = 64, N = KEYS / 8, TILE = KEYS * DIMS };
+    enum { ROWS = 64 * MT, N = KEYS / 8, TILE = KEYS * DIMS, LATE = ARCH < 80 && DIMS <= 64 };
     if (!M::here()) return;
     CUDA_SHARED(T, shared);
     const int n0 = (int)(gridDim.x - 1 - blockIdx.x) * ROWS, h = blockIdx.y, b = blockIdx.z, D = a.dim_head;
@@ -130,18 +134,15 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
     const int first = n0 + threadIdx.x / 32 * 16 * MT; // of this warp's queries
     const float c = a.scale * 1.44269504f;             // scores in log2
     const uint64_t window = DROP ? dropout.window[b] : 0;
-    const auto load = [&](T *stage, int m0) {
-        M::template copy<KEYS>(
-            stage, D, [&](int i) { return m0 + i < seen ? attn_key<const T>(a, a.kp, a.kn, b, h, m0 + i) : nullptr; });
-        M::template copy<KEYS>(stage + TILE, D, [&](int i) {
-            return m0 + i < seen ? attn_key<const T>(a, a.vp, a.vn, b, h, m0 + i) : nullptr;
-        });
+    const auto keys = M::keys(a, a.kp, a.kn, b, h), values = M::keys(a, a.vp, a.vn, b, h);
+    typename M::template moving<KEYS> next_k, next_v;
+    const auto fetch = [&](T *stage, int m0) {
+        M::fetch(next_k, stage, D, keys, m0, seen), M::fetch(next_v, stage + TILE, D, values, m0, seen);
         M::commit();
     };
-    M::template copy<ROWS>(shared + 2 * TILE, D, [&](int i) {
-        return n0 + i < a.latents ? attn_query<const T>(a, a.q, a.ldq, b, h, n0 + i) : nullptr;
-    });
-    load(shared, 0);
+    const auto land = [&](T *stage) { M::land(next_k, stage), M::land(next_v, stage + TILE); };
+    M::template copy<ROWS>(shared + 2 * TILE, D, M::queries(a, a.q, a.ldq, b, h), n0, a.latents);
+    fetch(shared, 0), land(shared);
     M::wait();
     __syncthreads();
     uint32_t q[MT][M::STEPS][4];
@@ -156,32 +157,36 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
     for (int m0 = 0, stage = 0; m0 < seen; m0 += KEYS, stage ^= 1) {
         M::wait();
         __syncthreads(); // this tile is there, and the other stage is read no more
-        if (m0 + KEYS < seen) load(shared + (stage ^ 1) * 2 * TILE, m0 + KEYS);
-        if (m0 > a.kept + first + 16 * MT - 1) continue;
-        T *const k = shared + stage * 2 * TILE;
-        float s[MT][N][4];
-        M::template product<MT, N>(s, q, k);
+        T *const k = shared + stage * 2 * TILE, *const other = shared + (stage ^ 1) * 2 * TILE;
+        const bool more = m0 + KEYS < seen;
+        if (more) fetch(other, m0 + KEYS);
+        if (more && !LATE) land(other);
+        if (m0 <= a.kept + first + 16 * MT - 1) {
+            float s[MT][N][4];
+            M::template product<MT, N>(s, q, k);
 #pragma unroll
-        for (int i = 0; i < MT; i++) {
-            const int n = first + i * 16 + lane / 4;
-            if (m0 + KEYS - 1 > a.kept + first + i * 16) {
+            for (int i = 0; i < MT; i++) {
+                const int n = first + i * 16 + lane / 4;
+                if (m0 + KEYS - 1 > a.kept + first + i * 16) {
 #pragma unroll
-                for (int j = 0; j < N * 4; j++)
-                    if (m0 + j / 4 * 8 + lane % 4 * 2 + j % 2 > a.kept + n + j / 2 % 2 * 8)
-                        s[i][j / 4][j % 4] = -INFINITY;
-            }
-            online_softmax<N, M::CHUNKS>(s[i], out[i], top[i], sum[i], c);
-            if (DROP) {
+                    for (int j = 0; j < N * 4; j++)
+                        if (m0 + j / 4 * 8 + lane % 4 * 2 + j % 2 > a.kept + n + j / 2 % 2 * 8)
+                            s[i][j / 4][j % 4] = -INFINITY;
+                }
+                online_softmax<N, M::CHUNKS>(s[i], out[i], top[i], sum[i], c);
+                if (DROP) {
 #pragma unroll
-                for (int j = 0; j < N; j++) {
-                    float keep[4];
-                    attn_keep_rows(keep, dropout, window, h, first + i * 16, m0 + j * 8);
+                    for (int j = 0; j < N; j++) {
+                        float keep[4];
+                        attn_keep_rows(keep, dropout, window, h, first + i * 16, m0 + j * 8);
 #pragma unroll
-                    for (int e = 0; e < 4; e++) s[i][j][e] *= keep[e];
+                        for (int e = 0; e < 4; e++) s[i][j][e] *= keep[e];
+                    }
                 }
             }
+            M::template accumulate<MT, N>(out, s, k + TILE);
         }
-        M::template accumulate<MT, N>(out, s, k + TILE);
+        if (more && LATE) land(other);
     }
 #pragma unroll
     for (int i = 0; i < MT; i++)
@@ -196,11 +201,19 @@ static __global__ void __launch_bounds__(ATTN_THREADS)
         }
 }
 
+template <typename T, int ARCH, int DIMS, bool DROP, int MT, int KEYS, int BLOCKS>
+static void fwd_mma_of(cudaStream_t stream, const pa_attn *a, void *o, float *lse) {
+    const dim3 grid(cuda_blocks(a->latents, 64 * MT), a->heads, a->batch);
+    ATTN_LAUNCH((fwd_mma_kernel<T, ARCH, DIMS, DROP, MT, KEYS, BLOCKS>), grid, dim3(ATTN_THREADS),
+                4 * DIMS * (KEYS + (KEYS > 32 * MT ? KEYS : 32 * MT)), stream, *a, attn_dropout_of(a->dropout), (T *)o,
+                lse);
+}
+
+#ifndef PA_ATTENTION_LADDER // which takes shapes of its own (bench/ladder.cu)
 template <typename T, int ARCH, int DIMS, bool DROP>
 static void fwd_mma(cudaStream_t stream, const pa_attn *a, void *o, float *lse) {
-    const dim3 grid(cuda_blocks(a->latents, DIMS > 64 || DROP ? 64 : 128), a->heads, a->batch);
-    ATTN_LAUNCH((fwd_mma_kernel<T, ARCH, DIMS, DROP>), grid, dim3(ATTN_THREADS), 512 * DIMS, stream, *a,
-                attn_dropout_of(a->dropout), (T *)o, lse);
+    typedef fwd_shape<DIMS, DROP> S;
+    fwd_mma_of<T, ARCH, DIMS, DROP, S::MT, S::KEYS, S::BLOCKS>(stream, a, o, lse);
 }
 
 void cuda_attn_fwd(cudaStream_t stream, const pa_attn *a, void *o, float *lse) {
@@ -210,3 +223,4 @@ void cuda_attn_fwd(cudaStream_t stream, const pa_attn *a, void *o, float *lse) {
     else
         CUDA_TYPED(a->type, fwd_plain, stream, a, o, lse);
 }
+#endif

@@ -37,20 +37,76 @@ template <typename T, int A, int DIMS> struct attn_mma {
     static __device__ __forceinline__ T *at(T *tile, int row, int chunk) {
         return tile + row * DP + (chunk ^ (row & 7)) * 8;
     }
-    // Starts the copy of a tile; `from` gives the address of row i, NULL for zeros.
-    template <int ROWS, typename F> static __device__ __forceinline__ void copy(T *tile, int D, F from) {
-#pragma unroll
-        for (int i = threadIdx.x; i < ROWS * CHUNKS; i += ATTN_THREADS) {
-            const int row = i / CHUNKS, chunk = i % CHUNKS;
-            const T *x = from(row);
-            const bool valid = x && chunk * 8 < D;
-            if (valid) x += chunk * 8;
-            if (ARCH >= 80)
-                cuda_cp_async_16(at(tile, row, chunk), x, valid);
-            else
-                *reinterpret_cast<uint4 *>(at(tile, row, chunk)) =
-                    valid ? *reinterpret_cast<const uint4 *>(x) : uint4{0, 0, 0, 0};
+    // Rows of one head in device memory, of which a thread has the same chunk in each. Places are counted in chunks of
+    // 16 bytes from the arrays' start, in 32 bits (64 GB): they take half the registers of addresses, and those of keys
+    // and values are the same. Keys from `kept` on are in the other array; `own` is where row 0 would be there, and may
+    // wrap around.
+    struct rows_of {
+        const uint4 *base;
+        uint32_t first, ld;
+        __device__ __forceinline__ const uint4 *at(int n) const {
+            return base + (first + (uint32_t)n * ld);
         }
+    };
+    struct keys_of {
+        const uint4 *prefix, *latent;
+        uint32_t first, own, ld;
+        int kept;
+        __device__ __forceinline__ const uint4 *at(int m) const {
+            const uint32_t row = (uint32_t)m * ld;
+            return m < kept ? prefix + (first + row) : latent + (own + row);
+        }
+    };
+    static __device__ __forceinline__ rows_of queries(const pa_attn &a, const void *base, ptrdiff_t ld, int b, int h) {
+        const uint32_t chunks = (uint32_t)(ld / 8);
+        return {(const uint4 *)base, (uint32_t)(b * a.latents) * chunks + column(a, h), chunks};
+    }
+    static __device__ __forceinline__ keys_of keys(const pa_attn &a, const void *prefix, const void *latent, int b,
+                                                   int h) {
+        const uint32_t ld = (uint32_t)(a.ldkv / 8);
+        return {(const uint4 *)prefix,
+                (const uint4 *)latent,
+                (uint32_t)(b * a.kept) * ld + column(a, h),
+                (uint32_t)(b * a.latents - a.kept) * ld + column(a, h),
+                ld,
+                a.kept};
+    }
+    static __device__ __forceinline__ uint32_t column(const pa_attn &a, int h) {
+        return (uint32_t)(h * a.dim_head / 8) + threadIdx.x % CHUNKS;
+    }
+    // Copies a tile: rows begin .. + ROWS - 1, of which those from `end` on are zeros. `fetch` starts it and `land`
+    // ends it, for this thread. Where there is no cp.async a tile waits in registers in between, so that mathematics
+    // need not wait for the loads. A thread copies every EACH-th row: EACH is a multiple of 8, so their chunks' places
+    // are a constant apart.
+    enum { EACH = ATTN_THREADS / CHUNKS };
+    template <int ROWS> struct moving { uint4 x[ARCH >= 80 ? 1 : ROWS / EACH]; };
+    template <int ROWS, typename S>
+    static __device__ __forceinline__ void fetch(moving<ROWS> &held, T *tile, int D, const S &source, int begin,
+                                                 int end) {
+        static_assert(EACH % 8 == 0 && ROWS % EACH == 0, "a thread's rows");
+        const int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+        const int left = chunk * 8 < D ? end - begin - first : 0;
+#pragma unroll
+        for (int i = 0; i < ROWS; i += EACH) {
+            const uint4 *x = source.at(begin + first + i);
+            if (ARCH >= 80)
+                cuda_cp_async_16(at(tile, first, chunk) + i * DP, x, i < left);
+            else
+                held.x[i / EACH] = i < left ? *x : uint4{0, 0, 0, 0};
+        }
+    }
+    template <int ROWS> static __device__ __forceinline__ void land(const moving<ROWS> &held, T *tile) {
+        if (ARCH >= 80) return;
+#pragma unroll
+        for (int i = 0; i < ROWS; i += EACH)
+            *reinterpret_cast<uint4 *>(at(tile, threadIdx.x / CHUNKS, threadIdx.x % CHUNKS) + i * DP) =
+                held.x[i / EACH];
+    }
+    template <int ROWS, typename S>
+    static __device__ __forceinline__ void copy(T *tile, int D, const S &source, int begin, int end) {
+        moving<ROWS> held;
+        fetch(held, tile, D, source, begin, end);
+        land(held, tile);
     }
     static __device__ __forceinline__ void commit() {
         if (ARCH >= 80) cuda_cp_async_commit();
@@ -99,16 +155,19 @@ template <typename T, int A, int DIMS> struct attn_mma {
             }
     }
     // The same with a read from rows row .. of another tile.
-    template <int N> static __device__ __forceinline__ void product(float s[1][N][4], T *left, int row, T *tile) {
-        zero<1, N>(s);
+    template <int MT, int N>
+    static __device__ __forceinline__ void product(float s[MT][N][4], T *left, int row, T *tile) {
+        zero<MT, N>(s);
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
-            uint32_t a[4], b[4];
-            rows(a, left, row, step);
+            uint32_t a[MT][4], b[4];
+#pragma unroll
+            for (int i = 0; i < MT; i++) rows(a[i], left, row + i * 16, step);
 #pragma unroll
             for (int n = 0; n < N; n += 2) {
                 columns(b, tile, n * 8, step);
-                mma(s[0][n], a, b), mma(s[0][n + 1], a, b + 2);
+#pragma unroll
+                for (int i = 0; i < MT; i++) mma(s[i][n], a[i], b), mma(s[i][n + 1], a[i], b + 2);
             }
         }
     }

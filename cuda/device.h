@@ -15,7 +15,7 @@ typedef struct {
     bool seen;
     cudaGraphExec_t run; // NULL: not captured yet
 } cuda_graph;
-enum { CUDA_DECAYS = 1, CUDA_LINEAR = 2 }; // flags of parameters, as pa_param has them
+enum { CUDA_DECAYS = 1, CUDA_LINEAR = 2 };               // flags of parameters, as pa_param has them
 enum { CUDA_SHAPES = 6, CUDA_GRAPHS = CUDA_SHAPES + 2 }; // shapes of gradients; an update's and a decoding step's
 
 struct pa_device {

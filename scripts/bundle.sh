@@ -39,7 +39,7 @@ done
 part=$out.part
 [[ ! -e $out && ! -e $part && ! -e $out.tar.gz ]] || fail "$out, $part or $out.tar.gz already exists"
 
-programs=(paprep patrain paeval pagen pabench
+programs=(paprep patrain paeval pagen pabench pabench_attention
   test_cuda_ops test_cuda_attention test_golden test_gradcheck test_model test_step test_optimizer)
 
 # make_build DIR ARCHITECTURES RUN_PATH

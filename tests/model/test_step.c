@@ -281,11 +281,15 @@ static void the_plan_is_what_is_taken(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(recomputation_changes_no_bit),     cmocka_unit_test(a_second_run_gives_the_same_bits),
-        cmocka_unit_test(scale_multiplies_the_gradient),    cmocka_unit_test(micro_batches_add_up),
+        cmocka_unit_test(recomputation_changes_no_bit),
+        cmocka_unit_test(a_second_run_gives_the_same_bits),
+        cmocka_unit_test(scale_multiplies_the_gradient),
+        cmocka_unit_test(micro_batches_add_up),
         cmocka_unit_test(the_first_gradient_of_a_step_overwrites),
-        cmocka_unit_test(loss_leaves_gradients_alone),      cmocka_unit_test(tensors_come_back_as_written),
-        cmocka_unit_test(only_the_first_step_takes_memory), cmocka_unit_test(the_plan_is_what_is_taken),
+        cmocka_unit_test(loss_leaves_gradients_alone),
+        cmocka_unit_test(tensors_come_back_as_written),
+        cmocka_unit_test(only_the_first_step_takes_memory),
+        cmocka_unit_test(the_plan_is_what_is_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -104,10 +104,17 @@ class Bundle(unittest.TestCase):
         self.assertFalse((self.bundle / "work/b/v1-4/latest").exists())
         done, results, states = self.gpu("c", "--seconds", 1200)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr + results)
-        self.ok(states, ("pabench", "one rank", "one rank over NCCL", "the same losses over NCCL"), results)
+        self.assertRegex(results, r"(?m)^dq +128 queries, 32 keys, 2 blocks +[\d.]+ +[\d.]+ +[\d.e-]+$")
+        self.assertNotIn("WRONG", results)
+        self.ok(states, ("pabench", "ladder", "one rank", "one rank over NCCL", "the same losses over NCCL"), results)
         for part in ("compute-sanitizer", "T4 path"):
             self.assertRegex(states[part], "^(ok|left out: .+)$")
         self.assertRegex(results, r"(?m)^v1 layernorm_fwd fp32 +[\d.]+")
+
+    def test_quick_measures_what_the_filter_names(self):
+        done = subprocess.run([self.bundle / "bin/pabench", "--quick", "--filter", "v3 column_sum fp32"],
+                              capture_output=True, text=True)
+        self.assertRegex(done.stdout, r"(?m)^v3 column_sum fp32 +[\d.]+", done.stderr)
 
     def with_files(self, made, call):
         """Runs `call` with other files in the bundle."""
