@@ -318,9 +318,14 @@ class Serve(unittest.TestCase):
         for s in clients:
             self.upload(s)
             s.say(do="continue", take=0, at=8, seconds=5, temperature=1, seed=1, number=4)
+        heard = []
         for s in clients:
+            said = []
             for _ in range(4):
-                s.until("done")
+                said += s.until("done")
+            heard.append([self.keys([m for m in said if m.get("take") == take]) for take in range(1, 5)])
+        self.assertEqual(heard[1:], heard[:-1])  # the same seed
+        self.assertEqual(len({str(keys) for keys in heard[0]}), 4)
         clients[0].say(do="continue", take=1, at=10, seconds=1, temperature=1, seed=1, number=2)
         clients[0].until("done")
 
