@@ -40,6 +40,7 @@ class Devices(duet.Page):
     def test_turns_pass_by_key_button_and_pedal(self):
         self.connect()
         self.click("#pause")
+        self.b.run("document.getElementById('duet').focus()")
         self.start_duet()
         self.press("Enter")  # the focus is on Answer, not on End the duet
         self.assertIn("Play something", self.status())
