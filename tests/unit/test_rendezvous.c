@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "host/ranks/comm_proof.h"
+#include "host/ranks/comm_greet.h"
 #include "host/ranks/comm_start.h"
 #include "tests/support/scratch.h"
 
@@ -148,6 +148,44 @@ static void an_echo_is_not_rank_0(void **state) {
     close(fd);
 }
 
+// It knows how ranks meet, but not the word: it takes no rank's place.
+static void a_stranger_is_not_rank_1(void **state) {
+    pa_hello h;
+    pa_challenge c;
+    pa_greeting g = {.world = htonl(2), .rank = htonl(1), .port = htonl(1), .host = "127.0.0.1"};
+    char more;
+    (void)state;
+    pid_t root = start(0, 2, 30, "");
+    int fd = connect_to(port_of_file());
+    assert_true(pa_greet_begin(&h));
+    assert_int_equal(send(fd, &h, sizeof h, 0), sizeof h);
+    assert_int_equal(recv(fd, &c, sizeof c, MSG_WAITALL), sizeof c);
+    assert_int_equal(send(fd, &g, sizeof g, 0), sizeof g);
+    assert_true(recv(fd, &more, 1, 0) <= 0); // closed
+    pid_t other = start(1, 2, 30, "");
+    ended(root, 0);
+    ended(other, 0);
+    close(fd);
+}
+
+// A listener without the word is told nothing of the rank.
+static void a_stranger_is_not_rank_0(void **state) {
+    pa_hello h;
+    pa_challenge c = {.proof = {1}};
+    pa_greeting g;
+    int port, listener = listen_somewhere(&port);
+    (void)state;
+    put_file(2, "127.0.0.1", port);
+    pid_t other = start(1, 2, 2, "meet: no rank 0 within 2 s (train.timeout)");
+    int fd = accept(listener, NULL, NULL);
+    assert_int_equal(recv(fd, &h, sizeof h, MSG_WAITALL), sizeof h);
+    assert_int_equal(send(fd, &c, sizeof c, 0), sizeof c);
+    assert_true(recv(fd, &g, sizeof g, 0) <= 0);
+    close(fd);
+    close(listener);
+    ended(other, PA_FAIL);
+}
+
 static void what_stands_in_the_way_is_named(void **state) {
     (void)state;
     put_file(2, "nowhere.invalid", 1);
@@ -207,6 +245,8 @@ int main(void) {
         SCRATCH_TEST(silent_connections_hold_up_nobody),
         SCRATCH_TEST(a_silent_port_of_an_earlier_run_is_left_for_the_new_file),
         SCRATCH_TEST(an_echo_is_not_rank_0),
+        SCRATCH_TEST(a_stranger_is_not_rank_1),
+        SCRATCH_TEST(a_stranger_is_not_rank_0),
         SCRATCH_TEST(what_stands_in_the_way_is_named),
         SCRATCH_TEST(what_is_no_number_is_no_rank),
     };
