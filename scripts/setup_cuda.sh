@@ -34,7 +34,7 @@ fi
 "$dir/bin/pip" install --quiet --disable-pip-version-check --no-deps \
   'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-crt==13.0.*' 'nvidia-nvvm==13.0.*' 'nvidia-cuda-runtime==13.0.*' \
   'nvidia-cuda-cccl==13.0.*' 'nvidia-cublas==13.0.*' 'nvidia-cuda-nvrtc==13.0.*' \
-  'nvidia-cuda-sanitizer-api==13.0.*' 'nvidia-cuda-cuobjdump==13.0.*' 'nvidia-cudnn-cu13==9.19.*' "$frontend" 'nvidia-nccl-cu13==2.28.*' >&2 ||
+  'nvidia-cuda-sanitizer-api==13.0.*' 'nvidia-cuda-cuobjdump==13.2.*' 'nvidia-cudnn-cu13==9.19.*' "$frontend" 'nvidia-nccl-cu13==2.28.*' >&2 ||
   fail "pip could not install NVIDIA's packages; its message is above"
 
 packages=$(site)
