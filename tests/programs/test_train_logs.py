@@ -76,7 +76,7 @@ class Records(Run):
         self.assertEqual(programs.metrics(self.folder / "warm-minutes")[0][-1]["lr"], 3e-3)
 
     def test_days(self):
-        self.assertRegex(self.train("days", "train.steps=900000000", "--dry-run").stderr, r"  left \d+ d \d+ h\n")
+        self.assertRegex(self.train("days", "train.steps=200000000", "--dry-run").stderr, r"  left \d+ d \d+ h\n")
 
 
 class Logs(Run):
