@@ -13,14 +13,16 @@
 
 static int64_t port = 8080, streams = 2, threads;
 static bool no_sound;
-static const char *font;
+static const char *address = pa_this_machine, *font;
 static pa_player_options player = {.model = "piano",
                                    .folder = "duets",
                                    .how = {.size = sizeof(patrain_options), .device = "auto", .precision = "auto"}};
 static bool int8;
 
 static const pa_option option[] = {
-    {"port", PA_OPT_INT, &port, "N", "port of 127.0.0.1; 0: any free one", "Server"},
+    {"port", PA_OPT_INT, &port, "N", "port; 0: any free one", "Server"},
+    {"listen", PA_OPT_STRING, &address, "ADDRESS",
+     "IPv4 address; other machines can then connect with the token of the printed URL", NULL},
     {"folder", PA_OPT_STRING, &player.folder, "DIR", "folder where takes are saved when the server stops", NULL},
     {"streams", PA_OPT_INT, &streams, "N", "duets kept ready at the same time", NULL},
     {"soundfont", PA_OPT_STRING, &font, "F.sf2", "SoundFont of the piano (default: an installed one)", "Sound"},
@@ -84,18 +86,20 @@ static pa_status render(pa_samples *samples, pa_err *err) {
 static pa_status serve(const pa_samples *samples, pa_err *err) {
     pa_player *p = NULL;
     pa_err why;
+    char url[PA_LONGEST_URL];
     pa_asset asset[SERVE_PAGES + 1];
     size_t assets = SERVE_PAGES;
     memcpy(asset, serve_page, sizeof serve_page);
     if (samples->frame)
         asset[assets++] = (pa_asset){"/piano.pcm", "application/octet-stream", (const unsigned char *)samples->frame,
                                      samples->frames * sizeof *samples->frame};
-    pa_status e = pa_server_open(&server, (int)port, asset, assets, err);
+    pa_status e = pa_server_open(&server, address, (int)port, asset, assets, err);
     if (!e) e = pa_player_open(&p, &player, pa_server_hub(server), err);
     if (!e) e = pa_player_start(p, err);
     if (!e) {
         catch_signals();
-        printf("%s: http://127.0.0.1:%d (Ctrl-C stops)\n", pa_player_model(p), pa_server_port(server));
+        pa_server_url(server, url);
+        printf("%s: %s (Ctrl-C stops)\n", pa_player_model(p), url);
         fflush(stdout);
         pa_server_run(server, &stopped);
     }

@@ -7,11 +7,14 @@
 #include <libwebsockets.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 static_assert(PA_ROOM_BEFORE >= LWS_PRE, "room for libwebsockets' header");
 
-enum { PART = 32 << 10, HEADERS = 2048, HOST = 128 };
+enum { PART = 32 << 10, HEADERS = 2048, HOST = 128, TOKEN = 32, COOKIE = 32 };
+
+const char pa_this_machine[] = "127.0.0.1";
 
 // Of a connection.
 typedef struct {
@@ -28,7 +31,10 @@ struct pa_server {
     pa_hub *hub;
     const pa_asset *asset;
     size_t assets;
+    struct in_addr address;
     int port;
+    char token[TOKEN + 1]; // hexadecimal; empty at pa_this_machine
+    char cookie[COOKIE];   // name: ports of a machine share their cookies
 };
 
 static void wake(void *arg) {
@@ -42,7 +48,7 @@ void pa_server_wake(pa_server *s) {
 // ---- who may ask
 
 static bool is_our_host(const pa_server *s, const char *host) {
-    static const char *const name[] = {"127.0.0.1", "localhost"};
+    const char *const name[] = {pa_this_machine, "localhost"};
     for (size_t i = 0; i < sizeof name / sizeof *name; i++) {
         char ours[HOST];
         snprintf(ours, sizeof ours, "%s:%d", name[i], s->port);
@@ -51,8 +57,29 @@ static bool is_our_host(const pa_server *s, const char *host) {
     return false;
 }
 
+// Takes the same time wherever they differ.
+static bool is_token(const pa_server *s, const char *given) {
+    unsigned char differs = 0;
+    if (strlen(given) != TOKEN) return false;
+    for (int i = 0; i < TOKEN; i++) differs |= (unsigned char)(s->token[i] ^ given[i]);
+    return !differs;
+}
+
+static bool has_token_in_url(const pa_server *s, struct lws *wsi) {
+    char text[HOST];
+    const char *given = lws_get_urlarg_by_name(wsi, "token=", text, sizeof text);
+    return given && is_token(s, given);
+}
+
+static bool has_cookie(const pa_server *s, struct lws *wsi) {
+    char given[TOKEN + 2];
+    size_t room = sizeof given;
+    return !lws_http_cookie_get(wsi, s->cookie, given, &room) && is_token(s, given);
+}
+
 static bool is_to_us(const pa_server *s, struct lws *wsi) {
     char host[HOST];
+    if (*s->token) return has_token_in_url(s, wsi) || has_cookie(s, wsi);
     return lws_hdr_copy(wsi, host, sizeof host, WSI_TOKEN_HOST) > 0 && is_our_host(s, host);
 }
 
@@ -69,10 +96,20 @@ static int refuse(struct lws *wsi, unsigned code, const char *why) {
     return lws_return_http_status(wsi, code, why) || lws_http_transaction_completed(wsi) ? -1 : 0;
 }
 
+static int set_cookie(const pa_server *s, struct lws *wsi, unsigned char **at, unsigned char *end) {
+    char text[COOKIE + TOKEN + 64];
+    int n = snprintf(text, sizeof text, "%s=%s; HttpOnly; SameSite=Strict; Path=/", s->cookie, s->token);
+    return lws_add_http_header_by_name(wsi, (const unsigned char *)"set-cookie:", (const unsigned char *)text, n, at,
+                                       end);
+}
+
 static int begin_page(pa_server *s, struct lws *wsi, connection *c, const char *path) {
     unsigned char header[LWS_PRE + HEADERS], *at = header + LWS_PRE, *const end = header + sizeof header - 1;
     *c = (connection){0};
-    if (!is_to_us(s, wsi)) return refuse(wsi, HTTP_STATUS_FORBIDDEN, "This server answers to its own address only.");
+    if (!is_to_us(s, wsi))
+        return refuse(wsi, HTTP_STATUS_FORBIDDEN,
+                      *s->token ? "Open the address that paserve printed, token included."
+                                : "This server answers to its own address only.");
     if (!lws_hdr_total_length(wsi, WSI_TOKEN_GET_URI))
         return refuse(wsi, HTTP_STATUS_METHOD_NOT_ALLOWED, "Only GET is allowed.");
     for (size_t i = 0; i < s->assets && !c->asset; i++)
@@ -81,6 +118,7 @@ static int begin_page(pa_server *s, struct lws *wsi, connection *c, const char *
     if (lws_add_http_common_headers(wsi, HTTP_STATUS_OK, c->asset->type, c->asset->count, &at, end) ||
         lws_add_http_header_by_name(wsi, (const unsigned char *)"cache-control:", (const unsigned char *)"no-cache", 8,
                                     &at, end) ||
+        (*s->token && has_token_in_url(s, wsi) && set_cookie(s, wsi, &at, end)) ||
         lws_finalize_write_http_header(wsi, header + LWS_PRE, &at, end))
         return -1;
     lws_callback_on_writable(wsi);
@@ -204,33 +242,45 @@ static int serve(struct lws *wsi, enum lws_callback_reasons reason, void *user, 
 // ---- life
 
 // Whether the port is free, with the reason where it isn't; of 0, one that is.
-static pa_status probe(int *port, pa_err *err) {
-    struct sockaddr_in a = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)*port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+static pa_status probe(pa_server *s, const char *address, int port, pa_err *err) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr = s->address};
     socklen_t size = sizeof a;
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     bool bound = fd >= 0 && !setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) &&
                  !bind(fd, (struct sockaddr *)&a, sizeof a) && !listen(fd, 1) &&
                  !getsockname(fd, (struct sockaddr *)&a, &size);
-    pa_status s = bound ? PA_OK : pa_error(err, PA_FAIL, "cannot listen on 127.0.0.1:%d: %s", *port, strerror(errno));
-    if (bound) *port = ntohs(a.sin_port);
+    pa_status e = bound ? PA_OK : pa_error(err, PA_FAIL, "cannot listen on %s:%d: %s", address, port, strerror(errno));
+    s->port = ntohs(a.sin_port);
     if (fd >= 0) close(fd);
-    return s;
+    return e;
 }
 
-pa_status pa_server_open(pa_server **server, int port, const pa_asset *asset, size_t assets, pa_err *err) {
+static pa_status make_token(pa_server *s, pa_err *err) {
+    unsigned char byte[TOKEN / 2];
+    if (getrandom(byte, sizeof byte, 0) != (ssize_t)sizeof byte)
+        return pa_error(err, PA_FAIL, "no random numbers: %s", strerror(errno));
+    for (size_t i = 0; i < sizeof byte; i++) snprintf(s->token + 2 * i, 3, "%02x", byte[i]);
+    snprintf(s->cookie, sizeof s->cookie, "paserve-%d", s->port);
+    return PA_OK;
+}
+
+pa_status pa_server_open(pa_server **server, const char *address, int port, const pa_asset *asset, size_t assets,
+                         pa_err *err) {
     static const lws_retry_bo_t idle = {.secs_since_valid_ping = 60, .secs_since_valid_hangup = 90};
     pa_server *s = *server = calloc(1, sizeof *s);
     if (!s || !(s->hub = pa_hub_open(wake, s))) return pa_error(err, PA_FAIL, "no memory for a server");
-    pa_status e = probe(&port, err);
+    if (inet_pton(AF_INET, address, &s->address) != 1)
+        return pa_error(err, PA_USAGE, "--listen: expected an IPv4 address such as 192.168.1.5 or 0.0.0.0, found '%s'",
+                        address);
+    pa_status e = probe(s, address, port, err);
+    if (!e && strcmp(address, pa_this_machine) != 0) e = make_token(s, err);
     if (e) return e;
     s->asset = asset;
     s->assets = assets;
-    s->port = port;
     s->protocol[0] = (struct lws_protocols){
         .name = "paserve", .callback = serve, .per_session_data_size = sizeof(connection), .rx_buffer_size = 4096};
-    struct lws_context_creation_info info = {.port = port,
-                                             .iface = "127.0.0.1",
+    struct lws_context_creation_info info = {.port = s->port,
+                                             .iface = s->address.s_addr ? address : NULL,
                                              .protocols = s->protocol,
                                              .user = s,
                                              .gid = (gid_t)-1,
@@ -244,7 +294,7 @@ pa_status pa_server_open(pa_server **server, int port, const pa_asset *asset, si
                    LWS_SERVER_OPTION_HTTP_HEADERS_SECURITY_BEST_PRACTICES_ENFORCE | LWS_SERVER_OPTION_VALIDATE_UTF8;
     lws_set_log_level(0, NULL);
     s->context = lws_create_context(&info);
-    return s->context ? PA_OK : pa_error(err, PA_FAIL, "cannot listen on 127.0.0.1:%d", port);
+    return s->context ? PA_OK : pa_error(err, PA_FAIL, "cannot listen on %s:%d", address, s->port);
 }
 
 void pa_server_close(pa_server *s) {
@@ -255,8 +305,13 @@ void pa_server_close(pa_server *s) {
     free(s);
 }
 
-int pa_server_port(const pa_server *s) {
-    return s->port;
+void pa_server_url(const pa_server *s, char url[PA_LONGEST_URL]) {
+    char host[64 + 1] = "";
+    if (s->address.s_addr)
+        inet_ntop(AF_INET, &s->address, host, sizeof host);
+    else
+        gethostname(host, sizeof host - 1);
+    snprintf(url, PA_LONGEST_URL, "http://%s:%d%s%s", host, s->port, *s->token ? "/?token=" : "", s->token);
 }
 
 pa_hub *pa_server_hub(pa_server *s) {

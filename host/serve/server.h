@@ -1,4 +1,4 @@
-// server.h: pages and WebSockets on a port of this machine, by libwebsockets. Knows nothing of music.
+// server.h: pages and WebSockets on a port, by libwebsockets. Knows nothing of music.
 #ifndef PA_SERVER_H
 #define PA_SERVER_H
 
@@ -15,12 +15,18 @@ typedef struct {
 
 typedef struct pa_server pa_server;
 
-// Binds the port of 127.0.0.1, 0 for a free one, and makes the hub. The assets stay the caller's. Of requests, only
-// those whose Host is this address are answered, and only pages from here get a WebSocket: no other site's page can
-// reach it.
-pa_status pa_server_open(pa_server **server, int port, const pa_asset *asset, size_t assets, pa_err *err);
+enum { PA_LONGEST_URL = 160 };
+extern const char pa_this_machine[]; // its loopback address
+
+// Binds the port of an IPv4 address, 0 for a free one, and makes the hub. The assets stay the caller's. Only pages from
+// here get a WebSocket, so that no other site's page can reach it. At pa_this_machine only requests whose Host is that
+// address are answered. At any other, only those with a token: as the query of the URL, then as the cookie that the
+// reply sets.
+pa_status pa_server_open(pa_server **server, const char *address, int port, const pa_asset *asset, size_t assets,
+                         pa_err *err);
 void pa_server_close(pa_server *s);
-int pa_server_port(const pa_server *s);
+// What a browser is to open, the token included. At 0.0.0.0, by the name of the machine.
+void pa_server_url(const pa_server *s, char url[PA_LONGEST_URL]);
 pa_hub *pa_server_hub(pa_server *s);
 // Serves until *stop; pa_server_wake makes it look, from a signal handler too.
 void pa_server_run(pa_server *s, const volatile sig_atomic_t *stop);

@@ -2,6 +2,7 @@
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -32,9 +33,10 @@ class Server:
         self.process = subprocess.Popen([*line, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         env=environment)
         first = self.process.stdout.readline()
-        if "http://127.0.0.1:" not in first:
+        found = re.search(r"http://([\w.-]+):(\d+)(?:/\?token=(\w+))? ", first)
+        if not found:
             raise AssertionError(first + self.process.stderr.read())
-        self.port = int(first.split("http://127.0.0.1:")[1].split()[0])
+        self.address, self.port, self.token = found[1], int(found[2]), found[3]
 
     def stop(self, how=signal.SIGTERM):
         """Its exit status, what it printed, what it complained of and what it left of its scratch folder."""

@@ -68,8 +68,9 @@ class Serve(unittest.TestCase):
         self.assertEqual(status, 200)
         self.assertIn(b"<title>Duet</title>", body)
         self.assertIn("default-src 'none'", head)
-        for path in ("/page.css", "/page.js", "/audio.js", "/keys.js", "/roll.js", "/takes.js"):
-            self.assertEqual(websocket.get(self.port, path)[0], 200, path)
+        pages = pathlib.Path(__file__).parents[2] / "host/serve/page"
+        for page in pages.glob("*.*"):
+            self.assertEqual(websocket.get(self.port, "/" + page.name.replace("index.html", ""))[0], 200, page)
         for path in ("/piano.pcm", "/../paserve.c", "/%2e%2e/etc/passwd", "/page.js/", "/" + "a" * 3000):
             self.assertIn(websocket.get(self.port, path)[0], (403, 404, 414), path)
         self.assertEqual(websocket.get(self.port, "/", method="POST")[0], 405)
@@ -84,6 +85,31 @@ class Serve(unittest.TestCase):
             with self.assertRaises((websocket.Refused, websocket.Closed), msg=origin):
                 websocket.Socket(self.port, origin=origin)
         websocket.Socket(self.port, host=f"localhost:{self.port}").close()
+
+    def test_other_machines_need_the_token(self):
+        server = serve.Server(self.model, self.at / "other", "--no-sound", "--listen", "127.0.0.2")
+        self.addCleanup(server.stop)
+        at, token = {"address": "127.0.0.2"}, server.token
+        self.assertRegex(token, r"^[0-9a-f]{32}$")
+        self.assertIsNone(self.server.token)
+        status, head, _ = websocket.get(server.port, f"/?token={token}", **at)
+        self.assertEqual(status, 200)
+        cookie = f"paserve-{server.port}={token}"
+        self.assertIn(f"set-cookie: {cookie}; HttpOnly; SameSite=Strict; Path=/", head)
+        self.assertEqual(websocket.get(server.port, "/page.js", cookie=f"a=b; {cookie}", **at)[0], 200)
+        websocket.Socket(server.port, cookie=cookie, **at).close()
+        wrong = token[:-1] + "g"
+        for path, other in (("/", ""), (f"/?token={wrong}", ""), (f"/?token={token}0", ""), ("/?token=", ""),
+                            ("/", f"paserve-{server.port}={wrong}"), ("/", f"paserve-{server.port}={token}0"),
+                            ("/page.js", ""), ("/", f"paserve={token}")):
+            status, head, _ = websocket.get(server.port, path, cookie=other, **at)
+            self.assertEqual((status, "set-cookie" in head), (403, False), (path, other))
+            with self.assertRaises((websocket.Refused, websocket.Closed), msg=other):
+                websocket.Socket(server.port, cookie=other, **at)
+        with self.assertRaises((websocket.Refused, websocket.Closed)):
+            websocket.Socket(server.port, cookie=cookie, origin="http://example.com", **at)
+        with self.assertRaises(ConnectionRefusedError):
+            websocket.get(server.port, "/")
 
     # ---- hostile input
 

@@ -6,11 +6,12 @@ import socket
 import struct
 
 
-def get(port, path, host=None, method="GET"):
-    """Status and body of a request."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as s:
-        host = host or f"127.0.0.1:{port}"
-        s.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+def get(port, path, host=None, method="GET", address="127.0.0.1", cookie=""):
+    """Status, head and body of a request."""
+    with socket.create_connection((address, port), timeout=60) as s:
+        host = host or f"{address}:{port}"
+        cookie = cookie and f"Cookie: {cookie}\r\n"
+        s.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{cookie}Connection: close\r\n\r\n".encode())
         answer = b""
         while part := s.recv(1 << 16):
             answer += part
@@ -27,14 +28,15 @@ class Closed(Exception):
 
 
 class Socket:
-    def __init__(self, port, host=None, origin=None):
-        host = host or f"127.0.0.1:{port}"
+    def __init__(self, port, host=None, origin=None, address="127.0.0.1", cookie=""):
+        host = host or f"{address}:{port}"
         self.rest = b""
-        self.s = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self.s = socket.create_connection((address, port), timeout=60)
         origin = f"http://{host}" if origin is None else origin
         lines = [f"GET /socket HTTP/1.1\r\nHost: {host}", "Upgrade: websocket", "Connection: Upgrade",
                  "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + base64.b64encode(os.urandom(16)).decode()]
         lines += [f"Origin: {origin}"] if origin else []
+        lines += [f"Cookie: {cookie}"] if cookie else []
         self.s.sendall("\r\n".join(lines + ["", ""]).encode())
         while b"\r\n\r\n" not in self.rest:
             self.rest += self.some()
