@@ -96,6 +96,18 @@ class Lost(Run):
             self.assertIn("resuming from step 10\n", said)
             self.assertEqual(os.readlink(self.folder / run / "latest"), "checkpoints/step-00000025")
 
+    def test_weights_that_an_update_made_infinite(self):
+        """The loss came before the update, so only the save can find them."""
+        self.train("infinite", "train.steps=10", "log.eval_every=0")
+        self.spoil("infinite", 3e38, "state", "moment1.to_logits.weight")
+        before = tree(self.folder / "infinite/checkpoints")
+        done = self.train("infinite", "train.steps=11", "log.eval_every=0", "optimizer.lr=1",
+                          "optimizer.schedule=constant", status=1)
+        self.assertIsNotNone(programs.metrics(self.folder / "infinite")[0][10]["loss"])
+        self.assertEqual(done.stderr.splitlines()[-1],
+                         "patrain: step 11 is not saved: weights of to_logits.weight are not finite")
+        self.assertEqual(tree(self.folder / "infinite/checkpoints"), before)
+
     def test_spikes_are_counted(self):
         """A rate that throws the weights about, after a hundred steps that went well. Stopped and gone on, the same are
         found."""
