@@ -125,16 +125,15 @@ class Generate(Program):
 
     def start(self, out, **more):
         """pagen, playing for hours."""
+        trace = out.with_name("playing")
         process = subprocess.Popen(command("pagen", self.run_dir, "--primer", self.primer, "--output", out,
                                            "--length-tokens", 1 << 30),
+                                   env=os.environ | {"PATRAIN_TRACE": str(trace)},
                                    **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more})
-        # Its caches are taken and it plays once it has used some processor time.
-        ticks = os.sysconf("SC_CLK_TCK")
-        for _ in range(600):
-            used = sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13])) / ticks
-            if used > 0.3 or process.poll() is not None:
-                break
+        table = trace.with_name("playing-token.json")  # is written when it has played five tokens
+        while not table.exists() and process.poll() is None:
             time.sleep(0.05)
+        table.unlink(missing_ok=True)
         return process
 
     def assert_stopped(self, process, out):
