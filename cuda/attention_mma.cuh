@@ -96,11 +96,11 @@ template <typename T, int A, int DIMS> struct attn_mma {
         }
     }
     template <int ROWS> static __device__ __forceinline__ void land(const moving<ROWS> &held, T *tile) {
-        if (ARCH >= 80) return;
 #pragma unroll
         for (int i = 0; i < ROWS; i += EACH)
-            *reinterpret_cast<uint4 *>(at(tile, threadIdx.x / CHUNKS, threadIdx.x % CHUNKS) + i * DP) =
-                held.x[i / EACH];
+            if (ARCH < 80)
+                *reinterpret_cast<uint4 *>(at(tile, threadIdx.x / CHUNKS, threadIdx.x % CHUNKS) + i * DP) =
+                    held.x[i / EACH];
     }
     template <int ROWS, typename S>
     static __device__ __forceinline__ void copy(T *tile, int D, const S &source, int begin, int end) {
