@@ -42,11 +42,11 @@ static const pa_program program = {.name = "paserve",
                                    .options = sizeof option / sizeof *option};
 
 static volatile sig_atomic_t stopped;
-static pa_server *server;
+static pa_server *volatile server; // NULL: a signal wakes nothing
 static void on_signal(int number) {
     (void)number;
     stopped = 1;
-    pa_server_wake(server);
+    if (server) pa_server_wake(server);
 }
 
 // A second request ends the program at once.
@@ -85,6 +85,7 @@ static pa_status render(pa_samples *samples, pa_err *err) {
 
 static pa_status serve(const pa_samples *samples, pa_err *err) {
     pa_player *p = NULL;
+    pa_server *s = NULL;
     pa_err why;
     char url[PA_LONGEST_URL];
     pa_asset asset[SERVE_PAGES + 1];
@@ -93,20 +94,22 @@ static pa_status serve(const pa_samples *samples, pa_err *err) {
     if (samples->frame)
         asset[assets++] = (pa_asset){"/piano.pcm", "application/octet-stream", (const unsigned char *)samples->frame,
                                      samples->frames * sizeof *samples->frame};
-    pa_status e = pa_server_open(&server, address, (int)port, asset, assets, err);
-    if (!e) e = pa_player_open(&p, &player, pa_server_hub(server), err);
+    pa_status e = pa_server_open(&s, address, (int)port, asset, assets, err);
+    if (!e) e = pa_player_open(&p, &player, pa_server_hub(s), err);
     if (!e) e = pa_player_start(p, err);
     if (!e) {
+        server = s;
         catch_signals();
-        pa_server_url(server, url);
+        pa_server_url(s, url);
         printf("%s: %s (Ctrl-C stops)\n", pa_player_model(p), url);
         fflush(stdout);
-        pa_server_run(server, &stopped);
+        pa_server_run(s, &stopped);
     }
     pa_status saved = p ? pa_player_stop(p, &why) : PA_OK;
     if (saved && !e) e = pa_error(err, saved, "%s", why.text);
-    pa_server_close(server);
-    pa_player_close(p);
+    pa_player_close(p); // its threads still use the server's hub
+    server = NULL;
+    pa_server_close(s);
     return e;
 }
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/base/file.h"
 #include "host/play/library.h"
 #include "host/serve/files.h"
 #include "host/serve/say.h"
@@ -241,6 +242,18 @@ static void *run(void *arg) {
 
 // ---- life
 
+// Takes can be saved in it.
+static pa_status check_folder(const char *folder, pa_err *err) {
+    char path[4096];
+    pa_file probe;
+    pa_status e = pa_make_dirs(folder, err);
+    if (e) return e;
+    snprintf(path, sizeof path, "%s/probe", folder);
+    e = pa_file_create(&probe, path, err);
+    if (!e) pa_file_abandon(&probe);
+    return e;
+}
+
 pa_status pa_player_open(pa_player **player, const pa_player_options *o, pa_hub *hub, pa_err *err) {
     pa_player *p = *player = calloc(1, sizeof *p);
     patrain_error why;
@@ -255,6 +268,7 @@ pa_status pa_player_open(pa_player **player, const pa_player_options *o, pa_hub 
                         info->path);
     p->work.engines = (pa_engines){.model = p->model, .options = o->how, .streams = o->streams};
     e = pa_from_library(patrain_stream_open(&p->work.engines.slot[0].stream, p->model, &o->how, &why), &why, err);
+    if (!e) e = check_folder(o->folder, err);
     return e ? e : pa_files_open(&p->files, hub, o->model, o->font, err);
 }
 

@@ -12,7 +12,7 @@
 
 static_assert(PA_ROOM_BEFORE >= LWS_PRE, "room for libwebsockets' header");
 
-enum { PART = 32 << 10, HEADERS = 2048, HOST = 128, TOKEN = 32, COOKIE = 32 };
+enum { PART = 32 << 10, HEADERS = 2048, HOST = 128, TOKEN = 32, COOKIE = 32, MOST_SOCKETS = 400 };
 
 const char pa_this_machine[] = "127.0.0.1";
 
@@ -288,6 +288,7 @@ pa_status pa_server_open(pa_server **server, const char *address, int port, cons
                                              .timeout_secs = 10,
                                              .keepalive_timeout = 10,
                                              .max_http_header_pool = 64,
+                                             .fd_limit_per_thread = MOST_SOCKETS,
                                              .retry_and_idle_policy = &idle,
                                              .server_string = "paserve"};
     info.options = LWS_SERVER_OPTION_FAIL_UPON_UNABLE_TO_BIND | LWS_SERVER_OPTION_DISABLE_IPV6 |

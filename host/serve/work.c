@@ -51,7 +51,11 @@ pa_status pa_work_interrupt(pa_work *w, pa_session *s, double time, bool all, pa
     for (int k = 0; k < PA_MOST_AT_ONCE && !e; k++) {
         pa_take *t = pa_session_growing(s, k);
         if (!t) continue;
-        int32_t step = s->activity == PA_ANSWERING ? steps_of(time) : t->end;
+        int32_t step = t->end;
+        if (s->activity == PA_ANSWERING) { // never the player's own notes
+            int32_t begins = s->until - PA_HEAD_START;
+            step = steps_of(time) > begins ? steps_of(time) : begins;
+        }
         e = pa_take_cut(t, step < t->end ? step : t->end, all, err);
     }
     if (s->activity == PA_ANSWERING) conclude(w, s);

@@ -431,6 +431,20 @@ class Serve(unittest.TestCase):
         self.assertRegex(out, r"answers' notes: \d+; late: \d+\n")
         self.assertEqual(len(list(self.server.folder.glob("*-1.mid"))), 1)
 
+    def test_a_time_before_the_answer_keeps_what_was_played(self):
+        for wrong in ({"do": "stop", "time": 0}, {"do": "key", "time": 0, "pitch": 90, "velocity": 1}):
+            s, _ = self.connect()
+            s.say(do="duet", temperature=0.9, seed=1)
+            s.until("take")
+            s.say(do="answer", time=self.play(s), turn=1)
+            s.until("first")
+            s.say(**wrong)
+            s.say(do="stop", time=3)
+            s.until("done")
+            s.say(do="take", take=0)
+            record = self.keys(s.until("loaded"))
+            self.assertEqual(len([k for k in record if not k[3] and k[1] != 90]), 24, wrong)
+
     def test_held_keys_are_released_by_the_model(self):
         s, _ = self.connect()
         s.say(do="duet", temperature=0.9, seed=3)
@@ -496,6 +510,16 @@ class Options(unittest.TestCase):
                                      ("found 2 arguments", "a", "b"), ("nothing there", f"{folder}/none"),
                                      ("cannot open SoundFont", "--soundfont", f"{folder}/none.sf2")):
                 self.assertIn(says, tiny.run("paserve", *arguments, status=2))
+
+    def test_folder_that_cannot_be_written(self):
+        """Before anybody plays."""
+        with tempfile.TemporaryDirectory() as folder:
+            at = pathlib.Path(folder)
+            model = serve.checkpoint(at)
+            (at / "file").touch()
+            for bad in (at / "file", at / "file/x"):
+                said = tiny.run("paserve", model, "--no-sound", "--port", 0, "--folder", bad, status=1)
+                self.assertIn(f"{at}/file", said)
 
     def test_port_in_use(self):
         with tempfile.TemporaryDirectory() as folder:
