@@ -109,15 +109,28 @@ pa_status pa_file_create(pa_file *file, const char *path, pa_err *err) {
     return pa_error(err, PA_FAIL, "cannot create %s: %s", path, strerror(errno));
 }
 
-// Finished files that wait for the others of their command.
-typedef struct {
+// A finished file that waits for the others of its command.
+typedef struct pa_finished {
     char *path, *temporary, *target;
 } finished;
-static _Thread_local struct {
-    bool begun;
-    finished *file;
-    size_t count;
-} together;
+
+// Points to this thread's pa_file_group. A key, because the emulator takes every thread-local variable for __shared__
+// (tests/emulator/kernel.h).
+static pthread_key_t together;
+static pthread_once_t together_once = PTHREAD_ONCE_INIT;
+static int together_error;
+static void make_together(void) {
+    together_error = pthread_key_create(&together, NULL);
+}
+
+pa_status pa_file_group_begin(pa_file_group *group, pa_err *err) {
+    pthread_once(&together_once, make_together);
+    int why = together_error;
+    if (!why) why = pthread_setspecific(together, group);
+    if (why) return pa_error(err, PA_FAIL, "cannot write files together: %s", strerror(why));
+    group->begun = true;
+    return PA_OK;
+}
 
 static void clear_finished(finished *f) {
     free(f->path);
@@ -125,12 +138,12 @@ static void clear_finished(finished *f) {
     free(f->target);
 }
 
-static pa_status wait_for_others(const pa_file *file, pa_err *err) {
+static pa_status wait_for_others(pa_file_group *group, const pa_file *file, pa_err *err) {
     finished f = {strdup(file->path), strdup(file->temporary), strdup(file->target)};
-    finished *grown = realloc(together.file, (together.count + 1) * sizeof *grown);
-    if (grown) together.file = grown;
+    finished *grown = realloc(group->file, (group->count + 1) * sizeof *grown);
+    if (grown) group->file = grown;
     if (grown && f.path && f.temporary && f.target) {
-        grown[together.count++] = f;
+        grown[group->count++] = f;
         return PA_OK;
     }
     clear_finished(&f);
@@ -151,14 +164,11 @@ static pa_status sync_folder_of(const char *target, pa_err *err) {
     return pa_sync_dir(folder, err);
 }
 
-void pa_files_begin(void) {
-    together.begun = true;
-}
-
-pa_status pa_files_end(pa_status s, pa_err *err) {
-    size_t count = together.count, placed = 0;
-    finished *f = together.file;
+pa_status pa_file_group_end(pa_file_group *group, pa_status s, pa_err *err) {
+    size_t count = group->count, placed = 0;
+    finished *f = group->file;
     pa_err why;
+    if (group->begun) pthread_setspecific(together, NULL);
     while (!s && placed < count) {
         s = place(f[placed].path, f[placed].temporary, f[placed].target, &why);
         placed += !s;
@@ -175,7 +185,7 @@ pa_status pa_files_end(pa_status s, pa_err *err) {
     }
     for (size_t i = 0; i < count; i++) clear_finished(&f[i]);
     free(f);
-    memset(&together, 0, sizeof together);
+    *group = (pa_file_group){0};
     return s;
 }
 
@@ -194,7 +204,9 @@ pa_status pa_file_commit(pa_file *file, pa_err *err) {
         return pa_error(err, PA_FAIL, "cannot write %s: %s", file->path,
                         why ? strerror(why) : "an earlier write failed (a full disk?)");
     }
-    if (together.begun) return wait_for_others(file, err);
+    pthread_once(&together_once, make_together);
+    pa_file_group *group = together_error ? NULL : pthread_getspecific(together);
+    if (group) return wait_for_others(group, file, err);
     pa_status s = place(file->path, file->temporary, file->target, err);
     return s ? s : sync_folder_of(file->target, err);
 }

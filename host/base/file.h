@@ -26,11 +26,17 @@ pa_status pa_file_create(pa_file *file, const char *path, pa_err *err);
 pa_status pa_file_commit(pa_file *file, pa_err *err);
 void pa_file_abandon(pa_file *file); // harmless after commit
 
-// Files that appear together. After pa_files_begin a committed file of this thread is synced but keeps its temporary
-// name; pa_files_end renames all of them, one right after the other. If s is an error, it removes them instead and
-// returns s. Where a rename fails, the error states how many files appeared.
-void pa_files_begin(void);
-pa_status pa_files_end(pa_status s, pa_err *err);
+// Files that appear together. After pa_file_group_begin a committed file of this thread is synced but keeps its
+// temporary name; pa_file_group_end renames all of them, one right after the other. If s is an error, it removes them
+// instead and returns s. Where a rename fails, the error states how many files appeared. A group begins as {0};
+// pa_file_group_end is harmless where pa_file_group_begin failed or never ran.
+typedef struct {
+    struct pa_finished *file;
+    size_t count;
+    bool begun;
+} pa_file_group;
+pa_status pa_file_group_begin(pa_file_group *group, pa_err *err);
+pa_status pa_file_group_end(pa_file_group *group, pa_status s, pa_err *err);
 
 // Opens a regular file without waiting: -1 and an error for a named pipe, device, socket or folder. flags: as for
 // open(2).

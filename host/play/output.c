@@ -144,11 +144,11 @@ pa_status pa_output_write(const pa_output *o, const pa_primer *p, const pa_takes
     char name[4096];
     if (!t->count) return pa_error(err, PA_FAIL, "%s: stopped before there was anything to write", o->path);
     if (pa_output_is_tokens(o)) return write_tokens(o, p, t, err);
-    pa_status s = PA_OK;
-    pa_files_begin();
+    pa_file_group group = {0};
+    pa_status s = pa_file_group_begin(&group, err);
     for (size_t k = 0; k < t->count && !s; k++) {
         s = pa_output_name(o, k, name, sizeof name, err);
         if (!s) s = p->bytes ? write_splice(o, p, &t->take[k], name, err) : write_notes(o, p, &t->take[k], name, err);
     }
-    return pa_files_end(s, err);
+    return pa_file_group_end(&group, s, err);
 }

@@ -20,7 +20,7 @@ pa_status pa_output_check_spares(const pa_output *o, const char *what, const cha
 pa_status pa_output_name(const pa_output *o, size_t k, char *name, size_t size, pa_err *err);
 bool pa_output_is_tokens(const pa_output *o);
 
-// Writes all takes; their files appear together (pa_files_begin). A MIDI file that continues a MIDI file is
+// Writes all takes; their files appear together (pa_file_group_begin). A MIDI file that continues a MIDI file is
 // a splice (splice.h); what still sounds at the end of a take ends there. In a token file the tokens are as the model
 // gave them.
 pa_status pa_output_write(const pa_output *o, const pa_primer *p, const pa_takes *t, pa_err *err);

@@ -186,15 +186,16 @@ static pa_status write_page(sounds *x, const pa_shown *given, pa_err *err) {
 pa_status pa_show_write(const pa_show *show, const pa_shown *given, pa_err *err) {
     shown takes = {0};
     sounds x = {.show = show, .number = given->output->number, .takes = &takes};
-    bool files = false;
-    for (pa_sound_format f = 0; f < PA_SOUND_FORMATS; f++) files = files || show->sound[f];
+    pa_file_group group = {0};
+    bool audio = false;
+    for (pa_sound_format f = 0; f < PA_SOUND_FORMATS; f++) audio = audio || show->sound[f];
     pa_status s = take_all(&takes, given, err);
-    pa_files_begin();
+    if (!s) s = pa_file_group_begin(&group, err);
     if (!s && show->roll) s = pa_roll_write(show->roll, takes.take, takes.count, err);
-    if (!s && (files || show->page)) s = pa_piano_open(&x.piano, show->font, err);
+    if (!s && (audio || show->page)) s = pa_piano_open(&x.piano, show->font, err);
     if (!s && show->page) s = write_page(&x, given, err);
-    for (size_t k = 0; k < takes.count && files && !show->page && !s; k++) s = write_sound(&x, k, NULL, err);
-    s = pa_files_end(s, err);
+    for (size_t k = 0; k < takes.count && audio && !show->page && !s; k++) s = write_sound(&x, k, NULL, err);
+    s = pa_file_group_end(&group, s, err);
     pa_piano_close(x.piano);
     clear(&takes);
     return s;

@@ -25,7 +25,7 @@ typedef struct {
     const char *facts; // a line for the page: the settings
 } pa_shown;
 
-// The files appear together (pa_files_begin).
+// The files appear together (pa_file_group_begin).
 pa_status pa_show_write(const pa_show *show, const pa_shown *x, pa_err *err);
 
 #endif

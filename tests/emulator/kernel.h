@@ -16,8 +16,8 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __constant__ static
-// Blocks run one after another. Nothing else in a program of the emulator is thread-local, so that all of that memory
-// can be poisoned between blocks.
+// Blocks run one after another. Nothing else in a program of the emulator may be thread-local: all of that memory is
+// poisoned between blocks.
 #define __shared__ static thread_local
 
 #include "tests/emulator/emulator.h"

@@ -90,13 +90,14 @@ static void files_appear_together(void **state) {
     (void)state;
     scratch_put("a", "old");
     assert_int_equal(mkdir(scratch("there"), 0777), 0);
-    pa_files_begin();
+    pa_file_group group = {0};
+    assert_int_equal(pa_file_group_begin(&group, &err), PA_OK);
     write_file("a", "new");
     write_file("b", "new");
     write_file("there/c", "new");
     scratch_expect("a", "old");
     assert_int_equal(access(scratch("b"), F_OK), -1);
-    assert_int_equal(pa_files_end(PA_OK, &err), PA_OK);
+    assert_int_equal(pa_file_group_end(&group, PA_OK, &err), PA_OK);
     scratch_expect("a", "new");
     scratch_expect("b", "new");
     scratch_expect("there/c", "new");
@@ -108,22 +109,24 @@ static void files_appear_together(void **state) {
 static void an_error_leaves_none_of_them(void **state) {
     (void)state;
     scratch_put("a", "old");
-    pa_files_begin();
+    pa_file_group group = {0};
+    assert_int_equal(pa_file_group_begin(&group, &err), PA_OK);
     write_file("a", "new");
     write_file("b", "new");
-    assert_int_equal(pa_files_end(PA_DATA, &err), PA_DATA);
+    assert_int_equal(pa_file_group_end(&group, PA_DATA, &err), PA_DATA);
     scratch_expect("a", "old");
     assert_int_equal(scratch_entries(), 1);
 }
 
 static void a_failed_rename_states_what_is_written(void **state) {
     (void)state;
-    pa_files_begin();
+    pa_file_group group = {0};
+    assert_int_equal(pa_file_group_begin(&group, &err), PA_OK);
     write_file("a", "new");
     write_file("b", "new");
     write_file("c", "new");
     assert_int_equal(mkdir(scratch("b"), 0777), 0);
-    assert_int_equal(pa_files_end(PA_OK, &err), PA_FAIL);
+    assert_int_equal(pa_file_group_end(&group, PA_OK, &err), PA_FAIL);
     assert_non_null(strstr(err.text, "/b: Is a directory; 1 of 3 files is written"));
     scratch_expect("a", "new");
     assert_int_equal(scratch_entries(), 2);
@@ -135,7 +138,8 @@ static void long_names_wait_side_by_side(void **state) {
     char name[256];
     memset(name, 'x', 255);
     name[255] = 0;
-    pa_files_begin();
+    pa_file_group group = {0};
+    assert_int_equal(pa_file_group_begin(&group, &err), PA_OK);
     for (char k = '1'; k < '4'; k++) {
         name[254] = k;
         pa_file f;
@@ -144,7 +148,7 @@ static void long_names_wait_side_by_side(void **state) {
         assert_int_equal(pa_file_create(&f, path, &err), PA_OK);
         assert_int_equal(pa_file_commit(&f, &err), PA_OK);
     }
-    assert_int_equal(pa_files_end(PA_OK, &err), PA_OK);
+    assert_int_equal(pa_file_group_end(&group, PA_OK, &err), PA_OK);
     assert_int_equal(scratch_entries(), 3);
 }
 
