@@ -4,10 +4,10 @@
     bench/duet.py [--turns N | --minutes M] [--robots N] [--seed S] [--chords N] [--listen S] PASERVE [its arguments]
 
 A turn: the robot plays a phrase of 4 to --chords chords, waits a moment, hands over, waits for the first note and
-listens for about --listen seconds; then it plays again. It prints, over all turns, the time from the handover to the arrival of the first
-note, how far ahead of their time notes arrive, and how many come late. It exits with 1 where something is wrong,
-whatever the time it took: a turn without an answer, an error, keys out of order or never released, notes of the model
-outside its turns, keys of the robot's that the server's record lacks.
+listens for about --listen seconds; then it plays again. It prints, over all turns, the time from the handover to the
+arrival of the first note, how far ahead of their time notes arrive, and how many come late. It exits with 1 where
+something is wrong, whatever the time it took: a turn without an answer, an error, keys out of order or never
+released, notes of the model outside its turns, keys of the robot's that the server's record lacks.
 """
 import argparse
 import base64

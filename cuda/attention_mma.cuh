@@ -37,10 +37,10 @@ template <typename T, int A, int DIMS> struct attn_mma {
     static __device__ __forceinline__ T *at(T *tile, int row, int chunk) {
         return tile + row * DP + (chunk ^ (row & 7)) * 8;
     }
-    // Rows of one head in device memory, of which a thread has the same chunk in each. Places are counted in chunks of
-    // 16 bytes from the arrays' start, in 32 bits (64 GB): they take half the registers of addresses, and those of keys
-    // and values are the same. Keys from `kept` on are in the other array; `own` is where row 0 would be there, and may
-    // wrap around.
+    // Rows of one head in device memory. A thread reads the same chunk of each row. Places are counted in chunks of 16
+    // bytes from the arrays' start, in 32 bits (64 GB): they take half the registers of addresses, and keys and values
+    // have the same. Keys from `kept` on are in the other array; `own` is where row 0 would be there, and may wrap
+    // around.
     struct rows_of {
         const uint4 *base;
         uint32_t first, ld;
@@ -74,10 +74,10 @@ template <typename T, int A, int DIMS> struct attn_mma {
     static __device__ __forceinline__ uint32_t column(const pa_attn &a, int h) {
         return (uint32_t)(h * a.dim_head / 8) + threadIdx.x % CHUNKS;
     }
-    // Copies a tile: rows begin .. + ROWS - 1, of which those from `end` on are zeros. `fetch` starts it and `land`
-    // ends it, for this thread. Where there is no cp.async a tile waits in registers in between, so that mathematics
-    // need not wait for the loads. A thread copies every EACH-th row: EACH is a multiple of 8, so their chunks' places
-    // are a constant apart.
+    // Copies a tile: rows begin .. + ROWS - 1; rows from `end` on are zeros. `fetch` starts it and `land` ends it, for
+    // this thread. Where there is no cp.async a tile waits in registers in between, so that mathematics need not wait
+    // for the loads. A thread copies every EACH-th row: EACH is a multiple of 8, so their chunks' places are a constant
+    // apart.
     enum { EACH = ATTN_THREADS / CHUNKS };
     template <int ROWS> struct moving { uint4 x[ARCH >= 80 ? 1 : ROWS / EACH]; };
     template <int ROWS, typename S>

@@ -44,32 +44,28 @@ struct around {
     pa_activation kind;
 };
 
+// Sum of f(x) over a row, by a warp.
+template <bool WIDE, typename F> static __device__ __forceinline__ float row_sum(const float *x, int in, F f) {
+    enum { EACH = WIDE ? 8 : 1 };
+    float sum = 0, v[8];
+#pragma unroll 4
+    for (int i = threadIdx.x % 32 * EACH; i < in; i += 32 * EACH) {
+        if (WIDE)
+            cuda_load8(v, x + i);
+        else
+            v[0] = x[i];
+#pragma unroll
+        for (int j = 0; j < EACH; j++) sum += f(v[j]);
+    }
+    return cuda_warp_sum(sum);
+}
+
 // Mean and 1 / deviation of a row of x, by a warp, summed as norm.cu does.
 template <bool WIDE> static __device__ void statistics(float *mean, float *rstd, const float *x, int in) {
-    const int lane = threadIdx.x % 32;
-    enum { EACH = WIDE ? 8 : 1 };
-    float sum = 0, squares = 0, v[8];
-#pragma unroll 4
-    for (int i = lane * EACH; i < in; i += 32 * EACH) {
-        if (WIDE)
-            cuda_load8(v, x + i);
-        else
-            v[0] = x[i];
-#pragma unroll
-        for (int j = 0; j < EACH; j++) sum += v[j];
-    }
-    const float m = cuda_warp_sum(sum) / in;
-#pragma unroll 4
-    for (int i = lane * EACH; i < in; i += 32 * EACH) {
-        if (WIDE)
-            cuda_load8(v, x + i);
-        else
-            v[0] = x[i];
-#pragma unroll
-        for (int j = 0; j < EACH; j++) squares += (v[j] - m) * (v[j] - m);
-    }
-    const float s = 1 / sqrtf(cuda_warp_sum(squares) / in + 1e-5f);
-    if (lane == 0) *mean = m, *rstd = s;
+    const float m = row_sum<WIDE>(x, in, [](float v) { return v; }) / in;
+    const float squares = row_sum<WIDE>(x, in, [&](float v) { return (v - m) * (v - m); });
+    const float s = 1 / sqrtf(squares / in + 1e-5f);
+    if (threadIdx.x % 32 == 0) *mean = m, *rstd = s;
 }
 
 // sum += rows x, for a turn's columns from `first` on.

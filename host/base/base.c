@@ -1,9 +1,11 @@
 // base.c: error text, memory, clock, text.
 #include "host/base/base.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 
 pa_status pa_error(pa_err *err, pa_status status, const char *format, ...) {
@@ -21,6 +23,15 @@ double pa_clock(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+pa_status pa_random_digits(char *out, size_t digits, pa_err *err) {
+    unsigned char byte[16];
+    size_t count = digits / 2;
+    if (getrandom(byte, count, 0) != (ssize_t)count)
+        return pa_error(err, PA_FAIL, "no random numbers: %s", strerror(errno));
+    for (size_t i = 0; i < count; i++) snprintf(out + 2 * i, 3, "%02x", byte[i]);
+    return PA_OK;
 }
 
 void *pa_alloc(size_t bytes) {

@@ -30,6 +30,9 @@ pa_status pa_error(pa_err *err, pa_status status, const char *format, ...) __att
 
 double pa_clock(void); // seconds, monotonic
 
+// Random hexadecimal digits, an even number, at most 32, and NUL: nobody can guess 32 of them.
+pa_status pa_random_digits(char *out, size_t digits, pa_err *err);
+
 // 64-byte aligned, zeroed memory; NULL if there is none. Release it with free().
 void *pa_alloc(size_t bytes);
 // Returns false if a * b overflows.

@@ -185,8 +185,9 @@ pa_status pa_generator_advance(pa_generator *g, int refill, pa_err *err) {
 
 // Of all that moves the clock, for a pause is several tokens.
 static void weigh_waits(double density, float *logits) {
+    const double bias = log(density);
     for (int steps = 1; steps <= 100; steps++)
-        logits[PA_TIME_SHIFT + steps - 1] -= (float)(log(density) * fmin(1, (double)steps / FULL_WAIT));
+        logits[PA_TIME_SHIFT + steps - 1] -= (float)(bias * fmin(1, (double)steps / FULL_WAIT));
 }
 
 static pa_status draw_one(pa_generator *g, const pa_sampling_options *o, int sequence, uint16_t *token, pa_err *err) {
@@ -207,10 +208,11 @@ static pa_status draw_one(pa_generator *g, const pa_sampling_options *o, int seq
     if (o->density != 1) weigh_waits(o->density, logits);
     if (o->keys) pa_keys_hold(keys, logits);
     bool due = o->releases && pa_keys_release(keys, o->keys, o->seed, number, logits);
-    pa_draw d = {.logits = logits, .stream = number, .index = g->drawn, .chance = chance};
+    bool counts = o->releases && !due; // towards long notes
+    pa_draw d = {.logits = logits, .stream = number, .index = g->drawn, .chance = counts ? chance : NULL};
     pa_status s = pa_draw_token(o, &d, token, &why);
     if (s) return pa_error(err, s, "token %zu of stream %d: %s", g->drawn, sequence, why.text);
-    return o->releases && !due ? spare(g, sequence, chance, err) : PA_OK;
+    return counts ? spare(g, sequence, chance, err) : PA_OK;
 }
 
 pa_status pa_generator_draw(pa_generator *g, const pa_sampling_options *o, uint16_t *token, pa_err *err) {

@@ -107,10 +107,14 @@ static void product(const pa_context *c, pa_gemv a, int t) {
     (int8 ? c->ops->gemv_int8 : c->ops->gemv)(c->device, &a);
 }
 
+static pa_gemv projection(const pa_context *c, input in, float *y, int out) {
+    return (pa_gemv){
+        .y = y, .x = in.x, .norm_w = in.norm_w, .norm_b = in.norm_b, .in = c->params->model.dim, .out = out};
+}
+
 // y (S, out) = in w^T, w tensor t.
 static void project(const pa_context *c, input in, int t, float *y, int out) {
-    pa_gemv a = {.y = y, .x = in.x, .norm_w = in.norm_w, .norm_b = in.norm_b, .in = c->params->model.dim, .out = out};
-    product(c, a, t);
+    product(c, projection(c, in, y, out), t);
 }
 
 // rows->x += x (S, in) w^T + bias, w tensor t: at once where the device fuses, else with the next norm, for which this
@@ -213,7 +217,7 @@ static const float *feed_forward(const pa_context *c, int block, const pa_step_r
     int F = pa_ff(m);
     input in = normalised(c, r, rest, t->ff_norm_w, t->ff_norm_b);
     if (c->info.fuses) {
-        pa_gemv a = {.y = r->g, .x = in.x, .norm_w = in.norm_w, .norm_b = in.norm_b, .in = m->dim, .out = F};
+        pa_gemv a = projection(c, in, r->g, F);
         a.activates = true;
         a.kind = m->activation;
         product(c, a, t->ff_1);

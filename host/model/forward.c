@@ -1,32 +1,29 @@
 // forward.c: see forward.h. Follows docs/model.md block by block. A residual is added by the product before it where
 // the device's products can, else by the layer norm behind it: a feed-forward's where the next block begins; the last
-// layer norm does nothing else where the model has no final_norm. Keys and values
-// interleave: rows of (k, v), or (q, k, v).
+// layer norm does nothing else where the model has no final_norm. Keys and values interleave: rows of (k, v), or
+// (q, k, v).
 #include "host/model/forward.h"
 
 #include "host/model/batch.h"
 #include "host/model/open.h"
 
-// y (rows, out) = x (rows, in) w^T, where tensor t is w (out, in).
-static pa_status linear(pa_context *c, int rows, const void *x, int t, void *y, pa_type y_type, pa_err *err) {
+// y (rows, out) = x (rows, in) w^T, where tensor t is w (out, in). p: rows, y's type, and what else is not as usual.
+static pa_status multiply(pa_context *c, pa_product p, const void *x, int t, void *y, pa_err *err) {
     const pa_param *w = &c->params->row[t];
-    pa_product p = {
-        .m = rows, .n = w->shape[0], .k = w->shape[1], .a = c->type, .b = c->type, .c = y_type, .b_t = true};
+    p.n = w->shape[0];
+    p.k = w->shape[1];
+    p.a = p.b = c->type;
+    p.b_t = true;
     return c->ops->product(c->device, &p, x, pa_weight(c, t, 0), y, err);
+}
+
+static pa_status linear(pa_context *c, int rows, const void *x, int t, void *y, pa_type y_type, pa_err *err) {
+    return multiply(c, (pa_product){.m = rows, .c = y_type}, x, t, y, err);
 }
 
 // The same in float32, added to the residual `onto` (rows, out) unless that is NULL.
 static pa_status linear_onto(pa_context *c, int rows, const void *x, int t, const float *onto, float *y, pa_err *err) {
-    const pa_param *w = &c->params->row[t];
-    pa_product p = {.m = rows,
-                    .n = w->shape[0],
-                    .k = w->shape[1],
-                    .a = c->type,
-                    .b = c->type,
-                    .c = PA_TYPE_F32,
-                    .b_t = true,
-                    .onto = onto};
-    return c->ops->product(c->device, &p, x, pa_weight(c, t, 0), y, err);
+    return multiply(c, (pa_product){.m = rows, .c = PA_TYPE_F32, .onto = onto}, x, t, y, err);
 }
 
 pa_dropout pa_dropout_of(const pa_context *c, int block) {
@@ -252,16 +249,8 @@ pa_status pa_forward(pa_context *c, pa_keep keep, int stream, pa_err *err) {
 }
 
 pa_status pa_logits(pa_context *c, int rows, int ld, pa_err *err) {
-    const int V = c->params->model.vocab;
-    pa_product p = {.m = rows,
-                    .n = V,
-                    .k = c->params->model.dim,
-                    .a = c->type,
-                    .b = c->type,
-                    .c = PA_TYPE_F32,
-                    .b_t = true,
-                    .ldc = ld > V ? ld : 0};
-    return c->ops->product(c->device, &p, c->zf, pa_weight(c, c->params->logits, 0), c->logits, err);
+    pa_product p = {.m = rows, .c = PA_TYPE_F32, .ldc = ld > c->params->model.vocab ? ld : 0};
+    return multiply(c, p, c->zf, c->params->logits, c->logits, err);
 }
 
 static pa_status fetch_scores(pa_context *c, const pa_scores *s, pa_err *err) {

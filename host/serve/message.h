@@ -16,8 +16,8 @@ enum {
 // Fields in brackets may be missing.
 typedef enum {
     PA_DO_HELLO,    // session: "" for a new one
-    PA_DO_CONTINUE, // take, at, seconds, temperature, seed, [density], [number]: so many new takes (1), each of which
-                    // continues that take from second `at` on
+    PA_DO_CONTINUE, // take, at, seconds, temperature, seed, [density], [number]: so many new takes (default 1),
+                    // which continue that take from second `at` on
     PA_DO_DUET,     // temperature, seed, [density]: a new take, listening
     PA_DO_HOW,      // temperature, density: of what the model plays from now on
     PA_DO_KEY,      // time, pitch, velocity: the player strikes a key, or releases it (0)

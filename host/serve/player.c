@@ -184,7 +184,7 @@ static pa_status hello(pa_player *p, uint64_t client, const char *id, pa_err *er
     }
     if (!s) {
         char name[PA_SESSION_ID + 1];
-        pa_status e = pa_session_name(name, err);
+        pa_status e = pa_random_digits(name, PA_SESSION_ID, err);
         if (!e && !(s = pa_session_place(p->work.session)))
             e = pa_error(err, PA_FAIL, "expected at most %d sessions", PA_MOST_SESSIONS);
         if (!e && *s->id) e = pa_session_save(s, p->o.folder, err);

@@ -7,7 +7,6 @@
 #include <libwebsockets.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 static_assert(PA_ROOM_BEFORE >= LWS_PRE, "room for libwebsockets' header");
@@ -255,15 +254,6 @@ static pa_status probe(pa_server *s, const char *address, int port, pa_err *err)
     return e;
 }
 
-static pa_status make_token(pa_server *s, pa_err *err) {
-    unsigned char byte[TOKEN / 2];
-    if (getrandom(byte, sizeof byte, 0) != (ssize_t)sizeof byte)
-        return pa_error(err, PA_FAIL, "no random numbers: %s", strerror(errno));
-    for (size_t i = 0; i < sizeof byte; i++) snprintf(s->token + 2 * i, 3, "%02x", byte[i]);
-    snprintf(s->cookie, sizeof s->cookie, "paserve-%d", s->port);
-    return PA_OK;
-}
-
 pa_status pa_server_open(pa_server **server, const char *address, int port, const pa_asset *asset, size_t assets,
                          pa_err *err) {
     static const lws_retry_bo_t idle = {.secs_since_valid_ping = 60, .secs_since_valid_hangup = 90};
@@ -273,8 +263,9 @@ pa_status pa_server_open(pa_server **server, const char *address, int port, cons
         return pa_error(err, PA_USAGE, "--listen: expected an IPv4 address such as 192.168.1.5 or 0.0.0.0, found '%s'",
                         address);
     pa_status e = probe(s, address, port, err);
-    if (!e && strcmp(address, pa_this_machine) != 0) e = make_token(s, err);
+    if (!e && strcmp(address, pa_this_machine) != 0) e = pa_random_digits(s->token, TOKEN, err);
     if (e) return e;
+    snprintf(s->cookie, sizeof s->cookie, "paserve-%d", s->port);
     s->asset = asset;
     s->assets = assets;
     s->protocol[0] = (struct lws_protocols){

@@ -1,10 +1,8 @@
 // session.c: see session.h.
 #include "host/serve/session.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "host/base/file.h"
 #include "host/play/library.h"
@@ -63,14 +61,6 @@ pa_session *pa_session_place(pa_session *all) {
         if (!all[i].client && (!place || all[i].used < place->used)) place = &all[i];
     }
     return place;
-}
-
-pa_status pa_session_name(char id[PA_SESSION_ID + 1], pa_err *err) {
-    unsigned char byte[PA_SESSION_ID / 2];
-    if (getrandom(byte, sizeof byte, 0) != (ssize_t)sizeof byte)
-        return pa_error(err, PA_FAIL, "no random numbers: %s", strerror(errno));
-    for (size_t i = 0; i < sizeof byte; i++) snprintf(id + 2 * i, 3, "%02x", byte[i]);
-    return PA_OK;
 }
 
 // ---- files

@@ -61,7 +61,6 @@ void pa_session_clear(pa_session *s); // frees its takes and its place
 pa_session *pa_session_find(pa_session *all, const char *id);
 pa_session *pa_session_place(pa_session *all);
 pa_session *pa_session_of(pa_session *all, uint64_t client);
-pa_status pa_session_name(char id[PA_SESSION_ID + 1], pa_err *err); // a random one
 
 pa_status pa_take_decode(const pa_take *t, patrain_note **note, size_t *notes, pa_err *err); // patrain_free(*note)
 pa_status pa_take_write_midi(const pa_take *t, const char *path, pa_err *err);

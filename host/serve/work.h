@@ -1,4 +1,4 @@
-// work.h: what the model computes for the sessions, a little at a time, and what the pages are told of it.
+// work.h: what the model computes for the sessions, a little at a time, and what the pages learn of it.
 #ifndef PA_WORK_H
 #define PA_WORK_H
 
@@ -22,7 +22,7 @@ double pa_work_do(pa_work *w);
 // Takes that grow end at a time, or where they are; their keys are up: the model's, or all. What the model has prepared
 // beyond is gone.
 pa_status pa_work_interrupt(pa_work *w, pa_session *s, double time, bool all, pa_err *err);
-// They grow no longer, which the page is told.
+// They grow no longer; the page learns it.
 void pa_work_end(pa_work *w, pa_session *s);
 // Begins an answer, asked for at `asked` by pa_clock(), at `time` of the take.
 void pa_work_begin_answer(pa_session *s, const pa_take *t, double asked, double time);

@@ -6,7 +6,7 @@
 #include "tokenizer/tokens.h"
 
 enum {
-    PA_PREVIEW_SECONDS = 20, // of which the primer has at most five
+    PA_PREVIEW_SECONDS = 20, // at most five of the primer
     PA_PREVIEW_RATE = 22050, // frames a second, one channel of 16 bits
     PA_PREVIEW_FRAMES = PA_PREVIEW_SECONDS * PA_PREVIEW_RATE,
     PA_PREVIEW_WIDTH = 50 * PA_PREVIEW_SECONDS, // px

@@ -104,14 +104,6 @@ class Page(unittest.TestCase):
         return base64.b64decode(self.b.run("""new Promise(done => { const r = new FileReader();
             r.onload = () => done(r.result.split(',')[1]); r.readAsDataURL(blobs[0]); })"""))
 
-    def press(self, key, code=None):
-        for kind in ("rawKeyDown", "keyUp"):
-            text = {"text": "\r"} if key == "Enter" and kind == "rawKeyDown" else {}
-            number = {"Enter": 13, " ": 32}.get(key, 0)
-            kind = "keyDown" if text else kind
-            self.b.call("Input.dispatchKeyEvent", type=kind, key=key, code=code or key, windowsVirtualKeyCode=number,
-                        **text)
-
     def connect(self):
         self.click("#connect")
         self.b.wait("document.getElementById('status').textContent.includes('Stand-in')")

@@ -42,13 +42,13 @@ class Devices(duet.Page):
         self.click("#pause")
         self.b.run("document.getElementById('duet').focus()")
         self.start_duet()
-        self.press("Enter")  # the focus is on Answer, not on End the duet
+        self.b.key("Enter")  # the focus is on Answer, not on End the duet
         self.assertIn("Play something", self.status())
         self.phrase()
-        self.press("Enter")
+        self.b.key("Enter")
         self.answered()
         self.assertEqual(self.b.run("document.getElementById('turn').textContent"), "My turn")
-        self.press("Enter")
+        self.b.key("Enter")
         self.assertEqual(self.b.run("paserve.state.mode"), "listening")
         self.click("#answer")
         self.answered()

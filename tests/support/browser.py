@@ -88,10 +88,11 @@ class Browser:
         return value
 
     def key(self, key, code=None):
-        for kind in ("rawKeyDown", "keyUp"):
+        for kind in ("keyDown" if key == "Enter" else "rawKeyDown", "keyUp"):
+            text = {"text": "\r"} if kind == "keyDown" else {}  # without it Enter presses no button
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code or key,
                       windowsVirtualKeyCode={" ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
-                                             "ArrowDown": 40, "Tab": 9}[key])
+                                             "ArrowDown": 40, "Tab": 9, "Enter": 13}[key], **text)
 
     def complaints(self):
         """What the page wrote as errors and warnings."""

@@ -3,7 +3,7 @@
 import { Piano, load } from './audio.js';
 import { begin } from './duet.js';
 import { $, context, duet, growing, marks, remember, say, state, status } from './state.js';
-import { STEP, save, stem, unpack } from './takes.js';
+import { STEP, cue, save, stem, unpack } from './takes.js';
 import { play, select, setSound, silence, stop } from './transport.js';
 import { list, show } from './view.js';
 
@@ -74,7 +74,7 @@ const hear = {
     if (duet() && take === state.current) state.player.tick();
     if (take.follow && take.end > take.begins) {
       take.follow = false;
-      play(take, Math.max(0, take.begins - 4));
+      play(take, cue(take));
     }
   },
   // number: milliseconds that the server needed for the first note.

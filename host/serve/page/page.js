@@ -5,8 +5,8 @@ import { choose as chooseSound, connect as connectPiano, reconnect } from './dev
 import { passTurn, release, startDuet, strike, watchPause } from './duet.js';
 import { connect, upload } from './hear.js';
 import { Keys } from './keys.js';
-import { $, context, duet, growing, how, now, remember, say, seed, state, status } from './state.js';
-import { clock, save, stem } from './takes.js';
+import { $, context, duet, growing, how, inside, now, remember, say, seed, shown, state, status } from './state.js';
+import { clock, cue, save, stem } from './takes.js';
 import { halt, play, seek, select, stop, toggle } from './transport.js';
 import { figures, lightKeys, list, redraw, roll, setActs, show } from './view.js';
 
@@ -17,7 +17,7 @@ const keys = new Keys($('keyboard'), { strike, release, pass: passTurn });
 // ---- takes
 
 function proceed(take) {
-  const inside = take === state.current && now() > 0.05 && now() < take.end - 0.05, at = inside ? now() : take.end;
+  const at = inside(take) ? now() : take.end;
   halt();
   state.follow = true;
   say({ do: 'continue', take: take.number, at, seconds: 30, number: +$('number').value, ...how(), seed: seed() });
@@ -26,7 +26,7 @@ function proceed(take) {
 
 function playOrStop(take) {
   if (take === state.current && state.mode === 'playing') stop();
-  else play(take, take === state.current ? state.at : Math.max(0, take.begins - 4));
+  else play(take, take === state.current ? state.at : cue(take));
 }
 
 function keep(take) {
@@ -68,7 +68,7 @@ function remove(take) {
   clearTimeout(state.forget);
   state.forget = setTimeout(() => { $('undo').hidden = true; }, 1000 * UNDO);
   take.timer = setTimeout(() => drop(take), 1000 * UNDO);
-  const left = [...state.takes.values()].filter(one => !one.removed).pop();
+  const left = shown().pop();
   if (!state.current && left) select(left);
   list();
   show();

@@ -36,6 +36,11 @@ export function now() {
   return state.player ? Math.min(state.player.time, state.current.end) : state.at;
 }
 
+// Whether the line stands inside a take, where a continuation would branch off.
+export const inside = take => take === state.current && !duet() && now() > 0.05 && now() < take.end - 0.05;
+// Takes that are listed: the others can still be brought back.
+export const shown = () => [...state.takes.values()].filter(take => !take.removed);
+
 export const how = () => ({ temperature: +$('temperature').value, density: 2 ** $('density').value });
 export const seed = () => Math.floor(Math.random() * 4294967296);
 

@@ -6,6 +6,9 @@ export const STEP = 0.01; // seconds, of the server's times
 export const clock = s => Math.floor(s / 60) + ':' + String(Math.floor(s % 60)).padStart(2, '0');
 export const stem = take => take.name.replace(/\.midi?$/, '');
 
+// Where a take is played from: shortly before it branches off.
+export const cue = take => Math.max(0, take.begins - 4);
+
 // The keys of a message.
 export function unpack(flat) {
   const list = [];

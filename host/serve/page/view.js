@@ -1,7 +1,7 @@
 // What is seen: the stage, the list of takes, the figures.
 'use strict';
 import { Roll, overview } from './roll.js';
-import { $, context, duet, now, state } from './state.js';
+import { $, context, duet, inside, now, shown, state } from './state.js';
 import { card, clock } from './takes.js';
 
 const roll = new Roll($('roll'));
@@ -13,7 +13,6 @@ export function setActs(buttons, chooser) {
   choose = chooser;
 }
 
-const shown = () => [...state.takes.values()].filter(take => !take.removed);
 const items = new Map(); // take -> its element
 
 // The kept ones first, then the latest.
@@ -66,8 +65,7 @@ function figures() {
 
 // What a take's buttons say depends on where the line stands.
 function label(take) {
-  const current = take === state.current, at = now();
-  const inside = current && at > 0.05 && at < take.end - 0.05 && !duet();
+  const current = take === state.current;
   const item = items.get(take);
   const say = (act, text) => {
     if (item.button[act].textContent === text) return;
@@ -75,7 +73,7 @@ function label(take) {
     item.button[act].setAttribute('aria-label', `${text}: ${take.name}`);
   };
   say('Play', current && state.mode === 'playing' ? 'Stop' : 'Play');
-  say('Continue', inside ? 'Continue from ' + clock(at) : 'Continue');
+  say('Continue', inside(take) ? 'Continue from ' + clock(now()) : 'Continue');
   say('Keep', take.kept ? '★ Kept' : '☆ Keep');
   item.button.Continue.disabled = take.growing;
   item.classList.toggle('current', current);
