@@ -8,6 +8,7 @@ import duet
 class Devices(duet.Page):
     def test_duet_on_a_midi_keyboard(self):
         self.connect()
+        self.click("#pause")
         self.start_duet()
         self.phrase("(p, v) => made.send(0x90, p, v)", "p => made.send(0x80, p, 0)")
         self.b.run("made.send(0xb0, 67, 127)")  # the left pedal
@@ -75,7 +76,7 @@ class Devices(duet.Page):
         handed = self.b.run("paserve.state.current.keys.find(k => k.model).time")
         self.click("#duet")
         self.b.wait("paserve.state.mode == 'idle' && paserve.state.current.fresh === null")
-        low = self.b.run("paserve.state.current.keys.filter(k => k.pitch == 36 && !k.model)")
+        low = self.b.run("paserve.state.current.keys.filter(k => k.pitch == 36)")
         self.assertEqual([k["velocity"] > 0 for k in low][:2], [True, False])
         self.assertGreaterEqual(low[1]["time"], handed - 0.06)
 
@@ -85,24 +86,28 @@ class Devices(duet.Page):
                    "document.getElementById('sound').dispatchEvent(new Event('change'))")
         self.assertFalse(self.b.run("document.getElementById('own').checked"))
         self.b.run("made.started = 0; made.sent.length = 0")
+        # An audio clock that no busy machine holds up; MIDI's is another.
+        self.b.run("""Object.defineProperty(paserve.context, 'currentTime',
+            { get: () => performance.now() / 1000 + 7 }); 0""")
         self.click("#pause")
         self.start_duet()
         self.phrase("(p, v) => made.send(0x90, p, v)", "p => made.send(0x80, p, 0)")
         strokes = "made.sent.filter(m => m.data[0] == 0x90)"
         self.assertEqual(self.b.run(strokes + ".length"), 0)  # the piano sounds its own keys
         self.click("#answer")
-        self.b.wait(strokes + ".length > 6")
+        ahead = f"{strokes}.map((m, i) => [m, i]).filter(([m]) => m.ahead > 1)"
+        self.b.wait(f"new Set({ahead}.map(([m]) => m.at).filter(at => at < performance.now())).size > 3")
         self.b.run("made.send(0x90, 100, 80)")  # takes over
         sent = self.b.run(strokes + ".map(m => [m.data[1], m.data[2]])")
         model = "paserve.state.current.keys.filter(k => k.model && k.velocity)"
         played = self.b.run(model + ".map(k => [k.pitch, k.velocity])")
-        self.assertEqual(sent[: len(played)], played)
-        # Their times are those of the notes, on another clock.
-        clock = self.b.run(strokes + ".filter(m => m.ahead > 1).map(m => m.at)")
-        self.assertGreater(len(clock), len(sent) // 2)
-        shift = self.b.run(f"{model}.map((k, i) => [{strokes}[i], k]).filter(([m]) => m.ahead > 1)"
+        self.assertEqual(sent[:len(played)], played[:len(sent)])
+        # Their times are those of the notes, on the other clock.
+        shift = self.b.run(f"{ahead}.map(([m, i]) => [m, {model}[i]]).filter(([, k]) => k)"
                            ".map(([m, k]) => m.at - 1000 * k.time)")
+        self.assertGreater(len(shift), 3)
         self.assertLess(max(shift) - min(shift), 50)
+        self.assertLess(max(self.b.run(f"{ahead}.map(([m]) => m.ahead)")), 101)
         for pitch, _ in sent:
             last = self.b.run(f"made.sent.filter(m => m.data[1] == {pitch} && m.data[0] < 0xb0)"
                               ".sort((a, b) => a.at - b.at).pop().data[0]")
