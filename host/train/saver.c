@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "host/base/file.h"
@@ -239,6 +240,7 @@ static pa_status write_folder(const pa_saver *s, const char *folder, pa_err *err
     char(*names)[80] = calloc(3 * count, sizeof *names);
     pa_status status =
         tensors && names ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu names", folder, 3 * count);
+    if (!status) status = pa_remove_tree(folder, err); // of a save that could not be finished here
     if (!status) status = pa_make_dirs(folder, err);
     if (!status) status = write_model(s, folder, tensors, names, &model, err);
     if (!status) status = write_state(s, folder, tensors, names, model, err);
@@ -339,14 +341,25 @@ static pa_status prune(const char *run, int64_t step, int keep, pa_err *err) {
     return s;
 }
 
+// Places it unless another run has the directory; one that has taken it just now shall not resume from it.
+static pa_status place_own(const pa_saver *s, const char *temporary, const char *folder, pa_err *err) {
+    char parent[PATH];
+    struct stat own, there;
+    snprintf(parent, sizeof parent, "%s/checkpoints", s->run->dir);
+    bool known = !stat(temporary, &own);
+    pa_status status = pa_lock_check(s->run->lock, err);
+    if (!status) status = place(temporary, folder, err); // no other run has a folder of this name
+    if (!status) status = pa_sync_dir(parent, err);
+    if (status || !(status = pa_lock_check(s->run->lock, err))) return status;
+    if (known && !stat(folder, &there) && own.st_ino == there.st_ino && own.st_dev == there.st_dev &&
+        rename(folder, temporary)) {} // nothing can be done
+    return status;
+}
+
 // Makes the folder's name the newest checkpoint's, and removes those that are not kept any more.
 static pa_status make_newest(const pa_saver *s, const char *name, pa_err *err) {
     const char *run = s->run->dir;
-    char parent[PATH];
-    snprintf(parent, sizeof parent, "%s/checkpoints", run);
-    pa_status status = pa_sync_dir(parent, err);
-    if (!status) status = pa_lock_check(s->run->lock, err);
-    if (!status) status = point(run, "latest", name, err);
+    pa_status status = point(run, "latest", name, err);
     if (!status && s->best) status = point(run, "best", name, err);
     return status ? status : prune(run, s->state.step, s->run->config->checkpoint.keep, err);
 }
@@ -360,10 +373,9 @@ static pa_status write_all(const pa_saver *s, pa_err *err) {
     pa_temporary_name(folder, temporary, sizeof temporary);
     if ((status = check_finite(s, err))) return status;
     status = write_folder(s, temporary, err);
-    if (!status) status = pa_lock_check(s->run->lock, err);
-    if (!status) status = place(temporary, folder, err); // no other run has a folder of this name
+    if (!status) status = place_own(s, temporary, folder, err);
     if (!status) return make_newest(s, name, err);
-    if (!pa_lock_check(s->run->lock, NULL)) pa_remove_tree(temporary, NULL); // the first error is the one to report
+    pa_remove_tree(temporary, NULL); // the first error is the one to report
     return status;
 }
 
@@ -385,6 +397,10 @@ pa_status pa_saver_wait(pa_saver *s, pa_err *err) {
 
 pa_status pa_saver_check(pa_saver *s, pa_err *err) {
     return s->started && atomic_load(&s->written) ? pa_saver_wait(s, err) : PA_OK;
+}
+
+void pa_saver_forget(pa_saver *s) {
+    s->status = PA_OK;
 }
 
 pa_status pa_saver_save(pa_saver *s, const pa_run_state *state, bool best, pa_err *err) {

@@ -16,6 +16,7 @@ pa_status pa_saver_open(pa_saver **s, const pa_run *run, pa_err *err);
 pa_status pa_saver_save(pa_saver *s, const pa_run_state *state, bool best, pa_err *err);
 pa_status pa_saver_check(pa_saver *s, pa_err *err); // the error of a save that has failed; does not wait
 pa_status pa_saver_wait(pa_saver *s, pa_err *err);  // waits until the last save is on disk
+void pa_saver_forget(pa_saver *s);                  // after a wait: its error, so that the next save is tried
 void pa_saver_close(pa_saver *s);                   // waits too; NULL is fine
 // The other ranks' part of a save with train.zero: reading the moments needs every rank.
 pa_status pa_saver_lend(const pa_run *run, pa_err *err);

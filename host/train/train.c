@@ -34,11 +34,19 @@ static void begin_bar(pa_trainer *t) {
 
 // ---- checkpoints
 
-// If somebody moved the run directory together with its lock, the run continues to save there.
+// If somebody moved the run directory together with its lock, the run continues to save there. A save that the move
+// has disturbed is made again.
 static void follow_directory(pa_trainer *t) {
     if (!pa_lock_check(t->lock, NULL) || *t->moved) return;
     if (t->saver) pa_saver_wait(t->saver, NULL); // it reads both
-    if (pa_lock_follow(t->lock, t->moved, sizeof t->moved)) t->run.dir = t->moved;
+    if (!pa_lock_follow(t->lock, t->moved, sizeof t->moved)) return;
+    t->run.dir = t->moved;
+    if (t->saver) pa_saver_forget(t->saver);
+}
+
+// Whether this rank can save without the others.
+static bool saves_alone(const pa_trainer *t) {
+    return !t->run.config->train.zero || t->comm->size == 1;
 }
 
 // A step whose loss is not finite is not saved: exit 0, `latest` and `best` promise a usable model.
@@ -65,15 +73,22 @@ static pa_status save_last(pa_trainer *t, bool compares, pa_err *err) {
     pa_status s = t->saved_step == t->state.step ? PA_OK
                   : compares                     ? save(t, false, err)
                                                  : write_checkpoint(t, false, err);
-    return !s && t->saver ? pa_saver_wait(t->saver, err) : s;
+    if (!s && t->saver) s = pa_saver_wait(t->saver, err);
+    if (!s || !t->saver || *t->moved || !saves_alone(t)) return s;
+    follow_directory(t);
+    if (!*t->moved || (s = write_checkpoint(t, false, err))) return s;
+    return pa_saver_wait(t->saver, err);
 }
 
 // Ends a run whose directory was moved: its user may think of it as finished, and begin another at the old path.
 static pa_status check_directory(pa_trainer *t, pa_err *err) {
+    pa_status s = t->saver ? pa_saver_check(t->saver, err) : PA_OK;
     follow_directory(t);
-    pa_status s = pa_lock_check(t->lock, err);
-    bool can_save = !t->run.config->train.zero || t->comm->size == 1; // else saving needs all ranks
-    if (s || !*t->moved || (can_save && (s = save_last(t, false, err)))) return s;
+    if (*t->moved && saves_alone(t))
+        s = save_last(t, false, err);
+    else if (!s)
+        s = pa_lock_check(t->lock, err);
+    if (s || !*t->moved) return s;
     return pa_error(err, PA_FAIL, "%s was moved to %s during this run; step %lld is saved there", t->options->run_dir,
                     t->moved, (long long)t->saved_step);
 }
@@ -257,8 +272,7 @@ static pa_status after_step(pa_trainer *t, const pa_step_log *log, pa_err *err) 
     int64_t step = t->state.step;
     bool shows = due(step, c->log.every) || step == 1 || log->skipped || pa_runlog_spike(log) ||
                  pa_clock() > t->last_line + QUIET_S;
-    pa_status s = t->saver ? pa_saver_check(t->saver, err) : PA_OK;
-    if (!s) s = check_directory(t, err);
+    pa_status s = check_directory(t, err);
     pa_train_move_bar(t, 0);
     if (s || shows || due(step, c->log.eval_every)) pa_progress_end(&t->bar);
     if (s) return s;

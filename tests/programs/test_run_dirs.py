@@ -109,6 +109,82 @@ class Moved(RunDirs):
         self.assertEqual(len(self.steps(run)), 1)
 
 
+class Stopped(RunDirs):
+    """What others do between two calls of a run, which the shim stops there."""
+
+    SAVES = (*LONG, "checkpoint.every=10")
+    MOMENTS = ("fsync:/state.safetensors:1", "rename:/checkpoints/step-00000010:3")  # of the save at step 10
+
+    def start_until(self, call, run, *arguments):
+        process = self.start(run, *arguments, env=environment(f"{call}:stop"))
+        found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        self.assertEqual(found.si_code, os.CLD_STOPPED)
+        return process
+
+    def go_on(self, process, status):
+        process.send_signal(signal.SIGCONT)
+        return self.last_line(process, status)
+
+    def files(self, run):
+        return {p: p.readlink() if p.is_symlink() else p.read_bytes()
+                for p in (self.folder / run).rglob("*") if p.is_symlink() or p.is_file()}
+
+    def test_two_fresh_starts(self):
+        """One of them has the directory, and it is not moved from under that one."""
+        in_use = r"^patrain: \S+ is in use by another run \("
+        for i, call in enumerate(("rename:fresh-0.old-1:1", "mkdir:fresh-1/checkpoints:1", "flock:fresh-2/lock:2")):
+            with self.subTest(call):
+                run = f"fresh-{i}"
+                self.train(run, "train.steps=1", "log.eval_every=0")
+                first = self.start_until(call, run, "--fresh", "train.steps=2", "log.eval_every=0")
+                if i == 0:  # it has the old one
+                    second = self.start(run, "--fresh", "train.steps=2")
+                    self.assertRegex(self.last_line(second, 1), in_use)
+                    self.go_on(first, 0)
+                    self.assertEqual(self.steps(run), [2])
+                else:
+                    second = self.start(run, "--fresh", *LONG)
+                    self.wait_for(second, "step 3 ")
+                    self.assertRegex(self.go_on(first, 1), in_use)
+                    second.terminate()
+                    self.last_line(second, 75)
+                    self.assertEqual(len(self.steps(run)), 1)
+                self.assertEqual(self.steps(f"{run}.old-1"), [1])
+
+    def test_a_directory_that_is_moved_during_a_save(self):
+        """The step is saved where the directory is now."""
+        for call in self.MOMENTS:
+            for steps in (10, 1000000):
+                with self.subTest(call=call, steps=steps):
+                    run = f"during-{self.MOMENTS.index(call)}-{steps}"
+                    process = self.start_until(call, run, *self.SAVES, f"train.steps={steps}")
+                    (self.folder / run).rename(self.folder / f"{run}-now")
+                    self.train(run, "train.steps=2", "log.eval_every=0")
+                    before = self.files(run)
+                    found = self.go_on(process, 0 if steps == 10 else 1)
+                    step = int(os.readlink(self.folder / f"{run}-now/latest")[-8:])
+                    self.assertGreaterEqual(step, 10)
+                    self.assertRegex(found, f"^finished at step 10, .*{run}-now$" if steps == 10 else
+                                     f"^patrain: .*/{run} was moved to .*/{run}-now during this run; step {step} is "
+                                     "saved there$")
+                    self.assertEqual(self.files(run), before)
+                    said = self.train(f"{run}-now", f"train.steps={step + 2}", "log.eval_every=0")
+                    self.assertIn(f"{run}-now: resuming from step {step}\n", said)
+                    self.assertEqual(list((self.folder / f"{run}-now").rglob("*.tmp.*")), [])
+
+    def test_a_lock_that_is_removed_during_a_save(self):
+        """Nothing of the step is left where another run has begun."""
+        for i, call in enumerate(self.MOMENTS):
+            with self.subTest(call):
+                process = self.start_until(call, f"removed-{i}", *self.SAVES)
+                (self.folder / f"removed-{i}/lock").unlink()
+                self.train(f"removed-{i}", "train.steps=2", "log.eval_every=0")
+                self.assertRegex(self.go_on(process, 1),
+                                 "or its lock was moved, removed or taken during this run; nothing more is written$")
+                self.assertEqual(self.steps(f"removed-{i}"), [2])
+                self.assertEqual(os.readlink(self.folder / f"removed-{i}/latest"), "checkpoints/step-00000002")
+
+
 class NoLocks(RunDirs):
     """A file system without locks: what its holder writes each second shows whether it still is."""
 
