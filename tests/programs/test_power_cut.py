@@ -14,6 +14,7 @@ A sample of the states is drawn unless PA_FAULTS=all, always the same; PA_SEED=N
 
 import hashlib
 import itertools
+import json
 import os
 import pathlib
 import random
@@ -278,6 +279,20 @@ class PowerCut(unittest.TestCase):
                 certain = newest
             yield f"call {n}, {call} {'' if call == 'write' else text.decode()}", disk, certain
         self.assertEqual(certain, max(self.whole), "at the run's end its last checkpoint may still be lost")
+
+    def test_metrics_before_checkpoints(self):
+        """When a checkpoint gets its name, the lines of its steps have been synced."""
+        metrics, written, synced, checkpoints = (self.disk_path / "run/metrics.jsonl").stat().st_ino, [], [], []
+        for call, inode, _, text in read_record(self.record):
+            step = re.search(rb"/checkpoints/step-([0-9]{8})$", text)
+            if call == "write" and inode == metrics:
+                written.append(json.loads(text)["step"])
+            elif call == "sync" and inode == metrics:
+                synced = list(written)
+            elif call == "rename" and step:
+                checkpoints.append(int(step[1]))
+                self.assertLessEqual(set(range(checkpoints[-1] + 1)), set(synced))
+        self.assertEqual(checkpoints, [2, 4])
 
     def test_power_cut(self):
         rng, seen, count = random.Random(SEED), set(), 0

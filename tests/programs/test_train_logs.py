@@ -196,6 +196,15 @@ class Logs(Run):
             expected = [(m["step"], struct.unpack("<f", struct.pack("<f", m[key]))[0]) for m in lines]
             self.assertEqual([(s, v) for s, t, v in shown if t == tag], expected)
 
+    def test_starts_in_one_second(self):
+        """None writes over another's events. The shim's time of day stands still."""
+        for steps in (2, 4):
+            self.train("second", f"train.steps={steps}", "log.every=1", "log.eval_every=0", env=programs.environment(
+                LD_PRELOAD=os.environ["PA_SHIM"], ASAN_OPTIONS="verify_asan_link_order=0"))
+        files = list((self.folder / "second").glob("events.*"))
+        shown = sorted(step for path in files for step, tag, _ in self.events(path) if tag == "train/loss")
+        self.assertEqual((len(files), shown), (2, [1, 2, 3, 4]), files)
+
     def test_closed_standard_streams(self):
         """No file takes their numbers, so that none receives the messages on stderr."""
 

@@ -187,12 +187,15 @@ class FullDisk(Run):
         settings = ("log.sample_every=5", "checkpoint.every=5")
         (self.folder / "samples").mkdir()
         (self.folder / "samples/samples").mkdir()
-        os.mkfifo(self.folder / "samples/samples/step-00000005.mid")
+        pipes = [self.folder / f"samples/samples/step-000000{name}" for name in ("05.mid", "10.wav")]
+        for pipe in pipes:
+            os.mkfifo(pipe)
         done = self.train("samples", "train.steps=12", *settings)
-        self.assertIn("warning: no sample: ", done.stderr)
-        (self.folder / "samples/samples/step-00000005.mid").unlink()
+        for what, pipe in zip(("sample", "picture and sound of the sample"), pipes):
+            self.assertIn(f"warning: no {what}: {pipe}: ", done.stderr)
+            pipe.unlink()
         self.assertEqual(sorted(p.name for p in (self.folder / "samples/samples").iterdir()),
-                         [f"step-000000{name}" for name in ("05.png", "05.wav", "10.mid", "10.png", "10.wav")])
+                         [f"step-000000{name}" for name in ("05.png", "05.wav", "10.mid", "10.png")])
         sample = (self.folder / "samples/samples/step-00000010.mid").read_bytes()
         shutil.rmtree(self.folder / "samples/checkpoints/step-00000012")
         (self.folder / "samples/samples/step-00000010.mid").unlink()
