@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What others wrote (names, metadata, settings, lists) never reaches a terminal or a log as control characters."""
 
+import json
 import os
 import pathlib
 import pty
@@ -82,6 +83,37 @@ class ForeignText(programs.WithCorpus):
         (self.folder / "evil").write_bytes(BYTES)
         self.patrain(self.folder / "tiny.ini", f"data.train={self.folder}/evil", status=3)
         self.patrain(self.folder / "tiny.ini", "--init", self.folder / "evil", "--run-dir", "new")
+
+    def test_pieces_and_models(self):
+        """Names of a corpus's pieces, of files, and what a model says of itself: paeval and pagen."""
+        paeval, pagen = (os.path.join(os.environ["PA_BIN"], program) for program in ("paeval", "pagen"))
+        if not (os.path.exists(paeval) and os.path.exists(pagen)):
+            self.skipTest("not built")
+        self.train("model", "train.steps=1", "log.eval_every=0")
+        name, cpu = BYTES.replace(b"\n", b"").replace(b"\r", b""), ("--device", "cpu")
+        evil = os.path.join(os.fsencode(self.folder), name + b".safetensors")
+        tensors, meta = programs.read_safetensors(self.folder / "train.safetensors")
+        count = len(json.loads(meta["names"]))
+        programs.write_safetensors(os.fsdecode(evil), [(n, *t) for n, t in tensors.items()],
+                                   meta | {"names": json.dumps([EVIL] * count)})
+        for more in ((), ("--json",)):
+            self.assertIn(rb"\x1b]0;owned" if not more else rb"\u001b]0;owned",
+                          self.said(paeval, evil, "--copies", evil, *more, status=0))
+            self.said(paeval, "model", evil, *cpu, *more, status=0)
+            self.said(pagen, "model", "--primer", evil + b":0", "--output", name + b".mid", "--length-tokens", "8",
+                      *cpu, *more, status=0)
+        self.said(paeval, "model", name, *cpu, status=2)
+        self.said(paeval, name, evil, *cpu, status=2)
+        self.said(pagen, "model", "--primer", name, "--output", "x.mid", *cpu, status=2)
+        self.said(pagen, "model", "--output", name + b"/x.mid", *cpu, status=1)
+        self.said(pagen, "model", "--output", "x.mid", b"--" + name, *cpu, status=2)
+        self.said(pagen, "model", "--output", "x.mid", b"--seed=" + name, *cpu, status=2)
+        model = self.folder / "model/latest/model.safetensors"
+        tensors, meta = programs.read_safetensors(model)
+        for key in ("format", "model", "encoding"):
+            programs.write_safetensors(self.folder / "evil", [(n, *t) for n, t in tensors.items()], meta | {key: EVIL})
+            self.said(pagen, "evil", "--output", "x.mid", *cpu)
+            self.said(paeval, "evil", evil, *cpu)
 
     def test_lists_and_files(self):
         music = self.folder / "music"

@@ -151,6 +151,20 @@ class Stopped(RunDirs):
                     self.assertEqual(len(self.steps(run)), 1)
                 self.assertEqual(self.steps(f"{run}.old-1"), [1])
 
+    def test_a_stale_lock_that_another_takes(self):
+        """Without locks: of two starts after a killed one the slower gives back what it took for the killed one's."""
+        (self.folder / "stale").mkdir()
+        (self.folder / "stale/lock.owner").write_text("process 1 on nowhere\n0123456789abcdef\n7\n")
+        first = self.start_until(f"{NO_LOCKS},rename:stale/lock.owner.tmp.:1", "stale", "train.steps=2")
+        second = self.start("stale", *LONG, env=environment(NO_LOCKS))
+        self.wait_for(second, "step 3 ")
+        second.send_signal(signal.SIGSTOP)
+        self.assertRegex(self.go_on(first, 1), r"^patrain: \S+ is in use by another run \(process ")
+        second.send_signal(signal.SIGCONT)
+        second.terminate()
+        self.last_line(second, 75)
+        self.assertEqual(len(self.steps("stale")), 1)
+
     def test_a_directory_that_is_moved_during_a_save(self):
         """The step is saved where the directory is now."""
         for call in self.MOMENTS:
