@@ -240,7 +240,7 @@ static pa_status write_folder(const pa_saver *s, const char *folder, pa_err *err
     char(*names)[80] = calloc(3 * count, sizeof *names);
     pa_status status =
         tensors && names ? PA_OK : pa_error(err, PA_FAIL, "%s: no memory for %zu names", folder, 3 * count);
-    if (!status) status = pa_remove_tree(folder, err); // of a save that could not be finished here
+    pa_remove_tree(folder, NULL); // of a save that could not be finished here
     if (!status) status = pa_make_dirs(folder, err);
     if (!status) status = write_model(s, folder, tensors, names, &model, err);
     if (!status) status = write_state(s, folder, tensors, names, model, err);

@@ -3,6 +3,7 @@
 
 import json
 import os
+import subprocess
 import unittest
 
 import programs
@@ -53,6 +54,21 @@ class OpenMP(tiny.Program):
                     for a, b in zip(found, expected[0]):
                         self.assertAlmostEqual(a, b, delta=(1e-5 if precision == "fp32" else 1e-3) * max(1, abs(b)))
                     self.assertEqual(tokens, expected[1])
+
+    def test_a_setting_that_stays(self):
+        """Products that lack a part are found at the start, and the settings are named. Not every oneDNN makes such."""
+        settings = {"OMP_DYNAMIC": "true", "LD_PRELOAD": SHIM, "FAILING_FS": "omp_set_dynamic:/:1+:1",
+                    "ASAN_OPTIONS": "verify_asan_link_order=0"}
+        for precision in ("fp32", "bf16"):
+            plain, run = self.out(f"{precision}-plain"), self.out(precision)
+            for each, more in ((plain, {}), (run, settings)):
+                line = tiny.command("patrain", self.at / "c.ini", "--run-dir", each, "--precision", precision)
+                done = subprocess.run(line, env=programs.environment(**more), capture_output=True, text=True)
+            if done.returncode:
+                self.assertRegex(done.stderr.splitlines()[-1], "^patrain: OpenMP: a matrix product on 2 threads is "
+                                 r"wrong \(.*OMP_DYNAMIC=true.*\); try OMP_NUM_THREADS=1$")
+            else:
+                self.assertEqual(programs.losses(run), programs.losses(plain))
 
 
 if __name__ == "__main__":

@@ -51,12 +51,12 @@ class Differ(programs.WithCorpus):
         for i, (other, says) in enumerate(cases):
             self.refused(f"start-{i}", 2, f"{says}; ranks of a run need the same", other=[other])
         self.refused("isa", 2, r"instruction set: rank 0 has \w+, rank 2 has generic; ranks of a run need the same",
-                     environment={"PATRAIN_ISA": "generic"})
+                     "train.precision=fp32", environment={"PATRAIN_ISA": "generic"})
         self.refused("init", 1, "weights of rank 2 differ from rank 0's at step 0, which is not saved",
                      other=["--init", f"{self.folder}/weights"])
 
-    def refused(self, run, status, says, **options):
-        processes = self.start(run, 3, **options)
+    def refused(self, run, status, says, *arguments, **options):
+        processes = self.start(run, 3, *arguments, **options)
         for rank, process in enumerate(processes):
             said = process.communicate(timeout=60)[1]
             with self.subTest(run=run, rank=rank, **options):

@@ -10,8 +10,9 @@
 //   stop                the process stops before it (SIGSTOP), until somebody continues it
 //   lost                rename, then killed, and what was in the renamed folder is cut in half: a disk whose fsync
 //   lies, and no power
-// Calls: fwrite fflush fclose write fsync rename renameat2 unlink symlink mkdir open (for writing) pread fstat flock.
-// stdio's own calls of write are its library's, so stdio's functions are replaced beside it.
+// Calls: fwrite fflush fclose write fsync rename renameat2 unlink symlink mkdir open (for writing) pread fstat flock,
+// and omp_set_dynamic, whose path is "/". stdio's own calls of write are its library's, so stdio's functions are
+// replaced beside it.
 //
 // Load averages are those of a busy machine, on which OMP_DYNAMIC=true gives a region one thread. All that happens,
 // happens in one second.
@@ -189,4 +190,9 @@ time_t time(time_t *out) {
     const time_t now = 1800000000;
     if (out) *out = now;
     return now;
+}
+
+void omp_set_dynamic(int dynamic);
+void omp_set_dynamic(int dynamic) {
+    if (judge("omp_set_dynamic", "/") != FAILS) CALL(omp_set_dynamic)(dynamic);
 }
