@@ -24,6 +24,12 @@ static void embed_fwd(pa_device *d, float *x, const pa_embed *a) {
             for (int i = 0; i < C; i++) to[i] = t[i] + p[i];
         else
             memcpy(to, t, (size_t)C * 4);
+        for (int j = 0; j < a->lags; j++) {
+            const int32_t at = a->lag[(size_t)j * (size_t)a->lag_ld + (size_t)r];
+            if (at < 0) continue;
+            const float *l = a->lag_emb + (size_t)at * (size_t)C;
+            for (int i = 0; i < C; i++) to[i] += l[i];
+        }
     }
 }
 
@@ -41,9 +47,16 @@ static void embed_bwd(pa_device *device, const pa_embed_grads *a) {
                   *p = a->dpos_emb ? a->dpos_emb + (size_t)a->position[r] * C : NULL;
 #pragma omp simd
             for (int i = low; i < high; i++) t[i] += d[i];
-            if (!p) continue;
+            if (p)
 #pragma omp simd
-            for (int i = low; i < high; i++) p[i] += d[i];
+                for (int i = low; i < high; i++) p[i] += d[i];
+            for (int j = 0; j < a->lags; j++) {
+                const int32_t at = a->lag[(size_t)j * (size_t)a->lag_ld + (size_t)r];
+                if (at < 0) continue;
+                float *l = a->dlag_emb + (size_t)at * C;
+#pragma omp simd
+                for (int i = low; i < high; i++) l[i] += d[i];
+            }
         }
     }
 }

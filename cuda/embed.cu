@@ -4,32 +4,44 @@
 
 enum { THREADS = 256, WARPS = THREADS / 32, EACH = 4, CHUNK = THREADS * EACH, COLUMNS = 128, POSITIONS = 32 };
 
-// A block a row: 8 C bytes read (embeddings stay in the cache), 4 C written, C flop.
-static __global__ void __launch_bounds__(128)
-    embed_kernel(float *x, const int32_t *token, const int32_t *position, const float *token_emb, const float *pos_emb,
-                 int C, bool wide) {
+static __device__ __forceinline__ void add4(float4 *to, const float *from) {
+    const float4 b = *(const float4 *)from;
+    to->x += b.x, to->y += b.y, to->z += b.z, to->w += b.w;
+}
+
+// A block a row: 4 C bytes read a table (which stays in the cache), 4 C written, C flop a table beyond the first.
+static __global__ void __launch_bounds__(128) embed_kernel(float *x, pa_embed a, bool wide) {
     cuda_let_next_start(); // in decoding, a product
+    const int C = a.C;
     const size_t row = blockIdx.x;
-    const float *t = token_emb + (size_t)token[row] * C, *p = pos_emb ? pos_emb + (size_t)position[row] * C : NULL;
+    const float *t = a.token_emb + (size_t)a.token[row] * C;
+    const float *p = a.pos_emb ? a.pos_emb + (size_t)a.position[row] * C : NULL;
     x += row * C;
     if (wide) {
         for (int i = threadIdx.x * 4; i < C; i += 512) {
-            float4 a = *(const float4 *)(t + i);
-            if (p) {
-                float4 b = *(const float4 *)(p + i);
-                a.x += b.x, a.y += b.y, a.z += b.z, a.w += b.w;
+            float4 sum = *(const float4 *)(t + i);
+            if (p) add4(&sum, p + i);
+            for (int j = 0; j < a.lags; j++) {
+                const int at = a.lag[(size_t)j * a.lag_ld + row];
+                if (at >= 0) add4(&sum, a.lag_emb + (size_t)at * C + i);
             }
-            *(float4 *)(x + i) = a;
+            *(float4 *)(x + i) = sum;
         }
     } else {
-        for (int i = threadIdx.x; i < C; i += 128) x[i] = p ? t[i] + p[i] : t[i];
+        for (int i = threadIdx.x; i < C; i += 128) {
+            float sum = p ? t[i] + p[i] : t[i];
+            for (int j = 0; j < a.lags; j++) {
+                const int at = a.lag[(size_t)j * a.lag_ld + row];
+                if (at >= 0) sum += a.lag_emb[(size_t)at * C + i];
+            }
+            x[i] = sum;
+        }
     }
 }
 void cuda_embed_fwd(pa_device *d, float *x, const pa_embed *a) {
-    const bool wide = a->C % 4 == 0 && cuda_wide(x, 0) && cuda_wide(a->token_emb, 0) && cuda_wide(a->pos_emb, 0);
-    if (a->rows)
-        CUDA_LAUNCH(embed_kernel, dim3(a->rows), dim3(128), 0, d->stream, x, a->token, a->position, a->token_emb,
-                    a->pos_emb, a->C, wide);
+    const bool wide = a->C % 4 == 0 && cuda_wide(x, 0) && cuda_wide(a->token_emb, 0) && cuda_wide(a->pos_emb, 0) &&
+                      cuda_wide(a->lag_emb, 0);
+    if (a->rows) CUDA_LAUNCH(embed_kernel, dim3(a->rows), dim3(128), 0, d->stream, x, *a, wide);
 }
 
 // Rows from `base` on, CHUNK of them, whose index is in [low, high): to list, in order. Returns how many; all threads
@@ -61,18 +73,19 @@ static __device__ int find_rows(int *list, int *counts, const int32_t *index, in
     return all;
 }
 
-// Grid (V, C / COLUMNS): one token, COLUMNS columns of its gradient. Warp w adds every WARPS-th row that has the token,
-// then the warps' sums are added in their order. 4 C bytes read a row; each block also reads all token ids, 4 bytes a
-// row: V C / COLUMNS times, from the second level cache (v3: 390 x 8 x 7.2k rows x 4 = 90 MB, some 20 us on an H100, as
-// long as reading the rows).
+// Grid (V, C / COLUMNS): one row of a table, from `first` on, COLUMNS columns of its gradient. Warp w adds every
+// WARPS-th row that has it, then the warps' sums are added in their order. 4 C bytes read a row; each block also reads
+// all token ids, 4 bytes a row: V C / COLUMNS times, from the second level cache (v3: 390 x 8 x 7.2k rows x 4 = 90 MB,
+// some 20 us on an H100, as long as reading the rows).
 static __global__ void __launch_bounds__(THREADS)
-    embed_token_kernel(float *demb, const float *dx, const int32_t *token, int rows, int C) {
+    embed_token_kernel(float *demb, const float *dx, const int32_t *index, int first, int rows, int C) {
     __shared__ int list[CHUNK], counts[WARPS];
     __shared__ float sums[WARPS][COLUMNS];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.y * COLUMNS + lane;
+    const int wanted = first + blockIdx.x;
     float sum[4] = {0, 0, 0, 0};
     for (int base = 0; base < rows; base += CHUNK) {
-        int found = find_rows(list, counts, token, base, rows, blockIdx.x, blockIdx.x + 1);
+        int found = find_rows(list, counts, index, base, rows, wanted, wanted + 1);
 #pragma unroll 4
         for (int i = warp; i < found; i += WARPS) {
             const float *d = dx + (size_t)list[i] * C + column;
@@ -85,9 +98,9 @@ static __global__ void __launch_bounds__(THREADS)
     __syncthreads();
     const int mine = blockIdx.y * COLUMNS + threadIdx.x;
     if (threadIdx.x >= COLUMNS || mine >= C) return;
-    float all = demb[(size_t)blockIdx.x * C + mine];
+    float all = demb[(size_t)wanted * C + mine];
     for (int w = 0; w < WARPS; w++) all += sums[w][threadIdx.x];
-    demb[(size_t)blockIdx.x * C + mine] = all;
+    demb[(size_t)wanted * C + mine] = all;
 }
 
 // A block: POSITIONS neighbouring positions, every WARPS-th of them for warp w; their gradients are added to in memory,
@@ -108,8 +121,12 @@ static __global__ void __launch_bounds__(THREADS)
 }
 void cuda_embed_bwd(pa_device *d, const pa_embed_grads *a) {
     if (!a->rows) return;
-    CUDA_LAUNCH(embed_token_kernel, dim3(a->V, cuda_blocks((size_t)a->C, COLUMNS)), dim3(THREADS), 0, d->stream,
-                a->dtoken_emb, a->dx, a->token, a->rows, a->C);
+    const dim3 grid(a->V, cuda_blocks((size_t)a->C, COLUMNS));
+    CUDA_LAUNCH(embed_token_kernel, grid, dim3(THREADS), 0, d->stream, a->dtoken_emb, a->dx, a->token, 0, a->rows,
+                a->C);
+    for (int i = 0; i < a->lags; i++)
+        CUDA_LAUNCH(embed_token_kernel, grid, dim3(THREADS), 0, d->stream, a->dlag_emb, a->dx,
+                    a->lag + (size_t)i * a->lag_ld, i * a->V, a->rows, a->C);
     if (a->dpos_emb)
         CUDA_LAUNCH(embed_position_kernel, dim3(cuda_blocks((size_t)a->positions, POSITIONS)), dim3(THREADS), 0,
                     d->stream, a->dpos_emb, a->dx, a->position, a->rows, a->C);

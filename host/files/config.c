@@ -44,6 +44,8 @@ const pa_key pa_keys[] = {
     {KEY(model, rotary_dims), INT(0, 256), .automatic = true,
      .help = "Dims of a head that rotate with the position, an even number; auto: the larger of 32 and dim_head / "
              "2, at most dim_head."},
+    {KEY(model, lags), INT(0, 8),
+     .help = "Tokens before each whose embeddings, from tables of their own, are added to its own."},
     {KEY(model, final_norm), BOOL, .help = "Layer norm before the logits."},
     {KEY(model, qk_norm), BOOL, .help = "Norm of queries and keys."},
     {KEY(model, tie_embeddings), BOOL, .help = "Token embedding shared with the logits."},

@@ -222,13 +222,17 @@ static void embed_backward(pa_context *c, const float *dx, int from, int rows) {
     const pa_params *p = c->params;
     c->ops->embed_bwd(c->device, &(pa_embed_grads){.dtoken_emb = pa_gradient(c, p->token_emb),
                                                    .dpos_emb = pa_gradient(c, p->pos_emb),
+                                                   .dlag_emb = pa_gradient(c, p->lag_emb),
                                                    .dx = dx,
                                                    .token = c->in.token + from,
                                                    .position = c->in.position + from,
+                                                   .lag = c->in.lag + from,
                                                    .rows = rows,
                                                    .C = p->model.dim,
                                                    .V = p->model.vocab,
-                                                   .positions = p->model.context});
+                                                   .positions = p->model.context,
+                                                   .lags = p->model.lags,
+                                                   .lag_ld = c->Q + c->R});
 }
 
 static pa_status backward(pa_context *c, pa_err *err) {

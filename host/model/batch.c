@@ -16,24 +16,28 @@ static pa_status check(const pa_context *c, const pa_batch *b, pa_err *err) {
     return PA_OK;
 }
 
-// Tokens and positions of all rows: kept prefix rows, then latent rows.
+// Row r is token `at` of `input`, and its lags.
+static void fill_row(const pa_model *m, const pa_slot *s, int r, const uint16_t *input, int at) {
+    const int rows = s->B * (s->K + s->N);
+    s->host.token[r] = input[at];
+    s->host.position[r] = at;
+    for (int i = 0; i < m->lags; i++) s->host.lag[i * rows + r] = pa_lag(m, i, input, at);
+}
+
+// Kept prefix rows, then latent rows.
 static pa_status fill_rows(const pa_context *c, const pa_slot *s, const pa_batch *b, pa_err *err) {
-    const int prefix = s->M - s->N, Q = s->B * s->K, R = s->B * s->N, vocab = c->params->model.vocab;
-    int32_t *token = s->host.token, *position = s->host.position;
+    const pa_model *m = &c->params->model;
+    const int prefix = s->M - s->N, Q = s->B * s->K, R = s->B * s->N;
+    for (int i = 0; i < s->B * s->M; i++)
+        if (b->input[i] >= m->vocab)
+            return pa_error(err, PA_USAGE, "batch: expected tokens below %d, found %d", m->vocab, (int)b->input[i]);
     for (int i = 0; i < Q; i++) {
         int at = b->keep ? b->keep[i] : i % s->K;
         if (at < 0 || at >= prefix)
             return pa_error(err, PA_USAGE, "batch: kept position %d is not in the prefix of %d", at, prefix);
-        token[i] = b->input[i / s->K * s->M + at];
-        position[i] = at;
+        fill_row(m, s, i, b->input + i / s->K * s->M, at);
     }
-    for (int i = 0; i < R; i++) {
-        token[Q + i] = b->input[i / s->N * s->M + prefix + i % s->N];
-        position[Q + i] = prefix + i % s->N;
-    }
-    for (int r = 0; r < Q + R; r++)
-        if (token[r] >= vocab)
-            return pa_error(err, PA_USAGE, "batch: expected tokens below %d, found %d", vocab, (int)token[r]);
+    for (int i = 0; i < R; i++) fill_row(m, s, Q + i, b->input + i / s->N * s->M, prefix + i % s->N);
     return PA_OK;
 }
 

@@ -32,6 +32,7 @@ typedef struct {
 // A batch as operations read it: one block of memory, so that one copy transfers it.
 typedef struct {
     int32_t *token, *position; // (Q + R)
+    int32_t *lag;              // (lags, Q + R), see pa_embed
     uint16_t *target;          // (R)
     uint64_t *window;          // (B)
 } pa_input;
@@ -106,12 +107,14 @@ struct pa_context {
     void *dq, *dkv, *dout; // (R, 3 I) or (R, I) and (Q + R, 2 I); (R, I) act
     void *dlogits;         // (R, logits_ld) act
 
-    pa_cache *cache;                 // a block
-    int cached, cached_prefix;       // tokens in the window so far, and how many of them are prefix
-    int32_t *step_in, *host_step_in; // rows filled in self caches, in cross caches; tokens (S); positions (S)
-    float *step;                     // rows of a decoding step
-    float *host_logits;              // (S, V)
-    void *step_work;                 // of attention in a decoding step
+    pa_cache *cache;           // a block
+    int cached, cached_prefix; // tokens in the window so far, and how many of them are prefix
+    uint16_t *window;          // (S, context), the host's: the window's tokens, for their lags
+    int32_t *step_in;          // rows filled in self caches, in cross caches; tokens, positions (S); lags (lags, S)
+    int32_t *host_step_in;
+    float *step;        // rows of a decoding step
+    float *host_logits; // (S, V)
+    void *step_work;    // of attention in a decoding step
 
     int B, M, N, K, Q, R; // of the current call
     bool dropout;

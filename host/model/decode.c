@@ -53,12 +53,17 @@ static pa_status prefill_stream(pa_context *c, const pa_batch *b, int stream, pa
     return pa_logits(c, 1, c->params->model.vocab, err);
 }
 
+static uint16_t *window(const pa_context *c, int stream) {
+    return c->window + (size_t)stream * (size_t)c->params->model.context;
+}
+
 pa_status pa_context_prefill(pa_context *c, int length, int latents, const uint16_t *tokens, float *logits,
                              pa_err *err) {
     size_t V = (size_t)c->params->model.vocab, bytes = (size_t)length * sizeof *tokens;
     if (!c->open.streams) return pa_error(err, PA_USAGE, "prefill: this context was opened without streams");
     c->cached = 0;
     for (int s = 0; s < c->open.streams; s++) {
+        memcpy(window(c, s), tokens + (size_t)s * (size_t)length, bytes);
         pa_batch b = {.batch = 1, .length = length, .latents = latents, .input = tokens + (size_t)s * (size_t)length};
         bool again = s && !memcmp(b.input, b.input - length, bytes); // then the logits are still there too
         pa_status e = again ? keep_again(c, s, err) : prefill_stream(c, &b, s, err);
@@ -238,15 +243,19 @@ static pa_status step(void *what, pa_err *err) {
     pa_step_rows r;
     const float *rest = NULL; // what r.x still lacks
     pa_plan_step(c, c->step, &r);
-    pa_status e = c->ops->upload(c->device, c->step_in, c->host_step_in, (2 + 2 * (size_t)S) * sizeof *c->step_in, err);
+    pa_status e = c->ops->upload(c->device, c->step_in, c->host_step_in, pa_step_in(c) * sizeof *c->step_in, err);
     if (e) return e;
     c->ops->embed_fwd(c->device, r.x,
                       &(pa_embed){.token = c->step_in + 2,
                                   .position = c->step_in + 2 + S,
+                                  .lag = c->step_in + 2 + 2 * S,
                                   .token_emb = pa_parameter(c, p->token_emb),
                                   .pos_emb = pa_parameter(c, p->pos_emb),
+                                  .lag_emb = pa_parameter(c, p->lag_emb),
                                   .rows = S,
-                                  .C = m->dim});
+                                  .C = m->dim,
+                                  .lags = m->lags,
+                                  .lag_ld = S});
     for (int i = 0; i < c->blocks; i++) {
         rest = attend(c, i, &r, rest);
         rest = feed_forward(c, i, &r, rest);
@@ -268,6 +277,8 @@ pa_status pa_context_decode(pa_context *c, const uint16_t *tokens, float *logits
             return pa_error(err, PA_USAGE, "decode: expected tokens below %d, found %d", m->vocab, (int)tokens[s]);
         c->host_step_in[2 + s] = tokens[s];
         c->host_step_in[2 + S + s] = c->cached;
+        window(c, s)[c->cached] = tokens[s];
+        for (int i = 0; i < m->lags; i++) c->host_step_in[2 + (2 + i) * S + s] = pa_lag(m, i, window(c, s), c->cached);
     }
     pa_refresh_weights(c);
     pa_status e = pa_replay(c, &(pa_step){.kind = PA_STEP_DECODE}, step, err);

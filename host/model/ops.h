@@ -103,16 +103,18 @@ typedef struct {
 
 typedef struct {
     const int32_t *token, *position; // (rows)
+    const int32_t *lag;              // (lags, rows), lag_ld from lag to lag: rows of lag_emb; -1: none
     const float *token_emb;          // (V, C)
     const float *pos_emb;            // (positions, C); NULL: none
-    int rows, C;
+    const float *lag_emb;            // (lags V, C); NULL: none
+    int rows, C, lags, lag_ld;
 } pa_embed;
 
 typedef struct {
-    float *dtoken_emb, *dpos_emb;    // (V, C), (positions, C) or NULL
-    const float *dx;                 // (rows, C)
-    const int32_t *token, *position; // (rows)
-    int rows, C, V, positions;
+    float *dtoken_emb, *dpos_emb, *dlag_emb; // (V, C), (positions, C) or NULL, (lags V, C) or NULL
+    const float *dx;                         // (rows, C)
+    const int32_t *token, *position, *lag;   // as above; of lag i, rows i V to (i + 1) V of dlag_emb
+    int rows, C, V, positions, lags, lag_ld;
 } pa_embed_grads;
 
 typedef struct {

@@ -39,7 +39,8 @@ pa_status pa_model_check(const pa_model *m, pa_err *err) {
                  {"perceive_depth", m->perceive_depth, 1, 64},
                  {"ff_mult", m->ff_mult, 1, 64},
                  {"vocab", m->vocab, 2, 65535},
-                 {"rotary_dims", m->rotary_dims, 0, m->dim_head}};
+                 {"rotary_dims", m->rotary_dims, 0, m->dim_head},
+                 {"lags", m->lags, 0, 8}};
     for (size_t i = 0; i < sizeof range / sizeof *range; i++)
         if (range[i].value < range[i].low || range[i].value > range[i].high)
             return pa_error(err, PA_USAGE, "model.%s: expected %d to %d, found %d", range[i].name, range[i].low,
@@ -125,7 +126,7 @@ pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
     if (s) return s;
     p->model = *m;
     int blocks = m->perceive_depth + m->depth;
-    p->row = calloc((size_t)blocks * 15 + 5, sizeof *p->row);
+    p->row = calloc((size_t)blocks * 15 + 6, sizeof *p->row);
     p->block = calloc((size_t)blocks, sizeof *p->block);
     if (!p->row || !p->block) {
         pa_params_clear(p);
@@ -137,6 +138,7 @@ pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
     p->pos_emb = m->position == PA_POSITION_LEARNED_ROTARY
                      ? add(p, "", "pos_emb.weight", m->context, m->dim, PA_INIT_NORMAL, 1)
                      : -1;
+    p->lag_emb = m->lags ? add(p, "", "lag_emb.weight", m->lags * m->vocab, m->dim, PA_INIT_ZERO, 0) : -1;
     for (int i = 0; i < m->perceive_depth; i++) add_block(p, &p->block[i], "perceive_layers", i, true);
     for (int i = 0; i < m->depth; i++) add_block(p, &p->block[m->perceive_depth + i], "layers", i, false);
     p->final_norm_w = p->final_norm_b = -1;
@@ -145,6 +147,7 @@ pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
     p->row[p->logits].group = PA_GROUP_HEAD;
     p->row[p->token_emb].group = PA_GROUP_EMBEDDING;
     if (p->pos_emb >= 0) p->row[p->pos_emb].group = PA_GROUP_EMBEDDING;
+    if (p->lag_emb >= 0) p->row[p->lag_emb].group = PA_GROUP_EMBEDDING;
     return PA_OK;
 }
 

@@ -21,6 +21,7 @@ typedef struct {
     pa_position position;
     pa_activation activation;
     int rotary_dims; // 0: max(32, D / 2), at most D, even
+    int lags;        // tokens before each whose embeddings are added to its own
     bool final_norm, qk_norm, tie_embeddings;
 } pa_model;
 
@@ -39,6 +40,10 @@ static inline int pa_latents(const pa_model *m) { // N of a full window
     return m->context - m->prefix;
 }
 int pa_rotary_dims(const pa_model *m); // resolved
+// The row of lag_emb of the token i + 1 before input[at]; -1 before the window's first.
+static inline int32_t pa_lag(const pa_model *m, int i, const uint16_t *input, int at) {
+    return at > i ? i * m->vocab + input[at - 1 - i] : -1;
+}
 
 typedef enum {
     PA_INIT_ZERO,
@@ -79,10 +84,10 @@ typedef struct {
     pa_model model;
     pa_param *row;
     int count;
-    size_t floats;                                              // of the whole arena, padding included
-    size_t parameters;                                          // trainable numbers, padding excluded
-    int token_emb, pos_emb, final_norm_w, final_norm_b, logits; // logits = token_emb where tied
-    pa_block_index *block;                                      // perceive_depth + depth of them
+    size_t floats;                                                       // of the whole arena, padding included
+    size_t parameters;                                                   // trainable numbers, padding excluded
+    int token_emb, pos_emb, lag_emb, final_norm_w, final_norm_b, logits; // logits = token_emb where tied
+    pa_block_index *block;                                               // perceive_depth + depth of them
 } pa_params;
 
 pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err);

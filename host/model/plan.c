@@ -46,11 +46,13 @@ static size_t work_bytes(const pa_context *c, size_t B, size_t N, size_t K) {
 }
 
 // At the same offsets in the host's memory and on the device.
-static size_t plan_input(pa_input *in, char *base, size_t align, size_t B, size_t rows, size_t targets) {
-    pa_arena block = {.base = base, .align = align}, *a = &block;
+static size_t plan_input(const pa_context *c, pa_input *in, char *base, size_t B, size_t N, size_t K) {
+    pa_arena block = {.base = base, .align = c->info.align}, *a = &block;
+    const size_t rows = B * (K + N);
     in->token = pa_arena_take(a, rows, 4);
     in->position = pa_arena_take(a, rows, 4);
-    in->target = pa_arena_take(a, targets, 2);
+    in->lag = pa_arena_take(a, (size_t)c->params->model.lags * rows, 4);
+    in->target = pa_arena_take(a, B * N, 2);
     in->window = pa_arena_take(a, B, 8);
     return a->used;
 }
@@ -59,9 +61,9 @@ static size_t plan_input(pa_input *in, char *base, size_t align, size_t B, size_
 static void plan_inputs(pa_context *c, pa_arena *a, size_t B, size_t N, size_t K) {
     const pa_model *m = &c->params->model;
     c->rotary_table = take_floats(a, (size_t)m->context * (size_t)pa_rotary_dims(m));
-    c->input_bytes = plan_input(&c->in, NULL, c->info.align, B, B * (K + N), B * N);
+    c->input_bytes = plan_input(c, &c->in, NULL, B, N, K);
     char *in = pa_arena_take(a, c->input_bytes, 1);
-    if (in) plan_input(&c->in, in, c->info.align, B, B * (K + N), B * N);
+    if (in) plan_input(c, &c->in, in, B, N, K);
     for (int i = 0; i < 2 && !c->info.unified; i++) c->slot[i].device = pa_arena_take(a, c->input_bytes, 1);
 }
 
@@ -120,13 +122,16 @@ size_t pa_plan_step(const pa_context *c, float *base, pa_step_rows *r) {
     return used;
 }
 
+size_t pa_step_in(const pa_context *c) {
+    return 2 + (size_t)c->open.streams * (2 + (size_t)c->params->model.lags);
+}
+
 static void plan_caches(pa_context *c, pa_arena *a) {
     const pa_model *m = &c->params->model;
-    size_t S = (size_t)c->open.streams;
     pa_step_rows rows;
     pa_layout_caches(a, &c->open, pa_size(c->type), c->cache);
     c->step = take_floats(a, pa_plan_step(c, NULL, &rows));
-    c->step_in = pa_arena_take(a, 2 + 2 * S, 4);
+    c->step_in = pa_arena_take(a, pa_step_in(c), 4);
     c->step_work =
         pa_arena_take(a, c->ops->decode_work(c->device, c->open.streams, m->heads, m->dim_head, m->context), 1);
 }
@@ -191,12 +196,12 @@ size_t pa_plan_host(pa_context *c, void *base) {
     if (S && !B) B = 1;
     for (int i = 0; i < 2; i++) {
         char *input = pa_arena_take(a, c->input_bytes, 1);
-        if (input) plan_input(&c->slot[i].host, input, c->info.align, B, B * (K + N), B * N);
+        if (input) plan_input(c, &c->slot[i].host, input, B, N, K);
         c->slot[i].scalars = pa_arena_take(a, 1, sizeof *c->scalars);
     }
     c->host_scalars = pa_arena_take(a, 1, sizeof *c->host_scalars);
     c->host_sums = pa_arena_take(a, PA_SUMS, sizeof *c->host_sums);
-    c->host_step_in = pa_arena_take(a, 2 + 2 * S, 4);
+    c->host_step_in = pa_arena_take(a, S ? pa_step_in(c) : 0, 4);
     c->host_logits = pa_arena_take(a, S * (size_t)m->vocab, 4);
     return a->used;
 }

@@ -16,5 +16,7 @@ typedef struct {
 } pa_step_rows;
 // Places them from `base`; returns their floats.
 size_t pa_plan_step(const pa_context *c, float *base, pa_step_rows *r);
+// Numbers in step_in.
+size_t pa_step_in(const pa_context *c);
 
 #endif

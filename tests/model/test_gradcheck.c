@@ -220,7 +220,7 @@ static void check_case(void **state) {
     assert_int_equal(wrong, 0);
 }
 
-enum { CASES = 18 };
+enum { CASES = 19 };
 static int fill(gradient_case *g) {
     pa_model base = fixture_model(), one = base;
     one.depth = 1;
@@ -251,6 +251,8 @@ static int fill(gradient_case *g) {
     g[n - 1].model.z_loss = 0.1;
     g[n++] = (gradient_case){"tie_embeddings", one, 2, 24, 15, -1};
     g[n - 1].model.tie_embeddings = true;
+    g[n++] = (gradient_case){"lags", one, 2, 22, 15, 4};
+    g[n - 1].model.lags = 3;
     g[n++] = (gradient_case){"full vocabulary", one, 2, 24, 15, 7};
     g[n - 1].model.vocab = 390;
     g[n++] = (gradient_case){"dropout", one, 2, 24, 15, 7};
@@ -264,6 +266,7 @@ static int fill(gradient_case *g) {
     all->rotary_dims = 6;
     all->final_norm = all->qk_norm = all->tie_embeddings = true;
     all->z_loss = 0.01;
+    all->lags = 1;
     return n;
 }
 

@@ -21,7 +21,7 @@ typedef struct {
     int batch, length, latents, kept;
 } shape;
 
-enum { SHAPES = 13 };
+enum { SHAPES = 14 };
 static int shapes(shape *s) {
     pa_model m = fixture_model();
     int n = 0;
@@ -44,6 +44,9 @@ static int shapes(shape *s) {
     all->activation = PA_SQRELU;
     all->rotary_dims = 4;
     all->final_norm = all->qk_norm = all->tie_embeddings = true;
+    all->lags = 3;
+    s[n++] = (shape){"lags", m, 2, 24, 15, 5};
+    s[n - 1].model.lags = 2;
     s[n++] = (shape){"one wide head", m, 1, 24, 15, -1};
     s[n - 1].model.heads = 1;
     s[n - 1].model.dim_head = 80;

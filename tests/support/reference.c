@@ -227,11 +227,14 @@ static void feed_forward(ref *r, int layer, double *z) {
 
 // x (K + N, C): embeddings of the kept prefix, then of the latents.
 static void embed(const ref *r, double *x, const uint16_t *input) {
-    const double *token = at(r, r->p->token_emb), *place = at(r, r->p->pos_emb);
+    const double *token = at(r, r->p->token_emb), *place = at(r, r->p->pos_emb), *lags = at(r, r->p->lag_emb);
     for (int m = 0; m < r->K + r->N; m++)
         for (int c = 0; c < r->C; c++) {
-            size_t at_place = (size_t)r->position[m] * r->C + c;
-            x[(size_t)m * r->C + c] = token[(size_t)input[r->position[m]] * r->C + c] + (place ? place[at_place] : 0);
+            const int at_m = r->position[m];
+            double *sum = &x[(size_t)m * r->C + c];
+            *sum = token[(size_t)input[at_m] * r->C + c] + (place ? place[(size_t)at_m * r->C + c] : 0);
+            for (int lag = 1; lag <= r->p->model.lags && lag <= at_m; lag++)
+                *sum += lags[((size_t)(lag - 1) * r->p->model.vocab + input[at_m - lag]) * r->C + c];
         }
 }
 

@@ -143,6 +143,15 @@ static void switches_add_and_take_away_tensors(void **state) {
     assert_true(k >= 0 && p.row[k].rank == 1 && p.row[k].shape[0] == 8 && !p.row[k].decays);
     assert_int_equal(pa_params_find(&p, "layers.1.0.r_norm.weight"), -1);
     pa_params_clear(&p);
+    m = tiny();
+    m.lags = 2;
+    init(&p, &m);
+    assert_int_equal(p.count, bare.count + 1);
+    assert_int_equal(p.parameters, bare.parameters + 2 * 30 * 24);
+    const pa_param *lags = &p.row[p.lag_emb];
+    assert_string_equal(lags->name, "lag_emb.weight");
+    assert_true(lags->shape[0] == 60 && lags->shape[1] == 24 && !lags->decays && lags->group == PA_GROUP_EMBEDDING);
+    pa_params_clear(&p);
     pa_params_clear(&bare);
 }
 
