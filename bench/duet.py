@@ -221,7 +221,7 @@ def main():
             first = server.stdout.readline()
             if "http://127.0.0.1:" not in first:
                 sys.exit(f"{o.line[0]} does not start")
-            port = int(first.split("http://127.0.0.1:")[1].split()[0])
+            port = int(first.split("http://127.0.0.1:")[1].split("/")[0])
             said = []
             reader = threading.Thread(target=lambda: said.extend(server.stdout))  # a full pipe would stop the server
             reader.start()

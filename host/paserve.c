@@ -1,10 +1,12 @@
 // paserve.c: a duet with the model in the browser: options in, host/serve/ serves until a signal, exit status out.
 #include <string.h>
+#include <unistd.h>
 
 #include "host/base/cli.h"
 #include "host/files/mapping.h"
 #include "host/files/model_path.h"
 #include "host/play/library.h"
+#include "host/play/sound.h"
 #include "host/serve/engines.h"
 #include "host/serve/player.h"
 #include "host/serve/samples.h"
@@ -73,42 +75,59 @@ static pa_status check_options(int given, pa_err *err) {
     return PA_OK;
 }
 
-static pa_status render(pa_samples *samples, pa_err *err) {
-    pa_samples_clear(samples);
-    if (no_sound) return PA_OK;
+static const char SAMPLES[] = "/piano.pcm";
+
+static void supply(void *arg, const pa_samples *samples) {
+    pa_server_supply(arg, SAMPLES, samples->frame, samples->frames * sizeof *samples->frame);
+}
+
+// *found: a SoundFont; without one the page plays plain tones.
+static pa_status find_sound(const char **found, pa_err *err) {
     pa_err why;
-    pa_status e = pa_samples_render(samples, font, &why);
-    if (e && (font || e != PA_USAGE)) return pa_error(err, e, "%s", why.text);
-    if (e) fprintf(stderr, "paserve: the page plays plain tones: %s\n", why.text);
+    *found = NULL;
+    if (no_sound) return PA_OK;
+    pa_status e = pa_sound_font(font, found, &why);
+    if (!e) return PA_OK;
+    *found = NULL;
+    if (font || e != PA_USAGE) return pa_error(err, e, "%s", why.text);
+    fprintf(stderr, "paserve: the page plays plain tones: %s\n", why.text);
     return PA_OK;
 }
 
-static pa_status serve(const pa_samples *samples, pa_err *err) {
+static pa_status start(pa_server **s, pa_player **p, const char *sound, pa_err *err) {
+    pa_asset asset[SERVE_PAGES + 1];
+    memcpy(asset, serve_page, sizeof serve_page);
+    asset[SERVE_PAGES] = (pa_asset){SAMPLES, "application/octet-stream", NULL, 0};
+    player.piano = sound ? pa_samples_json : "null";
+    player.font = font;
+    pa_status e = pa_server_open(s, address, (int)port, asset, SERVE_PAGES + !!sound, err);
+    if (!e) e = pa_player_open(p, &player, pa_server_hub(*s), err);
+    return e ? e : pa_player_start(*p, err);
+}
+
+static pa_status serve(const char *sound, pa_err *err) {
+    static pa_samples samples;
     pa_player *p = NULL;
     pa_server *s = NULL;
     pa_err why;
     char url[PA_LONGEST_URL];
-    pa_asset asset[SERVE_PAGES + 1];
-    size_t assets = SERVE_PAGES;
-    memcpy(asset, serve_page, sizeof serve_page);
-    if (samples->frame)
-        asset[assets++] = (pa_asset){"/piano.pcm", "application/octet-stream", (const unsigned char *)samples->frame,
-                                     samples->frames * sizeof *samples->frame};
-    pa_status e = pa_server_open(&s, address, (int)port, asset, assets, err);
-    if (!e) e = pa_player_open(&p, &player, pa_server_hub(s), err);
-    if (!e) e = pa_player_start(p, err);
+    pa_status e = start(&s, &p, sound, err);
     if (!e) {
         server = s;
         catch_signals();
         pa_server_url(s, url);
-        printf("%s: %s (Ctrl-C stops)\n", pa_player_model(p), url);
+        printf("Open %s in a browser; Ctrl-C stops and saves.\nIt plays with %s.\n", url, pa_player_model(p));
         fflush(stdout);
-        pa_server_run(s, &stopped);
+        if (sound) e = pa_samples_begin(&samples, sound, supply, s, err);
     }
-    pa_status saved = p ? pa_player_stop(p, &why) : PA_OK;
-    if (saved && !e) e = pa_error(err, saved, "%s", why.text);
-    pa_player_close(p); // its threads still use the server's hub
+    if (!e) pa_server_run(s, &stopped);
+    bool ended = !p || pa_player_stop(p);
     server = NULL;
+    pa_server_hang_up(s); // its clients hold descriptors, which saving needs
+    pa_status saved = p ? pa_player_save(p, &why) : PA_OK;
+    if (saved && !e) e = pa_error(err, saved, "%s", why.text);
+    if (!pa_samples_end(&samples) || !ended) _exit(pa_cli_end(&program, e, err)); // nothing can stop what renders
+    pa_player_close(p);
     pa_server_close(s);
     return e;
 }
@@ -116,7 +135,7 @@ static pa_status serve(const pa_samples *samples, pa_err *err) {
 static pa_status run(int argc, char **argv, pa_err *err) {
     bool done;
     int given;
-    pa_samples samples = {0};
+    const char *sound;
     pa_status e = pa_cli_parse(&program, argc, argv, &given, &done, err);
     if (e || done) return e;
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -127,12 +146,8 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     player.how.int8 = int8;
     player.how.threads = (int)threads;
     player.how.device = pa_choose_device(player.how.device);
-    e = render(&samples, err);
-    player.piano = samples.json;
-    player.font = font;
-    if (!e) e = serve(&samples, err);
-    pa_samples_clear(&samples);
-    return e;
+    e = find_sound(&sound, err);
+    return e ? e : serve(sound, err);
 }
 
 int main(int argc, char **argv) {

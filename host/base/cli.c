@@ -182,8 +182,10 @@ int pa_cli_end(const pa_program *p, pa_status status, const pa_err *err) {
     if (status != PA_OK && status != PA_STOPPED) fprintf(stderr, "%s: %s\n", p->name, err->text);
     struct pollfd out = {STDOUT_FILENO, POLLOUT, 0};
     bool unread = poll(&out, 1, 0) > 0 && out.revents & POLLERR; // a pipe whose reader has ended
+    errno = 0;
     if ((fflush(stdout) || ferror(stdout)) && !unread) {
-        fprintf(stderr, "%s: cannot write to standard output: %s\n", p->name, strerror(errno));
+        const char *why = errno ? strerror(errno) : "an earlier write failed (a full disk?)";
+        fprintf(stderr, "%s: cannot write to standard output: %s\n", p->name, why);
         if (status == PA_OK) status = PA_FAIL;
     }
     fflush(stderr);

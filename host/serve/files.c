@@ -13,6 +13,8 @@
 #include "host/play/sound.h"
 #include "host/serve/say.h"
 
+enum { LONGEST_FOLDER = 1024, LONGEST_PATH = LONGEST_FOLDER + 64 };
+
 typedef struct {
     uint64_t client;
     int take;
@@ -25,14 +27,31 @@ typedef struct {
 struct pa_files {
     pa_hub *hub;
     const char *model, *font;
-    char scratch[64]; // folder
     pthread_mutex_t lock;
     pthread_cond_t wanted;
     pthread_t thread;
     bool started, stopped;
-    page_job job[PA_MOST_PAGES];
+    char rendering[LONGEST_FOLDER]; // scratch folder of the page that is rendered; "": none is
+    page_job job[PA_MOST_PAGES_OF_ALL];
     int jobs;
 };
+
+// A folder for one file's way in or out: one for all would be gone some day where old files of /tmp are removed.
+static pa_status make_scratch(char folder[LONGEST_FOLDER], pa_err *err) {
+    const char *temporary = getenv("TMPDIR");
+    if (!temporary || !*temporary) temporary = "/tmp";
+    int n = snprintf(folder, LONGEST_FOLDER, "%s/paserve-XXXXXX", temporary);
+    if (n < LONGEST_FOLDER && mkdtemp(folder)) return PA_OK;
+    pa_error(err, PA_FAIL, "cannot create the temporary folder %s: %s", folder,
+             strerror(n < LONGEST_FOLDER ? errno : ENAMETOOLONG));
+    *folder = 0;
+    return PA_FAIL;
+}
+
+static void remove_scratch(const char *folder) {
+    pa_err why;
+    if (*folder && pa_remove_tree(folder, &why)) fprintf(stderr, "paserve: %s\n", why.text);
+}
 
 // ---- MIDI
 
@@ -47,41 +66,48 @@ static pa_status read_midi(const char *path, uint16_t **token, size_t *count, pa
     return e ? pa_error(err, e, "this file: %s", longer.text + (named ? name + 2 : 0)) : PA_OK;
 }
 
-pa_status pa_files_read(pa_files *f, const pa_message *m, pa_take *t, pa_err *err) {
-    char path[96];
-    uint16_t *token = NULL;
-    size_t count;
+static pa_status write_bytes(const char *path, const pa_message *m, pa_err *err) {
     pa_file file;
-    snprintf(path, sizeof path, "%s/upload.mid", f->scratch);
     pa_status e = pa_file_create(&file, path, err);
     if (e) return e;
     fwrite(m->bytes, 1, m->count, file.stream);
-    e = pa_file_commit(&file, err);
+    return pa_file_commit(&file, err);
+}
+
+pa_status pa_files_read(const pa_message *m, pa_take *t, pa_err *err) {
+    char folder[LONGEST_FOLDER], path[LONGEST_PATH];
+    uint16_t *token = NULL;
+    size_t count;
+    pa_status e = make_scratch(folder, err);
+    snprintf(path, sizeof path, "%s/upload.mid", folder);
+    if (!e) e = write_bytes(path, m, err);
     if (!e) e = read_midi(path, &token, &count, err);
     if (!e) e = pa_take_from_tokens(t, token, count, err);
     patrain_free(token);
-    unlink(path);
+    remove_scratch(folder);
     return e;
 }
 
-// Sends a file of the scratch folder and removes it.
+// Sends a file.
 static pa_status send(pa_files *f, uint64_t client, const char *is, int take, const char *path, pa_err *err) {
     char *bytes;
     size_t count;
     pa_status e = pa_read_text(path, &bytes, &count, err);
-    unlink(path);
     if (e) return e;
     bool sent = pa_say_file(f->hub, client, is, take, bytes, count);
     free(bytes);
-    return sent ? PA_OK : pa_error(err, PA_FAIL, "the server is busy with files; try again later");
+    return sent ? PA_OK : pa_error(err, PA_FAIL, "too many files wait to be sent; try again later");
 }
 
 pa_status pa_files_send_midi(pa_files *f, uint64_t client, const pa_take *t, pa_err *err) {
-    char path[96];
+    char folder[LONGEST_FOLDER], path[LONGEST_PATH];
     if (!t->keys) return pa_error(err, PA_DATA, "take %d has no notes", t->number + 1);
-    snprintf(path, sizeof path, "%s/take.mid", f->scratch);
-    pa_status e = pa_take_write_midi(t, path, err);
-    return e ? e : send(f, client, "midi", t->number, path, err);
+    pa_status e = make_scratch(folder, err);
+    snprintf(path, sizeof path, "%s/take.mid", folder);
+    if (!e) e = pa_take_write_midi(t, path, err);
+    if (!e) e = send(f, client, "midi", t->number, path, err);
+    remove_scratch(folder);
+    return e;
 }
 
 // ---- pages
@@ -104,8 +130,8 @@ static pa_status write_sound(void *arg, size_t k, FILE *mp3, pa_err *err) {
     return e;
 }
 
-static pa_status make_page(pa_files *f, const page_job *j, pa_err *err) {
-    char path[96], midi[128], facts[300];
+static pa_status make_page(pa_files *f, const page_job *j, const char *folder, pa_err *err) {
+    char path[LONGEST_PATH], midi[LONGEST_PATH], facts[300];
     const char *const file[] = {midi};
     patrain_error why;
     pa_note *note = malloc(j->notes * sizeof *note);
@@ -116,14 +142,13 @@ static pa_status make_page(pa_files *f, const page_job *j, pa_err *err) {
     }
     const pa_rendition take = {.name = j->name, .note = note, .notes = j->notes, .begins = j->begins};
     sound_job sound = {&take, f->font};
-    snprintf(path, sizeof path, "%s/page.html", f->scratch);
-    snprintf(midi, sizeof midi, "%s/%s.mid", f->scratch, j->name);
+    snprintf(path, sizeof path, "%s/page.html", folder);
+    snprintf(midi, sizeof midi, "%s/%s.mid", folder, j->name);
     snprintf(facts, sizeof facts, "Played with the model %s.", f->model);
     const pa_page page = {
         .title = j->name, .facts = facts, .take = &take, .takes = 1, .midi = file, .sound = write_sound, .arg = &sound};
     pa_status e = pa_from_library(patrain_write_midi(midi, j->note, j->notes, &why), &why, err);
     if (!e) e = pa_page_write(path, &page, err);
-    unlink(midi);
     free(note);
     return e ? e : send(f, j->client, "page", j->take, path, err);
 }
@@ -134,15 +159,21 @@ static void *render(void *arg) {
     if (nice(10) < 0) errno = 0; // this thread's; as it is, otherwise
     pthread_mutex_lock(&f->lock);
     for (;;) {
+        char folder[LONGEST_FOLDER] = "";
         pa_err why;
         while (!f->jobs && !f->stopped) pthread_cond_wait(&f->wanted, &f->lock);
         if (f->stopped) break;
         page_job j = f->job[0];
         memmove(f->job, f->job + 1, (size_t)--f->jobs * sizeof *f->job);
+        pa_status e = make_scratch(folder, &why);
+        memcpy(f->rendering, folder, sizeof folder);
         pthread_mutex_unlock(&f->lock);
-        if (make_page(f, &j, &why)) pa_say_error(f->hub, j.client, why.text);
+        if (!e) e = make_page(f, &j, folder, &why);
+        if (e) pa_say_error(f->hub, j.client, why.text);
         patrain_free(j.note);
         pthread_mutex_lock(&f->lock);
+        if (!f->stopped) remove_scratch(folder);
+        *f->rendering = 0;
     }
     pthread_mutex_unlock(&f->lock);
     return NULL;
@@ -157,14 +188,17 @@ pa_status pa_files_send_page(pa_files *f, uint64_t client, const pa_take *t, pa_
     if (t->parent >= 0) j.begins = (double)t->begins / PA_STEPS_A_SECOND;
     pa_status e = pa_take_decode(t, &j.note, &j.notes, err);
     if (e) return e;
+    int own = 0;
     pthread_mutex_lock(&f->lock);
-    bool full = f->jobs == PA_MOST_PAGES;
+    for (int i = 0; i < f->jobs; i++) own += f->job[i].client == client;
+    int waiting = f->jobs;
+    bool full = own == PA_MOST_PAGES || waiting == PA_MOST_PAGES_OF_ALL;
     if (!full) f->job[f->jobs++] = j;
     pthread_cond_signal(&f->wanted);
     pthread_mutex_unlock(&f->lock);
     if (!full) return PA_OK;
     patrain_free(j.note);
-    return pa_error(err, PA_FAIL, "%d pages wait to be rendered; try again later", PA_MOST_PAGES);
+    return pa_error(err, PA_FAIL, "%d pages wait to be rendered; try again later", waiting);
 }
 
 // ---- life
@@ -177,29 +211,29 @@ pa_status pa_files_open(pa_files **files, pa_hub *hub, const char *model, const 
     f->font = font;
     pthread_mutex_init(&f->lock, NULL);
     pthread_cond_init(&f->wanted, NULL);
-    const char *temporary = getenv("TMPDIR");
-    int n = snprintf(f->scratch, sizeof f->scratch, "%s/paserve-XXXXXX", temporary ? temporary : "/tmp");
-    if (n >= (int)sizeof f->scratch) snprintf(f->scratch, sizeof f->scratch, "/tmp/paserve-XXXXXX");
-    if (!mkdtemp(f->scratch)) {
-        pa_error(err, PA_FAIL, "cannot create %s: %s", f->scratch, strerror(errno));
-        *f->scratch = 0;
-        return PA_FAIL;
-    }
+    char folder[LONGEST_FOLDER];
+    pa_status tried = make_scratch(folder, err);
+    remove_scratch(folder);
+    if (tried) return tried;
     int e = pthread_create(&f->thread, NULL, render, f);
     f->started = !e;
     return e ? pa_error(err, PA_FAIL, "cannot start a thread: %s", strerror(e)) : PA_OK;
 }
 
-void pa_files_close(pa_files *f) {
-    pa_err why;
-    if (!f) return;
+bool pa_files_stop(pa_files *f) {
     pthread_mutex_lock(&f->lock);
     f->stopped = true;
+    bool idle = !*f->rendering;
+    remove_scratch(f->rendering);
     pthread_cond_signal(&f->wanted);
     pthread_mutex_unlock(&f->lock);
+    return idle;
+}
+
+void pa_files_close(pa_files *f) {
+    if (!f) return;
     if (f->started) pthread_join(f->thread, NULL);
     for (int i = 0; i < f->jobs; i++) patrain_free(f->job[i].note);
-    if (*f->scratch && pa_remove_tree(f->scratch, &why)) fprintf(stderr, "paserve: %s\n", why.text);
     pthread_cond_destroy(&f->wanted);
     pthread_mutex_destroy(&f->lock);
     free(f);

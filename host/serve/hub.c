@@ -12,10 +12,11 @@ typedef struct waiting {
 } waiting;
 
 typedef struct {
-    uint64_t id; // 0: free
-    int waiting; // requests
+    uint64_t id;     // 0: free
+    int waiting;     // requests
+    size_t uploaded; // bytes of them
     pa_reply *reply, **last;
-    size_t unsent; // bytes
+    size_t unsent, files; // bytes
     bool slow;
 } client;
 
@@ -52,7 +53,8 @@ static pa_reply *take_reply(pa_hub *h, client *c) {
     if (!first) return NULL;
     c->reply = first->next;
     if (!c->reply) c->last = &c->reply;
-    *(first->file ? &h->files : &c->unsent) -= first->count;
+    *(first->file ? &c->files : &c->unsent) -= first->count;
+    if (first->file) h->files -= first->count;
     return first;
 }
 
@@ -116,9 +118,11 @@ void pa_hub_leave(pa_hub *h, uint64_t id) {
 bool pa_hub_ask(pa_hub *h, uint64_t id, const pa_message *m) {
     pthread_mutex_lock(&h->lock);
     client *c = find(h, id);
-    bool full = !c || c->waiting >= PA_MOST_WAITING || h->uploaded + m->count > PA_MOST_UPLOADED;
+    bool full = !c || c->waiting >= PA_MOST_WAITING || c->uploaded + m->count > PA_MOST_UPLOADED ||
+                h->uploaded + m->count > PA_MOST_UPLOADED_OF_ALL;
     bool done = !full && put(h, id, m);
     if (done) c->waiting++;
+    if (done) c->uploaded += m->count;
     pthread_mutex_unlock(&h->lock);
     if (!done) free(m->bytes);
     return done;
@@ -138,6 +142,7 @@ bool pa_hub_next(pa_hub *h, pa_request *r, double wait) {
         if (!h->request) h->last = &h->request;
         client *c = find(h, w->request.client);
         if (c) c->waiting--;
+        if (c) c->uploaded -= w->request.message.count;
         h->uploaded -= w->request.message.count;
         *r = w->request;
     }
@@ -180,7 +185,8 @@ static pa_reply *make_reply(const void *bytes, size_t count, bool binary, bool f
 static void put_reply(pa_hub *h, client *c, pa_reply *r) {
     *c->last = r;
     c->last = &r->next;
-    *(r->file ? &h->files : &c->unsent) += r->count;
+    *(r->file ? &c->files : &c->unsent) += r->count;
+    if (r->file) h->files += r->count;
 }
 
 void pa_hub_say(pa_hub *h, uint64_t id, const char *text, size_t length) {
@@ -207,7 +213,9 @@ bool pa_hub_say_file(pa_hub *h, uint64_t id, const char *text, const void *bytes
     bool first = false;
     pthread_mutex_lock(&h->lock);
     client *c = id ? find(h, id) : NULL;
-    bool fits = head && file && h->files + length + count <= PA_MOST_FILES;
+    size_t all = length + count;
+    bool fits =
+        head && file && h->files + all <= PA_MOST_FILES_OF_ALL && (!c || !c->files || c->files + all <= PA_MOST_FILES);
     if (fits && c && !c->slow) {
         first = !c->reply;
         put_reply(h, c, head);

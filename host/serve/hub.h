@@ -7,11 +7,13 @@
 
 enum {
     PA_MOST_CLIENTS = 256,
-    PA_MOST_WAITING = 256,       // requests of a client that are not yet answered for
-    PA_MOST_UPLOADED = 32 << 20, // bytes of files that wait to be read, of all clients
-    PA_MOST_UNSENT = 4 << 20,    // bytes of replies that a client has not yet read, files apart
-    PA_MOST_FILES = 64 << 20,    // bytes of files that clients have not yet read, of all
-    PA_ROOM_BEFORE = 32,         // bytes before a reply, for the header that the socket puts there
+    PA_MOST_WAITING = 2048,     // requests of a client that are not yet answered for: a network may hold them up
+    PA_MOST_UPLOADED = 8 << 20, // bytes of files of a client that wait to be read
+    PA_MOST_UPLOADED_OF_ALL = 64 << 20,
+    PA_MOST_UNSENT = 4 << 20, // bytes of replies that a client has not yet read, files apart
+    PA_MOST_FILES = 16 << 20, // bytes of files that a client has not yet read, or one file, however large
+    PA_MOST_FILES_OF_ALL = 96 << 20,
+    PA_ROOM_BEFORE = 32, // bytes before a reply, for the header that the socket puts there
 };
 
 typedef struct pa_hub pa_hub;
@@ -46,7 +48,7 @@ bool pa_hub_is_slow(pa_hub *h, uint64_t client);                // its replies w
 bool pa_hub_next(pa_hub *h, pa_request *r, double wait); // waits for a request at most so many seconds
 bool pa_hub_is_asked(pa_hub *h);                         // a request waits
 void pa_hub_say(pa_hub *h, uint64_t client, const char *text, size_t length);
-// Any thread: a text, directly followed by a file. False: PA_MOST_FILES, or no memory.
+// Any thread: a text, directly followed by a file. False: too many bytes wait, or no memory.
 bool pa_hub_say_file(pa_hub *h, uint64_t client, const char *text, const void *bytes, size_t count);
 void pa_hub_stop(pa_hub *h); // any thread: pa_hub_next no longer waits
 bool pa_hub_is_stopped(pa_hub *h);

@@ -69,8 +69,8 @@ static pa_status read_number(const cJSON *value, int i, pa_message *m, pa_err *e
     double x = cJSON_IsNumber(value) ? value->valuedouble : (double)NAN;
     bool whole = number[i].whole;
     if (!(x >= number[i].least && x <= number[i].most) || (whole && x != floor(x)))
-        return pa_error(err, PA_DATA, "%s: expected a%s number from %g to %g", number[i].name, whole ? " whole" : "",
-                        number[i].least, number[i].most);
+        return pa_error(err, PA_DATA, "%s: expected a%s number from %.10g to %.10g", number[i].name,
+                        whole ? " whole" : "", number[i].least, number[i].most);
     memcpy((char *)m + number[i].offset, &x, sizeof x);
     return PA_OK;
 }
@@ -102,13 +102,35 @@ static pa_status read_object(const cJSON *object, pa_message *m, pa_err *err) {
     return pa_error(err, PA_DATA, "do: unknown word '%.32s'", name->valuestring);
 }
 
+// As a byte or as an escape: cJSON's strings end there.
+static bool has_nul(const char *text, size_t length) {
+    static const char escape[] = "\\u0000";
+    const size_t n = sizeof escape - 1;
+    bool found = memchr(text, 0, length) != NULL;
+    for (size_t i = 0; i + n <= length && !found; i++) found = !memcmp(text + i, escape, n);
+    return found;
+}
+
+static bool is_space(const char *text, size_t length) {
+    size_t n = 0;
+    while (n < length && strchr(" \t\r\n", text[n])) n++;
+    return n == length;
+}
+
 pa_status pa_message_parse(const char *text, size_t length, pa_message *m, pa_err *err) {
     *m = (pa_message){.density = 1, .number = 1};
     if (length > PA_LONGEST_MESSAGE)
         return pa_error(err, PA_DATA, "expected at most %d bytes, found %zu", PA_LONGEST_MESSAGE, length);
-    cJSON *object = cJSON_ParseWithLength(text, length);
-    pa_status s =
-        cJSON_IsObject(object) ? read_object(object, m, err) : pa_error(err, PA_DATA, "expected a JSON object");
+    if (has_nul(text, length)) return pa_error(err, PA_DATA, "expected a JSON object without NUL characters");
+    const char *end = text;
+    cJSON *object = cJSON_ParseWithLengthOpts(text, length, &end, false);
+    pa_status s = PA_OK;
+    if (!cJSON_IsObject(object))
+        s = pa_error(err, PA_DATA, "expected a JSON object");
+    else if (!is_space(end, (size_t)(text + length - end)))
+        s = pa_error(err, PA_DATA, "expected one JSON object, found text after it");
+    else
+        s = read_object(object, m, err);
     cJSON_Delete(object);
     return s;
 }

@@ -28,22 +28,50 @@ static int32_t steps_of(double seconds) {
     return (int32_t)lround(seconds * PA_STEPS_A_SECOND);
 }
 
-static pa_status check_room(const pa_player *p, pa_err *err) {
+// ---- room
+
+static size_t count_keys(const pa_player *p) {
     size_t keys = 0;
-    for (int i = 0; i < PA_MOST_SESSIONS; i++)
-        for (int k = 0; k < p->work.session[i].takes; k++) keys += p->work.session[i].take[k].keys;
-    return keys < PA_MOST_KEYS_OF_ALL ? PA_OK : pa_error(err, PA_FAIL, "the server is full; remove takes first");
+    for (int i = 0; i < PA_MOST_SESSIONS; i++) keys += pa_session_keys(&p->work.session[i]);
+    return keys;
 }
+
+// The session without a connection that was used longest ago goes from memory to its file. PA_FAIL: there is none.
+static pa_status retire_oldest(pa_player *p, pa_err *err) {
+    int saved;
+    pa_session *oldest = pa_session_oldest(p->work.session);
+    if (!oldest) return pa_error(err, PA_FAIL, "the server is full; try again later, or remove takes");
+    pa_status e = pa_session_count_saved(p->o.folder, &saved, err);
+    if (!e && saved >= PA_MOST_SAVED)
+        e = pa_error(err, PA_FAIL, "the server is full: %d sessions are saved in %s/sessions, the most", saved,
+                     p->o.folder);
+    if (!e) e = pa_session_save(oldest, p->o.folder, err);
+    if (e) return e;
+    pa_engines_forget(&p->work.engines, oldest);
+    pa_session_clear(oldest);
+    return PA_OK;
+}
+
+static pa_status check_room(pa_player *p, const pa_session *s, pa_err *err) {
+    pa_status e = PA_OK;
+    if (pa_session_keys(s) >= PA_MOST_KEYS_OF_ONE)
+        return pa_error(err, PA_DATA, "this session is full; remove takes first");
+    while (!e && count_keys(p) >= PA_MOST_KEYS_OF_ALL) e = retire_oldest(p, err);
+    return e;
+}
+
+// ---- requests
 
 static pa_status begin(pa_player *p, pa_session *s, pa_activity activity, const pa_message *m, pa_err *err) {
     int number = (int)m->number;
     if (s->activity != PA_IDLE) return pa_error(err, PA_DATA, "stop first: the model is busy with this session");
-    pa_status e = check_room(p, err);
+    pa_status e = check_room(p, s, err);
     if (!e && s->takes + number > PA_MOST_TAKES)
         e = pa_error(err, PA_DATA, "a session holds at most %d takes; remove %d first", PA_MOST_TAKES,
                      s->takes + number - PA_MOST_TAKES);
     if (e) return e;
     s->activity = activity;
+    s->over = false;
     s->active = s->numbers;
     s->growing = (1U << number) - 1;
     s->answer = (pa_answer){0};
@@ -61,7 +89,13 @@ static pa_status add_continuation(pa_player *p, pa_session *s, const pa_message 
     t->parent = from->number;
     t->begins = at;
     e = pa_take_copy(t, from, at, err);
-    if (e) return e;
+    if (!e && pa_take_is_full(t))
+        e = pa_error(err, PA_DATA, "a take holds at most %d notes; continue this one from an earlier point",
+                     PA_MOST_KEYS / 2);
+    if (e) {
+        pa_session_drop(s, t);
+        return e;
+    }
     pa_say_take(p->work.hub, s, t);
     pa_say_keys(p->work.hub, s, t, 0);
     return PA_OK;
@@ -102,7 +136,9 @@ static pa_status strike(pa_player *p, pa_session *s, pa_take *t, const pa_messag
         if (e) return e;
         s->activity = PA_LISTENING;
     }
-    return pa_take_add(t, key, err);
+    pa_err why;
+    if (pa_take_add(t, key, &why)) pa_work_fail(&p->work, s, &why);
+    return PA_OK;
 }
 
 static pa_status begin_answer(pa_session *s, const pa_take *t, const pa_request *r, pa_err *err) {
@@ -129,11 +165,11 @@ static pa_status end_turn(pa_player *p, pa_session *s, const pa_take *t, const p
 
 static pa_status receive_midi(pa_player *p, pa_session *s, const pa_message *m, pa_err *err) {
     pa_take *t;
-    pa_status e = check_room(p, err);
+    pa_status e = check_room(p, s, err);
     if (!e) e = pa_session_add(s, &t, err);
     if (e) return e;
     t->given = true;
-    e = pa_files_read(p->files, m, t, err);
+    e = pa_files_read(m, t, err);
     if (e) {
         pa_session_drop(s, t);
         return e;
@@ -173,6 +209,18 @@ static void detach(pa_player *p, pa_session *s) {
     pa_session_clear(s);
 }
 
+// That of the id, if it was saved, else a new one; *lost says why not that of the id.
+static pa_status open_session(pa_player *p, const char *id, pa_session **s, pa_err *lost, pa_err *err) {
+    bool found = false;
+    pa_status e = pa_session_free(p->work.session) ? PA_OK : retire_oldest(p, err);
+    if (e) return e;
+    *s = pa_session_free(p->work.session);
+    while (!e && count_keys(p) >= PA_MOST_KEYS_OF_ALL) e = retire_oldest(p, lost);
+    if (!e) e = pa_session_load(*s, p->o.folder, id, &found, lost);
+    if (e) fprintf(stderr, "paserve: %s\n", lost->text);
+    return found && !e ? PA_OK : pa_random_digits((*s)->id, PA_SESSION_ID, err);
+}
+
 static pa_status hello(pa_player *p, uint64_t client, const char *id, pa_err *err) {
     pa_session *own = pa_session_of(p->work.session, client), *s;
     if (own) detach(p, own);
@@ -182,19 +230,15 @@ static pa_status hello(pa_player *p, uint64_t client, const char *id, pa_err *er
         detach(p, s);
         s = pa_session_find(p->work.session, id);
     }
+    pa_err lost = {""};
     if (!s) {
-        char name[PA_SESSION_ID + 1];
-        pa_status e = pa_random_digits(name, PA_SESSION_ID, err);
-        if (!e && !(s = pa_session_place(p->work.session)))
-            e = pa_error(err, PA_FAIL, "expected at most %d sessions", PA_MOST_SESSIONS);
-        if (!e && *s->id) e = pa_session_save(s, p->o.folder, err);
+        pa_status e = open_session(p, id, &s, &lost, err);
         if (e) return e;
-        pa_engines_forget(&p->work.engines, s);
-        pa_session_clear(s);
-        memcpy(s->id, name, sizeof name);
     }
     s->client = client;
+    s->used = pa_clock();
     pa_say_session(p->work.hub, s, p->o.model, p->o.piano);
+    if (*lost.text) pa_say_error(p->work.hub, client, lost.text);
     return PA_OK;
 }
 
@@ -206,7 +250,8 @@ static pa_status perform(pa_player *p, pa_session *s, const pa_request *r, pa_er
     if (m->deed == PA_DO_DUET) return begin_duet(p, s, m, err);
     if (m->deed == PA_DO_TAKE || m->deed == PA_DO_DROP || m->deed == PA_DO_MIDI || m->deed == PA_DO_PAGE)
         return about_take(p, s, m, err);
-    if (!t) return m->deed == PA_DO_STOP ? PA_OK : pa_error(err, PA_DATA, "expected a duet; begin one first");
+    if (!t)
+        return s->over || m->deed == PA_DO_STOP ? PA_OK : pa_error(err, PA_DATA, "expected a duet; begin one first");
     if (m->deed == PA_DO_HOW) return pa_work_set(s, m->temperature, m->density), PA_OK;
     if (m->deed == PA_DO_KEY) return strike(p, s, t, m, err);
     if (m->deed == PA_DO_ANSWER) return begin_answer(s, t, r, err);
@@ -282,13 +327,18 @@ pa_status pa_player_start(pa_player *p, pa_err *err) {
     return e ? pa_error(err, PA_FAIL, "cannot start a thread: %s", strerror(e)) : PA_OK;
 }
 
-pa_status pa_player_stop(pa_player *p, pa_err *err) {
+bool pa_player_stop(pa_player *p) {
+    if (p->started) {
+        pa_hub_stop(p->work.hub);
+        pthread_join(p->thread, NULL);
+        p->started = false;
+    }
+    return !p->files || pa_files_stop(p->files);
+}
+
+pa_status pa_player_save(pa_player *p, pa_err *err) {
     pa_status first = PA_OK;
     pa_err why;
-    if (!p->started) return PA_OK;
-    pa_hub_stop(p->work.hub);
-    pthread_join(p->thread, NULL);
-    p->started = false;
     for (int i = 0; i < PA_MOST_SESSIONS; i++) {
         pa_session *s = &p->work.session[i];
         if (!*s->id) continue;

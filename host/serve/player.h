@@ -21,8 +21,9 @@ typedef struct pa_player pa_player;
 pa_status pa_player_open(pa_player **player, const pa_player_options *o, pa_hub *hub, pa_err *err);
 const char *pa_player_model(const pa_player *p); // its file
 pa_status pa_player_start(pa_player *p, pa_err *err);
-// Ends the thread, saves the sessions, prints the latency of the answers.
-pa_status pa_player_stop(pa_player *p, pa_err *err);
-void pa_player_close(pa_player *p);
+// Ends its threads. False: a page is still rendered, which nothing can stop; p must stay.
+bool pa_player_stop(pa_player *p);
+pa_status pa_player_save(pa_player *p, pa_err *err); // the sessions; prints the latency of the answers
+void pa_player_close(pa_player *p);                  // after pa_player_stop; NULL is fine
 
 #endif

@@ -1,8 +1,10 @@
 // samples.c: see samples.h.
 #include "host/serve/samples.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "host/play/sound.h"
 
@@ -18,6 +20,9 @@ enum {
     BEFORE = RATE / 100,       // frames before a stroke that belong to its sample
 };
 static const uint8_t layer[LAYERS] = {56, 104}; // velocities
+const char *const pa_samples_json =
+    "{\"rate\":22050,\"length\":66150,\"lowest\":21,\"apart\":4,\"pitches\":22,\"layers\":[56,104]}";
+static_assert(RATE == 22050 && LENGTH == 66150 && LOWEST == 21 && APART == 4 && PITCHES == 22, "as the pages learn");
 
 // Halves the rate and mixes the channels.
 static void cut(const pa_sound *sound, size_t first, int16_t *out) {
@@ -50,20 +55,31 @@ static pa_status render(pa_samples *s, pa_piano *piano, pa_err *err) {
     return e;
 }
 
-pa_status pa_samples_render(pa_samples *s, const char *font, pa_err *err) {
+static void *render_all(void *arg) {
+    pa_samples *s = arg;
     pa_piano *piano;
-    pa_samples_clear(s);
-    pa_status e = pa_piano_open(&piano, font, err);
-    if (!e) e = render(s, piano, err);
+    pa_err why;
+    pa_status e = pa_piano_open(&piano, s->font, &why);
+    if (!e) e = render(s, piano, &why);
     pa_piano_close(piano);
-    if (!e)
-        snprintf(s->json, sizeof s->json,
-                 "{\"rate\":%d,\"length\":%d,\"lowest\":%d,\"apart\":%d,\"pitches\":%d,\"layers\":[%d,%d]}", RATE,
-                 LENGTH, LOWEST, APART, PITCHES, layer[0], layer[1]);
-    return e;
+    if (e) fprintf(stderr, "paserve: the page plays plain tones: %s\n", why.text);
+    s->ready(s->arg, s);
+    s->ended = true;
+    return NULL;
 }
 
-void pa_samples_clear(pa_samples *s) {
+pa_status pa_samples_begin(pa_samples *s, const char *font, void (*ready)(void *arg, const pa_samples *s), void *arg,
+                           pa_err *err) {
+    *s = (pa_samples){.font = font, .ready = ready, .arg = arg};
+    int e = pthread_create(&s->thread, NULL, render_all, s);
+    s->begun = !e;
+    return e ? pa_error(err, PA_FAIL, "cannot start a thread: %s", strerror(e)) : PA_OK;
+}
+
+bool pa_samples_end(pa_samples *s) {
+    if (s->begun && !s->ended) return false;
+    if (s->begun) pthread_join(s->thread, NULL);
     free(s->frame);
-    *s = (pa_samples){.json = "null"};
+    *s = (pa_samples){0};
+    return true;
 }

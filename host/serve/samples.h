@@ -2,17 +2,27 @@
 #ifndef PA_SAMPLES_H
 #define PA_SAMPLES_H
 
+#include <pthread.h>
+#include <stdatomic.h>
+
 #include "host/base/base.h"
 
-typedef struct {
-    int16_t *frame; // of one channel, all samples one after the other, layer by layer
+typedef struct pa_samples {
+    const char *font;
+    void (*ready)(void *arg, const struct pa_samples *s); // called by the thread that renders
+    void *arg;
+    int16_t *frame; // of one channel, all samples one after the other, layer by layer; NULL: rendering failed
     size_t frames;
-    char json[256]; // what they are, for the pages; "null": there are none
+    pthread_t thread;
+    bool begun;
+    atomic_bool ended;
 } pa_samples;
 
-// PA_USAGE where there is no SoundFont, or no FluidSynth in this build: then there are no samples, as after
-// pa_samples_clear.
-pa_status pa_samples_render(pa_samples *s, const char *font, pa_err *err);
-void pa_samples_clear(pa_samples *s);
+extern const char *const pa_samples_json; // what they are, for the pages
+
+// Renders for seconds, in a thread of its own. font: as for pa_piano_open.
+pa_status pa_samples_begin(pa_samples *s, const char *font, void (*ready)(void *arg, const pa_samples *s), void *arg,
+                           pa_err *err);
+bool pa_samples_end(pa_samples *s); // false: it still renders, which nothing can stop; *s must stay
 
 #endif

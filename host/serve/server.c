@@ -5,30 +5,50 @@
 #include <assert.h>
 #include <errno.h>
 #include <libwebsockets.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 static_assert(PA_ROOM_BEFORE >= LWS_PRE, "room for libwebsockets' header");
 
-enum { PART = 32 << 10, HEADERS = 2048, HOST = 128, TOKEN = 32, COOKIE = 32, MOST_SOCKETS = 400 };
+enum {
+    PART = 32 << 10,
+    HEADERS = 2048,
+    HOST = 128,
+    TOKEN = 32,
+    COOKIE = 32,
+    COOKIES = 4096, // libwebsockets' limit of all headers of a request
+    MOST_SOCKETS = 400,
+    LEAST_SOCKETS = 8,
+    OTHER_FILES = 48, // descriptors that sockets leave to the rest: the model, the sound, the takes that are saved
+};
 
 const char pa_this_machine[] = "127.0.0.1";
+
+typedef struct {
+    pa_asset is;
+    bool awaited; // its bytes come later
+} supply;
 
 // Of a connection.
 typedef struct {
     uint64_t client; // 0: HTTP
     unsigned char *in;
     size_t held, room;
-    const pa_asset *asset;
+    const supply *asset;
+    bool begun; // the asset's header was sent
     size_t sent;
 } connection;
 
 struct pa_server {
-    struct lws_context *context;
+    pthread_mutex_t lock;
+    struct lws_context *context; // NULL: hung up; other threads look under the lock
     struct lws_protocols protocol[2];
     pa_hub *hub;
-    const pa_asset *asset;
+    supply asset[PA_MOST_ASSETS]; // under the lock where awaited
     size_t assets;
     struct in_addr address;
     int port;
@@ -37,7 +57,10 @@ struct pa_server {
 };
 
 static void wake(void *arg) {
-    pa_server_wake(arg);
+    pa_server *s = arg;
+    pthread_mutex_lock(&s->lock);
+    pa_server_wake(s);
+    pthread_mutex_unlock(&s->lock);
 }
 
 void pa_server_wake(pa_server *s) {
@@ -70,10 +93,20 @@ static bool has_token_in_url(const pa_server *s, struct lws *wsi) {
     return given && is_token(s, given);
 }
 
+static bool is_among(const pa_server *s, char *cookies) {
+    char *rest;
+    size_t name = strlen(s->cookie);
+    for (char *c = strtok_r(cookies, "; ", &rest); c; c = strtok_r(NULL, "; ", &rest))
+        if (!strncmp(c, s->cookie, name) && c[name] == '=' && is_token(s, c + name + 1)) return true;
+    return false;
+}
+
+// In any of the headers, and among cookies of other paths that have its name.
 static bool has_cookie(const pa_server *s, struct lws *wsi) {
-    char given[TOKEN + 2];
-    size_t room = sizeof given;
-    return !lws_http_cookie_get(wsi, s->cookie, given, &room) && is_token(s, given);
+    char text[COOKIES];
+    for (int i = 0; lws_hdr_copy_fragment(wsi, text, sizeof text, WSI_TOKEN_HTTP_COOKIE, i) >= 0; i++)
+        if (is_among(s, text)) return true;
+    return false;
 }
 
 static bool is_to_us(const pa_server *s, struct lws *wsi) {
@@ -91,50 +124,87 @@ static bool is_from_us(struct lws *wsi) {
 
 // ---- pages
 
+static bool is_head(struct lws *wsi) {
+    return lws_hdr_total_length(wsi, WSI_TOKEN_HEAD_URI) > 0;
+}
+
+static int add_header(struct lws *wsi, const char *name, const char *text, unsigned char **at, unsigned char *end) {
+    return lws_add_http_header_by_name(wsi, (const unsigned char *)name, (const unsigned char *)text, (int)strlen(text),
+                                       at, end);
+}
+
 static int refuse(struct lws *wsi, unsigned code, const char *why) {
-    return lws_return_http_status(wsi, code, why) || lws_http_transaction_completed(wsi) ? -1 : 0;
+    unsigned char text[LWS_PRE + HEADERS], *at = text + LWS_PRE, *const end = text + sizeof text - 1;
+    size_t n = strlen(why);
+    if (lws_add_http_common_headers(wsi, code, "text/plain; charset=utf-8", n, &at, end) ||
+        (code == HTTP_STATUS_METHOD_NOT_ALLOWED && add_header(wsi, "allow:", "GET, HEAD", &at, end)) ||
+        lws_finalize_write_http_header(wsi, text + LWS_PRE, &at, end))
+        return -1;
+    memcpy(text + LWS_PRE, why, n);
+    if (!is_head(wsi) && lws_write(wsi, text + LWS_PRE, n, LWS_WRITE_HTTP_FINAL) < (int)n) return -1;
+    return lws_http_transaction_completed(wsi) ? -1 : 0;
 }
 
 static int set_cookie(const pa_server *s, struct lws *wsi, unsigned char **at, unsigned char *end) {
     char text[COOKIE + TOKEN + 64];
-    int n = snprintf(text, sizeof text, "%s=%s; HttpOnly; SameSite=Strict; Path=/", s->cookie, s->token);
-    return lws_add_http_header_by_name(wsi, (const unsigned char *)"set-cookie:", (const unsigned char *)text, n, at,
-                                       end);
+    snprintf(text, sizeof text, "%s=%s; HttpOnly; SameSite=Strict; Path=/", s->cookie, s->token);
+    return add_header(wsi, "set-cookie:", text, at, end);
+}
+
+static bool is_awaited(pa_server *s, const supply *a) {
+    pthread_mutex_lock(&s->lock);
+    bool awaited = a->awaited;
+    pthread_mutex_unlock(&s->lock);
+    return awaited;
+}
+
+static int send_head(pa_server *s, struct lws *wsi, connection *c) {
+    unsigned char header[LWS_PRE + HEADERS], *at = header + LWS_PRE, *const end = header + sizeof header - 1;
+    const pa_asset *a = &c->asset->is;
+    if (lws_add_http_common_headers(wsi, HTTP_STATUS_OK, a->type, a->count, &at, end) ||
+        add_header(wsi, "cache-control:", "no-cache", &at, end) ||
+        (*s->token && has_token_in_url(s, wsi) && set_cookie(s, wsi, &at, end)) ||
+        lws_finalize_write_http_header(wsi, header + LWS_PRE, &at, end))
+        return -1;
+    c->begun = true;
+    if (!is_head(wsi)) return lws_callback_on_writable(wsi) < 0 ? -1 : 0;
+    c->asset = NULL;
+    return lws_http_transaction_completed(wsi) ? -1 : 0;
+}
+
+static int send_part(struct lws *wsi, connection *c) {
+    unsigned char part[LWS_PRE + PART];
+    size_t left = c->asset->is.count - c->sent, n = left < PART ? left : PART;
+    memcpy(part + LWS_PRE, c->asset->is.bytes + c->sent, n);
+    c->sent += n;
+    bool last = c->sent == c->asset->is.count;
+    if (lws_write(wsi, part + LWS_PRE, n, last ? LWS_WRITE_HTTP_FINAL : LWS_WRITE_HTTP) < (int)n) return -1;
+    if (!last) return lws_callback_on_writable(wsi) < 0 ? -1 : 0;
+    c->asset = NULL;
+    return lws_http_transaction_completed(wsi) ? -1 : 0;
+}
+
+static int proceed_with_page(pa_server *s, struct lws *wsi, connection *c) {
+    if (!c->asset || is_awaited(s, c->asset)) return 0;
+    if (c->begun) return send_part(wsi, c);
+    if (c->asset->is.bytes) return send_head(s, wsi, c);
+    c->asset = NULL;
+    return refuse(wsi, HTTP_STATUS_NOT_FOUND, "No such page.");
 }
 
 static int begin_page(pa_server *s, struct lws *wsi, connection *c, const char *path) {
-    unsigned char header[LWS_PRE + HEADERS], *at = header + LWS_PRE, *const end = header + sizeof header - 1;
     *c = (connection){0};
     if (!is_to_us(s, wsi))
         return refuse(wsi, HTTP_STATUS_FORBIDDEN,
                       *s->token ? "Open the address that paserve printed, token included."
                                 : "This server answers to its own address only.");
-    if (!lws_hdr_total_length(wsi, WSI_TOKEN_GET_URI))
-        return refuse(wsi, HTTP_STATUS_METHOD_NOT_ALLOWED, "Only GET is allowed.");
+    if (!is_head(wsi) && !lws_hdr_total_length(wsi, WSI_TOKEN_GET_URI))
+        return refuse(wsi, HTTP_STATUS_METHOD_NOT_ALLOWED, "Only GET and HEAD are allowed.");
     for (size_t i = 0; i < s->assets && !c->asset; i++)
-        if (!strcmp(s->asset[i].path, path)) c->asset = &s->asset[i];
+        if (!strcmp(s->asset[i].is.path, path)) c->asset = &s->asset[i];
     if (!c->asset) return refuse(wsi, HTTP_STATUS_NOT_FOUND, "No such page.");
-    if (lws_add_http_common_headers(wsi, HTTP_STATUS_OK, c->asset->type, c->asset->count, &at, end) ||
-        lws_add_http_header_by_name(wsi, (const unsigned char *)"cache-control:", (const unsigned char *)"no-cache", 8,
-                                    &at, end) ||
-        (*s->token && has_token_in_url(s, wsi) && set_cookie(s, wsi, &at, end)) ||
-        lws_finalize_write_http_header(wsi, header + LWS_PRE, &at, end))
-        return -1;
-    lws_callback_on_writable(wsi);
-    return 0;
-}
-
-static int proceed_with_page(struct lws *wsi, connection *c) {
-    unsigned char part[LWS_PRE + PART];
-    if (!c->asset) return 0;
-    size_t left = c->asset->count - c->sent, n = left < PART ? left : PART;
-    memcpy(part + LWS_PRE, c->asset->bytes + c->sent, n);
-    c->sent += n;
-    bool last = c->sent == c->asset->count;
-    if (lws_write(wsi, part + LWS_PRE, n, last ? LWS_WRITE_HTTP_FINAL : LWS_WRITE_HTTP) < (int)n) return -1;
-    if (!last) return lws_callback_on_writable(wsi) < 0 ? -1 : 0;
-    c->asset = NULL;
-    return lws_http_transaction_completed(wsi) ? -1 : 0;
+    if (is_awaited(s, c->asset)) lws_set_timeout(wsi, NO_PENDING_TIMEOUT, 0);
+    return proceed_with_page(s, wsi, c);
 }
 
 // ---- sockets
@@ -150,6 +220,7 @@ static int close_with(struct lws *wsi, enum lws_close_status status, const char 
 static bool hold(connection *c, const void *bytes, size_t count) {
     if (!c->in || c->held + count > c->room) { // an empty message has memory too
         size_t room = 2 * (c->held + count) + 256;
+        if (room > PA_LONGEST_UPLOAD) room = PA_LONGEST_UPLOAD; // none is longer
         unsigned char *larger = realloc(c->in, room);
         if (!larger) return false;
         c->in = larger;
@@ -216,7 +287,11 @@ static int serve(struct lws *wsi, enum lws_callback_reasons reason, void *user, 
     case LWS_CALLBACK_HTTP:
         return begin_page(s, wsi, c, in);
     case LWS_CALLBACK_HTTP_WRITEABLE:
-        return proceed_with_page(wsi, c);
+        return proceed_with_page(s, wsi, c);
+    case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE: // to HTTP/2 it would come before is_to_us
+        return strcasecmp(in, "websocket") ? -1 : 0;
+    case LWS_CALLBACK_RAW_ADOPT: // after CONNECT
+        return -1;
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION:
         if (is_to_us(s, wsi) && is_from_us(wsi)) return 0;
         lws_return_http_status(wsi, HTTP_STATUS_FORBIDDEN, "Only this server's own pages may connect.");
@@ -248,26 +323,57 @@ static pa_status probe(pa_server *s, const char *address, int port, pa_err *err)
     bool bound = fd >= 0 && !setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) &&
                  !bind(fd, (struct sockaddr *)&a, sizeof a) && !listen(fd, 1) &&
                  !getsockname(fd, (struct sockaddr *)&a, &size);
-    pa_status e = bound ? PA_OK : pa_error(err, PA_FAIL, "cannot listen on %s:%d: %s", address, port, strerror(errno));
+    pa_status e = PA_OK;
+    if (!bound && errno == EADDRNOTAVAIL)
+        e = pa_error(err, PA_USAGE, "--listen: expected an address of this machine or 0.0.0.0, found %s", address);
+    else if (!bound)
+        e = pa_error(err, PA_FAIL, "cannot listen on %s:%d: %s", address, port, strerror(errno));
     s->port = ntohs(a.sin_port);
     if (fd >= 0) close(fd);
     return e;
+}
+
+static bool is_of_one_machine(struct in_addr address) {
+    uint32_t a = ntohl(address.s_addr);
+    return !IN_MULTICAST(a) && a != INADDR_BROADCAST;
+}
+
+// *sockets: how many there may be at a time, so that files can be opened beside them.
+static pa_status count_sockets(unsigned *sockets, pa_err *err) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files)) return pa_error(err, PA_FAIL, "cannot read ulimit -n: %s", strerror(errno));
+    rlim_t wanted = MOST_SOCKETS + OTHER_FILES;
+    if (files.rlim_cur < wanted) {
+        files.rlim_cur = files.rlim_max < wanted ? files.rlim_max : wanted;
+        setrlimit(RLIMIT_NOFILE, &files); // as far as it may be
+        getrlimit(RLIMIT_NOFILE, &files);
+    }
+    if (files.rlim_cur < LEAST_SOCKETS + OTHER_FILES)
+        return pa_error(err, PA_FAIL, "expected room for %d open files, found %llu; set it with ulimit -n",
+                        LEAST_SOCKETS + OTHER_FILES, (unsigned long long)files.rlim_cur);
+    *sockets = (unsigned)(files.rlim_cur < wanted ? files.rlim_cur - OTHER_FILES : MOST_SOCKETS);
+    return PA_OK;
 }
 
 pa_status pa_server_open(pa_server **server, const char *address, int port, const pa_asset *asset, size_t assets,
                          pa_err *err) {
     static const lws_retry_bo_t idle = {.secs_since_valid_ping = 60, .secs_since_valid_hangup = 90};
     pa_server *s = *server = calloc(1, sizeof *s);
+    assert(assets <= PA_MOST_ASSETS);
+    if (s) pthread_mutex_init(&s->lock, NULL);
     if (!s || !(s->hub = pa_hub_open(wake, s))) return pa_error(err, PA_FAIL, "no memory for a server");
     if (inet_pton(AF_INET, address, &s->address) != 1)
         return pa_error(err, PA_USAGE, "--listen: expected an IPv4 address such as 192.168.1.5 or 0.0.0.0, found '%s'",
                         address);
-    pa_status e = probe(s, address, port, err);
+    if (!is_of_one_machine(s->address))
+        return pa_error(err, PA_USAGE, "--listen: expected an address of this machine or 0.0.0.0, found %s", address);
+    unsigned sockets = 0;
+    pa_status e = count_sockets(&sockets, err);
+    if (!e) e = probe(s, address, port, err);
     if (!e && strcmp(address, pa_this_machine) != 0) e = pa_random_digits(s->token, TOKEN, err);
     if (e) return e;
     snprintf(s->cookie, sizeof s->cookie, "paserve-%d", s->port);
-    s->asset = asset;
-    s->assets = assets;
+    for (; s->assets < assets; s->assets++) s->asset[s->assets] = (supply){asset[s->assets], !asset[s->assets].bytes};
     s->protocol[0] = (struct lws_protocols){
         .name = "paserve", .callback = serve, .per_session_data_size = sizeof(connection), .rx_buffer_size = 4096};
     struct lws_context_creation_info info = {.port = s->port,
@@ -279,7 +385,7 @@ pa_status pa_server_open(pa_server **server, const char *address, int port, cons
                                              .timeout_secs = 10,
                                              .keepalive_timeout = 10,
                                              .max_http_header_pool = 64,
-                                             .fd_limit_per_thread = MOST_SOCKETS,
+                                             .fd_limit_per_thread = sockets,
                                              .retry_and_idle_policy = &idle,
                                              .server_string = "paserve"};
     info.options = LWS_SERVER_OPTION_FAIL_UPON_UNABLE_TO_BIND | LWS_SERVER_OPTION_DISABLE_IPV6 |
@@ -289,21 +395,54 @@ pa_status pa_server_open(pa_server **server, const char *address, int port, cons
     return s->context ? PA_OK : pa_error(err, PA_FAIL, "cannot listen on %s:%d", address, s->port);
 }
 
+void pa_server_hang_up(pa_server *s) {
+    if (!s) return;
+    pthread_mutex_lock(&s->lock);
+    struct lws_context *context = s->context;
+    s->context = NULL;
+    pthread_mutex_unlock(&s->lock);
+    if (context) lws_context_destroy(context);
+}
+
 void pa_server_close(pa_server *s) {
     if (!s) return;
-    if (s->context) lws_context_destroy(s->context);
-    s->context = NULL;
+    pa_server_hang_up(s);
     pa_hub_close(s->hub);
+    pthread_mutex_destroy(&s->lock);
     free(s);
 }
 
+// This machine's towards others; a name would have to be known to them. Nothing is sent.
+static struct in_addr address_outside(void) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(9)}; // any port
+    socklen_t size = sizeof a;
+    inet_pton(AF_INET, "192.0.2.1", &a.sin_addr); // an address that nobody has (RFC 5737)
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool found =
+        fd >= 0 && !connect(fd, (struct sockaddr *)&a, sizeof a) && !getsockname(fd, (struct sockaddr *)&a, &size);
+    if (fd >= 0) close(fd);
+    if (!found) a.sin_addr.s_addr = htonl(INADDR_LOOPBACK); // there is no network
+    return a.sin_addr;
+}
+
 void pa_server_url(const pa_server *s, char url[PA_LONGEST_URL]) {
-    char host[64 + 1] = "";
-    if (s->address.s_addr)
-        inet_ntop(AF_INET, &s->address, host, sizeof host);
-    else
-        gethostname(host, sizeof host - 1);
-    snprintf(url, PA_LONGEST_URL, "http://%s:%d%s%s", host, s->port, *s->token ? "/?token=" : "", s->token);
+    char host[INET_ADDRSTRLEN] = "";
+    struct in_addr address = s->address.s_addr ? s->address : address_outside();
+    inet_ntop(AF_INET, &address, host, sizeof host);
+    snprintf(url, PA_LONGEST_URL, "http://%s:%d/%s%s", host, s->port, *s->token ? "?token=" : "", s->token);
+}
+
+void pa_server_supply(pa_server *s, const char *path, const void *bytes, size_t count) {
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < s->assets; i++) {
+        supply *a = &s->asset[i];
+        if (strcmp(a->is.path, path) != 0) continue;
+        a->is.bytes = bytes;
+        a->is.count = count;
+        a->awaited = false;
+    }
+    pa_server_wake(s);
+    pthread_mutex_unlock(&s->lock);
 }
 
 pa_hub *pa_server_hub(pa_server *s) {

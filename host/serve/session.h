@@ -9,8 +9,10 @@
 #include "include/patrain.h"
 
 enum {
-    PA_MOST_SESSIONS = 256,
-    PA_MOST_KEYS_OF_ALL = 8 << 20, // of all takes of all sessions: 64 MB
+    PA_MOST_SESSIONS = 256,        // in memory
+    PA_MOST_SAVED = 1000,          // in files
+    PA_MOST_KEYS_OF_ONE = 1 << 20, // of all takes of a session
+    PA_MOST_KEYS_OF_ALL = 8 << 20, // of all sessions: 64 MB
 };
 
 typedef enum {
@@ -44,6 +46,7 @@ typedef struct {
     unsigned growing; // bit k: take `active` + k still grows; 0: IDLE
     int32_t until;    // CONTINUING: step where it ends; ANSWERING: where it begins
     pa_answer answer; // ANSWERING
+    bool over;        // its duet has failed: what the player still plays is not wanted
     double density;   // as the page wants it
     patrain_sampling how;
 } pa_session;
@@ -56,15 +59,22 @@ pa_status pa_session_add(pa_session *s, pa_take **take, pa_err *err);
 void pa_session_drop(pa_session *s, pa_take *take);
 void pa_session_clear(pa_session *s); // frees its takes and its place
 
-// Of all places: the one with that id; else, given that it is new, a free place or that of the session without a
-// connection that was used longest ago, which the caller must clear first. NULL: all are connected.
+size_t pa_session_keys(const pa_session *s); // of all its takes
+
+// Of all places: the one with that id; a free one; that of the session without a connection that was used longest ago.
+// NULL: there is none.
 pa_session *pa_session_find(pa_session *all, const char *id);
-pa_session *pa_session_place(pa_session *all);
+pa_session *pa_session_free(pa_session *all);
+pa_session *pa_session_oldest(pa_session *all);
 pa_session *pa_session_of(pa_session *all, uint64_t client);
 
 pa_status pa_take_decode(const pa_take *t, patrain_note **note, size_t *notes, pa_err *err); // patrain_free(*note)
 pa_status pa_take_write_midi(const pa_take *t, const char *path, pa_err *err);
-// Saves what is the user's or the model's work: all but given files. Prints what it wrote.
+// Saves each take that is the user's or the model's work, thus no given file, as MIDI, and prints what it wrote; and
+// the session, for pa_session_load.
 pa_status pa_session_save(const pa_session *s, const char *folder, pa_err *err);
+// Into a free place. *found: whether there is a file of that id.
+pa_status pa_session_load(pa_session *s, const char *folder, const char *id, bool *found, pa_err *err);
+pa_status pa_session_count_saved(const char *folder, int *count, pa_err *err);
 
 #endif

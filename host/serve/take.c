@@ -12,8 +12,13 @@ void pa_take_clear(pa_take *t) {
     *t = (pa_take){0};
 }
 
+bool pa_take_is_full(const pa_take *t) {
+    size_t down = 0;
+    for (int pitch = 0; pitch < 128; pitch++) down += t->down[pitch];
+    return t->keys + down + 2 > PA_MOST_KEYS;
+}
+
 static pa_status append(pa_take *t, pa_stroke key, pa_err *err) {
-    if (t->keys >= PA_MOST_KEYS) return pa_error(err, PA_DATA, "a take holds at most %d notes", PA_MOST_KEYS / 2);
     if (t->keys == t->room) {
         size_t room = t->room ? 2 * t->room : 256;
         pa_stroke *larger = realloc(t->key, room * sizeof *larger);
@@ -32,6 +37,8 @@ pa_status pa_take_add(pa_take *t, pa_stroke key, pa_err *err) {
     pa_status s = PA_OK;
     if (key.step < t->end) key.step = t->end;
     if (!key.velocity && !t->down[key.pitch]) return PA_OK;
+    if (key.velocity && pa_take_is_full(t))
+        return pa_error(err, PA_DATA, "a take holds at most %d notes", PA_MOST_KEYS / 2);
     if (key.velocity && t->down[key.pitch])
         s = append(t, (pa_stroke){key.step, key.pitch, 0, t->model[key.pitch]}, err);
     return s ? s : append(t, key, err);

@@ -32,8 +32,9 @@ typedef struct {
 } pa_take;
 
 void pa_take_clear(pa_take *t);
+bool pa_take_is_full(const pa_take *t);
 // Appends a key at the end; an earlier one moves there. The release of a key that is up is ignored; a stroke of a key
-// that is down releases it before. PA_DATA where the take is full.
+// that is down releases it before. PA_DATA where the take is full: there is room for all releases, and no stroke.
 pa_status pa_take_add(pa_take *t, pa_stroke key, pa_err *err);
 // Drops what comes after a step; releases there the model's keys, or all. The take then ends at that step.
 pa_status pa_take_cut(pa_take *t, int32_t step, bool all, pa_err *err);

@@ -62,10 +62,12 @@ pa_status pa_work_interrupt(pa_work *w, pa_session *s, double time, bool all, pa
     return e;
 }
 
-static void fail(pa_work *w, pa_session *s, const pa_err *why) {
+void pa_work_fail(pa_work *w, pa_session *s, const pa_err *why) {
     pa_engines_forget(&w->engines, s);
-    pa_say_error(w->hub, s->client, why->text);
+    pa_work_interrupt(w, s, PA_LONGEST_TAKE, true, NULL);
     pa_work_end(w, s);
+    s->over = true;
+    pa_say_error(w->hub, s->client, why->text);
 }
 
 // ---- answers
@@ -121,8 +123,7 @@ static void answer(pa_work *w, pa_session *s, pa_take *t) {
     pa_status e = pa_engines_follow(&w->engines, s, t, s->until, &slot, &why);
     if (!e) e = pa_engine_play(slot, s, t, &why);
     if (e) {
-        conclude(w, s);
-        fail(w, s, &why);
+        pa_work_fail(w, s, &why);
         return;
     }
     double sent = pa_clock(), margin = margin_of(s, t); // before the thread that serves takes over
@@ -142,7 +143,7 @@ static void listen(pa_work *w, pa_session *s, const pa_take *t) {
     pa_err why;
     pa_status e = pa_engines_follow(&w->engines, s, t, 0, &slot, &why);
     if (!e) e = pa_engine_read(slot, &why);
-    if (e) fail(w, s, &why);
+    if (e) pa_work_fail(w, s, &why);
 }
 
 // ---- continuations
@@ -194,7 +195,7 @@ static void proceed(pa_work *w, pa_session *s) {
         pa_say_keys(w->hub, s, t, before[k] < t->keys ? before[k] : t->keys);
         if (!e && t->end >= s->until) end_take(w, s, t);
     }
-    if (e) fail(w, s, &why);
+    if (e) pa_work_fail(w, s, &why);
 }
 
 // ---- turns

@@ -24,6 +24,8 @@ double pa_work_do(pa_work *w);
 pa_status pa_work_interrupt(pa_work *w, pa_session *s, double time, bool all, pa_err *err);
 // They grow no longer; the page learns it.
 void pa_work_end(pa_work *w, pa_session *s);
+// What it does has failed: it ends where it is, and the page learns it once.
+void pa_work_fail(pa_work *w, pa_session *s, const pa_err *why);
 // Begins an answer, asked for at `asked` by pa_clock(), at `time` of the take.
 void pa_work_begin_answer(pa_session *s, const pa_take *t, double asked, double time);
 // temperature and density of what is drawn from now on.

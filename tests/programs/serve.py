@@ -25,17 +25,21 @@ def checkpoint(folder):
 
 
 class Server:
-    def __init__(self, model, folder, *arguments):
+    def __init__(self, model, folder, *arguments, before=None, temporary=None):
+        """before: called in the new process; temporary: $TMPDIR, if not a folder of its own."""
         self.folder = pathlib.Path(folder)
         self.scratch = tempfile.TemporaryDirectory()
         line = [str(PASERVE), str(model), "--port", "0", "--folder", str(self.folder), "--device", tiny.DEVICE]
-        environment = os.environ | {"TMPDIR": self.scratch.name, "OMP_NUM_THREADS": "1"}
+        temporary = self.scratch.name if temporary is None else temporary
+        environment = os.environ | {"TMPDIR": temporary, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen([*line, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                        env=environment)
+                                        env=environment, preexec_fn=before)
         first = self.process.stdout.readline()
-        found = re.search(r"http://([\w.-]+):(\d+)(?:/\?token=(\w+))? ", first)
+        found = re.search(r"^Open http://([\d.]+):(\d+)/(?:\?token=(\w+))? in a browser; Ctrl-C stops and saves\.$",
+                          first)
         if not found:
-            raise AssertionError(first + self.process.stderr.read())
+            self.scratch.cleanup()
+            raise AssertionError(first + "".join(self.process.communicate()))
         self.address, self.port, self.token = found[1], int(found[2]), found[3]
 
     def stop(self, how=signal.SIGTERM):

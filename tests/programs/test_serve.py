@@ -1,9 +1,14 @@
 """paserve on plain sockets: who may connect, damaged and hostile input, sessions, duets, a clean end."""
+import functools
 import glob
 import os
 import pathlib
 import random
+import resource
+import shutil
 import signal
+import socket
+import subprocess
 import tempfile
 import time
 import unittest
@@ -73,7 +78,14 @@ class Serve(unittest.TestCase):
             self.assertEqual(websocket.get(self.port, "/" + page.name.replace("index.html", ""))[0], 200, page)
         for path in ("/piano.pcm", "/../paserve.c", "/%2e%2e/etc/passwd", "/page.js/", "/" + "a" * 3000):
             self.assertIn(websocket.get(self.port, path)[0], (403, 404, 414), path)
-        self.assertEqual(websocket.get(self.port, "/", method="POST")[0], 405)
+        for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+            status, head, _ = websocket.get(self.port, "/", method=method)
+            self.assertEqual(status, 405, method)
+            self.assertIn("allow: GET, HEAD", head)
+        _, head, _ = websocket.get(self.port, "/")
+        self.assertEqual(websocket.get(self.port, "/", method="HEAD"), (200, head, b""))
+        self.assertEqual(websocket.get(self.port, "/none", method="HEAD")[::2], (404, b""))
+        self.assertEqual(websocket.get(self.port, "/", host="example.com", method="HEAD")[::2], (403, b""))
 
     def test_other_hosts_and_origins_are_refused(self):
         for host in ("example.com", f"example.com:{self.port}", "127.0.0.1:1", f"127.0.0.1.example.com:{self.port}"):
@@ -85,6 +97,18 @@ class Serve(unittest.TestCase):
             with self.assertRaises((websocket.Refused, websocket.Closed), msg=origin):
                 websocket.Socket(self.port, origin=origin)
         websocket.Socket(self.port, host=f"localhost:{self.port}").close()
+
+    def test_no_other_protocol(self):
+        """Else its requests would come before it is known who asks."""
+        http2 = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA"
+        for wanted in (http2, "Connection: Upgrade\r\nUpgrade: TLS/1.0"):
+            for host in (f"127.0.0.1:{self.port}", "example.com"):
+                answer = websocket.ask(self.port, f"GET / HTTP/1.1\r\nHost: {host}\r\n{wanted}\r\n\r\n")
+                self.assertNotIn(b" 101 ", answer)
+                self.assertNotIn(b" 200 ", answer)
+        for first in ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                      "CONNECT example.com:80 HTTP/1.1\r\nHost: example.com\r\n\r\n"):
+            self.assertNotIn(b" 200 ", websocket.ask(self.port, first))
 
     def test_other_machines_need_the_token(self):
         server = serve.Server(self.model, self.at / "other", "--no-sound", "--listen", "127.0.0.2")
@@ -98,10 +122,15 @@ class Serve(unittest.TestCase):
         self.assertIn(f"set-cookie: {cookie}; HttpOnly; SameSite=Strict; Path=/", head)
         self.assertEqual(websocket.get(server.port, "/page.js", cookie=f"a=b; {cookie}", **at)[0], 200)
         websocket.Socket(server.port, cookie=cookie, **at).close()
+        name = f"paserve-{server.port}"
+        for others in (f"{name}=old; {cookie}", f"my-{name}=1; {cookie}", f"a=b\r\nCookie: {cookie}",
+                       f"{cookie}\r\nCookie: a=b", f"{name}=old\r\nCookie: a=b; {cookie}; c=d"):
+            self.assertEqual(websocket.get(server.port, "/page.js", cookie=others, **at)[0], 200, others)
         wrong = token[:-1] + "g"
         for path, other in (("/", ""), (f"/?token={wrong}", ""), (f"/?token={token}0", ""), ("/?token=", ""),
                             ("/", f"paserve-{server.port}={wrong}"), ("/", f"paserve-{server.port}={token}0"),
-                            ("/page.js", ""), ("/", f"paserve={token}")):
+                            ("/page.js", ""), ("/", f"paserve={token}"), ("/", f"my-{cookie}"),
+                            ("/", f"a={cookie}"), ("/", f"paserve-{server.port}\r\nCookie: ={token}")):
             status, head, _ = websocket.get(server.port, path, cookie=other, **at)
             self.assertEqual((status, "set-cookie" in head), (403, False), (path, other))
             with self.assertRaises((websocket.Refused, websocket.Closed), msg=other):
@@ -124,11 +153,21 @@ class Serve(unittest.TestCase):
                      b'{"do":"continue","take":0,"at":0,"seconds":5,"temperature":1,"seed":1,"number":5}',
                      b'{"do":"how","temperature":1}', b'{"do":"answer","time":0,"turn":1,"density":1}',
                      b'{"do":"midi","take":-1}', b'{"do":"midi","take":0,"take":1}', b"[" * 900,
-                     b'{"do":"midi","take":' + b"9" * 400 + b"}",
+                     b'{"do":"midi","take":' + b"9" * 400 + b"}", b'{"do":"hello","session":""} x',
+                     b'{"do":"hello","session":""}{"do":"hello","session":""}', b'{"do":"hello","session":""}\0',
+                     b'{"do":"hello\0","session":""}', b'{"do":"hello\\u0000","session":""}',
+                     b'{"do":"hello","session":"\\u0000zz"}', b'{"do":"hello","session\0x":""}',
                      b"x" * 2000):
             s, _ = self.connect()
             s.frame(1, text)
             self.assertEqual(self.closed(s)[0], 1009 if len(text) > 1024 else 1008, text)
+        s, _ = self.connect()
+        s.frame(1, b' {"do" : "duet", "temperature": 1, "seed": 5e9 } \r\n')
+        self.assertEqual(self.closed(s), (1008, "seed: expected a whole number from 0 to 4294967295"))
+        s = websocket.Socket(self.port)
+        s.frame(1, b' \t{"do" : "hello", "session": ""}\r\n ')
+        self.assertEqual(s.receive()["is"], "session")
+        s.close()
 
     def test_frames_that_are_none(self):
         rng = random.Random(1)
@@ -222,6 +261,19 @@ class Serve(unittest.TestCase):
         except ConnectionError:
             pass
         self.assertIn(self.closed(s)[0], (0, 1008, 104, 32))
+
+    def test_a_burst_of_keys(self):
+        """As a network that was held up brings them."""
+        s, _ = self.connect()
+        s.say(do="duet", temperature=1, seed=1)
+        s.until("take")
+        for _ in range(2):
+            s.together([{"do": "key", "time": i / 100, "pitch": 40 + i // 2 % 30, "velocity": 70 * (i % 2 == 0)}
+                        for i in range(600)])
+        s.say(do="stop", time=6)
+        s.until("done")
+        s.say(do="take", take=0)
+        self.assertEqual(len(self.keys(s.until("loaded"))), 1200)
 
     def test_slow_client(self):
         """It reads nothing: its replies are bounded, and others are served."""
@@ -365,6 +417,38 @@ class Serve(unittest.TestCase):
         self.assertGreater(strokes[1], 1.2 * strokes[0])
         self.assertGreater(strokes[2], 1.2 * strokes[1])
 
+    def test_full_take(self):
+        """One message; then all else goes on."""
+        s, welcome = self.connect()
+        s.say(do="duet", temperature=1, seed=1)
+        s.until("take")
+        said = []
+        for part in range(502):  # 50,200 notes
+            s.together([{"do": "key", "time": part, "pitch": 28 + i // 2, "velocity": 70 * (i % 2 == 0)}
+                        for i in range(200)])
+            s.say(do="midi", take=9)  # the server has read so far
+            while "found 9" not in (m := s.receive()).get("text", ""):
+                said.append(m)
+        s.say(do="answer", time=600, turn=1)
+        s.say(do="stop", time=600)
+        self.assertEqual([m["is"] for m in said], ["done", "error"])
+        self.assertEqual(said[1]["text"], "a take holds at most 50000 notes")
+        s.say(do="take", take=0)
+        self.assertEqual(sum(1 if k[2] else -1 for k in self.keys(s.until("loaded"))), 0)
+        how = {"do": "continue", "take": 0, "seconds": 3, "temperature": 0.9, "seed": 5}
+        self.assertIn("earlier point", self.error(s, at=600, number=2, **how))
+        s.say(at=498.99, **(how | {"seconds": 600}))  # a hundred notes fit
+        answers = []
+        while not answers or answers[-1]["is"] != "done":
+            answers.append(s.receive())
+        self.assertEqual(s.receive(), said[1])
+        s.close()
+        s, again = self.connect(welcome["session"])
+        self.assertEqual(len(again["takes"]), 2)
+        s.say(at=2, **how)
+        s.until("done")
+        self.assertEqual(len(self.stop().split("saved ")), 4)
+
     def test_page(self):
         s, _ = self.connect()
         self.upload(s)
@@ -480,14 +564,183 @@ class Serve(unittest.TestCase):
         _, unknown = self.connect("0" * 32)
         self.assertNotEqual(unknown["session"], "0" * 32)
 
+    def test_sessions_survive_a_restart(self):
+        s, welcome = self.connect()
+        self.upload(s)
+        s.say(do="continue", take=0, at=8, seconds=2, temperature=1, seed=1, number=2)
+        for _ in range(2):
+            s.until("done")
+        s.say(do="duet", temperature=0.9, seed=1)
+        s.until("take")
+        self.play(s)
+        s.say(do="stop", time=4)
+        s.until("done")
+        s.say(do="drop", take=1)
+        s.until("dropped")
+        before = self.all_keys(s, (0, 2, 3))
+        s.close()
+        s, told = self.connect(welcome["session"])
+        self.stop()
+        for _ in range(2):  # what was read is saved again
+            self.server = serve.Server(self.model, self.server.folder, "--no-sound")
+            self.port = self.server.port
+            s, again = self.connect(welcome["session"])
+            self.assertEqual(again, told)
+            self.assertEqual(self.all_keys(s, (0, 2, 3)), before)
+            self.stop()
+        self.server = serve.Server(self.model, self.server.folder, "--no-sound")
+        self.port = self.server.port
+        s, again = self.connect(welcome["session"])
+        s.say(do="continue", take=2, at=9, seconds=1, temperature=1, seed=1)
+        self.assertEqual(s.until("done")[0]["take"], 4)  # a number that none had
+        for take in (0, 2, 3, 4):
+            s.say(do="drop", take=take)
+            s.until("dropped")
+        self.stop()
+        self.assertEqual(os.listdir(self.server.folder / "sessions"), [])
+
+    def all_keys(self, s, takes):
+        found = []
+        for take in takes:
+            s.say(do="take", take=take)
+            found.append(self.keys(s.until("loaded")))
+        return found
+
+    def test_damaged_session_file(self):
+        s, welcome = self.connect()
+        self.upload(s)
+        self.stop()
+        path = self.server.folder / f"sessions/{welcome['session']}.safetensors"
+        good = path.read_bytes()
+        for damage in (b"", good[:len(good) // 2], good[:-1] + b"\xff", good.replace(b"session 1", b"session 9")):
+            path.write_bytes(damage)
+            server = serve.Server(self.model, self.server.folder, "--no-sound")
+            s = websocket.Socket(server.port)
+            s.say(do="hello", session=welcome["session"])
+            self.assertNotEqual(s.receive()["session"], welcome["session"])
+            self.assertIn(str(path), s.receive()["text"])
+            self.upload(s)
+            s.close()
+            status, _, err, left = server.stop()
+            self.assertEqual((status, err.count("\n"), left), (0, 1, []))
+            self.assertEqual(path.read_bytes(), damage)
+
+    def test_more_sessions_than_places(self):
+        """Those that nobody uses go to files and come back."""
+        sessions = []
+        for i in range(260):
+            s, welcome = self.connect()
+            s.frame(2, serve.piece(1, i))
+            s.until("loaded")
+            sessions.append((welcome["session"], self.all_keys(s, [0])))
+            s.close()
+        self.assertGreater(len(os.listdir(self.server.folder / "sessions")), 3)
+        for session, keys in sessions[:5] + sessions[-1:]:
+            s, again = self.connect(session)
+            self.assertEqual((again["session"], self.all_keys(s, [0])), (session, keys))
+            s.close()
+
+    def test_most_saved_sessions(self):
+        folder = self.server.folder / "sessions"
+        folder.mkdir()
+        for i in range(1000):
+            (folder / str(i)).touch()
+        clients = []
+        for _ in range(256):
+            s, welcome = self.connect()
+            s.frame(2, serve.piece(1))
+            s.until("loaded")
+            clients.append((s, welcome))
+        clients[0][0].close()
+        s = websocket.Socket(self.port)
+        s.say(do="hello", session="")
+        self.assertEqual(s.receive()["text"], f"the server is full: 1000 sessions are saved in {folder}, the most")
+        s.say(do="hello", session=clients[0][1]["session"])
+        self.assertEqual(len(s.receive()["takes"]), 1)  # nothing was lost
+        s.close()
+        for s, _ in clients:
+            s.close()
+
+    def test_few_descriptors(self):
+        """Clients leave enough of them to save, and the server waits without computing."""
+        for most, starts in ((40, False), (70, True)):
+            limit = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (most, most))
+            if not starts:
+                with self.assertRaisesRegex(AssertionError, "expected room for .* found 40; set it with ulimit -n"):
+                    serve.Server(self.model, self.at / "few", "--no-sound", before=limit)
+                continue
+            server = serve.Server(self.model, self.at / "few", "--no-sound", before=limit)
+            s = websocket.Socket(server.port)
+            s.say(do="hello", session="")
+            self.upload(s)
+            s.say(do="continue", take=0, at=8, seconds=2, temperature=1, seed=1)
+            s.until("done")
+            others = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
+            for _ in range(3):  # by then it has accepted what it can
+                self.upload(s)
+            before = self.seconds(server)
+            time.sleep(1)
+            self.assertLess(self.seconds(server) - before, 0.5)
+            s.say(do="midi", take=1)
+            s.until("midi")
+            self.assertEqual(s.receive()[:4], b"MThd")
+            self.assertEqual(server.stop()[::2], (0, ""))
+            self.assertEqual(len(list(server.folder.glob("*.mid"))), 1)
+            for other in others:
+                other.close()
+
+    @staticmethod
+    def seconds(server):
+        fields = pathlib.Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def test_temporary_folder_that_goes(self):
+        s, _ = self.connect()
+        self.upload(s)
+        for old in pathlib.Path(self.server.scratch.name).iterdir():
+            shutil.rmtree(old)
+        self.upload(s)
+        s.say(do="midi", take=0)
+        s.until("midi")
+        s.receive()
+        self.assertIn("found 9", self.error(s, do="drop", take=9))
+        os.rmdir(self.server.scratch.name)  # nothing is left in it
+        self.assertIn("cannot create the temporary folder", self.error(s, do="midi", take=0))
+        os.mkdir(self.server.scratch.name)
+        s.say(do="midi", take=0)
+        s.until("midi")
+
+    def test_stop_while_a_page_is_rendered(self):
+        """Nothing can stop that; nobody waits for it."""
+        s, _ = self.connect()
+        s.frame(2, serve.piece(590))
+        s.until("loaded")
+        s.say(do="page", take=0)
+        s.say(do="drop", take=9)
+        if "found 9" not in (text := s.receive()["text"]):
+            self.skipTest(text)
+        scratch = pathlib.Path(self.server.scratch.name)
+        while not any(scratch.iterdir()):  # it has begun
+            time.sleep(0.01)
+        s.say(do="continue", take=0, at=3, seconds=1, temperature=1, seed=1)
+        s.until("done")
+        before = self.seconds(self.server)
+        self.server.process.send_signal(signal.SIGINT)
+        _, status, used = os.wait4(self.server.process.pid, 0)
+        self.server.process.returncode = os.waitstatus_to_exitcode(status)
+        self.assertEqual(self.server.process.returncode, 0)
+        self.assertLess(used.ru_utime + used.ru_stime - before, 3)  # of the processor; the page takes 15
+        self.assertEqual(len(list(self.server.folder.glob("*.mid"))), 1)
+        self.assertEqual(list(scratch.iterdir()), [])
+
     def test_stop_saves(self):
         s, welcome = self.connect()
         self.upload(s)
         s.say(do="continue", take=0, at=8, seconds=600, temperature=1, seed=1)
         s.until("take")
         out = self.stop(signal.SIGINT)  # while it computes
-        files = os.listdir(self.server.folder)
-        self.assertEqual(files, [f"{welcome['session'][:8]}-2.mid"])  # what was given is not written again
+        files = sorted(os.listdir(self.server.folder))
+        self.assertEqual(files, [f"{welcome['session'][:8]}-2.mid", "sessions"])  # what was given is not written again
         self.assertIn(f"saved {self.server.folder}/{files[0]}\n", out)
         self.assertGreater(len(tiny.events(self.server.folder / files[0])), 60)
 
@@ -503,10 +756,37 @@ class Serve(unittest.TestCase):
 
 
 class Options(unittest.TestCase):
+    def test_first_line(self):
+        """An address that can be opened, before the sound is rendered; and an empty TMPDIR."""
+        with tempfile.TemporaryDirectory() as folder:
+            at = pathlib.Path(folder)
+            model = serve.checkpoint(at)
+            for more in ((), ("--listen", "0.0.0.0")):
+                server = serve.Server(model, at / "saved", *more, temporary="")
+                path = f"/?token={server.token}" if more else "/"
+                self.assertEqual(websocket.get(server.port, path, address=server.address)[0], 200)
+                cookie = f"paserve-{server.port}={server.token}"
+                s = websocket.Socket(server.port, address=server.address, cookie=cookie)
+                s.say(do="hello", session="")
+                piano = s.receive()["piano"]
+                s.frame(2, serve.piece(1))
+                s.until("loaded")
+                if piano and not more:  # the samples come once they are rendered
+                    status, _, samples = websocket.get(server.port, "/piano.pcm", address=server.address, cookie=cookie)
+                    self.assertEqual(status, 200)
+                    self.assertEqual(len(samples), 2 * piano["length"] * piano["pitches"] * len(piano["layers"]))
+                    self.assertTrue(any(samples))
+                s.close()
+                self.assertEqual(server.stop()[0], 0)  # the second's samples may still be rendered
+
     def test_refused(self):
         with tempfile.TemporaryDirectory() as folder:
             for says, *arguments in (("--port: expected 0 to 65535, found 70000", "--port", 70000),
                                      ("--streams", "--streams", 0),
+                                     ("found 255.255.255.255", "--listen", "255.255.255.255"),
+                                     ("found 224.0.0.1", "--listen", "224.0.0.1"),
+                                     ("found 198.51.100.1", "--listen", "198.51.100.1"),
+                                     ("found 'localhost'", "--listen", "localhost"),
                                      ("found 2 arguments", "a", "b"), ("nothing there", f"{folder}/none"),
                                      ("cannot open SoundFont", "--soundfont", f"{folder}/none.sf2")):
                 self.assertIn(says, tiny.run("paserve", *arguments, status=2))
@@ -520,6 +800,25 @@ class Options(unittest.TestCase):
             for bad in (at / "file", at / "file/x"):
                 said = tiny.run("paserve", model, "--no-sound", "--port", 0, "--folder", bad, status=1)
                 self.assertIn(f"{at}/file", said)
+
+    def test_output_that_cannot_be_written(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with tempfile.TemporaryDirectory() as folder, open("/dev/full", "w") as full:
+            at = pathlib.Path(folder)
+            line = [serve.PASERVE, serve.checkpoint(at), "--no-sound", "--port", port, "--folder", at / "saved"]
+            with subprocess.Popen([str(x) for x in line], stdout=full, stderr=subprocess.PIPE, text=True) as server:
+                while server.poll() is None:
+                    try:
+                        websocket.get(port, "/")
+                        server.send_signal(signal.SIGTERM)
+                        break
+                    except ConnectionError:
+                        time.sleep(0.01)
+                self.assertEqual(server.stderr.read(), "paserve: cannot write to standard output: an earlier write "
+                                                       "failed (a full disk?)\n")
+            self.assertEqual(server.returncode, 1)
 
     def test_port_in_use(self):
         with tempfile.TemporaryDirectory() as folder:

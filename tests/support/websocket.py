@@ -19,6 +19,16 @@ def get(port, path, host=None, method="GET", address="127.0.0.1", cookie=""):
     return int(head.split()[1]), head.decode(), body
 
 
+def ask(port, text, address="127.0.0.1"):
+    """All that comes back until the server closes."""
+    answer = b""
+    with socket.create_connection((address, port), timeout=60) as s:
+        s.sendall(text.encode())
+        while part := s.recv(1 << 16):
+            answer += part
+    return answer
+
+
 class Refused(Exception):
     """The server's status in place of a WebSocket."""
 
@@ -53,6 +63,10 @@ class Socket:
         return part
 
     def frame(self, code, payload, final=True, masked=True, length=None):
+        self.s.sendall(self.framed(code, payload, final, masked, length))
+
+    @staticmethod
+    def framed(code, payload, final=True, masked=True, length=None):
         n = len(payload) if length is None else length
         head = bytes([(128 if final else 0) | code])
         mask = 128 if masked else 0
@@ -61,10 +75,14 @@ class Socket:
         key = os.urandom(4)
         pad = (key * (len(payload) // 4 + 1))[:len(payload)]
         body = (int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")).to_bytes(len(payload), "big")
-        self.s.sendall(head + key + body if masked else head + payload)
+        return head + key + body if masked else head + payload
 
     def say(self, **message):
         self.frame(1, json.dumps(message).encode())
+
+    def together(self, messages):
+        """Several that arrive at once."""
+        self.s.sendall(b"".join(self.framed(1, json.dumps(m).encode()) for m in messages))
 
     def exactly(self, n):
         while len(self.rest) < n:

@@ -36,15 +36,24 @@ static void requests_are_bounded(void **state) {
 
 static void uploads_are_bounded(void **state) {
     (void)state;
+    enum { OF_ONE = PA_MOST_UPLOADED / PA_LONGEST_UPLOAD, CLIENTS = PA_MOST_UPLOADED_OF_ALL / PA_MOST_UPLOADED };
     pa_hub *h = pa_hub_open(wake, NULL);
-    uint64_t one = pa_hub_join(h), other = pa_hub_join(h);
+    uint64_t client[CLIENTS + 1];
     pa_request r;
-    for (int i = 0; i < PA_MOST_UPLOADED / PA_LONGEST_UPLOAD; i++)
-        assert_true(upload(h, i % 2 ? one : other, PA_LONGEST_UPLOAD));
-    assert_false(upload(h, one, 1));
+    for (int i = 0; i <= CLIENTS; i++) client[i] = pa_hub_join(h);
+    for (int i = 0; i < OF_ONE; i++) assert_true(upload(h, client[0], PA_LONGEST_UPLOAD));
+    assert_false(upload(h, client[0], 1));
+    assert_true(upload(h, client[1], 1)); // others are served
+    for (int i = 0; i <= OF_ONE; i++) {
+        assert_true(pa_hub_next(h, &r, 0));
+        free(r.message.bytes);
+    }
+    for (int i = 0; i < CLIENTS; i++)
+        for (int k = 0; k < OF_ONE; k++) assert_true(upload(h, client[i], PA_LONGEST_UPLOAD));
+    assert_false(upload(h, client[CLIENTS], 1));
     assert_true(pa_hub_next(h, &r, 0));
     free(r.message.bytes);
-    assert_true(upload(h, one, 1));
+    assert_true(upload(h, client[CLIENTS], 1));
     pa_hub_close(h);
 }
 
@@ -84,26 +93,31 @@ static void a_client_that_does_not_read(void **state) {
 
 static void files_are_bounded(void **state) {
     (void)state;
-    enum { FILE_SIZE = 1 << 23 };
-    char *file = calloc(1, FILE_SIZE);
+    enum { OF_ONE = PA_MOST_FILES / 2 - 2, CLIENTS = PA_MOST_FILES_OF_ALL / PA_MOST_FILES };
+    char *file = calloc(1, 2 * PA_MOST_FILES);
     pa_hub *h = pa_hub_open(wake, NULL);
-    uint64_t one = pa_hub_join(h), other = pa_hub_join(h);
+    uint64_t client[CLIENTS + 1];
     bool more;
     assert_non_null(file);
-    for (int i = 0; i < PA_MOST_FILES / FILE_SIZE - 1; i++) assert_true(pa_hub_say_file(h, one, "{}", file, FILE_SIZE));
-    assert_false(pa_hub_say_file(h, other, "{}", file, FILE_SIZE));
-    assert_false(pa_hub_is_slow(h, one)); // files are no flood of replies
-    pa_hub_say(h, one, "x", 1);
-    pa_reply *head = pa_hub_reply(h, one, &more), *first = pa_hub_reply(h, one, &more);
-    assert_true(!head->binary && first->binary && first->count == FILE_SIZE);
+    for (int i = 0; i <= CLIENTS; i++) client[i] = pa_hub_join(h);
+    for (int i = 0; i < CLIENTS; i++) {
+        for (int k = 0; k < 2; k++) assert_true(pa_hub_say_file(h, client[i], "{}", file, OF_ONE));
+        assert_false(pa_hub_say_file(h, client[i], "{}", file, OF_ONE)); // others are served
+    }
+    assert_false(pa_hub_say_file(h, client[CLIENTS], "{}", file, OF_ONE));
+    assert_false(pa_hub_is_slow(h, client[0])); // files are no flood of replies
+    pa_hub_say(h, client[0], "x", 1);
+    pa_reply *head = pa_hub_reply(h, client[0], &more), *first = pa_hub_reply(h, client[0], &more);
+    assert_true(!head->binary && first->binary && first->count == OF_ONE);
     assert_memory_equal(head->room + PA_ROOM_BEFORE, "{}", 2);
     free(head);
     free(first);
-    assert_true(pa_hub_say_file(h, other, "{}", file, FILE_SIZE));
-    pa_hub_leave(h, one);
-    for (int i = 0; i < PA_MOST_FILES / FILE_SIZE - 2; i++)
-        assert_true(pa_hub_say_file(h, other, "{}", file, FILE_SIZE));
-    assert_false(pa_hub_say_file(h, other, "{}", file, FILE_SIZE));
+    assert_true(pa_hub_say_file(h, client[CLIENTS], "{}", file, OF_ONE));
+    for (int i = 0; i < 3; i++) pa_hub_leave(h, client[i]);
+    pa_hub_leave(h, client[CLIENTS]);
+    uint64_t other = pa_hub_join(h);
+    assert_true(pa_hub_say_file(h, other, "{}", file, 2 * PA_MOST_FILES)); // one, however large
+    assert_false(pa_hub_say_file(h, other, "{}", file, 1));
     pa_hub_close(h);
     free(file);
 }

@@ -67,6 +67,24 @@ static void is_full(void **state) {
     pa_take_clear(&t);
 }
 
+// However many keys are held, they can be released, and the take can be cut and copied.
+static void is_full_with_keys_down(void **state) {
+    pa_take t = {0}, copy = {0};
+    pa_err err;
+    int i = 0;
+    (void)state;
+    while (!pa_take_add(&t, (pa_stroke){i, (uint8_t)(i % 100), 80, false}, &err)) i++;
+    assert_string_equal(err.text, "a take holds at most 50000 notes");
+    assert_true(pa_take_is_full(&t));
+    assert_in_range(t.keys, PA_MOST_KEYS - 102, PA_MOST_KEYS - 100);
+    assert_int_equal(pa_take_copy(&copy, &t, t.end, &err), PA_OK);
+    assert_int_equal(pa_take_cut(&t, t.end, true, &err), PA_OK);
+    assert_int_equal(t.keys, copy.keys);
+    for (int pitch = 0; pitch < 128; pitch++) assert_false(t.down[pitch] || copy.down[pitch]);
+    pa_take_clear(&t);
+    pa_take_clear(&copy);
+}
+
 static void tokens_in_parts(void **state) {
     static const uint16_t expected[] = {
         PA_VELOCITY + 19, 60, PA_TIME_SHIFT + 99, PA_TIME_SHIFT + 99, PA_TIME_SHIFT + 49,
@@ -105,8 +123,8 @@ static void quantiles(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest test[] = {cmocka_unit_test(keys_alternate), cmocka_unit_test(cut_releases),
-                                      cmocka_unit_test(is_full), cmocka_unit_test(tokens_in_parts),
-                                      cmocka_unit_test(quantiles)};
+    const struct CMUnitTest test[] = {cmocka_unit_test(keys_alternate),  cmocka_unit_test(cut_releases),
+                                      cmocka_unit_test(is_full),         cmocka_unit_test(is_full_with_keys_down),
+                                      cmocka_unit_test(tokens_in_parts), cmocka_unit_test(quantiles)};
     return cmocka_run_group_tests(test, NULL, NULL);
 }
