@@ -77,9 +77,9 @@ static pa_status put_roll(FILE *out, const pa_rendition *r, size_t k, pa_err *er
             "<div class=\"roll\" tabindex=\"0\" role=\"group\" aria-label=\"Piano roll\" data-width=\"%g\" "
             "data-height=\"%g\" "
             "data-left=\"%g\" data-plot=\"%g\" data-seconds=\"%g\" data-rows=\"%d\" data-top=\"%g\" data-step=\"%g\" "
-            "data-high=\"%g\">\n",
+            "data-high=\"%g\" data-end=\"%g\">\n",
             l.width, l.height, l.left, l.plot_width, l.row_seconds, rows, pa_roll_row_top(&l, 0), l.row_step,
-            l.plot_height);
+            l.plot_height, pa_rendition_seconds(r));
     fputs("<div class=\"sheet\">", out);
     pa_status s = pa_roll_svg(&l, &untitled, svg, err);
     if (!s) s = put_svg(out, svg, k, label, err);

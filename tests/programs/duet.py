@@ -20,7 +20,11 @@ navigator.requestMIDIAccess = async () => {
   const input = { id: 'in', type: 'input', name: 'Stand-in', state: 'connected', onmidimessage: null };
   const loop = { id: 'loop', type: 'input', name: 'Midi Through Port-0', state: 'connected', onmidimessage: null };
   const output = { id: 'out', type: 'output', name: 'Stand-in piano', state: 'connected',
-    send(data, at = performance.now()) { made.sent.push({ data: [...data], at, ahead: at - performance.now() }); } };
+    send(data, at = performance.now()) {
+      if (this.state === 'disconnected') throw new DOMException('unplugged', 'InvalidStateError');
+      made.sent.push({ data: [...data], at, ahead: at - performance.now() });
+    },
+    clear() { this.send([]); } };
   const access = { inputs: new Map([['in', input], ['loop', loop]]), outputs: new Map([['out', output]]) };
   made.send = (...data) => input.onmidimessage({ data, timeStamp: performance.now() });
   made.set = (port, state) => { port.state = state; access.onstatechange({ port }); };
@@ -96,9 +100,10 @@ class Page(unittest.TestCase):
         return self.b.run("document.getElementById('status').textContent")
 
     def saved(self, press):
-        """The bytes of the file that a click downloads."""
-        self.b.run("""window.blobs = []; const make = URL.createObjectURL;
-            URL.createObjectURL = b => { blobs.push(b); return make.call(URL, b); }; 0""")
+        """The bytes of the file that a click downloads; its name is window.saved."""
+        self.b.run("""{ window.blobs = []; const make = URL.createObjectURL, go = HTMLAnchorElement.prototype.click;
+            URL.createObjectURL = b => { blobs.push(b); return make.call(URL, b); };
+            HTMLAnchorElement.prototype.click = function () { window.saved = this.download; go.call(this); }; }""")
         press()
         self.b.wait("blobs.length", 240)  # a page is rendered at a low priority
         return base64.b64decode(self.b.run("""new Promise(done => { const r = new FileReader();
@@ -114,6 +119,12 @@ class Page(unittest.TestCase):
         for x, y in more:
             self.b.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, button="left")
         self.b.call("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
+
+    def click_by_mouse(self, what):
+        self.mouse(*self.b.run(f"""(e => {{
+            e.scrollIntoView({{ block: 'center' }});
+            const r = e.getBoundingClientRect();
+            return [r.x + r.width / 2, r.y + r.height / 2]; }})(document.querySelector({what!r}))"""))
 
     def load(self):
         self.choose("mine.mid")

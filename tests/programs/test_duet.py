@@ -39,10 +39,114 @@ class Duet(duet.Page):
         self.assertGreater(len(tiny.events(self.at / "out.mid")), 100)
         self.assertEqual(self.b.complaints(), [])
 
+    def test_space_after_a_click(self):
+        """It plays and stops; what the mouse clicked is not pressed again."""
+        self.load()
+        self.click_by_mouse("[data-act=Keep]")
+        self.b.key(" ", "Space")
+        self.b.wait("paserve.state.mode == 'playing'")
+        self.assertTrue(self.b.run("paserve.state.current.kept"))
+        self.b.key(" ", "Space")
+        self.b.wait("paserve.state.mode == 'idle'")
+        self.click_by_mouse("#duet")
+        self.b.wait("paserve.state.mode == 'listening'")
+        self.phrase()
+        self.click("#pause")
+        self.b.run("document.activeElement.blur()")
+        self.b.key(" ", "Space")
+        self.answered()
+
+    def test_messages_that_are_over(self):
+        self.start_duet()
+        self.click("#answer")
+        self.assertIn("Play something", self.status())
+        self.phrase()
+        self.assertEqual(self.status(), "Your turn: play.")
+        self.answered()
+        hear = "paserve.state.socket.onmessage({ data: JSON.stringify({ is: 'thinned', take: 0, number: 2 }) })"
+        self.b.run(hear)
+        self.assertIn("fewer notes", self.b.run("document.getElementById('thinned').textContent"))
+        self.b.wait("document.getElementById('figures').textContent.includes('ahead')")
+        self.click("#duet")
+        self.b.wait("paserve.state.mode == 'idle'")
+        self.assertEqual(self.b.run("document.getElementById('thinned').textContent"), "")
+        self.b.wait("document.getElementById('figures').textContent == ''")
+        self.choose("broken.mid")
+        self.b.wait("document.getElementById('status').classList.contains('error')")
+        self.click_by_mouse("#roll")
+        self.assertEqual(self.status(), "Ready.")
+
+    def test_empty_duet(self):
+        self.load()
+        self.start_duet()
+        self.assertEqual(self.b.run("document.querySelectorAll('#takes li').length"), 2)
+        self.click("#duet")
+        self.b.wait("paserve.state.takes.size == 1")
+        self.assertEqual(self.b.run("paserve.state.current.number"), 0)
+        self.start_duet()
+        self.open()  # nothing was played
+        self.b.wait("paserve.state.current && paserve.state.current.keys.length == 48")
+        self.assertEqual(self.b.run("paserve.state.takes.size"), 1)
+        self.assertEqual(self.b.complaints(), [])
+
+    def test_line_stays_within_the_take(self):
+        self.load()
+        self.b.run("paserve.state.at = 100")
+        self.assertEqual(self.b.run("paserve.now()"), self.b.run("paserve.state.current.end"))
+
+    def test_coming_notes_are_drawn_ahead(self):
+        self.start_duet()
+        self.phrase()
+        self.answered()
+        coming = "paserve.state.current.keys.some(k => k.model && k.velocity && k.time > paserve.now() + 1)"
+        drawn = """(() => { const canvas = document.getElementById('roll'), scale = devicePixelRatio,
+            { data } = canvas.getContext('2d').getImageData(canvas.width / 2 + 20 * scale, 0, canvas.width / 3, 300);
+            for (let i = 0; i < data.length; i += 4)
+              if (data[i] == 0xf9 && data[i + 1] == 0xdf && data[i + 2] == 0xca) return true;
+            return false; })()"""
+        self.b.wait(f"{coming} && {drawn}")
+
+    def test_names_of_files(self):
+        self.load()
+        self.assertEqual(self.b.run("document.getElementById('whose').textContent"), "file")
+        self.b.run("document.getElementById('number').value = '1'")
+        self.click("[data-act=Continue]")
+        self.b.wait("paserve.state.takes.size == 2")
+        self.b.wait("!paserve.state.takes.get(1).growing")
+        self.saved(lambda: self.click("[data-take='1'] [data-act=MIDI]"))
+        self.assertEqual(self.b.run("saved"), "mine, take 2.mid")
+        self.saved(lambda: self.click("[data-take='0'] [data-act=WAV]"))
+        self.assertEqual(self.b.run("saved"), "mine.wav")
+
+    def test_why_a_take_cannot_be_continued(self):
+        self.load()
+        self.b.run("document.getElementById('number').value = '1'")
+        self.click("[data-act=Continue]")
+        self.b.wait("paserve.state.takes.size == 2 && !paserve.state.takes.get(1).growing")
+        self.b.run("paserve.state.takes.get(1).growing = true; "
+                   "document.getElementById('seek').dispatchEvent(new Event('input'))")
+        button = self.b.run("""(b => [b.textContent, b.disabled])(
+            document.querySelector('[data-take="1"] [data-act=Continue]'))""")
+        self.assertEqual(button, ["Composing…", True])
+
+    def test_page_of_a_take_that_is_gone(self):
+        self.load()
+        self.click("#takes li button[data-act=Page]")
+        self.assertIn("page of mine.mid", self.status())
+        self.assertIn("Page…", self.b.run("document.querySelector('[data-act=Page]').textContent"))
+        self.saved(lambda: self.b.run("paserve.state.socket.send(JSON.stringify({ do: 'drop', take: 0 }))"))
+        self.assertEqual(self.b.run("saved"), "take 1.html")
+        self.assertEqual(self.b.complaints(), [])
+
     def test_sound_file(self):
         self.choose("mine.mid")
         self.b.wait("paserve.state.current && paserve.state.current.keys.length")
+        self.b.run("""window.shown = []; new MutationObserver(() => shown.push(
+            document.querySelector('[data-act=WAV]').textContent)).observe(
+            document.getElementById('takes'), { subtree: true, childList: true, characterData: true }); 0""")
         sound = self.saved(lambda: self.click("#takes li button[data-act=WAV]"))
+        self.b.wait("document.querySelector('[data-act=WAV]').textContent == '↓ WAV'")
+        self.assertIn("WAV… 0 %", self.b.run("shown"))
         self.assertEqual((sound[:4], sound[8:12]), (b"RIFF", b"WAVE"))
         self.assertGreater(len(sound), 6 * 2 * 44100)
         self.assertGreater(len(set(sound[44:])), 100)
@@ -183,11 +287,20 @@ class Duet(duet.Page):
         self.b.wait("paserve.state.takes.size == 1 && paserve.state.current && paserve.state.current.keys.length == 48")
         self.assertEqual(self.b.run("document.querySelector('#takes .name').textContent"), "mine.mid")
 
-    def test_server_that_stops(self):
+    def test_server_that_restarts(self):
         server = serve.Server(self.model, self.at / "other", "--no-sound")
         self.open(server.port)
+        self.load()
+        self.b.run("paserve.state.at = 2")
         server.stop()
         self.b.wait("document.getElementById('status').textContent.includes('No connection')")
+        self.assertTrue(self.b.run("document.getElementById('duet').disabled"))
+        server = serve.Server(self.model, self.at / "other", "--no-sound", "--port", str(server.port))
+        self.addCleanup(server.stop)
+        self.b.wait("document.body.dataset.ready == 'true'")
+        self.assertFalse(self.b.run("document.getElementById('duet').disabled"))
+        self.assertNotIn("No connection", self.status())
+        self.start_duet()
 
     def test_phone_and_less_motion(self):
         self.addCleanup(self.b.call, "Emulation.clearDeviceMetricsOverride")
@@ -198,6 +311,13 @@ class Duet(duet.Page):
         self.connect()
         self.assertEqual(self.b.run("document.documentElement.scrollWidth"), 390)
         self.assertGreaterEqual(self.b.run("paserve.keys.keys.size"), 25)
+        lowest = self.b.run("paserve.keys.low")
+        self.click("#higher")
+        self.assertEqual(self.b.run("paserve.keys.low"), lowest + 12)
+        self.click("#lower")
+        self.click("#lower")
+        self.assertEqual(self.b.run("paserve.keys.low"), lowest - 12)
+        self.assertEqual(self.b.run("document.getElementById('lower').checkVisibility()"), True)
         heights = self.b.run("[...document.querySelectorAll('button')].map(b => b.offsetHeight).filter(h => h)")
         self.assertGreaterEqual(min(heights), 44)
         self.b.run("window.frames_seen = 0; const was = requestAnimationFrame; "

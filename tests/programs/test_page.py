@@ -64,6 +64,28 @@ class Page(unittest.TestCase):
         # The line of the boundary and the cursor meet.
         self.assertEqual(self.b.run("document.querySelectorAll('.jump').length"), 1)
 
+    def test_space_after_a_click(self):
+        """It plays and pauses; what the mouse clicked is not pressed again."""
+        self.b.run("document.querySelector('.jump').scrollIntoView()")
+        x, y = self.b.run("(r => [r.x + r.width / 2, r.y + r.height / 2])"
+                          "(document.querySelector('.jump').getBoundingClientRect())")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.b.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        self.b.wait("!takes[0].audio.paused")
+        self.b.run("takes[0].audio.playbackRate = 0.1")
+        self.b.key(" ", "Space")
+        self.b.wait("takes[0].audio.paused")
+        self.assertFalse(self.b.run("takes[0].audio.ended"))
+
+    def test_cursor_stays_on_the_roll(self):
+        """The sound fades longer than the notes last."""
+        end, duration = self.b.run("[takes[0].roll.dataset.end * 1, takes[0].audio.duration]")
+        self.assertGreater(duration, end + 0.5)
+        self.b.run(f"move(takes[0], {end})")
+        left = self.left()
+        self.b.run(f"move(takes[0], {duration})")
+        self.assertEqual(self.left(), left)
+
     def test_one_take_plays_at_a_time(self):
         self.b.run("takes[0].play.click()")
         self.b.wait("!takes[0].audio.paused")

@@ -3,9 +3,10 @@
 import { Instrument } from './instrument.js';
 import { $, context, state, status } from './state.js';
 import { setSound } from './transport.js';
+import { show } from './view.js';
 
 const BUILT_IN = '';
-let access = null;
+let access = null, pianos = [];
 
 const outputs = () => [...access.outputs.values()].filter(port => port.state !== 'disconnected');
 
@@ -30,17 +31,26 @@ function update(names) {
     setSound(state.piano);
     $('own').checked = true;
     status(`${sounding.name} has gone: this page’s piano sounds.`, true);
+  } else if (there && !state.sound.output) {
+    choose(wanted);
+    status(`${state.sound.output.name} sounds.`);
+  } else if (names.join() !== pianos.join()) {
+    const gone = pianos.filter(name => !names.includes(name)).join(', ');
+    status(gone ? gone + ' has gone: plug it in again, or play on the keys below.'
+      : 'Connected: ' + names.join(', ') + '.', !!gone);
   }
-  if (there && !state.sound.output) choose(wanted);
+  pianos = names;
   fill($('sound'), state.sound.output ? state.sound.output.id : BUILT_IN);
   $('devices').hidden = !names.length && !outputs().length;
   $('piano').textContent = names.length ? 'Piano: ' + names.join(', ') : '';
   $('connect').hidden = names.length > 0;
+  show();
 }
 
 export async function connect(keys) {
   if (!navigator.requestMIDIAccess) {
     status('This browser has no Web MIDI: use Chrome, Edge or Firefox, at http://127.0.0.1 or over HTTPS.', true);
+    show();
     return;
   }
   try {
@@ -52,6 +62,7 @@ export async function connect(keys) {
   } catch (error) {
     status('No access to MIDI: ' + error.message + ' Allow it in the site settings, left of the address.', true);
   }
+  show();
 }
 
 // Where the user has allowed MIDI before, nothing needs pressing.

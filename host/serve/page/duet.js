@@ -16,11 +16,13 @@ export async function startDuet() {
   state.mode = 'waiting';
   state.turn = 0;
   say({ do: 'duet', ...how(), seed: seed() });
+  show();
 }
 
 export function begin() {
   Object.assign(state, { mode: 'listening', base: null, struck: 0, touched: performance.now() });
-  status('Your turn: play.');
+  Object.assign(state, { latency: [], trip: [], late: 0, played: 0, thinned: 0 }); // figures of this duet
+  status('');
   $('answer').disabled = false;
   $('answer').focus(); // Enter and Space then hand over; on the other button they would end the duet
 }
@@ -40,6 +42,7 @@ export function strike(pitch, velocity, ago, midi) {
   own.set(pitch, { sound, voice: midi && !$('own').checked ? null : sound.strike(pitch, velocity) });
   if (!duet()) return;
   if (state.base === null) state.base = context.currentTime - ago;
+  status('');
   const time = timeOf(ago), released = state.mode === 'answering' ? interrupt(time) : [];
   tell(pitch, velocity, time);
   for (const late of released) if (late !== pitch) tell(late, 0, time);
@@ -63,7 +66,6 @@ function interrupt(time) {
   silence();
   const down = cut(state.current.keys, time);
   Object.assign(state, { mode: 'listening', struck: 0, touched: performance.now() });
-  status('Your turn: the model listens.');
   return down.filter(pitch => !own.has(pitch));
 }
 
@@ -71,15 +73,16 @@ export function handover() {
   if (state.mode !== 'listening') return;
   if (!state.current.keys.length) {
     status('Play something first.');
+    show();
     return;
   }
   const time = now();
   state.mode = 'answering';
+  status('');
   state.turn++;
   state.asked = performance.now();
   say({ do: 'answer', time, turn: state.turn });
   state.player = new Player(state.sound, state.current.keys, state.base, time, { wanted: key => key.model });
-  status('The model’s turn: play to take over.');
   show();
 }
 

@@ -3,8 +3,8 @@
 import { Piano, load } from './audio.js';
 import { begin } from './duet.js';
 import { $, context, duet, growing, marks, remember, say, state, status } from './state.js';
-import { STEP, cue, save, stem, unpack } from './takes.js';
-import { play, select, setSound, silence, stop } from './transport.js';
+import { STEP, cue, fileName, save, unpack } from './takes.js';
+import { leave, play, select, setSound, stop } from './transport.js';
 import { list, show } from './view.js';
 
 function addTake(m, mark) {
@@ -29,19 +29,31 @@ function follow(take) {
   state.follow = false;
 }
 
+// The next binary message is a file of that take, which may have been removed meanwhile.
+function expect(m, end, type) {
+  const take = state.takes.get(m.take);
+  if (take && end === '.html') take.page = 0;
+  state.saving = { name: (take ? fileName(take) : `take ${m.take + 1}`) + end, type };
+  show();
+}
+
 const velocities = keys => keys.filter((_, i) => i % 4 === 2);
 
 const hear = {
   async session(m) {
-    const known = sessionStorage.getItem('session') === m.session ? marks() : {};
+    const same = sessionStorage.getItem('session') === m.session, known = same ? marks() : {}, { current, at } = state;
+    const still = same && current && m.takes.some(take => take.keys && take.take === current.number);
     sessionStorage.setItem('session', m.session);
     $('model').textContent = 'with the model ' + m.model;
     state.takes.clear();
-    state.current = null;
-    for (const take of m.takes) say({ do: 'take', take: addTake(take, known[take.take]).number });
+    Object.assign(state, { offline: '', current: null, resume: still ? { number: current.number, at } : null });
+    for (const take of m.takes) {
+      if (!take.keys) say({ do: 'drop', take: take.take }); // a duet in which nothing was played
+      else say({ do: 'take', take: addTake(take, known[take.take]).number });
+    }
     remember();
     list();
-    status(m.takes.length ? 'Ready.' : 'Ready: start a duet, or drop a MIDI file.');
+    show();
     await loadPiano(m.piano);
     document.body.dataset.ready = 'true';
   },
@@ -86,12 +98,11 @@ const hear = {
     if (!take) return;
     take.growing = false;
     take.end = m.number * STEP;
-    if (!take.keys.length && m.number === 0) {
+    if (!take.keys.length) {
       say({ do: 'drop', take: take.number });
       return;
     }
     if (duet() && take === state.current) stop();
-    else if (!growing() && state.mode === 'idle') status('Ready.');
     if (state.ended === take.number) { // the server's record of a duet
       state.ended = null;
       take.fresh = [];
@@ -107,27 +118,30 @@ const hear = {
     take.growing = false;
     if (take.fresh) take.keys = take.fresh;
     take.fresh = null;
-    if (!state.current || (take.given && state.mode === 'idle')) select(take, 0);
+    if (state.resume ? state.resume.number === take.number : !state.current || (take.given && state.mode === 'idle')) {
+      select(take, state.resume ? state.resume.at : 0);
+      state.resume = null;
+    }
     list();
     show();
   },
   dropped(m) {
+    const take = state.takes.get(m.take);
     state.takes.delete(m.take);
+    if (take) leave(take);
     remember();
     list();
     show();
   },
-  midi(m) { state.saving = { take: state.takes.get(m.take), end: '.mid', type: 'audio/midi' }; },
-  page(m) {
-    state.saving = { take: state.takes.get(m.take), end: '.html', type: 'text/html' };
-    status('Ready.');
-  },
+  midi(m) { expect(m, '.mid', 'audio/midi'); },
+  page(m) { expect(m, '.html', 'text/html'); },
   thinned(m) {
     state.thinned = m.number;
     show();
   },
   error(m) {
     state.follow = false;
+    for (const take of state.takes.values()) take.page = 0;
     if (state.mode === 'waiting') state.mode = 'idle';
     status(m.text.replace(/^this file/, () => state.files.shift() || 'this file'), true);
     show();
@@ -136,8 +150,7 @@ const hear = {
 
 function receive(event) {
   if (typeof event.data !== 'string') {
-    const { take, end, type } = state.saving;
-    save(event.data, stem(take) + end, type);
+    save(event.data, state.saving.name, state.saving.type);
     return;
   }
   const m = JSON.parse(event.data);
@@ -151,9 +164,10 @@ export function connect() {
   state.socket.onmessage = receive;
   state.socket.onclose = event => {
     if (state.mode !== 'idle') stop();
-    state.asked = null;
-    status(event.reason ? 'The server closed the connection: ' + event.reason
-      : 'No connection to the server. Is paserve running?', true);
+    for (const take of state.takes.values()) Object.assign(take, { growing: false, page: 0 });
+    Object.assign(state, { asked: null, follow: false, ended: null, files: [] });
+    state.offline = event.reason ? 'No connection: the server closed it: ' + event.reason
+      : 'No connection to the server. Is paserve running?';
     document.body.dataset.ready = '';
     show();
     setTimeout(connect, 2000);
@@ -161,9 +175,11 @@ export function connect() {
 }
 
 export async function upload(files) {
+  if (state.offline) return; // the status says so
   for (const file of files) {
     if (file.size > 1 << 20) {
-      status(file.name + ': a file may have at most 1 MiB', true);
+      status(file.name + ': a file may have at most 1 MiB.', true);
+      show();
       continue;
     }
     if (state.mode !== 'idle') stop();

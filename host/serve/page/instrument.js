@@ -58,7 +58,7 @@ export class Instrument {
 
   // Takes back what has not been sent, where the browser can.
   clear() {
-    if (this.output.clear) this.output.clear();
+    if (this.output.clear && this.output.state !== 'disconnected') this.output.clear();
   }
 
   // No note sounds on, whoever struck it.

@@ -53,6 +53,12 @@ export class Keys {
     }
   }
 
+  // By octaves.
+  shift(up) {
+    this.base = Math.max(24, Math.min(96, this.base + 12 * up));
+    this.build();
+  }
+
   light(pitch, who, on) {
     const key = this.keys.get(pitch);
     if (key) key.classList.toggle(who, on);
@@ -112,8 +118,7 @@ export class Keys {
   keydown(event) {
     const i = CODES.indexOf(event.code);
     if (event.code === 'KeyZ' || event.code === 'KeyX') {
-      this.base = Math.max(24, Math.min(96, this.base + (event.code === 'KeyX' ? 12 : -12)));
-      this.build();
+      this.shift(event.code === 'KeyX' ? 1 : -1);
       return true;
     }
     if (i < 0) return false;

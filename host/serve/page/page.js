@@ -6,8 +6,8 @@ import { passTurn, release, startDuet, strike, watchPause } from './duet.js';
 import { connect, upload } from './hear.js';
 import { Keys } from './keys.js';
 import { $, context, duet, growing, how, inside, now, remember, say, seed, shown, state, status } from './state.js';
-import { clock, cue, save, stem } from './takes.js';
-import { halt, play, seek, select, stop, toggle } from './transport.js';
+import { clock, cue, fileName, save } from './takes.js';
+import { halt, leave, play, seek, select, stop, toggle } from './transport.js';
 import { figures, lightKeys, list, redraw, roll, setActs, show } from './view.js';
 
 const UNDO = 8; // seconds in which a take comes back
@@ -21,7 +21,9 @@ function proceed(take) {
   halt();
   state.follow = true;
   say({ do: 'continue', take: take.number, at, seconds: 30, number: +$('number').value, ...how(), seed: seed() });
-  status(`The model continues ${take.name} from ${clock(at)}.`);
+  status('');
+  state.composing = `The model continues ${take.name} from ${clock(at)}.`;
+  show();
 }
 
 function playOrStop(take) {
@@ -39,14 +41,23 @@ function keep(take) {
 const saveMidi = take => say({ do: 'midi', take: take.number });
 
 function savePage(take) {
-  status('Rendering ' + take.name + '…');
+  take.page = performance.now();
   say({ do: 'page', take: take.number });
+  show();
 }
 
 async function saveSound(take) {
-  status('Rendering ' + take.name + '…');
-  save(wav(await render(state.samples, take.keys, take.end)), stem(take) + '.wav', 'audio/wav');
-  status('Ready.');
+  const tell = part => {
+    take.sound = part;
+    show();
+  };
+  tell(0);
+  try {
+    save(wav(await render(state.samples, take.keys, take.end, tell)), fileName(take) + '.wav', 'audio/wav');
+  } catch (error) {
+    status(`${take.name}: this browser cannot make its sound: ${error.message}`, true);
+  }
+  tell(undefined);
 }
 
 // The server drops a take only when it can no longer be wanted back; none can be dropped while some grow.
@@ -56,10 +67,6 @@ function drop(take) {
 }
 
 function remove(take) {
-  if (take === state.current) {
-    stop();
-    state.current = null;
-  }
   take.removed = true;
   take.follow = false;
   $('undo').hidden = false;
@@ -68,8 +75,7 @@ function remove(take) {
   clearTimeout(state.forget);
   state.forget = setTimeout(() => { $('undo').hidden = true; }, 1000 * UNDO);
   take.timer = setTimeout(() => drop(take), 1000 * UNDO);
-  const left = shown().pop();
-  if (!state.current && left) select(left);
+  leave(take);
   list();
   show();
   $('undo').focus();
@@ -126,11 +132,14 @@ function drag(down) {
 
 function press(event) {
   if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches('select')) return;
-  const on = event.target.closest('button') && (event.key === ' ' || event.key === 'Enter');
+  const pressed = event.key === ' ' || event.key === 'Enter', on = event.target.closest('button') && pressed;
   const step = { ArrowLeft: -5, ArrowRight: 5 }[event.key], slides = event.target.matches('input[type=range]');
-  if (event.key === 'Enter' && duet() && !on) passTurn();
-  else if (event.key === ' ' && !on && !event.target.matches('input[type=checkbox]')) toggle();
-  else if (step && !slides) seek(now() + step);
+  const checks = event.key === ' ' && event.target.matches('input[type=checkbox]');
+  if (pressed && duet() && !on && !checks) {
+    if (!event.repeat) passTurn();
+  } else if (event.key === ' ' && !on && !checks) {
+    if (!event.repeat) toggle();
+  } else if (step && !slides) seek(now() + step);
   else if (!keys.keydown(event)) return;
   event.preventDefault();
 }
@@ -155,6 +164,8 @@ for (const id of ['temperature', 'density']) {
   $(id).addEventListener('input', change);
   $(id).addEventListener('change', apply);
 }
+$('lower').addEventListener('click', () => keys.shift(-1));
+$('higher').addEventListener('click', () => keys.shift(1));
 $('open').addEventListener('click', () => $('file').click());
 $('file').addEventListener('change', () => {
   upload([...$('file').files]);
@@ -169,7 +180,17 @@ for (const kind of ['dragover', 'dragleave', 'drop'])
     document.body.classList.toggle('drop', kind === 'dragover');
     if (kind === 'drop') upload([...event.dataTransfer.files]);
   });
+for (const kind of ['pointerdown', 'keydown'])
+  document.addEventListener(kind, () => {
+    if (!state.notice) return;
+    status('');
+    show();
+  }, { capture: true });
 document.addEventListener('keydown', press);
+// A button that the mouse has clicked is not what Space means.
+document.addEventListener('click', event => {
+  if (event.detail && event.target.closest('button')) document.activeElement.blur();
+});
 document.addEventListener('keyup', event => keys.keyup(event));
 addEventListener('pagehide', () => { if (state.mode !== 'idle') stop(); });
 addEventListener('resize', () => {

@@ -10,16 +10,18 @@ export const state = {
   current: null, at: 0, // what the stage shows, and where it stands
   base: null, // in a duet: the context's time at the take's second 0; null before the first key
   player: null, turn: 0, asked: null,
+  offline: 'Connecting…', notice: null, composing: '', // texts of the status line: see doing(); notice: {text, error}
   struck: 0, touched: 0, // keys of the player in this turn; performance.now() of the latest
   latency: [], trip: [], late: 0, played: 0, thinned: 0,
-  files: [], // names of uploads that are under way
+  follow: false, ended: null, resume: null, // the next take plays; number of a duet; {number, at} that was shown
+  files: [], saving: null, // names of uploads that are under way; the file whose bytes come next
   piano: null, sound: null, samples: null, // the built-in piano; what plays: it, or an Instrument; the piano's samples
   socket: null,
 };
 
+// Says something until the user does something else; '': nothing more.
 export function status(text, error = false) {
-  $('status').textContent = text;
-  $('status').classList.toggle('error', error);
+  state.notice = text ? { text, error } : null;
 }
 
 export function say(message) {
@@ -33,7 +35,7 @@ export const growing = () => [...state.takes.values()].some(take => take.growing
 // The second of the current take that the stage shows.
 export function now() {
   if (duet()) return state.base === null ? 0 : Math.max(0, context.currentTime - state.base);
-  return state.player ? Math.min(state.player.time, state.current.end) : state.at;
+  return state.current ? Math.min(state.player ? state.player.time : state.at, state.current.end) : 0;
 }
 
 // Whether the line stands inside a take, where a continuation would branch off.

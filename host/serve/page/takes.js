@@ -1,10 +1,23 @@
 // Takes: their keys, a card for each in the list, and the files that they are saved as.
 'use strict';
+import { state } from './state.js';
 
 export const STEP = 0.01; // seconds, of the server's times
 
 export const clock = s => Math.floor(s / 60) + ':' + String(Math.floor(s % 60)).padStart(2, '0');
-export const stem = take => take.name.replace(/\.midi?$/, '');
+const stem = take => take.name.replace(/\.(midi?|kar|rmi|smf)$/i, '');
+
+// The file or duet that a take continues, directly or not.
+export function rootOf(take) {
+  while (state.takes.has(take.parent)) take = state.takes.get(take.parent);
+  return take;
+}
+
+// Of a take that is saved, without its end.
+export function fileName(take) {
+  const root = rootOf(take);
+  return root === take ? stem(take) : `${stem(root)}, ${take.name.toLowerCase()}`;
+}
 
 // Where a take is played from: shortly before it branches off.
 export const cue = take => Math.max(0, take.begins - 4);
@@ -37,11 +50,16 @@ export function save(bytes, name, type) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
+export function caption(b, text, take) {
+  if (b.textContent === text) return;
+  b.textContent = text;
+  b.setAttribute('aria-label', `${text.replace('↓', 'Save as')}: ${take.name}`);
+}
+
 function button(act, text, take, run) {
   const b = document.createElement('button');
   b.dataset.act = act;
-  b.textContent = text;
-  b.setAttribute('aria-label', `${text.replace('↓', 'Save as')}: ${take.name}`);
+  caption(b, text, take);
   b.addEventListener('click', () => run(take));
   return b;
 }

@@ -1,7 +1,7 @@
 // Playing takes: play, stop, move.
 'use strict';
 import { Player } from './audio.js';
-import { $, context, duet, growing, now, say, state, status } from './state.js';
+import { $, context, duet, growing, now, say, shown, state, status } from './state.js';
 import { show } from './view.js';
 
 export function silence() {
@@ -22,7 +22,6 @@ export function stop() {
   silence();
   if (state.sound) state.sound.quiet();
   state.mode = 'idle';
-  if (!$('status').classList.contains('error')) status('Ready.');
   for (const key of document.querySelectorAll('#keyboard .model')) key.classList.remove('model');
   if (document.activeElement === $('answer')) $('duet').focus();
   show();
@@ -36,7 +35,7 @@ export async function play(take, at) {
   const known = () => take.growing ? take.end : Infinity;
   state.player = new Player(state.sound, take.keys, context.currentTime + 0.08 - at, at, { known });
   state.mode = 'playing';
-  status('Playing ' + take.name + '.');
+  status('');
   show();
 }
 
@@ -65,6 +64,15 @@ export function select(take, at = take.begins) {
   state.current = take;
   state.at = at;
   show();
+}
+
+// The stage shows another take, if it shows that one.
+export function leave(take) {
+  if (take !== state.current) return;
+  stop();
+  state.current = null;
+  const left = shown().pop();
+  if (left) select(left);
 }
 
 // From now on all sounds there.

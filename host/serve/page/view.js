@@ -2,7 +2,7 @@
 'use strict';
 import { Roll, overview } from './roll.js';
 import { $, context, duet, inside, now, shown, state } from './state.js';
-import { card, clock } from './takes.js';
+import { caption, card, clock, rootOf } from './takes.js';
 
 const roll = new Roll($('roll'));
 let acts = null, choose = null;
@@ -36,6 +36,7 @@ function picture(take) {
 // Those that grow; the others stay.
 export function redraw() {
   for (const take of shown()) {
+    if (take.page && items.has(take)) label(take);
     if (!take.growing || !items.has(take)) continue;
     items.get(take).tell();
     picture(take);
@@ -49,34 +50,60 @@ function median(list) {
 
 const THINNED = ['', 'Busy machine: new takes wait.', 'Busy machine: the model plays fewer notes.'];
 
+// Of a duet.
 function figures() {
   const { player, current, latency, trip } = state, parts = [];
   const late = state.late + (player ? player.late : 0), played = state.played + (player ? player.played : 0);
   if (state.mode === 'answering' && current.keys.length) {
-    const margin = Math.max(0, current.keys[current.keys.length - 1].time - now());
-    parts.push(`model ${margin.toFixed(1)} s ahead`);
+    const margin = current.keys[current.keys.length - 1].time - now();
+    parts.push(`the model is ${Math.abs(margin).toFixed(1)} s ${margin < 0 ? 'behind' : 'ahead'}`);
   }
-  if (player && player.held !== null) parts.push('waiting for the model');
-  if (latency.length) parts.push(`first note after ${median(latency).toFixed(0)} ms`);
+  if (latency.length) parts.push(`its first note comes ${median(latency).toFixed(0)} ms after you hand over`);
   if (trip.length) parts.push(`round trip ${median(trip).toFixed(0)} ms`);
   if (played) parts.push(`${late} of ${played} notes late`);
-  $('figures').textContent = parts.join(' · ');
+  $('figures').textContent = duet() ? parts.join(' · ') : '';
 }
 
 // What a take's buttons say depends on where the line stands.
 function label(take) {
   const current = take === state.current;
   const item = items.get(take);
-  const say = (act, text) => {
-    if (item.button[act].textContent === text) return;
-    item.button[act].textContent = text;
-    item.button[act].setAttribute('aria-label', `${text}: ${take.name}`);
+  const say = (act, text, disabled = false) => {
+    caption(item.button[act], text, take);
+    item.button[act].disabled = disabled;
   };
+  const waits = take.parent >= 0 ? 'Composing…' : 'In a duet…', { offline } = state;
+  const proceed = inside(take) ? 'Continue from ' + clock(now()) : 'Continue';
   say('Play', current && state.mode === 'playing' ? 'Stop' : 'Play');
-  say('Continue', inside(take) ? 'Continue from ' + clock(now()) : 'Continue');
+  say('Continue', take.growing ? waits : proceed, take.growing || !!offline);
   say('Keep', take.kept ? '★ Kept' : '☆ Keep');
-  item.button.Continue.disabled = take.growing;
+  say('MIDI', '↓ MIDI', !!offline);
+  say('WAV', take.sound === undefined ? '↓ WAV' : `WAV… ${Math.round(100 * take.sound)} %`, take.sound !== undefined);
+  say('Page', take.page ? `Page… ${((performance.now() - take.page) / 1000).toFixed(0)} s` : '↓ Page',
+    !!take.page || !!offline);
   item.classList.toggle('current', current);
+}
+
+const READY = 'Ready: start a duet, or drop a MIDI file.';
+
+// What the page is doing.
+function doing() {
+  const { mode, current, player } = state, made = shown().find(take => take.page || take.sound !== undefined);
+  if (mode === 'waiting') return 'A duet begins…';
+  if (mode === 'listening') return state.turn ? 'Your turn: the model listens.' : 'Your turn: play.';
+  if (mode === 'answering') return 'The model’s turn: play to take over.';
+  if (mode === 'playing') return `Playing ${current.name}` + (player.held !== null ? ': waiting for the model…' : '.');
+  if (state.follow || shown().some(take => take.growing && take.parent >= 0)) return state.composing;
+  if (made) return `Making the ${made.page ? 'page' : 'sound'} of ${made.name}…`;
+  return shown().length ? 'Ready.' : READY;
+}
+
+function tell() {
+  const { offline, notice, mode } = state, text = offline || (notice ? notice.text : doing());
+  const turn = offline || notice ? '' : { listening: 'you', answering: 'model' }[mode] || '';
+  if ($('status').textContent !== text) $('status').textContent = text; // else it would be read out again
+  $('status').classList.toggle('error', offline ? offline.startsWith('No ') : !!notice && notice.error);
+  $('status').dataset.turn = turn;
 }
 
 export function show() {
@@ -84,10 +111,12 @@ export function show() {
   $('play').textContent = state.mode === 'playing' ? 'Stop' : 'Play';
   $('play').disabled = duet() || state.mode === 'waiting' || !take || !take.keys.length;
   $('duet').textContent = duet() ? 'End the duet' : 'Start a duet';
+  $('duet').disabled = !!state.offline || state.mode === 'waiting';
   $('answer').disabled = !duet();
   $('turn').textContent = state.mode === 'answering' ? 'My turn' : 'Answer';
-  $('thinned').textContent = THINNED[state.thinned] || '';
-  $('status').dataset.turn = { listening: 'you', answering: 'model' }[state.mode] || '';
+  $('thinned').textContent = state.mode === 'answering' ? THINNED[state.thinned] || '' : '';
+  $('whose').textContent = take && rootOf(take).given ? 'file' : 'you';
+  tell();
   $('seek').max = end;
   $('seek').value = at;
   $('seek').disabled = !take || duet();
