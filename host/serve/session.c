@@ -189,7 +189,7 @@ static pa_status read_take(pa_session *s, const int32_t *field, const int32_t *s
     *t = (pa_take){.number = field[NUMBER], .parent = field[PARENT], .begins = field[BEGINS], .given = field[GIVEN]};
     bool valid = field[NUMBER] >= s->numbers && field[NUMBER] < INT32_MAX && field[PARENT] >= -1 &&
                  field[PARENT] < field[NUMBER] && field[BEGINS] >= 0 && field[END] >= field[BEGINS] &&
-                 field[END] <= most && field[KEYS] >= 0 && (size_t)field[KEYS] <= left && field[KEYS] <= PA_MOST_KEYS;
+                 field[END] <= most && (size_t)field[KEYS] <= left;
     if (!valid) return pa_error(err, PA_DATA, "take %d: expected fields in their range", s->takes);
     s->numbers = field[NUMBER] + 1;
     pa_status e = PA_OK;

@@ -200,6 +200,18 @@ class Serve(unittest.TestCase):
         s, _ = self.connect()
         self.upload(s)
 
+    def test_connections_that_say_nothing(self):
+        """The server closes them."""
+        idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(2)]
+        idle[1].sendall(b"GET / HTTP/1.1\r\nHo")
+        for s in idle:
+            try:
+                while s.recv(1 << 16):
+                    pass
+            except ConnectionError:
+                pass
+            s.close()
+
     def test_uploads_that_end_early(self):
         for cut in (1, 100, 10000):
             s, _ = self.connect()
@@ -660,6 +672,23 @@ class Serve(unittest.TestCase):
         s.close()
         for s, _ in clients:
             s.close()
+
+    def test_full_memory(self):
+        """A session has its share; sessions that nobody uses leave their memory to others."""
+        notes = [(t / 20, t / 20 + 0.04, 48 + t % 24, 60) for t in range(49000)]
+        file, sessions = tiny.midi(notes, 1), []
+        for _ in range(9):
+            s, welcome = self.connect()
+            for _ in range(11):
+                s.frame(2, file)
+                s.until("loaded")
+            s.frame(2, file)
+            self.assertEqual(s.receive()["text"], "this session is full; remove takes first")
+            sessions.append(welcome["session"])
+            s.close()
+        self.assertIn(f"{sessions[0]}.safetensors", os.listdir(self.server.folder / "sessions"))
+        s, again = self.connect(sessions[0])
+        self.assertEqual([t["keys"] for t in again["takes"]], [98000] * 11)
 
     def test_few_descriptors(self):
         """Clients leave enough of them to save, and the server waits without computing."""
