@@ -98,13 +98,20 @@ class Duet(duet.Page):
         self.start_duet()
         self.phrase()
         self.answered()
-        coming = "paserve.state.current.keys.some(k => k.model && k.velocity && k.time > paserve.now() + 1)"
-        drawn = """(() => { const canvas = document.getElementById('roll'), scale = devicePixelRatio,
-            { data } = canvas.getContext('2d').getImageData(canvas.width / 2 + 20 * scale, 0, canvas.width / 3, 300);
+        self.b.wait("paserve.state.current.keys.some(k => k.model && k.velocity && k.time > paserve.now() + 1)")
+        self.click("#duet")
+        self.b.wait("paserve.state.mode == 'idle' && paserve.state.current.fresh === null")  # the server's record
+        self.b.run("""Object.assign(paserve.state, { at: 3 });
+            Object.assign(paserve.state.current, { end: 6, keys: [[1, 60, 90], [2, 60, 0], [4, 60, 90], [5, 60, 0]].map(
+                ([time, pitch, velocity]) => ({ time, pitch, velocity, model: true })) });
+            document.getElementById('seek').max = 6; document.getElementById('seek').value = 3;
+            document.getElementById('seek').dispatchEvent(new Event('input'))""")
+        outlined = """(left => { const roll = document.getElementById('roll'), { width, height } = roll,
+            { data } = roll.getContext('2d').getImageData(left * width, 0, 0.4 * width, height);
             for (let i = 0; i < data.length; i += 4)
               if (data[i] == 0xf9 && data[i + 1] == 0xdf && data[i + 2] == 0xca) return true;
-            return false; })()"""
-        self.b.wait(f"{coming} && {drawn}")
+            return false; })"""
+        self.assertEqual(self.b.run(f"[0.1, 0.55].map({outlined})"), [False, True])
 
     def test_names_of_files(self):
         self.load()
@@ -300,6 +307,9 @@ class Duet(duet.Page):
         self.b.wait("document.body.dataset.ready == 'true'")
         self.assertFalse(self.b.run("document.getElementById('duet').disabled"))
         self.assertNotIn("No connection", self.status())
+        self.b.wait("paserve.state.current && paserve.state.current.keys.length == 48")  # the takes are there again
+        self.assertEqual(self.b.run("[paserve.state.takes.size, paserve.state.at, paserve.state.current.name]"),
+                         [1, 2, "mine.mid"])
         self.start_duet()
 
     def test_phone_and_less_motion(self):
