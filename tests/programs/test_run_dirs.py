@@ -43,6 +43,17 @@ class RunDirs(programs.WithCorpus):
         self.assertEqual(process.returncode, status, said)
         return said.splitlines()[-1]
 
+    def start_until(self, call, run, *arguments):
+        """The shim stops it before that call."""
+        process = self.start(run, *arguments, env=environment(f"{call}:stop"))
+        found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        self.assertEqual(found.si_code, os.CLD_STOPPED)
+        return process
+
+    def go_on(self, process, status):
+        process.send_signal(signal.SIGCONT)
+        return self.last_line(process, status)
+
     def the_one_left(self, many, others):
         """Of several starts the one that runs; the others have ended with an error that matches."""
         while sum(process.poll() is None for process in many) > 1:
@@ -94,6 +105,19 @@ class Moved(RunDirs):
                          "run; nothing more is written")
         self.assertEqual(self.steps("taken"), found)
 
+    def test_a_lock_that_is_removed_without_saves(self):
+        """The next step finds it: no two runs write one log."""
+        process = self.start("unsaved", *LONG)
+        self.wait_for(process, "step 3 ")
+        process.send_signal(signal.SIGSTOP)
+        (self.folder / "unsaved/lock").unlink()
+        self.train("unsaved", "train.steps=2", "log.eval_every=0")
+        process.send_signal(signal.SIGCONT)
+        self.assertIn("was moved, removed or taken", self.last_line(process, 1))
+        steps = [m["step"] for m in programs.metrics(self.folder / "unsaved")[0]]
+        self.assertEqual(steps[:2], [1, 2])
+        self.assertLess(len(steps), 4)  # the line that was due when it was stopped
+
     def test_fresh_starts_at_once(self):
         """One of several simultaneous starts gets the directory; none is moved from under another."""
         self.assertEqual(programs.train(self.folder, "many", "train.steps=1", "log.eval_every=0").returncode, 0)
@@ -114,16 +138,6 @@ class Stopped(RunDirs):
 
     SAVES = (*LONG, "checkpoint.every=10")
     MOMENTS = ("fsync:/state.safetensors:1", "rename:/checkpoints/step-00000010:3")  # of the save at step 10
-
-    def start_until(self, call, run, *arguments):
-        process = self.start(run, *arguments, env=environment(f"{call}:stop"))
-        found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        self.assertEqual(found.si_code, os.CLD_STOPPED)
-        return process
-
-    def go_on(self, process, status):
-        process.send_signal(signal.SIGCONT)
-        return self.last_line(process, status)
 
     def files(self, run):
         return {p: p.readlink() if p.is_symlink() else p.read_bytes()
@@ -282,12 +296,17 @@ class Leavings(RunDirs):
 class Changed(RunDirs):
     """Token files that somebody writes to during the run."""
 
-    def change(self, run, which, change, message):
+    def copies(self, run):
+        """Settings that name this run's own token files."""
+        out = ["log.eval_every=10"]
         for name in ("train", "validation"):
             shutil.copy(self.folder / f"{name}.safetensors", self.folder / f"{run}-{name}.safetensors")
-        path = self.folder / f"{run}-{which}.safetensors"
-        files = [f"data.{name}={self.folder}/{run}-{name}.safetensors" for name in ("train", "validation")]
-        process = self.start(run, *LONG, *files, "log.eval_every=10")
+            out.append(f"data.{name}={self.folder}/{run}-{name}.safetensors")
+        return out
+
+    def change(self, run, which, change, message):
+        files, path = self.copies(run), self.folder / f"{run}-{which}.safetensors"
+        process = self.start(run, *LONG, *files)
         self.wait_for(process, "step 3 ")
         process.send_signal(signal.SIGSTOP)
         change(path)
@@ -306,6 +325,15 @@ class Changed(RunDirs):
         for which in ("train", "validation"):
             self.change(f"cut-{which}", which, lambda path: os.truncate(path, 100),
                         "was changed while it was open: expected \\d+ bytes, found 100")
+
+    def test_cut_short_before_it_is_read(self):
+        """Its pages are gone, just after it was checked."""
+        process = self.start_until("fstat:gone-validation.safetensors:8", "gone", *LONG, *self.copies("gone"))
+        os.truncate(self.folder / "gone-train.safetensors", 0)
+        said = self.go_on(process, 3)
+        (step,) = self.steps("gone")
+        self.assertRegex(said, "^patrain: .*/gone-train.safetensors could not be read, or was cut short, while it was "
+                         f"open; the run is saved at step {step}$")
 
     def test_overwritten(self):
         def change(path):
