@@ -69,8 +69,14 @@ class ForeignText(programs.WithCorpus):
                            status=0)
         self.assertIn(rb"finished at step 2, loss ", out)
         self.assertIn(rb"\x1b]0;owned\x07", out)
-        log = (pathlib.Path(os.fsdecode(os.fsencode(self.folder) + b"/" + name + b"run")) / "train.log").read_bytes()
-        self.assertEqual(CONTROL.findall(log), [])
+        failed = pathlib.Path(os.fsdecode(os.fsencode(self.folder) + b"/" + name + b"failed"))
+        failed.mkdir()
+        os.mkfifo(failed / "metrics.jsonl")
+        self.patrain(self.folder / "tiny.ini", "--run-dir", name + b"failed", status=1)
+        for run in (failed, failed.parent / failed.name.replace("failed", "run")):
+            log = (run / "train.log").read_bytes()
+            self.assertIn(rb"\x1b]0;owned\x07", log)
+            self.assertEqual(CONTROL.findall(log), [])
         self.patrain(self.folder / "tiny.ini", b"data.train=" + name + b"none", status=2)
 
     def test_metadata(self):
