@@ -19,6 +19,7 @@ void pa_keys_follow(pa_keys *k, uint16_t token) {
         k->moment = k->clock;
         k->clock += pa_shift_steps(token);
     } else if (pa_is_note_on(token)) {
+        k->clock += PA_RELEASE_STROKE;
         k->down[key]++;
         k->sounds[key] = true;
         k->struck[key] = k->clock;
@@ -44,18 +45,18 @@ void pa_keys_hold(const pa_keys *k, float *logits) {
     }
 }
 
-static bool is_long(const pa_keys *k, int key, int64_t time) {
-    return k->struck[key] >= 0 && time - k->struck[key] >= pa_release_least(key);
+static bool is_long(const pa_keys *k, int key, int64_t clock) {
+    return k->struck[key] >= 0 && clock - k->struck[key] >= pa_release_least(key);
 }
 
-// Whether the latest note of a key had sounded, or would have if it were released, as long as it may when the previous
-// moment ended. At the present one the model has not had its turn.
+// Whether the latest note of a key had sounded, or would have if it were released, to the age that it may when the
+// previous moment ended. At the present one the model has not had its turn.
 static bool is_due(const pa_keys *k, int key, uint64_t seed, uint64_t stream) {
     if (!is_long(k, key, k->moment)) return false;
-    // The primer's player held the note until the first draw: its length is above that.
+    // The primer's player held the note until the first draw: it reaches a greater age.
     double held = k->begun > k->struck[key] ? (double)(k->begun - k->struck[key]) : 0;
     double u = pa_uniform(pa_random(seed, PA_RANDOM_RELEASE, stream, k->stroke[key]));
-    return (double)(k->moment - k->struck[key]) >= pa_release_length(key, held, 1 - (1 - u) * k->kept[key]);
+    return (double)(k->moment - k->struck[key]) >= pa_release_age(key, held, 1 - (1 - u) * k->kept[key]);
 }
 
 void pa_keys_spare(pa_keys *k, const double *chance) {

@@ -9,12 +9,12 @@ enum { PA_KEYS = 128 };
 typedef struct {
     int down[PA_KEYS];        // notes that sound on a key: of a primer several may
     bool sounds[PA_KEYS];     // the key's latest token struck it
-    int64_t struck[PA_KEYS];  // time of its latest stroke, in steps of 10 ms; -1: none yet
+    int64_t struck[PA_KEYS];  // clock of its latest stroke; -1: none yet
     uint64_t stroke[PA_KEYS]; // that stroke's token: how many came before it
     double kept[PA_KEYS];     // probability with which the model has let that note sound since it is long
-    int64_t clock;            // time of the latest token
-    int64_t moment;           // the time before the latest TIME_SHIFT
-    int64_t begun;            // time of the first token that was drawn; -1: none yet
+    int64_t clock;            // steps of 10 ms up to the latest token, and PA_RELEASE_STROKE for each stroke
+    int64_t moment;           // the clock before the latest TIME_SHIFT
+    int64_t begun;            // clock of the first token that was drawn; -1: none yet
     uint64_t tokens;
 } pa_keys;
 

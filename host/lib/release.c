@@ -6,29 +6,29 @@
 
 enum { LEVELS = 7 };
 
-// Shares of notes that sound longer than a row's lengths.
+// Shares of notes that exceed a row's ages.
 static const double level[LEVELS] = {0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005};
 
 typedef struct {
     int lowest; // pitch; the next row's is above the octave
-    int steps[LEVELS];
+    int age[LEVELS];
 } octave;
 
 // MAESTRO v3.0.0's training split, 962 performances: bench/note_lengths.py data/train.safetensors
 static const octave table[] = {
-    {0, {265, 417, 564, 764, 1149, 1525, 1847}},  // 129,279 notes, the longest 48.47 s
-    {36, {207, 314, 426, 567, 868, 1179, 1478}},  // 566,836 notes, the longest 46.22 s
-    {48, {165, 259, 353, 477, 693, 936, 1220}},   // 1,355,261 notes, the longest 52.84 s
-    {60, {161, 247, 334, 451, 662, 884, 1171}},   // 1,812,608 notes, the longest 43.32 s
-    {72, {155, 238, 323, 442, 671, 903, 1186}},   // 1,315,510 notes, the longest 47.59 s
-    {84, {181, 286, 398, 547, 799, 1059, 1362}},  // 426,015 notes, the longest 46.53 s
-    {96, {257, 413, 562, 741, 1049, 1345, 1894}}, // 53,820 notes, the longest 40.87 s
+    {0, {701, 1055, 1439, 1864, 2650, 3697, 4508}},   // 129,279 notes
+    {36, {549, 822, 1080, 1397, 1851, 2367, 3180}},   // 566,836 notes
+    {48, {430, 641, 846, 1107, 1510, 1903, 2560}},    // 1,355,261 notes
+    {60, {415, 609, 797, 1044, 1479, 1958, 2669}},    // 1,812,608 notes
+    {72, {460, 678, 886, 1145, 1624, 2197, 3020}},    // 1,315,510 notes
+    {84, {633, 954, 1254, 1621, 2331, 2898, 3722}},   // 426,015 notes
+    {96, {1003, 1563, 1949, 2691, 3513, 4411, 6107}}, // 53,820 notes
 };
 
 static const int *row_of(int pitch) {
     size_t i = sizeof table / sizeof *table - 1;
     while (pitch < table[i].lowest) i--;
-    return table[i].steps;
+    return table[i].age;
 }
 
 int pa_release_least(int pitch) {
@@ -43,7 +43,7 @@ static double share_beyond(const int *steps, double age) {
     return level[i - 1] * pow(level[i] / level[i - 1], (age - steps[i - 1]) / (steps[i] - steps[i - 1]));
 }
 
-double pa_release_length(int pitch, double age, double u) {
+double pa_release_age(int pitch, double age, double u) {
     const int *steps = row_of(pitch);
     double share = (1 - u) * share_beyond(steps, age);
     int i = 1;

@@ -9,33 +9,33 @@ enum { SECOND = 256 + 99 }; // TIME_SHIFT of a second
 
 static pa_err err;
 
-// The table of release.c: shares of notes that sound longer than some lengths, in steps, of pitch 60.
+// The table of release.c: shares of notes of pitch 60 that exceed some ages. Where no key is struck they are steps.
 static const struct {
     double share;
-    int steps;
-} beyond[] = {{0.05, 161}, {0.02, 247}, {0.01, 334}, {0.005, 451}, {0.002, 662}, {0.001, 884}, {0.0005, 1171}};
+    int age;
+} beyond[] = {{0.05, 415}, {0.02, 609}, {0.01, 797}, {0.005, 1044}, {0.002, 1479}, {0.001, 1958}, {0.0005, 2669}};
 enum { BEYOND = sizeof beyond / sizeof *beyond };
 
-static void lengths_are_the_tables(void **state) {
+static void ages_are_the_tables(void **state) {
     (void)state;
     for (int i = 0; i < BEYOND; i++) {
-        assert_float_equal(pa_release_length(60, 0, 1 - beyond[i].share / 0.05), beyond[i].steps, 1e-3);
+        assert_float_equal(pa_release_age(60, 0, 1 - beyond[i].share / 0.05), beyond[i].age, 1e-3);
         // Of notes that have sounded that long, the same shares.
         for (int j = i; j < BEYOND - 1; j++)
-            assert_float_equal(pa_release_length(60, beyond[i].steps, 1 - beyond[j].share / beyond[i].share),
-                               beyond[j].steps, 1e-3);
+            assert_float_equal(pa_release_age(60, beyond[i].age, 1 - beyond[j].share / beyond[i].share), beyond[j].age,
+                               1e-3);
     }
-    // Halfway between two lengths the share is their geometric mean: one hazard from one to the other. Behind the last
+    // Halfway between two ages the share is their geometric mean: one hazard from one to the other. Behind the last
     // it stays the same.
-    assert_float_equal(pa_release_length(60, 0, 1 - sqrt(0.02 * 0.01) / 0.05), (247 + 334) / 2.0, 1e-3);
-    assert_float_equal(pa_release_length(60, 0, 1 - 0.00025 / 0.05), 2 * 1171 - 884, 1e-3);
-    assert_float_equal(pa_release_length(60, 2000, 0.5), 2000 + 1171 - 884, 1e-3);
+    assert_float_equal(pa_release_age(60, 0, 1 - sqrt(0.02 * 0.01) / 0.05), (609 + 797) / 2.0, 1e-3);
+    assert_float_equal(pa_release_age(60, 0, 1 - 0.00025 / 0.05), 2 * 2669 - 1958, 1e-3);
+    assert_float_equal(pa_release_age(60, 3000, 0.5), 3000 + 2669 - 1958, 1e-3);
     for (int pitch = 0; pitch < 128; pitch++) {
         assert_true(pa_release_least(pitch) > 100);
         for (int age = 0; age < 2000; age += 37) {
             double before = 0;
             for (int i = 0; i < 100; i++) {
-                double length = pa_release_length(pitch, age, i / 100.0);
+                double length = pa_release_age(pitch, age, i / 100.0);
                 assert_true(length >= before && length >= pa_release_least(pitch) && length >= age - 1e-9);
                 before = length;
             }
@@ -63,7 +63,7 @@ static void normal_notes_are_untouched(void **state) {
         pa_keys_release(&k, paired, 1, 0, logits);
         assert_memory_equal(logits, before, sizeof logits);
     }
-    follow_all(&k, old, sizeof old / sizeof *old, 25);
+    follow_all(&k, old, sizeof old / sizeof *old, 60);
     pa_keys_follow(&k, 65);
     pa_keys_release(&k, true, 1, 0, logits);
     for (int greedy = 0; greedy < 2; greedy++)
@@ -76,12 +76,35 @@ static void normal_notes_are_untouched(void **state) {
         }
     // midi-neural: a release of a silent key would make another note of its latest stroke.
     const uint16_t silent[] = {60, 256 + 9, 188};
-    follow_all(&k, silent, sizeof silent / sizeof *silent, 28);
+    follow_all(&k, silent, sizeof silent / sizeof *silent, 60);
     memcpy(logits, before, sizeof logits);
     pa_keys_release(&k, false, 1, 0, logits);
     assert_true(logits[188] < -1e20f);
     logits[188] = before[188];
     assert_memory_equal(logits, before, sizeof logits);
+}
+
+// Of notes that have sounded for five seconds more are due where a pianist played meanwhile.
+static void strokes_age_a_note(void **state) {
+    (void)state;
+    int due[2] = {0};
+    for (uint64_t seed = 0; seed < 500; seed++)
+        for (int busy = 0; busy < 2; busy++) {
+            float logits[PA_VOCAB] = {0};
+            pa_keys k;
+            pa_keys_start(&k);
+            pa_keys_follow(&k, 60);
+            for (int i = 0; i < 50; i++) {
+                if (busy) pa_keys_follow(&k, 72);
+                pa_keys_follow(&k, pa_shift_of(10));
+                if (busy) pa_keys_follow(&k, PA_NOTE_OFF + 72);
+            }
+            k.begun = 0;
+            due[busy] += pa_keys_release(&k, true, seed, 0, logits);
+        }
+    // Of the long notes, those that exceed age 415, 72 % exceed the silent five seconds' 490, 4 % the busy ones' 1490.
+    assert_in_range(due[0], 100, 200);
+    assert_true(due[1] > 440);
 }
 
 // What the primer's player still holds is not cut off where the continuation begins.
@@ -93,7 +116,7 @@ static void a_primers_note_sounds_on(void **state) {
         for (int primer = 0; primer < 2; primer++) {
             float logits[PA_VOCAB] = {0};
             pa_keys k;
-            follow_all(&k, held, 1, 8); // which few notes reach
+            follow_all(&k, held, 1, 20); // which few notes reach
             k.begun = primer ? k.clock : 0;
             pa_keys_release(&k, true, seed, 0, logits);
             cut[primer] += logits[0] < 0;
@@ -102,24 +125,24 @@ static void a_primers_note_sounds_on(void **state) {
     assert_true(cut[0] > 450);
 }
 
-// The share of notes of pitch 60 that sound longer, of those of 1.61 s.
+// The share of notes of pitch 60 that exceed an age, of those that are long.
 static double share_of(double age) {
     int i = 1;
-    if (age <= beyond[0].steps) return 1;
-    while (i < BEYOND - 1 && age > beyond[i].steps) i++;
-    double part = (age - beyond[i - 1].steps) / (beyond[i].steps - beyond[i - 1].steps);
+    if (age <= beyond[0].age) return 1;
+    while (i < BEYOND - 1 && age > beyond[i].age) i++;
+    double part = (age - beyond[i - 1].age) / (beyond[i].age - beyond[i - 1].age);
     return pow(beyond[i - 1].share, 1 - part) * pow(beyond[i].share, part) / beyond[0].share;
 }
 
 // Strikes key 60 in a model that moves on by `shift` steps and at each moment releases a long note by `rate` times the
-// hazard of pianists since the moment before. Returns the note's length; counts draws that the rule has changed.
+// hazard of pianists since the moment before. Returns the age at which it ends; counts draws that the rule has changed.
 static int64_t play_note(pa_keys *k, double rate, int shift, uint64_t note, size_t *changed) {
     float logits[PA_VOCAB], before[PA_VOCAB];
     double chance[PA_VOCAB], last = 1;
     pa_sampling_options o = pa_sampling_default();
     o.temperature = 1;
-    int64_t struck = k->clock;
     pa_keys_follow(k, 60);
+    int64_t struck = k->clock;
     for (uint16_t token = 0; token != PA_NOTE_OFF + 60; pa_keys_follow(k, token)) {
         double share = pow(share_of((double)(k->clock - struck)), rate), released = 1 - share / last;
         for (int t = 0; t < PA_VOCAB; t++) logits[t] = -1e4f;
@@ -148,28 +171,28 @@ static void the_rule_adds_what_is_missing(void **state) {
         pa_keys k;
         pa_keys_start(&k);
         for (uint64_t n = 0; n < NOTES; n++) {
-            int64_t length = play_note(&k, rate[r], SHIFT, n, &changed);
+            int64_t age = play_note(&k, rate[r], SHIFT, n, &changed);
             for (int j = 0; j < BEYOND; j++) {
-                longer[j] += length > beyond[j].steps;
-                late[j] += length > beyond[j].steps + LATE;
+                longer[j] += age > beyond[j].age;
+                late[j] += age > beyond[j].age + LATE;
             }
         }
         if (rate[r] >= 1 ? changed > 0 : changed < NOTES / 4)
             fail_msg("%g times pianists' hazard: %zu draws changed", rate[r], changed);
         for (int j = 0; j < BEYOND; j++) {
-            double p = pow(share_of(beyond[j].steps), fmax(1, rate[r])), slack = 4 * sqrt(p * (1 - p) * NOTES) + 1e-9;
+            double p = pow(share_of(beyond[j].age), fmax(1, rate[r])), slack = 4 * sqrt(p * (1 - p) * NOTES) + 1e-9;
             if ((double)longer[j] < p * NOTES - slack || (double)late[j] > p * NOTES + slack)
-                fail_msg("%g times pianists' hazard: %zu notes longer than %d steps, %zu by %d, expected %.1f", rate[r],
-                         longer[j], beyond[j].steps, late[j], LATE, p * NOTES);
+                fail_msg("%g times pianists' hazard: %zu notes beyond age %d, %zu by %d, expected %.1f", rate[r],
+                         longer[j], beyond[j].age, late[j], LATE, p * NOTES);
         }
     }
 }
 
-// A model that never releases: with `releases` each note has its own length of the table, and ends within two
-// TIME_SHIFTs of it; the lengths of all have the table's shares. Without, keys stick.
+// A model that never releases: with `releases` each note has its own age of the table, and ends behind the first moment
+// in which it has reached it; the ages of all have the table's shares. Without, keys stick.
 static void notes_end_as_pianists_do(void **state) {
     (void)state;
-    enum { LENGTH = 60000, LONGEST_SHIFT = 100, CORPUS_LONGEST = 5284 };
+    enum { LENGTH = 60000, GREATEST_AGE = 17235 }; // in the corpus
     static const char *const name[] = {"midi-neural", "performance"};
     static uint16_t out[LENGTH];
     const uint16_t primer[] = {370, 256};
@@ -178,7 +201,7 @@ static void notes_end_as_pianists_do(void **state) {
         for (int releases = 0; releases < 2; releases++) {
             pa_sampling_options o = pa_sampling_default();
             pa_context ctx = fake_context(12, 4, 0, 1);
-            int64_t clock = 0, struck[128] = {0}, longest = 0;
+            int64_t clock = 0, moment = 0, earlier = 0, struck[128] = {0}, longest = 0;
             size_t stroke[128] = {0}, notes = 0, longer[BEYOND] = {0};
             bool down[128] = {false};
             ctx.never_releases = true;
@@ -198,45 +221,54 @@ static void notes_end_as_pianists_do(void **state) {
             assert_int_equal(pa_generate(&g, &err), PA_OK);
             for (size_t i = 0; i < LENGTH; i++) {
                 int key = out[i] % 128;
-                clock += pa_shift_steps(out[i]);
-                if (pa_is_note_on(out[i])) {
+                if (pa_is_time_shift(out[i])) {
+                    earlier = moment;
+                    moment = clock;
+                    clock += pa_shift_steps(out[i]);
+                } else if (pa_is_note_on(out[i])) {
+                    clock += PA_RELEASE_STROKE;
                     down[key] = true;
                     struck[key] = clock;
                     stroke[key] = i + 2;
                 } else if (pa_is_note_off(out[i]) && down[key]) {
-                    int64_t length = clock - struck[key];
+                    int64_t age = clock - struck[key];
                     double least =
-                        pa_release_length(key, 0, pa_uniform(pa_random(o.seed, PA_RANDOM_RELEASE, 0, stroke[key])));
+                        pa_release_age(key, 0, pa_uniform(pa_random(o.seed, PA_RANDOM_RELEASE, 0, stroke[key])));
                     // With `keys` a stroke's probability is a release's.
-                    if (releases && !e && ((double)length < least || (double)length >= least + 2 * LONGEST_SHIFT))
-                        fail_msg("%s: a note of %lld steps, expected %g", name[e], (long long)length, least);
-                    if (length > longest) longest = length;
+                    bool late = (double)(earlier - struck[key]) >= least,
+                         early = (double)(moment - struck[key]) < least;
+                    if (releases && !e && (late || early))
+                        fail_msg("%s: a note ends at age %lld, expected %g", name[e], (long long)age, least);
+                    if (age > longest) longest = age;
                     down[key] = false;
                     if (key < 60 || key >= 72) continue; // another row of the table
                     notes++;
-                    for (int j = 0; j < BEYOND; j++) longer[j] += least >= beyond[j].steps - 1e-6;
+                    for (int j = 0; j < BEYOND; j++) longer[j] += least >= beyond[j].age - 1e-6;
                 }
             }
             if (!releases) {
                 assert_true(e == 0 ? longest == 0 : longest > 10000);
                 continue;
             }
-            if (longest < 500 || longest > CORPUS_LONGEST)
-                fail_msg("%s: longest note %lld steps", name[e], (long long)longest);
+            if (longest < 1000 || longest > GREATEST_AGE)
+                fail_msg("%s: greatest age %lld", name[e], (long long)longest);
             assert_true(notes > 50);
             for (int j = 0; j < BEYOND; j++) {
                 double p = beyond[j].share / 0.05, expected = p * (double)notes, sigma = sqrt(expected * (1 - p));
                 if (fabs((double)longer[j] - expected) > 4 * sigma + 1e-9)
-                    fail_msg("%s: %zu of %zu notes longer than %d steps, expected %.1f", name[e], longer[j], notes,
-                             beyond[j].steps, expected);
+                    fail_msg("%s: %zu of %zu notes beyond age %d, expected %.1f", name[e], longer[j], notes,
+                             beyond[j].age, expected);
             }
         }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(lengths_are_the_tables),   cmocka_unit_test(normal_notes_are_untouched),
-        cmocka_unit_test(a_primers_note_sounds_on), cmocka_unit_test(the_rule_adds_what_is_missing),
+        cmocka_unit_test(ages_are_the_tables),
+        cmocka_unit_test(normal_notes_are_untouched),
+        cmocka_unit_test(strokes_age_a_note),
+        cmocka_unit_test(a_primers_note_sounds_on),
+        cmocka_unit_test(the_rule_adds_what_is_missing),
         cmocka_unit_test(notes_end_as_pianists_do),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
