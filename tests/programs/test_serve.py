@@ -675,19 +675,30 @@ class Serve(unittest.TestCase):
 
     def test_full_memory(self):
         """A session has its share; sessions that nobody uses leave their memory to others."""
-        notes = [(t / 20, t / 20 + 0.04, 48 + t % 24, 60) for t in range(49000)]
-        file, sessions = tiny.midi(notes, 1), []
-        for _ in range(9):
-            s, welcome = self.connect()
-            for _ in range(11):
-                s.frame(2, file)
-                s.until("loaded")
+        s, welcome = self.connect()
+        file = tiny.midi([(t / 20, t / 20 + 0.04, 48 + t % 24, 60) for t in range(49000)], 1)
+        for _ in range(11):
             s.frame(2, file)
-            self.assertEqual(s.receive()["text"], "this session is full; remove takes first")
-            sessions.append(welcome["session"])
+            s.until("loaded")
+        s.frame(2, file)
+        self.assertEqual(s.receive()["text"], "this session is full; remove takes first")
+        s.close()
+        self.stop()
+        folder = self.server.folder / "sessions"
+        others = [folder / f"{i:032x}.safetensors" for i in range(9)]
+        for other in others:
+            shutil.copy(folder / f"{welcome['session']}.safetensors", other)
+        self.server = serve.Server(self.model, self.server.folder, "--no-sound")
+        self.port = self.server.port
+        for other in others:
+            self.assertFalse(others[0].exists() and other != others[0])
+            s, again = self.connect(other.stem)
+            self.assertEqual(again["session"], other.stem)
+            other.unlink()
             s.close()
-        self.assertIn(f"{sessions[0]}.safetensors", os.listdir(self.server.folder / "sessions"))
-        s, again = self.connect(sessions[0])
+        self.assertTrue(others[0].exists())
+        self.assertFalse(others[1].exists())
+        s, again = self.connect(others[0].stem)
         self.assertEqual([t["keys"] for t in again["takes"]], [98000] * 11)
 
     def test_few_descriptors(self):
