@@ -5,10 +5,12 @@ import os
 import socket
 import struct
 
+PATIENCE = 300  # seconds without a byte; samples are rendered slowly under a sanitizer on a busy machine
+
 
 def get(port, path, host=None, method="GET", address="127.0.0.1", cookie=""):
     """Status, head and body of a request."""
-    with socket.create_connection((address, port), timeout=60) as s:
+    with socket.create_connection((address, port), timeout=PATIENCE) as s:
         host = host or f"{address}:{port}"
         cookie = cookie and f"Cookie: {cookie}\r\n"
         s.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{cookie}Connection: close\r\n\r\n".encode())
@@ -22,7 +24,7 @@ def get(port, path, host=None, method="GET", address="127.0.0.1", cookie=""):
 def ask(port, text, address="127.0.0.1"):
     """All that comes back until the server closes."""
     answer = b""
-    with socket.create_connection((address, port), timeout=60) as s:
+    with socket.create_connection((address, port), timeout=PATIENCE) as s:
         s.sendall(text.encode())
         while part := s.recv(1 << 16):
             answer += part
@@ -41,7 +43,7 @@ class Socket:
     def __init__(self, port, host=None, origin=None, address="127.0.0.1", cookie=""):
         host = host or f"{address}:{port}"
         self.rest = b""
-        self.s = socket.create_connection((address, port), timeout=60)
+        self.s = socket.create_connection((address, port), timeout=PATIENCE)
         origin = f"http://{host}" if origin is None else origin
         lines = [f"GET /socket HTTP/1.1\r\nHost: {host}", "Upgrade: websocket", "Connection: Upgrade",
                  "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + base64.b64encode(os.urandom(16)).decode()]
