@@ -143,7 +143,8 @@ const hear = {
     state.follow = false;
     for (const take of state.takes.values()) take.page = 0;
     if (state.mode === 'waiting') state.mode = 'idle';
-    status(m.text.replace(/^this file/, () => state.files.shift() || 'this file'), true);
+    status(m.text.startsWith('this file') ? m.text.replace('this file', () => state.files.shift() || 'this file')
+      : m.text[0].toUpperCase() + m.text.slice(1) + '.', true);
     show();
   },
 };

@@ -58,7 +58,7 @@ function figures() {
     const margin = current.keys[current.keys.length - 1].time - now();
     parts.push(`the model is ${Math.abs(margin).toFixed(1)} s ${margin < 0 ? 'behind' : 'ahead'}`);
   }
-  if (latency.length) parts.push(`its first note comes ${median(latency).toFixed(0)} ms after you hand over`);
+  if (latency.length) parts.push(`the model’s first note comes ${median(latency).toFixed(0)} ms after you hand over`);
   if (trip.length) parts.push(`round trip ${median(trip).toFixed(0)} ms`);
   if (played) parts.push(`${late} of ${played} notes late`);
   $('figures').textContent = duet() ? parts.join(' · ') : '';
@@ -78,8 +78,8 @@ function label(take) {
   say('Continue', take.growing ? waits : proceed, take.growing || !!offline);
   say('Keep', take.kept ? '★ Kept' : '☆ Keep');
   say('MIDI', '↓ MIDI', !!offline);
-  say('WAV', take.sound === undefined ? '↓ WAV' : `WAV… ${Math.round(100 * take.sound)} %`, take.sound !== undefined);
-  say('Page', take.page ? `Page… ${((performance.now() - take.page) / 1000).toFixed(0)} s` : '↓ Page',
+  say('WAV', take.sound === undefined ? '↓ WAV' : `WAV ${Math.round(100 * take.sound)} %`, take.sound !== undefined);
+  say('Page', take.page ? `Page ${((performance.now() - take.page) / 1000).toFixed(0)} s` : '↓ Page',
     !!take.page || !!offline);
   item.classList.toggle('current', current);
 }
