@@ -44,6 +44,7 @@ static const pa_option option[] = {
     {"flac", PA_OPT_STRING, &job.show.sound[PA_SOUND_FLAC], "F.flac", "sound as FLAC", NULL},
     {"ogg", PA_OPT_STRING, &job.show.sound[PA_SOUND_OGG], "F.ogg", "sound as Ogg Vorbis", NULL},
     {"mp3", PA_OPT_STRING, &job.show.sound[PA_SOUND_MP3], "F.mp3", "sound as MP3", NULL},
+    {"play", PA_OPT_FLAG, &job.show.play, NULL, "play the continuations through the audio output", NULL},
     {"soundfont", PA_OPT_STRING, &job.show.font, "F.sf2", "SoundFont of the piano (default: an installed one)", NULL},
     {"piano-roll", PA_OPT_STRING, &job.show.roll, "F.png|F.svg", "picture of all continuations", NULL},
     {"html", PA_OPT_STRING, &job.show.page, "F.html", "web page of rolls, sound, notes and downloads", NULL},

@@ -162,7 +162,8 @@ static pa_status summarise(const session *x, const pa_appraisals *a, pa_err *err
     return x->job->json ? pa_summary_print_json(&summary, err) : pa_summary_print(&summary, err);
 }
 
-static pa_status show(const session *x, const pa_appraisals *a, pa_err *err) {
+// Writes pictures, sound and page, or plays.
+static pa_status show(const session *x, const pa_appraisals *a, bool plays, pa_err *err) {
     const pa_continuation *job = x->job;
     const patrain_sampling *o = &job->sampling;
     char facts[4096 + 256];
@@ -171,7 +172,7 @@ static pa_status show(const session *x, const pa_appraisals *a, pa_err *err) {
              x->info->path, (long long)x->info->step, (unsigned long long)o->seed, o->temperature, o->top_k, o->top_p,
              o->min_p, o->repetition_penalty, job->greedy ? ", greedy" : "", o->long_notes ? ", long notes" : "");
     const pa_shown shown = {&job->output, &x->primer, &x->takes, a, facts};
-    return pa_show_write(&job->show, &shown, err);
+    return plays ? pa_show_play(&job->show, &shown, job->stop, err) : pa_show_write(&job->show, &shown, err);
 }
 
 pa_status pa_continue(const pa_continuation *job, pa_err *err) {
@@ -186,11 +187,12 @@ pa_status pa_continue(const pa_continuation *job, pa_err *err) {
     if (stopped && x.takes.count) fprintf(stderr, "pagen: stopped on request; what there is so far is written\n");
     if ((s = pa_output_write(&job->output, &x.primer, &x.takes, err))) goto done;
     if ((s = pa_appraise(&appraisals, &x.primer, &x.takes, err))) goto done;
-    if ((s = show(&x, &appraisals, err))) {
+    if ((s = show(&x, &appraisals, false, err))) {
         pa_error(err, s, "%s; the continuations are written", err->text);
         goto done;
     }
     s = summarise(&x, &appraisals, err);
+    if (!s && !stopped && job->show.play) s = show(&x, &appraisals, true, err);
     if (!s && stopped) s = PA_STOPPED;
 done:
     pa_appraisals_clear(&appraisals);

@@ -52,7 +52,7 @@ static pa_status check_pictures(const pa_show *show, int number, pa_err *err) {
 }
 
 pa_status pa_show_check(pa_show *show, int number, pa_err *err) {
-    bool sound = show->page;
+    bool sound = show->page || show->play;
     pa_status s = PA_OK;
     for (pa_sound_format f = 0; f < PA_SOUND_FORMATS && !s; f++) {
         if (!show->sound[f]) continue;
@@ -60,9 +60,11 @@ pa_status pa_show_check(pa_show *show, int number, pa_err *err) {
         s = check_sound(show->sound[f], f, number, err);
     }
     if (!s) s = check_pictures(show, number, err);
+    if (!s && show->play) s = pa_sound_check_output(err);
     if (!s && sound) return pa_sound_font(show->font, &show->font, err);
     if (!s && show->font)
-        s = pa_error(err, PA_USAGE, "expected --wav, --flac, --ogg, --mp3 or --html with --soundfont, found none");
+        s = pa_error(err, PA_USAGE,
+                     "expected --wav, --flac, --ogg, --mp3, --html or --play with --soundfont, found none");
     return s;
 }
 
@@ -197,6 +199,23 @@ pa_status pa_show_write(const pa_show *show, const pa_shown *given, pa_err *err)
     for (size_t k = 0; k < takes.count && audio && !show->page && !s; k++) s = write_sound(&x, k, NULL, err);
     s = pa_file_group_end(&group, s, err);
     pa_piano_close(x.piano);
+    clear(&takes);
+    return s;
+}
+
+pa_status pa_show_play(const pa_show *show, const pa_shown *given, const volatile sig_atomic_t *stop, pa_err *err) {
+    shown takes = {0};
+    pa_piano *piano = NULL;
+    pa_status s = take_all(&takes, given, err);
+    if (!s) s = pa_piano_open(&piano, show->font, err);
+    for (size_t k = 0; k < takes.count && !s && !*stop; k++) {
+        pa_sound sound;
+        fprintf(stderr, "pagen: playing %s; Ctrl-C ends it\n", takes.take[k].name);
+        s = pa_piano_play(piano, &takes.take[k], &sound, err);
+        if (!s) s = pa_sound_play(&sound, stop, err);
+        pa_sound_clear(&sound);
+    }
+    pa_piano_close(piano);
     clear(&takes);
     return s;
 }

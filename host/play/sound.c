@@ -36,6 +36,17 @@ void pa_sound_clear(pa_sound *sound) {
     *sound = (pa_sound){0};
 }
 
+pa_status pa_sound_check_output(pa_err *err) {
+    const char *font;
+    return pa_sound_font(NULL, &font, err);
+}
+
+pa_status pa_sound_play(const pa_sound *sound, const volatile sig_atomic_t *stop, pa_err *err) {
+    (void)sound;
+    (void)stop;
+    return pa_sound_check_output(err);
+}
+
 pa_status pa_sound_encode(const pa_sound *sound, FILE *stream, pa_sound_format format, const char *title, pa_err *err) {
     const char *font;
     (void)sound;
@@ -57,8 +68,10 @@ pa_status pa_sound_write(const pa_sound *sound, const char *path, pa_sound_forma
 #include <fluidsynth.h>
 #include <math.h>
 #include <sndfile.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "host/base/file.h"
@@ -262,6 +275,74 @@ pa_status pa_piano_play(pa_piano *piano, const pa_rendition *r, pa_sound *sound,
 void pa_sound_clear(pa_sound *sound) {
     free(sound->sample);
     *sound = (pa_sound){0};
+}
+
+// ---- audio output
+
+typedef struct {
+    fluid_settings_t *settings;
+    fluid_audio_driver_t *driver;
+    const pa_sound *sound;
+    atomic_size_t next; // frame
+} output;
+
+// The driver's thread calls this.
+static int play_part(void *data, int frames, int effects, float *effect[], int channels, float *out[]) {
+    output *o = data;
+    const size_t from = atomic_load(&o->next), left = o->sound->frames - from, wanted = (size_t)frames;
+    const size_t part = left < wanted ? left : wanted;
+    (void)effects;
+    (void)effect;
+    for (int c = 0; c < channels; c++)
+        for (size_t i = 0; i < wanted; i++)
+            out[c][i] = i < part ? o->sound->sample[2 * (from + i) + (size_t)(c & 1)] : 0;
+    atomic_store(&o->next, from + part);
+    return FLUID_OK;
+}
+
+static void close_output(output *o) {
+    if (o->driver) delete_fluid_audio_driver(o->driver);
+    if (o->settings) delete_fluid_settings(o->settings);
+}
+
+static pa_status open_output(output *o, pa_err *err) {
+    static const char *const name[] = {"pulseaudio", "alsa"}; // PipeWire answers to both
+    for (int level = 0; level < LAST_LOG_LEVEL; level++) fluid_set_log_function(level, NULL, NULL);
+    if (!(o->settings = new_fluid_settings())) return pa_error(err, PA_FAIL, "no memory for FluidSynth");
+    fluid_settings_setnum(o->settings, "synth.sample-rate", PA_SOUND_RATE);
+    for (size_t i = 0; i < sizeof name / sizeof *name && !o->driver; i++)
+        if (fluid_settings_setstr(o->settings, "audio.driver", name[i]) == FLUID_OK)
+            o->driver = new_fluid_audio_driver2(o->settings, play_part, o);
+    if (o->driver) return PA_OK;
+    close_output(o);
+    return pa_error(err, PA_USAGE, "no audio output found (PulseAudio, PipeWire or ALSA)");
+}
+
+pa_status pa_sound_check_output(pa_err *err) {
+    const pa_sound silence = {0};
+    output o = {.sound = &silence};
+    pa_status s = open_output(&o, err);
+    if (!s) close_output(&o);
+    return s;
+}
+
+pa_status pa_sound_play(const pa_sound *sound, const volatile sig_atomic_t *stop, pa_err *err) {
+    enum { TICKS_A_SECOND = 50, PATIENCE = 5 * TICKS_A_SECOND, TAIL = TICKS_A_SECOND / 2 };
+    const struct timespec tick = {.tv_nsec = 1000000000 / TICKS_A_SECOND};
+    output o = {.sound = sound};
+    pa_status s = open_output(&o, err);
+    if (s) return s;
+    size_t at = 0;
+    for (int waited = 0; at < sound->frames && !*stop && waited < PATIENCE; waited++) {
+        nanosleep(&tick, NULL);
+        if (atomic_load(&o.next) == at) continue;
+        at = atomic_load(&o.next);
+        waited = 0;
+    }
+    if (at < sound->frames && !*stop) s = pa_error(err, PA_FAIL, "the audio output takes no more sound");
+    for (int i = 0; i < TAIL && !s && !*stop; i++) nanosleep(&tick, NULL); // until the output has played what it holds
+    close_output(&o);
+    return s;
 }
 
 // ---- files

@@ -3,6 +3,8 @@
 #ifndef PA_SOUND_H
 #define PA_SOUND_H
 
+#include <signal.h>
+
 #include "host/play/rendition.h"
 
 typedef enum { PA_SOUND_WAV, PA_SOUND_FLAC, PA_SOUND_OGG, PA_SOUND_MP3, PA_SOUND_FORMATS } pa_sound_format;
@@ -32,6 +34,11 @@ void pa_piano_close(pa_piano *piano);
 // would pass -1 dBFS. Frees with pa_sound_clear.
 pa_status pa_piano_play(pa_piano *piano, const pa_rendition *r, pa_sound *sound, pa_err *err);
 void pa_sound_clear(pa_sound *sound);
+
+// PA_USAGE where this machine has no audio output.
+pa_status pa_sound_check_output(pa_err *err);
+// Plays it through the default audio output, to its end or until *stop is not 0. PA_FAIL where the output goes away.
+pa_status pa_sound_play(const pa_sound *sound, const volatile sig_atomic_t *stop, pa_err *err);
 
 // Encodes it: WAV and FLAC with 24 bits, Ogg Vorbis and MP3 at variable rate. `title` may be NULL. The stream can seek;
 // a failed write may show only in its error flag.

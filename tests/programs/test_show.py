@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What pagen makes beside MIDI: sound, a piano roll, a page; and that a wrong name is refused before any work. Exits
 with 77 where the build lacks the libraries or no SoundFont is installed."""
+import array
 import base64
 import os
 import subprocess
@@ -24,13 +25,19 @@ class Show(Program):
     def files(self):
         return {path.name for path in self.folder_of_test.iterdir()}
 
-    def pagen(self, *arguments, status=0):
+    def pagen(self, *arguments, status=0, **options):
         return run("pagen", self.run_dir, "--primer", self.primer, "--prime-seconds", 5, "--length-seconds", 3,
-                   "--output", self.file("out.mid"), *arguments, status=status)
+                   "--output", self.file("out.mid"), *arguments, status=status, **options)
 
     def seconds(self, name):
         with wave.open(str(self.file(name))) as sound:
             return sound.getnframes() / sound.getframerate()
+
+    def left(self, name):
+        """The left channel in 16 bits."""
+        with wave.open(str(self.file(name))) as sound:
+            frames = sound.readframes(sound.getnframes())
+        return array.array("h", b"".join(frames[i + 1 : i + 3] for i in range(0, len(frames), 6)))
 
     def test_all_of_it(self):
         kinds = ("wav", "flac", "ogg", "mp3")
@@ -52,6 +59,26 @@ class Show(Program):
         self.pagen("--wav", self.file("both.wav"))
         self.pagen("--without-primer", "--wav", self.file("continuation.wav"))
         self.assertAlmostEqual(self.seconds("both.wav") - self.seconds("continuation.wav"), 5, delta=0.3)
+
+    def output(self, device):
+        """An environment whose default audio output is this of ALSA."""
+        config = self.file("asound.conf")
+        config.write_text(device)
+        return {"ALSA_CONFIG_PATH": config, "PULSE_SERVER": "unix:/nowhere"}
+
+    def test_play(self):
+        played = self.file("played.raw")
+        environment = self.output("pcm.!default {\n type file\n slave.pcm { type null }\n"
+                                  f' file "{played}"\n format raw\n}}\n')
+        self.pagen("--play", "--without-primer", "--wav", self.file("x.wav"), env=environment)
+        left = array.array("h", played.read_bytes())[::2]
+        loud = [sum(sample > 500 for sample in sound) for sound in (self.left("x.wav"), left)]
+        self.assertGreater(loud[0], 1000)
+        self.assertAlmostEqual(*loud, delta=0.01 * loud[0])  # dithered
+
+    def test_play_without_an_output_is_refused_before_any_work(self):
+        self.assertIn("no audio output found", self.pagen("--play", env=self.output(""), status=2))
+        self.assertEqual(self.files(), {"asound.conf"})
 
     def test_files_of_several_takes_appear_together(self):
         """The second take's sound can't be written: neither is the first one's."""

@@ -29,9 +29,10 @@ def command(program, *arguments):
     return [str(BIN / program), *map(str, arguments), *on]
 
 
-def run(program, *arguments, status=0):
+def run(program, *arguments, status=0, env=None):
     """What it prints; what it says on stderr where the status is another than 0."""
-    done = subprocess.run(command(program, *arguments), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(program, *arguments), capture_output=True, text=True, timeout=120,
+                          env=os.environ | (env or {}))
     if done.returncode != status:
         raise AssertionError(f"{done.args}\nexit {done.returncode}, expected {status}\n{done.stdout}{done.stderr}")
     return done.stdout if status == 0 else done.stderr
