@@ -59,10 +59,14 @@ class Average(programs.WithCorpus):
         self.assertEqual((self.folder / "evaluated/best").resolve().name, f"step-{best:08}")
 
     def test_it_evens_out_a_high_rate(self):
-        self.train("high", "train.ema=0.99", "optimizer.lr=0.03", "optimizer.schedule=constant", "train.steps=300",
-                   "log.eval_every=300")
-        last = programs.metrics(self.folder / "high")[1][-1]
-        self.assertLess(last["eval_loss_ema"], last["eval_loss"] - 0.02)
+        """On the mean of four runs: a single one is as chance has it, and instruction sets round differently."""
+        gain = []
+        for seed in range(1, 5):
+            self.train(f"high-{seed}", "train.ema=0.99", "optimizer.lr=0.03", "optimizer.schedule=constant",
+                       "train.steps=300", "log.eval_every=300", f"train.seed={seed}")
+            last = programs.metrics(self.folder / f"high-{seed}")[1][-1]
+            gain.append(last["eval_loss"] - last["eval_loss_ema"])
+        self.assertGreater(sum(gain) / len(gain), 0.02, gain)
 
     def test_a_resumed_run_has_the_same_bits(self):
         for precision in ("fp32", "bf16"):
