@@ -87,6 +87,11 @@ static const double LOUDNESS = -16;       // LUFS
 static const double HIGHEST_PEAK = 0.891; // -1 dBFS
 static const float SILENCE = 1e-4F;       // -80 dBFS, of the rendered sound before it is levelled
 
+// FluidSynth prints nothing: our errors say it.
+static void quieten(void) {
+    for (int level = 0; level < LAST_LOG_LEVEL; level++) fluid_set_log_function(level, NULL, NULL);
+}
+
 // ---- SoundFont
 
 static const char *const FONT[] = {
@@ -100,7 +105,7 @@ static const char *const FONT[] = {
 };
 
 pa_status pa_sound_font(const char *wanted, const char **found, pa_err *err) {
-    for (int level = 0; level < LAST_LOG_LEVEL; level++) fluid_set_log_function(level, NULL, NULL); // our errors say it
+    quieten();
     if (wanted) {
         *found = wanted;
         if (access(wanted, R_OK))
@@ -307,7 +312,7 @@ static void close_output(output *o) {
 
 static pa_status open_output(output *o, pa_err *err) {
     static const char *const name[] = {"pulseaudio", "alsa"}; // PipeWire answers to both
-    for (int level = 0; level < LAST_LOG_LEVEL; level++) fluid_set_log_function(level, NULL, NULL);
+    quieten();
     if (!(o->settings = new_fluid_settings())) return pa_error(err, PA_FAIL, "no memory for FluidSynth");
     fluid_settings_setnum(o->settings, "synth.sample-rate", PA_SOUND_RATE);
     for (size_t i = 0; i < sizeof name / sizeof *name && !o->driver; i++)

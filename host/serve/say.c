@@ -7,7 +7,7 @@
 
 enum { KEYS_A_MESSAGE = 2000, LONGEST_KEY = 40 };
 
-// Without memory nothing is said.
+// Where memory is short, nothing is sent.
 static void say(pa_hub *h, uint64_t client, cJSON *object) {
     char *text = cJSON_PrintUnformatted(object);
     if (text) pa_hub_say(h, client, text, strlen(text));
