@@ -136,6 +136,7 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     bool done;
     int given;
     const char *sound;
+    pa_reader reader;
     pa_status e = pa_cli_parse(&program, argc, argv, &given, &done, err);
     if (e || done) return e;
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -147,7 +148,12 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     player.how.threads = (int)threads;
     player.how.device = pa_choose_device(player.how.device);
     e = find_sound(&sound, err);
-    return e ? e : serve(sound, err);
+    if (!e) e = pa_reader_start(&reader, err); // before any other thread
+    if (e) return e;
+    player.reader = &reader;
+    e = serve(sound, err);
+    pa_reader_stop(&reader);
+    return e;
 }
 
 int main(int argc, char **argv) {

@@ -91,7 +91,8 @@ typedef struct {
     int sostenuto;           /* 1: applies the middle pedal (PATRAIN_PERFORMANCE only) */
     const uint8_t *programs; /* (128) not 0 for each General MIDI program to encode (PATRAIN_PERFORMANCE only); NULL:
                                 all but drums */
-    int isolated;            /* 1: in a child process, so that a crash of the MIDI reader is PATRAIN_BAD_DATA */
+    int isolated;            /* 1: in a child process, so that a crash of the MIDI reader is PATRAIN_BAD_DATA.
+                                Not while the program's other threads work: a fork copies the locks that they hold */
 } patrain_midi_options;
 
 /* What was found in a MIDI file. */

@@ -15,10 +15,11 @@ cd "$(dirname "$0")/.."
 
 usage() { sed -n '2,12s/^# \{0,1\}//p' scripts/test.sh; }
 quick=false
+limit=900 # seconds that a test may take, unless it has a limit of its own
 for argument in "$@"; do
   case $argument in
     --quick) quick=true ;;
-    --long) export PA_CRASHES=100 PA_FUZZ_SECONDS=600 PA_FAULTS=all ;;
+    --long) limit=14400; export PA_CRASHES=100 PA_FUZZ_SECONDS=600 PA_FAULTS=all ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; echo "test.sh: unknown argument $argument" >&2; exit 2 ;;
   esac
@@ -40,7 +41,7 @@ check() {
     echo "ok      $name ($((SECONDS - started)) s)"
   else
     local status=$?
-    tail -n 80 "$log"
+    tail -n 200 "$log"
     echo "FAILED  $name: '$*' ended with status $status; the end of $log is above"
     exit 1
   fi
@@ -55,7 +56,8 @@ build() { configure "$1" && cmake --build --preset "$1" -j "$jobs" ${2:+--target
 # Tests labelled maestro need the whole of MAESTRO; .ci/run runs them. Some tests wait more than they compute: hence one
 # more at a time.
 run_ctest() {
-  ctest --test-dir "build/$1" --output-on-failure --no-tests=error -j $((jobs + 1)) -LE "maestro${once:-}" "${@:2}"
+  ctest --test-dir "build/$1" --output-on-failure --no-tests=error -j $((jobs + 1)) --timeout $limit \
+    -LE "maestro${once:-}" "${@:2}"
 }
 
 tracked() { git ls-files -z -- "$@"; }

@@ -187,19 +187,25 @@ static pa_status give_work(pool *p, worker *w, pa_err *err) {
     return PA_OK;
 }
 
+// *gone: whoever should have answered has ended.
+static pa_status receive_answer(int fd, answer *a, bool *gone, pa_err *err) {
+    *gone = !receive_all(fd, a, sizeof *a);
+    if (*gone) *a = (answer){0};
+    a->piece.token = NULL;
+    if (!a->piece.count) return PA_OK;
+    a->piece.token = malloc(a->piece.count * sizeof *a->piece.token);
+    if (!a->piece.token) return pa_error(err, PA_FAIL, "no memory for %zu tokens", a->piece.count);
+    *gone = !receive_all(fd, a->piece.token, a->piece.count * sizeof *a->piece.token);
+    if (*gone) pa_piece_clear(&a->piece);
+    return PA_OK;
+}
+
 static pa_status take_answer(pool *p, worker *w, pa_err *err) {
     answer a;
-    bool ok = receive_all(w->socket, &a, sizeof a);
-    if (ok && a.piece.count) {
-        a.piece.token = malloc(a.piece.count * sizeof *a.piece.token);
-        if (!a.piece.token) return pa_error(err, PA_FAIL, "no memory for %zu tokens", a.piece.count);
-        ok = receive_all(w->socket, a.piece.token, a.piece.count * sizeof *a.piece.token);
-        if (!ok) free(a.piece.token);
-    } else if (ok) {
-        a.piece.token = NULL;
-    }
-    pa_status s = PA_OK;
-    if (!ok)
+    bool gone;
+    pa_status s = receive_answer(w->socket, &a, &gone, err);
+    if (s) return s;
+    if (gone)
         s = bury_worker(p, w, err);
     else if (a.status == PA_FAIL && (!p->second_try || has_little()))
         s = try_again(p, w->file, a.reason, err);
@@ -290,4 +296,67 @@ pa_status pa_encode_isolated(const char *path, const pa_encode_options *o, pa_pi
     if (s) return s;
     *piece = one.piece;
     return one.status ? pa_error(err, one.status, "%s", one.reason.text) : PA_OK;
+}
+
+// ---- a process that forks the workers
+
+enum { LONGEST_READER_PATH = 4096 };
+
+typedef struct {
+    pa_encode_options options;
+    char path[LONGEST_READER_PATH];
+} question;
+
+// What a terminal or a supervisor sends to all of a program's processes is for its first one, whose end is this one's.
+static void serve_reader(int fd) {
+    question q;
+    signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    while (receive_all(fd, &q, sizeof q)) {
+        answer a = {0};
+        pa_err err = {""};
+        a.status = pa_encode_isolated(q.path, &q.options, &a.piece, &err);
+        memcpy(a.reason, &err, sizeof err);
+        if (!send_all(fd, &a, sizeof a) || !send_all(fd, a.piece.token, a.piece.count * sizeof *a.piece.token)) break;
+        pa_piece_clear(&a.piece);
+    }
+    _exit(0);
+}
+
+pa_status pa_reader_start(pa_reader *r, pa_err *err) {
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+        return pa_error(err, PA_FAIL, "no socket for the MIDI reader: %s", strerror(errno));
+    fflush(NULL); // what is buffered is written once, by this process
+    r->process = fork();
+    if (r->process == 0) {
+        close(pair[0]);
+        serve_reader(pair[1]);
+    }
+    pa_status s =
+        r->process < 0 ? pa_error(err, PA_FAIL, "no process for the MIDI reader: %s", strerror(errno)) : PA_OK;
+    close(pair[1]);
+    if (s) close(pair[0]);
+    r->socket = pair[0];
+    return s;
+}
+
+pa_status pa_reader_encode(pa_reader *r, const char *path, const pa_encode_options *o, pa_piece *piece, pa_err *err) {
+    question q = {.options = *o};
+    answer a;
+    bool gone = true;
+    *piece = (pa_piece){0};
+    if (snprintf(q.path, sizeof q.path, "%s", path) >= (int)sizeof q.path)
+        return pa_error(err, PA_USAGE, "%s: the path is too long", path);
+    pa_status s = send_all(r->socket, &q, sizeof q) ? receive_answer(r->socket, &a, &gone, err) : PA_OK;
+    if (s) return s;
+    if (gone) return pa_error(err, PA_FAIL, "the process that reads MIDI files has ended");
+    *piece = a.piece;
+    return a.status ? pa_error(err, a.status, "%s", a.reason) : PA_OK;
+}
+
+void pa_reader_stop(pa_reader *r) {
+    close(r->socket);
+    while (waitpid(r->process, NULL, 0) < 0 && errno == EINTR) {}
 }

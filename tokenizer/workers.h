@@ -3,6 +3,8 @@
 #ifndef PA_WORKERS_H
 #define PA_WORKERS_H
 
+#include <sys/types.h>
+
 #include "tokenizer/encode.h"
 
 // Called for each file, in the order in which they are done. piece is the callee's to keep; without tokens unless
@@ -18,5 +20,16 @@ pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode
 // pa_encode_file in a worker of its own: a file that kills it is PA_DATA, "… the MIDI reader stopped with signal …".
 // PA_USAGE where there is no such file.
 pa_status pa_encode_isolated(const char *path, const pa_encode_options *o, pa_piece *piece, pa_err *err);
+
+// The same for a process that has several threads: a fork may then copy a lock that another thread holds, which the
+// worker would wait for without end. So a process with one thread, started before the others, forks the workers.
+typedef struct {
+    pid_t process;
+    int socket;
+} pa_reader;
+
+pa_status pa_reader_start(pa_reader *r, pa_err *err);
+pa_status pa_reader_encode(pa_reader *r, const char *path, const pa_encode_options *o, pa_piece *piece, pa_err *err);
+void pa_reader_stop(pa_reader *r);
 
 #endif

@@ -55,12 +55,10 @@ static void remove_scratch(const char *folder) {
 
 // ---- MIDI
 
-static pa_status read_midi(const char *path, uint16_t **token, size_t *count, pa_err *err) {
-    const patrain_midi_options how = {.size = sizeof how, .isolated = 1};
-    patrain_error why;
+static pa_status read_midi(pa_reader *reader, const char *path, pa_piece *piece, pa_err *err) {
+    const pa_encode_options how = {.encoding = PA_PERFORMANCE, .lenient = true, .trim_silence = true};
     pa_err longer;
-    pa_status e =
-        pa_from_library(patrain_encode_midi(path, PATRAIN_PERFORMANCE, &how, token, count, NULL, &why), &why, &longer);
+    pa_status e = pa_reader_encode(reader, path, &how, piece, &longer);
     size_t name = strlen(path);
     bool named = !strncmp(longer.text, path, name);
     return e ? pa_error(err, e, "this file: %s", longer.text + (named ? name + 2 : 0)) : PA_OK;
@@ -74,16 +72,15 @@ static pa_status write_bytes(const char *path, const pa_message *m, pa_err *err)
     return pa_file_commit(&file, err);
 }
 
-pa_status pa_files_read(const pa_message *m, pa_take *t, pa_err *err) {
+pa_status pa_files_read(pa_reader *reader, const pa_message *m, pa_take *t, pa_err *err) {
     char folder[LONGEST_FOLDER], path[LONGEST_PATH];
-    uint16_t *token = NULL;
-    size_t count;
+    pa_piece piece = {0};
     pa_status e = make_scratch(folder, err);
     snprintf(path, sizeof path, "%s/upload.mid", folder);
     if (!e) e = write_bytes(path, m, err);
-    if (!e) e = read_midi(path, &token, &count, err);
-    if (!e) e = pa_take_from_tokens(t, token, count, err);
-    patrain_free(token);
+    if (!e) e = read_midi(reader, path, &piece, err);
+    if (!e) e = pa_take_from_tokens(t, piece.token, piece.count, err);
+    pa_piece_clear(&piece);
     remove_scratch(folder);
     return e;
 }

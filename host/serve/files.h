@@ -4,6 +4,7 @@
 
 #include "host/serve/hub.h"
 #include "host/serve/session.h"
+#include "tokenizer/workers.h"
 
 enum {
     PA_MOST_PAGES = 2, // of a client, that wait to be rendered
@@ -20,7 +21,7 @@ bool pa_files_stop(pa_files *f);
 void pa_files_close(pa_files *f); // after pa_files_stop; NULL is fine
 
 // The keys of an uploaded file, appended to a take. The file may be anything.
-pa_status pa_files_read(const pa_message *upload, pa_take *t, pa_err *err);
+pa_status pa_files_read(pa_reader *reader, const pa_message *upload, pa_take *t, pa_err *err);
 pa_status pa_files_send_midi(pa_files *f, uint64_t client, const pa_take *t, pa_err *err);
 // Later the client gets the page, or an error. PA_DATA where the take is too long, PA_FAIL where too many wait.
 pa_status pa_files_send_page(pa_files *f, uint64_t client, const pa_take *t, pa_err *err);

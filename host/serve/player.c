@@ -169,7 +169,7 @@ static pa_status receive_midi(pa_player *p, pa_session *s, const pa_message *m, 
     if (!e) e = pa_session_add(s, &t, err);
     if (e) return e;
     t->given = true;
-    e = pa_files_read(m, t, err);
+    e = pa_files_read(p->o.reader, m, t, err);
     if (e) {
         pa_session_drop(s, t);
         return e;

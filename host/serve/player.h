@@ -5,6 +5,7 @@
 
 #include "host/serve/hub.h"
 #include "include/patrain.h"
+#include "tokenizer/workers.h"
 
 typedef struct {
     const char *model;  // as for patrain_model_open
@@ -12,7 +13,8 @@ typedef struct {
     const char *piano;  // JSON about the samples, for the pages
     const char *font;   // SoundFont of takes as pages; NULL: an installed one
     patrain_options how;
-    int streams; // duets that compute without reading their piece again
+    int streams;       // duets that compute without reading their piece again
+    pa_reader *reader; // of uploaded files
 } pa_player_options;
 
 typedef struct pa_player pa_player;

@@ -1,6 +1,7 @@
 """What the tests of patrain share, in Python's standard library: token files and weights written by hand, runs of the
 program, its files."""
 
+import faulthandler
 import json
 import os
 import pathlib
@@ -12,6 +13,9 @@ import tempfile
 import unittest
 
 PATRAIN = os.path.join(os.environ["PA_BIN"], "patrain")
+# ctest ends a test that waits in vain (scripts/test.sh); a minute before that, this says where it waits.
+faulthandler.dump_traceback_later(840)
+
 KINDS = {"U16": "H", "I64": "q", "F32": "f"}
 
 # A model small enough for hundreds of steps a second: 24 latents of windows of 32 tokens.

@@ -212,6 +212,18 @@ class Serve(unittest.TestCase):
                 pass
             s.close()
 
+    def test_uploads_are_read_without_a_fork(self):
+        """A fork beside other threads may copy a lock that one of them holds."""
+        s, _ = self.connect()
+        self.upload(s)
+        s.frame(2, b"MThd")
+        self.assertEqual(s.receive()["is"], "error")
+        self.assertEqual(self.faults_of_children(), 0)
+
+    def faults_of_children(self):
+        """The page faults of those that the server has waited for."""
+        return int(pathlib.Path(f"/proc/{self.server.process.pid}/stat").read_text().rpartition(")")[2].split()[8])
+
     def test_uploads_that_end_early(self):
         for cut in (1, 100, 10000):
             s, _ = self.connect()

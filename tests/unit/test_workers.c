@@ -5,6 +5,7 @@
 #include "tokenizer/workers.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <signal.h>
 #include <smf.h>
 #include <sys/wait.h>
@@ -176,6 +177,40 @@ static void one_isolated_file(void **state) {
     assert_non_null(strstr(err.text, "/none: No such file or directory"));
 }
 
+static int forks;
+static void count_fork(void) {
+    forks++;
+}
+
+// A process with several threads reads files without a fork.
+static void a_reader(void **state) {
+    (void)state;
+    pa_reader r;
+    pa_piece piece;
+    pa_err err;
+    assert_int_equal(pthread_atfork(count_fork, NULL, NULL), 0);
+    assert_int_equal(pa_reader_start(&r, &err), PA_OK);
+    put_midi("good", LIVES);
+    put_midi("bad", ABORTS);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pa_reader_encode(&r, scratch("bad"), &performance, &piece, &err), PA_DATA);
+        assert_non_null(strstr(err.text, "/bad: the MIDI reader stopped with signal 6 (Aborted)"));
+        assert_int_equal(pa_reader_encode(&r, scratch("good"), &performance, &piece, &err), PA_OK);
+        assert_int_equal(piece.count, 4);
+        pa_piece_clear(&piece);
+        assert_int_equal(pa_reader_encode(&r, scratch("none"), &performance, &piece, &err), PA_USAGE);
+    }
+    kill(r.process, SIGTERM); // as a supervisor does with all of a program's processes
+    assert_int_equal(pa_reader_encode(&r, scratch("good"), &performance, &piece, &err), PA_OK);
+    pa_piece_clear(&piece);
+    assert_int_equal(forks, 1);
+    kill(r.process, SIGKILL);
+    assert_int_equal(pa_reader_encode(&r, scratch("good"), &performance, &piece, &err), PA_FAIL);
+    assert_string_equal(err.text, "the process that reads MIDI files has ended");
+    pa_reader_stop(&r);
+    assert_int_equal(waitpid(r.process, NULL, 0), -1);
+}
+
 // Less than the 60 s that a file may take: of this process, not the file's fault.
 static void little_time(void **state) {
     (void)state;
@@ -234,6 +269,7 @@ int main(void) {
         SCRATCH_TEST(ended_from_outside),
         SCRATCH_TEST(each_file_killing_its_worker),
         SCRATCH_TEST(one_isolated_file),
+        SCRATCH_TEST(a_reader),
         SCRATCH_TEST(little_time),
         SCRATCH_TEST(little_memory),
         SCRATCH_TEST(a_file_that_takes_all_memory),
