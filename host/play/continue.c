@@ -162,15 +162,31 @@ static pa_status summarise(const session *x, const pa_appraisals *a, pa_err *err
     return x->job->json ? pa_summary_print_json(&summary, err) : pa_summary_print(&summary, err);
 }
 
+// The settings, without those that do nothing.
+static void describe(const session *x, char *facts, size_t size) {
+    const patrain_sampling *o = &x->job->sampling;
+    const struct {
+        const char *name;
+        double value, off;
+    } setting[] = {{"top-k", o->top_k, 0},
+                   {"top-p", o->top_p, 1},
+                   {"min-p", o->min_p, 0},
+                   {"repetition penalty", o->repetition_penalty, 1}};
+    int n = snprintf(facts, size, "Model %s, step %lld. Seed %llu, temperature %g", x->job->checkpoint,
+                     (long long)x->info->step, (unsigned long long)o->seed, o->temperature);
+    for (size_t i = 0; i < sizeof setting / sizeof *setting && n < (int)size; i++)
+        if (setting[i].value != setting[i].off)
+            n += snprintf(facts + n, size - (size_t)n, ", %s %g", setting[i].name, setting[i].value);
+    if (n < (int)size)
+        snprintf(facts + n, size - (size_t)n, "%s%s.", x->job->greedy ? ", greedy" : "",
+                 o->long_notes ? ", long notes" : "");
+}
+
 // Writes pictures, sound and page, or plays.
 static pa_status show(const session *x, const pa_appraisals *a, bool plays, pa_err *err) {
     const pa_continuation *job = x->job;
-    const patrain_sampling *o = &job->sampling;
     char facts[4096 + 256];
-    snprintf(facts, sizeof facts,
-             "%s, step %lld. Seed %llu, temperature %g, top-k %d, top-p %g, min-p %g, repetition penalty %g%s%s.",
-             x->info->path, (long long)x->info->step, (unsigned long long)o->seed, o->temperature, o->top_k, o->top_p,
-             o->min_p, o->repetition_penalty, job->greedy ? ", greedy" : "", o->long_notes ? ", long notes" : "");
+    describe(x, facts, sizeof facts);
     const pa_shown shown = {&job->output, &x->primer, &x->takes, a, facts};
     return plays ? pa_show_play(&job->show, &shown, job->stop, err) : pa_show_write(&job->show, &shown, err);
 }

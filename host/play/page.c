@@ -7,8 +7,14 @@
 #include <string.h>
 
 #include "host/base/file.h"
+#include "host/play/pianists.h"
 #include "host/play/roll.h"
 #include "page_html.h" // PAGE_HTML, made by CMake
+
+// Features that tell most about a take.
+static const pa_feature column[] = {PA_NOTES_PER_SECOND, PA_POLYPHONY, PA_NOTE_SECONDS, PA_LONGEST_NOTE,
+                                    PA_VELOCITY_MEAN,    PA_RETURNS,   PA_LOOP};
+enum { COLUMNS = sizeof column / sizeof *column };
 
 static void put_text(FILE *out, const char *text) { // in an element or an attribute
     for (; *text; text++) {
@@ -62,12 +68,29 @@ static pa_status put_svg(FILE *out, FILE *svg, size_t k, const char *label, pa_e
     return p ? PA_OK : pa_error(err, PA_FAIL, "no SVG from cairo");
 }
 
-static pa_status put_roll(FILE *out, const pa_rendition *r, size_t k, pa_err *err) {
+// All takes have the same pitches and seconds a row, so that they can be compared; each has a picture of its own.
+static void measure_rolls(const pa_page *page, pa_roll_layout *layout) {
+    pa_note edge[] = {{.pitch = 127}, {.pitch = 0}}; // the lowest and the highest of all
+    pa_rendition all = {.note = edge};
+    for (size_t k = 0; k < page->takes; k++) {
+        const pa_rendition *r = &page->take[k];
+        all.seconds = fmax(all.seconds, pa_rendition_seconds(r));
+        if (r->notes) all.notes = 2;
+        for (size_t i = 0; i < r->notes; i++) {
+            if (r->note[i].pitch < edge[0].pitch) edge[0].pitch = r->note[i].pitch;
+            if (r->note[i].pitch > edge[1].pitch) edge[1].pitch = r->note[i].pitch;
+        }
+        if (r->pedals) all.pedals = 1;
+    }
+    pa_roll_measure(layout, &all, 1);
+}
+
+static pa_status put_roll(FILE *out, const pa_rendition *r, const pa_roll_layout *layout, size_t k, pa_err *err) {
     char label[200];
-    pa_roll_layout l;
+    pa_roll_layout l = *layout;
     pa_rendition untitled = *r; // the page has a heading
     untitled.name = NULL;
-    pa_roll_measure(&l, &untitled, 1);
+    l.height = pa_roll_height(&l, r, 1);
     FILE *svg = tmpfile();
     if (!svg) return pa_error(err, PA_FAIL, "cannot open a temporary file: %s", strerror(errno));
     int rows = pa_roll_rows(&l, r);
@@ -136,16 +159,50 @@ static void put_notes(FILE *out, const pa_rendition *r) {
     fputs("</tbody></table></details>\n", out);
 }
 
-static pa_status put_take(FILE *out, const pa_page *page, size_t k, pa_err *err) {
+static const char *name_of(const pa_rendition *r) {
+    return r->name ? r->name : "Take";
+}
+
+// The end of a row of features; NULL: of pianists' ranges.
+static void put_values(FILE *out, const pa_features *f) {
+    for (size_t c = 0; c < COLUMNS; c++) {
+        const pa_feature_range *r = pa_pianists_range(column[c]);
+        if (!f)
+            fprintf(out, "<td>%.*f to %.*f", r->decimals, r->low, r->decimals, r->high);
+        else if (isnan(f->value[column[c]]))
+            fputs("<td>-", out);
+        else
+            fprintf(out, "<td>%.*f", r->decimals, f->value[column[c]]);
+    }
+    fputc('\n', out);
+}
+
+static void put_features(FILE *out, const pa_page *page) {
+    fputs("<div class=\"features\" tabindex=\"0\" role=\"group\" aria-label=\"Features\">\n<table><thead><tr>"
+          "<th>Take</th><th>Rank</th>",
+          out);
+    for (size_t c = 0; c < COLUMNS; c++) fprintf(out, "<th>%s</th>", pa_pianists_range(column[c])->label);
+    fputs("</tr></thead><tbody>\n", out);
+    if (page->primer) {
+        fputs("<tr><th scope=\"row\">primer</th><td>", out);
+        put_values(out, page->primer);
+    }
+    for (size_t k = 0; k < page->takes; k++) {
+        fprintf(out, "<tr><th scope=\"row\"><a href=\"#take%zu\">", k);
+        put_text(out, name_of(&page->take[k]));
+        fprintf(out, "</a></th><td>%d", page->take[k].rank);
+        put_values(out, page->take[k].features);
+    }
+    fputs("<tr><th scope=\"row\">pianists</th><td>", out);
+    put_values(out, NULL);
+    fputs("</tbody></table></div>\n", out);
+}
+
+static pa_status put_take(FILE *out, const pa_page *page, const pa_roll_layout *layout, size_t k, pa_err *err) {
     const pa_rendition *r = &page->take[k];
     fprintf(out, "<section aria-labelledby=\"take%zu\" data-begins=\"%g\">\n<h2 id=\"take%zu\">", k, r->begins, k);
-    put_text(out, r->name ? r->name : "Take");
+    put_text(out, name_of(r));
     fputs("</h2>\n", out);
-    if (r->remark && *r->remark) {
-        fputs("<p class=\"remark\">", out);
-        put_text(out, r->remark);
-        fputs("</p>\n", out);
-    }
     fputs("<div class=\"player\">\n<button type=\"button\" class=\"play\" disabled>Play</button>\n", out);
     if (r->begins > 0) fputs("<button type=\"button\" class=\"jump\">Continuation</button>\n", out);
     fputs(
@@ -155,7 +212,12 @@ static pa_status put_take(FILE *out, const pa_page *page, size_t k, pa_err *err)
     pa_status s = page->midi ? put_midi(out, page->midi[k], err) : PA_OK;
     if (!s) s = put_sound(out, page, k, err);
     fputs("</div>\n", out);
-    if (!s) s = put_roll(out, r, k, err);
+    if (!s) s = put_roll(out, r, layout, k, err);
+    if (!s && r->remark && *r->remark) {
+        fputs("<p class=\"remark\">", out);
+        put_text(out, r->remark);
+        fputs("</p>\n", out);
+    }
     if (!s) put_notes(out, r);
     fputs("</section>\n", out);
     return s;
@@ -169,15 +231,19 @@ static const char *put_until(FILE *out, const char *html, const char *mark) {
 }
 
 static pa_status put_page(FILE *out, const pa_page *page, pa_err *err) {
+    pa_roll_layout layout;
     pa_status s = PA_OK;
+    measure_rolls(page, &layout);
     const char *html = put_until(out, (const char *)PAGE_HTML, "{{title}}");
     put_text(out, page->title);
     html = put_until(out, html, "{{heading}}");
     put_text(out, page->title);
+    html = put_until(out, html, "{{features}}");
+    if (page->takes && page->take[0].features) put_features(out, page);
+    html = put_until(out, html, "{{takes}}");
+    for (size_t k = 0; k < page->takes && !s; k++) s = put_take(out, page, &layout, k, err);
     html = put_until(out, html, "{{facts}}");
     if (page->facts) put_text(out, page->facts);
-    html = put_until(out, html, "{{takes}}");
-    for (size_t k = 0; k < page->takes && !s; k++) s = put_take(out, page, k, err);
     fputs(html, out);
     return s;
 }

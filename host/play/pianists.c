@@ -22,7 +22,7 @@ static const pa_feature_range range[PA_FEATURES] = {
     [PA_PITCH_CLASS_CHANGE] = {"pitch class change", 0.2358, 0.3564, 0.4892, 2, 0, true},
     [PA_RHYTHM_ENTROPY] = {"rhythm (bits)", 1.446, 1.938, 2.401, 2, 0, true},
     [PA_LOOP] = {"longest loop (notes)", 3, 7, 15, 0, 1, false},
-    [PA_RETURNS] = {"returning intervals", 0.002876, 0.05365, 0.2146, 2, 0, false},
+    [PA_RETURNS] = {"returning intervals", 0.002876, 0.05365, 0.2146, 3, 0, false},
     [PA_OVERLAP] = {"overlap with the primer", 0.5639, 0.781, 0.89, 2, -1, false},
     [PA_DIVERGENCE] = {"divergence from the primer (nats)", 0.04748, 0.1838, 0.7106, 2, 1, false},
 };

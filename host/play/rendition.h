@@ -3,16 +3,18 @@
 #ifndef PA_RENDITION_H
 #define PA_RENDITION_H
 
-#include "tokenizer/tokens.h"
+#include "host/play/features.h"
 
 typedef struct {
     double down, up; // seconds
 } pa_pedal_span;
 
 typedef struct {
-    const char *name;    // its label; NULL: none
-    const char *remark;  // a sentence about it; NULL or empty: none
-    const pa_note *note; // in order of start
+    const char *name;            // its label; NULL: none
+    const char *remark;          // a sentence about it; NULL or empty: none
+    const pa_features *features; // NULL: none
+    int rank;                    // among the takes, from 1
+    const pa_note *note;         // in order of start
     size_t notes;
     const pa_pedal_span *pedal; // sustain pedal, in order of time
     size_t pedals;

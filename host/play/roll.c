@@ -42,6 +42,10 @@ double pa_roll_top(const pa_roll_layout *layout, const pa_rendition *take, size_
     return y;
 }
 
+double pa_roll_height(const pa_roll_layout *layout, const pa_rendition *take, size_t takes) {
+    return pa_roll_top(layout, take, takes) + BOTTOM;
+}
+
 double pa_roll_row_top(const pa_roll_layout *layout, int row) {
     return TITLE + row * layout->row_step + layout->plot_top;
 }
@@ -79,10 +83,10 @@ void pa_roll_measure(pa_roll_layout *layout, const pa_rendition *take, size_t ta
     double seconds = longest(take, takes), fewest = ceil(seconds / (LONGEST_ROW + 6));
     l.row_seconds = fmax(5, ceil(seconds / fmax(1, fewest)));
     set_key(&l, fewest > 1 || takes > 1 ? 3 : 5);
-    while ((l.height = pa_roll_top(&l, take, takes) + BOTTOM) > MOST_HEIGHT) {
+    while ((l.height = pa_roll_height(&l, take, takes)) > MOST_HEIGHT) {
         if (l.row_seconds > seconds) { // one row a take
             set_key(&l, LEAST_KEY);
-            l.height = pa_roll_top(&l, take, takes) + BOTTOM;
+            l.height = pa_roll_height(&l, take, takes);
             break;
         }
         l.row_seconds *= 2;
@@ -233,9 +237,9 @@ static void draw_section(cairo_t *c, const row *r, double from, double to, bool 
     cairo_text_extents_t e;
     if (primer) fill_box(c, x, r->top, width, r->layout->plot_height, PRIMER_PAPER);
     cairo_select_font_face(c, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
-    cairo_set_font_size(c, 10);
+    cairo_set_font_size(c, 12);
     cairo_text_extents(c, words, &e);
-    if (e.x_advance + 6 < width) text(c, x + 5, y + 12, (lettering){.size = 10, .ink = primer ? PALE_INK : INK}, words);
+    if (e.x_advance + 6 < width) text(c, x + 5, y + 12, (lettering){.size = 12, .ink = primer ? PALE_INK : INK}, words);
 }
 
 static void draw_paper(cairo_t *c, const row *r) {
@@ -252,15 +256,15 @@ static void draw_paper(cairo_t *c, const row *r) {
     for (double s = ceil(r->from / large - 1e-9) * large; s <= r->to; s += large) {
         char words[32];
         clock_text(s, words, sizeof words);
-        text(c, x_of(r, s), bottom + (l->pedal ? PEDAL : 0) + 12, (lettering){.align = 0.5, .size = 9, .ink = PALE_INK},
-             words);
+        text(c, x_of(r, s), bottom + (l->pedal ? PEDAL : 0) + 12,
+             (lettering){.align = 0.5, .size = 11, .ink = PALE_INK}, words);
     }
     for (int pitch = (l->low + 11) / 12 * 12; pitch <= l->high; pitch += 12) {
         double y = bottom - (pitch - l->low) * l->key;
         char words[16];
         line(c, left, y, right, y, 1, OCTAVE_LINE);
         snprintf(words, sizeof words, "C%d", pitch / 12 - 1);
-        text(c, left - 5, y + 1, (lettering){.align = 1, .size = 9, .ink = PALE_INK}, words);
+        text(c, left - 5, y + 1, (lettering){.align = 1, .size = 11, .ink = PALE_INK}, words);
     }
     line(c, left, bottom, right, bottom, 1, FRAME);
     line(c, left, r->top, right, r->top, 1, FRAME);
@@ -269,7 +273,7 @@ static void draw_paper(cairo_t *c, const row *r) {
 static void draw_pedal(cairo_t *c, const row *r) {
     const pa_roll_layout *l = r->layout;
     double y = r->top + l->plot_height + 2;
-    text(c, l->left - 5, y + 6, (lettering){.align = 1, .size = 8, .ink = PALE_INK}, "pedal");
+    text(c, l->left - 5, y + 6, (lettering){.align = 1, .size = 9, .ink = PALE_INK}, "pedal");
     for (size_t i = 0; i < r->take->pedals; i++) {
         double down = fmax(r->take->pedal[i].down, r->from), up = fmin(r->take->pedal[i].up, r->to);
         if (up > down) fill_box(c, x_of(r, down), y, fmax(x_of(r, up) - x_of(r, down) - 1, 1), PEDAL - 4, PEDAL_INK);
@@ -305,8 +309,8 @@ static void draw_notes(cairo_t *c, const pa_roll_layout *l, const pa_rendition *
 static void draw_legend(cairo_t *c, const pa_roll_layout *l) {
     double x = l->left + l->plot_width - 30 - LEVELS * 7, y = 12;
     for (int level = 0; level < LEVELS; level++) fill_box(c, x + level * 7, y, 7, 9, of_level(level));
-    text(c, x - 6, y + 8, (lettering){.align = 1, .size = 10, .ink = PALE_INK}, "velocity: soft");
-    text(c, x + LEVELS * 7 + 5, y + 8, (lettering){.size = 10, .ink = PALE_INK}, "loud");
+    text(c, x - 6, y + 8, (lettering){.align = 1, .size = 12, .ink = PALE_INK}, "velocity: soft");
+    text(c, x + LEVELS * 7 + 5, y + 8, (lettering){.size = 12, .ink = PALE_INK}, "loud");
 }
 
 static void draw_take(cairo_t *c, const pa_roll_layout *l, const pa_rendition *take, double top) {

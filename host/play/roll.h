@@ -22,7 +22,8 @@ enum { PA_ROLL_TAKES = 96 }; // most takes of a picture
 
 void pa_roll_measure(pa_roll_layout *layout, const pa_rendition *take, size_t takes); // takes: at most PA_ROLL_TAKES
 int pa_roll_rows(const pa_roll_layout *layout, const pa_rendition *take);
-double pa_roll_top(const pa_roll_layout *layout, const pa_rendition *take, size_t k); // y of take k's heading
+double pa_roll_top(const pa_roll_layout *layout, const pa_rendition *take, size_t k);        // y of take k's heading
+double pa_roll_height(const pa_roll_layout *layout, const pa_rendition *take, size_t takes); // of a picture
 double pa_roll_row_top(const pa_roll_layout *layout, int row); // y of a row's notes, from its take's heading
 
 // PA_USAGE unless path ends in .png or .svg, a picture holds that many takes, and this build has cairo: for a check

@@ -125,6 +125,8 @@ static pa_status take_all(shown *x, const pa_shown *given, pa_err *err) {
     for (size_t k = 0; k < t->count && !s; k++) {
         s = add_take(x, k, given->output, given->primer, &t->take[k], err);
         x->take[k].remark = given->appraisals->take[k].remark;
+        x->take[k].features = &given->appraisals->take[k].features;
+        x->take[k].rank = given->appraisals->take[k].rank;
     }
     return s;
 }
@@ -179,6 +181,7 @@ static pa_status write_page(sounds *x, const pa_shown *given, pa_err *err) {
                           .facts = given->facts,
                           .take = x->takes->take,
                           .takes = x->takes->count,
+                          .primer = given->appraisals->has_primer ? &given->appraisals->primer.features : NULL,
                           .midi = pa_output_is_tokens(given->output) ? NULL : x->takes->midi,
                           .sound = write_sound,
                           .arg = x};

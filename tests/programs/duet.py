@@ -37,21 +37,6 @@ for (const { prototype } of [AudioBufferSourceNode, OscillatorNode]) {
     return start.apply(this, when);
   };
 }"""
-# Of all text that shows, what has a contrast under 4.5 with its ground.
-CONTRAST = """(() => {
-  const colour = text => text.match(/[\\d.]+/g).map(Number);
-  const linear = x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4; // WCAG 2.2, relative luminance
-  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
-  const ground = e => { for (; e; e = e.parentElement) {
-    const c = colour(getComputedStyle(e).backgroundColor);
-    if (c.length < 4 || c[3] === 1) return c;
-  } return [255, 255, 255]; };
-  return [...document.body.querySelectorAll('*')]
-    .filter(e => e.checkVisibility() && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
-    .map(e => { const a = light(colour(getComputedStyle(e).color)), b = light(ground(e));
-      return [e.id || e.className || e.tagName, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]; })
-    .filter(([, contrast]) => contrast < 4.5);
-})()"""
 PHRASE = """async (press, lift, ms = 90) => {
   const wait = ms => new Promise(done => setTimeout(done, ms));
   for (let i = 0; i < 16; i++) {

@@ -262,7 +262,7 @@ class Duet(duet.Page):
 
     def test_names_roles_and_contrast(self):
         def check():
-            self.assertEqual(self.b.run(duet.CONTRAST), [])
+            self.assertEqual(self.b.run(duet.browser.CONTRAST), [])
             seen = {}
             for node in self.b.call("Accessibility.getFullAXTree")["nodes"]:
                 role = node.get("role", {}).get("value")

@@ -2,17 +2,20 @@
 // for tests/programs/test_page.py. Skipped (77) where cairo, sound or a SoundFont is missing.
 #include "tests/support/scratch.h"
 
+#include <math.h>
+
 #include "host/play/page.h"
 #include "host/play/roll.h"
 #include "host/play/sound.h"
 
 static const pa_note SCALE[] = {
     {0, 0.5, 60, 80, 0}, {0.5, 1, 62, 60, 0}, {1, 1.5, 64, 100, 0}, {2, 4, 66, 30, 0}, {2, 4, 70, 90, 0}};
+static const pa_note WIDE[] = {{0, 0.5, 30, 80, 0}, {0.5, 1, 62, 60, 0}, {1, 1.5, 100, 100, 0}};
 static pa_rendition take[] = {
     {.name = "first <take> & \"more\"", .remark = "1 < 2", .note = SCALE, .notes = 5, .begins = 1.5},
     {
         .name = "second take",
-        .note = SCALE,
+        .note = WIDE,
         .notes = 3,
     },
 };
@@ -73,7 +76,8 @@ static void a_page_holds_all_of_its_takes(void **state) {
     assert_int_equal(occurrences(text, "<td>primer\n"), 3);
     assert_int_equal(occurrences(text, "<td>continuation\n"), 2);
     assert_non_null(strstr(text, "<tr><td>2.00<td>F♯4<td>2.00<td>30<td>continuation"));
-    assert_int_equal(occurrences(text, "{{"), 0); // marks of the template
+    assert_int_equal(occurrences(text, "class=\"features\""), 0); // of takes without them
+    assert_int_equal(occurrences(text, "{{"), 0);                 // marks of the template
     assert_int_equal(occurrences(text, "src=\"http"), 0);
     free(text);
 }
@@ -87,6 +91,29 @@ static void names_are_text_and_not_markup(void **state) {
     assert_int_equal(occurrences(text, "<take>"), 0);
     assert_int_equal(occurrences(text, "<p class=\"remark\">1 &lt; 2</p>"), 1); // the other take has none
     assert_int_equal(occurrences(text, "class=\"remark\""), 1);
+    free(text);
+}
+
+static void features_are_a_table(void **state) {
+    (void)state;
+    pa_features f[2] = {{.value[PA_NOTES_PER_SECOND] = 12.345}, {.value[PA_NOTES_PER_SECOND] = (double)NAN}},
+                primer = {.value[PA_NOTE_SECONDS] = 0.678};
+    pa_page page = example(NULL);
+    char *text;
+    for (int k = 0; k < 2; k++) {
+        take[k].features = &f[k];
+        take[k].rank = 2 - k;
+    }
+    page.primer = &primer;
+    assert_int_equal(pa_page_write(scratch("page.html"), &page, NULL), PA_OK);
+    assert_int_equal(pa_read_text(scratch("page.html"), &text, NULL, NULL), PA_OK);
+    assert_int_equal(occurrences(text, "<th>median note (s)</th>"), 1);
+    assert_non_null(
+        strstr(text, "<a href=\"#take0\">first &lt;take&gt; &amp; &quot;more&quot;</a></th><td>2<td>12.3<"));
+    assert_non_null(strstr(text, "<a href=\"#take1\">second take</a></th><td>1<td>-<"));
+    assert_non_null(strstr(text, "primer</th><td><td>0.0<td>0.0<td>0.68<"));
+    assert_non_null(strstr(text, "pianists</th><td><td>3.5 to 17.9<"));
+    for (int k = 0; k < 2; k++) take[k].features = NULL;
     free(text);
 }
 
@@ -137,9 +164,9 @@ static void what_cannot_be_made_is_an_error(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest test[] = {
-        SCRATCH_TEST(a_page_holds_all_of_its_takes),   SCRATCH_TEST(names_are_text_and_not_markup),
-        SCRATCH_TEST(ids_of_two_rolls_differ),         SCRATCH_TEST(midi_files_are_embedded),
-        SCRATCH_TEST(what_cannot_be_made_is_an_error),
+        SCRATCH_TEST(a_page_holds_all_of_its_takes), SCRATCH_TEST(names_are_text_and_not_markup),
+        SCRATCH_TEST(features_are_a_table),          SCRATCH_TEST(ids_of_two_rolls_differ),
+        SCRATCH_TEST(midi_files_are_embedded),       SCRATCH_TEST(what_cannot_be_made_is_an_error),
     };
     pa_err err;
     if (pa_roll_check("x.svg", 1, &err) || pa_sound_font(NULL, &font, &err)) {
@@ -148,6 +175,8 @@ int main(int argc, char **argv) {
     }
     if (argc < 2) return cmocka_run_group_tests(test, NULL, NULL);
     take[1].seconds = 70; // two rows
+    const pa_features features = {.value[PA_LOOP] = 3};
+    for (int k = 0; k < 2; k++) take[k].features = &features;
     pa_page page = example(NULL);
     return (int)pa_page_write(argv[1], &page, NULL);
 }
