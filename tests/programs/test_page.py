@@ -1,6 +1,10 @@
 """The page of takes in a headless Chromium: it loads, plays, its cursor moves, keys work, and no error is in its
-console. Exits with 77 where Chromium, or what the page needs, is missing."""
+console. Exits with 77 where Chromium, or what the page needs, is missing.
+
+The pictures of docs/for-pianists.md: PA_PICTURES=docs/images PA_BIN=... test_page.py Page.test_pictures
+"""
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
@@ -114,6 +118,8 @@ class Page(unittest.TestCase):
         time.sleep(0.2)
         self.assertLessEqual(self.b.run("document.documentElement.scrollWidth"), 360)
         self.assertGreaterEqual(self.b.run("takes[0].sheet.clientWidth"), 900)  # the roll's letters stay legible
+        at = self.b.run("move(takes[1], 34), takes[1].cursor.getBoundingClientRect().x")  # the end of the first row
+        self.assertTrue(0 < at < 360, at)
         small = ("[...document.querySelectorAll('button, input, .player a')]"
                  ".filter(e => e.getBoundingClientRect().height < 43).length")
         self.assertEqual(self.b.run(small), 0)
@@ -135,6 +141,24 @@ class Page(unittest.TestCase):
         self.b.key("Tab")
         self.assertEqual(self.b.run("getComputedStyle(document.activeElement).outlineStyle"), "solid")
         self.assertEqual(self.b.run("document.documentElement.lang"), "en")
+
+    @unittest.skipUnless("PA_PICTURES" in os.environ, "PA_PICTURES is not set")
+    def test_pictures(self):
+        page, folder = os.path.join(FOLDER.name, "continued.html"), pathlib.Path(os.environ["PA_PICTURES"])
+        prelude = pathlib.Path(__file__).parents[2] / "examples" / "prelude.mid"
+        subprocess.run([os.path.join(os.environ["PA_BIN"], "pagen"), "piano", "--primer", prelude, "--prime-seconds", "20",
+                        "--length-seconds", "30", "--number", "3", "--output", os.path.join(FOLDER.name, "continued.mid"),
+                        "--html", page], check=True, capture_output=True)
+        for name, width, height, mobile in (("continued", 1200, 930, False), ("continued-phone", 390, 844, True)):
+            self.b.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+                        mobile=mobile)
+            self.b.open(page)
+            self.b.wait("takes.every(t => !t.play.disabled)")
+            self.b.call("Emulation.setScrollbarsHidden", hidden=True)
+            self.b.run("move(takes[0], takes[0].section.dataset.begins * 1 + 3)")
+            if mobile:
+                self.b.run("document.querySelector('section').scrollIntoView()")
+            self.b.screenshot(folder / f"{name}.png", whole=False)
 
 
 if __name__ == "__main__":
