@@ -28,6 +28,11 @@ pa_status pa_encode_file(const char *path, const pa_encode_options *o, pa_piece 
 // The same from memory; the reason is without a path.
 pa_status pa_encode_bytes(const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_piece *piece, pa_err *err);
 
+// When the sustain pedal is down on any channel that is encoded, in order of time, in seconds of the file. *span is
+// malloc'ed. Only for a file that pa_encode_isolated has survived.
+pa_status pa_read_pedal(const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_pedal_span **span,
+                        size_t *spans, pa_err *err);
+
 // Any token sequence decodes (END stops, PAD is skipped, an id past the vocabulary is PA_DATA). *notes is malloc'ed, in
 // order of start.
 pa_status pa_decode(const uint16_t *token, size_t count, pa_encoding e, pa_note **notes, size_t *note_count,

@@ -63,6 +63,10 @@ typedef struct {
 } pa_note;
 
 typedef struct {
+    double down, up; // seconds
+} pa_pedal_span;
+
+typedef struct {
     uint16_t *token; // malloc'ed
     size_t count;
     double seconds;        // of the piece: end of its last note, before the pedal

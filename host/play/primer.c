@@ -7,6 +7,7 @@
 #include <strings.h>
 
 #include "host/base/file.h"
+#include "tokenizer/encode.h"
 
 static const double HALF_STEP = 0.5 / PA_STEPS_A_SECOND; // what a time is off by, at most, once it is rounded to steps
 
@@ -32,6 +33,7 @@ bool pa_split_piece(const char *path, char *file, size_t size, int64_t *piece) {
 void pa_primer_clear(pa_primer *p) {
     free(p->token);
     free(p->bytes);
+    free(p->pedal);
     *p = (pa_primer){0};
 }
 
@@ -92,6 +94,18 @@ static void report(const char *path, const patrain_midi_report *r, const pa_prim
                 r->dropped + r->notes);
 }
 
+// midi-neural's clock is not the file's.
+static pa_status read_pedal(pa_primer *p, const pa_primer_options *o, pa_err *err) {
+    const pa_encode_options how = {.lenient = !o->strict, .programs = o->programs};
+    if (p->encoding == PA_MIDI_NEURAL) return PA_OK;
+    pa_status s = pa_read_pedal(p->bytes, p->size, &how, &p->pedal, &p->pedals, err);
+    for (size_t i = 0; i < p->pedals; i++) {
+        p->pedal[i].down -= p->cut;
+        p->pedal[i].up -= p->cut;
+    }
+    return s;
+}
+
 static pa_status read_midi(pa_primer *p, const pa_primer_options *o, pa_err *err) {
     uint8_t programs[128];
     patrain_midi_options how = {.size = sizeof how, .strict = o->strict, .sostenuto = o->sostenuto, .isolated = true};
@@ -112,6 +126,7 @@ static pa_status read_midi(pa_primer *p, const pa_primer_options *o, pa_err *err
         p->cut = found.silence; // where the tokens begin
         p->keep = p->encoding == PA_MIDI_NEURAL ? p->cut + found.seconds : 0;
         report(o->path, &found, o, p->encoding == PA_MIDI_NEURAL);
+        s = read_pedal(p, o, err);
     }
     patrain_free(token);
     return s;
@@ -150,6 +165,8 @@ static pa_status cut(pa_primer *p, const pa_primer_options *o, pa_err *err) {
         if (clock == end && pa_is_note_on(p->token[p->before])) break;
     }
     p->cut += (double)end / PA_STEPS_A_SECOND;
+    while (p->pedals && p->pedal[p->pedals - 1].down >= pa_primer_seconds(p)) p->pedals--;
+    if (p->pedals) p->pedal[p->pedals - 1].up = fmin(p->pedal[p->pedals - 1].up, pa_primer_seconds(p));
     p->whole = whole;
     if (whole) p->cut = fmax(p->cut, p->keep);
     p->keep = whole ? p->cut + HALF_STEP : p->cut - HALF_STEP;

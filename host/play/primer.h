@@ -26,8 +26,10 @@ typedef struct {
     uint8_t *bytes;
     size_t size;
     bool lenient;
-    double keep, cut; // seconds of the file: as in pa_splice
-    bool whole;       // nothing is cut off: the file stays to its end, which may be later than the music's
+    double keep, cut;     // seconds of the file: as in pa_splice
+    pa_pedal_span *pedal; // when it is down, in order of time, in seconds from the first token
+    size_t pedals;
+    bool whole; // nothing is cut off: the file stays to its end, which may be later than the music's
 } pa_primer;
 
 // Reads a MIDI file in the checkpoint's encoding, without silence before the first note, or a token file, and cuts it:

@@ -6,17 +6,13 @@
 #include "host/play/features.h"
 
 typedef struct {
-    double down, up; // seconds
-} pa_pedal_span;
-
-typedef struct {
     const char *name;            // its label; NULL: none
     const char *remark;          // a sentence about it; NULL or empty: none
     const pa_features *features; // NULL: none
     int rank;                    // among the takes, from 1
     const pa_note *note;         // in order of start
     size_t notes;
-    const pa_pedal_span *pedal; // sustain pedal, in order of time
+    const pa_pedal_span *pedal; // when the sustain pedal is down, in order of time; the notes include it
     size_t pedals;
     double begins;  // second where the continuation begins; 0: no primer
     double seconds; // at least this long; notes may end later

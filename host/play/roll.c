@@ -273,11 +273,14 @@ static void draw_paper(cairo_t *c, const row *r) {
 static void draw_pedal(cairo_t *c, const row *r) {
     const pa_roll_layout *l = r->layout;
     double y = r->top + l->plot_height + 2;
-    text(c, l->left - 5, y + 6, (lettering){.align = 1, .size = 9, .ink = PALE_INK}, "pedal");
+    bool pressed = false;
     for (size_t i = 0; i < r->take->pedals; i++) {
         double down = fmax(r->take->pedal[i].down, r->from), up = fmin(r->take->pedal[i].up, r->to);
-        if (up > down) fill_box(c, x_of(r, down), y, fmax(x_of(r, up) - x_of(r, down) - 1, 1), PEDAL - 4, PEDAL_INK);
+        if (up <= down) continue;
+        fill_box(c, x_of(r, down), y, fmax(x_of(r, up) - x_of(r, down) - 1, 1), PEDAL - 4, PEDAL_INK);
+        pressed = true;
     }
+    if (pressed) text(c, l->left - 5, y + 6, (lettering){.align = 1, .size = 9, .ink = PALE_INK}, "pedal");
 }
 
 // The boundary, over the notes.

@@ -107,6 +107,8 @@ static pa_status add_take(shown *x, size_t k, const pa_output *o, const pa_prime
     x->take[k] = (pa_rendition){.name = slash ? slash + 1 : x->name[k],
                                 .note = n->note + first,
                                 .notes = n->count - first,
+                                .pedal = p->pedal,
+                                .pedals = o->without_primer ? 0 : p->pedals,
                                 .begins = primer - from,
                                 .seconds = primer - from + pa_token_seconds(take->token, take->count)};
     return PA_OK;

@@ -124,8 +124,8 @@ pa_status pa_sound_font(const char *wanted, const char **found, pa_err *err) {
 
 typedef struct {
     double second;
-    int key;   // -1: the pedal
-    int value; // velocity, or 127 and 0 of the pedal; 0 ends
+    int key;
+    int value; // velocity; 0 ends
 } event;
 
 static int earlier(const void *a, const void *b) { // what ends goes first
@@ -135,7 +135,7 @@ static int earlier(const void *a, const void *b) { // what ends goes first
 }
 
 static event *list_events(const pa_rendition *r, size_t *count) {
-    event *e = malloc((2 * (r->notes + r->pedals) + 1) * sizeof *e);
+    event *e = malloc((2 * r->notes + 1) * sizeof *e);
     size_t n = 0;
     if (!e) return NULL;
     for (size_t i = 0; i < r->notes; i++) {
@@ -143,10 +143,6 @@ static event *list_events(const pa_rendition *r, size_t *count) {
         if (!note->velocity || !(note->end > note->start)) continue;
         e[n++] = (event){note->start, note->pitch & 127, note->velocity & 127};
         e[n++] = (event){note->end, note->pitch & 127, 0};
-    }
-    for (size_t i = 0; i < r->pedals; i++) {
-        e[n++] = (event){r->pedal[i].down, -1, 127};
-        e[n++] = (event){r->pedal[i].up, -1, 0};
     }
     qsort(e, n, sizeof *e, earlier);
     *count = n;
@@ -197,9 +193,7 @@ pa_status pa_piano_open(pa_piano **piano, const char *font, pa_err *err) {
 
 // A key that is struck twice sounds until it is released twice.
 static void play_event(pa_piano *p, const event *e) {
-    if (e->key < 0) {
-        fluid_synth_cc(p->synth, 0, 64, e->value);
-    } else if (e->value) {
+    if (e->value) {
         p->down[e->key]++;
         fluid_synth_noteon(p->synth, 0, e->key, e->value);
     } else if (!--p->down[e->key]) {
@@ -268,7 +262,6 @@ pa_status pa_piano_play(pa_piano *piano, const pa_rendition *r, pa_sound *sound,
     event *e = list_events(r, &events);
     if (!e) return pa_error(err, PA_FAIL, "no memory for %zu notes", r->notes);
     fluid_synth_all_sounds_off(piano->synth, 0);
-    fluid_synth_cc(piano->synth, 0, 64, 0);
     memset(piano->down, 0, sizeof piano->down);
     pa_status s = render(sound, piano, e, events, seconds, err);
     if (!s) s = level(sound, err);

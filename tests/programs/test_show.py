@@ -55,6 +55,17 @@ class Show(Program):
         for k in (1, 2):
             self.assertIn(base64.b64encode(self.file(f"x-{k}.mp3").read_bytes()).decode(), page)
 
+    def test_pedal_of_the_primer(self):
+        """A grey bar a press, up to where the primer is cut."""
+        pedal = b"".join(b"\x83\x60\xb0\x40" + bytes([value]) for value in (127, 0, 90, 0, 64, 0, 127, 0))  # every 0.5 s
+        track = b"\0\x90\x3c\x50" + pedal + b"\x83\x60\x80\x3c\0" + b"\0\xff\x2f\0"
+        primer = self.file("pedal.mid")
+        primer.write_bytes(b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk" + len(track).to_bytes(4, "big") + track)
+        for options, bars in (([], 4), (["--prime-seconds", 1.7], 2), (["--without-primer"], 0)):
+            run("pagen", self.run_dir, "--primer", primer, "--length-seconds", 3, "--output", self.file("out.mid"),
+                "--piano-roll", self.file("x.svg"), *options)
+            self.assertEqual(self.file("x.svg").read_text().count("rgb(55%,57%,60%)"), bars, options)
+
     def test_sound_without_the_primer_begins_with_the_continuation(self):
         self.pagen("--wav", self.file("both.wav"))
         self.pagen("--without-primer", "--wav", self.file("continuation.wav"))

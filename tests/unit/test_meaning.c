@@ -3,6 +3,8 @@
 #include "tests/support/midi_bytes.h"
 #include "tests/support/rows.h"
 
+#include <math.h>
+
 static midi m;
 static const pa_encode_options performance = {.encoding = PA_PERFORMANCE};
 
@@ -82,6 +84,27 @@ static void pedal_across_a_program_change(void **state) {
     same_as_case("pedal_across_program_change.mid");
     expect_tokens(&m, PA_PERFORMANCE, "V19 +60 T100 +62 T100 -60 -62 T100 T100 T100 T100 T100 T100 T100 +64 T100 -64",
                   0);
+}
+
+static void when_the_pedal_is_down(void **state) {
+    (void)state;
+    static const pa_pedal_span expected[] = {{0.5, 1}, {2, 3.5}, {4, 5}};
+    pa_pedal_span *span;
+    size_t spans;
+    midi_header(&m, 1, 5, 480); // a quarter note lasts 0.5 s
+    put_tempo_track();
+    TRACK({0, 0x90, 60, 80}, {480, 0xb0, 64, 100}, {600, 0xb0, 64, 90}, {960, 0xb0, 64, 0}, {1920, 0xb0, 64, 64},
+          {2880, 0xb0, 64, 63}, {4800, 0x80, 60, 0});
+    TRACK({0, 0x91, 72, 80}, {2400, 0xb1, 64, 127}, {3360, 0xb1, 64, 0}, {3840, 0xb1, 64, 127}, {4800, 0x81, 72, 0});
+    TRACK({0, 0x99, 40, 80}, {1000, 0xb9, 64, 127}, {1900, 0x89, 40, 0}, {1910, 0xb9, 64, 0}); // drums
+    TRACK({1000, 0xb2, 64, 127}, {1900, 0xb2, 64, 0});                                         // no note
+    assert_int_equal(pa_read_pedal(m.byte, m.count, &performance, &span, &spans, NULL), PA_OK);
+    assert_int_equal(spans, 3);
+    for (size_t i = 0; i < 3; i++) {
+        assert_true(fabs(span[i].down - expected[i].down) < 1e-6);
+        assert_true(fabs(span[i].up - expected[i].up) < 1e-6);
+    }
+    free(span);
 }
 
 static void a_pedal_never_lifted_ends_with_the_piece(void **state) {
@@ -302,6 +325,7 @@ int main(void) {
         cmocka_unit_test(pedal_in_another_track),
         cmocka_unit_test(pedal_in_a_track_of_its_own),
         cmocka_unit_test(pedal_across_a_program_change),
+        cmocka_unit_test(when_the_pedal_is_down),
         cmocka_unit_test(a_pedal_never_lifted_ends_with_the_piece),
         cmocka_unit_test(a_list_before_the_music),
         cmocka_unit_test(a_foreign_chunk_that_is_counted),

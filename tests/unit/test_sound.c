@@ -150,24 +150,6 @@ static void a_key_struck_twice_sounds_until_released_twice(void **state) {
     pa_sound_clear(&y);
 }
 
-static void the_pedal_holds_notes(void **state) {
-    (void)state;
-    const pa_note note = {0, 0.3, 60, 90, 0};
-    const pa_pedal_span pedal = {0.1, 3};
-    const pa_pedal_span late = {0.1, 60};
-    const pa_rendition before = {.note = &note, .notes = 1, .pedal = &late, .pedals = 1};
-    const pa_rendition held = {.note = &note, .notes = 1, .pedal = &pedal, .pedals = 1, .seconds = 4},
-                       dry = {.note = &note, .notes = 1, .seconds = 4};
-    pa_sound x = play(&before); // its pedal is up again in the next
-    pa_sound_clear(&x);
-    pa_sound y = play(&dry);
-    x = play(&held);
-    assert_true(share(&x, 2, 3) > 10 * share(&y, 2, 3));
-    assert_true(share(&x, 3.7, 4) < share(&x, 2.7, 3) / 4);
-    pa_sound_clear(&x);
-    pa_sound_clear(&y);
-}
-
 static void files_hold_what_was_rendered(void **state) {
     (void)state;
     const struct {
@@ -255,7 +237,6 @@ int main(void) {
         cmocka_unit_test(loudness_is_levelled_and_nothing_clips),
         cmocka_unit_test(velocity_is_heard),
         cmocka_unit_test(a_key_struck_twice_sounds_until_released_twice),
-        cmocka_unit_test(the_pedal_holds_notes),
         SCRATCH_TEST(files_hold_what_was_rendered),
         SCRATCH_TEST(silence_of_no_length_is_a_file_too),
         SCRATCH_TEST(what_cannot_be_done_is_an_error),
