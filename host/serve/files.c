@@ -61,7 +61,7 @@ static pa_status read_midi(pa_reader *reader, const char *path, pa_piece *piece,
     pa_status e = pa_reader_encode(reader, path, &how, piece, &longer);
     size_t name = strlen(path);
     bool named = !strncmp(longer.text, path, name);
-    return e ? pa_error(err, e, "this file: %s", longer.text + (named ? name + 2 : 0)) : PA_OK;
+    return e ? pa_error(err, e, "%s", longer.text + (named ? name + 2 : 0)) : PA_OK;
 }
 
 static pa_status write_bytes(const char *path, const pa_message *m, pa_err *err) {

@@ -163,7 +163,7 @@ static pa_status end_turn(pa_player *p, pa_session *s, const pa_take *t, const p
     return e;
 }
 
-static pa_status receive_midi(pa_player *p, pa_session *s, const pa_message *m, pa_err *err) {
+static pa_status add_file(pa_player *p, pa_session *s, const pa_message *m, pa_err *err) {
     pa_take *t;
     pa_status e = check_room(p, s, err);
     if (!e) e = pa_session_add(s, &t, err);
@@ -178,6 +178,12 @@ static pa_status receive_midi(pa_player *p, pa_session *s, const pa_message *m, 
     pa_say_keys(p->work.hub, s, t, 0);
     pa_say_event(p->work.hub, s, "loaded", t, t->end);
     return PA_OK;
+}
+
+static pa_status receive_midi(pa_player *p, pa_session *s, const pa_message *m, pa_err *err) {
+    pa_err why;
+    pa_status e = add_file(p, s, m, &why);
+    return e ? pa_error(err, e, "this file: %s", why.text) : PA_OK; // the page knows its name
 }
 
 static pa_status about_take(pa_player *p, pa_session *s, const pa_message *m, pa_err *err) {

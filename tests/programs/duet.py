@@ -105,11 +105,15 @@ class Page(unittest.TestCase):
             self.b.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, button="left")
         self.b.call("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
 
-    def click_by_mouse(self, what):
-        self.mouse(*self.b.run(f"""(e => {{
+    def middle(self, what):
+        """Of an element, where it is seen."""
+        return self.b.run(f"""(e => {{
             e.scrollIntoView({{ block: 'center' }});
             const r = e.getBoundingClientRect();
-            return [r.x + r.width / 2, r.y + r.height / 2]; }})(document.querySelector({what!r}))"""))
+            return [r.x + r.width / 2, r.y + r.height / 2]; }})(document.querySelector({what!r}))""")
+
+    def click_by_mouse(self, what):
+        self.mouse(*self.middle(what))
 
     def load(self):
         self.choose("mine.mid")

@@ -160,6 +160,65 @@ class Duet(duet.Page):
         self.assertGreater(len(sound), 6 * 2 * 44100)
         self.assertGreater(len(set(sound[44:])), 100)
 
+    def drop(self, *names, on="#roll"):
+        """Drags files there and drops them."""
+        x, y = self.middle(on)
+        data = {"items": [], "files": [str(self.at / name) for name in names], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.b.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+            shown = self.b.run("document.body.classList.contains('drop')")
+            self.assertEqual((kind, shown), (kind, kind == "dragOver"))
+
+    def names(self):
+        return self.b.run("[...paserve.state.takes.values()].map(t => [t.name, t.keys.length])")
+
+    def test_drop(self):
+        for on in ("#roll", "h1", "#temperature"):  # beside the roll too
+            self.drop("mine.mid", on=on)
+        self.b.wait("paserve.state.takes.size == 3 && [...paserve.state.takes.values()].every(t => t.keys.length)")
+        self.assertEqual(self.names(), 3 * [["mine.mid", 48]])
+        self.drop("broken.mid", "mine.mid", "long.mid")
+        self.b.wait("paserve.state.takes.size == 5 && paserve.state.takes.get(5).keys.length")
+        self.assertEqual(self.names()[3:], [["mine.mid", 48], ["long.mid", 960]])
+        self.assertIn("broken.mid: ", self.status())
+        self.assertEqual(self.b.run("document.title"), "Duet")
+        self.assertEqual(self.b.complaints(), [])
+
+    def test_drop_of_what_is_no_file(self):
+        """A folder, a text, a picture, a large file; the next file has its own name."""
+        (self.at / "folder.mid").mkdir()
+        (self.at / "large.mid").write_bytes(bytes((1 << 20) + 1))
+        (self.at / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+        for name, why in (("folder.mid", "not folders"), ("large.mid", "1 MiB"), ("picture.png", "not a MIDI file")):
+            self.drop(name)
+            self.b.wait(f"document.getElementById('status').textContent.startsWith({name + ': '!r})")
+            self.assertIn(why, self.status())
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.b.call("Input.dispatchDragEvent", type=kind, x=300, y=300, data={
+                "items": [{"mimeType": "text/uri-list", "data": "http://127.0.0.1:1/"}], "dragOperationsMask": 1})
+        self.drop("mine.mid")
+        self.b.wait("paserve.state.current && paserve.state.current.keys.length")
+        self.assertEqual(self.names(), [["mine.mid", 48]])
+        self.assertEqual(self.b.complaints(), [])
+
+    def test_more_files_than_fit(self):
+        """As many as a session holds, more bytes than may wait at once; then a file has its own name."""
+        filler = b"".join(b"\x00\xff\x01\x83\x7f" + bytes(511) for _ in range(1000))  # a text event
+        piece = serve.piece(6)
+        size = int.from_bytes(piece[18:22], "big") + len(filler)
+        names = [f"{i}.mid" for i in range(33)]
+        for name in names:
+            (self.at / name).write_bytes(piece[:18] + size.to_bytes(4, "big") + filler + piece[22:])
+        self.drop(*names)
+        self.b.wait("document.getElementById('status').textContent.startsWith('32.mid: a session holds at most 32')")
+        self.assertEqual(self.names(), [[name, 48] for name in names[:32]])
+        self.b.run("paserve.state.socket.send(JSON.stringify({ do: 'drop', take: 0 }))")
+        self.b.wait("paserve.state.takes.size == 31")
+        self.drop("mine.mid")
+        self.b.wait("paserve.state.takes.size == 32 && paserve.state.takes.get(32).keys.length")
+        self.assertEqual(self.names()[-1], ["mine.mid", 48])
+        self.assertEqual(self.b.complaints(), [])
+
     def test_damaged_file(self):
         self.choose("broken.mid")
         self.b.wait("document.getElementById('status').classList.contains('error')")

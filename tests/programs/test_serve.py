@@ -693,7 +693,7 @@ class Serve(unittest.TestCase):
             s.frame(2, file)
             s.until("loaded")
         s.frame(2, file)
-        self.assertEqual(s.receive()["text"], "this session is full; remove takes first")
+        self.assertEqual(s.receive()["text"], "this file: this session is full; remove takes first")
         s.close()
         self.stop()
         folder = self.server.folder / "sessions"
@@ -801,7 +801,7 @@ class Serve(unittest.TestCase):
         for _ in range(32):
             self.upload(s, 1)
         s.frame(2, serve.piece(1))
-        self.assertIn("32 takes", s.receive()["text"])
+        self.assertEqual(s.receive()["text"], "this file: a session holds at most 32 takes; remove one first")
         s.say(do="drop", take=5)
         s.until("dropped")
         self.upload(s, 1)

@@ -9,7 +9,7 @@ import { list, show } from './view.js';
 
 function addTake(m, mark) {
   const number = m.take, kind = m.given ? 'File' : state.takes.has(m.parent) ? 'Take' : 'Duet';
-  const name = mark ? mark.name : m.given && state.files.shift() || `${kind} ${number + 1}`;
+  const name = mark ? mark.name : m.given && state.files.length ? state.files[0].name : `${kind} ${number + 1}`;
   const take = { number, name, parent: m.parent, given: m.given, kept: !!mark && mark.kept, keys: [], growing: false };
   Object.assign(take, { begins: m.begins * STEP, end: m.end * STEP });
   state.takes.set(number, take);
@@ -70,6 +70,7 @@ const hear = {
     } else if (!take.given) {
       say({ do: 'stop', time: 0 }); // a duet that is no longer wanted
     }
+    if (take.given) nextFile();
     list();
     show();
   },
@@ -143,8 +144,8 @@ const hear = {
     state.follow = false;
     for (const take of state.takes.values()) take.page = 0;
     if (state.mode === 'waiting') state.mode = 'idle';
-    status(m.text.startsWith('this file') ? m.text.replace('this file', () => state.files.shift() || 'this file')
-      : m.text[0].toUpperCase() + m.text.slice(1) + '.', true);
+    if (m.text.startsWith('this file') && state.files.length) refuse(m.text.replace('this file: ', ''));
+    else status(m.text[0].toUpperCase() + m.text.slice(1) + '.', true);
     show();
   },
 };
@@ -175,16 +176,29 @@ export function connect() {
   };
 }
 
-export async function upload(files) {
-  if (state.offline) return; // the status says so
-  for (const file of files) {
-    if (file.size > 1 << 20) {
-      status(file.name + ': a file may have at most 1 MiB.', true);
-      show();
-      continue;
-    }
-    if (state.mode !== 'idle') stop();
-    state.files.push(file.name);
-    state.socket.send(await file.arrayBuffer());
-  }
+// ---- files: one after another, as the server bounds what waits there
+
+function nextFile() {
+  state.files.shift();
+  if (state.files.length) sendFile();
+}
+
+function refuse(why) {
+  status(`${state.files[0].name}: ${why}.`, true);
+  show();
+  nextFile();
+}
+
+async function sendFile() {
+  const file = state.files[0], bytes = file.size > 1 << 20 ? null : await file.arrayBuffer().catch(() => null);
+  if (file !== state.files[0]) return; // the connection has ended meanwhile
+  if (bytes) state.socket.send(bytes);
+  else refuse(file.size > 1 << 20 ? 'a file may have at most 1 MiB' : 'it cannot be read; drop files, not folders');
+}
+
+export function upload(files) {
+  if (state.offline || !files.length) return; // the status says so
+  if (state.mode !== 'idle') stop();
+  state.files.push(...files);
+  if (state.files.length === files.length) sendFile();
 }

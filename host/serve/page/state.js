@@ -14,7 +14,7 @@ export const state = {
   struck: 0, touched: 0, // keys of the player in this turn; performance.now() of the latest
   latency: [], trip: [], late: 0, played: 0, thinned: 0,
   follow: false, ended: null, resume: null, // the next take plays; number of a duet; {number, at} that was shown
-  files: [], saving: null, // names of uploads that are under way; the file whose bytes come next
+  files: [], saving: null, // those to be uploaded, the first is under way; the file whose bytes come next
   piano: null, sound: null, samples: null, // the built-in piano; what plays: it, or an Instrument; the piano's samples
   socket: null,
 };
