@@ -232,7 +232,7 @@ static pa_status hello(pa_player *p, uint64_t client, const char *id, pa_err *er
     if (own) detach(p, own);
     s = pa_session_find(p->work.session, id);
     if (s && s->client) {
-        pa_say_error(p->work.hub, s->client, "this session was opened in another window");
+        pa_say_elsewhere(p->work.hub, s->client);
         detach(p, s);
         s = pa_session_find(p->work.session, id);
     }

@@ -77,6 +77,10 @@ bool pa_say_file(pa_hub *h, uint64_t client, const char *is, int take, const voi
     return pa_hub_say_file(h, client, text, bytes, count);
 }
 
+void pa_say_elsewhere(pa_hub *h, uint64_t client) {
+    say(h, client, begin("elsewhere"));
+}
+
 void pa_say_error(pa_hub *h, uint64_t client, const char *message) {
     cJSON *object = begin("error");
     cJSON_AddStringToObject(object, "text", message);

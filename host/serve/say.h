@@ -26,6 +26,7 @@ void pa_say_keys(pa_hub *h, const pa_session *s, const pa_take *t, size_t from);
 void pa_say_event(pa_hub *h, const pa_session *s, const char *is, const pa_take *t, double number);
 // False: too much waits to be read.
 bool pa_say_file(pa_hub *h, uint64_t client, const char *is, int take, const void *bytes, size_t count);
+void pa_say_elsewhere(pa_hub *h, uint64_t client); // its session is another client's now
 void pa_say_error(pa_hub *h, uint64_t client, const char *text);
 
 #endif

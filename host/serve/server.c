@@ -196,7 +196,7 @@ static int begin_page(pa_server *s, struct lws *wsi, connection *c, const char *
     *c = (connection){0};
     if (!is_to_us(s, wsi))
         return refuse(wsi, HTTP_STATUS_FORBIDDEN,
-                      *s->token ? "Open the address that paserve printed, token included."
+                      *s->token ? "Open the address that paserve printed at its start: the token is new each time."
                                 : "This server answers to its own address only.");
     if (!is_head(wsi) && !lws_hdr_total_length(wsi, WSI_TOKEN_GET_URI))
         return refuse(wsi, HTTP_STATUS_METHOD_NOT_ALLOWED, "Only GET and HEAD are allowed.");

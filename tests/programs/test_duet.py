@@ -350,30 +350,6 @@ class Duet(duet.Page):
         self.b.key("Tab")
         self.assertEqual(self.b.run("getComputedStyle(document.activeElement).outlineStyle"), "solid")
 
-    def test_reload(self):
-        self.load()
-        self.open()
-        self.b.wait("paserve.state.takes.size == 1 && paserve.state.current && paserve.state.current.keys.length == 48")
-        self.assertEqual(self.b.run("document.querySelector('#takes .name').textContent"), "mine.mid")
-
-    def test_server_that_restarts(self):
-        server = serve.Server(self.model, self.at / "other", "--no-sound")
-        self.open(server.port)
-        self.load()
-        self.b.run("paserve.state.at = 2")
-        server.stop()
-        self.b.wait("document.getElementById('status').textContent.includes('No connection')")
-        self.assertTrue(self.b.run("document.getElementById('duet').disabled"))
-        server = serve.Server(self.model, self.at / "other", "--no-sound", "--port", str(server.port))
-        self.addCleanup(server.stop)
-        self.b.wait("document.body.dataset.ready == 'true'")
-        self.assertFalse(self.b.run("document.getElementById('duet').disabled"))
-        self.assertNotIn("No connection", self.status())
-        self.b.wait("paserve.state.current && paserve.state.current.keys.length == 48")  # the takes are there again
-        self.assertEqual(self.b.run("[paserve.state.takes.size, paserve.state.at, paserve.state.current.name]"),
-                         [1, 2, "mine.mid"])
-        self.start_duet()
-
     def test_phone_and_less_motion(self):
         self.addCleanup(self.b.call, "Emulation.clearDeviceMetricsOverride")
         self.addCleanup(self.b.call, "Emulation.setEmulatedMedia", features=[])

@@ -49,10 +49,29 @@ class Browser:
         os.close(to_read)
         os.close(to_write)
         self.rest, self.number, self.events, self.session = b"", 0, [], None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.show(self.call("Target.createTarget", url="about:blank")["targetId"])
+
+    def show(self, target):
+        """All that follows is about that tab."""
+        self.session = None
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
             self.call(domain + ".enable")
+
+    def tabs(self):
+        self.session, asked = None, self.session
+        found = {t["targetId"] for t in self.call("Target.getTargets")["targetInfos"]}
+        self.session = asked
+        return found
+
+    def tab(self):
+        """Shows a tab that the page opens of itself, with a copy of its sessionStorage. Returns both tabs' sessions."""
+        first, before = self.session, self.tabs()
+        self.call("Runtime.evaluate", expression="void open(location.href)", userGesture=True)
+        while not (new := self.tabs() - before):
+            pass
+        self.show(new.pop())
+        return first, self.session
 
     def close(self):
         os.killpg(self.process.pid, signal.SIGKILL)

@@ -2,7 +2,7 @@
 'use strict';
 import { Piano, load } from './audio.js';
 import { begin } from './duet.js';
-import { $, context, duet, growing, marks, remember, say, state, status } from './state.js';
+import { $, ELSEWHERE, context, duet, marks, remember, say, state, status } from './state.js';
 import { STEP, cue, fileName, save, unpack } from './takes.js';
 import { leave, play, select, setSound, stop } from './transport.js';
 import { list, show } from './view.js';
@@ -45,8 +45,10 @@ const hear = {
     const still = same && current && m.takes.some(take => take.keys && take.take === current.number);
     sessionStorage.setItem('session', m.session);
     $('model').textContent = 'with the model ' + m.model;
+    for (const take of state.takes.values()) clearTimeout(take.timer); // a removed one is there again
+    $('undo').hidden = true;
     state.takes.clear();
-    Object.assign(state, { offline: '', current: null, resume: still ? { number: current.number, at } : null });
+    Object.assign(state, { offline: '', elsewhere: false, current: null, resume: still ? { number: current.number, at } : null });
     for (const take of m.takes) {
       if (!take.keys) say({ do: 'drop', take: take.take }); // a duet in which nothing was played
       else say({ do: 'take', take: addTake(take, known[take.take]).number });
@@ -140,6 +142,10 @@ const hear = {
     state.thinned = m.number;
     show();
   },
+  elsewhere() {
+    state.elsewhere = true;
+    lose(ELSEWHERE);
+  },
   error(m) {
     state.follow = false;
     for (const take of state.takes.values()) take.page = 0;
@@ -159,19 +165,43 @@ function receive(event) {
   if (hear[m.is]) hear[m.is](m); // a newer server may say more
 }
 
+// Ends what needs the server; what the page has can still be played.
+function lose(why) {
+  const was = state.offline;
+  state.offline = why;
+  if (!was) {
+    if (state.mode !== 'idle') stop();
+    for (const take of state.takes.values()) {
+      const last = take.keys.length ? take.keys[take.keys.length - 1].time : 0;
+      Object.assign(take, { growing: false, page: 0, end: Math.max(take.end, last) });
+    }
+    Object.assign(state, { asked: null, follow: false, ended: null, files: [] });
+    document.body.dataset.ready = '';
+    list();
+  }
+  show();
+}
+
+async function reason(event) {
+  if (event.reason) return 'No connection: the server closed it: ' + event.reason;
+  const answer = await fetch('/', { method: 'HEAD', signal: AbortSignal.timeout(5000) }).catch(() => null);
+  return answer && answer.status === 403
+    ? 'No connection: paserve has a new token. Open the address that it printed in the terminal.'
+    : 'No connection to the server. Is paserve running?';
+}
+
+export function hello() {
+  state.socket.send(JSON.stringify({ do: 'hello', session: sessionStorage.getItem('session') || '' }));
+}
+
 export function connect() {
   state.socket = new WebSocket('ws://' + location.host + '/socket');
   state.socket.binaryType = 'arraybuffer';
-  state.socket.onopen = () => say({ do: 'hello', session: sessionStorage.getItem('session') || '' });
+  state.socket.onopen = () => state.elsewhere ? lose(ELSEWHERE) : hello();
   state.socket.onmessage = receive;
-  state.socket.onclose = event => {
-    if (state.mode !== 'idle') stop();
-    for (const take of state.takes.values()) Object.assign(take, { growing: false, page: 0 });
-    Object.assign(state, { asked: null, follow: false, ended: null, files: [] });
-    state.offline = event.reason ? 'No connection: the server closed it: ' + event.reason
-      : 'No connection to the server. Is paserve running?';
-    document.body.dataset.ready = '';
-    show();
+  state.socket.onclose = async event => {
+    lose(state.offline || 'No connection to the server.');
+    lose(await reason(event));
     setTimeout(connect, 2000);
   };
 }

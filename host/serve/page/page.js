@@ -3,7 +3,7 @@
 import { Piano, render, wav } from './audio.js';
 import { choose as chooseSound, connect as connectPiano, reconnect } from './devices.js';
 import { passTurn, release, startDuet, strike, watchPause } from './duet.js';
-import { connect, upload } from './hear.js';
+import { connect, hello, upload } from './hear.js';
 import { Keys } from './keys.js';
 import { $, context, duet, growing, how, inside, now, remember, say, seed, shown, state, status } from './state.js';
 import { clock, cue, fileName, save } from './takes.js';
@@ -159,6 +159,7 @@ function apply() {
 $('play').addEventListener('click', toggle);
 $('duet').addEventListener('click', () => duet() ? stop() : startDuet());
 $('answer').addEventListener('click', passTurn);
+$('here').addEventListener('click', hello);
 $('seek').addEventListener('input', () => seek(+$('seek').value));
 for (const id of ['temperature', 'density']) {
   $(id).addEventListener('input', change);
@@ -198,7 +199,7 @@ addEventListener('resize', () => {
   show();
 });
 
-window.paserve = { state, context, keys, render: take => render(state.samples, take.keys, take.end), now };
+window.paserve = { state, context, keys, render: take => render(state.samples, take.keys, take.end), now, figures };
 state.sound = state.piano = new Piano(context, null);
 connect();
 reconnect(keys);

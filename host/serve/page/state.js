@@ -4,6 +4,8 @@
 export const $ = id => document.getElementById(id);
 export const context = new AudioContext({ latencyHint: 'interactive' });
 
+export const ELSEWHERE = 'This session is open in another window. What it has can be heard here too.';
+
 export const state = {
   mode: 'idle', // waiting for a duet, listening, answering, playing
   takes: new Map(), // number -> take: see addTake
@@ -16,7 +18,7 @@ export const state = {
   follow: false, ended: null, resume: null, // the next take plays; number of a duet; {number, at} that was shown
   files: [], saving: null, // those to be uploaded, the first is under way; the file whose bytes come next
   piano: null, sound: null, samples: null, // the built-in piano; what plays: it, or an Instrument; the piano's samples
-  socket: null,
+  socket: null, elsewhere: false, // another window has the session
 };
 
 // Says something until the user does something else; '': nothing more.
@@ -25,8 +27,7 @@ export function status(text, error = false) {
 }
 
 export function say(message) {
-  const { socket } = state;
-  if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+  if (!state.offline) state.socket.send(JSON.stringify(message));
 }
 
 export const duet = () => state.mode === 'listening' || state.mode === 'answering';

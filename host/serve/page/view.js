@@ -1,7 +1,7 @@
 // What is seen: the stage, the list of takes, the figures.
 'use strict';
 import { Roll, overview } from './roll.js';
-import { $, context, duet, inside, now, shown, state } from './state.js';
+import { $, ELSEWHERE, context, duet, inside, now, shown, state } from './state.js';
 import { caption, card, clock, rootOf } from './takes.js';
 
 const roll = new Roll($('roll'));
@@ -113,6 +113,7 @@ export function show() {
   $('duet').textContent = duet() ? 'End the duet' : 'Start a duet';
   $('duet').disabled = !!state.offline || state.mode === 'waiting';
   $('answer').disabled = !duet();
+  $('here').hidden = state.offline !== ELSEWHERE;
   $('turn').textContent = state.mode === 'answering' ? 'My turn' : 'Answer';
   $('thinned').textContent = state.mode === 'answering' ? THINNED[state.thinned] || '' : '';
   $('whose').textContent = take && rootOf(take).given ? 'file' : 'you';
