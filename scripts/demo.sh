@@ -68,23 +68,23 @@ if ! { cmake --preset cpu && cmake --build --preset cpu --target programs; } > "
   fail "the build failed; its last lines are above"
 fi
 
-# continue_piece MODEL PRIMER NAME [options]: writes $out/NAME.mid, .mp3, .png and .html.
+# continue_piece MODEL PRIMER NAME [options]: writes $out/NAME.mid, .mp3, .png and .html, and opens the page.
 continue_piece() {
   local name=$out/$3
   trap true INT # on Ctrl-C pagen writes what it has and exits 75
   $bin/pagen "$1" --primer "$2" --length-seconds 60 --output "$name.mid" --mp3 "$name.mp3" \
     --piano-roll "$name.png" --html "$name.html" "${@:4}" || [[ $? -eq 75 ]]
   trap - INT
+  say "$name.html plays it in a browser (sound: $3.mp3, picture: $3.png, MIDI: $3.mid)"
+  if [[ -n ${DISPLAY:-}${WAYLAND_DISPLAY:-} ]] && command -v xdg-open > /dev/null; then
+    xdg-open "$name.html" > /dev/null 2>&1 & # some wait until the browser ends
+  fi
 }
 
 # 2. Music at once, by the trained model that comes with patrain.
 say "Playing: the first bars of Bach's Prelude in C, and a minute by models/piano"
 mkdir -p "$out"
 continue_piece piano examples/prelude.mid prelude
-say "Heard and seen: $out/prelude.html (or prelude.mp3, prelude.png, prelude.mid)"
-if [[ -n ${DISPLAY:-}${WAYLAND_DISPLAY:-} ]] && command -v xdg-open > /dev/null; then
-  xdg-open "$out/prelude.html" > /dev/null 2>&1 || true
-fi
 
 # 3. Music to tokens, unless an earlier run has made them.
 source=${midi:-"Bach's chorales"}

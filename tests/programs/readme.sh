@@ -47,7 +47,12 @@ while IFS= read -r line; do
     cmake) continue ;;
     scripts/demo.sh)
       [[ $bin == "$root/build/cpu/bin" ]] || continue
-      words=("$root/scripts/demo.sh" --midi "$work/maestro-v3.0.0" --minutes 0.05 --out "$work/runs/demo")
+      mkdir "$work/desktop"
+      echo "#!/bin/sh
+        echo \"\$1\" >> '$work/opened'" > "$work/desktop/xdg-open"
+      chmod +x "$work/desktop/xdg-open"
+      words=(env DISPLAY=:0 "PATH=$work/desktop:$PATH" "$root/scripts/demo.sh" --midi "$work/maestro-v3.0.0"
+        --minutes 0.05 --out "$work/runs/demo")
       ;;
     scripts/*)
       [[ -x $root/${words[0]} ]] || { echo "README.md: ${words[0]} does not exist or is not executable"; exit 1; }
@@ -66,6 +71,16 @@ done < <(awk '/^```/ { inside = $0 == "```sh"; next }
   inside { end = sub(/ *\\$/, "") ? " " : "\n"; printf "%s%s", $0, end }' README.md)
 
 [[ $ran -ge 4 ]] || { echo "README.md: only $ran commands were found to run"; exit 1; }
+if [[ -d $work/runs/demo ]]; then # on a desktop, both pages of the demo are opened
+  for name in prelude continuation; do
+    for end in mid mp3 png html; do
+      [[ -s $work/runs/demo/$name.$end ]] || { echo "demo.sh left no $name.$end"; exit 1; }
+    done
+  done
+  until [[ $(wc -l < "$work/opened") -ge 2 ]]; do sleep 0.1; done # the demo does not wait for a browser
+  [[ $(< "$work/opened") == "$work/runs/demo/prelude.html"$'\n'"$work/runs/demo/continuation.html" ]] ||
+    { echo "demo.sh opened:"; cat "$work/opened"; exit 1; }
+fi
 for file in continuation.mid mine.mid; do
   [[ -s $work/$file ]] || { echo "README.md: its commands left no $file"; exit 1; }
 done

@@ -4,6 +4,7 @@ with 77 where the build lacks the libraries or no SoundFont is installed."""
 import array
 import base64
 import os
+import pathlib
 import subprocess
 import sys
 import unittest
@@ -42,11 +43,14 @@ class Show(Program):
     def test_all_of_it(self):
         kinds = ("wav", "flac", "ogg", "mp3")
         options = [word for kind in (*kinds, "html") for word in ("--" + kind, self.file("x." + kind))]
-        self.pagen("--number", 2, "--piano-roll", self.file("x.svg"), *options)
+        self.pagen("--number", 2, "--top-p", 0.95, "--piano-roll", self.file("x.svg"), *options)
         self.assertEqual(self.files(), {"out-1.mid", "out-2.mid", "x.svg", "x.html"} |
                          {f"x-{k}.{kind}" for k in (1, 2) for kind in kinds})
         page = self.file("x.html").read_text()
         self.assertIn("1.mid, continued", page)
+        self.assertRegex(page, r'<p class="facts">Model \S+, step \d+\. Seed 1, temperature 0\.9, top-p 0\.95\.</p>')
+        for row in ("primer", '<a href="#take0">out-1.mid</a>', '<a href="#take1">out-2.mid</a>', "pianists"):
+            self.assertIn(f'<tr><th scope="row">{row}</th>', page)
         self.assertEqual(page.count("data:audio/midi;base64,"), 2)
         self.assertEqual(page.count('data-begins="5"'), 2)
         self.assertEqual([page.count(f'<p class="remark">rank {k} of 2, distance ') for k in (1, 2)], [1, 1])
@@ -70,6 +74,17 @@ class Show(Program):
         self.pagen("--wav", self.file("both.wav"))
         self.pagen("--without-primer", "--wav", self.file("continuation.wav"))
         self.assertAlmostEqual(self.seconds("both.wav") - self.seconds("continuation.wav"), 5, delta=0.3)
+
+    def test_soundfont(self):
+        """The one that is named sounds: a part of it can't."""
+        installed = next(pathlib.Path("/usr/share").glob("sound*/**/*.sf[23]"))
+        self.file("other.sf3").symlink_to(installed)
+        self.pagen("--soundfont", self.file("other.sf3"), "--wav", self.file("x.wav"))
+        self.assertGreater(max(self.left("x.wav")), 1000)
+        with installed.open("rb") as font:
+            self.file("part.sf3").write_bytes(font.read(5000))
+        error = self.pagen("--soundfont", self.file("part.sf3"), "--wav", self.file("x.wav"), status=3)
+        self.assertIn(f"cannot load SoundFont {self.file('part.sf3')}; the continuations are written", error)
 
     def output(self, device):
         """An environment whose default audio output is this of ALSA."""
