@@ -71,12 +71,14 @@ def draw(runs, unit):
     low, high = low - margin, high + margin
 
     def x_of(x): return LEFT + (WIDTH - LEFT - RIGHT) * x / right
-    def y_of(y): return TOP + (HEIGHT - TOP - BOTTOM) * (high - min(y, high)) / (high - low)
+    def y_of(y): return TOP + (HEIGHT - TOP - BOTTOM) * (high - y) / (high - low)
 
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
            f'font-size="13">',
            f'<title>Loss of {html.escape(", ".join(name for name, _, _ in runs))}</title>',
-           f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>']
+           f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+           f'<clipPath id="plot"><rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" '
+           f'height="{HEIGHT - TOP - BOTTOM}"/></clipPath>']
     for y in ticks(low, high):
         out.append(f'<path d="M{LEFT} {y_of(y):.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>'
                    f'<text x="{LEFT - 8}" y="{y_of(y) + 4:.1f}" text-anchor="end">{y:.6g}</text>')
@@ -86,9 +88,10 @@ def draw(runs, unit):
                f'<text transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">nats a '
                f'token</text>')
     for i, (name, line, evals) in enumerate(lines):
-        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
         path = "L".join(f"{x_of(x):.1f} {y_of(y):.1f}" for x, y in line)
-        out.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.5" stroke-dasharray="{dash}"/>')
+        out.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.5" stroke-dasharray="{dash}" '
+                   f'clip-path="url(#plot)"/>')
         out += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3.5" fill="{colour}"/>'
                 for x, y in evals if y <= high]
         where = TOP + 16 + 20 * i

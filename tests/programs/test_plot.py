@@ -41,12 +41,24 @@ class Plot(unittest.TestCase):
         first, _, second, _ = [path for path in root.iter(SVG + "path") if path.get("stroke-width")]
         points = [tuple(map(float, point.split())) for point in re.split("[ML]", first.get("d"))[1:]]
         self.assertTrue(all(a[0] < b[0] for a, b in zip(points, points[1:])))
-        self.assertTrue(all(a[1] <= b[1] for a, b in zip(points, points[1:])), "a falling loss is drawn downwards")
+        self.assertTrue(all(a[1] < b[1] for a, b in zip(points, points[1:])), "a falling loss is drawn downwards")
+        self.assertNotEqual(first.get("stroke-dasharray"), second.get("stroke-dasharray"))
         xs = [float(point.split()[0]) for point in re.split("[ML]", second.get("d"))[1:]]
         self.assertAlmostEqual((xs[-1] - 60) / (points[-1][0] - 60), 50 / 300, delta=0.02)
         dots = list(root.iter(SVG + "circle"))
         self.assertEqual(len(dots), 2, "the evaluation before training is above the picture")
         self.assertAlmostEqual(float(dots[0].get("cx")), (points[0][0] + points[-1][0]) / 2, delta=3)
+
+    def test_steep_beginning(self):
+        """It leaves the picture at the top, and is not drawn as a level stretch there."""
+        self.run_of("steep", [30 - 3 * step for step in range(8)] + [4 - step / 200 for step in range(300)])
+        self.assertEqual(self.plot("steep").returncode, 0)
+        root = ElementTree.parse(self.at / "loss.svg").getroot()
+        line = next(path for path in root.iter(SVG + "path") if path.get("stroke-width"))
+        ys = [float(point.split()[1]) for point in re.split("[ML]", line.get("d"))[1:]]
+        self.assertTrue(all(a < b for a, b in zip(ys, ys[1:])))
+        self.assertLess(ys[0], 0)
+        self.assertEqual(line.get("clip-path"), "url(#plot)")
 
     def test_refused(self):
         self.run_of("empty", [])
