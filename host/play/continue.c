@@ -142,9 +142,10 @@ static pa_status open_session(session *x, pa_err *err) {
     int prefix = x->info->prefix;
     if (x->primer.count && x->primer.count < (size_t)prefix)
         fprintf(stderr,
-                "pagen: short primer: %zu tokens; the model was trained to look back over at least %d (model.prefix). "
+                "pagen: short primer: %.1f s, %zu tokens; the model was trained to look back over at least %d "
+                "(model.prefix). "
                 "A longer one gives better music.\n",
-                x->primer.count, prefix);
+                pa_primer_seconds(&x->primer), x->primer.count, prefix);
     x->limit = llround(job->seconds * PA_STEPS_A_SECOND);
     x->length = job->tokens ? job->tokens : 1000 + (size_t)(x->limit + PA_ENDING) / PA_STEPS_A_SECOND * TOKENS_A_SECOND;
     return PA_OK;

@@ -62,6 +62,11 @@ class Page(unittest.TestCase):
         self.assertEqual(self.b.run("takes.indexOf(current)"), 0)
         self.assertEqual(self.b.run("document.activeElement == takes[0].play"), True)
 
+    def test_arrows_scroll_the_table(self):
+        self.b.run("current = takes[1]; move(current, 30); document.querySelector('.features').focus()")
+        self.b.key("ArrowRight")
+        self.assertAlmostEqual(self.b.run("current.audio.currentTime"), 30, delta=0.1)
+
     def test_continuation_is_a_key_away(self):
         self.b.run("document.querySelector('.jump').click()")
         self.b.wait("takes[0].audio.currentTime >= 1.5 && !takes[0].audio.paused")

@@ -351,8 +351,8 @@ class Kinds(Primer):
 
     def test_a_short_primer_is_said(self):
         said = self.play(self.put("p.mid", midi([(0, 1, 60, 64)], 2)), "o.mid", "--length-tokens", 20, said=True)
-        self.assertRegex(said,
-                         rf"pagen: short primer: \d tokens; the model was trained to look back over at least {PREFIX} ")
+        self.assertRegex(said, r"pagen: short primer: 1\.5 s, \d tokens; the model was trained to look back over at least "
+                               rf"{PREFIX} ")
         self.assertNotIn("short primer", self.play(self.primer, "o.mid", "--length-tokens", 20, said=True))
 
     def test_wrong_kinds_of_file_are_named(self):
