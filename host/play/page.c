@@ -178,22 +178,26 @@ static void put_values(FILE *out, const pa_features *f) {
 }
 
 static void put_features(FILE *out, const pa_page *page) {
+    const bool ranked = page->takes > 1;
+    const char *const unranked = ranked ? "<td>" : "";
     fputs("<div class=\"features\" tabindex=\"0\" role=\"group\" aria-label=\"Features\">\n<table><thead><tr>"
-          "<th>Take</th><th>Rank</th>",
+          "<th>Take</th>",
           out);
+    if (ranked) fputs("<th>Rank</th>", out);
     for (size_t c = 0; c < COLUMNS; c++) fprintf(out, "<th>%s</th>", pa_pianists_range(column[c])->label);
     fputs("</tr></thead><tbody>\n", out);
     if (page->primer) {
-        fputs("<tr><th scope=\"row\">primer</th><td>", out);
+        fprintf(out, "<tr><th scope=\"row\">primer</th>%s", unranked);
         put_values(out, page->primer);
     }
     for (size_t k = 0; k < page->takes; k++) {
         fprintf(out, "<tr><th scope=\"row\"><a href=\"#take%zu\">", k);
         put_text(out, name_of(&page->take[k]));
-        fprintf(out, "</a></th><td>%d", page->take[k].rank);
+        fputs("</a></th>", out);
+        if (ranked) fprintf(out, "<td>%d", page->take[k].rank);
         put_values(out, page->take[k].features);
     }
-    fputs("<tr><th scope=\"row\">pianists</th><td>", out);
+    fprintf(out, "<tr><th scope=\"row\">pianists</th>%s", unranked);
     put_values(out, NULL);
     fputs("</tbody></table></div>\n", out);
 }

@@ -62,6 +62,15 @@ class Page(unittest.TestCase):
         self.assertEqual(self.b.run("takes.indexOf(current)"), 0)
         self.assertEqual(self.b.run("document.activeElement == takes[0].play"), True)
 
+    def test_cursor_stays_in_sight(self):
+        """In a low window the page scrolls to the row where the keys have moved to."""
+        self.b.call("Emulation.setDeviceMetricsOverride", width=1200, height=400, deviceScaleFactor=1, mobile=False)
+        self.b.run("current = takes[1]; scrollTo(0, 0)")
+        for _ in range(9):
+            self.b.key("ArrowRight")
+        top, bottom = self.b.run("(r => [r.top, r.bottom])(takes[1].cursor.getBoundingClientRect())")
+        self.assertTrue(0 <= top < bottom <= 401, (top, bottom))
+
     def test_arrows_scroll_the_table(self):
         self.b.run("current = takes[1]; move(current, 30); document.querySelector('.features').focus()")
         self.b.key("ArrowRight")

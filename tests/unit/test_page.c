@@ -113,6 +113,12 @@ static void features_are_a_table(void **state) {
     assert_non_null(strstr(text, "<a href=\"#take1\">second take</a></th><td>1<td>-<"));
     assert_non_null(strstr(text, "primer</th><td><td>0.0<td>0.0<td>0.68<"));
     assert_non_null(strstr(text, "pianists</th><td><td>3.5 to 17.9<"));
+    free(text);
+    page.takes = 1; // needs no rank
+    assert_int_equal(pa_page_write(scratch("page.html"), &page, NULL), PA_OK);
+    assert_int_equal(pa_read_text(scratch("page.html"), &text, NULL, NULL), PA_OK);
+    assert_int_equal(occurrences(text, "Rank"), 0);
+    assert_non_null(strstr(text, "</a></th><td>12.3<"));
     for (int k = 0; k < 2; k++) take[k].features = NULL;
     free(text);
 }
