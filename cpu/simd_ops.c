@@ -1,8 +1,9 @@
-// simd_ops.c: embeddings, rotation, activations, casts, the optimiser and small products; and the table of all
-// operations of one instruction set. Compiled once for each. Loops are plain and vectorise; see host/model/ops.h for
-// what each computes. No operation here uses the device.
+// simd_ops.c: embeddings, rotation, activations, casts and the optimiser; and the table of all operations of one
+// instruction set. Compiled once for each. Loops are plain and vectorise; see host/model/ops.h for what each computes.
+// No operation here uses the device.
 #include "cpu/attention.h"
 #include "cpu/muon.h"
+#include "cpu/simd_gemv.h"
 #include "cpu/simd_math.h"
 #include "cpu/simd_norm.h"
 #include "host/base/philox.h"
@@ -10,7 +11,7 @@
 #include <omp.h>
 
 // Below this many elements a parallel region costs more than it saves.
-enum { SMALL = 16384, GEMV_AHEAD = 4096 };
+enum { SMALL = 16384 };
 
 static void embed_fwd(pa_device *d, float *x, const pa_embed *a) {
     const int C = a->C;
@@ -247,104 +248,6 @@ static void column_sum(pa_device *d, float *sum, const float *x, int rows, int C
     }
 }
 
-// Bytes to prefetch, or 0. Without prefetching 8- and 16-bit rows an Intel core leaves a third of the memory's rate
-// unused; a Zen 4 loses by it (bench/log.md).
-static int gemv_ahead(void) {
-#ifdef __x86_64__
-    if (__builtin_cpu_is("intel")) return GEMV_AHEAD;
-#endif
-    return 0;
-}
-
-// From one end to the other, so that w is one stream to the prefetcher; four sums, so that additions do not wait for
-// one another. placed: x, for bf16 in the order of vf_split.
-SIMD_INLINE float dot(pa_type t, const float *x, const float *placed, const void *w, int n, const int ahead) {
-    vf sum[4] = {{0}, {0}, {0}, {0}};
-    const int line = 64 / (int)pa_size(t);
-    int i = 0;
-    for (; i + 4 * VW <= n; i += 4 * VW) {
-        SIMD_UNROLL
-        for (int j = 0; ahead && j < 4 * VW; j += line)
-            __builtin_prefetch((const char *)act_at(t, w, (size_t)(i + j)) + ahead);
-        if (t == PA_TYPE_F32) SIMD_UNROLL
-        for (int j = 0; j < 4; j++) sum[j] += vf_load(x + i + j * VW) * vf_load((const float *)w + i + j * VW);
-        else SIMD_UNROLL for (int j = 0; j < 4; j += 2) {
-            vu pair = vu_load((const uint16_t *)w + i + j * VW);
-            sum[j] += vf_load(placed + i + j * VW) * (vf)(pair << 16);
-            sum[j + 1] += vf_load(placed + i + (j + 1) * VW) * (vf)(pair & 0xffff0000u);
-        }
-    }
-    float rest = 0;
-    for (; i < n; i++) rest += x[i] * act_get(t, w, (size_t)i);
-    return vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
-}
-
-SIMD_INLINE void gemv_body(pa_type t, const pa_gemv *a, const float *placed, const int ahead) {
-    const int in = a->in, out = a->out, streams = a->streams;
-#pragma omp parallel for schedule(static) if ((size_t)in * (size_t)out > SMALL)
-    for (int o = 0; o < out; o++)
-        for (int s = 0; s < streams; s++) {
-            size_t at = (size_t)s * (size_t)in;
-            a->y[(size_t)s * (size_t)out + (size_t)o] =
-                dot(t, a->x + at, placed + at, act_at(t, a->w, (size_t)o * (size_t)in), in, ahead) +
-                (a->bias ? a->bias[o] : 0);
-        }
-}
-static void gemv(pa_device *d, const pa_gemv *a) {
-    const size_t in = (size_t)a->in;
-    float *placed = a->work;
-    (void)d;
-    if (a->type == PA_TYPE_F32) {
-        gemv_body(PA_TYPE_F32, a, a->x, 0);
-        return;
-    }
-    for (size_t s = 0; s < (size_t)a->streams; s++)
-        vf_split(placed + s * in, a->x + s * in, a->in / (2 * VW) * (2 * VW));
-    if (gemv_ahead())
-        gemv_body(PA_TYPE_BF16, a, placed, GEMV_AHEAD);
-    else
-        gemv_body(PA_TYPE_BF16, a, placed, 0);
-}
-
-// VW neighbours of 8 bits.
-SIMD_INLINE vf vf_load_int8(const int8_t *p) {
-#if defined(SIMD_AVX512)
-    return __builtin_convertvector((vi)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)), vf);
-#elif defined(__AVX2__)
-    return __builtin_convertvector((vi)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)), vf);
-#else
-    typedef int8_t vb __attribute__((vector_size(VW), may_alias));
-    vb b;
-    memcpy(&b, p, sizeof b);
-    return __builtin_convertvector(__builtin_convertvector(b, vi), vf);
-#endif
-}
-
-SIMD_INLINE float dot_int8(const float *x, const int8_t *w, int n, int ahead) {
-    vf sum[4] = {{0}, {0}, {0}, {0}};
-    int i = 0;
-    for (; i + 4 * VW <= n; i += 4 * VW) {
-        __builtin_prefetch(w + i + ahead); // nothing new with 0
-        SIMD_UNROLL
-        for (int j = 0; j < 4; j++) sum[j] += vf_load(x + i + j * VW) * vf_load_int8(w + i + j * VW);
-    }
-    float rest = 0;
-    for (; i < n; i++) rest += x[i] * (float)w[i];
-    return vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
-}
-
-static void gemv_int8(pa_device *d, const pa_gemv *a) {
-    const int ahead = gemv_ahead(), in = a->in, out = a->out, streams = a->streams;
-    const int8_t *w = a->w;
-    (void)d;
-#pragma omp parallel for schedule(static) if ((size_t)in * (size_t)out > SMALL)
-    for (int o = 0; o < out; o++)
-        for (int s = 0; s < streams; s++)
-            a->y[(size_t)s * (size_t)out + (size_t)o] =
-                a->scale[o] * dot_int8(a->x + (size_t)s * (size_t)in, w + (size_t)o * (size_t)in, in, ahead) +
-                (a->bias ? a->bias[o] : 0);
-}
-
 #define CPU_STRING_(x) #x
 #define CPU_STRING(x) CPU_STRING_(x)
 
@@ -372,5 +275,5 @@ const pa_ops CPU_ISA(cpu_ops) = {.name = CPU_STRING(PA_ISA),
                                  .cast = cast,
                                  .widen = widen,
                                  .column_sum = column_sum,
-                                 .gemv = gemv,
-                                 .gemv_int8 = gemv_int8};
+                                 .gemv = CPU_ISA(gemv),
+                                 .gemv_int8 = CPU_ISA(gemv_int8)};
