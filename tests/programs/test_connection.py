@@ -130,6 +130,8 @@ class Connection(duet.Page):
         server.stop()
         self.says("No connection")
         self.assertTrue(self.b.run("document.getElementById('duet').disabled"))
+        grounds = "['duet', 'answer'].map(id => getComputedStyle(document.getElementById(id)).backgroundColor)"
+        self.assertEqual(len(set(self.b.run(grounds))), 1)  # it shows
         self.b.run("""window.tries = 0; const Was = WebSocket;
             window.WebSocket = class extends Was { constructor(...a) { super(...a); tries++; } }; 0""")
         self.click("#play")

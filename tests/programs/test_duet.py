@@ -6,6 +6,7 @@ The pictures of docs/duet.md: PA_PICTURES=docs/images PA_MODEL=piano PA_BIN=... 
 import json
 import os
 import pathlib
+import shutil
 import unittest
 
 import duet
@@ -55,6 +56,64 @@ class Duet(duet.Page):
         self.b.run("document.activeElement.blur()")
         self.b.key(" ", "Space")
         self.answered()
+
+    def double_click(self, what):
+        x, y = self.middle(what)
+        for count in (1, 2):
+            for kind in ("mousePressed", "mouseReleased"):
+                self.b.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=count)
+
+    def test_double_clicks(self):
+        """They do what a click does, also where the button says something else, or another stands there, by then."""
+        self.double_click("#duet")
+        self.b.wait("paserve.state.mode == 'listening'")
+        self.phrase()
+        self.double_click("#answer")
+        self.answered()
+        self.double_click("#duet")
+        self.b.wait("paserve.state.mode == 'idle' && paserve.state.current.fresh === null")
+        for count in (2, 3):
+            self.choose("mine.mid")
+            self.b.wait(f"paserve.state.takes.size == {count} && paserve.state.current.keys.length == 48")
+        self.double_click("#play")
+        self.b.wait("paserve.state.mode == 'playing'")
+        self.double_click("#play")
+        self.b.wait("paserve.state.mode == 'idle'")
+        self.b.run("document.getElementById('number').value = '2'")
+        self.double_click("#takes li [data-act=Continue]")
+        self.b.wait("paserve.state.takes.size == 5 && ![...paserve.state.takes.values()].some(t => t.growing)")
+        self.assertEqual(self.b.run("[3, 4].map(n => Math.round(paserve.state.takes.get(n).end))"), [36, 36])
+        self.double_click("#takes li [data-act=Remove]")
+        self.assertEqual(self.b.run("document.querySelectorAll('#takes li').length"), 4)
+        self.b.run("document.querySelector('.octaves').style.display = 'flex'; 0")
+        self.double_click("#higher")
+        self.assertEqual(self.b.run("paserve.keys.base"), 84)  # two octaves are meant
+        self.assertEqual(self.b.complaints(), [])
+
+    def test_sound_that_starts_slowly(self):
+        """As that of the first press may: presses that come meanwhile begin nothing twice."""
+        self.b.run("""window.told = []; paserve.context.resume = () => new Promise(done => setTimeout(done, 300));
+            { const { socket } = paserve.state, send = socket.send;
+              socket.send = text => { told.push(JSON.parse(text).do); send.call(socket, text); }; }""")
+        self.click("#duet")
+        self.click("#duet")
+        self.b.wait("paserve.state.mode == 'listening'")
+        self.phrase()
+        self.click("#duet")
+        self.b.wait("paserve.state.mode == 'idle' && paserve.state.current.fresh === null")
+        self.assertEqual(self.b.run("told.filter(what => what == 'duet').length"), 1)
+        self.click("#takes li [data-act=Play]")
+        self.click("#takes li [data-act=Play]")
+        self.b.wait("paserve.state.mode == 'playing'")
+        self.click("#takes li [data-act=Play]")
+        self.b.wait("paserve.state.mode == 'idle'")
+        self.b.run("made.started = 0; new Promise(done => setTimeout(done, 500))")
+        self.assertEqual(self.b.run("[made.started, paserve.state.player]"), [0, None])  # not another one plays on
+        self.click("#play")
+        self.click("#duet")
+        self.b.wait("paserve.state.mode == 'listening'")
+        self.b.run("new Promise(done => setTimeout(done, 500))")
+        self.assertEqual(self.b.run("[paserve.state.mode, paserve.state.player]"), ["listening", None])
 
     def test_messages_that_are_over(self):
         self.start_duet()
@@ -299,7 +358,8 @@ class Duet(duet.Page):
 
     def test_keep_and_remove(self):
         self.load()
-        self.choose("mine.mid")
+        shutil.copy(self.at / "mine.mid", self.at / "second.mid")
+        self.choose("second.mid")
         self.b.wait("paserve.state.takes.size == 2")
         self.b.wait("document.querySelectorAll('#takes li').length == 2")
         first = "document.querySelector('#takes li').dataset.take"
@@ -310,8 +370,13 @@ class Duet(duet.Page):
         self.assertEqual(self.b.run("document.activeElement.dataset.act"), "Keep")
         self.click("#takes li[data-take='1'] [data-act=Remove]")
         self.assertEqual(self.b.run("document.querySelectorAll('#takes li').length"), 1)
-        self.click("#undo")
+        self.click("#takes li[data-take='0'] [data-act=Remove]")
+        self.assertEqual(self.b.run("document.querySelectorAll('#takes li').length"), 0)
+        for name in ("mine.mid", "second.mid"):  # the latest first
+            self.assertEqual(self.b.run("document.getElementById('undo').textContent"), "Bring back " + name)
+            self.click("#undo")
         self.assertEqual(self.b.run("document.querySelectorAll('#takes li').length"), 2)
+        self.assertTrue(self.b.run("document.getElementById('undo').hidden"))
         self.click("#takes li[data-take='1'] [data-act=Remove]")
         self.b.wait("paserve.state.takes.size == 1")
         self.open()

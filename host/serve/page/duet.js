@@ -3,7 +3,7 @@
 import { Player } from './audio.js';
 import { $, context, duet, how, now, say, seed, state, status } from './state.js';
 import { cut } from './takes.js';
-import { halt, silence } from './transport.js';
+import { halt, ready, silence } from './transport.js';
 import { show } from './view.js';
 
 const PAUSE = 1.2; // seconds
@@ -12,11 +12,10 @@ const own = new Map(); // pitches that are down or held by the pedal -> {sound, 
 
 export async function startDuet() {
   halt();
-  await context.resume();
   state.mode = 'waiting';
   state.turn = 0;
-  say({ do: 'duet', ...how(), seed: seed() });
   show();
+  if (await ready()) say({ do: 'duet', ...how(), seed: seed() });
 }
 
 export function begin() {

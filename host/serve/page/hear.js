@@ -46,6 +46,7 @@ const hear = {
     sessionStorage.setItem('session', m.session);
     $('model').textContent = 'with the model ' + m.model;
     for (const take of state.takes.values()) clearTimeout(take.timer); // a removed one is there again
+    state.removed = [];
     $('undo').hidden = true;
     state.takes.clear();
     Object.assign(state, { offline: '', elsewhere: false, current: null, resume: still ? { number: current.number, at } : null });

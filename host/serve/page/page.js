@@ -66,25 +66,34 @@ function drop(take) {
   else say({ do: 'drop', take: take.number });
 }
 
+// Offers to bring back the one that was removed last.
+function offer() {
+  const take = state.removed[state.removed.length - 1];
+  $('undo').hidden = !take;
+  if (take) $('undo').textContent = 'Bring back ' + take.name;
+}
+
 function remove(take) {
   take.removed = true;
   take.follow = false;
-  $('undo').hidden = false;
-  $('undo').textContent = 'Bring back ' + take.name;
-  $('undo').onclick = () => restore(take);
-  clearTimeout(state.forget);
-  state.forget = setTimeout(() => { $('undo').hidden = true; }, 1000 * UNDO);
-  take.timer = setTimeout(() => drop(take), 1000 * UNDO);
+  state.removed.push(take);
+  take.timer = setTimeout(() => {
+    state.removed.shift(); // the others were removed later
+    offer();
+    drop(take);
+  }, 1000 * UNDO);
+  offer();
   leave(take);
   list();
   show();
   $('undo').focus();
 }
 
-function restore(take) {
+function restore() {
+  const take = state.removed.pop();
   clearTimeout(take.timer);
   take.removed = false;
-  $('undo').hidden = true;
+  offer();
   list();
   select(take);
 }
@@ -160,6 +169,7 @@ $('play').addEventListener('click', toggle);
 $('duet').addEventListener('click', () => duet() ? stop() : startDuet());
 $('answer').addEventListener('click', passTurn);
 $('here').addEventListener('click', hello);
+$('undo').addEventListener('click', restore);
 $('seek').addEventListener('input', () => seek(+$('seek').value));
 for (const id of ['temperature', 'density']) {
   $(id).addEventListener('input', change);
@@ -188,6 +198,10 @@ for (const kind of ['pointerdown', 'keydown'])
     show();
   }, { capture: true });
 document.addEventListener('keydown', press);
+// Of a double click the second half presses nothing: by then the button may mean something else, or be another.
+document.addEventListener('click', event => {
+  if (event.detail > 1 && event.target.closest('button:not(.octaves *)')) event.stopPropagation();
+}, { capture: true });
 // A button that the mouse has clicked is not what Space means.
 document.addEventListener('click', event => {
   if (event.detail && event.target.closest('button')) document.activeElement.blur();

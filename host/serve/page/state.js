@@ -9,6 +9,7 @@ export const ELSEWHERE = 'This session is open in another window. What it has ca
 export const state = {
   mode: 'idle', // waiting for a duet, listening, answering, playing
   takes: new Map(), // number -> take: see addTake
+  removed: [], // takes that can be brought back
   current: null, at: 0, // what the stage shows, and where it stands
   base: null, // in a duet: the context's time at the take's second 0; null before the first key
   player: null, turn: 0, asked: null,

@@ -13,7 +13,17 @@ export function silence() {
   state.player = null;
 }
 
+let presses = 0;
+
+// Once sound can start; false: something else was asked for meanwhile.
+export async function ready() {
+  const press = ++presses;
+  await context.resume();
+  return press === presses;
+}
+
 export function stop() {
+  presses++;
   if (duet()) {
     say({ do: 'stop', time: now() });
     state.ended = state.current.number;
@@ -29,7 +39,7 @@ export function stop() {
 
 export async function play(take, at) {
   stop();
-  await context.resume();
+  if (!await ready()) return;
   if (at >= take.end - 0.05 && !take.growing) at = 0;
   select(take, at);
   const known = () => take.growing ? take.end : Infinity;

@@ -84,7 +84,7 @@ function label(take) {
   item.classList.toggle('current', current);
 }
 
-const READY = 'Ready: start a duet, or drop a MIDI file.';
+const READY = 'Ready: start a duet, or open a MIDI file.';
 
 // What the page is doing.
 function doing() {
