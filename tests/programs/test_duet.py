@@ -278,6 +278,30 @@ class Duet(duet.Page):
         self.assertEqual(self.names()[-1], ["mine.mid", 48])
         self.assertEqual(self.b.complaints(), [])
 
+    def test_sound_of_a_long_take(self):
+        """It is made in parts, which nobody hears."""
+        self.choose("long.mid")
+        self.b.wait("paserve.state.current && paserve.state.current.keys.length == 960")
+        apart = self.b.run("""(async () => {
+            const { keys } = paserve.state.current, from = key => ({ ...key, time: key.time - 15 });
+            const whole = await paserve.render({ keys, end: 60 });
+            const some = await paserve.render({ keys: keys.map(from).filter(k => k.time >= 0), end: 25 });
+            const a = whole.getChannelData(0).subarray(22 * 44100), b = some.getChannelData(0).subarray(7 * 44100);
+            let most = 0, least = 0;
+            for (let i = 0; i < 18 * 44100; i++) {
+              most = Math.max(most, Math.abs(a[i]));
+              least = Math.max(least, Math.abs(a[i] - b[i]));
+            }
+            return [most, least]; })()""")
+        self.assertGreater(apart[0], 0.05)
+        self.assertLess(apart[1], 0.001)
+        piece = tiny.midi([(i / 8, i / 8 + 0.3, 40 + i % 40, 80) for i in range(2400)], 1)
+        (self.at / "five minutes.mid").write_bytes(piece)
+        self.choose("five minutes.mid")
+        self.b.wait("paserve.state.takes.size == 2 && paserve.state.current.keys.length == 4800")
+        sound = self.saved(lambda: self.click("[data-take='1'] [data-act=WAV]"))
+        self.assertGreater(len(sound), 300 * 2 * 44100)
+
     def test_damaged_file(self):
         self.choose("broken.mid")
         self.b.wait("document.getElementById('status').classList.contains('error')")

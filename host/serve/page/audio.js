@@ -146,17 +146,32 @@ export class Player {
   }
 }
 
-// A take as one buffer of sound; tell(part) is called as it grows from 0 to 1.
-export function render(samples, keys, seconds, tell = () => {}) {
-  const rate = 44100, context = new OfflineAudioContext(1, Math.ceil((seconds + 2) * rate), rate);
-  const piano = new Piano(context, samples), sounding = new Map();
+const RATE = 44100, PART = 30, LONGEST = 7; // seconds of sound rendered at once; no voice is heard for longer
+
+// What sounds from one frame to another, and before it what may still be heard there.
+async function renderPart(samples, keys, from, until) {
+  const before = Math.min(from, LONGEST * RATE), first = (from - before) / RATE, sounding = new Map();
+  const context = new OfflineAudioContext(1, until - from + before, RATE), piano = new Piano(context, samples);
   for (const key of keys) {
-    if (sounding.has(key.pitch)) piano.release(sounding.get(key.pitch), key.time);
+    const time = key.time - first;
+    if (time < 0) continue;
+    if (time * RATE > until - from + before) break;
+    if (sounding.has(key.pitch)) piano.release(sounding.get(key.pitch), time);
     sounding.delete(key.pitch);
-    if (key.velocity) sounding.set(key.pitch, piano.strike(key.pitch, key.velocity, key.time));
+    if (key.velocity) sounding.set(key.pitch, piano.strike(key.pitch, key.velocity, time));
   }
-  const timer = setInterval(() => tell(context.currentTime / (seconds + 2)), 200);
-  return context.startRendering().finally(() => clearInterval(timer));
+  return (await context.startRendering()).getChannelData(0).subarray(before);
+}
+
+// A take as one buffer of sound; tell(part) is called as it grows from 0 to 1. In parts: with all its notes at
+// once, a browser computes ten minutes in more than an hour.
+export async function render(samples, keys, seconds, tell = () => {}) {
+  const length = Math.ceil((seconds + 2) * RATE), sound = new AudioBuffer({ length, sampleRate: RATE });
+  for (let from = 0; from < length; from += PART * RATE) {
+    tell(from / length);
+    sound.copyToChannel(await renderPart(samples, keys, from, Math.min(length, from + PART * RATE)), 0, from);
+  }
+  return sound;
 }
 
 // The bytes of a WAV file of 16 bits.
