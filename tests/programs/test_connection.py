@@ -43,7 +43,7 @@ class Connection(duet.Page):
         self.says("open in another window")
         self.assertEqual(self.b.run("paserve.state.mode"), "idle")
         self.b.run("paserve.state.socket.close()")  # and it does not take the session when it is connected again
-        self.says("No connection")
+        self.says("connecting…")
         self.says("open in another window")
         self.b.run("close()")
         self.b.session = first
@@ -115,7 +115,7 @@ class Connection(duet.Page):
         self.load()
         self.click("[data-act=Remove]")
         self.b.run("window.then = performance.now(); paserve.state.socket.close()")
-        self.says("No connection")
+        self.says("connecting…")
         self.b.wait("document.body.dataset.ready == 'true' && paserve.state.current")
         self.assertTrue(self.b.run("document.getElementById('undo').hidden"))
         self.b.wait("performance.now() > then + 9000")

@@ -159,6 +159,25 @@ class Devices(duet.Page):
         self.b.wait("paserve.state.mode == 'idle'")
         self.assertEqual(self.b.complaints(), [])
 
+    def test_sound_that_stops(self):
+        """As where the browser loses its audio output: it goes on by itself, or says what to do."""
+        self.start_duet()
+        self.phrase()
+        self.click("#answer")
+        self.answered()
+        self.b.run("paserve.context.suspend()")
+        stood = self.b.run("paserve.now()")
+        self.b.wait(f"paserve.now() > {stood} + 0.5")
+        self.assertEqual(self.status(), "The model’s turn: play to take over.")
+        self.b.run("paserve.context.resume = () => new Promise(() => {})")
+        self.b.run("paserve.context.suspend()")
+        self.b.wait("document.getElementById('status').textContent.includes('audio output')")
+        self.b.run("delete paserve.context.resume; made.started = 0")
+        self.phrase()
+        self.assertEqual(self.status(), "Your turn: the model listens.")
+        self.b.wait("paserve.context.state == 'running' && made.started > 0")
+        self.assertEqual(self.b.complaints(), [])
+
     def test_keyboard_that_goes(self):
         self.connect()
         self.assertIsNone(self.b.run("made.loop.onmidimessage"))  # it would return what is sent

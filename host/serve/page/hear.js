@@ -186,9 +186,10 @@ function lose(why) {
 async function reason(event) {
   if (event.reason) return 'No connection: the server closed it: ' + event.reason;
   const answer = await fetch('/', { method: 'HEAD', signal: AbortSignal.timeout(5000) }).catch(() => null);
-  return answer && answer.status === 403
+  if (!answer) return 'No connection to the server. Is paserve running?';
+  return answer.status === 403
     ? 'No connection: paserve has a new token. Open the address that it printed in the terminal.'
-    : 'No connection to the server. Is paserve running?';
+    : 'No connection to the server: connecting…';
 }
 
 export function hello() {

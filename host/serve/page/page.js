@@ -165,6 +165,18 @@ function apply() {
   if (duet() || growing()) say({ do: 'how', ...how() });
 }
 
+// A browser may stop all sound, and with it the clock, where its audio output goes.
+const stands = () => context.state !== 'running' && state.mode !== 'idle';
+context.addEventListener('statechange', () => {
+  if (!stands()) return;
+  context.resume().catch(() => {}); // said below
+  setTimeout(() => {
+    if (!stands()) return;
+    status('The sound has stopped. Is the audio output still there? Play a key to go on.', true);
+    show();
+  }, 1000);
+});
+
 $('play').addEventListener('click', toggle);
 $('duet').addEventListener('click', () => duet() ? stop() : startDuet());
 $('answer').addEventListener('click', passTurn);

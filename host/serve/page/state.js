@@ -28,7 +28,7 @@ export function status(text, error = false) {
 }
 
 export function say(message) {
-  if (!state.offline) state.socket.send(JSON.stringify(message));
+  if (!state.offline && state.socket.readyState === WebSocket.OPEN) state.socket.send(JSON.stringify(message));
 }
 
 export const duet = () => state.mode === 'listening' || state.mode === 'answering';
