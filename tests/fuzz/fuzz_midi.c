@@ -52,6 +52,14 @@ static void check_piece(const pa_piece *piece, pa_encoding e) {
     free(note);
 }
 
+static void check_pedal(const uint8_t *file, size_t count, const pa_encode_options *o) {
+    pa_pedal_span *span;
+    size_t spans;
+    require(pa_read_pedal(file, count, o, &span, &spans, NULL) == PA_OK);
+    for (size_t i = 0; i < spans; i++) require(span[i].up > span[i].down && (!i || span[i].down > span[i - 1].up));
+    free(span);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size == 0) return 0;
     bool events = data[0] & 1;
@@ -80,6 +88,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         require(s == PA_OK || piece.count == 0);
         if (o.encoding == PA_PERFORMANCE && (!s || empty)) require(piece.notes + piece.dropped == piece.report.notes);
         check_piece(&piece, o.encoding);
+        if (!s && o.encoding == PA_PERFORMANCE) check_pedal(file, count, &o);
         pa_piece_clear(&piece);
     }
     free(file);
