@@ -177,6 +177,13 @@ static void put_values(FILE *out, const pa_features *f) {
     fputc('\n', out);
 }
 
+// The take that comes at that place: the nearest first, where they are ranked.
+static size_t nth(const pa_page *page, size_t place) {
+    for (size_t k = 0; k < page->takes; k++)
+        if (page->take[k].rank == (int)place + 1) return k;
+    return place;
+}
+
 static void put_features(FILE *out, const pa_page *page) {
     const bool ranked = page->takes > 1;
     const char *const unranked = ranked ? "<td>" : "";
@@ -190,7 +197,8 @@ static void put_features(FILE *out, const pa_page *page) {
         fprintf(out, "<tr><th scope=\"row\">primer</th>%s", unranked);
         put_values(out, page->primer);
     }
-    for (size_t k = 0; k < page->takes; k++) {
+    for (size_t place = 0; place < page->takes; place++) {
+        size_t k = nth(page, place);
         fprintf(out, "<tr><th scope=\"row\"><a href=\"#take%zu\">", k);
         put_text(out, name_of(&page->take[k]));
         fputs("</a></th>", out);
@@ -245,7 +253,7 @@ static pa_status put_page(FILE *out, const pa_page *page, pa_err *err) {
     html = put_until(out, html, "{{features}}");
     if (page->takes && page->take[0].features) put_features(out, page);
     html = put_until(out, html, "{{takes}}");
-    for (size_t k = 0; k < page->takes && !s; k++) s = put_take(out, page, &layout, k, err);
+    for (size_t place = 0; place < page->takes && !s; place++) s = put_take(out, page, &layout, nth(page, place), err);
     html = put_until(out, html, "{{facts}}");
     if (page->facts) put_text(out, page->facts);
     fputs(html, out);

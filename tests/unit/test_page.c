@@ -111,6 +111,8 @@ static void features_are_a_table(void **state) {
     assert_non_null(
         strstr(text, "<a href=\"#take0\">first &lt;take&gt; &amp; &quot;more&quot;</a></th><td>2<td>12.3<"));
     assert_non_null(strstr(text, "<a href=\"#take1\">second take</a></th><td>1<td>-<"));
+    for (int i = 0; i < 2; i++) // the second take is the nearer
+        assert_true(strstr(text, i ? "<h2 id=\"take1" : "#take1") < strstr(text, i ? "<h2 id=\"take0" : "#take0"));
     assert_non_null(strstr(text, "primer</th><td><td>0.0<td>0.0<td>0.68<"));
     assert_non_null(strstr(text, "pianists</th><td><td>3.5 to 17.9<"));
     free(text);
@@ -119,7 +121,7 @@ static void features_are_a_table(void **state) {
     assert_int_equal(pa_read_text(scratch("page.html"), &text, NULL, NULL), PA_OK);
     assert_int_equal(occurrences(text, "Rank"), 0);
     assert_non_null(strstr(text, "</a></th><td>12.3<"));
-    for (int k = 0; k < 2; k++) take[k].features = NULL;
+    for (int k = 0; k < 2; k++) take[k].features = NULL, take[k].rank = 0;
     free(text);
 }
 
