@@ -178,6 +178,28 @@ class Devices(duet.Page):
         self.b.wait("paserve.context.state == 'running' && made.started > 0")
         self.assertEqual(self.b.complaints(), [])
 
+    def test_page_that_closes(self):
+        """No note of the instrument sounds on, whoever struck it."""
+        self.connect()
+        self.b.run("document.getElementById('sound').value = 'out'; "
+                   "document.getElementById('sound').dispatchEvent(new Event('change'))")
+        self.b.run("document.getElementById('own').click(); made.sent.length = 0")
+        self.choose("long.mid")
+        self.b.wait("paserve.state.current && paserve.state.current.keys.length")
+        self.click("#play")
+        self.b.wait("made.sent.filter(m => m.data[0] == 0x90).length > 3")
+        self.click("#play")
+        self.b.run("made.sent.length = 0; paserve.keys.press(100, 80); dispatchEvent(new Event('pagehide'))")
+        self.assertIn([0xB0, 123, 0], self.b.run("made.sent.map(m => m.data)"))
+        self.b.run("paserve.keys.lift(100)")
+        self.start_duet()
+        self.phrase()
+        self.click("#answer")
+        self.b.wait("made.sent.filter(m => m.data[0] == 0x90 && m.ahead > 1).length > 3")
+        self.b.run("made.sent.length = 0; dispatchEvent(new Event('pagehide'))")
+        self.assertEqual(self.b.run("paserve.state.mode"), "idle")
+        self.assertIn([0xB0, 123, 0], self.b.run("made.sent.map(m => m.data)"))
+
     def test_keyboard_that_goes(self):
         self.connect()
         self.assertIsNone(self.b.run("made.loop.onmidimessage"))  # it would return what is sent

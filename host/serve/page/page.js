@@ -219,7 +219,7 @@ document.addEventListener('click', event => {
   if (event.detail && event.target.closest('button')) document.activeElement.blur();
 });
 document.addEventListener('keyup', event => keys.keyup(event));
-addEventListener('pagehide', () => { if (state.mode !== 'idle') stop(); });
+addEventListener('pagehide', stop);
 addEventListener('resize', () => {
   list();
   show();
