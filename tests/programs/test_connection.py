@@ -122,6 +122,20 @@ class Connection(duet.Page):
         self.assertEqual(self.b.run("[...paserve.state.takes.values()].map(t => t.name)"), ["mine.mid"])
         self.assertEqual(self.b.run("document.querySelectorAll('#takes li').length"), 1)
 
+    def test_playing_while_the_connection_returns(self):
+        self.choose("long.mid")
+        self.b.wait("paserve.state.current && paserve.state.current.keys.length == 960")
+        self.b.run("paserve.state.socket.close()")
+        self.says("connecting…")
+        self.click("#play")
+        self.b.wait("paserve.now() > 0.5")
+        self.b.wait("document.body.dataset.ready == 'true' && paserve.state.current")
+        self.assertEqual((self.b.run("paserve.state.mode"), self.status()), ("idle", "Ready."))
+        self.assertGreater(self.b.run("paserve.state.at"), 0.5)
+        self.click("#play")
+        self.b.wait("document.getElementById('time').textContent.startsWith('0:04')")
+        self.assertEqual(self.b.complaints(), [])
+
     def test_server_that_restarts(self):
         server = serve.Server(self.model, self.at / "other", "--no-sound")
         self.open(server.port)

@@ -145,6 +145,12 @@ class Duet(duet.Page):
         self.b.wait("paserve.state.takes.size == 1")
         self.assertEqual(self.b.run("paserve.state.current.number"), 0)
         self.start_duet()
+        self.click("[data-act=Remove]")
+        self.b.wait("paserve.state.takes.size == 1")
+        self.assertTrue(self.b.run("document.getElementById('undo').hidden"))  # nothing can be brought back
+        self.b.run("new Promise(done => setTimeout(done, 9000))")
+        self.assertEqual(self.status(), "Ready.")
+        self.start_duet()
         self.open()  # nothing was played
         self.b.wait("paserve.state.current && paserve.state.current.keys.length == 48")
         self.assertEqual(self.b.run("paserve.state.takes.size"), 1)

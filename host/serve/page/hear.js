@@ -10,8 +10,8 @@ import { list, show } from './view.js';
 function addTake(m, mark) {
   const number = m.take, kind = m.given ? 'File' : state.takes.has(m.parent) ? 'Take' : 'Duet';
   const name = mark ? mark.name : m.given && state.files.length ? state.files[0].name : `${kind} ${number + 1}`;
-  const take = { number, name, parent: m.parent, given: m.given, kept: !!mark && mark.kept, keys: [], growing: false };
-  Object.assign(take, { begins: m.begins * STEP, end: m.end * STEP });
+  const take = { number, name, parent: m.parent, given: m.given, kept: !!mark && mark.kept };
+  Object.assign(take, { keys: [], growing: false, begins: m.begins * STEP, end: m.end * STEP });
   state.takes.set(number, take);
   return take;
 }
@@ -41,15 +41,16 @@ const velocities = keys => keys.filter((_, i) => i % 4 === 2);
 
 const hear = {
   async session(m) {
+    stop(); // all is read anew
     const same = sessionStorage.getItem('session') === m.session, known = same ? marks() : {}, { current, at } = state;
     const still = same && current && m.takes.some(take => take.keys && take.take === current.number);
     sessionStorage.setItem('session', m.session);
     $('model').textContent = 'with the model ' + m.model;
     for (const take of state.takes.values()) clearTimeout(take.timer); // a removed one is there again
     state.removed = [];
-    $('undo').hidden = true;
     state.takes.clear();
-    Object.assign(state, { offline: '', elsewhere: false, current: null, resume: still ? { number: current.number, at } : null });
+    Object.assign(state, { offline: '', elsewhere: false, current: null });
+    state.resume = still ? { number: current.number, at } : null;
     for (const take of m.takes) {
       if (!take.keys) say({ do: 'drop', take: take.take }); // a duet in which nothing was played
       else say({ do: 'take', take: addTake(take, known[take.take]).number });
@@ -132,7 +133,11 @@ const hear = {
   dropped(m) {
     const take = state.takes.get(m.take);
     state.takes.delete(m.take);
-    if (take) leave(take);
+    if (take) {
+      clearTimeout(take.timer);
+      state.removed = state.removed.filter(other => other !== take);
+      leave(take);
+    }
     remember();
     list();
     show();

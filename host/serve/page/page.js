@@ -66,23 +66,15 @@ function drop(take) {
   else say({ do: 'drop', take: take.number });
 }
 
-// Offers to bring back the one that was removed last.
-function offer() {
-  const take = state.removed[state.removed.length - 1];
-  $('undo').hidden = !take;
-  if (take) $('undo').textContent = 'Bring back ' + take.name;
-}
-
 function remove(take) {
   take.removed = true;
   take.follow = false;
   state.removed.push(take);
   take.timer = setTimeout(() => {
     state.removed.shift(); // the others were removed later
-    offer();
+    show();
     drop(take);
   }, 1000 * UNDO);
-  offer();
   leave(take);
   list();
   show();
@@ -93,7 +85,6 @@ function restore() {
   const take = state.removed.pop();
   clearTimeout(take.timer);
   take.removed = false;
-  offer();
   list();
   select(take);
 }

@@ -113,6 +113,9 @@ export function show() {
   $('duet').textContent = duet() ? 'End the duet' : 'Start a duet';
   $('duet').disabled = !!state.offline || state.mode === 'waiting';
   $('answer').disabled = !duet();
+  const gone = state.removed[state.removed.length - 1];
+  $('undo').hidden = !gone;
+  if (gone) $('undo').textContent = 'Bring back ' + gone.name;
   $('here').hidden = state.offline !== ELSEWHERE;
   $('turn').textContent = state.mode === 'answering' ? 'My turn' : 'Answer';
   $('thinned').textContent = state.mode === 'answering' ? THINNED[state.thinned] || '' : '';
