@@ -71,7 +71,7 @@ class Page(unittest.TestCase):
 
     def open(self, port=None):
         self.b.open(f"http://127.0.0.1:{port or self.server.port}/")
-        self.b.wait("document.body.dataset.ready == 'true'")
+        self.b.wait("document.body.dataset.ready == 'true'", 300)  # samples are rendered slowly on a busy machine
 
     def click(self, what):
         self.b.run(f"document.querySelector({what!r}).click()")

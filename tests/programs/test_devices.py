@@ -30,6 +30,15 @@ class Devices(duet.Page):
         self.assertEqual(self.b.run("paserve.state.current.keys.reduce((n, k) => n + (k.velocity ? 1 : -1), 0)"), 0)
         self.assertEqual(self.b.complaints(), [])
 
+    def test_no_web_midi(self):
+        """Safari has none; others give none to a page of another machine without HTTPS."""
+        self.b.run("navigator.requestMIDIAccess = undefined")
+        self.click("#connect")
+        self.assertIn("This browser has no Web MIDI: use Chrome", self.status())
+        self.b.run("Object.defineProperty(window, 'isSecureContext', { value: false }); 0")
+        self.click("#connect")
+        self.assertIn("forward the port", self.status())
+
     def test_pedal_holds(self):
         self.connect()
         self.start_duet()

@@ -247,6 +247,17 @@ class Duet(duet.Page):
         self.assertEqual(self.names()[3:], [["mine.mid", 48], ["long.mid", 960]])
         self.assertIn("broken.mid: ", self.status())
         self.assertEqual(self.b.run("document.title"), "Duet")
+        self.b.run("""window.turns = 0; document.addEventListener('dragleave', () => setTimeout(() => {
+            turns += !document.body.classList.contains('drop'); })); 0""")
+        data = {"items": [], "files": [str(self.at / "mine.mid")], "dragOperationsMask": 1}
+        for kind, on in (("dragEnter", "#roll"), ("dragOver", "#roll"), ("dragOver", "#play"), ("dragOver", "h1")):
+            x, y = self.middle(on)  # its frame does not flicker
+            self.b.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+        self.assertEqual(self.b.run("[turns, document.body.classList.contains('drop')]"), [0, True])
+        self.b.run("document.body.dispatchEvent(new DragEvent('dragleave', { bubbles: true }))")  # out of the window
+        self.assertFalse(self.b.run("document.body.classList.contains('drop')"))
+        self.b.call("Input.dispatchDragEvent", type="drop", x=x, y=y, data=data)
+        self.b.wait("paserve.state.takes.size == 6")
         self.assertEqual(self.b.complaints(), [])
 
     def test_drop_of_what_is_no_file(self):

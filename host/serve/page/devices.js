@@ -49,7 +49,8 @@ function update(names) {
 
 export async function connect(keys) {
   if (!navigator.requestMIDIAccess) {
-    status('This browser has no Web MIDI: use Chrome, Edge or Firefox, at http://127.0.0.1 or over HTTPS.', true);
+    status(isSecureContext ? 'This browser has no Web MIDI: use Chrome, Edge or Firefox.'
+      : 'No MIDI: browsers give it to a page at http://127.0.0.1 only; forward the port with ssh.', true);
     show();
     return;
   }

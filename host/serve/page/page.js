@@ -191,7 +191,7 @@ $('roll').addEventListener('pointerdown', drag);
 for (const kind of ['dragover', 'dragleave', 'drop'])
   document.addEventListener(kind, event => {
     event.preventDefault();
-    document.body.classList.toggle('drop', kind === 'dragover');
+    document.body.classList.toggle('drop', kind === 'dragover' || (kind === 'dragleave' && !!event.relatedTarget));
     if (kind === 'drop') upload([...event.dataTransfer.files]);
   });
 for (const kind of ['pointerdown', 'keydown'])
