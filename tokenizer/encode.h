@@ -29,7 +29,7 @@ pa_status pa_encode_file(const char *path, const pa_encode_options *o, pa_piece 
 pa_status pa_encode_bytes(const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_piece *piece, pa_err *err);
 
 // When the sustain pedal is down on any channel that is encoded, in order of time, in seconds of the file. *span is
-// malloc'ed. Only for a file that pa_encode_isolated has survived.
+// malloc'ed. libsmf may abort the process; pa_pedal_isolated survives that.
 pa_status pa_read_pedal(const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_pedal_span **span,
                         size_t *spans, pa_err *err);
 

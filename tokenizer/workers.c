@@ -298,6 +298,69 @@ pa_status pa_encode_isolated(const char *path, const pa_encode_options *o, pa_pi
     return one.status ? pa_error(err, one.status, "%s", one.reason.text) : PA_OK;
 }
 
+// ---- the pedal
+
+typedef struct {
+    pa_status status;
+    size_t spans;
+    char reason[sizeof(pa_err)];
+} pedal_answer;
+
+static void send_pedal(int fd, const uint8_t *bytes, size_t count, const pa_encode_options *o) {
+    pedal_answer a = {0};
+    pa_err err = {""};
+    pa_pedal_span *span;
+    limit(RLIMIT_CORE, 0);
+    limit_memory();
+    limit(RLIMIT_CPU, (rlim_t)(clock() / CLOCKS_PER_SEC) + CPU_SECONDS);
+    a.status = pa_read_pedal(bytes, count, o, &span, &a.spans, &err);
+    memcpy(a.reason, &err, sizeof err);
+    if (send_all(fd, &a, sizeof a)) send_all(fd, span, a.spans * sizeof *span);
+    _exit(0);
+}
+
+static pa_status receive_pedal(int fd, pa_pedal_span **span, size_t *spans, bool *gone, pa_err *err) {
+    pedal_answer a;
+    *span = NULL;
+    *gone = !receive_all(fd, &a, sizeof a);
+    if (*gone) return PA_OK;
+    if (a.status) return pa_error(err, a.status, "%s", a.reason);
+    *spans = a.spans;
+    *span = malloc((a.spans + !a.spans) * sizeof **span);
+    if (!*span) return pa_error(err, PA_FAIL, "no memory for the pedal of a file");
+    *gone = !receive_all(fd, *span, a.spans * sizeof **span);
+    return PA_OK;
+}
+
+pa_status pa_pedal_isolated(const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_pedal_span **span,
+                            size_t *spans, pa_err *err) {
+    pa_status s = PA_OK;
+    bool gone = true;
+    *span = NULL;
+    for (int tries = 0; tries < 2 && gone && !s; tries++) {
+        int pair[2];
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+            return pa_error(err, PA_FAIL, "no socket for the MIDI reader: %s", strerror(errno));
+        fflush(NULL); // what is buffered is written once, by this process
+        pid_t child = fork();
+        if (child == 0) {
+            close(pair[0]);
+            send_pedal(pair[1], bytes, count, o);
+        }
+        if (child < 0) s = pa_error(err, PA_FAIL, "no process for the MIDI reader: %s", strerror(errno));
+        close(pair[1]);
+        if (!s) s = receive_pedal(pair[0], span, spans, &gone, err);
+        close(pair[0]);
+        while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
+        if (gone || s) {
+            free(*span);
+            *span = NULL;
+            *spans = 0;
+        }
+    }
+    return gone && !s ? pa_error(err, PA_FAIL, "the MIDI reader stopped twice: is memory short?") : s;
+}
+
 // ---- a process that forks the workers
 
 enum { LONGEST_READER_PATH = 4096 };

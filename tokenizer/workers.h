@@ -21,8 +21,13 @@ pa_status pa_encode_files(const char *const *path, size_t count, const pa_encode
 // PA_USAGE where there is no such file.
 pa_status pa_encode_isolated(const char *path, const pa_encode_options *o, pa_piece *piece, pa_err *err);
 
-// The same for a process that has several threads: a fork may then copy a lock that another thread holds, which the
-// worker would wait for without end. So a process with one thread, started before the others, forks the workers.
+// pa_read_pedal likewise. PA_FAIL where its process dies twice: for want of memory, as the file has been read before.
+pa_status pa_pedal_isolated(const uint8_t *bytes, size_t count, const pa_encode_options *o, pa_pedal_span **span,
+                            size_t *spans, pa_err *err);
+
+// pa_encode_isolated for a process that has several threads: a fork may then copy a lock that another thread holds,
+// which the worker would wait for without end. So a process with one thread, started before the others, forks the
+// workers.
 typedef struct {
     pid_t process;
     int socket;

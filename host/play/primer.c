@@ -7,7 +7,7 @@
 #include <strings.h>
 
 #include "host/base/file.h"
-#include "tokenizer/encode.h"
+#include "tokenizer/workers.h"
 
 static const double HALF_STEP = 0.5 / PA_STEPS_A_SECOND; // what a time is off by, at most, once it is rounded to steps
 
@@ -98,7 +98,7 @@ static void report(const char *path, const patrain_midi_report *r, const pa_prim
 static pa_status read_pedal(pa_primer *p, const pa_primer_options *o, pa_err *err) {
     const pa_encode_options how = {.lenient = !o->strict, .programs = o->programs};
     if (p->encoding == PA_MIDI_NEURAL) return PA_OK;
-    pa_status s = pa_read_pedal(p->bytes, p->size, &how, &p->pedal, &p->pedals, err);
+    pa_status s = pa_pedal_isolated(p->bytes, p->size, &how, &p->pedal, &p->pedals, err);
     for (size_t i = 0; i < p->pedals; i++) {
         p->pedal[i].down -= p->cut;
         p->pedal[i].up -= p->cut;

@@ -177,6 +177,24 @@ static void one_isolated_file(void **state) {
     assert_non_null(strstr(err.text, "/none: No such file or directory"));
 }
 
+static void one_isolated_pedal(void **state) {
+    static const int how[] = {LIVES, KILLED_ONCE, ABORTS};
+    static midi m;
+    pa_pedal_span *span;
+    size_t spans;
+    pa_err err;
+    (void)state;
+    for (int k = 0; k < 3; k++) {
+        midi_simple(&m, (const row[]){ON(0, 60, (uint8_t)how[k]), OFF(500, 60), STOP});
+        pa_status s = pa_pedal_isolated(m.byte, m.count, &performance, &span, &spans, &err);
+        assert_int_equal(s, how[k] == ABORTS ? PA_FAIL : PA_OK);
+        assert_int_equal(spans, 0);
+        if (s) assert_string_equal(err.text, "the MIDI reader stopped twice: is memory short?");
+        free(span);
+    }
+    assert_false(access(scratch("once"), F_OK)); // it was killed once
+}
+
 static int forks;
 static void count_fork(void) {
     forks++;
@@ -265,14 +283,9 @@ static void a_file_that_takes_all_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        SCRATCH_TEST(the_rest_go_on),
-        SCRATCH_TEST(ended_from_outside),
-        SCRATCH_TEST(each_file_killing_its_worker),
-        SCRATCH_TEST(one_isolated_file),
-        SCRATCH_TEST(a_reader),
-        SCRATCH_TEST(little_time),
-        SCRATCH_TEST(little_memory),
-        SCRATCH_TEST(a_file_that_takes_all_memory),
+        SCRATCH_TEST(the_rest_go_on),    SCRATCH_TEST(ended_from_outside), SCRATCH_TEST(each_file_killing_its_worker),
+        SCRATCH_TEST(one_isolated_file), SCRATCH_TEST(one_isolated_pedal), SCRATCH_TEST(a_reader),
+        SCRATCH_TEST(little_time),       SCRATCH_TEST(little_memory),      SCRATCH_TEST(a_file_that_takes_all_memory),
     };
     return cmocka_run_group_tests_name("workers", tests, NULL, NULL);
 }
