@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from gpu_run import ROOT, Outcome, Run, Stop, library_folders, machine
+from gpu_run import ROOT, Outcome, Run, Stop, has_gpu, library_folders, machine
 from gpu_torch import Torch, missing
 
 WINDOWS = 962  # of an epoch: MAESTRO's training pieces, one window each
@@ -324,6 +324,9 @@ def main() -> int:
     if unknown:
         p.error(f"--only: expected parts of {','.join(names)}, found {unknown[0]}")
     options.seconds = options.seconds or seconds
+    if options.device == "cuda" and not options.smoke and not has_gpu():
+        print("gpu.sh: no GPU found: there is no /dev/nvidia0", file=sys.stderr)
+        return 1
     r = Run(options, options.call)
     r.torch, r.absent = {}, "not started"
     machine(r)

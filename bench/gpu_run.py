@@ -32,6 +32,11 @@ def library_folders() -> list:
     return [f for f in first + found + toolkits if f and Path(f).is_dir()]
 
 
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver has one, on Linux or in WSL."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
 class Outcome:
     def __init__(self, state: str, text: str = "", seconds: float = 0):
         self.state, self.text, self.seconds = state, text, seconds

@@ -50,6 +50,13 @@ class Bundle(unittest.TestCase):
                 self.assertEqual(done.returncode, 1)
                 self.assertEqual([(p.name, p.read_text()) for p in Path(folder).iterdir()], [(name, "mine")])
 
+    @unittest.skipIf(list(Path("/dev").glob("nvidia[0-9]*")), "there is a GPU")
+    def test_without_a_gpu(self):
+        done = subprocess.run([self.bundle / "bench/gpu.sh", "a", "--out", self.bundle / "none"], capture_output=True,
+                              text=True)
+        self.assertEqual((done.returncode, done.stderr), (1, "gpu.sh: no GPU found: there is no /dev/nvidia0\n"))
+        self.assertFalse((self.bundle / "none").exists())
+
     def test_what_is_in_it(self):
         there = [p.name.split(".so")[0] for p in (self.bundle / "lib").iterdir()]
         self.assertIn("libdnnl", there)
