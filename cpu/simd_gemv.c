@@ -45,7 +45,7 @@ enum {
     GEMV_AHEAD = 4096,            // bytes
     GEMV_SUMS = VW == 16 ? 8 : 4, // that fit into the registers, two vectors each
     GEMV_STREAMS = 4,             // at most GEMV_SUMS
-    GEMV_LARGE = 1 << 20,         // bytes of w that memory delivers best row by row
+    GEMV_LARGE = 1 << 20,         // bytes of w; a larger one comes from memory, which delivers few rows at once best
 };
 
 SIMD_INLINE size_t gemv_size(const gemv_kind kind) {
@@ -106,7 +106,7 @@ SIMD_INLINE float gemv_number(const gemv_kind kind, const char *w) {
                                : (float)*(const int8_t *)w;
 }
 
-// Results o, o + 1 … o + rows - 1, at most VW, of `streams` streams from `first` on.
+// Results o, o + 1, …, VW of them or what is left, of `streams` streams from `first` on.
 SIMD_INLINE void gemv_block(const gemv_kind kind, const int streams, const int rows, const pa_gemv *a, const float *x,
                             const int first, const int o, const int ahead) {
     const int n = a->in, whole = n / (2 * VW) * (2 * VW), count = a->out - o < VW ? a->out - o : VW;
