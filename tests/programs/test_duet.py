@@ -339,10 +339,11 @@ class Duet(duet.Page):
     def test_screen_keys_are_louder_below(self):
         self.start_duet()
         self.b.wait("document.documentElement.clientWidth > 1000")
-        x, top, bottom = self.b.run("""(() => { const r = paserve.keys.keys.get(64).getBoundingClientRect();
-            return [r.x + r.width / 2, r.top, r.bottom]; })()""")
+        place = "JSON.stringify(paserve.keys.keys.get(64).getBoundingClientRect())"
+        self.b.wait(f"new Promise(done => {{ const was = {place}; setTimeout(() => done({place} === was), 300); }})")
         for part in (0.7, 0.8, 0.95):  # above, black keys are in the way
-            self.mouse(x, top + part * (bottom - top))
+            r = json.loads(self.b.run(place))
+            self.mouse(r["x"] + r["width"] / 2, r["top"] + part * (r["bottom"] - r["top"]))
         keys = self.b.run("paserve.state.current.keys.map(k => [k.pitch, k.velocity])")
         self.assertEqual([p for p, _ in keys], 6 * [64])
         for (_, velocity), expected in zip(keys[::2], (87, 93, 102)):
