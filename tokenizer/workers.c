@@ -68,6 +68,10 @@ static bool receive_all(int fd, void *bytes, size_t count) {
     return true;
 }
 
+static bool send_answer(int fd, const answer *a) {
+    return send_all(fd, a, sizeof *a) && send_all(fd, a->piece.token, a->piece.count * sizeof *a->piece.token);
+}
+
 static void limit(int resource, rlim_t soft) {
     struct rlimit r;
     if (getrlimit(resource, &r)) return;
@@ -97,32 +101,37 @@ static void work(const pool *p, int fd) {
         limit(RLIMIT_CPU, (rlim_t)(clock() / CLOCKS_PER_SEC) + CPU_SECONDS);
         a.status = pa_encode_file(p->path[file], p->options, &a.piece, &err);
         memcpy(a.reason, &err, sizeof err);
-        if (!send_all(fd, &a, sizeof a) || !send_all(fd, a.piece.token, a.piece.count * sizeof *a.piece.token)) break;
+        if (!send_answer(fd, &a)) break;
         pa_piece_clear(&a.piece);
     }
     _exit(0);
 }
 
-static pa_status start_worker(pool *p, worker *w, pa_err *err) {
+// Forks; each side gets its end of a socket. *process is 0 in the new one.
+static pa_status fork_with_socket(const char *what, pid_t *process, int *own, pa_err *err) {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
-        return pa_error(err, PA_FAIL, "no socket for a worker: %s", strerror(errno));
+        return pa_error(err, PA_FAIL, "no socket for %s: %s", what, strerror(errno));
     fflush(NULL); // what is buffered is written once, by this process
-    w->process = fork();
-    if (w->process < 0) {
-        int code = errno;
-        close(pair[0]);
-        close(pair[1]);
-        return pa_error(err, PA_FAIL, "no process for a worker: %s", strerror(code));
-    }
+    *process = fork();
+    pa_status s = *process < 0 ? pa_error(err, PA_FAIL, "no process for %s: %s", what, strerror(errno)) : PA_OK;
+    int side = *process == 0;
+    *own = pair[side];
+    close(pair[!side]);
+    if (s) close(*own);
+    return s;
+}
+
+static pa_status start_worker(pool *p, worker *w, pa_err *err) {
+    int own;
+    pa_status s = fork_with_socket("a worker", &w->process, &own, err);
+    if (s) return s;
     if (w->process == 0) {
-        close(pair[0]);
         for (int i = 0; i < p->jobs; i++) // a worker must not keep another's socket open
             if (p->worker[i].socket >= 0) close(p->worker[i].socket);
-        work(p, pair[1]);
+        work(p, own);
     }
-    close(pair[1]);
-    w->socket = pair[0];
+    w->socket = own;
     return PA_OK;
 }
 
@@ -336,22 +345,16 @@ pa_status pa_pedal_isolated(const uint8_t *bytes, size_t count, const pa_encode_
                             size_t *spans, pa_err *err) {
     pa_status s = PA_OK;
     bool gone = true;
+    *spans = 0;
     *span = NULL;
     for (int tries = 0; tries < 2 && gone && !s; tries++) {
-        int pair[2];
-        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
-            return pa_error(err, PA_FAIL, "no socket for the MIDI reader: %s", strerror(errno));
-        fflush(NULL); // what is buffered is written once, by this process
-        pid_t child = fork();
-        if (child == 0) {
-            close(pair[0]);
-            send_pedal(pair[1], bytes, count, o);
-        }
-        if (child < 0) s = pa_error(err, PA_FAIL, "no process for the MIDI reader: %s", strerror(errno));
-        close(pair[1]);
-        if (!s) s = receive_pedal(pair[0], span, spans, &gone, err);
-        close(pair[0]);
-        while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
+        pid_t child;
+        int own;
+        if ((s = fork_with_socket("the MIDI reader", &child, &own, err))) return s;
+        if (child == 0) send_pedal(own, bytes, count, o);
+        s = receive_pedal(own, span, spans, &gone, err);
+        close(own);
+        while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
         if (gone || s) {
             free(*span);
             *span = NULL;
@@ -381,27 +384,15 @@ static void serve_reader(int fd) {
         pa_err err = {""};
         a.status = pa_encode_isolated(q.path, &q.options, &a.piece, &err);
         memcpy(a.reason, &err, sizeof err);
-        if (!send_all(fd, &a, sizeof a) || !send_all(fd, a.piece.token, a.piece.count * sizeof *a.piece.token)) break;
+        if (!send_answer(fd, &a)) break;
         pa_piece_clear(&a.piece);
     }
     _exit(0);
 }
 
 pa_status pa_reader_start(pa_reader *r, pa_err *err) {
-    int pair[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
-        return pa_error(err, PA_FAIL, "no socket for the MIDI reader: %s", strerror(errno));
-    fflush(NULL); // what is buffered is written once, by this process
-    r->process = fork();
-    if (r->process == 0) {
-        close(pair[0]);
-        serve_reader(pair[1]);
-    }
-    pa_status s =
-        r->process < 0 ? pa_error(err, PA_FAIL, "no process for the MIDI reader: %s", strerror(errno)) : PA_OK;
-    close(pair[1]);
-    if (s) close(pair[0]);
-    r->socket = pair[0];
+    pa_status s = fork_with_socket("the MIDI reader", &r->process, &r->socket, err);
+    if (!s && r->process == 0) serve_reader(r->socket);
     return s;
 }
 
