@@ -21,18 +21,18 @@ static __global__ void __launch_bounds__(128) embed_kernel(float *x, pa_embed a,
         for (int i = threadIdx.x * 4; i < C; i += 512) {
             float4 sum = *(const float4 *)(t + i);
             if (p) add4(&sum, p + i);
-            for (int j = 0; j < a.lags; j++) {
-                const int at = a.lag[(size_t)j * a.lag_ld + row];
-                if (at >= 0) add4(&sum, a.lag_emb + (size_t)at * C + i);
+            for (int j = 0; j < a.bags; j++) {
+                const int at = a.bag[(size_t)j * a.bag_ld + row];
+                if (at >= 0) add4(&sum, a.bag_emb + (size_t)at * C + i);
             }
             *(float4 *)(x + i) = sum;
         }
     } else {
         for (int i = threadIdx.x; i < C; i += 128) {
             float sum = p ? t[i] + p[i] : t[i];
-            for (int j = 0; j < a.lags; j++) {
-                const int at = a.lag[(size_t)j * a.lag_ld + row];
-                if (at >= 0) sum += a.lag_emb[(size_t)at * C + i];
+            for (int j = 0; j < a.bags; j++) {
+                const int at = a.bag[(size_t)j * a.bag_ld + row];
+                if (at >= 0) sum += a.bag_emb[(size_t)at * C + i];
             }
             x[i] = sum;
         }
@@ -40,7 +40,7 @@ static __global__ void __launch_bounds__(128) embed_kernel(float *x, pa_embed a,
 }
 void cuda_embed_fwd(pa_device *d, float *x, const pa_embed *a) {
     const bool wide = a->C % 4 == 0 && cuda_wide(x, 0) && cuda_wide(a->token_emb, 0) && cuda_wide(a->pos_emb, 0) &&
-                      cuda_wide(a->lag_emb, 0);
+                      cuda_wide(a->bag_emb, 0);
     if (a->rows) CUDA_LAUNCH(embed_kernel, dim3(a->rows), dim3(128), 0, d->stream, x, *a, wide);
 }
 
@@ -73,26 +73,27 @@ static __device__ int find_rows(int *list, int *counts, const int32_t *index, in
     return all;
 }
 
-// Grid (V, C / COLUMNS): one row of a table, from `first` on, COLUMNS columns of its gradient. Warp w adds every
-// WARPS-th row that has it, then the warps' sums are added in their order. 4 C bytes read a row; each block also reads
-// all token ids, 4 bytes a row: V C / COLUMNS times, from the second level cache (v3: 390 x 8 x 7.2k rows x 4 = 90 MB,
-// some 20 us on an H100, as long as reading the rows).
-static __global__ void __launch_bounds__(THREADS)
-    embed_token_kernel(float *demb, const float *dx, const int32_t *index, int first, int rows, int C) {
+// Grid (rows of a table, C / COLUMNS): one row of it, from `first` on, COLUMNS columns of its gradient. Warp w adds
+// every WARPS-th row that has it in one of `slots`, then the warps' sums are added in their order. 4 C bytes read a
+// row; each block also reads all ids, 4 bytes a row and slot, from the second level cache: V C / COLUMNS times (v3: 390
+// x 8 x 7.2k rows x 4 = 90 MB, some 20 us on an H100, as long as reading the rows).
+static __global__ void __launch_bounds__(THREADS) embed_token_kernel(float *demb, const float *dx, const int32_t *index,
+                                                                     int ld, int slots, int first, int rows, int C) {
     __shared__ int list[CHUNK], counts[WARPS];
     __shared__ float sums[WARPS][COLUMNS];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.y * COLUMNS + lane;
     const int wanted = first + blockIdx.x;
     float sum[4] = {0, 0, 0, 0};
-    for (int base = 0; base < rows; base += CHUNK) {
-        int found = find_rows(list, counts, index, base, rows, wanted, wanted + 1);
+    for (int slot = 0; slot < slots; slot++, index += ld)
+        for (int base = 0; base < rows; base += CHUNK) {
+            int found = find_rows(list, counts, index, base, rows, wanted, wanted + 1);
 #pragma unroll 4
-        for (int i = warp; i < found; i += WARPS) {
-            const float *d = dx + (size_t)list[i] * C + column;
+            for (int i = warp; i < found; i += WARPS) {
+                const float *d = dx + (size_t)list[i] * C + column;
 #pragma unroll
-            for (int k = 0; k < 4; k++) sum[k] += column + 32 * k < C ? d[32 * k] : 0.0f;
+                for (int k = 0; k < 4; k++) sum[k] += column + 32 * k < C ? d[32 * k] : 0.0f;
+            }
         }
-    }
 #pragma unroll
     for (int k = 0; k < 4; k++) sums[warp][lane + 32 * k] = sum[k];
     __syncthreads();
@@ -121,12 +122,12 @@ static __global__ void __launch_bounds__(THREADS)
 }
 void cuda_embed_bwd(pa_device *d, const pa_embed_grads *a) {
     if (!a->rows) return;
-    const dim3 grid(a->V, cuda_blocks((size_t)a->C, COLUMNS));
-    CUDA_LAUNCH(embed_token_kernel, grid, dim3(THREADS), 0, d->stream, a->dtoken_emb, a->dx, a->token, 0, a->rows,
-                a->C);
-    for (int i = 0; i < a->lags; i++)
-        CUDA_LAUNCH(embed_token_kernel, grid, dim3(THREADS), 0, d->stream, a->dlag_emb, a->dx,
-                    a->lag + (size_t)i * a->lag_ld, i * a->V, a->rows, a->C);
+    const unsigned columns = cuda_blocks((size_t)a->C, COLUMNS);
+    CUDA_LAUNCH(embed_token_kernel, dim3(a->V, columns), dim3(THREADS), 0, d->stream, a->dtoken_emb, a->dx, a->token, 0,
+                1, 0, a->rows, a->C);
+    for (const pa_bag_part *p = a->part; p < a->part + a->parts; p++)
+        CUDA_LAUNCH(embed_token_kernel, dim3(p->rows, columns), dim3(THREADS), 0, d->stream, a->dbag_emb, a->dx,
+                    a->bag + (size_t)p->slot * a->bag_ld, a->bag_ld, p->slots, p->row, a->rows, a->C);
     if (a->dpos_emb)
         CUDA_LAUNCH(embed_position_kernel, dim3(cuda_blocks((size_t)a->positions, POSITIONS)), dim3(THREADS), 0,
                     d->stream, a->dpos_emb, a->dx, a->position, a->rows, a->C);

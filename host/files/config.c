@@ -46,6 +46,9 @@ const pa_key pa_keys[] = {
              "2, at most dim_head."},
     {KEY(model, lags), INT(0, 8),
      .help = "Tokens before each whose embeddings, from tables of their own, are added to its own."},
+    {KEY(model, keyboard), BOOL,
+     .help = "Add what the tokens up to each say of the keyboard: keys that are down or were just released, and the "
+             "time since the last notes."},
     {KEY(model, final_norm), BOOL, .help = "Layer norm before the logits."},
     {KEY(model, qk_norm), BOOL, .help = "Norm of queries and keys."},
     {KEY(model, tie_embeddings), BOOL, .help = "Token embedding shared with the logits."},

@@ -220,19 +220,22 @@ static pa_status head_backward(pa_context *c, pa_err *err) {
 
 static void embed_backward(pa_context *c, const float *dx, int from, int rows) {
     const pa_params *p = c->params;
+    pa_bag_part part[PA_BAG_PARTS];
     c->ops->embed_bwd(c->device, &(pa_embed_grads){.dtoken_emb = pa_gradient(c, p->token_emb),
                                                    .dpos_emb = pa_gradient(c, p->pos_emb),
-                                                   .dlag_emb = pa_gradient(c, p->lag_emb),
+                                                   .dbag_emb = pa_gradient(c, p->bag_emb),
                                                    .dx = dx,
                                                    .token = c->in.token + from,
                                                    .position = c->in.position + from,
-                                                   .lag = c->in.lag + from,
+                                                   .bag = c->in.bag + from,
                                                    .rows = rows,
                                                    .C = p->model.dim,
                                                    .V = p->model.vocab,
                                                    .positions = p->model.context,
-                                                   .lags = p->model.lags,
-                                                   .lag_ld = c->Q + c->R});
+                                                   .bags = pa_bags(&p->model),
+                                                   .bag_ld = c->Q + c->R,
+                                                   .parts = pa_bag_parts(&p->model, part),
+                                                   .part = part});
 }
 
 static pa_status backward(pa_context *c, pa_err *err) {

@@ -16,28 +16,33 @@ static pa_status check(const pa_context *c, const pa_batch *b, pa_err *err) {
     return PA_OK;
 }
 
-// Row r is token `at` of `input`, and its lags.
-static void fill_row(const pa_model *m, const pa_slot *s, int r, const uint16_t *input, int at) {
-    const int rows = s->B * (s->K + s->N);
+// Row r is token `at` of `input`, and what is added to its embedding.
+static void fill_row(const pa_model *m, const pa_slot *s, int r, const uint16_t *input, int at, pa_keyboard *k) {
+    const size_t rows = (size_t)s->B * (size_t)(s->K + s->N);
     s->host.token[r] = input[at];
     s->host.position[r] = at;
-    for (int i = 0; i < m->lags; i++) s->host.lag[i * rows + r] = pa_lag(m, i, input, at);
+    pa_bag_rows(m, k, input, at, s->host.bag + r, rows);
 }
 
 // Kept prefix rows, then latent rows.
 static pa_status fill_rows(const pa_context *c, const pa_slot *s, const pa_batch *b, pa_err *err) {
     const pa_model *m = &c->params->model;
-    const int prefix = s->M - s->N, Q = s->B * s->K, R = s->B * s->N;
+    const int prefix = s->M - s->N, Q = s->B * s->K;
     for (int i = 0; i < s->B * s->M; i++)
         if (b->input[i] >= m->vocab)
             return pa_error(err, PA_USAGE, "batch: expected tokens below %d, found %d", m->vocab, (int)b->input[i]);
-    for (int i = 0; i < Q; i++) {
-        int at = b->keep ? b->keep[i] : i % s->K;
-        if (at < 0 || at >= prefix)
-            return pa_error(err, PA_USAGE, "batch: kept position %d is not in the prefix of %d", at, prefix);
-        fill_row(m, s, i, b->input + i / s->K * s->M, at);
+    for (int i = 0; i < s->B; i++) {
+        const uint16_t *input = b->input + i * s->M;
+        pa_keyboard k;
+        pa_keyboard_clear(&k);
+        for (int j = 0; j < s->K; j++) {
+            int at = b->keep ? b->keep[i * s->K + j] : j;
+            if (at < 0 || at >= prefix)
+                return pa_error(err, PA_USAGE, "batch: kept position %d is not in the prefix of %d", at, prefix);
+            fill_row(m, s, i * s->K + j, input, at, &k);
+        }
+        for (int j = 0; j < s->N; j++) fill_row(m, s, Q + i * s->N + j, input, prefix + j, &k);
     }
-    for (int i = 0; i < R; i++) fill_row(m, s, Q + i, b->input + i / s->N * s->M, prefix + i % s->N);
     return PA_OK;
 }
 

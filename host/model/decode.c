@@ -64,6 +64,7 @@ pa_status pa_context_prefill(pa_context *c, int length, int latents, const uint1
     c->cached = 0;
     for (int s = 0; s < c->open.streams; s++) {
         memcpy(window(c, s), tokens + (size_t)s * (size_t)length, bytes);
+        pa_keyboard_clear(&c->keyboard[s]);
         pa_batch b = {.batch = 1, .length = length, .latents = latents, .input = tokens + (size_t)s * (size_t)length};
         bool again = s && !memcmp(b.input, b.input - length, bytes); // then the logits are still there too
         pa_status e = again ? keep_again(c, s, err) : prefill_stream(c, &b, s, err);
@@ -248,14 +249,14 @@ static pa_status step(void *what, pa_err *err) {
     c->ops->embed_fwd(c->device, r.x,
                       &(pa_embed){.token = c->step_in + 2,
                                   .position = c->step_in + 2 + S,
-                                  .lag = c->step_in + 2 + 2 * S,
+                                  .bag = c->step_in + 2 + 2 * S,
                                   .token_emb = pa_parameter(c, p->token_emb),
                                   .pos_emb = pa_parameter(c, p->pos_emb),
-                                  .lag_emb = pa_parameter(c, p->lag_emb),
+                                  .bag_emb = pa_parameter(c, p->bag_emb),
                                   .rows = S,
                                   .C = m->dim,
-                                  .lags = m->lags,
-                                  .lag_ld = S});
+                                  .bags = pa_bags(m),
+                                  .bag_ld = S});
     for (int i = 0; i < c->blocks; i++) {
         rest = attend(c, i, &r, rest);
         rest = feed_forward(c, i, &r, rest);
@@ -278,7 +279,7 @@ pa_status pa_context_decode(pa_context *c, const uint16_t *tokens, float *logits
         c->host_step_in[2 + s] = tokens[s];
         c->host_step_in[2 + S + s] = c->cached;
         window(c, s)[c->cached] = tokens[s];
-        for (int i = 0; i < m->lags; i++) c->host_step_in[2 + (2 + i) * S + s] = pa_lag(m, i, window(c, s), c->cached);
+        pa_bag_rows(m, &c->keyboard[s], window(c, s), c->cached, c->host_step_in + 2 + 2 * S + s, (size_t)S);
     }
     pa_refresh_weights(c);
     pa_status e = pa_replay(c, &(pa_step){.kind = PA_STEP_DECODE}, step, err);

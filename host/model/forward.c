@@ -210,14 +210,14 @@ static void embed(pa_context *c, float *x, int from, int rows) {
     c->ops->embed_fwd(c->device, x,
                       &(pa_embed){.token = c->in.token + from,
                                   .position = c->in.position + from,
-                                  .lag = c->in.lag + from,
+                                  .bag = c->in.bag + from,
                                   .token_emb = pa_parameter(c, p->token_emb),
                                   .pos_emb = pa_parameter(c, p->pos_emb),
-                                  .lag_emb = pa_parameter(c, p->lag_emb),
+                                  .bag_emb = pa_parameter(c, p->bag_emb),
                                   .rows = rows,
                                   .C = p->model.dim,
-                                  .lags = p->model.lags,
-                                  .lag_ld = c->Q + c->R});
+                                  .bags = pa_bags(&p->model),
+                                  .bag_ld = c->Q + c->R});
 }
 
 pa_status pa_forward(pa_context *c, pa_keep keep, int stream, pa_err *err) {

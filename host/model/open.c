@@ -111,10 +111,12 @@ pa_status pa_context_open(pa_context **out, const pa_open *o, const pa_ops *ops,
     c->z = calloc((size_t)c->blocks + 1, sizeof *c->z);
     c->scale_at = calloc((size_t)p->count, sizeof *c->scale_at);
     c->window = calloc((size_t)o->streams * (size_t)p->model.context + 1, sizeof *c->window);
+    c->keyboard = calloc((size_t)o->streams + 1, sizeof *c->keyboard);
     c->muon_of = calloc(o->training ? (size_t)o->comm->size : 1, sizeof *c->muon_of);
     if (c->muon_of && o->training && o->muon) pa_muon_divide(p, o->comm->size, c->muon_of);
-    s = c->saved && c->cache && c->z && c->scale_at && c->window && c->muon_of ? prepare(c, err)
-                                                                               : pa_error(err, PA_FAIL, "no memory");
+    s = c->saved && c->cache && c->z && c->scale_at && c->window && c->keyboard && c->muon_of
+            ? prepare(c, err)
+            : pa_error(err, PA_FAIL, "no memory");
     if (s || o->plan_only)
         pa_context_close(c);
     else
@@ -134,6 +136,7 @@ void pa_context_close(pa_context *c) {
     free(c->z);
     free(c->scale_at);
     free(c->window);
+    free(c->keyboard);
     free(c->muon_of);
     free(c);
 }

@@ -20,7 +20,7 @@
 #ifndef PA_OPS_H
 #define PA_OPS_H
 
-#include "host/model/params.h"
+#include "host/model/bag.h"
 #include "host/ranks/comm.h"
 
 #ifdef __cplusplus
@@ -103,18 +103,19 @@ typedef struct {
 
 typedef struct {
     const int32_t *token, *position; // (rows)
-    const int32_t *lag;              // (lags, rows), lag_ld from lag to lag: rows of lag_emb; -1: none
+    const int32_t *bag;              // (bags, rows), bag_ld from one to the next: rows of bag_emb; -1: none
     const float *token_emb;          // (V, C)
     const float *pos_emb;            // (positions, C); NULL: none
-    const float *lag_emb;            // (lags V, C); NULL: none
-    int rows, C, lags, lag_ld;
+    const float *bag_emb;            // (all rows of the parts, C); NULL: none
+    int rows, C, bags, bag_ld;
 } pa_embed;
 
 typedef struct {
-    float *dtoken_emb, *dpos_emb, *dlag_emb; // (V, C), (positions, C) or NULL, (lags V, C) or NULL
+    float *dtoken_emb, *dpos_emb, *dbag_emb; // (V, C), (positions, C) or NULL, as bag_emb or NULL
     const float *dx;                         // (rows, C)
-    const int32_t *token, *position, *lag;   // as above; of lag i, rows i V to (i + 1) V of dlag_emb
-    int rows, C, V, positions, lags, lag_ld;
+    const int32_t *token, *position, *bag;   // as above
+    int rows, C, V, positions, bags, bag_ld, parts;
+    const pa_bag_part *part;
 } pa_embed_grads;
 
 typedef struct {

@@ -2,6 +2,8 @@
 // files or training.
 #include "host/model/params.h"
 
+#include "tokenizer/tokens.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,13 +42,15 @@ pa_status pa_model_check(const pa_model *m, pa_err *err) {
                  {"ff_mult", m->ff_mult, 1, 64},
                  {"vocab", m->vocab, 2, 65535},
                  {"rotary_dims", m->rotary_dims, 0, m->dim_head},
-                 {"lags", m->lags, 0, 8}};
+                 {"lags", m->lags, 0, PA_MOST_LAGS}};
     for (size_t i = 0; i < sizeof range / sizeof *range; i++)
         if (range[i].value < range[i].low || range[i].value > range[i].high)
             return pa_error(err, PA_USAGE, "model.%s: expected %d to %d, found %d", range[i].name, range[i].low,
                             range[i].high, range[i].value);
     if (m->rotary_dims % 2)
         return pa_error(err, PA_USAGE, "model.rotary_dims: expected an even number, found %d", m->rotary_dims);
+    if (m->keyboard && m->vocab != PA_VOCAB)
+        return pa_error(err, PA_USAGE, "model.keyboard: expected a vocabulary of %d, found %d", PA_VOCAB, m->vocab);
     const struct {
         const char *name;
         double value, below;
@@ -126,7 +130,7 @@ pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
     if (s) return s;
     p->model = *m;
     int blocks = m->perceive_depth + m->depth;
-    p->row = calloc((size_t)blocks * 15 + 6, sizeof *p->row);
+    p->row = calloc((size_t)blocks * 15 + 7, sizeof *p->row);
     p->block = calloc((size_t)blocks, sizeof *p->block);
     if (!p->row || !p->block) {
         pa_params_clear(p);
@@ -138,7 +142,9 @@ pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
     p->pos_emb = m->position == PA_POSITION_LEARNED_ROTARY
                      ? add(p, "", "pos_emb.weight", m->context, m->dim, PA_INIT_NORMAL, 1)
                      : -1;
+    p->keyboard_emb = m->keyboard ? add(p, "", "keyboard_emb.weight", PA_KEYBOARD_ROWS, m->dim, PA_INIT_ZERO, 0) : -1;
     p->lag_emb = m->lags ? add(p, "", "lag_emb.weight", m->lags * m->vocab, m->dim, PA_INIT_ZERO, 0) : -1;
+    p->bag_emb = m->keyboard ? p->keyboard_emb : p->lag_emb;
     for (int i = 0; i < m->perceive_depth; i++) add_block(p, &p->block[i], "perceive_layers", i, true);
     for (int i = 0; i < m->depth; i++) add_block(p, &p->block[m->perceive_depth + i], "layers", i, false);
     p->final_norm_w = p->final_norm_b = -1;
@@ -147,6 +153,7 @@ pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
     p->row[p->logits].group = PA_GROUP_HEAD;
     p->row[p->token_emb].group = PA_GROUP_EMBEDDING;
     if (p->pos_emb >= 0) p->row[p->pos_emb].group = PA_GROUP_EMBEDDING;
+    if (p->keyboard_emb >= 0) p->row[p->keyboard_emb].group = PA_GROUP_EMBEDDING;
     if (p->lag_emb >= 0) p->row[p->lag_emb].group = PA_GROUP_EMBEDDING;
     return PA_OK;
 }

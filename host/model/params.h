@@ -22,6 +22,7 @@ typedef struct {
     pa_activation activation;
     int rotary_dims; // 0: max(32, D / 2), at most D, even
     int lags;        // tokens before each whose embeddings are added to its own
+    bool keyboard;   // what the tokens up to each say of the keyboard is added, too
     bool final_norm, qk_norm, tie_embeddings;
 } pa_model;
 
@@ -40,9 +41,12 @@ static inline int pa_latents(const pa_model *m) { // N of a full window
     return m->context - m->prefix;
 }
 int pa_rotary_dims(const pa_model *m); // resolved
-// The row of lag_emb of the token i + 1 before input[at]; -1 before the window's first.
-static inline int32_t pa_lag(const pa_model *m, int i, const uint16_t *input, int at) {
-    return at > i ? i * m->vocab + input[at - 1 - i] : -1;
+
+// Of `keyboard`: classes of the time since an onset, and since a key went down or up; the table's rows; most of them
+// that a token has (host/model/bag.h).
+enum { PA_ONSET_TIMES = 64, PA_KEY_TIMES = 8, PA_KEYBOARD_ROWS = 2176, PA_KEYBOARD_SLOTS = 30, PA_MOST_LAGS = 8 };
+static inline int pa_bags(const pa_model *m) { // most rows that are added to a token's embedding
+    return (m->keyboard ? PA_KEYBOARD_SLOTS : 0) + m->lags;
 }
 
 typedef enum {
@@ -84,10 +88,12 @@ typedef struct {
     pa_model model;
     pa_param *row;
     int count;
-    size_t floats;                                                       // of the whole arena, padding included
-    size_t parameters;                                                   // trainable numbers, padding excluded
-    int token_emb, pos_emb, lag_emb, final_norm_w, final_norm_b, logits; // logits = token_emb where tied
-    pa_block_index *block;                                               // perceive_depth + depth of them
+    size_t floats;     // of the whole arena, padding included
+    size_t parameters; // trainable numbers, padding excluded
+    int token_emb, pos_emb, keyboard_emb, lag_emb;
+    int bag_emb;                            // the first of the last two, which lie one behind the other, as one table
+    int final_norm_w, final_norm_b, logits; // logits = token_emb where tied
+    pa_block_index *block;                  // perceive_depth + depth of them
 } pa_params;
 
 pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err);

@@ -220,7 +220,7 @@ static void check_case(void **state) {
     assert_int_equal(wrong, 0);
 }
 
-enum { CASES = 19 };
+enum { CASES = 20 };
 static int fill(gradient_case *g) {
     pa_model base = fixture_model(), one = base;
     one.depth = 1;
@@ -253,6 +253,10 @@ static int fill(gradient_case *g) {
     g[n - 1].model.tie_embeddings = true;
     g[n++] = (gradient_case){"lags", one, 2, 22, 15, 4};
     g[n - 1].model.lags = 3;
+    g[n++] = (gradient_case){"keyboard", one, 2, 24, 15, 4};
+    g[n - 1].model.vocab = 390;
+    g[n - 1].model.keyboard = true;
+    g[n - 1].model.lags = 1;
     g[n++] = (gradient_case){"full vocabulary", one, 2, 24, 15, 7};
     g[n - 1].model.vocab = 390;
     g[n++] = (gradient_case){"dropout", one, 2, 24, 15, 7};

@@ -21,7 +21,7 @@ typedef struct {
     int batch, length, latents, kept;
 } shape;
 
-enum { SHAPES = 14 };
+enum { SHAPES = 15 };
 static int shapes(shape *s) {
     pa_model m = fixture_model();
     int n = 0;
@@ -47,6 +47,12 @@ static int shapes(shape *s) {
     all->lags = 3;
     s[n++] = (shape){"lags", m, 2, 24, 15, 5};
     s[n - 1].model.lags = 2;
+    s[n++] = (shape){"keyboard", m, 2, 120, 70, 30};
+    s[n - 1].model.context = 120;
+    s[n - 1].model.prefix = 50;
+    s[n - 1].model.vocab = 390;
+    s[n - 1].model.keyboard = true;
+    s[n - 1].model.lags = 1;
     s[n++] = (shape){"one wide head", m, 1, 24, 15, -1};
     s[n - 1].model.heads = 1;
     s[n - 1].model.dim_head = 80;

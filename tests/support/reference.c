@@ -225,10 +225,43 @@ static void feed_forward(ref *r, int layer, double *z) {
     free(y);
 }
 
+// How many of the limits are at most `value`.
+static int reached(const int *limit, int count, int value) {
+    int n = 0;
+    while (n < count && limit[n] <= value) n++;
+    return n;
+}
+
+// Adds rows of keyboard_emb to x (C), token by token backwards from the last of a window's `count`.
+static void add_keyboard(const ref *r, double *x, const uint16_t *input, int count) {
+    static const int ages[] = {8, 24, 56, 120, 248, 504, 1016};
+    int times[63], n = 0, row[2 + 4 + 24], rows = 0;
+    for (int i = 1; i < 24; i++) times[n++] = i;
+    for (int octave = 24; n < 63; octave *= 2)
+        for (int i = 0; i < 8 && n < 63; i++) times[n++] = octave + i * octave / 8;
+    bool seen[128] = {false};
+    int ago = 0, onsets = 0, last_on = 0, releases = 0, held = 0;
+    for (int i = count - 1; i >= 0; i--) {
+        const int t = input[i], key = t % 128;
+        if (t >= 256 && t < 356) ago += t - 255;
+        if (t < 128) {
+            if (!onsets || (onsets == 1 && ago - last_on >= 4)) row[rows++] = 64 * onsets++ + reached(times, 63, ago);
+            last_on = ago;
+            if (!seen[key] && held++ < 24) row[rows++] = 128 + 1024 + 8 * key + reached(ages, 7, ago);
+        } else if (t < 256 && releases++ < 4) {
+            row[rows++] = 128 + 8 * key + reached(ages, 7, ago);
+        }
+        if (t < 256) seen[key] = true;
+    }
+    const double *table = at(r, r->p->keyboard_emb);
+    for (int i = 0; i < rows; i++)
+        for (int c = 0; c < r->C; c++) x[c] += table[(size_t)row[i] * r->C + c];
+}
+
 // x (K + N, C): embeddings of the kept prefix, then of the latents.
 static void embed(const ref *r, double *x, const uint16_t *input) {
     const double *token = at(r, r->p->token_emb), *place = at(r, r->p->pos_emb), *lags = at(r, r->p->lag_emb);
-    for (int m = 0; m < r->K + r->N; m++)
+    for (int m = 0; m < r->K + r->N; m++) {
         for (int c = 0; c < r->C; c++) {
             const int at_m = r->position[m];
             double *sum = &x[(size_t)m * r->C + c];
@@ -236,6 +269,8 @@ static void embed(const ref *r, double *x, const uint16_t *input) {
             for (int lag = 1; lag <= r->p->model.lags && lag <= at_m; lag++)
                 *sum += lags[((size_t)(lag - 1) * r->p->model.vocab + input[at_m - lag]) * r->C + c];
         }
+        if (r->p->model.keyboard) add_keyboard(r, x + (size_t)m * r->C, input, r->position[m] + 1);
+    }
 }
 
 // Adds to *loss; target NULL: nothing is scored.

@@ -220,7 +220,7 @@ static void test_keys(void **state) {
 // A stream that went back within its window predicts as it did there, and plays the same keys again.
 static void test_rewind(void **state) {
     (void)state;
-    enum { KEYS = 49 };
+    enum { KEYS = 60 };
     library_player p = library_open(scratch("model.safetensors"), "performance");
     patrain_error error;
     patrain_sampling o = library_sampling();

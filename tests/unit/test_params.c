@@ -152,6 +152,20 @@ static void switches_add_and_take_away_tensors(void **state) {
     assert_string_equal(lags->name, "lag_emb.weight");
     assert_true(lags->shape[0] == 60 && lags->shape[1] == 24 && !lags->decays && lags->group == PA_GROUP_EMBEDDING);
     pa_params_clear(&p);
+    m.keyboard = true;
+    pa_err err;
+    assert_int_equal(pa_params_init(&p, &m, &err), PA_USAGE);
+    assert_string_equal(err.text, "model.keyboard: expected a vocabulary of 390, found 30");
+    m.vocab = 390;
+    m.dim = 19;
+    init(&p, &m);
+    const pa_param *keyboard = &p.row[p.keyboard_emb];
+    lags = &p.row[p.lag_emb];
+    assert_string_equal(keyboard->name, "keyboard_emb.weight");
+    assert_true(keyboard->shape[0] == 2176 && !keyboard->decays && keyboard->group == PA_GROUP_EMBEDDING);
+    assert_int_equal(p.bag_emb, p.keyboard_emb);
+    assert_int_equal(lags->offset, keyboard->offset + keyboard->size); // one table
+    pa_params_clear(&p);
     pa_params_clear(&bare);
 }
 
