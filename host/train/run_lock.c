@@ -14,7 +14,7 @@
 #include "host/base/file.h"
 #include "host/base/heartbeat.h"
 
-enum { PATH = 4096, STALE_MS = 5000, LOOK_MS = 200 };
+enum { PATH = 4096, STALE_MS = 5000, LOOK_MS = 200, GIVEN_BACK_MS = 1000 };
 
 struct pa_lock {
     int fd;
@@ -47,13 +47,20 @@ static bool write_owner(pa_lock *l) {
     return pwrite(l->fd, text, (size_t)n, 0) == n && !ftruncate(l->fd, n);
 }
 
-static bool is_at(int fd, const char *path) {
+typedef enum { NOTHING, OURS, ANOTHER } place;
+
+// What is at the path.
+static place look(int fd, const char *path) {
     struct stat ours, there;
     int other = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); // stat could be given what NFS remembers
-    bool found = other >= 0 ? !fstat(other, &there) : errno != ENOENT && !lstat(path, &there); // no descriptor is left
-    bool same = found && !fstat(fd, &ours) && ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
+    bool any = other >= 0 ? !fstat(other, &there) : errno != ENOENT && !lstat(path, &there); // no descriptor is left
+    bool same = any && !fstat(fd, &ours) && ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
     if (other >= 0) close(other);
-    return same;
+    return same ? OURS : any ? ANOTHER : NOTHING;
+}
+
+static bool is_at(int fd, const char *path) {
+    return look(fd, path) == OURS;
 }
 
 static pa_status in_use(const pa_lock *l, const owner *o, pa_err *err) {
@@ -87,6 +94,15 @@ static bool is_stale(const pa_lock *l, owner *o, bool *gone) {
         sleep_ms(LOOK_MS);
     }
     return true;
+}
+
+// Whether ours is no longer there. Another start may have taken it for a stale one, and gives it back (remove_stale).
+static bool is_lost(const pa_lock *l) {
+    for (int waited = 0;; waited += LOOK_MS) {
+        place at = look(l->fd, l->path);
+        if (at != NOTHING || !l->heartbeat.beats || waited >= GIVEN_BACK_MS) return at != OURS;
+        sleep_ms(LOOK_MS);
+    }
 }
 
 // Moves a stale file out of the way. If another process was faster, and this is its new one, gives it back.
@@ -169,7 +185,7 @@ pa_status pa_lock_sign(pa_lock *l, pa_err *err) {
 }
 
 pa_status pa_lock_check(const pa_lock *l, pa_err *err) {
-    if (!l || is_at(l->fd, l->path)) return PA_OK;
+    if (!l || !is_lost(l)) return PA_OK;
     return pa_error(err, PA_FAIL, "%s or its lock was moved, removed or taken during this run; nothing more is written",
                     l->run);
 }

@@ -253,6 +253,20 @@ class NoLocks(RunDirs):
                 shutil.rmtree(self.folder / "race/checkpoints")
                 (self.folder / "race/lock.owner").write_text("process 1 on nowhere\n0123456789abcdef\n7\n")
 
+    def test_a_lock_that_is_given_back(self):
+        """Another start that was slower to remove the last holder's has moved it, and finds that it is a new one."""
+        run = self.start("back", *LONG, env=environment(NO_LOCKS))
+        self.wait_for(run, "step 3 ")
+        lock, aside = self.folder / "back/lock.owner", self.folder / "back/aside"
+        lock.rename(aside)
+        time.sleep(0.3)
+        os.link(aside, lock)
+        aside.unlink()
+        run.terminate()
+        said = run.communicate()[1]
+        self.assertEqual(run.returncode, 75, said)
+        self.assertFalse(lock.exists())
+
     def test_a_holder_that_was_asleep(self):
         """Longer than others wait: it finds that the directory is taken."""
         first = self.start("asleep", *LONG, env=environment(NO_LOCKS))
