@@ -25,8 +25,8 @@ static void embed_fwd(pa_device *d, float *x, const pa_embed *a) {
             for (int i = 0; i < C; i++) to[i] = t[i] + p[i];
         else
             memcpy(to, t, (size_t)C * 4);
-        for (int j = 0; j < a->bags; j++) {
-            const int32_t at = a->bag[(size_t)j * (size_t)a->bag_ld + (size_t)r];
+        for (int j = 0; j < a->slots; j++) {
+            const int32_t at = a->bag[(size_t)j * (size_t)a->slot_ld + (size_t)r];
             if (at < 0) continue;
             const float *l = a->bag_emb + (size_t)at * (size_t)C;
             for (int i = 0; i < C; i++) to[i] += l[i];
@@ -51,8 +51,8 @@ static void embed_bwd(pa_device *device, const pa_embed_grads *a) {
             if (p)
 #pragma omp simd
                 for (int i = low; i < high; i++) p[i] += d[i];
-            for (int j = 0; j < a->bags; j++) {
-                const int32_t at = a->bag[(size_t)j * (size_t)a->bag_ld + (size_t)r];
+            for (int j = 0; j < a->slots; j++) {
+                const int32_t at = a->bag[(size_t)j * (size_t)a->slot_ld + (size_t)r];
                 if (at < 0) continue;
                 float *l = a->dbag_emb + (size_t)at * C;
 #pragma omp simd

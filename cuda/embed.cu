@@ -21,8 +21,8 @@ static __global__ void __launch_bounds__(128) embed_kernel(float *x, pa_embed a,
         for (int i = threadIdx.x * 4; i < C; i += 512) {
             float4 sum = *(const float4 *)(t + i);
             if (p) add4(&sum, p + i);
-            for (int j = 0; j < a.bags; j++) {
-                const int at = a.bag[(size_t)j * a.bag_ld + row];
+            for (int j = 0; j < a.slots; j++) {
+                const int at = a.bag[(size_t)j * a.slot_ld + row];
                 if (at >= 0) add4(&sum, a.bag_emb + (size_t)at * C + i);
             }
             *(float4 *)(x + i) = sum;
@@ -30,8 +30,8 @@ static __global__ void __launch_bounds__(128) embed_kernel(float *x, pa_embed a,
     } else {
         for (int i = threadIdx.x; i < C; i += 128) {
             float sum = p ? t[i] + p[i] : t[i];
-            for (int j = 0; j < a.bags; j++) {
-                const int at = a.bag[(size_t)j * a.bag_ld + row];
+            for (int j = 0; j < a.slots; j++) {
+                const int at = a.bag[(size_t)j * a.slot_ld + row];
                 if (at >= 0) sum += a.bag_emb[(size_t)at * C + i];
             }
             x[i] = sum;
@@ -127,7 +127,7 @@ void cuda_embed_bwd(pa_device *d, const pa_embed_grads *a) {
                 1, 0, a->rows, a->C);
     for (const pa_bag_part *p = a->part; p < a->part + a->parts; p++)
         CUDA_LAUNCH(embed_token_kernel, dim3(p->rows, columns), dim3(THREADS), 0, d->stream, a->dbag_emb, a->dx,
-                    a->bag + (size_t)p->slot * a->bag_ld, a->bag_ld, p->slots, p->row, a->rows, a->C);
+                    a->bag + (size_t)p->slot * a->slot_ld, a->slot_ld, p->slots, p->row, a->rows, a->C);
     if (a->dpos_emb)
         CUDA_LAUNCH(embed_position_kernel, dim3(cuda_blocks((size_t)a->positions, POSITIONS)), dim3(THREADS), 0,
                     d->stream, a->dpos_emb, a->dx, a->position, a->rows, a->C);

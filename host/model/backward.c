@@ -232,8 +232,8 @@ static void embed_backward(pa_context *c, const float *dx, int from, int rows) {
                                                    .C = p->model.dim,
                                                    .V = p->model.vocab,
                                                    .positions = p->model.context,
-                                                   .bags = pa_bags(&p->model),
-                                                   .bag_ld = c->Q + c->R,
+                                                   .slots = pa_bag_slots(&p->model),
+                                                   .slot_ld = c->Q + c->R,
                                                    .parts = pa_bag_parts(&p->model, part),
                                                    .part = part});
 }

@@ -22,11 +22,12 @@ typedef struct {
 
 void pa_keyboard_clear(pa_keyboard *k);
 
-// Writes the table's rows for token `at` of `input` to row[0], row[stride], ..., pa_bags(m) of them; -1: none. Reads
-// the tokens after those that k has read, which must be the same input's; or, if k has read more, all of them again.
+// Writes the table's rows for token `at` of `input` to row[0], row[stride], ..., pa_bag_slots(m) of them; -1: none.
+// Reads the tokens after those that k has read, which must be the same input's; or, if k has read more, all of them
+// again.
 void pa_bag_rows(const pa_model *m, pa_keyboard *k, const uint16_t *input, int at, int32_t *row, size_t stride);
 
-// Rows [row, row + rows) of the table stand only in slots [slot, slot + slots) of a token's pa_bags(m).
+// Rows [row, row + rows) of the table stand only in slots [slot, slot + slots) of a token's pa_bag_slots(m).
 typedef struct {
     int slot, slots, row, rows;
 } pa_bag_part;

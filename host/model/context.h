@@ -32,7 +32,7 @@ typedef struct {
 // A batch as operations read it: one block of memory, so that one copy transfers it.
 typedef struct {
     int32_t *token, *position; // (Q + R)
-    int32_t *bag;              // (bags, Q + R), see pa_embed
+    int32_t *bag;              // (slots, Q + R), see pa_embed
     uint16_t *target;          // (R)
     uint64_t *window;          // (B)
 } pa_input;
@@ -111,7 +111,7 @@ struct pa_context {
     int cached, cached_prefix; // tokens in the window so far, and how many of them are prefix
     uint16_t *window;          // (S, context), the host's: the window's tokens,
     pa_keyboard *keyboard;     // (S) and what they say of the keyboard
-    int32_t *step_in;          // rows filled in self caches, in cross caches; tokens, positions (S); bags (bags, S)
+    int32_t *step_in; // rows filled in self caches, in cross caches; tokens, positions (S); rows of bag_emb (slots, S)
     int32_t *host_step_in;
     float *step;        // rows of a decoding step
     float *host_logits; // (S, V)

@@ -255,8 +255,8 @@ static pa_status step(void *what, pa_err *err) {
                                   .bag_emb = pa_parameter(c, p->bag_emb),
                                   .rows = S,
                                   .C = m->dim,
-                                  .bags = pa_bags(m),
-                                  .bag_ld = S});
+                                  .slots = pa_bag_slots(m),
+                                  .slot_ld = S});
     for (int i = 0; i < c->blocks; i++) {
         rest = attend(c, i, &r, rest);
         rest = feed_forward(c, i, &r, rest);

@@ -216,8 +216,8 @@ static void embed(pa_context *c, float *x, int from, int rows) {
                                   .bag_emb = pa_parameter(c, p->bag_emb),
                                   .rows = rows,
                                   .C = p->model.dim,
-                                  .bags = pa_bags(&p->model),
-                                  .bag_ld = c->Q + c->R});
+                                  .slots = pa_bag_slots(&p->model),
+                                  .slot_ld = c->Q + c->R});
 }
 
 pa_status pa_forward(pa_context *c, pa_keep keep, int stream, pa_err *err) {

@@ -103,18 +103,18 @@ typedef struct {
 
 typedef struct {
     const int32_t *token, *position; // (rows)
-    const int32_t *bag;              // (bags, rows), bag_ld from one to the next: rows of bag_emb; -1: none
+    const int32_t *bag;              // (slots, rows), slot_ld from one to the next: rows of bag_emb; -1: none
     const float *token_emb;          // (V, C)
     const float *pos_emb;            // (positions, C); NULL: none
     const float *bag_emb;            // (all rows of the parts, C); NULL: none
-    int rows, C, bags, bag_ld;
+    int rows, C, slots, slot_ld;
 } pa_embed;
 
 typedef struct {
     float *dtoken_emb, *dpos_emb, *dbag_emb; // (V, C), (positions, C) or NULL, as bag_emb or NULL
     const float *dx;                         // (rows, C)
     const int32_t *token, *position, *bag;   // as above
-    int rows, C, V, positions, bags, bag_ld, parts;
+    int rows, C, V, positions, slots, slot_ld, parts;
     const pa_bag_part *part;
 } pa_embed_grads;
 

@@ -45,7 +45,7 @@ int pa_rotary_dims(const pa_model *m); // resolved
 // Of `keyboard`: classes of the time since an onset, and since a key went down or up; the table's rows; most of them
 // that a token has (host/model/bag.h).
 enum { PA_ONSET_TIMES = 64, PA_KEY_TIMES = 8, PA_KEYBOARD_ROWS = 2176, PA_KEYBOARD_SLOTS = 30, PA_MOST_LAGS = 8 };
-static inline int pa_bags(const pa_model *m) { // most rows that are added to a token's embedding
+static inline int pa_bag_slots(const pa_model *m) { // most rows that are added to a token's embedding
     return (m->keyboard ? PA_KEYBOARD_SLOTS : 0) + m->lags;
 }
 

@@ -51,7 +51,7 @@ static size_t plan_input(const pa_context *c, pa_input *in, char *base, size_t B
     const size_t rows = B * (K + N);
     in->token = pa_arena_take(a, rows, 4);
     in->position = pa_arena_take(a, rows, 4);
-    in->bag = pa_arena_take(a, (size_t)pa_bags(&c->params->model) * rows, 4);
+    in->bag = pa_arena_take(a, (size_t)pa_bag_slots(&c->params->model) * rows, 4);
     in->target = pa_arena_take(a, B * N, 2);
     in->window = pa_arena_take(a, B, 8);
     return a->used;
@@ -123,7 +123,7 @@ size_t pa_plan_step(const pa_context *c, float *base, pa_step_rows *r) {
 }
 
 size_t pa_step_in(const pa_context *c) {
-    return 2 + (size_t)c->open.streams * (2 + (size_t)pa_bags(&c->params->model));
+    return 2 + (size_t)c->open.streams * (2 + (size_t)pa_bag_slots(&c->params->model));
 }
 
 static void plan_caches(pa_context *c, pa_arena *a) {

@@ -116,12 +116,12 @@ static pa_status cache_rows(pa_device *d, const pa_cache_rows *a, pa_err *err) {
     return s;
 }
 static void embed_fwd(pa_device *d, float *x, const pa_embed *a) {
-    of(d)->ops->embed_fwd(enter(of(d)), x, a);
-    leave(of(d), "embed_fwd", 0, (12 + 4 * a->bags) * numbers(a->rows, a->C), "%d x %d", a->rows, a->C);
+    of(d)->ops->embed_fwd(enter(of(d)), x, a); // counted as if no slot were empty
+    leave(of(d), "embed_fwd", 0, (12 + 4 * a->slots) * numbers(a->rows, a->C), "%d x %d", a->rows, a->C);
 }
 static void embed_bwd(pa_device *d, const pa_embed_grads *a) {
     of(d)->ops->embed_bwd(enter(of(d)), a);
-    leave(of(d), "embed_bwd", 0, (20 + 8 * a->bags) * numbers(a->rows, a->C), "%d x %d", a->rows, a->C);
+    leave(of(d), "embed_bwd", 0, (20 + 8 * a->slots) * numbers(a->rows, a->C), "%d x %d", a->rows, a->C);
 }
 static void layernorm_fwd(pa_device *d, const pa_layernorm *a) {
     of(d)->ops->layernorm_fwd(enter(of(d)), a);

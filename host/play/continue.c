@@ -137,7 +137,9 @@ static pa_status open_session(session *x, pa_err *err) {
     s = pa_output_check_spares(&job->output, "the model", x->info->path, err);
     if (!s && patrain_sampling_check(&job->sampling, x->model, &why)) // whose names for settings are the options'
         s = pa_error(err, PA_USAGE, "--%s", why.text);
-    if (!s) s = pa_primer_read(&x->primer, x->model, &job->primer, err);
+    pa_primer_options primer = job->primer;
+    primer.pedal = job->show.roll || job->show.page;
+    if (!s) s = pa_primer_read(&x->primer, x->model, &primer, err);
     if (s) return s;
     int prefix = x->info->prefix;
     if (x->primer.count && x->primer.count < (size_t)prefix)

@@ -126,7 +126,7 @@ static pa_status read_midi(pa_primer *p, const pa_primer_options *o, pa_err *err
         p->cut = found.silence; // where the tokens begin
         p->keep = p->encoding == PA_MIDI_NEURAL ? p->cut + found.seconds : 0;
         report(o->path, &found, o, p->encoding == PA_MIDI_NEURAL);
-        s = read_pedal(p, o, err);
+        if (o->pedal) s = read_pedal(p, o, err);
     }
     patrain_free(token);
     return s;

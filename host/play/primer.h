@@ -12,6 +12,7 @@ typedef struct {
     size_t tokens;        // the cut is behind this many. SIZE_MAX: all
     bool strict;          // a damaged MIDI file is refused
     bool sostenuto;       // applies the middle pedal
+    bool pedal;           // reads when the sustain pedal is down
     pa_programs programs; // whose notes are continued; empty: all but drums
 } pa_primer_options;
 
@@ -27,7 +28,7 @@ typedef struct {
     size_t size;
     bool lenient;
     double keep, cut;     // seconds of the file: as in pa_splice
-    pa_pedal_span *pedal; // when it is down, in order of time, in seconds from the first token
+    pa_pedal_span *pedal; // with options.pedal, when it is down, in order of time, in seconds from the first token
     size_t pedals;
     bool whole; // nothing is cut off: the file stays to its end, which may be later than the music's
 } pa_primer;

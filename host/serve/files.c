@@ -2,6 +2,7 @@
 #include "host/serve/files.h"
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,6 +128,15 @@ static pa_status write_sound(void *arg, size_t k, FILE *mp3, pa_err *err) {
     return e;
 }
 
+// primer: of the minute before the take begins, as pagen has it.
+static pa_status measure(const pa_rendition *take, pa_features *primer, pa_features *features, pa_err *err) {
+    const pa_passage before = {take->note, take->notes, fmax(0, take->begins - 60), take->begins},
+                     all = {take->note, take->notes, take->begins, pa_rendition_seconds(take)};
+    const bool has_primer = take->begins > 0;
+    pa_status e = has_primer ? pa_features_measure(&before, NULL, primer, err) : PA_OK;
+    return e ? e : pa_features_measure(&all, has_primer ? &before : NULL, features, err);
+}
+
 static pa_status make_page(pa_files *f, const page_job *j, const char *folder, pa_err *err) {
     char path[LONGEST_PATH], midi[LONGEST_PATH], facts[300];
     const char *const file[] = {midi};
@@ -137,14 +147,23 @@ static pa_status make_page(pa_files *f, const page_job *j, const char *folder, p
         const patrain_note *n = &j->note[i];
         note[i] = (pa_note){n->start, n->end, n->pitch, n->velocity, n->token};
     }
-    const pa_rendition take = {.name = j->name, .note = note, .notes = j->notes, .begins = j->begins};
+    pa_features features, primer;
+    const pa_rendition take = {
+        .name = j->name, .features = &features, .note = note, .notes = j->notes, .begins = j->begins};
     sound_job sound = {&take, f->font};
     snprintf(path, sizeof path, "%s/page.html", folder);
     snprintf(midi, sizeof midi, "%s/%s.mid", folder, j->name);
     snprintf(facts, sizeof facts, "Played with the model %s.", f->model);
-    const pa_page page = {
-        .title = j->name, .facts = facts, .take = &take, .takes = 1, .midi = file, .sound = write_sound, .arg = &sound};
-    pa_status e = pa_from_library(patrain_write_midi(midi, j->note, j->notes, &why), &why, err);
+    const pa_page page = {.title = j->name,
+                          .facts = facts,
+                          .take = &take,
+                          .takes = 1,
+                          .primer = j->begins > 0 ? &primer : NULL,
+                          .midi = file,
+                          .sound = write_sound,
+                          .arg = &sound};
+    pa_status e = measure(&take, &primer, &features, err);
+    if (!e) e = pa_from_library(patrain_write_midi(midi, j->note, j->notes, &why), &why, err);
     if (!e) e = pa_page_write(path, &page, err);
     free(note);
     return e ? e : send(f, j->client, "page", j->take, path, err);

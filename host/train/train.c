@@ -57,7 +57,10 @@ static pa_status write_checkpoint(pa_trainer *t, bool best, pa_err *err) {
     t->state.seconds = pa_clock() - t->started;
     if (!t->is_root) return t->run.config->train.zero ? pa_saver_lend(&t->run, err) : PA_OK;
     pa_runlog_sync(&t->log);
-    return pa_saver_save(t->saver, &t->state, best, err);
+    pa_status s = pa_saver_save(t->saver, &t->state, best, err);
+    if (!s || *t->moved || !saves_alone(t)) return s;
+    follow_directory(t); // s may be of the save before, which a move has disturbed
+    return *t->moved ? pa_saver_save(t->saver, &t->state, best, err) : s;
 }
 
 static pa_status save(pa_trainer *t, bool best, pa_err *err) {

@@ -487,7 +487,7 @@ class Serve(unittest.TestCase):
         self.assertEqual(len(page), answer["number"])
         self.assertTrue(page.startswith(b"<!doctype html>"))
         for part in (b"<h2 id=\"take0\">Take 2", b"data:audio/mpeg;base64,", b"download=\"Take 2.mid\"",
-                     b"data-begins=\"4\"", b"<svg"):
+                     b"data-begins=\"4\"", b"<svg", b"<th scope=\"row\">primer", b">Take 2</a></th><td"):
             self.assertIn(part, page)
 
     def refused(self, s, **message):

@@ -134,9 +134,9 @@ static void embed_fwd(pa_device *unused, float *x, const pa_embed *a) {
     c.position = use(a->position, rows * 4);
     c.token_emb = use(a->token_emb, product(largest(a->token, a->rows) + 1, a->C) * 4);
     if (a->pos_emb) c.pos_emb = use(a->pos_emb, product(largest(a->position, a->rows) + 1, a->C) * 4);
-    if (a->bags) {
-        c.bag = use(a->bag, product((a->bags - 1) * a->bag_ld + a->rows, 4));
-        c.bag_emb = use(a->bag_emb, product(largest(a->bag, (a->bags - 1) * a->bag_ld + a->rows) + 1, a->C) * 4);
+    if (a->slots) {
+        c.bag = use(a->bag, product((a->slots - 1) * a->slot_ld + a->rows, 4));
+        c.bag_emb = use(a->bag_emb, product(largest(a->bag, (a->slots - 1) * a->slot_ld + a->rows) + 1, a->C) * 4);
     }
     cuda_embed_fwd(&device, change(x, product(a->rows, a->C) * 4), &c);
     done();
@@ -150,8 +150,8 @@ static void embed_bwd(pa_device *unused, const pa_embed_grads *a) {
     c.dx = use(a->dx, product(a->rows, a->C) * 4);
     c.token = use(a->token, rows * 4);
     c.position = use(a->position, rows * 4);
-    if (a->bags) {
-        c.bag = use(a->bag, product((a->bags - 1) * a->bag_ld + a->rows, 4));
+    if (a->slots) {
+        c.bag = use(a->bag, product((a->slots - 1) * a->slot_ld + a->rows, 4));
         c.dbag_emb = change(a->dbag_emb, product(a->part[a->parts - 1].row + a->part[a->parts - 1].rows, a->C) * 4);
     }
     cuda_embed_bwd(&device, &c);
