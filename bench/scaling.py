@@ -169,21 +169,23 @@ def parameters(bench):
 
 
 def modelled(bench, gradients, ranks):
-    bucket = 4 << 20
+    bucket, gpu_bucket = 4 << 20, 16 << 20  # bytes: BUCKET in host/ranks/comm.c, CUDA_BUCKET in cuda/sizes.h
     rows = []
     if gradients and max(ranks) > 1:
         step = bench.train(1, 4)[0]
         here, latency = bench.bus(2, 4 << 20, bucket)[1], bench.bus(2, 32, bucket)[0]
         name = (f"this machine's cores, 4 windows each: step {step:.3f} s, "
                 f"sockets {here / 1e9:.2f} GB/s, {latency * 1e6:.0f} us")
-        rows.append((name, step, gradients, here, here, latency))
+        rows.append((name, step, gradients, bucket, here, here, latency))
     for name, flop, size in counts():
         for windows in (1, 8):
             step = windows * flop / H100 / MFU
-            rows.append((f"{name}, {windows} an H100: step {step * 1e3:.1f} ms", step, size, WITHIN, BETWEEN, LATENCY))
+            for what, bytes_sent in [("", size), (", sums in bf16", size / 2)][: 2 if windows == 1 else 1]:
+                rows.append((f"{name}, {windows} an H100{what}: step {step * 1e3:.1f} ms", step, bytes_sent,
+                             gpu_bucket * bytes_sent / size, WITHIN, BETWEEN, LATENCY))
     print("\n## Model: efficiency of weak scaling\n\n| model, windows a device | gradients | 8 | 64 | 512 "
           "|\n|---|---|---|---|---|")
-    for name, step, size, within, between, latency in rows:
+    for name, step, size, bucket, within, between, latency in rows:
         cells = " | ".join(f"{efficiency(n, step, size, bucket, within if n <= 8 else between, latency):.0%}"
                            for n in (8, 64, 512))
         print(f"| {name} | {size / 1e6:.0f} MB | {cells} |")

@@ -29,7 +29,7 @@ struct pa_device {
     cuda_attend *attend; // NULL: our kernels only
     cuda_ranks *ranks;   // NULL: no others
     pa_comm *comm;
-    bool wants_ranks, deterministic;
+    bool wants_ranks, deterministic, sum_bf16;
     const pa_params *params;
     size_t flag_bytes;
     uint8_t *flags; // one for each 16 parameters

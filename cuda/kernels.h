@@ -60,6 +60,9 @@ void cuda_activation_fwd(pa_device *d, const pa_activate *a);
 void cuda_activation_bwd(pa_device *d, const pa_activate *a);
 void cuda_cast(pa_device *d, pa_type type, void *y, const float *x, size_t n);
 void cuda_widen(pa_device *d, pa_type type, float *y, const void *x, size_t n);
+// The same between float32 and bf16, in another stream.
+void cuda_cast_bf16(cudaStream_t stream, void *y, const float *x, size_t n);
+void cuda_widen_bf16(cudaStream_t stream, float *y, const void *x, size_t n);
 
 // cuda/loss.cu
 void cuda_cross_entropy(pa_device *d, const pa_cross_entropy *a);

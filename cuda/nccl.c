@@ -3,6 +3,8 @@
 // one GPU needs none.
 #include "cuda/nccl.h"
 
+#include "cuda/kernels.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -36,6 +38,7 @@ struct cuda_ranks {
     cudaStream_t side;
     cudaEvent_t computed, summed;
     size_t bucket, at; // the next to sum; where its share goes in `own`
+    uint16_t *half;    // (2, bucket) a bucket in bf16, and its sum; NULL: float32
 #define POINTER(name) __typeof__(&name) name;
     FUNCTIONS(POINTER)
 };
@@ -105,13 +108,14 @@ static pa_status begin(cuda_ranks *r, pa_err *err) {
     return follow(r, r->ncclGroupStart(), err);
 }
 
-pa_status cuda_ranks_create(cuda_ranks **out, pa_comm *c, pa_err *err) {
+pa_status cuda_ranks_create(cuda_ranks **out, pa_comm *c, void *half, pa_err *err) {
     cuda_ranks *r = *out = calloc(1, sizeof *r);
     pa_span *of = calloc((size_t)c->size, sizeof *of);
     ncclUniqueId id;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     if (!r || !of) return free(of), pa_error(err, PA_FAIL, "no memory");
     r->ranks = c;
+    r->half = half;
     config.blocking = 0;
     pa_status s = load(r, err);
     memset(&id, 0, sizeof id);
@@ -140,13 +144,31 @@ static pa_status cuda_failed(cudaError_t e, pa_err *err) {
     return e ? pa_error(err, PA_FAIL, "CUDA: %s while gradients were handed to NCCL", cudaGetErrorString(e)) : PA_OK;
 }
 
+// A bucket of r->ranks->size shares of `floats` each. to NULL: the sum is everyone's, in place; else this rank's share
+// of it goes there.
+static pa_status sum_bucket(cuda_ranks *r, float *bucket, float *to, size_t floats, pa_err *err) {
+    const size_t all = floats * (size_t)r->ranks->size;
+    const ncclDataType_t type = r->half ? ncclBfloat16 : ncclFloat;
+    void *from = r->half ? (void *)r->half : bucket;
+    void *sum = r->half ? (void *)(r->half + all) : to ? to : bucket;
+    if (r->half) cuda_cast_bf16(r->side, from, bucket, all);
+    pa_status s = begin(r, err);
+    if (s) return s;
+    ncclResult_t asked = to ? r->ncclReduceScatter(from, sum, floats, type, ncclSum, r->comm, r->side)
+                            : r->ncclAllReduce(from, sum, all, type, ncclSum, r->comm, r->side);
+    ncclResult_t ended = r->ncclGroupEnd();
+    s = follow(r, asked && asked != ncclInProgress ? asked : ended, err);
+    if (!s && r->half) cuda_widen_bf16(r->side, to ? to : bucket, sum, to ? floats : all);
+    return s;
+}
+
 pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float *own, size_t count, size_t from,
                          pa_err *err) {
     size_t buckets = pa_comm_buckets(r->ranks, count), first = r->bucket;
     pa_status s = PA_OK;
     for (; r->bucket < buckets && !s; r->bucket++) {
         pa_span mine = pa_comm_share(r->ranks, count, r->bucket, r->ranks->rank);
-        size_t floats = mine.to - mine.from, all = floats * (size_t)r->ranks->size;
+        size_t floats = mine.to - mine.from;
         float *begins = grad + mine.from - floats * (size_t)r->ranks->rank;
         if (begins < grad + from) break;
         if (r->bucket == first) {
@@ -154,12 +176,7 @@ pa_status cuda_ranks_sum(cuda_ranks *r, cudaStream_t stream, float *grad, float 
             if (!e) e = cudaStreamWaitEvent(r->side, r->computed, 0);
             if ((s = cuda_failed(e, err))) return s;
         }
-        if ((s = begin(r, err))) return s;
-        ncclResult_t asked =
-            own ? r->ncclReduceScatter(begins, own + r->at, floats, ncclFloat, ncclSum, r->comm, r->side)
-                : r->ncclAllReduce(begins, begins, all, ncclFloat, ncclSum, r->comm, r->side);
-        ncclResult_t ended = r->ncclGroupEnd();
-        s = follow(r, asked && asked != ncclInProgress ? asked : ended, err);
+        s = sum_bucket(r, begins, own ? own + r->at : NULL, floats, err);
         r->at += floats;
     }
     return s;
@@ -223,8 +240,9 @@ pa_status cuda_ranks_wait(cuda_ranks *r, cudaStream_t stream, cudaError_t *statu
 
 #else
 
-pa_status cuda_ranks_create(cuda_ranks **r, pa_comm *c, pa_err *err) {
+pa_status cuda_ranks_create(cuda_ranks **r, pa_comm *c, void *half, pa_err *err) {
     *r = NULL;
+    (void)half;
     return pa_error(err, PA_USAGE, "NCCL: expected a build with it to compute on the GPUs of %d ranks, found none",
                     c->size);
 }

@@ -13,8 +13,8 @@ typedef struct cuda_ranks cuda_ranks;
 // Whether a run needs one: it has several ranks, or PATRAIN_NCCL is set, to try NCCL with one.
 bool cuda_ranks_wanted(const pa_comm *c);
 // Joins the ranks on the device that is set. PA_USAGE where this build has no NCCL; PA_FAIL where this machine has
-// none.
-pa_status cuda_ranks_create(cuda_ranks **r, pa_comm *c, pa_err *err);
+// none. half: NULL, or cuda_sum_bytes of the device's memory, to sum gradients in bf16.
+pa_status cuda_ranks_create(cuda_ranks **r, pa_comm *c, void *half, pa_err *err);
 void cuda_ranks_destroy(cuda_ranks *r); // NULL is fine
 
 // `count` gradients, shared out as pa_comm_share has it, in as many multiples of 16 as there are ranks. Sums the

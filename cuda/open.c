@@ -122,10 +122,12 @@ static pa_status prepare(pa_device *d, const pa_open *o, pa_device_info *info, p
     if (!d->missing && cuda_attend_pays(pa_latents(m), m->dim_head))
         d->attend = cuda_attend_create(o->deterministic, !o->comm->rank);
     d->flag_bytes = o->training ? cuda_flag_bytes(o->params->floats, o->comm->size) : 0;
+    if (d->wants_ranks && (s = pa_comm_set_bucket(o->comm, CUDA_BUCKET, err))) return s;
+    const size_t sums = d->sum_bf16 ? cuda_sum_bytes(pa_comm_bucket(o->comm)) : 0;
     *info = (pa_device_info){.type = d->type,
                              .align = CUDA_ALIGN,
                              .multiple = cuda_multiple(o->comm->size),
-                             .workspace = CUDA_MATMUL_WORKSPACE + d->flag_bytes,
+                             .workspace = CUDA_MATMUL_WORKSPACE + d->flag_bytes + sums,
                              .fuses = true,
                              .muon = d->type,
                              .ranks = d->wants_ranks,
@@ -150,6 +152,7 @@ static pa_status cuda_open(pa_context **out, const pa_open *o, pa_err *err) {
     d->params = o->params;
     d->deterministic = o->deterministic;
     d->wants_ranks = o->training && cuda_ranks_wanted(o->comm);
+    d->sum_bf16 = d->wants_ranks && o->sum_bf16;
     pa_status s = prepare(d, o, &info, err);
     if (!s) return pa_context_open(out, o, &cuda_table, d, &info, err);
     cuda_table.close(d);

@@ -59,12 +59,15 @@ static pa_status open_plan(pa_context **out, const pa_open *o, pa_err *err) {
     pa_type type = o->precision == PA_PRECISION_FP32   ? PA_TYPE_F32
                    : o->precision == PA_PRECISION_FP16 ? PA_TYPE_F16
                                                        : PA_TYPE_BF16;
-    size_t flags = o->training ? cuda_flag_bytes(o->params->floats, o->comm->size) : 0;
+    size_t flags = o->training ? cuda_flag_bytes(o->params->floats, o->comm->size) : 0, sums = 0;
+    pa_status s = o->training ? pa_comm_set_bucket(o->comm, CUDA_BUCKET, err) : PA_OK;
+    if (s) return s;
+    if (o->training && o->sum_bf16 && o->comm->size > 1) sums = cuda_sum_bytes(pa_comm_bucket(o->comm));
     const pa_device_info info = {.name = "a GPU (none found)",
                                  .type = type,
                                  .align = CUDA_ALIGN,
                                  .multiple = cuda_multiple(o->comm->size),
-                                 .workspace = CUDA_MATMUL_WORKSPACE + flags,
+                                 .workspace = CUDA_MATMUL_WORKSPACE + flags + sums,
                                  .muon = type,
                                  .row = 8,
                                  .own_apart = true};

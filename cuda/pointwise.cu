@@ -162,3 +162,9 @@ void cuda_cast(pa_device *d, pa_type type, void *y, const float *x, size_t n) {
 void cuda_widen(pa_device *d, pa_type type, float *y, const void *x, size_t n) {
     CUDA_TYPED(type, widen, d->stream, y, x, n);
 }
+void cuda_cast_bf16(cudaStream_t stream, void *y, const float *x, size_t n) {
+    cast<__nv_bfloat16>(stream, y, x, n);
+}
+void cuda_widen_bf16(cudaStream_t stream, float *y, const void *x, size_t n) {
+    widen<__nv_bfloat16>(stream, y, x, n);
+}

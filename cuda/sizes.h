@@ -8,6 +8,7 @@
 
 enum {
     CUDA_ALIGN = 256,                 // bytes, of everything in an arena
+    CUDA_BUCKET = 4 << 20,            // numbers of a bucket of gradients; bench/results/ranks.md says why
     CUDA_MATMUL_WORKSPACE = 32 << 20, // bytes
     CUDA_NORM_PARTS = 512,            // blocks of a sum over rows
     CUDA_SQUARES_PARTS = 1024,        // blocks of a sum of squares
@@ -43,10 +44,15 @@ static inline size_t cuda_multiple(int ranks) {
     return 16 * (size_t)ranks;
 }
 
-// Bytes of flags, one for each 16 parameters.
+// Bytes of flags, one for each 16 parameters, and padding.
 static inline size_t cuda_flag_bytes(size_t floats, int ranks) {
     size_t multiple = cuda_multiple(ranks);
-    return (floats + multiple - 1) / multiple * multiple / 16;
+    return ((floats + multiple - 1) / multiple * multiple / 16 + CUDA_ALIGN - 1) / CUDA_ALIGN * CUDA_ALIGN;
+}
+
+// Bytes of a bucket of gradients in bf16, and of its sum.
+static inline size_t cuda_sum_bytes(size_t bucket) {
+    return 2 * bucket * 2;
 }
 
 #endif

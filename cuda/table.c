@@ -127,7 +127,8 @@ static pa_status send_flags(pa_device *d, pa_err *err) {
 
 static pa_status ready(pa_device *d, void *workspace, pa_err *err) {
     d->flags = (uint8_t *)workspace + CUDA_MATMUL_WORKSPACE;
-    pa_status s = d->wants_ranks ? cuda_ranks_create(&d->ranks, d->comm, err) : PA_OK;
+    void *half = d->sum_bf16 ? d->flags + d->flag_bytes : NULL;
+    pa_status s = d->wants_ranks ? cuda_ranks_create(&d->ranks, d->comm, half, err) : PA_OK;
     if (!s) s = cuda_matmul_create(&d->mm, d->stream, workspace, !d->deterministic, err);
     return s ? s : send_flags(d, err);
 }

@@ -44,7 +44,7 @@ const pa_key pa_keys[] = {
     {KEY(model, rotary_dims), INT(0, 256), .automatic = true,
      .help = "Dims of a head that rotate with the position, an even number; auto: the larger of 32 and dim_head / "
              "2, at most dim_head."},
-    {KEY(model, lags), INT(0, 8),
+    {KEY(model, lags), INT(0, PA_MOST_LAGS),
      .help = "Tokens before each whose embeddings, from tables of their own, are added to its own."},
     {KEY(model, keyboard), BOOL,
      .help = "Add what the tokens up to each say of the keyboard: keys that are down or were just released, and the "
@@ -94,6 +94,8 @@ const pa_key pa_keys[] = {
              "the average as the model, and best is chosen by its evaluation. 0: no average."},
     {KEY(train, max_skips), INT(0, 1000000),
      .help = "Steps in a row that may be skipped for a loss or gradient that is not finite; 0: any number."},
+    {KEY(train, gradient_sums), ENUM("fp32|bf16"),
+     .help = "Type in which gradients are summed over ranks; bf16, on GPUs only, sends half the bytes."},
     {KEY(train, zero), INT(0, 1),
      .help = "1: each rank stores and updates only its share of the moments (ZeRO-1), with the same results."},
     {KEY(train, timeout), ABOVE(0, 1e6),

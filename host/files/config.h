@@ -8,6 +8,7 @@
 typedef enum { PA_SAMPLING_PIECE, PA_SAMPLING_TOKEN } pa_sampling;
 typedef enum { PA_SCHEDULE_CONSTANT, PA_SCHEDULE_COSINE, PA_SCHEDULE_LINEAR, PA_SCHEDULE_WSD } pa_schedule;
 typedef enum { PA_ADAM, PA_ADAMW, PA_MUON } pa_optimizer;
+typedef enum { PA_SUMS_FP32, PA_SUMS_BF16 } pa_sums;
 typedef enum { PA_BEST_BY_EVAL_LOSS, PA_BEST_BY_NONE } pa_best_by;
 
 typedef struct {
@@ -30,6 +31,7 @@ typedef struct {
         int64_t seed;
         double ema; // decay of the average of weights; 0: none
         int max_skips;
+        pa_sums gradient_sums; // over ranks
         int zero;       // 1: each rank stores its share of the moments (ZeRO-1)
         double timeout; // seconds to wait for a silent rank
         int grace;      // seconds that a step may take after a signal to stop

@@ -23,6 +23,7 @@ typedef struct {
     pa_comm *comm;      // kept by reference
     bool muon;          // updates matrices by Muon, which has no second moment
     bool rates;         // embeddings, head and the rest have learning rates of their own
+    bool sum_bf16;      // gradients are summed over ranks in bf16; only where own_transport
     bool zero;          // with several ranks: keeps only the moments of this rank's shares (pa_comm_share)
     FILE *plan;         // where to print the memory plan before anything is allocated; NULL: nowhere
     bool plan_only;     // print the plan and return PA_OK with *ctx = NULL

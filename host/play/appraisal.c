@@ -6,7 +6,6 @@
 #include <string.h>
 
 enum {
-    MINUTE = 60,
     SHORTEST = 15, // seconds of a take that is compared with pianists' minutes
     NAMED = 3,     // features in a list
 };
@@ -71,10 +70,8 @@ static pa_status measure_take(pa_appraisals *a, size_t k, const pa_primer *p, co
     if (s) return s;
     x->seconds = pa_token_seconds(take->token, take->count);
     x->notes = n.count - n.primer;
-    pa_passage all = {n.note, n.count, begins, begins + x->seconds}, before = {n.note, n.primer, 0, begins};
-    if (begins > MINUTE) before.first = begins - MINUTE;
-    s = pa_features_measure(&all, a->has_primer ? &before : NULL, &x->features, err);
-    if (!s && !k && a->has_primer) s = pa_features_measure(&before, NULL, &a->primer.features, err);
+    const pa_passage all = {n.note, n.count, begins, begins + x->seconds};
+    s = pa_features_measure_take(&all, k ? NULL : &a->primer.features, &x->features, err);
     a->primer.notes = n.primer;
     a->primer.seconds = begins;
     free(n.note);
@@ -91,7 +88,8 @@ static void rank_takes(pa_appraisals *a) {
 }
 
 pa_status pa_appraise(pa_appraisals *a, const pa_primer *p, const pa_takes *t, pa_err *err) {
-    *a = (pa_appraisals){.count = t->count, .has_primer = p->count > 0, .take = calloc(t->count + 1, sizeof *a->take)};
+    *a = (pa_appraisals){
+        .count = t->count, .has_primer = pa_primer_seconds(p) > 0, .take = calloc(t->count + 1, sizeof *a->take)};
     pa_status s = a->take ? PA_OK : pa_error(err, PA_FAIL, "no memory for the features of %zu takes", t->count);
     for (size_t k = 0; k < t->count && !s; k++) s = measure_take(a, k, p, &t->take[k], err);
     if (s) return s;

@@ -9,6 +9,7 @@ enum {
     PART = 60 * PA_STEPS_A_SECOND,
     HALF = PA_STEPS_A_SECOND / 2,
     FIVE = 5 * PA_STEPS_A_SECOND,
+    BEFORE = 60, // seconds before a take that it is compared with
     MOST_PART = PART + PART / 2, // of a passage that is one part
     LAGS = 64,                   // notes back that a loop is looked for
     GRAM = 5,                    // intervals of what returns
@@ -326,4 +327,11 @@ pa_status pa_features_measure(const pa_passage *x, const pa_passage *primer, pa_
     for (int i = 0; i < PA_FEATURES; i++) f->value[i] = mean_of(&all, i);
     for (int b = 0; b < PA_RHYTHM_BINS; b++) f->rhythm[b] = mean_of(&all, PA_FEATURES + b);
     return s;
+}
+
+pa_status pa_features_measure_take(const pa_passage *take, pa_features *primer, pa_features *f, pa_err *err) {
+    const pa_passage before = {take->note, take->notes, fmax(0, take->first - BEFORE), take->first};
+    const bool primed = take->first > 0;
+    pa_status s = pa_features_measure(take, primed ? &before : NULL, f, err);
+    return s || !primed || !primer ? s : pa_features_measure(&before, NULL, primer, err);
 }

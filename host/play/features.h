@@ -46,5 +46,7 @@ typedef struct {
 // Measures a passage in equal parts of about a minute; each value is the mean of theirs. primer: what the last two
 // features compare it with; NULL: they are NaN. Times are rounded to steps of 10 ms. PA_FAIL without memory.
 pa_status pa_features_measure(const pa_passage *x, const pa_passage *primer, pa_features *f, pa_err *err);
+// Measures a take, and the minute before it: primer, which is not written where the take begins at 0; NULL: not wanted.
+pa_status pa_features_measure_take(const pa_passage *take, pa_features *primer, pa_features *f, pa_err *err);
 
 #endif

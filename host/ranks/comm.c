@@ -15,9 +15,10 @@ pa_comm pa_comm_single(void) {
 }
 
 // PATRAIN_BUCKET sets the bytes, for measurements and tests.
-static size_t bucket_floats(int size) {
+static size_t bucket_floats(int size, size_t floats) {
     const char *set = getenv("PATRAIN_BUCKET");
-    size_t floats = set ? strtoull(set, NULL, 10) / 4 : BUCKET, share = (size_t)size * ALIGN;
+    size_t share = (size_t)size * ALIGN;
+    if (set) floats = strtoull(set, NULL, 10) / 4;
     return floats < share ? share : floats / share * share; // equal shares
 }
 
@@ -32,7 +33,7 @@ static void free_peers(pa_comm *c) {
 }
 
 pa_status pa_comm_carry(pa_comm *c, const pa_carrier *carrier, void *own, double timeout, pa_err *err) {
-    size_t W = (size_t)c->size, bucket = bucket_floats(c->size);
+    size_t W = (size_t)c->size, bucket = bucket_floats(c->size, BUCKET);
     pa_peers *l = calloc(1, sizeof *l + W * PA_COMM_F64 * sizeof *l->small);
     c->peers = l;
     if (l) {
@@ -247,16 +248,27 @@ pa_status pa_comm_sum_f32(pa_comm *c, float *data, size_t count, pa_err *err) {
 
 // ---- in buckets
 
-static size_t bucket_of(const pa_comm *c) {
+size_t pa_comm_bucket(const pa_comm *c) {
     return c->peers ? c->peers->bucket : (size_t)BUCKET;
 }
 
+pa_status pa_comm_set_bucket(pa_comm *c, size_t floats, pa_err *err) {
+    pa_peers *l = c->peers;
+    if (!l) return PA_OK;
+    size_t bucket = bucket_floats(c->size, floats);
+    float *staging = realloc(l->staging, bucket * sizeof *staging);
+    if (!staging) return pa_error(err, PA_FAIL, "communication: no memory for a bucket of %zu numbers", bucket);
+    l->staging = staging;
+    l->bucket = bucket;
+    return PA_OK;
+}
+
 size_t pa_comm_buckets(const pa_comm *c, size_t count) {
-    return (count + bucket_of(c) - 1) / bucket_of(c);
+    return (count + pa_comm_bucket(c) - 1) / pa_comm_bucket(c);
 }
 
 pa_span pa_comm_share(const pa_comm *c, size_t count, size_t bucket, int rank) {
-    size_t size = bucket_of(c), to = count - bucket * size, from = to > size ? to - size : 0, W = (size_t)c->size,
+    size_t size = pa_comm_bucket(c), to = count - bucket * size, from = to > size ? to - size : 0, W = (size_t)c->size,
            r = (size_t)rank;
     size_t begin = from + (to - from) * r / W / ALIGN * ALIGN, end = from + (to - from) * (r + 1) / W / ALIGN * ALIGN;
     return (pa_span){begin, r + 1 == W ? to : end};

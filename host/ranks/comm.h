@@ -45,6 +45,9 @@ pa_status pa_comm_gather(pa_comm *c, void *data, const pa_span *of, pa_err *err)
 pa_status pa_comm_first_error(pa_comm *c, pa_status s, pa_err *err);
 
 // How ranks divide an array of floats: into buckets from its end to its start, and each bucket into one share per rank.
+size_t pa_comm_bucket(const pa_comm *c); // floats of a bucket
+// Sets that, unless PATRAIN_BUCKET does. All ranks alike, before the first sum in buckets.
+pa_status pa_comm_set_bucket(pa_comm *c, size_t floats, pa_err *err);
 size_t pa_comm_buckets(const pa_comm *c, size_t count);
 pa_span pa_comm_share(const pa_comm *c, size_t count, size_t bucket, int rank); // begins at a multiple of 16 floats
 size_t pa_comm_share_floats(const pa_comm *c, size_t count);                    // this rank's, over all buckets

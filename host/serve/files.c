@@ -2,7 +2,6 @@
 #include "host/serve/files.h"
 
 #include <errno.h>
-#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,15 +127,6 @@ static pa_status write_sound(void *arg, size_t k, FILE *mp3, pa_err *err) {
     return e;
 }
 
-// primer: of the minute before the take begins, as pagen has it.
-static pa_status measure(const pa_rendition *take, pa_features *primer, pa_features *features, pa_err *err) {
-    const pa_passage before = {take->note, take->notes, fmax(0, take->begins - 60), take->begins},
-                     all = {take->note, take->notes, take->begins, pa_rendition_seconds(take)};
-    const bool has_primer = take->begins > 0;
-    pa_status e = has_primer ? pa_features_measure(&before, NULL, primer, err) : PA_OK;
-    return e ? e : pa_features_measure(&all, has_primer ? &before : NULL, features, err);
-}
-
 static pa_status make_page(pa_files *f, const page_job *j, const char *folder, pa_err *err) {
     char path[LONGEST_PATH], midi[LONGEST_PATH], facts[300];
     const char *const file[] = {midi};
@@ -162,7 +152,8 @@ static pa_status make_page(pa_files *f, const page_job *j, const char *folder, p
                           .midi = file,
                           .sound = write_sound,
                           .arg = &sound};
-    pa_status e = measure(&take, &primer, &features, err);
+    const pa_passage all = {note, j->notes, j->begins, pa_rendition_seconds(&take)};
+    pa_status e = pa_features_measure_take(&all, &primer, &features, err);
     if (!e) e = pa_from_library(patrain_write_midi(midi, j->note, j->notes, &why), &why, err);
     if (!e) e = pa_page_write(path, &page, err);
     free(note);

@@ -160,6 +160,8 @@ static void print_checkpoint_sizes(const pa_trainer *t) {
 
 static pa_status open_backend(pa_trainer *t, pa_err *err) {
     const pa_config *c = t->run.config;
+    if (c->train.gradient_sums == PA_SUMS_BF16 && t->comm->size > 1 && !t->run.backend->own_transport)
+        return pa_error(err, PA_USAGE, "train.gradient_sums: expected fp32 on the CPU, found bf16, which is for GPUs");
     pa_open o = {.params = &t->params,
                  .precision = c->train.precision,
                  .max_batch = t->micro_batch,
@@ -172,6 +174,7 @@ static pa_status open_backend(pa_trainer *t, pa_err *err) {
                  .comm = t->comm,
                  .muon = c->optimizer.name == PA_MUON,
                  .rates = c->optimizer.lr_embedding > 0 || c->optimizer.lr_head > 0 || c->optimizer.lr_rest > 0,
+                 .sum_bf16 = c->train.gradient_sums == PA_SUMS_BF16,
                  .zero = c->train.zero == 1,
                  .plan = t->is_root ? t->out : NULL};
     o.plan_only = t->options->dry_run && t->run.backend->check_machine(&t->absent); // the plan needs no device

@@ -47,10 +47,23 @@ static ncclResult_t collective(ncclComm *c, cudaStream_t stream, const std::func
 }
 
 static MPI_Datatype kind(ncclDataType_t type) {
-    return type == ncclDouble ? MPI_DOUBLE : MPI_FLOAT;
+    return type == ncclDouble ? MPI_DOUBLE : type == ncclBfloat16 ? MPI_UINT16_T : MPI_FLOAT;
 }
 static size_t width(ncclDataType_t type) {
-    return type == ncclDouble ? 8 : 4;
+    return type == ncclDouble ? 8 : type == ncclBfloat16 ? 2 : 4;
+}
+
+// Rounds after each sum, as NCCL does.
+static void add_bf16(void *in, void *sum, int *count, MPI_Datatype *) {
+    const __nv_bfloat16 *x = (const __nv_bfloat16 *)in;
+    __nv_bfloat16 *y = (__nv_bfloat16 *)sum;
+    for (int i = 0; i < *count; i++) y[i] = __float2bfloat16(__bfloat162float(x[i]) + __bfloat162float(y[i]));
+}
+static MPI_Op sum_of(ncclDataType_t type) {
+    static MPI_Op bf16 = MPI_OP_NULL;
+    if (type != ncclBfloat16) return MPI_SUM;
+    if (bf16 == MPI_OP_NULL) MPI_Op_create(add_bf16, 1, &bf16);
+    return bf16;
 }
 
 extern "C" {
@@ -108,14 +121,14 @@ ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataTyp
                            cudaStream_t stream) {
     return collective(c, stream, [=](MPI_Request *r) {
         if (c->single) return memmove(to, from, count * width(type)), 0;
-        return MPI_Iallreduce(from == to ? MPI_IN_PLACE : from, to, (int)count, kind(type), MPI_SUM, c->mpi, r);
+        return MPI_Iallreduce(from == to ? MPI_IN_PLACE : from, to, (int)count, kind(type), sum_of(type), c->mpi, r);
     });
 }
 ncclResult_t ncclReduceScatter(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t, ncclComm_t c,
                                cudaStream_t stream) {
     return collective(c, stream, [=](MPI_Request *r) {
         if (c->single) return memmove(to, from, count * width(type)), 0;
-        return MPI_Ireduce_scatter_block(from, to, (int)count, kind(type), MPI_SUM, c->mpi, r);
+        return MPI_Ireduce_scatter_block(from, to, (int)count, kind(type), sum_of(type), c->mpi, r);
     });
 }
 ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t c,

@@ -71,6 +71,21 @@ class CudaRanks(programs.WithCorpus):
                 self.train(ranks, f"muon-{ranks}-{zero}", *muon, f"train.zero={zero}")
                 self.assert_close("muon", f"muon-{ranks}-{zero}", 1e-4)
 
+    def test_gradient_sums_in_bf16(self):
+        """Each sum is rounded to 8 bits: near float32's, not the same, and of two ranks the same with train.zero."""
+        self.train(2, "sums-fp32")
+        for zero in (0, 1):
+            self.train(2, f"sums-{zero}", "train.gradient_sums=bf16", f"train.zero={zero}")
+        self.assert_close("sums-fp32", "sums-0", 2e-3)
+        self.assert_close("sums-0", "sums-1")
+        with self.assertRaises(AssertionError):
+            self.assert_close("sums-fp32", "sums-0")
+        self.train(0, "sums-one", "train.gradient_sums=bf16")  # nothing to sum
+        line = self.line(2, "sums-cpu", "train.gradient_sums=bf16", device="cpu")
+        done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("train.gradient_sums: expected fp32 on the CPU, found bf16, which is for GPUs", done.stderr)
+
     def test_ranks_without_windows(self):
         """Four ranks, and two windows a step: as on the CPU."""
         self.train(0, "few", "train.global_batch=2")

@@ -16,8 +16,9 @@ import programs
 from tiny import BIN, DEVICE, pieces
 
 OLD = pathlib.Path(__file__).resolve().parent.parent / "old"
-ADAM, MUON = [6.538966, 6.221931], [6.633212, 6.276611]
-LOSSES = {"2026-11-22": ADAM, "2026-11-26": ADAM, "2026-11-28-ema": ADAM, "2026-11-28-muon": MUON}
+ADAM, MUON, KEYBOARD = [6.538966, 6.221931], [6.633212, 6.276611], [5.987441, 6.095727]
+LOSSES = {"2026-11-22": ADAM, "2026-11-26": ADAM, "2026-11-28-ema": ADAM, "2026-11-28-muon": MUON,
+          "2026-11-29-keyboard": KEYBOARD}
 MELODY = [371, 38, 261, 166, 46, 261, 174, 61, 266, 189, 60, 265, 188, 80, 262, 208, 36, 267, 164, 31, 265, 159,
           57, 260, 185, 74, 265, 202, 47, 263, 175, 67, 261, 195, 87, 264, 215]
 

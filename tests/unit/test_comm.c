@@ -141,6 +141,15 @@ static int least(pa_comm *c) {
     return 0;
 }
 
+// Larger than before, then smaller.
+static int other_buckets(pa_comm *c) {
+    const size_t share = 16 * (size_t)c->size;
+    HOLDS(!pa_comm_set_bucket(c, 4 << 20, &err) && pa_comm_bucket(c) == (4 << 20) / share * share);
+    if (sums(c)) return 1;
+    HOLDS(!pa_comm_set_bucket(c, 1000, &err) && pa_comm_bucket(c) == 1000 / share * share);
+    return sums(c);
+}
+
 static void ranks_sum_in_their_order(void **state) {
     (void)state;
     setenv("PATRAIN_BUCKET", "4096", 1);
@@ -149,6 +158,7 @@ static void ranks_sum_in_their_order(void **state) {
     all_hold(4, least);
     unsetenv("PATRAIN_BUCKET");
     all_hold(3, sums); // all in one bucket
+    all_hold(3, other_buckets);
 }
 
 // Rank 1 is late, by less than one look at the connections lasts. The others wait for it from when they come until it
