@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What only a GPU can show, in three calls that need 15 minutes together:
+# What only a GPU can show, in three calls that need 12 minutes together:
 #
 #   bench/gpu.sh a    at most 2 minutes: are the kernels right, what does a step consist of
 #   bench/gpu.sh b    at most 5 minutes: patrain beside PyTorch, generation, all tests

@@ -57,8 +57,8 @@ static const pa_option option[] = {
     {"min-p", PA_OPT_FLOAT, &job.sampling.min_p, "P", "drop tokens less than P times as probable as the most probable",
      NULL},
     {"repetition-penalty", PA_OPT_FLOAT, &job.sampling.repetition_penalty, "R",
-     "divisor for the probability of a note that has followed the latest one before, fading in ten seconds; below 1: "
-     "more such notes",
+     "divisor for the probability of a note that has followed the latest one before; the effect falls to a third in "
+     "ten seconds; below 1: more such notes",
      NULL},
     {"long-notes", PA_OPT_FLAG, &long_notes, NULL, "let the model decide when long notes end (default: as pianists do)",
      NULL},

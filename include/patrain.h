@@ -232,9 +232,9 @@ PATRAIN_API patrain_status patrain_stream_rewind(patrain_stream *stream, size_t 
 /* How a token is chosen. Begin with patrain_sampling_default, which sets pagen's defaults. In this order:
  *
  * 1. The probability of striking a key is divided by repetition_penalty for each time that this key followed the latest
- *    one in the window, an effect that fades within ten seconds.
- *    The probability of a wait (PATRAIN_TIME_SHIFT) of 250 ms or more is divided by density, that of shorter ones by
- *    less, in proportion to their logarithm: 2 plays more notes a second, 0.5 fewer.
+ *    one in the window; the effect falls to a third in ten seconds.
+ *    The probability of a wait (PATRAIN_TIME_SHIFT) of 250 ms or more is divided by density, that of a shorter one by
+ *    density to the power of wait / 250 ms: 2 plays more notes a second, 0.5 fewer.
  * 2. Logits of struck keys are divided by temperature, and those of velocities, each among themselves. When a key is
  *    struck or released, and which is released, stays as probable as the model has it: colder times make music denser.
  * 3. Only the top_k most probable tokens are kept; of these, the fewest whose probabilities add up to top_p; of these,
@@ -243,7 +243,7 @@ PATRAIN_API patrain_status patrain_stream_rewind(patrain_stream *stream, size_t 
  */
 typedef struct {
     size_t size;
-    double temperature;        /* 0.9; 0 to 100; 0: the most probable token, whatever the rest says */
+    double temperature;        /* 0.9; 0 to 100; 0: the most probable token after step 1, whatever steps 2 and 3 say */
     int top_k;                 /* 0: all; up to 390 */
     double top_p;              /* 1: all; above 0 */
     double min_p;              /* 0: all; up to 1 */

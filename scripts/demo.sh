@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the programs, lets the model of models/piano continue the opening of a Bach prelude, then trains a small model
-# on this machine and lets it continue a piece: from a fresh Debian 12 in under ten minutes on two cores. Each
+# on this machine and lets it continue a piece: from a fresh Debian 12 in some ten minutes on two cores. Each
 # continuation is written as MIDI, sound, picture and a web page.
 #
 #   scripts/demo.sh                    trains on Bach's chorales
