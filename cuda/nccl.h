@@ -1,6 +1,6 @@
 // nccl.h: the GPUs of a run's ranks, one each: sums in buckets beside the backward pass, and gathers, over NCCL. All
-// ranks make the same calls in the same order. The work runs in the order of streams, and may be captured. Knows
-// nothing of models.
+// ranks make the same calls in the same order. The work runs in the order of streams, and is never captured: ranks
+// would have to capture the same calls, and ncclCommAbort waits for each graph that holds one. Knows nothing of models.
 #ifndef PA_CUDA_NCCL_H
 #define PA_CUDA_NCCL_H
 

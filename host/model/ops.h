@@ -292,8 +292,9 @@ typedef struct {
 typedef enum { PA_STEP_GRADIENTS, PA_STEP_UPDATE, PA_STEP_DECODE } pa_step_kind;
 typedef struct {
     pa_step_kind kind;
-    int B, M, N, K;            // of PA_STEP_GRADIENTS
-    bool dropout, first, last; // likewise
+    int B, M, N, K;      // of PA_STEP_GRADIENTS
+    bool dropout, first; // likewise
+    bool ranks;          // sums over ranks are in it
 } pa_step;
 
 typedef struct {

@@ -213,7 +213,7 @@ pa_status pa_context_update(pa_context *c, const pa_update *u, double *norm, dou
                                     .c1 = 1 - pow(u->beta1, (double)u->step),
                                     .c2 = 1 - pow(u->beta2, (double)u->step),
                                     .decoupled = u->decoupled};
-    e = pa_replay(c, &(pa_step){.kind = PA_STEP_UPDATE}, apply, err);
+    e = pa_replay(c, &(pa_step){.kind = PA_STEP_UPDATE, .ranks = c->info.ranks}, apply, err);
     c->grad_stale = true;
     c->weight_stale |= c->shared || (c->open.muon && c->info.ranks);
     if (e || (e = c->ops->wait(c->device, "computing a step", err))) return e;

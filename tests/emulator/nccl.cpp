@@ -1,6 +1,6 @@
 // nccl.cpp: NCCL of the emulator: collectives of streams as MPI's non-blocking ones, on the ranks that mpirun started.
 // A stream whose turn has come begins one and is not done before MPI is. A communicator that does not block answers
-// ncclInProgress now and then, as NCCL may.
+// ncclInProgress now and then, as NCCL may. Stricter than NCCL: no collective may be captured (cuda/nccl.h).
 #ifdef PA_WITH_MPI
 #define OMPI_SKIP_MPICXX
 #define MPICH_SKIP_MPICXX
@@ -32,7 +32,9 @@ static ncclResult_t taken(ncclComm *c) {
 
 // `begin` starts the collective, once what it reads is there.
 static ncclResult_t collective(ncclComm *c, cudaStream_t stream, const std::function<int(MPI_Request *)> &begin) {
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     if (!c || c->aborted) return ncclInvalidArgument;
+    if (cudaStreamIsCapturing(stream, &capture) || capture != cudaStreamCaptureStatusNone) return ncclInvalidUsage;
     auto request = std::make_shared<MPI_Request>(MPI_REQUEST_NULL);
     emulator::enqueue(stream, [=] {
         if (!c->aborted && begin(request.get())) c->failed = true;
