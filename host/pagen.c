@@ -13,7 +13,7 @@ enum { DEFAULT_SECONDS = 60 };
 static const char *program_list;
 static double prime_seconds = (double)NAN, length_seconds = (double)NAN; // NaN: not given
 static int64_t prime_tokens = NOT_GIVEN, length_tokens = NOT_GIVEN, number = 1, seed = 1, top_k, refill;
-static bool with_primer, stop_at_end, long_notes;
+static bool with_primer, stop_at_end, long_notes, free_density;
 static pa_continuation job = {.device = "auto", .precision = "auto"}; // the rest of its defaults is set in run
 
 static const pa_option option[] = {
@@ -62,6 +62,8 @@ static const pa_option option[] = {
      NULL},
     {"long-notes", PA_OPT_FLAG, &long_notes, NULL, "let the model decide when long notes end (default: as pianists do)",
      NULL},
+    {"free-density", PA_OPT_FLAG, &free_density, NULL,
+     "let the model decide how many notes a second it plays (default: about as many as the primer)", NULL},
     {"greedy", PA_OPT_FLAG, &job.greedy, NULL, "always take the most probable token", NULL},
     {"refill", PA_OPT_INT, &refill, "R", "latents that a new window begins with; 0: half of them", NULL},
     {"config", PA_OPT_STRING, &job.config, "C.ini", "model settings, for a file of perceiver_ar_pytorch",
@@ -154,6 +156,7 @@ static pa_status run(int argc, char **argv, pa_err *err) {
     job.primer.tokens = prime_tokens == NOT_GIVEN ? SIZE_MAX : (size_t)prime_tokens;
     job.sampling.stop_at_end = stop_at_end;
     job.sampling.long_notes = long_notes;
+    job.sampling.free_density = free_density;
     job.sampling.top_k = (int)top_k;
     job.sampling.refill = (int)refill;
     job.sampling.seed = (uint64_t)seed;

@@ -234,7 +234,9 @@ PATRAIN_API patrain_status patrain_stream_rewind(patrain_stream *stream, size_t 
  * 1. The probability of striking a key is divided by repetition_penalty for each time that this key followed the latest
  *    one in the window; the effect falls to a third in ten seconds.
  *    The probability of a wait (PATRAIN_TIME_SHIFT) of 250 ms or more is divided by density, that of a shorter one by
- *    density to the power of wait / 250 ms: 2 plays more notes a second, 0.5 fewer.
+ *    density to the power of wait / 250 ms: 2 plays more notes a second, 0.5 fewer. Unless free_density is set, density
+ *    is first multiplied by (density g / n)^2, at most by 2.5 either way: the stream was given g notes a second (mostly
+ *    of its last 20 s), and has had n of late (6 s). Left alone, models play more notes than they are given.
  * 2. Logits of struck keys are divided by temperature, and those of velocities, each among themselves. When a key is
  *    struck or released, and which is released, stays as probable as the model has it: colder times make music denser.
  * 3. Only the top_k most probable tokens are kept; of these, the fewest whose probabilities add up to top_p; of these,
@@ -255,6 +257,7 @@ typedef struct {
     int long_notes;    /* 0: long notes that the model leaves down end as pianists' do; 1: when the model ends them */
     uint64_t seed;     /* 1; random seed */
     uint64_t sequence; /* index of the stream's first sequence: same seed and index, same music */
+    int free_density;  /* 0: about as many notes a second as the stream was given; 1: as the model plays */
 } patrain_sampling;
 
 /* Fills in the defaults. size: sizeof *sampling. */

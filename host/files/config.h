@@ -32,9 +32,9 @@ typedef struct {
         double ema; // decay of the average of weights; 0: none
         int max_skips;
         pa_sums gradient_sums; // over ranks
-        int zero;       // 1: each rank stores its share of the moments (ZeRO-1)
-        double timeout; // seconds to wait for a silent rank
-        int grace;      // seconds that a step may take after a signal to stop
+        int zero;              // 1: each rank stores its share of the moments (ZeRO-1)
+        double timeout;        // seconds to wait for a silent rank
+        int grace;             // seconds that a step may take after a signal to stop
     } train;
     struct {
         pa_optimizer name;

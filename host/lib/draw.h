@@ -16,6 +16,7 @@ typedef struct {
     uint64_t seed;   // random seed
     uint64_t stream; // number of the first stream: draws depend on (seed, stream, token), not on the other streams
     bool keys;       // off; pa_generator_draw only: no key is struck while it sounds, or released while it does not
+    bool steady;     // off; pa_generator_draw only: `density` holds the notes a second that were given (density.h)
     bool releases;   // off; pa_generator_draw only: long notes end as pianists' do (keys.h, pa_keys_release)
 } pa_sampling_options;
 pa_sampling_options pa_sampling_default(void);

@@ -24,8 +24,9 @@ pa_status pa_generator_init(pa_generator *g, const pa_backend *backend, pa_conte
                         .ended = malloc(S * sizeof *g->ended),
                         .packed = malloc(places * sizeof *g->packed),
                         .logits = malloc(2 * S * PA_VOCAB * sizeof *g->logits),
-                        .keys = malloc(S * sizeof *g->keys)};
-    if (!g->ended || !g->packed || !g->logits || !g->keys)
+                        .keys = malloc(S * sizeof *g->keys),
+                        .density = malloc(S * sizeof *g->density)};
+    if (!g->ended || !g->packed || !g->logits || !g->keys || !g->density)
         return pa_error(err, PA_FAIL, "no memory for %d sequences of %d tokens", sequences, m->context);
     pa_generator_start(g);
     return PA_OK;
@@ -39,6 +40,7 @@ void pa_generator_clear(pa_generator *g) {
     free(g->packed);
     free(g->logits);
     free(g->keys);
+    free(g->density);
     *g = (pa_generator){0};
 }
 
@@ -47,7 +49,10 @@ void pa_generator_start(pa_generator *g) {
     g->length = g->prefix = 0;
     g->open = g->sequences;
     memset(g->ended, 0, (size_t)g->sequences * sizeof *g->ended);
-    for (int s = 0; s < g->sequences; s++) pa_keys_start(&g->keys[s]);
+    for (int s = 0; s < g->sequences; s++) {
+        pa_keys_start(&g->keys[s]);
+        g->density[s] = (pa_density){0};
+    }
 }
 
 static uint16_t *row_of(const pa_generator *g, int sequence) {
@@ -76,7 +81,9 @@ static pa_status push(pa_generator *g, const uint16_t *token, bool was_drawn, pa
     if (e) return e;
     for (int s = 0; s < g->sequences; s++) {
         row_of(g, s)[g->total] = g->ended[s] ? PA_PAD : token[s];
-        if (!g->ended[s]) pa_keys_follow(&g->keys[s], token[s]);
+        if (g->ended[s]) continue;
+        pa_keys_follow(&g->keys[s], token[s]);
+        pa_density_follow(&g->density[s], token[s], was_drawn);
     }
     g->was_drawn[g->total++] = was_drawn;
     g->drawn += was_drawn;
@@ -121,11 +128,13 @@ static void follow_again(pa_generator *g) {
         pa_keys *keys = &g->keys[s];
         size_t at = 0;
         pa_keys_start(keys);
+        g->density[s] = (pa_density){0};
         for (size_t i = 0; i < g->total && row[i] != PA_PAD; i++) {
             for (; at < g->spareds && g->spared[at].token <= i; at++)
                 if (g->spared[at].sequence == s) keys->kept[g->spared[at].key] = g->spared[at].kept;
             if (g->was_drawn[i] && keys->begun < 0) keys->begun = keys->clock;
             pa_keys_follow(keys, row[i]);
+            pa_density_follow(&g->density[s], row[i], g->was_drawn[i]);
         }
         g->ended[s] = g->total && row[g->total - 1] == PA_PAD;
         g->open += !g->ended[s];
@@ -205,7 +214,8 @@ static pa_status draw_one(pa_generator *g, const pa_sampling_options *o, int seq
     if (keys->begun < 0) keys->begun = keys->clock;
     if (o->repetition_penalty != 1)
         pa_repeats_penalise(row_of(g, sequence) + g->total - g->length, g->length, o->repetition_penalty, logits);
-    if (o->density != 1) weigh_waits(o->density, logits);
+    const double density = o->steady ? pa_density_wanted(&g->density[sequence], o->density) : o->density;
+    if (density != 1) weigh_waits(density, logits);
     if (o->keys) pa_keys_hold(keys, logits);
     bool due = o->releases && pa_keys_release(keys, o->keys, o->seed, number, logits);
     bool counts = o->releases && !due; // towards long notes

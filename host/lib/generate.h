@@ -1,10 +1,11 @@
 // generate.h: sequences of tokens that a model continues, window after window. Positions start at 0 in every window. A
 // window is full when its latents are; the next one begins on the most recent P + refill tokens with one forward pass
 // (model.md, "Generation"). Knows nothing of files and devices, and of music only the ids of END and PAD and, with
-// `keys` and `releases`, what a key is.
+// `keys`, `releases` and `steady`, what a key and a note is.
 #ifndef PA_GENERATE_H
 #define PA_GENERATE_H
 
+#include "host/lib/density.h"
 #include "host/lib/draw.h"
 #include "host/lib/keys.h"
 
@@ -34,7 +35,8 @@ typedef struct {
     uint16_t *packed; // (sequences, context)
     float *logits;    // (sequences, V) of the next tokens, after pa_generator_advance; behind them as many to draw from
     pa_keys *keys;    // (sequences)
-    pa_spared *spared; // (spareds, of spared_room) in order of tokens
+    pa_density *density; // (sequences)
+    pa_spared *spared;   // (spareds, of spared_room) in order of tokens
     size_t spareds, spared_room;
 } pa_generator;
 
@@ -55,7 +57,8 @@ pa_status pa_generator_advance(pa_generator *g, int refill, pa_err *err);
 // nothing if all have. Empty sequences begin with a VELOCITY of medium strength drawn from the seed. With o->keys the
 // probability of striking a key that sounds is added to that of releasing it, and a silent one is not released, as in
 // every sequence of the performance encoding: otherwise one slip leaves the key's releases a note behind from there on.
-// With o->releases long notes that the model leaves down end as pianists' do (keys.h, pa_keys_release).
+// With o->releases long notes that the model leaves down end as pianists' do (keys.h, pa_keys_release). With o->steady
+// there are about as many notes a second as in what was appended (density.h).
 pa_status pa_generator_draw(pa_generator *g, const pa_sampling_options *o, uint16_t *token, pa_err *err);
 
 typedef struct {

@@ -141,7 +141,8 @@ static pa_status options_of(const patrain_sampling *p, const patrain_model *m, p
                                .seed = p->seed,
                                .stream = p->sequence,
                                .keys = m->weights.encoding == PA_PERFORMANCE && !p->loose_keys,
-                               .releases = !p->long_notes};
+                               .releases = !p->long_notes,
+                               .steady = !p->free_density};
     return pa_sampling_check(o, &m->params.model, err);
 }
 

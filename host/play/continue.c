@@ -181,8 +181,8 @@ static void describe(const session *x, char *facts, size_t size) {
         if (setting[i].value != setting[i].off)
             n += snprintf(facts + n, size - (size_t)n, ", %s %g", setting[i].name, setting[i].value);
     if (n < (int)size)
-        snprintf(facts + n, size - (size_t)n, "%s%s.", x->job->greedy ? ", greedy" : "",
-                 o->long_notes ? ", long notes" : "");
+        snprintf(facts + n, size - (size_t)n, "%s%s%s.", x->job->greedy ? ", greedy" : "",
+                 o->long_notes ? ", long notes" : "", o->free_density ? ", free density" : "");
 }
 
 // Writes pictures, sound and page, or plays.

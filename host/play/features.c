@@ -9,7 +9,7 @@ enum {
     PART = 60 * PA_STEPS_A_SECOND,
     HALF = PA_STEPS_A_SECOND / 2,
     FIVE = 5 * PA_STEPS_A_SECOND,
-    BEFORE = 60, // seconds before a take that it is compared with
+    BEFORE = 60,                 // seconds before a take that it is compared with
     MOST_PART = PART + PART / 2, // of a passage that is one part
     LAGS = 64,                   // notes back that a loop is looked for
     GRAM = 5,                    // intervals of what returns

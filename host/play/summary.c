@@ -154,6 +154,7 @@ static void add_sampling(cJSON *o, const patrain_sampling *p) {
     cJSON_AddNumberToObject(list, "min_p", p->min_p);
     cJSON_AddNumberToObject(list, "repetition_penalty", p->repetition_penalty);
     cJSON_AddBoolToObject(list, "long_notes", p->long_notes);
+    cJSON_AddBoolToObject(list, "free_density", p->free_density);
 }
 
 pa_status pa_summary_print_json(const pa_summary *x, pa_err *err) {

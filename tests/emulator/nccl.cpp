@@ -6,6 +6,7 @@
 #define MPICH_SKIP_MPICXX
 #include <mpi.h>
 
+#include <cuda_bf16.h>
 #include <nccl.h>
 
 #include "tests/emulator/emulator.h"
