@@ -62,6 +62,47 @@ static void embed_bwd(pa_device *device, const pa_embed_grads *a) {
     }
 }
 
+SIMD_INLINE void add_rows_body(pa_type t, const pa_add_rows *a) {
+    const size_t C = (size_t)a->C;
+#pragma omp parallel for schedule(static) if ((size_t)a->rows * C > SMALL)
+    for (int r = 0; r < a->rows; r++) {
+        const float *row = a->table + (size_t)a->token[r] * C;
+        void *x = act_at(t, a->x, (size_t)r * (size_t)a->ld);
+#pragma omp simd
+        for (size_t i = 0; i < C; i++) act_set(t, x, i, act_get(t, x, i) + row[i]);
+    }
+}
+static void add_rows(pa_device *d, const pa_add_rows *a) {
+    (void)d;
+    if (a->type == PA_TYPE_F32)
+        add_rows_body(PA_TYPE_F32, a);
+    else
+        add_rows_body(PA_TYPE_BF16, a);
+}
+
+// Each thread owns columns.
+SIMD_INLINE void add_rows_bwd_body(pa_type t, const pa_add_rows_grads *a) {
+    const size_t C = (size_t)a->C;
+#pragma omp parallel if ((size_t)a->rows * C > SMALL)
+    {
+        size_t threads = (size_t)omp_get_num_threads(), me = (size_t)omp_get_thread_num();
+        size_t low = C * me / threads, high = C * (me + 1) / threads;
+        for (int r = 0; r < a->rows; r++) {
+            const void *d = act_at(t, (void *)a->dx, (size_t)r * (size_t)a->ld);
+            float *to = a->dtable + (size_t)a->token[r] * C;
+#pragma omp simd
+            for (size_t i = low; i < high; i++) to[i] += act_get(t, d, i);
+        }
+    }
+}
+static void add_rows_bwd(pa_device *d, const pa_add_rows_grads *a) {
+    (void)d;
+    if (a->type == PA_TYPE_F32)
+        add_rows_bwd_body(PA_TYPE_F32, a);
+    else
+        add_rows_bwd_body(PA_TYPE_BF16, a);
+}
+
 SIMD_INLINE void rotary_body(pa_type t, const pa_rotary *of) {
     const int half = of->dims / 2, H = of->H, D = of->D;
     const float sign = of->sign;
@@ -260,6 +301,8 @@ const pa_ops CPU_ISA(cpu_ops) = {.name = CPU_STRING(PA_ISA),
                                  .decode_work = CPU_ISA(decode_work),
                                  .embed_fwd = embed_fwd,
                                  .embed_bwd = embed_bwd,
+                                 .add_rows = add_rows,
+                                 .add_rows_bwd = add_rows_bwd,
                                  .layernorm_fwd = CPU_ISA(layernorm_fwd),
                                  .layernorm_bwd = CPU_ISA(layernorm_bwd),
                                  .head_norm_fwd = CPU_ISA(head_norm_fwd),

@@ -73,12 +73,28 @@ static __device__ int find_rows(int *list, int *counts, const int32_t *index, in
     return all;
 }
 
-// Grid (rows of a table, C / COLUMNS): one row of it, from `first` on, COLUMNS columns of its gradient. Warp w adds
+// A block a row. 4 + 2 s bytes a number; limited by that.
+template <typename T> static __global__ void __launch_bounds__(128) add_rows_kernel(pa_add_rows a) {
+    const float *row = a.table + (size_t)a.token[blockIdx.x] * a.C;
+    T *x = (T *)a.x + (size_t)blockIdx.x * a.ld;
+    for (int i = threadIdx.x; i < a.C; i += 128) x[i] = cuda_from_float<T>(cuda_to_float(x[i]) + row[i]);
+}
+template <typename T> static void add_rows(pa_device *d, const pa_add_rows *a) {
+    if (a->rows) CUDA_LAUNCH((add_rows_kernel<T>), dim3(a->rows), dim3(128), 0, d->stream, *a);
+}
+void cuda_add_rows(pa_device *d, const pa_add_rows *a) {
+    CUDA_TYPED(a->type, add_rows, d, a);
+}
+
+// Grid (rows of a table, C / COLUMNS): one row of it, from `first` on, COLUMNS columns of its gradient. dx has rows ld
+// numbers apart. Warp w adds
 // every WARPS-th row that has it in one of `slots`, then the warps' sums are added in their order. 4 C bytes read a
 // row; each block also reads all ids, 4 bytes a row and slot, from the second level cache: V C / COLUMNS times (v3: 390
 // x 8 x 7.2k rows x 4 = 90 MB, some 20 us on an H100, as long as reading the rows).
-static __global__ void __launch_bounds__(THREADS) embed_token_kernel(float *demb, const float *dx, const int32_t *index,
-                                                                     int ld, int slots, int first, int rows, int C) {
+template <typename T>
+static __global__ void __launch_bounds__(THREADS)
+    embed_token_kernel(float *demb, const T *dx, ptrdiff_t ld_dx, const int32_t *index, int ld, int slots, int first,
+                       int rows, int C) {
     __shared__ int list[CHUNK], counts[WARPS];
     __shared__ float sums[WARPS][COLUMNS];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.y * COLUMNS + lane;
@@ -89,9 +105,9 @@ static __global__ void __launch_bounds__(THREADS) embed_token_kernel(float *demb
             int found = find_rows(list, counts, index, base, rows, wanted, wanted + 1);
 #pragma unroll 4
             for (int i = warp; i < found; i += WARPS) {
-                const float *d = dx + (size_t)list[i] * C + column;
+                const T *d = dx + list[i] * ld_dx + column;
 #pragma unroll
-                for (int k = 0; k < 4; k++) sum[k] += column + 32 * k < C ? d[32 * k] : 0.0f;
+                for (int k = 0; k < 4; k++) sum[k] += column + 32 * k < C ? cuda_to_float(d[32 * k]) : 0.0f;
             }
         }
 #pragma unroll
@@ -123,12 +139,22 @@ static __global__ void __launch_bounds__(THREADS)
 void cuda_embed_bwd(pa_device *d, const pa_embed_grads *a) {
     if (!a->rows) return;
     const unsigned columns = cuda_blocks((size_t)a->C, COLUMNS);
-    CUDA_LAUNCH(embed_token_kernel, dim3(a->V, columns), dim3(THREADS), 0, d->stream, a->dtoken_emb, a->dx, a->token, 0,
-                1, 0, a->rows, a->C);
+    CUDA_LAUNCH((embed_token_kernel<float>), dim3(a->V, columns), dim3(THREADS), 0, d->stream, a->dtoken_emb, a->dx,
+                (ptrdiff_t)a->C, a->token, 0, 1, 0, a->rows, a->C);
     for (const pa_bag_part *p = a->part; p < a->part + a->parts; p++)
-        CUDA_LAUNCH(embed_token_kernel, dim3(p->rows, columns), dim3(THREADS), 0, d->stream, a->dbag_emb, a->dx,
-                    a->bag + (size_t)p->slot * a->slot_ld, a->slot_ld, p->slots, p->row, a->rows, a->C);
+        CUDA_LAUNCH((embed_token_kernel<float>), dim3(p->rows, columns), dim3(THREADS), 0, d->stream, a->dbag_emb,
+                    a->dx, (ptrdiff_t)a->C, a->bag + (size_t)p->slot * a->slot_ld, a->slot_ld, p->slots, p->row,
+                    a->rows, a->C);
     if (a->dpos_emb)
         CUDA_LAUNCH(embed_position_kernel, dim3(cuda_blocks((size_t)a->positions, POSITIONS)), dim3(THREADS), 0,
                     d->stream, a->dpos_emb, a->dx, a->position, a->rows, a->C);
+}
+
+template <typename T> static void add_rows_bwd(pa_device *d, const pa_add_rows_grads *a) {
+    if (a->rows)
+        CUDA_LAUNCH((embed_token_kernel<T>), dim3(a->V, cuda_blocks((size_t)a->C, COLUMNS)), dim3(THREADS), 0,
+                    d->stream, a->dtable, (const T *)a->dx, a->ld, a->token, 0, 1, 0, a->rows, a->C);
+}
+void cuda_add_rows_bwd(pa_device *d, const pa_add_rows_grads *a) {
+    CUDA_TYPED(a->type, add_rows_bwd, d, a);
 }

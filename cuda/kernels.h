@@ -46,6 +46,8 @@ void cuda_round_int8(pa_device *d, int8_t *q, float *scale, float *w, int rows, 
 // number of dx, 12 more with positions.
 void cuda_embed_fwd(pa_device *d, float *x, const pa_embed *a);
 void cuda_embed_bwd(pa_device *d, const pa_embed_grads *a);
+void cuda_add_rows(pa_device *d, const pa_add_rows *a);
+void cuda_add_rows_bwd(pa_device *d, const pa_add_rows_grads *a);
 
 // cuda/norm.cu. work: cuda_norm_work bytes.
 void cuda_layernorm_fwd(pa_device *d, const pa_layernorm *a);

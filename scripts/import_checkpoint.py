@@ -26,7 +26,8 @@ PREFIXES = ("module.", "net.", "_orig_mod.")
 HOLDERS = ("state_dict", "model_state_dict", "model")
 FREQUENCIES = "rotary_pos_emb.inv_freq"
 SWITCHES = {"position": "learned+rotary", "activation": "gelu", "rotary_dims": "auto", "final_norm": "false",
-            "qk_norm": "false", "tie_embeddings": "false", "lags": "0", "keyboard": "false"}
+            "qk_norm": "false", "tie_embeddings": "false", "lags": "0", "keyboard": "false",
+            "value_emb": "false"}
 BLOCK_ENDS = {"perceive_layers": ["0.norm.weight", "0.norm.bias", "0.context_norm.weight", "0.context_norm.bias",
                                   "0.to_q.weight", "0.to_kv.weight", "0.to_out.weight", "0.to_out.bias"],
               "layers": ["0.norm.weight", "0.norm.bias", "0.to_qkv.weight", "0.to_out.weight"]}

@@ -46,6 +46,7 @@ const pa_key pa_keys[] = {
              "2, at most dim_head."},
     {KEY(model, lags), INT(0, PA_MOST_LAGS),
      .help = "Tokens before each whose embeddings, from tables of their own, are added to its own."},
+    {KEY(model, value_emb), BOOL, .help = "Add a row, chosen by the token, to each block's values."},
     {KEY(model, keyboard), BOOL,
      .help = "Add what the tokens up to each say of the keyboard: keys that are down or were just released, and the "
              "time since the last notes."},

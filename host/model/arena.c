@@ -84,9 +84,8 @@ size_t pa_layout_scales(const pa_params *p, ptrdiff_t *scale_at) {
     size_t rows = 0;
     for (int t = 0; t < p->count; t++) {
         const pa_param *row = &p->row[t];
-        bool product = row->rank == 2 && t != p->token_emb && t != p->pos_emb;
-        scale_at[t] = product ? (ptrdiff_t)rows : -1;
-        if (product) rows += (size_t)row->shape[0];
+        scale_at[t] = row->linear ? (ptrdiff_t)rows : -1;
+        if (row->linear) rows += (size_t)row->shape[0];
     }
     return rows;
 }

@@ -182,6 +182,15 @@ static pa_status attention_backward(pa_context *c, int block, pa_err *err) {
                                       .dkn = pa_at(c, dk, prefix),
                                       .dvn = pa_at(c, dv, prefix)},
                      work);
+    if (m->value_emb)
+        c->ops->add_rows_bwd(c->device, &(pa_add_rows_grads){.type = c->type,
+                                                             .dtable = pa_gradient(c, t->value_emb),
+                                                             .dx = dv,
+                                                             .ld = ldkv,
+                                                             .token = c->in.token + (cross ? 0 : c->Q),
+                                                             .rows = Q + R,
+                                                             .C = I,
+                                                             .V = m->vocab});
     unrotate(c, block, Q, cross ? I : 3 * I, ldkv, c->dq, dk);
     if ((e = projection_backward(c, block, Q, err))) return e;
     enter_backward(c, block, Q);

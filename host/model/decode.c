@@ -196,6 +196,14 @@ static const float *attend(const pa_context *c, int block, const pa_step_rows *r
     input in = normalised(c, r, rest, t->norm_w, t->norm_b);
     project(c, in, cross ? t->q : t->qkv, q, ldq);
     if (cross) project(c, in, t->kv, k, ldkv);
+    if (m->value_emb)
+        c->ops->add_rows(c->device, &(pa_add_rows){.type = PA_TYPE_F32,
+                                                   .x = k + I,
+                                                   .ld = ldkv,
+                                                   .token = c->step_in + 2,
+                                                   .table = pa_parameter(c, t->value_emb),
+                                                   .rows = S,
+                                                   .C = I});
     pa_attn_decode a = {.type = c->type,
                         .streams = S,
                         .heads = m->heads,

@@ -133,6 +133,14 @@ static pa_status project(pa_context *c, int block, pa_err *err) {
     } else if ((e = linear(c, c->R, s->zn, t->qkv, s->q, c->type, err))) {
         return e;
     }
+    if (m->value_emb)
+        c->ops->add_rows(c->device, &(pa_add_rows){.type = c->type,
+                                                   .x = s->v,
+                                                   .ld = ldkv,
+                                                   .token = c->in.token + (cross ? 0 : c->Q),
+                                                   .table = pa_parameter(c, t->value_emb),
+                                                   .rows = Q + c->R,
+                                                   .C = I});
     if (m->qk_norm) {
         norm_heads(c, s->q, ldq, s->q_rstd, t->q_norm, c->R);
         norm_heads(c, s->k, ldkv, s->k_rstd, t->k_norm, Q + c->R);

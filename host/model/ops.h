@@ -118,6 +118,25 @@ typedef struct {
     const pa_bag_part *part;
 } pa_embed_grads;
 
+// Rows of a table, added to rows of x.
+typedef struct {
+    pa_type type; // of x
+    void *x;      // (rows, C), ld apart
+    ptrdiff_t ld;
+    const int32_t *token; // (rows)
+    const float *table;   // (V, C)
+    int rows, C;
+} pa_add_rows;
+
+typedef struct {
+    pa_type type;  // of dx
+    float *dtable; // (V, C)
+    const void *dx;
+    ptrdiff_t ld;
+    const int32_t *token;
+    int rows, C, V;
+} pa_add_rows_grads;
+
 typedef struct {
     pa_type type;
     float *z;           // (rows, C); may be x
@@ -319,6 +338,9 @@ typedef struct {
     void (*embed_fwd)(pa_device *d, float *x, const pa_embed *a);
     // Adds dx's rows to the embeddings' gradients. 20 n bytes.
     void (*embed_bwd)(pa_device *d, const pa_embed_grads *a);
+    void (*add_rows)(pa_device *d, const pa_add_rows *a); // 4 + 2 s bytes and a flop a number
+    // Adds dx's rows to the table's gradient. 8 + s bytes and a flop a number.
+    void (*add_rows_bwd)(pa_device *d, const pa_add_rows_grads *a);
     // z = x + r (+ bias), y = LN(z; w, b), eps 1e-5; without r, x is normalised. 4 + s bytes and 8 flop a number; with
     // r 12 + s bytes, and a flop more for each of r and bias.
     void (*layernorm_fwd)(pa_device *d, const pa_layernorm *a);

@@ -112,6 +112,10 @@ static void add_block(pa_params *p, pa_block_index *x, const char *layers, int i
     } else {
         x->qkv = add_linear(p, at, "to_qkv.weight", 3, I, C);
     }
+    if (m->value_emb) {
+        x->value_emb = add(p, at, "value_emb.weight", m->vocab, I, PA_INIT_ZERO, 0);
+        p->row[x->value_emb].group = PA_GROUP_EMBEDDING;
+    }
     if (m->qk_norm) {
         x->q_norm = add(p, at, "q_norm.weight", m->dim_head, 0, PA_INIT_ONE, 0);
         x->k_norm = add(p, at, "k_norm.weight", m->dim_head, 0, PA_INIT_ONE, 0);
@@ -130,7 +134,7 @@ pa_status pa_params_init(pa_params *p, const pa_model *m, pa_err *err) {
     if (s) return s;
     p->model = *m;
     int blocks = m->perceive_depth + m->depth;
-    p->row = calloc((size_t)blocks * 15 + 7, sizeof *p->row);
+    p->row = calloc((size_t)blocks * 16 + 7, sizeof *p->row);
     p->block = calloc((size_t)blocks, sizeof *p->block);
     if (!p->row || !p->block) {
         pa_params_clear(p);

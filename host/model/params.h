@@ -23,6 +23,7 @@ typedef struct {
     int rotary_dims; // 0: max(32, D / 2), at most D, even
     int lags;        // tokens before each whose embeddings are added to its own
     bool keyboard;   // what the tokens up to each say of the keyboard is added, too
+    bool value_emb;  // each block's values have a row added, chosen by the token
     bool final_norm, qk_norm, tie_embeddings;
 } pa_model;
 
@@ -80,7 +81,7 @@ typedef struct {
 
 // Where each role stands in the table. -1: the model has no such tensor.
 typedef struct {
-    int norm_w, norm_b, context_norm_w, context_norm_b, q, kv, qkv, q_norm, k_norm, out_w, out_b;
+    int norm_w, norm_b, context_norm_w, context_norm_b, q, kv, qkv, value_emb, q_norm, k_norm, out_w, out_b;
     int ff_norm_w, ff_norm_b, ff_1, ff_4;
 } pa_block_index;
 

@@ -123,6 +123,16 @@ static void embed_bwd(pa_device *d, const pa_embed_grads *a) {
     of(d)->ops->embed_bwd(enter(of(d)), a);
     leave(of(d), "embed_bwd", 0, (20 + 8 * a->slots) * numbers(a->rows, a->C), "%d x %d", a->rows, a->C);
 }
+static void add_rows(pa_device *d, const pa_add_rows *a) {
+    of(d)->ops->add_rows(enter(of(d)), a);
+    leave(of(d), "add_rows", numbers(a->rows, a->C), (4 + 2 * (double)pa_size(a->type)) * numbers(a->rows, a->C),
+          "%d x %d", a->rows, a->C);
+}
+static void add_rows_bwd(pa_device *d, const pa_add_rows_grads *a) {
+    of(d)->ops->add_rows_bwd(enter(of(d)), a);
+    leave(of(d), "add_rows_bwd", numbers(a->rows, a->C), (8 + (double)pa_size(a->type)) * numbers(a->rows, a->C),
+          "%d x %d", a->rows, a->C);
+}
 static void layernorm_fwd(pa_device *d, const pa_layernorm *a) {
     of(d)->ops->layernorm_fwd(enter(of(d)), a);
     leave(of(d), "layernorm_fwd", 0, ((a->r ? 12 : 4) + (double)pa_size(a->type)) * numbers(a->rows, a->C),
@@ -361,6 +371,8 @@ static const pa_ops wrapped = {.attn_fwd = attn_fwd,
                                .cache_rows = cache_rows,
                                .embed_fwd = embed_fwd,
                                .embed_bwd = embed_bwd,
+                               .add_rows = add_rows,
+                               .add_rows_bwd = add_rows_bwd,
                                .layernorm_fwd = layernorm_fwd,
                                .layernorm_bwd = layernorm_bwd,
                                .head_norm_fwd = head_norm_fwd,

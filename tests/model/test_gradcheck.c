@@ -228,7 +228,7 @@ static void check_case(void **state) {
     assert_int_equal(wrong, 0);
 }
 
-enum { CASES = 20 };
+enum { CASES = 21 };
 static int fill(gradient_case *g) {
     pa_model base = fixture_model(), one = base;
     one.depth = 1;
@@ -265,6 +265,8 @@ static int fill(gradient_case *g) {
     g[n - 1].model.vocab = 390;
     g[n - 1].model.keyboard = true;
     g[n - 1].model.lags = 1;
+    g[n++] = (gradient_case){"value_emb", one, 2, 24, 15, 4};
+    g[n - 1].model.value_emb = true;
     g[n++] = (gradient_case){"full vocabulary", one, 2, 24, 15, 7};
     g[n - 1].model.vocab = 390;
     g[n++] = (gradient_case){"dropout", one, 2, 24, 15, 7};
@@ -279,6 +281,7 @@ static int fill(gradient_case *g) {
     all->final_norm = all->qk_norm = all->tie_embeddings = true;
     all->z_loss = 0.01;
     all->lags = 1;
+    all->value_emb = true;
     return n;
 }
 

@@ -21,7 +21,7 @@ typedef struct {
     int batch, length, latents, kept;
 } shape;
 
-enum { SHAPES = 15 };
+enum { SHAPES = 16 };
 static int shapes(shape *s) {
     pa_model m = fixture_model();
     int n = 0;
@@ -45,6 +45,9 @@ static int shapes(shape *s) {
     all->rotary_dims = 4;
     all->final_norm = all->qk_norm = all->tie_embeddings = true;
     all->lags = 3;
+    all->value_emb = true;
+    s[n++] = (shape){"value_emb", m, 2, 24, 15, 5};
+    s[n - 1].model.value_emb = true;
     s[n++] = (shape){"lags", m, 2, 24, 15, 5};
     s[n - 1].model.lags = 2;
     s[n++] = (shape){"keyboard", m, 2, 120, 70, 30};
@@ -341,7 +344,7 @@ static void weights_of_8_bits(void **state) {
         int products = 0;
         for (int t = 0; t < f.params.count; t++) {
             const pa_param *row = &f.params.row[t];
-            bool product = row->rank == 2 && t != f.params.token_emb && t != f.params.pos_emb;
+            bool product = row->rank == 2 && row->group != PA_GROUP_EMBEDDING;
             size_t in = product ? (size_t)row->shape[1] : row->size;
             products += product;
             for (size_t r = 0; r < row->size / in; r++) {

@@ -158,6 +158,27 @@ static void embed_bwd(pa_device *unused, const pa_embed_grads *a) {
     done();
 }
 
+static void add_rows(pa_device *unused, const pa_add_rows *a) {
+    pa_add_rows c = *a;
+    (void)unused;
+    c.type = type_of(a->type);
+    c.x = change_act(a->type, a->x, product(a->rows - 1, (int)a->ld) + (size_t)a->C);
+    c.token = use(a->token, (size_t)a->rows * 4);
+    c.table = use(a->table, product(largest(a->token, a->rows) + 1, a->C) * 4);
+    cuda_add_rows(&device, &c);
+    done();
+}
+static void add_rows_bwd(pa_device *unused, const pa_add_rows_grads *a) {
+    pa_add_rows_grads c = *a;
+    (void)unused;
+    c.type = type_of(a->type);
+    c.dtable = change(a->dtable, product(a->V, a->C) * 4);
+    c.dx = use_act(a->type, a->dx, product(a->rows - 1, (int)a->ld) + (size_t)a->C);
+    c.token = use(a->token, (size_t)a->rows * 4);
+    cuda_add_rows_bwd(&device, &c);
+    done();
+}
+
 static void layernorm_fwd(pa_device *unused, const pa_layernorm *a) {
     const size_t n = product(a->rows, a->C), width = (size_t)a->C * 4, height = (size_t)a->rows * 4;
     pa_layernorm c = *a;
@@ -408,6 +429,8 @@ const pa_ops *cuda_ops_table(cuda_ops_half as_half) {
                                  .layernorm_bwd = layernorm_bwd,
                                  .norm_work = no_work,
                                  .rotary = rotary,
+                                 .add_rows = add_rows,
+                                 .add_rows_bwd = add_rows_bwd,
                                  .head_norm_fwd = head_norm_fwd,
                                  .head_norm_bwd = head_norm_bwd,
                                  .activation_fwd = activation_fwd,

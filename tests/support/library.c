@@ -32,7 +32,7 @@ void library_put_model(const char *path, const char *encoding) {
     pa_tensor tensor[64];
     m.vocab = PA_VOCAB;
     m.lags = 1;
-    m.keyboard = true;
+    m.keyboard = m.value_emb = true;
     fixture_init(&f, &m, 7);
     float *w = malloc(f.params.floats * sizeof *w);
     assert_non_null(w);

@@ -14,9 +14,10 @@ typedef struct {
     uint64_t seed, window;
     bool dropout;
     int P, K, N, C, H, D, I;
-    int turned;    // rotary dims
-    int *position; // (K + N) of each key: kept prefix, then latents
-    double *turn;  // of rotary
+    int turned;            // rotary dims
+    int *position;         // (K + N) of each key: kept prefix, then latents
+    double *turn;          // of rotary
+    const uint16_t *input; // a sequence's
     ref_rounding rounding;
 } ref;
 
@@ -185,6 +186,10 @@ static void attention_block(ref *r, int layer, double *z, const double *xp) {
     linear(r, q, zn, wq, N, C, I);
     linear(r, k, seen, wk, K + N, C, I);
     linear(r, v, seen, wv, K + N, C, I);
+    for (int n = 0; r->p->model.value_emb && n < (K + N) * I; n++) {
+        const int token = r->input[r->position[r->K - K + n / I]];
+        v[n] = rounded(r, v[n] + at(r, t->value_emb)[(size_t)token * I + n % I]);
+    }
     head_norm(r, q, at(r, t->q_norm), N);
     head_norm(r, k, at(r, t->k_norm), K + N);
     rotary(r, q, r->position + r->K, N);
@@ -297,7 +302,8 @@ static void sequence(ref *r, const pa_batch *b, int s, ref_loss *loss, double *l
     for (int i = 0; i < r->N; i++) r->position[r->K + i] = r->P + i;
     double *x = take((size_t)(r->K + r->N) * r->C), *z = x + (size_t)r->K * r->C;
     double *own = logits ? logits : take((size_t)r->N * V);
-    embed(r, x, b->input + (size_t)s * b->length);
+    r->input = b->input + (size_t)s * b->length;
+    embed(r, x, r->input);
     for (int i = 0; i < m->perceive_depth + m->depth; i++) {
         attention_block(r, i, z, x);
         feed_forward(r, i, z);
