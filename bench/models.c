@@ -200,8 +200,7 @@ static pa_status run(bench *b, pa_status (*work)(void *, pa_err *), bench_effort
 static double weight_numbers(const bench *b) { // that a token's products read
     double n = 0;
     for (int t = 0; t < b->params.count; t++)
-        if (b->params.row[t].rank == 2 && t != b->params.token_emb && t != b->params.pos_emb)
-            n += (double)b->params.row[t].size;
+        if (b->params.row[t].linear) n += (double)b->params.row[t].size;
     return n;
 }
 

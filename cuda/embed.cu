@@ -86,11 +86,10 @@ void cuda_add_rows(pa_device *d, const pa_add_rows *a) {
     CUDA_TYPED(a->type, add_rows, d, a);
 }
 
-// Grid (rows of a table, C / COLUMNS): one row of it, from `first` on, COLUMNS columns of its gradient. dx has rows ld
-// numbers apart. Warp w adds
-// every WARPS-th row that has it in one of `slots`, then the warps' sums are added in their order. 4 C bytes read a
-// row; each block also reads all ids, 4 bytes a row and slot, from the second level cache: V C / COLUMNS times (v3: 390
-// x 8 x 7.2k rows x 4 = 90 MB, some 20 us on an H100, as long as reading the rows).
+// Grid (rows of a table, C / COLUMNS): one row of it, from `first` on, COLUMNS columns of its gradient. dx has rows
+// ld_dx apart. Warp w adds every WARPS-th row that has it in one of `slots`, then the warps' sums are added in their
+// order. s C bytes read a row; each block also reads all ids, 4 bytes a row and slot, from the second level cache: V C
+// / COLUMNS times (v3: 390 x 8 x 7.2k rows x 4 = 90 MB, some 20 us on an H100, as long as reading the rows).
 template <typename T>
 static __global__ void __launch_bounds__(THREADS)
     embed_token_kernel(float *demb, const T *dx, ptrdiff_t ld_dx, const int32_t *index, int ld, int slots, int first,

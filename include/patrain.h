@@ -250,7 +250,7 @@ typedef struct {
     double top_p;              /* 1: all; above 0 */
     double min_p;              /* 0: all; up to 1 */
     double repetition_penalty; /* 1: none; 0.01 to 100 */
-    double density;            /* 1: as the model plays; 0.25 to 4 */
+    double density;            /* 1: as given, or with free_density as the model plays; 0.25 to 4 */
     int stop_at_end;           /* 1: the model may end a sequence; 0: it never ends */
     int refill;                /* latents of a full window that the next window begins with; 0: half of them */
     int loose_keys;    /* 0: with PATRAIN_PERFORMANCE no key is struck while it is down or released while it is not */

@@ -16,9 +16,8 @@ typedef struct {
 
 // drawn: the token was not given. Starts from zeros.
 void pa_density_follow(pa_density *d, uint16_t token, bool drawn);
-// `density` (pa_sampling_options), raised where fewer notes a second were played of late than were given, and lowered
-// where more were: by the square of their ratio, at most by a factor of 2.5. Unchanged where less than two seconds were
-// given.
+// `density` (pa_sampling_options) times the square of (density x notes a second given / of late), which is within 1
+// / 2.5 and 2.5. Unchanged where less than two seconds were given.
 double pa_density_wanted(const pa_density *d, double density);
 
 #endif

@@ -10,13 +10,14 @@ typedef struct {
     int top_k;                 // 0: off
     double top_p, min_p;       // 1: off; 0: off
     double repetition_penalty; // 1: off; pa_generator_draw only: of notes (repeats.h)
-    double density; // 1: off; pa_generator_draw only: waits of 250 ms or more are so many times less probable
+    double density; // 1: off, without `steady`; pa_generator_draw only: waits of 250 ms or more are so many times less
+                    // probable
     bool stop_at_end;
     int refill;      // latents that a new window begins with; 0: N / 2
     uint64_t seed;   // random seed
     uint64_t stream; // number of the first stream: draws depend on (seed, stream, token), not on the other streams
     bool keys;       // off; pa_generator_draw only: no key is struck while it sounds, or released while it does not
-    bool steady;     // off; pa_generator_draw only: `density` holds the notes a second that were given (density.h)
+    bool steady;     // off; pa_generator_draw only: as many notes a second as were given, times `density` (density.h)
     bool releases;   // off; pa_generator_draw only: long notes end as pianists' do (keys.h, pa_keys_release)
 } pa_sampling_options;
 pa_sampling_options pa_sampling_default(void);

@@ -68,7 +68,7 @@ static pa_status play(pa_trainer *t, uint16_t *out, size_t primer, pa_err *err) 
     size_t generated = 0, count = 0;
     o.seed = (uint64_t)t->state.step;
     o.keys = encoding == PA_PERFORMANCE;
-    o.releases = true;
+    o.releases = o.steady = true;
     const pa_generation g = {.backend = t->run.backend,
                              .ctx = t->run.ctx,
                              .model = &t->run.config->model,

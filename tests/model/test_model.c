@@ -69,6 +69,7 @@ static int shapes(shape *s) {
     s[n - 1].model.prefix = 100;
     s[n - 1].model.vocab = 390;
     s[n - 1].model.dim_head = 64;
+    s[n - 1].model.value_emb = true;
     return n;
 }
 

@@ -20,6 +20,9 @@ from test_train_files import tree
 from tiny import CONTEXT, LATENTS, PREFIX, Program, command, events, pieces, run, save, seconds
 
 
+PRELUDE = Path(__file__).resolve().parent.parent.parent / "examples/prelude.mid"
+
+
 class Generate(Program):
     def test_same_seed_same_music(self):
         arguments = ("--length-tokens", 3 * CONTEXT)
@@ -41,7 +44,7 @@ class Generate(Program):
     def test_greedy_is_what_the_logits_say(self):
         """Cached decoding against whole forward passes, across windows."""
         piece, refill = pieces(self.tokens)[0], 30
-        made = self.generate("g.safetensors", "--greedy", "--long-notes", "--prime-tokens", PREFIX + refill,
+        made = self.generate("g.safetensors", "--greedy", "--long-notes", "--free-density", "--prime-tokens", PREFIX + refill,
                              "--refill", refill, "--length-tokens", 24)[0]
         self.assertEqual(piece, pieces(self.tokens)[0])
         tokens, opened = piece[:PREFIX + refill] + made, 0
@@ -60,6 +63,21 @@ class Generate(Program):
                     last[128 + key] = -1e30
             self.assertEqual(tokens[i], max(range(388), key=lambda v: last[v]), f"token {i}")
         self.assertGreater(opened, 0)
+
+    def test_density_of_the_primer(self):
+        """Half a dozen seconds of it; the model's weights are random, so it plays at another density."""
+        music = ("--prime-seconds", 6, "--length-tokens", 300, "--seed", 4)
+        rates = []
+        for option in ([], ["--free-density"]):
+            out = self.out("density.safetensors")
+            said = run("pagen", self.run_dir, "--primer", PRELUDE, "--output", out,
+                       "--without-primer", "--precision", "fp32", "--json", *music, *option)
+            summary = json.loads(said)
+            self.assertEqual(summary["sampling"]["free_density"], bool(option))
+            made = pieces(out)[0]
+            rates.append(sum(t < 128 for t in made) / seconds(made))
+        primer = summary["primer"]["features"]["notes_per_second"]
+        self.assertLess(abs(math.log(rates[0] / primer)), abs(math.log(rates[1] / primer)), (rates, primer))
 
     def test_lengths(self):
         whole = pieces(self.tokens)[0]

@@ -239,7 +239,7 @@ static void rewinds(void **state) {
     enum { S = 2, START = 7, ALL = 40 };
     pa_sampling_options o = pa_sampling_default();
     o.seed = 3;
-    o.keys = o.releases = true;
+    o.keys = o.releases = o.steady = true;
     int held = 0, same = 0;
     for (size_t back = 1; back <= ALL; back++) {
         pa_context ctx = fake_context(16, 6, 0, S), again = fake_context(16, 6, 0, S);
@@ -268,6 +268,7 @@ static void rewinds(void **state) {
         assert_int_equal(g.total, back);
         assert_int_equal(g.drawn, fresh.drawn);
         assert_memory_equal(g.keys, fresh.keys, S * sizeof *g.keys);
+        assert_memory_equal(g.density, fresh.density, S * sizeof *g.density);
         assert_int_equal(pa_generator_advance(&g, 0, &err), PA_OK);
         assert_int_equal(ctx.prefills - prefills, !inside);
         if (!inside) window = back - (size_t)g.length;
