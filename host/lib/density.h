@@ -16,8 +16,8 @@ typedef struct {
 
 // drawn: the token was not given. Starts from zeros.
 void pa_density_follow(pa_density *d, uint16_t token, bool drawn);
-// `density` (pa_sampling_options) times the square of (density x notes a second given / of late), which is within 1
-// / 2.5 and 2.5. Unchanged where less than two seconds were given.
+// `density` (pa_sampling_options) times the square of (density x notes a second given / of late), at least 0.4 and at
+// most 2.5. Unchanged where less than two seconds were given.
 double pa_density_wanted(const pa_density *d, double density);
 
 #endif

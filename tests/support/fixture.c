@@ -38,9 +38,7 @@ void fixture_init(fixture *f, const pa_model *m, uint64_t seed) {
     f->w = fixture_doubles(f->params.floats);
     for (int t = 0; t < f->params.count; t++) {
         const pa_param *row = &f->params.row[t];
-        bool embedding =
-            t == f->params.token_emb || t == f->params.pos_emb || t == f->params.lag_emb || t == f->params.keyboard_emb;
-        embedding |= strstr(row->name, "value_emb") != NULL;
+        bool embedding = row->group == PA_GROUP_EMBEDDING;
         double scale = row->rank == 1 ? 0.5 : embedding ? 1 : sqrt(3.0 / row->shape[1]);
         for (size_t i = 0; i < row->size; i++) {
             double u = 2 * pa_uniform(pa_random(seed, PA_RANDOM_INIT, (uint64_t)t, i)) - 1;
